@@ -1,0 +1,129 @@
+"""Where rows come from, which column plays which role, how text becomes ids and ids become batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from multihead.config.check import require, require_choice
+
+FORMATS = ("parallel", "tsv", "csv", "jsonl", "parquet", "text", "hub", "grammar")
+NORMALIZATIONS = ("none", "nfc", "nfkc")
+SPLITS = ("train", "val", "test")
+ROLES = ("source", "target", "text", "text_b", "label")
+TOKENIZERS = ("bpe", "unigram", "word", "char", "byte")
+
+
+@dataclass(kw_only=True, slots=True)
+class GrammarConfig:
+    """Sizes of the built-in bilingual grammar's splits (``data=grammar``)."""
+
+    train_size: int = 20000
+    """Examples to train on."""
+    val_size: int = 500
+    """Examples to validate on."""
+    test_size: int = 1000
+    """Examples to test on."""
+    seed: int = 0
+    """Seed of the sampling; the run's own seed does not change the data."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_size", "val_size", "test_size"):
+            require(getattr(self, name) >= 1, f"data.grammar.{name}", "at least 1", getattr(self, name))
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """A table with roles, and how it is cut into steps."""
+
+    name: str = "files"
+    """The dataset's name; set by the choice data=NAME."""
+    format: str = "tsv"
+    """parallel (one file per column), tsv, csv, jsonl, parquet, text, hub or grammar. .gz is understood."""
+    root: str = ""
+    """Folder of the files, under MULTIHEAD_DATA (default: data/); empty means the files' own paths."""
+    columns: list[str] = field(default_factory=list)
+    """Names of the columns in file order; empty where a header or keys name them."""
+    roles: dict[str, str] = field(default_factory=dict)
+    """Role (source, target, text, text_b, label) to column; swap source and target to turn the direction round."""
+    train: Any = None
+    """File of the train split; for format=parallel a list, one file per column."""
+    val: Any = None
+    """File of the validation split; without one, a seeded share of train is held out."""
+    test: Any = None
+    """File of the test split; without one, a seeded share of train is held out."""
+    splits: dict[str, float] = field(default_factory=lambda: {"val": 0.02, "test": 0.02})
+    """Held out for splits without a file: a share below 1, or a number of rows."""
+    split: str = "test"
+    """The split that `multihead evaluate` reads: train, val or test."""
+    separator: str = ""
+    """Between columns; empty means a tab for tsv and a comma for csv."""
+    header: bool = False
+    """Whether the first line of tsv or csv names the columns."""
+    quoting: bool = True
+    """Whether csv fields may be quoted."""
+    normalize: str = "none"
+    """Unicode normalisation of the text: none, nfc or nfkc."""
+    overlong: str = "drop"
+    """Training examples longer than model.max_len tokens: drop, cut, or error. Counted and said in each case."""
+    on_bad_line: str = "error"
+    """A line that is not UTF-8, has the wrong number of columns or lacks one side: error, or skip and count."""
+    url: dict[str, str] = field(default_factory=dict)
+    """File name to the address it is downloaded from when missing."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """File name to the checksum that a download must have."""
+    hub: str = ""
+    """Name of a dataset on the Hugging Face hub (format=hub; needs the extra [hub]); NAME or NAME:CONFIG."""
+    grammar: GrammarConfig = field(default_factory=GrammarConfig)
+    """Sizes of the built-in grammar (format=grammar)."""
+    batch_tokens: int = 4096
+    """Real target tokens per optimizer step, over all ranks and micro-batches."""
+    part_tokens: int = 2048
+    """Most target tokens in one micro-batch; a step of batch_tokens is cut into as many parts as that takes."""
+    eval_tokens: int = 4096
+    """Most target tokens in one batch of evaluation."""
+    num_workers: int = 0
+    """Processes that collate batches; 0 collates in the training process, which suits in-memory integer arrays."""
+    cache: bool = True
+    """Keep trained tokenizers and encoded rows on disk (under MULTIHEAD_CACHE, default ~/.cache/multihead)."""
+
+    def __post_init__(self) -> None:
+        require_choice("data.format", self.format, FORMATS)
+        require_choice("data.normalize", self.normalize, NORMALIZATIONS)
+        require_choice("data.overlong", self.overlong, ("drop", "cut", "error"))
+        require_choice("data.on_bad_line", self.on_bad_line, ("error", "skip"))
+        require_choice("data.split", self.split, SPLITS)
+        for role in self.roles:
+            require_choice("data.roles", role, ROLES)
+        for name in ("batch_tokens", "part_tokens", "eval_tokens"):
+            require(getattr(self, name) >= 1, f"data.{name}", "at least 1", getattr(self, name))
+        require(self.num_workers >= 0, "data.num_workers", "at least 0", self.num_workers)
+        for split, share in self.splits.items():
+            require_choice("data.splits", split, ("val", "test"))
+            require(share > 0, f"data.splits.{split}", "above 0", share)
+        for split in SPLITS:
+            files = getattr(self, split)
+            kinds = list if self.format == "parallel" else str
+            what = "a list of files, one per column" if self.format == "parallel" else "one file"
+            require(files is None or isinstance(files, kinds), f"data.{split}", what, files)
+
+
+@dataclass(kw_only=True, slots=True)
+class TokenizerConfig:
+    """How text becomes ids; trained on the train split only."""
+
+    kind: str = "bpe"
+    """bpe (arXiv:1508.07909), unigram (arXiv:1804.10959), word, char or byte."""
+    vocab_size: int = 8000
+    """Most entries, special tokens included (bpe, unigram, word)."""
+    joint: bool = True
+    """One vocabulary for source and target, or one each."""
+    lowercase: bool = False
+    """Lower-case the text before everything else; outputs are lower-case then."""
+    min_frequency: int = 2
+    """Occurrences below which a merge (bpe) or a word (word) gets no entry."""
+
+    def __post_init__(self) -> None:
+        require_choice("tokenizer.kind", self.kind, TOKENIZERS)
+        require(self.vocab_size >= 8, "tokenizer.vocab_size", "at least 8", self.vocab_size)
+        require(self.min_frequency >= 1, "tokenizer.min_frequency", "at least 1", self.min_frequency)

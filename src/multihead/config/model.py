@@ -1,0 +1,109 @@
+"""Sizes and mechanisms of the backbone. Knows nothing of tasks: any model serves any task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multihead.config.check import require, require_choice
+
+POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "none")
+NORMS = ("layer_norm", "rms_norm")
+NORM_PLACEMENTS = ("pre", "post")
+ACTIVATIONS = ("relu", "gelu", "swiglu")
+TIES = ("none", "source_target", "target_output", "all")
+INITS = ("xavier", "depth_scaled")
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The Transformer of Vaswani et al. (2017), arXiv:1706.03762, and its common variants."""
+
+    d_model: int = 512
+    """Width of the residual stream."""
+    num_heads: int = 8
+    """Attention heads; each has d_model / num_heads dimensions."""
+    num_kv_heads: int = 0
+    """Key and value heads of grouped-query attention (arXiv:2305.13245); 0 means num_heads."""
+    d_ff: int = 2048
+    """Inner width of the feed-forward."""
+    num_encoder_layers: int = 6
+    """Layers of the encoder, where the task has one."""
+    num_decoder_layers: int = 6
+    """Layers of the decoder, where the task has one."""
+    max_len: int = 256
+    """Longest sequence in tokens, begin and end marks included."""
+    dropout: float = 0.1
+    """On embeddings and on the output of each sub-layer (section 5.4 of the paper)."""
+    attention_dropout: float = 0.0
+    """On attention weights; off by default, since it forbids the fused attention kernels of the CPU."""
+    ff_dropout: float = 0.0
+    """On the inner activations of the feed-forward."""
+    activation: str = "relu"
+    """relu (the paper), gelu, or swiglu (arXiv:2002.05202), whose gate adds a third matrix of d_ff."""
+    norm: str = "layer_norm"
+    """layer_norm, or rms_norm (arXiv:1910.07467)."""
+    norm_placement: str = "pre"
+    """pre (norm before each sub-layer and a final norm) or post (the paper: norm after each residual sum)."""
+    position: str = "sinusoidal"
+    """sinusoidal (the paper), learned, rotary (arXiv:2104.09864), alibi (arXiv:2108.12409) or none."""
+    qk_norm: bool = False
+    """RMS-normalise queries and keys of each head (arXiv:2010.04245)."""
+    bias: bool = True
+    """Biases in linear layers and in LayerNorm."""
+    tie_embeddings: str = "all"
+    """Which of source embedding, target embedding and output layer share weights (arXiv:1608.05859):
+    none, source_target, target_output or all. source_target and all need a joint vocabulary."""
+    init: str = "xavier"
+    """xavier (uniform), or depth_scaled: projections into the residual stream shrink with 1/sqrt(2 * layers)."""
+    attention: str = "multi_head"
+    """multi_head, or the name of an attention that a plugin adds."""
+    feed_forward: str = "dense"
+    """dense, or the name of a feed-forward that a plugin adds."""
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "num_heads", "d_ff", "max_len"):
+            require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        for name in ("num_kv_heads", "num_encoder_layers", "num_decoder_layers"):
+            require(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
+        for name in ("dropout", "attention_dropout", "ff_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", "in [0, 1)", getattr(self, name))
+        require_choice("model.activation", self.activation, ACTIVATIONS)
+        require_choice("model.norm", self.norm, NORMS)
+        require_choice("model.norm_placement", self.norm_placement, NORM_PLACEMENTS)
+        require_choice("model.position", self.position, POSITIONS)
+        require_choice("model.tie_embeddings", self.tie_embeddings, TIES)
+        require_choice("model.init", self.init, INITS)
+        require(
+            self.d_model % self.num_heads == 0,
+            "model.num_heads",
+            f"a divisor of model.d_model={self.d_model}",
+            self.num_heads,
+        )
+        require(
+            self.num_heads % self.kv_heads == 0,
+            "model.num_kv_heads",
+            f"a divisor of model.num_heads={self.num_heads}",
+            self.num_kv_heads,
+        )
+        require(
+            self.position != "rotary" or self.head_dim % 2 == 0,
+            "model.position",
+            f"other than rotary where head_dim = d_model / num_heads = {self.head_dim} is odd",
+            self.position,
+        )
+        require(
+            self.position != "sinusoidal" or self.d_model % 2 == 0,
+            "model.d_model",
+            "even where model.position=sinusoidal",
+            self.d_model,
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Dimensions of one head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key and value heads."""
+        return self.num_kv_heads or self.num_heads

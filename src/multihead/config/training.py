@@ -1,0 +1,252 @@
+"""How long, how fast and on what: optimizer, trainer, decoding, and the root of the configuration."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from multihead.config.check import require, require_choice
+from multihead.config.data import DataConfig, TokenizerConfig
+from multihead.config.model import ModelConfig
+from multihead.config.task import TaskConfig
+from multihead.errors import ConfigError
+
+SCHEDULES = ("noam", "cosine", "wsd", "constant")
+OPTIMIZERS = ("adamw", "muon")
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+STRATEGIES = ("auto", "ddp", "fsdp")
+LOGGERS = ("auto", "none", "wandb", "tensorboard")
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimConfig:
+    """Optimizer and learning-rate schedule; the horizon of the schedule is trainer.max_steps."""
+
+    name: str = "adamw"
+    """adamw (arXiv:1711.05101), or muon: hidden matrices by Muon, everything else by AdamW."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW (for noam: a factor on the paper's formula, scaled to peak at lr)."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    """Decay rates of AdamW's moments."""
+    eps: float = 1e-9
+    """Added to AdamW's denominator."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, on matrices only."""
+    muon_lr: float = 0.02
+    """Peak learning rate of Muon, follows the same schedule."""
+    muon_momentum: float = 0.95
+    """Nesterov momentum of Muon."""
+    muon_steps: int = 5
+    """Newton-Schulz iterations of Muon."""
+    schedule: str = "noam"
+    """noam (linear warm-up, then 1/sqrt(step), section 5.3), cosine, wsd (warm-up, stable, decay), constant."""
+    warmup_steps: int = 400
+    """Steps of linear warm-up."""
+    min_lr_ratio: float = 0.0
+    """Share of the peak that cosine and wsd end at."""
+    decay_share: float = 0.3
+    """Share of max_steps over which wsd decays (linearly)."""
+
+    def __post_init__(self) -> None:
+        require_choice("optim.name", self.name, OPTIMIZERS)
+        require_choice("optim.schedule", self.schedule, SCHEDULES)
+        for name in ("lr", "muon_lr", "eps"):
+            require(0 < getattr(self, name) < float("inf"), f"optim.{name}", "above 0 and finite", getattr(self, name))
+        require(0 <= self.weight_decay < 1, "optim.weight_decay", "in [0, 1)", self.weight_decay)
+        require(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            "optim.betas",
+            "two numbers in [0, 1)",
+            self.betas,
+        )
+        require(0 <= self.muon_momentum < 1, "optim.muon_momentum", "in [0, 1)", self.muon_momentum)
+        require(self.muon_steps >= 1, "optim.muon_steps", "at least 1", self.muon_steps)
+        require(self.warmup_steps >= 0, "optim.warmup_steps", "at least 0", self.warmup_steps)
+        require(0 <= self.min_lr_ratio <= 1, "optim.min_lr_ratio", "in [0, 1]", self.min_lr_ratio)
+        require(0 < self.decay_share <= 1, "optim.decay_share", "in (0, 1]", self.decay_share)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainerConfig:
+    """Length of the run and what happens along the way."""
+
+    max_steps: int = 1000
+    """Optimizer steps; also the horizon of the learning-rate schedule."""
+    max_time: str = ""
+    """A guard, as DD:HH:MM:SS; empty means none. Size a run with max_steps, not with this."""
+    val_every_n_steps: int = 250
+    """Optimizer steps between validations; the last step is always validated."""
+    checkpoint_every_n_steps: int = 250
+    """Optimizer steps between checkpoints for resuming; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept, beside the best."""
+    log_every_n_steps: int = 20
+    """Optimizer steps between logged training metrics."""
+    accumulate_grad_batches: int = 0
+    """Micro-batches per rank and step; 0 takes as few as data.part_tokens allows."""
+    gradient_clip_val: float = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+    early_stopping_patience: int = 0
+    """Validations without improvement of task.monitor before the run ends; 0 turns it off."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, used for validation and test; 0 turns it off."""
+    average_last_steps: int = 0
+    """Average the weights of the last so many steps (sampled every average_every_n_steps); 0 turns it off."""
+    average_every_n_steps: int = 100
+    """Distance of the averaged weights in steps."""
+    limit_val_examples: int = 0
+    """Decode at most so many validation examples at each validation; 0 means all. Test always uses all."""
+    overfit_examples: int = 0
+    """Train and validate on so many examples of the train split; 0 means all (debug=overfit)."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_steps",
+            "val_every_n_steps",
+            "checkpoint_every_n_steps",
+            "log_every_n_steps",
+            "keep_checkpoints",
+            "average_every_n_steps",
+        ):
+            require(getattr(self, name) >= 1, f"trainer.{name}", "at least 1", getattr(self, name))
+        for name in (
+            "accumulate_grad_batches",
+            "early_stopping_patience",
+            "average_last_steps",
+            "limit_val_examples",
+            "overfit_examples",
+            "gradient_clip_val",
+        ):
+            require(0 <= getattr(self, name) < float("inf"), f"trainer.{name}", "at least 0", getattr(self, name))
+        require(0 <= self.ema_decay < 1, "trainer.ema_decay", "in [0, 1)", self.ema_decay)
+        require(
+            not self.max_time or re.fullmatch(r"\d+:\d\d:\d\d:\d\d", self.max_time) is not None,
+            "trainer.max_time",
+            "DD:HH:MM:SS",
+            self.max_time,
+        )
+        require(
+            not (self.ema_decay and self.average_last_steps),
+            "trainer.average_last_steps",
+            "0 where trainer.ema_decay is on: one average at a time",
+            self.average_last_steps,
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class DecodingConfig:
+    """How sequences are searched for; names as in Hugging Face's generation."""
+
+    num_beams: int = 1
+    """Beams; 1 is greedy."""
+    length_penalty: float = 1.0
+    """Exponent of the length by which a finished beam's log-probability is divided."""
+    no_repeat_ngram_size: int = 0
+    """Forbid n-grams of this size to repeat; 0 turns it off."""
+    min_new_tokens: int = 0
+    """Fewest tokens before the end mark."""
+    max_new_tokens: int = 0
+    """Most tokens; 0 means twice the source's length plus 10, and never beyond model.max_len."""
+    num_return_sequences: int = 1
+    """Hypotheses returned per input, best first (at most num_beams)."""
+    forced_prefix: str = ""
+    """Text that every output starts with."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_beams", "num_return_sequences"):
+            require(getattr(self, name) >= 1, f"decoding.{name}", "at least 1", getattr(self, name))
+        for name in ("no_repeat_ngram_size", "min_new_tokens", "max_new_tokens"):
+            require(getattr(self, name) >= 0, f"decoding.{name}", "at least 0", getattr(self, name))
+        require(abs(self.length_penalty) < float("inf"), "decoding.length_penalty", "finite", self.length_penalty)
+        require(
+            self.num_return_sequences <= self.num_beams,
+            "decoding.num_return_sequences",
+            f"at most decoding.num_beams={self.num_beams}",
+            self.num_return_sequences,
+        )
+        require(
+            not self.max_new_tokens or self.min_new_tokens <= self.max_new_tokens,
+            "decoding.min_new_tokens",
+            f"at most decoding.max_new_tokens={self.max_new_tokens}",
+            self.min_new_tokens,
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """The whole configuration of a run."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    accelerator: str = "auto"
+    """Lightning's accelerator: auto, cpu, gpu, cuda, mps, tpu."""
+    devices: str = "1"
+    """Number of devices per node, 'auto', or a list such as '0,1'."""
+    strategy: str = "auto"
+    """auto, ddp or fsdp (FSDP2)."""
+    num_nodes: int = 1
+    """Machines that take part."""
+    precision: str = "32-true"
+    """32-true, bf16-mixed, bf16-true, 16-mixed or 64-true."""
+    seed: int = 1
+    """Seed of initialisation, dropout and the batch plan."""
+    run_dir: str = ""
+    """The run's directory; empty means outputs/<task>/<data>/<date>_<time>_<id>."""
+    resume: str = ""
+    """A run directory to continue."""
+    init_from: str = ""
+    """A run directory whose weights this run starts from."""
+    logger: str = "auto"
+    """auto (W&B online if logged in, else offline), none, wandb or tensorboard; metrics.csv is always written."""
+    compile: bool = False
+    """torch.compile the backbone in place."""
+    plugin: str = ""
+    """A Python file (or installed entry point) of yours that adds tasks, corpora, blocks or callbacks."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of what the plugin adds, one node per name."""
+
+    def __post_init__(self) -> None:
+        require_choice("accelerator", self.accelerator, ACCELERATORS)
+        require_choice("strategy", self.strategy, STRATEGIES)
+        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("logger", self.logger, LOGGERS)
+        require(0 <= self.seed < 2**32, "seed", "in [0, 2**32)", self.seed)
+        require(self.num_nodes >= 1, "num_nodes", "at least 1", self.num_nodes)
+        require(
+            re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+,?|\d+,", self.devices) is not None,
+            "devices",
+            "a number of at least 1, auto, or a list such as '0,1'",
+            self.devices,
+        )
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Combinations across nodes that cannot be."""
+        needed = getattr(self.task, "roles", ())
+        if self.data.format != "grammar" and self.data.roles:
+            missing = [role for role in needed if role not in self.data.roles]
+            if missing:
+                raise ConfigError(
+                    f"data={self.data.name}",
+                    f"has no {' and no '.join(missing)} for task={self.task.name}; it has {', '.join(self.data.roles)}",
+                    "choose another data set, or set data.roles",
+                )
+        require(
+            self.tokenizer.joint or self.model.tie_embeddings not in ("source_target", "all"),
+            "model.tie_embeddings",
+            "none or target_output where tokenizer.joint=false",
+            self.model.tie_embeddings,
+        )
+        require(
+            self.tokenizer.joint or getattr(self.task, "topology", "") != "decoder",
+            "tokenizer.joint",
+            "true where task.topology=decoder",
+            self.tokenizer.joint,
+        )

@@ -209,6 +209,8 @@ class Config:
     """torch.compile the backbone in place."""
     plugin: str = ""
     """A Python file (or installed entry point) of yours that adds tasks, corpora, blocks or callbacks."""
+    plugin_sha256: str = ""
+    """Checksum of the plugin's file; filled in. Over a run, `plugin_sha256=` accepts a plugin that has changed."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of what the plugin adds, one node per name."""
 

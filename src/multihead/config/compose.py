@@ -1,0 +1,579 @@
+"""From words on the command line to a checked configuration: `compose`, and `compose_from_run` for an existing run.
+
+Hydra finds the files (`conf/`, then ``--config-dir``) and orders them by their defaults lists; OmegaConf merges them
+into the dataclasses. Everything else here refuses: keys that do not exist, values of the wrong type or range, and
+whatever would let a file name code to run. Only this module and `cli` know Hydra.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import create_defaults_list
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from multihead.config.check import require_choice
+from multihead.config.keys import (
+    GROUPS,
+    OPTIONAL_GROUPS,
+    Key,
+    find,
+    flatten,
+    leaf_keys,
+    nearest_key,
+    nearest_name,
+)
+from multihead.config.task import TASKS, TaskConfig
+from multihead.config.training import Config
+from multihead.config.yaml_file import load_yaml, one_line
+from multihead.errors import CheckpointError, ConfigError, MultiheadError
+from multihead.plugin import Plugin, load_plugin
+
+__all__ = ["Composition", "compose", "compose_from_run", "conf_dir", "hydra_words", "load_yaml", "to_yaml", "tree_of"]
+
+PRIMARY = "train"
+HYDRA_WORDS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..+|hydra\.(sweep\.dir|searchpath|mode)")
+RUN_GROUPS = ("task", "model", "data", "optim")
+"""Groups whose choice is a whole node, which it replaces over the configuration of a run."""
+
+
+@dataclass(kw_only=True)
+class Composition:
+    """A configuration that was checked, and where each of its values comes from."""
+
+    config: Config
+    words: list[str]
+    """What the user typed."""
+    tree: dict[str, Any]
+    """The whole configuration as plain containers, as it is written to config.yaml."""
+    provenance: dict[str, list[tuple[str, Any]]]
+    """For each leaf: who set it to what (default, file or word), in order; the last one counts."""
+    plugin: Plugin | None = None
+
+
+@dataclass
+class _Layer:
+    """One source of values: a YAML file, a run's configuration, or a word."""
+
+    source: str
+    leaves: dict[str, Any]
+    deleted: str = ""
+    error: type[MultiheadError] = field(default=ConfigError)
+
+
+def conf_dir() -> Path:
+    """The folder of our YAML files: inside an installed package, or at the top of the repository."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parents[1] / "conf"):
+        if (folder / f"{PRIMARY}.yaml").is_file():
+            return folder
+    raise ConfigError("conf", f"no {PRIMARY}.yaml in {package / 'conf'} or {package.parents[1] / 'conf'}", "reinstall")
+
+
+def compose(words: Iterable[str], *, config_dir: str | None = None) -> Composition:
+    """The configuration that ``words`` describe.
+
+    Args:
+        words: ``key=value`` and ``group=choice`` as typed, without flags.
+        config_dir: A folder of the user's own YAML files, searched after ours.
+
+    Raises:
+        ConfigError: A word, a file or a combination of values cannot be; nothing was run and nothing written.
+    """
+    words = list(words)
+    overrides = parse(words)
+    plugin = _load_named_plugin(overrides)
+    choices, values = _sort_words(overrides, plugin)
+    with _files(words, choices, config_dir) as files:
+        task_class, layers = files.layers(plugin)
+    return _merge(task_class, plugin, layers, _word_layers(values), words)
+
+
+def compose_from_run(
+    run_config: Mapping[str, Any], words: Iterable[str], *, config_dir: str | None = None, run: str = "RUN"
+) -> Composition:
+    """A run's configuration with ``words`` typed over it; a group choice replaces its whole node.
+
+    Args:
+        run_config: What `load_yaml` read from the run's config.yaml: data, checked and never interpolated.
+        words: As for `compose`; ``experiment`` describes a whole run and is refused.
+        config_dir: As for `compose`.
+        run: The run's directory, for messages.
+
+    Raises:
+        CheckpointError: The run's configuration does not fit this program, or it needs a plugin that is not given.
+        ConfigError: As for `compose`.
+    """
+    words = list(words)
+    overrides = parse(words)
+    plugin = _load_named_plugin(overrides)
+    _check_same_plugin(run_config, plugin, overrides, run)
+    choices, values = _sort_words(overrides, plugin)
+    task_name = (run_config.get("task") or {}).get("name")
+    tasks = _task_classes(plugin)
+    if task_name not in tasks:
+        raise CheckpointError(run, f"its task {task_name!r} is not one of {', '.join(tasks)}")
+    base = _run_layer(run_config, f"{run}/config.yaml")
+    _merge(tasks[task_name], plugin, [base], [], words, error=CheckpointError)
+    if any(choice.startswith("experiment=") for choice in choices):
+        raise ConfigError("experiment", "describes a whole run, and this command starts from one", "leave it out")
+    layers, task_class = [base], tasks[task_name]
+    if choices:
+        typed = [choice for choice in choices if choice.startswith("task=")] or [f"task={task_name}"]
+        others = [choice for choice in choices if choice not in typed]
+        with _files(words, typed + others, config_dir) as files:
+            task_class, chosen = files.layers(plugin)
+        layers = _replace_nodes(base, chosen, choices)
+    return _merge(task_class, plugin, layers, _word_layers(values), words)
+
+
+def parse(words: Iterable[str]) -> list[Override]:
+    """The words by Hydra's grammar.
+
+    Raises:
+        ConfigError: A word is not ``key=value``.
+    """
+    parser = OverridesParser.create()
+    overrides = []
+    for word in words:
+        try:
+            overrides.append(parser.parse_override(word))
+        except HydraException as error:
+            key, equals, value = word.partition("=")
+            if not equals:
+                owners = [group for group in GROUPS if (conf_dir() / group / f"{word}.yaml").is_file()]
+                fix = f"{owners[0]}={word}" if owners else "every word is key=value; --help lists the keys"
+                raise ConfigError(word, "not of the form key=value", fix) from error
+            fix = f"""quote it twice: '{key}="{value}"'"""
+            raise ConfigError(key, f"cannot read the value {value!r}", fix) from error
+    return overrides
+
+
+def hydra_words(words: Iterable[str]) -> list[str]:
+    """The words as Hydra wants them: new entries of a mapping (``data.roles.source=x``) need ``++`` there."""
+    keys = leaf_keys()
+    adapted = []
+    for word, override in zip(words, parse(words), strict=True):
+        key = find(override.key_or_group, keys)
+        entry = (key is not None and key.is_mapping) or override.key_or_group.startswith("options.")
+        adapted.append(f"++{word.lstrip('+')}" if entry and not override.is_delete() else word)
+    return adapted
+
+
+# Words
+
+
+def _load_named_plugin(overrides: list[Override]) -> Plugin | None:
+    """Loads what ``plugin=`` names, and makes its tasks and options selectable; without it, none are."""
+    paths = [str(o.value()) for o in overrides if o.key_or_group == "plugin" and not o.is_sweep_override()]
+    plugin = load_plugin(paths[-1]) if paths and paths[-1] else None
+    register_schema(plugin)
+    return plugin
+
+
+def register_schema(plugin: Plugin | None = None) -> None:
+    """Puts the dataclasses where the defaults lists of `conf/` find them (group ``schema``)."""
+    store = ConfigStore.instance()
+    for group in ("schema", "task"):
+        store.repo.pop(group, None)
+    root = OmegaConf.structured(Config)
+    for name, cls in (plugin.options if plugin else {}).items():
+        root.options[name] = OmegaConf.structured(cls)
+    store.store(group="schema", name="config", node=root, package="_global_")
+    for name, cls in _task_classes(plugin).items():
+        store.store(group="schema", name=name, node=cls)
+        if name not in TASKS:
+            node = {"defaults": [{"/schema@task": name}, "_self_"]}
+            store.store(group="task", name=name, node=node, package="_global_")
+
+
+def _task_classes(plugin: Plugin | None) -> dict[str, type[TaskConfig]]:
+    return TASKS | {name: cls for name, (cls, _) in (plugin.tasks if plugin else {}).items()}
+
+
+def _sort_words(overrides: list[Override], plugin: Plugin | None) -> tuple[list[str], list[Override]]:
+    """Group choices as Hydra's words, and the other words; refuses what no schema knows."""
+    keys = leaf_keys(None, plugin.options if plugin else None)
+    for cls in _task_classes(plugin).values():
+        keys |= leaf_keys(cls)
+    choices, values = [], []
+    for override in overrides:
+        name = override.key_or_group
+        if override.is_hydra_override():
+            _check_hydra_word(override)
+            continue
+        _check_safe(override)
+        if name in GROUPS:
+            choices.append(_choice(override))
+        else:
+            _check_key(override, keys, plugin)
+            values.append(override)
+    return choices, values
+
+
+def _check_hydra_word(override: Override) -> None:
+    name = override.key_or_group
+    if not HYDRA_WORDS.fullmatch(name) or _names_code(name):
+        raise ConfigError(
+            name, "not yours to set: Hydra writes nothing here", "run_dir=DIR sets where a run is written"
+        )
+
+
+def _check_safe(override: Override) -> None:
+    """Refuses sweeps outside -m, instantiation, interpolation and relocation."""
+    name = override.key_or_group
+    if override.is_sweep_override():
+        value = (override.input_line or "").partition("=")[2]
+        fix = f"""add -m, or write {name}=[{value}] for a list, '{name}="{value}"' for a text"""
+        raise ConfigError(name, f"several values ({value}) make a sweep", fix)
+    value = override.value() if not override.is_delete() else None
+    if _names_code(name) or _contains(value, _names_code):
+        raise ConfigError(name, "not allowed: configuration is data and names no code", "plugin=FILE.py adds code")
+    if _contains(value, lambda text: "${" in text) or "${" in name:
+        raise ConfigError(name, "interpolation is not allowed: configuration is data", "write the value itself")
+    if override.package is not None:
+        raise ConfigError(f"{name}@{override.package}", "a choice cannot be moved", f"{name}=CHOICE")
+
+
+def _names_code(name: str) -> bool:
+    """Whether a dotted name has a part such as ``_target_``, which instantiation would act on."""
+    return any(re.fullmatch(r"_\w+_", part) for part in re.split(r"[./@]", name))
+
+
+def _contains(value: Any, test: Any) -> bool:
+    """Whether a text inside ``value``, or a key of it, passes ``test``."""
+    if isinstance(value, Mapping):
+        return any(test(str(key)) or _contains(item, test) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return any(_contains(item, test) for item in value)
+    return isinstance(value, str | QuotedString) and test(str(value))
+
+
+def _choice(override: Override) -> str:
+    """``group=name`` for a word that chooses."""
+    group, value = override.key_or_group, override.value()
+    if override.is_delete() and group in OPTIONAL_GROUPS:
+        return f"{group}=null"
+    if override.is_add() or override.is_force_add() or override.is_delete():
+        raise ConfigError(group, f"{override.input_line!r}: one of a group is always chosen", f"{group}=CHOICE")
+    if value is None and group in OPTIONAL_GROUPS:
+        return f"{group}=null"
+    if not isinstance(value, str | int) or value == "":
+        raise ConfigError(group, f"must name one of conf/{group}/, got {value!r}", f"{group}.KEY=VALUE sets a value")
+    return f"{group}={value}"
+
+
+def _check_key(override: Override, keys: Mapping[str, Key], plugin: Plugin | None) -> None:
+    """Refuses a word whose key, or a key inside whose value, is not in the schema."""
+    name = override.key_or_group
+    if name == "task.name":
+        raise ConfigError(name, "set by the choice of the task", "task=NAME")
+    if override.is_delete():
+        key = find(name, keys)
+        if key is None or name == key.name:
+            raise ConfigError(name, "only an entry of a mapping can be deleted", "write the value that you want")
+        return
+    for leaf in _leaves(override, keys):
+        if find(leaf, keys) is None:
+            raise unknown_key(leaf, keys, plugin)
+
+
+def unknown_key(name: str, keys: Mapping[str, Key], plugin: Plugin | None = None, source: str = "") -> ConfigError:
+    """The error for a key outside the schema, with the one it probably meant."""
+    where = f"{source}: {name}" if source else name
+    if name.startswith("options.") and not any(key.startswith(".".join(name.split(".")[:2]) + ".") for key in keys):
+        has = f"it has {', '.join(plugin.options)}" if plugin and plugin.options else "no plugin adds any"
+        return ConfigError(where, f"no such options; {has}", "plugin=FILE.py adds options")
+    prefixed = [key for key in keys if key.startswith(f"{name}.")]
+    if prefixed:
+        return ConfigError(where, "a node, not a value", f"set one of its keys, for example {prefixed[0]}")
+    near = nearest_key(name, keys)
+    return ConfigError(where, f"no such key{f'; did you mean {near}?' if near else ''}")
+
+
+def _leaves(override: Override, keys: Mapping[str, Key]) -> dict[str, Any]:
+    """The word's value as leaves: a dict given to a node is one leaf for each of its entries."""
+    name, value = override.key_or_group, override.value()
+    return flatten({name: value}) if isinstance(value, dict) and value else {name: value}
+
+
+def _word_layers(values: list[Override]) -> list[_Layer]:
+    layers = []
+    for override in values:
+        if override.is_delete():
+            layers.append(_Layer(override.input_line, {}, deleted=override.key_or_group))
+        else:
+            layers.append(_Layer(override.input_line, _leaves(override, {})))
+    return layers
+
+
+# Files
+
+
+class _files:
+    """The YAML files that a choice of groups brings together, in the order of their precedence."""
+
+    def __init__(self, words: list[str], choices: list[str], config_dir: str | None):
+        version.setbase("1.3")
+        self.main = conf_dir()
+        self.choices = choices
+        search_path = create_config_search_path(f"file://{self.main}")
+        if config_dir is not None:
+            folder = Path(config_dir).expanduser().absolute()
+            if not folder.is_dir():
+                raise ConfigError("--config-dir", f"no such folder: {config_dir}")
+            search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+        loader = ConfigLoaderImpl(config_search_path=search_path)
+        own = [word for word in words if word.startswith("hydra")]
+        try:
+            self.overrides, self.repository = loader._parse_overrides_and_create_caching_repo(PRIMARY, choices + own)
+        except HydraException as error:
+            raise ConfigError("hydra.searchpath", one_line(error)) from error
+
+    def __enter__(self) -> _files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.repository = None
+
+    def layers(self, plugin: Plugin | None) -> tuple[type[TaskConfig], list[_Layer]]:
+        """The chosen task's dataclass and the files' values, lowest precedence first."""
+        for choice in self.choices:
+            self._check_choice(*choice.split("=", 1))
+        try:
+            defaults = create_defaults_list(self.repository, PRIMARY, self.overrides, True, False).defaults
+        except HydraException as error:
+            raise self._defaults_error(error) from error
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+            raise ConfigError("conf", one_line(error)) from error
+        task_class, layers = TaskConfig, []
+        classes = _task_classes(plugin)
+        for default in defaults:
+            result = self.repository.load_config(default.config_path)
+            if default.config_path.startswith("schema/"):
+                name = default.config_path.removeprefix("schema/")
+                if name in classes and default.package == "task":
+                    task_class = classes[name]
+                elif name != "config" or default.package not in ("", "_global_"):
+                    raise ConfigError(default.parent or default.config_path, "schemas stand in train.yaml and task/")
+            elif result is not None and not self._is_hydra(default, result) and result.provider != "schema":
+                layers.append(self._layer(default, result))
+        return task_class, layers
+
+    def _check_choice(self, group: str, option: str) -> None:
+        options = self.repository.get_group_options(group)
+        if (option == "null" and group in OPTIONAL_GROUPS) or option in options:
+            return
+        if self.repository.config_exists(f"{group}/{option}"):
+            return
+        near = nearest_name(option, options)
+        have = f"have {', '.join(options)}" if options else "there are none"
+        raise ConfigError(f"{group}={option}", f"no such {group}; {have}", f"{group}={near}" if near else "")
+
+    def _defaults_error(self, error: HydraException) -> ConfigError:
+        """Hydra's complaint about the defaults lists, in one line."""
+        if "You must specify 'task'" in str(error):
+            options = self.repository.get_group_options("task")
+            return ConfigError("task", f"must be chosen: {', '.join(options)}", f"task={options[0]}")
+        return ConfigError("conf", one_line(error))
+
+    def _is_hydra(self, default: ResultDefault, result: ConfigResult) -> bool:
+        """Whether a result is Hydra's own and not ours to merge; refuses a file that poses as one."""
+        posing = default.package is not None and default.package.split(".")[0] == "hydra"
+        if not (posing or default.config_path.startswith("hydra/")):
+            return False
+        trusted = result.provider in ("hydra", "schema") or result.path.startswith("pkg://")
+        if not trusted:
+            raise ConfigError(self._shown(default, result), "a file cannot configure Hydra")
+        return True
+
+    def _shown(self, default: ResultDefault, result: ConfigResult) -> str:
+        """A file's name for messages: conf/... for ours, the path for the user's."""
+        folder = "conf" if result.provider == "main" else result.path.removeprefix("file://")
+        return f"{folder}/{default.config_path}.yaml"
+
+    def _layer(self, default: ResultDefault, result: ConfigResult) -> _Layer:
+        source = self._shown(default, result)
+        tree = OmegaConf.to_container(result.config, resolve=False)
+        if not isinstance(tree, dict):
+            raise ConfigError(source, "must be a mapping of keys to values")
+        tree.pop("defaults", None)
+        if default.primary and result.provider == "main":
+            tree.pop("hydra", None)
+        for part in reversed([part for part in (default.package or "").split(".") if part and part != "_global_"]):
+            tree = {part: tree}
+        return _file_layer(source, tree)
+
+
+def _file_layer(source: str, tree: dict[str, Any], error: type[MultiheadError] = ConfigError) -> _Layer:
+    """A file's values, if they are nothing but data."""
+    leaves = flatten(tree)
+    for name, value in leaves.items():
+        if _names_code(name) or _contains(value, _names_code):
+            raise error(f"{source}: {name}", "not allowed: configuration is data and names no code")
+        if _contains(value, lambda text: "${" in text) or "${" in name:
+            raise error(f"{source}: {name}", "interpolation is not allowed: configuration is data")
+        if name.split(".")[0] == "hydra":
+            raise error(f"{source}: {name}", "a file cannot configure Hydra")
+    return _Layer(source, {name: value for name, value in leaves.items() if value != {}}, error=error)
+
+
+# Runs
+
+
+def _run_layer(run_config: Mapping[str, Any], source: str) -> _Layer:
+    tree = {key: value for key, value in run_config.items() if key not in ("plugin", "plugin_sha256")}
+    return _file_layer(source, tree, CheckpointError)
+
+
+def _check_same_plugin(
+    run_config: Mapping[str, Any], plugin: Plugin | None, overrides: list[Override], run: str
+) -> None:
+    """A run made with a plugin wants the same one again, by the command line; another content has to be accepted."""
+    name, sha256 = run_config.get("plugin"), run_config.get("plugin_sha256")
+    if not name or any(override.key_or_group == "plugin_sha256" for override in overrides):
+        return
+    if plugin is None:
+        raise CheckpointError(
+            run,
+            f"was made with the plugin {name}, whose code runs only if you say so",
+            f"add plugin={run}/{name} or your own copy",
+        )
+    if sha256 and plugin.sha256 != sha256:
+        raise CheckpointError(
+            run,
+            f"was made with another version of the plugin {name} (sha256 {sha256[:12]})",
+            f"add plugin={run}/{name}, or plugin_sha256= to accept yours ({plugin.sha256[:12]})",
+        )
+
+
+def _replace_nodes(base: _Layer, chosen: list[_Layer], choices: list[str]) -> list[_Layer]:
+    """The run's values without the nodes chosen anew, then the files that bring these nodes; other groups go on top."""
+    groups = {choice.split("=", 1)[0] for choice in choices}
+    nodes = tuple(f"{group}." for group in groups if group in RUN_GROUPS)
+    kept = {name: value for name, value in base.leaves.items() if not name.startswith(nodes)} if nodes else base.leaves
+    layers = [dataclasses.replace(base, leaves=kept)]
+    for layer in chosen:
+        if layer.source.rsplit("/", 2)[-2] in groups:
+            layers.append(layer)
+    return layers
+
+
+# Merging
+
+
+def _merge(
+    task_class: type[TaskConfig],
+    plugin: Plugin | None,
+    layers: list[_Layer],
+    words: list[_Layer],
+    typed: list[str],
+    error: type[MultiheadError] = ConfigError,
+) -> Composition:
+    """The layers one over the other in the dataclasses, and every check of a value."""
+    keys = leaf_keys(task_class, plugin.options if plugin else None)
+    root = OmegaConf.structured(Config)
+    root.task = OmegaConf.structured(task_class)
+    for name, cls in (plugin.options if plugin else {}).items():
+        root.options[name] = OmegaConf.structured(cls)
+    provenance: dict[str, list[tuple[str, Any]]] = {}
+    for name, default in flatten(OmegaConf.to_container(root)).items():
+        key = find(name, keys)
+        provenance[name] = [(f"default of {key.owner.__name__}" if key else "default", default)]
+    for layer in [*layers, *words]:
+        shown = "" if layer in words else layer.source
+        if layer.deleted:
+            _delete(root, layer.deleted, provenance)
+        for name, value in layer.leaves.items():
+            if find(name, keys) is None:
+                raise _as(layer.error, unknown_key(name, keys, plugin, shown))
+            _set(root, keys, name, value, shown, layer.error)
+            provenance.setdefault(name, []).append((layer.source, value))
+    if plugin:
+        root.plugin_sha256 = plugin.sha256
+    try:
+        _check_blocks(root, plugin)
+        config = OmegaConf.to_object(root)
+    except ConfigError as refused:
+        raise _as(error, refused) from None
+    tree = tree_of(config)
+    current = flatten(tree)
+    return Composition(
+        config=config,
+        words=typed,
+        tree=tree,
+        provenance={name: chain for name, chain in provenance.items() if name in current},
+        plugin=plugin,
+    )
+
+
+def _as(error: type[MultiheadError], refused: ConfigError) -> MultiheadError:
+    return refused if error is ConfigError else error(refused.where, refused.what, refused.fix)
+
+
+def _set(
+    root: DictConfig, keys: Mapping[str, Key], name: str, value: Any, source: str, error: type[MultiheadError]
+) -> None:
+    """Puts one leaf in its typed place."""
+    key = find(name, keys)
+    assert key is not None
+    where = f"{source}: {name}" if source else name
+    if value == "???":
+        raise error(where, "a value is missing")
+    try:
+        if key.is_mapping and name != key.name:  # an entry, whose name may hold dots
+            OmegaConf.select(root, key.name)[name.removeprefix(f"{key.name}.")] = value
+        else:
+            OmegaConf.update(root, name, value, merge=not isinstance(value, list), force_add=True)
+    except OmegaConfBaseException as refused:
+        quoted = ",".join(map(str, value)) if isinstance(value, list) and key.type is str else ""
+        fix = f"""write it as one text: '{name}="{quoted}"'""" if quoted else ""
+        raise error(where, f"must be {key.requirement}, got {value!r}", fix) from refused
+
+
+def _delete(root: DictConfig, name: str, provenance: dict[str, Any]) -> None:
+    parent, _, entry = name.rpartition(".")
+    node = OmegaConf.select(root, parent)
+    if entry not in node:
+        raise ConfigError(name, "nothing to delete", f"{parent} has {', '.join(map(str, node))}" if node else "")
+    del node[entry]
+    provenance.pop(name, None)
+
+
+def _check_blocks(root: DictConfig, plugin: Plugin | None) -> None:
+    """Names that a plugin can add to."""
+    require_choice("model.attention", root.model.attention, ["multi_head", *(plugin.attention if plugin else ())])
+    require_choice("model.feed_forward", root.model.feed_forward, ["dense", *(plugin.feed_forward if plugin else ())])
+
+
+# YAML
+
+
+def tree_of(config: Config) -> dict[str, Any]:
+    """A configuration as plain containers; the plugin by its name, since its path means nothing elsewhere."""
+    tree = dataclasses.asdict(config)
+    tree["plugin"] = Path(config.plugin).name
+    return tree
+
+
+def to_yaml(config: Config | Mapping[str, Any]) -> str:
+    """A configuration, or any plain tree, as the text of config.yaml."""
+    tree = tree_of(config) if isinstance(config, Config) else dict(config)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)

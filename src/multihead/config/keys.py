@@ -1,0 +1,161 @@
+"""Every key of the configuration: its type, default and documentation, and the key that a misspelt one meant."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import textwrap
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from multihead.config.task import TASKS, TaskConfig
+from multihead.config.training import Config
+
+GROUPS = ("task", "model", "data", "optim", "hardware", "experiment", "debug")
+OPTIONAL_GROUPS = ("experiment", "debug")
+TYPE_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list[str]: "a list of texts",
+    list[int]: "a list of whole numbers",
+    list[float]: "a list of numbers",
+    dict[str, str]: "a mapping of texts",
+    dict[str, float]: "a mapping to numbers",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One leaf of the configuration."""
+
+    name: str
+    """Dotted name, as typed."""
+    type: Any
+    """Its annotation."""
+    default: Any
+    owner: type
+    """The dataclass that it is a field of."""
+    field: str
+    """Its name there."""
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it takes entries of the user's choosing (``data.roles.source``)."""
+        return typing.get_origin(self.type) is dict
+
+    @property
+    def requirement(self) -> str:
+        """Its type in words."""
+        return TYPE_WORDS.get(self.type, str(self.type))
+
+
+def leaf_keys(task: type[TaskConfig] | None = None, options: Mapping[str, type] | None = None) -> dict[str, Key]:
+    """All leaves of the configuration, by dotted name.
+
+    Args:
+        task: The chosen task's dataclass; None takes the fields of every built-in task.
+        options: Dataclasses that a plugin adds under ``options.NAME``.
+    """
+    keys: dict[str, Key] = {}
+    for cls in [task] if task else TASKS.values():
+        _walk(cls, "task.", keys)
+    _walk(Config, "", keys)
+    for name, cls in (options or {}).items():
+        _walk(cls, f"options.{name}.", keys)
+    return keys
+
+
+def _walk(cls: type, prefix: str, keys: dict[str, Key]) -> None:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name = f"{prefix}{field.name}"
+        if name in ("task", "options"):
+            continue
+        if dataclasses.is_dataclass(hints[field.name]):
+            _walk(hints[field.name], f"{name}.", keys)
+            continue
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        keys[name] = Key(name, hints[field.name], default, cls, field.name)
+
+
+def find(name: str, keys: Mapping[str, Key]) -> Key | None:
+    """The key called ``name``, or the mapping that ``name`` is an entry of."""
+    if name in keys:
+        return keys[name]
+    parent, _, entry = name.rpartition(".")
+    return keys[parent] if entry and parent in keys and keys[parent].is_mapping else None
+
+
+def nearest_key(name: str, keys: Mapping[str, Key]) -> str:
+    """The key or group that ``name`` probably meant, or an empty string."""
+    candidates = {*keys, *GROUPS, *(key.rpartition(".")[0] for key in keys if "." in key)}
+    candidates |= {f"{key.name}.{name.rpartition('.')[2]}" for key in keys.values() if key.is_mapping and "." in name}
+    same_field = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    if "." not in name and same_field:
+        return same_field[0]
+    near = min(
+        candidates,
+        key=lambda key: (edit_distance(name, key), -difflib.SequenceMatcher(None, name, key).ratio(), key),
+    )
+    if edit_distance(name, near) <= max(1, len(name) // 4):
+        return near
+    return same_field[0] if same_field else nearest_name(name, candidates)
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """The most similar of ``names``, or an empty string where none is similar."""
+    near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.6)
+    return near[0] if near else ""
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Letters to insert, delete, replace or swap with their neighbour to turn ``first`` into ``second``."""
+    before: list[int] = []
+    above = list(range(len(second) + 1))
+    for i, a in enumerate(first, start=1):
+        row = [i]
+        for j, b in enumerate(second, start=1):
+            cost = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == second[j - 2] and first[i - 2] == b:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, above = above, row
+    return above[-1]
+
+
+def documentation(key: Key) -> str:
+    """The docstring that stands below the field, on one line; inherited fields inherit it."""
+    for cls in key.owner.__mro__:
+        if dataclasses.is_dataclass(cls) and (text := field_docstrings(cls).get(key.field)):
+            return text
+    return ""
+
+
+def field_docstrings(cls: type) -> dict[str, str]:
+    """Field name to the string below it, read from the class's source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    docs = {}
+    for statement, below in itertools.pairwise(body):
+        named = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+        if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            docs[statement.target.id] = " ".join(str(below.value.value).split())
+    return docs
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict as dotted name to leaf; lists and empty dicts are leaves."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= flatten(value, f"{prefix}{name}.")
+        else:
+            leaves[f"{prefix}{name}"] = value
+    return leaves

@@ -1,0 +1,63 @@
+"""YAML that a stranger may have written, as plain data: limited in size and depth, no aliases, no key twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multihead.errors import CheckpointError
+
+MAX_YAML_BYTES = 1_000_000
+MAX_YAML_DEPTH = 20
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without duplicate keys and aliases, and to a limited depth."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        self.depth += 1
+        if self.depth > MAX_YAML_DEPTH:
+            raise yaml.YAMLError(f"deeper than {MAX_YAML_DEPTH} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = [key.value for key, _ in node.value]
+        twice = sorted({name for name in seen if seen.count(name) > 1}, key=str)
+        if twice:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {twice[0]!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file as plain data.
+
+    Raises:
+        CheckpointError: The file is missing, too large, not a mapping, or holds anything but plain data.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(str(path), "no such file") from error
+    if len(content) > MAX_YAML_BYTES:
+        raise CheckpointError(str(path), f"larger than {MAX_YAML_BYTES} bytes")
+    try:
+        tree = yaml.load(content.decode("utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(str(path), f"not readable as YAML: {one_line(error)}") from error
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise CheckpointError(str(path), "must be a mapping of keys to values")
+    return tree
+
+
+def one_line(error: BaseException) -> str:
+    text = str(error) or str(error.__cause__ or type(error).__name__)
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:300]

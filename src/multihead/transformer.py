@@ -1,0 +1,512 @@
+"""The Transformer of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762), whole before parts.
+
+Read from the top: a `Transformer` is an encoder, a decoder or both; each is a `Stack` (embedding, layers, final norm);
+a `Layer` is attention, attention to the encoder's output where there is one, and a feed-forward, each inside a residual
+connection. Positions, masks and rotations are made once per pass, in a `Scope` that all layers share. The head that
+makes logits stands apart, in `heads.py`; so all tasks have one backbone with the same parameter names.
+
+Shapes: B batch, T target time, S source time (keys), D d_model, H heads, G key-value heads, K head_dim, V vocabulary,
+N rows of the memory: B, or fewer where B // N beams share one source. Masks are boolean, True = may be attended to.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from multihead.config.check import require
+from multihead.config.model import ModelConfig
+
+
+class Transformer(nn.Module):
+    """Encoder-only, decoder-only or encoder-decoder (section 3.1), by which vocabularies are given.
+
+    Args:
+        config: Sizes and mechanisms.
+        source_vocab_size: Vocabulary of the encoder; None means no encoder (and no cross-attention).
+        target_vocab_size: Vocabulary of the decoder; None means no decoder.
+        blocks: The classes of attention and feed-forward; default ours.
+
+    Raises:
+        ConfigError: Where embeddings are to be shared between vocabularies of different size.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        source_vocab_size: int | None,
+        target_vocab_size: int | None,
+        blocks: Blocks | None = None,
+    ):
+        super().__init__()
+        assert source_vocab_size is not None or target_vocab_size is not None, "neither encoder nor decoder"
+        blocks = blocks or Blocks()
+        self.config = config
+        self.encoder: Stack | None = None
+        self.decoder: Stack | None = None
+        if source_vocab_size is not None:
+            self.encoder = Stack(config, source_vocab_size, config.num_encoder_layers, blocks)
+        if target_vocab_size is not None:
+            cross = self.encoder is not None
+            self.decoder = Stack(config, target_vocab_size, config.num_decoder_layers, blocks, causal=True, cross=cross)
+        if self.encoder and self.decoder and config.tie_embeddings in ("source_target", "all"):
+            require(
+                source_vocab_size == target_vocab_size,
+                "model.tie_embeddings",
+                f"none or target_output where the vocabularies differ ({source_vocab_size} and {target_vocab_size})",
+                config.tie_embeddings,
+            )
+            self.decoder.embedding.weight = self.encoder.embedding.weight
+
+    def forward(
+        self,
+        source: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states of the decoder if there is one, else of the encoder; arguments as in `encode` and `decode`."""
+        memory = None if self.encoder is None else self.encode(source, source_mask)
+        if self.decoder is None:
+            return memory
+        return self.decode(target, target_mask=target_mask, memory=memory, memory_mask=source_mask)
+
+    def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
+        """The memory [B, S, D] of source ids [B, S]; ``source_mask`` [B, S], None where nothing is padded."""
+        return self.encoder(source, source_mask)
+
+    def decode(
+        self,
+        target: Tensor,
+        *,
+        target_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] of target ids [B, T], each seeing itself and what stands before it.
+
+        Args:
+            target: Ids; with a cache, those that follow what is in it.
+            target_mask: [B, T], needed only where padding stands on the left: what is padded on the right
+                is after all real tokens, and causality hides it already.
+            positions: [B, T]; default: counted from each row's first real token.
+            memory: The encoder's output, [N, S, D]; with a cache it is the cache that holds it.
+            memory_mask: [N, S], None where nothing is padded.
+            cache: Made by `new_cache`; grows by T.
+        """
+        return self.decoder(target, target_mask, positions, memory, memory_mask, cache)
+
+    def new_cache(self, max_len: int, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Cache:
+        """An empty cache for ``max_len`` tokens a row; the memory is given here, once, instead of to `decode`."""
+        return Cache(len(self.decoder.layers), max_len, memory, memory_mask)
+
+
+class Stack(nn.Module):
+    """Embedding, layers and final norm: the encoder, or with ``causal`` the decoder (section 3.1)."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        num_layers: int,
+        blocks: Blocks,
+        *,
+        causal: bool = False,
+        cross: bool = False,
+    ):
+        super().__init__()
+        self.causal = causal
+        self.head_dim = config.head_dim
+        self.max_len = config.max_len
+        self.position = config.position
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        if config.position == "learned":
+            self.positions = nn.Embedding(config.max_len, config.d_model)
+        elif config.position == "sinusoidal":
+            self.register_buffer("sinusoids", sinusoids(config.max_len, config.d_model), persistent=False)
+        elif config.position == "alibi":
+            self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config, blocks, cross=cross) for _ in range(num_layers))
+        self.norm = new_norm(config) if config.norm_placement == "pre" else nn.Identity()
+        self._initialise(config)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] of ids [B, T]; arguments as in `Transformer.decode`."""
+        if cache is not None:
+            mask = cache.extend(tokens, mask)  # [B, S] of all that was decoded so far
+            memory, memory_mask = cache.memory, cache.memory_mask
+        if positions is None and mask is not None and self.causal:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.size(1) :]  # [B, T]
+        past = 0 if cache is None else cache.length - tokens.size(1)
+        x = self.dropout(self._embed(tokens, positions, past))  # [B, T, D]
+        scope = self._scope(x, mask, positions, past)
+        memory_scope = Scope(mask=None if memory_mask is None else memory_mask[:, None, None, :])  # [N, 1, 1, S]
+        for index, layer in enumerate(self.layers):
+            x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
+        return self.norm(x)
+
+    def _embed(self, tokens: Tensor, positions: Tensor | None, past: int) -> Tensor:
+        """Embeddings times sqrt(d_model) (section 3.4), plus learned or sinusoidal positions (section 3.5)."""
+        x = self.embedding(tokens)  # [B, T, D]
+        scale = math.sqrt(x.size(-1))
+        if self.position not in ("learned", "sinusoidal"):
+            return x * scale
+        end = past + tokens.size(1) if positions is None else int(positions.max()) + 1 if positions.numel() else 0
+        if end > self.max_len:
+            raise ValueError(
+                f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "
+                f"the length of the table of {self.position} positions"
+            )
+        table = self.positions.weight if self.position == "learned" else self.sinusoids
+        return torch.add(table[past:end] if positions is None else table[positions], x, alpha=scale)
+
+    def _scope(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int) -> Scope:
+        """What each of the T new positions may attend to among S = ``past`` + T; no mask where none is needed."""
+        length, total = x.size(1), past + x.size(1)
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        mask = None if key_mask is None else key_mask[:, None, None, :]  # [B, 1, 1, S]
+        causal = self.causal and length > 1
+        if causal and (past or mask is not None or self.position == "alibi"):
+            causal = False
+            before = torch.ones(1, 1, length, total, dtype=torch.bool, device=x.device).tril(past)  # [1, 1, T, S]
+            if mask is None:
+                mask = before
+            else:  # a padded query sees itself, so that no row is empty
+                mask = (before & mask) | (before & before.triu(past))  # [B, 1, T, S]
+        if self.position == "alibi":
+            mask = alibi_bias(self.slopes, length, total, mask).to(dtype)  # [B or 1, H, T, S]
+        rotation = None
+        if self.position == "rotary":
+            positions = torch.arange(past, total, device=x.device) if positions is None else positions
+            cos, sin = rotary_angles(positions, self.head_dim)
+            rotation = cos.to(dtype), sin.to(dtype)
+        return Scope(mask=mask, causal=causal, rotation=rotation)
+
+    @torch.no_grad()
+    def _initialise(self, config: ModelConfig) -> None:
+        """Embeddings normal with variance 1 / d_model (they are scaled by sqrt(d_model)), matrices Xavier-uniform.
+
+        With ``depth_scaled`` the projections into the residual stream start smaller by 1 / sqrt(2 * layers), as in
+        GPT-2 (Radford et al. 2019, section 2.3), so that its variance does not grow with depth.
+        """
+        for module in self.children():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=config.d_model**-0.5)
+        for name, module in self.layers.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+                if config.init == "depth_scaled" and name.endswith((".output", ".down")):
+                    module.weight /= math.sqrt(2 * len(self.layers))
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention where the decoder has a memory, feed-forward (section 3.1).
+
+    Each sub-layer stands in a residual connection, with dropout on its output (section 5.4) and a norm: after the sum
+    in the paper (``post``), before the sub-layer in ``pre`` (Xiong et al. 2020, arXiv:2002.04745), which trains
+    without care for the warm-up.
+    """
+
+    def __init__(self, config: ModelConfig, blocks: Blocks, *, cross: bool = False):
+        super().__init__()
+        self.pre = config.norm_placement == "pre"
+        self.self_attention = blocks.attention(config)
+        self.self_attention_norm = new_norm(config)
+        if cross:
+            self.cross_attention = blocks.attention(config)
+            self.cross_attention_norm = new_norm(config)
+        self.feed_forward = blocks.feed_forward(config)
+        self.feed_forward_norm = new_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        scope: Scope,
+        memory: Tensor | None = None,
+        memory_scope: Scope | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Maps the residual stream [B, T, D] to the next layer's."""
+        own, crossed = (None, None) if cache is None else (cache.self_attention, cache.cross_attention)
+        if self.pre:
+            x = x + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))
+            if memory is not None:
+                y = self.cross_attention(self.cross_attention_norm(x), memory_scope, memory, cache=crossed)
+                x = x + self.dropout(y)
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = self.self_attention_norm(x + self.dropout(self.self_attention(x, scope, cache=own)))
+        if memory is not None:
+            y = self.cross_attention(x, memory_scope, memory, cache=crossed)
+            x = self.cross_attention_norm(x + self.dropout(y))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+
+
+class MultiHeadAttention(nn.Module):
+    """softmax(Q K^T / sqrt(K)) V in parallel heads (sections 3.2.1 and 3.2.2), to itself or to a memory.
+
+    With ``num_kv_heads`` fewer heads of keys and values serve groups of queries (Ainslie et al. 2023,
+    arXiv:2305.13245); with ``qk_norm`` queries and keys are normalised in each head (Henry et al. 2020,
+    arXiv:2010.04245). What replaces this class takes the same arguments here and in `forward`.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.grouped = config.kv_heads != config.num_heads
+        self.dropout = config.attention_dropout
+        kv_width = config.kv_heads * config.head_dim
+        self.query = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.key = nn.Linear(config.d_model, kv_width, bias=config.bias)
+        self.value = nn.Linear(config.d_model, kv_width, bias=config.bias)
+        self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.query_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self, x: Tensor, scope: Scope, memory: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Attends from ``x`` [B, T, D] to itself, or to ``memory`` [N, S, D].
+
+        Args:
+            x: Queries.
+            scope: What may be attended to, and how queries and keys are rotated.
+            memory: None for self-attention. B may be N * beams: a source's beams stand together and share its keys.
+            cache: Where keys and values are kept between steps; cross-attention computes them at the first step only.
+        """
+        batch, length, width = x.shape
+        query = self.query_norm(self._heads(self.query(x)))  # [B, T, H, K]
+        if memory is not None and cache is not None and cache.length:
+            key, value = cache.key, cache.value
+        else:
+            context = x if memory is None else memory
+            key, value = self.key_norm(self._heads(self.key(context))), self._heads(self.value(context))  # [N, S, G, K]
+            if scope.rotation is not None:
+                query, key = rotate(query, scope.rotation), rotate(key, scope.rotation)
+            if cache is not None:
+                key, value = cache.append(key, value)
+        if key.size(0) != batch:  # beams of one source are further queries to it, not copies of it
+            query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
+        y = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=scope.mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=scope.causal,
+            enable_gqa=self.grouped,
+        )  # [N, H, B // N * T, K]
+        return self.output(y.transpose(1, 2).reshape(batch, length, width))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+
+class FeedForward(nn.Module):
+    """max(0, x W1) W2 (section 3.3); GELU; or SwiGLU, (swish(x W1) * x W3) W2 (Shazeer 2020, arXiv:2002.05202).
+
+    What replaces this class takes the same arguments here and in `forward`.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.activation = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}[config.activation]
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation == "swiglu" else None
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
+        self.dropout = nn.Dropout(config.ff_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, T, D] to [B, T, D], each position by itself."""
+        y = self.activation(self.up(x))  # [B, T, d_ff]
+        if self.gate is not None:
+            y = y * self.gate(x)
+        return self.down(self.dropout(y))
+
+
+@dataclass
+class Blocks:
+    """The classes that a layer is built from; a plugin replaces one by its own with the same signatures."""
+
+    attention: type[nn.Module] = MultiHeadAttention
+    feed_forward: type[nn.Module] = FeedForward
+
+
+@dataclass
+class Scope:
+    """What the queries of one pass may attend to: made once, shared by all layers."""
+
+    mask: Tensor | None = None
+    """Boolean, or added to the scores; broadcastable to [N, H, T, S]; None hides nothing."""
+    causal: bool = False
+    """Each position sees itself and what stands before it; only without a mask."""
+    rotation: tuple[Tensor, Tensor] | None = None
+    """Cosines and sines of the rotary positions, [T, 1, K / 2] or [B, T, 1, K / 2]."""
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2)) * weight (Zhang and Sennrich 2019, arXiv:1910.07467), in float32 inside."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises the last dimension; shape and dtype stay."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-6).to(x.dtype)
+
+
+def new_norm(config: ModelConfig) -> nn.Module:
+    """The norm of the residual stream: LayerNorm (the paper) or RMSNorm."""
+    return RMSNorm(config.d_model) if config.norm == "rms_norm" else nn.LayerNorm(config.d_model, bias=config.bias)
+
+
+def sinusoids(max_len: int, d_model: int) -> Tensor:
+    """The table [max_len, D] of section 3.5: sines in the even columns, cosines in the odd ones."""
+    angle = _angles(torch.arange(max_len), d_model)
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
+
+
+def rotary_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., T, 1, K / 2] of positions [..., T] (RoFormer, Su et al. 2021, arXiv:2104.09864)."""
+    angle = _angles(positions, head_dim)[..., None, :]
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns the pairs (i, i + K / 2) of each head of [B, T, H, K] by their position's angles.
+
+    The paper pairs neighbours (2 i, 2 i + 1): the same up to a permutation of the columns of query and key.
+    """
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+def _angles(positions: Tensor, width: int) -> Tensor:
+    """Position / 10000^(2 i / width), [..., width / 2], in float32 whatever the default type."""
+    exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+    return positions[..., None].float() * 10000.0**-exponent
+
+
+def alibi_slopes(num_heads: int) -> Tensor:
+    """The slope of each head (Press et al. 2022, arXiv:2108.12409, section 3), as in the authors' code.
+
+    2^(-8 / n), 2^(-16 / n), ... for n a power of two; else those of the next smaller power, then every second slope of
+    the next larger one.
+    """
+    power = 2 ** int(math.log2(num_heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(num_heads - power)]
+    return torch.tensor(slopes, dtype=torch.float32)
+
+
+def alibi_bias(slopes: Tensor, length: int, total: int, mask: Tensor | None) -> Tensor:
+    """-slope * |i - j| of the last ``length`` of ``total`` positions, -inf where ``mask`` hides: [B or 1, H, T, S]."""
+    key = torch.arange(total, device=slopes.device)
+    distance = (key[total - length :, None] - key).abs()  # [T, S]
+    bias = -slopes.float()[:, None, None] * distance  # [H, T, S]
+    return bias[None] if mask is None else torch.where(mask, bias, -math.inf)
+
+
+class Cache:
+    """What the decoder keeps between steps, so that a step costs one token: keys and values of every layer.
+
+    Rows are hypotheses. ``memory`` has one row per source; with more rows than sources, those of one source stand
+    together and their number is the same for all sources.
+    """
+
+    def __init__(self, num_layers: int, max_len: int, memory: Tensor | None, memory_mask: Tensor | None):
+        self.length = 0
+        self.memory, self.memory_mask = memory, memory_mask
+        self.layers = [LayerCache(KeyValueCache(max_len), KeyValueCache(0)) for _ in range(num_layers)]
+        self._mask: Tensor | None = None  # [B, S], None where no row is padded
+
+    def extend(self, tokens: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Takes in the mask of new tokens [B, T]; returns that of all so far [B, S], None where nothing is padded."""
+        if mask is not None or self._mask is not None:
+            old = tokens.new_ones(len(tokens), self.length, dtype=torch.bool) if self._mask is None else self._mask
+            new = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+            self._mask = torch.cat((old, new), dim=1)
+        self.length += tokens.size(1)
+        return self._mask
+
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None:
+        """Keeps the rows at these indices, in this order, repeated where repeated; ``sources`` likewise of the memory.
+
+        Args:
+            rows: Indices of rows of the batch.
+            sources: Indices of rows of the memory; None keeps all as they are.
+        """
+        if self._mask is not None:
+            self._mask = self._mask[rows]
+        for layer in self.layers:
+            layer.self_attention.select(rows)
+            if sources is not None:
+                layer.cross_attention.select(sources)
+        if sources is not None and self.memory is not None:
+            self.memory = self.memory[sources]
+            self.memory_mask = None if self.memory_mask is None else self.memory_mask[sources]
+
+
+class KeyValueCache:
+    """Keys and values [B, S, G, K] of one attention, with room for ``max_len`` tokens (0: exactly the first ones)."""
+
+    def __init__(self, max_len: int):
+        self.max_len = max_len
+        self.length = 0
+        self._key: Tensor | None = None
+        self._value: Tensor | None = None
+
+    @property
+    def key(self) -> Tensor:
+        """The keys so far."""
+        return self._key[:, : self.length]
+
+    @property
+    def value(self) -> Tensor:
+        """The values so far."""
+        return self._value[:, : self.length]
+
+    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds those of new tokens; returns all."""
+        past, self.length = self.length, self.length + key.size(1)
+        if not self.max_len:
+            self._key, self._value = key, value
+            return key, value
+        assert self.length <= self.max_len, f"the cache has room for {self.max_len} tokens, not {self.length}"
+        if self._key is None:
+            self._key, self._value = (x.new_empty(x.size(0), self.max_len, *x.shape[2:]) for x in (key, value))
+        self._key[:, past : self.length], self._value[:, past : self.length] = key, value
+        return self.key, self.value
+
+    def select(self, rows: Tensor) -> None:
+        """Keeps these rows, in this order."""
+        if self._key is not None:
+            self._key, self._value = self._key[rows], self._value[rows]
+
+
+@dataclass
+class LayerCache:
+    """The caches of one layer."""
+
+    self_attention: KeyValueCache
+    cross_attention: KeyValueCache

@@ -1,0 +1,202 @@
+"""AdamW, Muon, and the learning-rate schedules.
+
+Shapes: ``N`` stacked matrices of one shape, ``R`` rows, ``C`` columns, R <= C.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from multihead.config.training import OptimConfig
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration of Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/)."""
+
+
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, *, fused: bool
+) -> torch.optim.Optimizer:
+    """`torch.optim.AdamW`, or `MuonAdamW` for ``optim.name=muon``; weight decay acts on matrices only.
+
+    Args:
+        named_parameters: Names decide: a matrix with ``.layers.`` in its name is hidden and may go to Muon;
+            embeddings, output layers, biases and norms always go to AdamW.
+        config: Every group starts at its own peak rate, which `lr_factor` scales.
+        fused: Use the fused AdamW kernel (one pass, fastest on CPU and GPU). False lets torch choose: foreach on
+            GPUs, a loop on CPUs. It must be False where gradients are clipped under mixed precision, since
+            `torch.optim.AdamW` then unscales gradients itself and Lightning 2.6 refuses to clip.
+    """
+    hidden, decayed, plain = [], [], []
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
+        if config.name == "muon" and parameter.ndim == 2 and ".layers." in name:
+            hidden.append(parameter)
+        else:
+            (decayed if parameter.ndim >= 2 else plain).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    betas = (config.betas[0], config.betas[1])
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused or None)
+    for group in groups:
+        group |= {"kind": "adamw", "lr": config.lr, "betas": betas, "eps": config.eps, "fused": fused}
+    if hidden:
+        muon = {"momentum": config.muon_momentum, "num_iterations": config.muon_steps}
+        muon |= {"kind": "muon", "lr": config.muon_lr, "weight_decay": config.weight_decay}
+        groups.append({"params": hidden, **muon})
+    return MuonAdamW(groups)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for hidden matrices and AdamW for everything else, as one optimizer of two kinds of groups.
+
+    Muon (Jordan et al., 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, found by a few
+    Newton-Schulz iterations, and steps by ``lr * sqrt(max(1, rows / columns))`` times that: the original scaling,
+    for which rates near 0.02 are usual, and the default of `torch.optim.Muon`, whose update this is. What differs
+    is speed: matrices of equal or transposed shapes are iterated as one stack. Weight decay is decoupled in both
+    kinds. All state is tensors, so that its state_dict is plain.
+
+    Args:
+        groups: Dictionaries with ``params``, ``kind``, ``lr``, ``weight_decay``, and either ``momentum`` and
+            ``num_iterations`` (kind ``muon``) or ``betas``, ``eps`` and ``fused`` (kind ``adamw``).
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]):
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One update; ``closure`` recomputes loss and gradients first, as torch's optimizers do it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            if group["kind"] == "muon":
+                self._step_muon(group, parameters)
+            else:
+                self._step_adamw(group, parameters)
+        return loss
+
+    def _step_muon(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+        momentum, lr = group["momentum"], group["lr"]
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        gradients = [p.grad for p in parameters]
+        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        directions = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov: look ahead along the momentum
+        if group["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+        stacks: dict[tuple, list[int]] = {}
+        for i, p in enumerate(parameters):
+            stacks.setdefault((min(p.shape), max(p.shape), p.dtype, p.device), []).append(i)
+        for members in stacks.values():
+            updates = orthogonalize([directions[i] for i in members], group["num_iterations"])
+            for i, update in zip(members, updates, strict=True):
+                rows, columns = parameters[i].shape
+                parameters[i].add_(update, alpha=-lr * max(1, rows / columns) ** 0.5)
+
+    def _step_adamw(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+        fused = group["fused"]
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["step"] = torch.zeros((), device=p.device if fused else "cpu")
+                self.state[p]["exp_avg"] = torch.zeros_like(p)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+        states = [self.state[p] for p in parameters]
+        adamw(
+            parameters,
+            [p.grad for p in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            foreach=None,
+            fused=fused or None,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def orthogonalize(matrices: Sequence[Tensor], num_iterations: int) -> list[Tensor]:
+    """Approximately ``U @ V.T`` of each matrix's singular value decomposition ``U @ S @ V.T``.
+
+    The quintic iteration pushes singular values into about [0.7, 1.2] without converging to 1, which training does
+    not mind. It runs in bfloat16 where the hardware multiplies it natively (twice as fast as float32 on a CPU with
+    AVX512-BF16), as `torch.optim.Muon` always does, else in float32.
+
+    Args:
+        matrices: Each [R, C] or [C, R]. The tall ones are transposed, so that the Gram matrices are the smaller ones.
+        num_iterations: 5 is usual.
+
+    Returns:
+        One matrix per matrix, of its shape, in the dtype of the iteration.
+    """
+    a, b, c = NEWTON_SCHULZ
+    dtype = torch.bfloat16 if _native_bf16(matrices[0].device.type) else torch.float32
+    tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
+    wide = [
+        (m.mT if t else m).to(dtype, memory_format=torch.contiguous_format) for m, t in zip(matrices, tall, strict=True)
+    ]
+    x = torch.stack(wide)  # [N, R, C]
+    x.div_(x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7))
+    for _ in range(num_iterations):
+        gram = x @ x.mT  # [N, R, R]
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)  # [N, R, C]
+    return [update.mT if t else update for update, t in zip(x.unbind(), tall, strict=True)]
+
+
+@functools.cache
+def _native_bf16(device_type: str) -> bool:
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def lr_factor(config: OptimConfig, max_steps: int, step: int) -> float:
+    """The share of the peak learning rate used by optimizer step ``step``, counted from 0.
+
+    All warm up linearly: step ``warmup_steps - 1`` is the first at the peak. Then
+
+    - noam: ``sqrt(warmup_steps / (step + 1))``. Section 5.3 of the paper,
+      ``d_model**-0.5 * min(n**-0.5, n * warmup_steps**-1.5)`` for n = step + 1, divided by its peak.
+    - cosine: half a cosine from 1 to ``min_lr_ratio`` at ``max_steps`` (arXiv:1608.03983, without restarts).
+    - wsd: stays at 1, and falls linearly to ``min_lr_ratio`` over the last ``decay_share`` of ``max_steps``
+      (arXiv:2404.06395; linear decay: arXiv:2405.18392).
+    - constant: stays at 1.
+    """
+    warmup = max(1, config.warmup_steps)
+    if step + 1 < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "noam":
+        return math.sqrt(warmup / (step + 1))
+    if config.schedule == "constant":
+        return 1.0
+    start = config.warmup_steps
+    if config.schedule == "wsd":
+        start = max(start, max_steps - round(config.decay_share * max_steps))
+    progress = min(1.0, max(0, step - start) / max(1, max_steps - start))
+    share = 0.5 * (1 + math.cos(math.pi * progress)) if config.schedule == "cosine" else 1 - progress
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * share

@@ -1,0 +1,62 @@
+"""Fetching one file by its address: checked by its sha256, and put in place whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from multihead.errors import ConfigError, DataError, MachineError
+
+TIMEOUT_S = 30
+CHUNK_BYTES = 1 << 20
+
+
+def download(url: str, path: Path, sha256: str, *, key: str) -> None:
+    """Writes what ``url`` gives to ``path``.
+
+    Args:
+        url: An http, https or file address.
+        path: Where the file goes; its folder is made.
+        sha256: The checksum that the content must have.
+        key: The configuration key of the checksum, for messages.
+
+    Raises:
+        ConfigError: There is no checksum, or the address is of another kind.
+        DataError: The address does not answer, or with other content.
+    """
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
+        raise ConfigError("data.url", f"must be an http, https or file address, got {url!r}")
+    if not sha256:
+        raise ConfigError(key, "must hold the checksum of a file that is downloaded", f"set {key}")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = _fetch(url, part)
+        if found != sha256.lower():
+            raise DataError(url, f"its content has sha256 {found}, expected {sha256}", f"check the address and {key}")
+        os.replace(part, path)
+    except (PermissionError, NotADirectoryError) as error:
+        raise MachineError(str(path), f"cannot be written ({error.strerror})", "set MULTIHEAD_DATA") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fetch(url: str, part: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, open(part, "wb") as out:
+            while chunk := answer.read(CHUNK_BYTES):
+                digest.update(chunk)
+                out.write(chunk)
+    except PermissionError:
+        raise
+    except OSError as error:  # URLError is one too
+        reason = getattr(error, "reason", error)
+        raise DataError(
+            url, f"cannot be downloaded ({reason})", "check the network, or put the file in place"
+        ) from error
+    return digest.hexdigest()

@@ -1,0 +1,325 @@
+"""Rows as integers: one flat array per role, kept on disk and memory-mapped, gathered into batches without a loop.
+
+Shapes: B examples of a batch, W the batch's width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multihead.config.data import TokenizerConfig
+from multihead.data.tokenizer import Tokenizer, train_tokenizer
+from multihead.errors import CheckpointError, ConfigError, DataError
+
+TEXTS_AT_ONCE = 20_000
+Note = Callable[[str], None]
+
+
+class Encoded:
+    """Encoded rows of one split.
+
+    Args:
+        flat: Role to the ids of all rows in one array.
+        starts: Role to the place in ``flat`` where each row begins.
+        lengths: Role to the number of ids of each row.
+        rows: The row of the split that each example is; all rows in order where None.
+    """
+
+    def __init__(
+        self,
+        flat: Mapping[str, np.ndarray],
+        starts: Mapping[str, np.ndarray],
+        lengths: Mapping[str, np.ndarray],
+        rows: np.ndarray | None = None,
+    ):
+        self._flat, self._starts, self._lengths = dict(flat), dict(starts), dict(lengths)
+        count = len(next(iter(self._lengths.values())))
+        self.rows = np.arange(count) if rows is None else rows
+        """Row of the split that each example is."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles there are."""
+        return tuple(self._flat)
+
+    def ids(self, role: str, index: int) -> np.ndarray:
+        """Ids of one example."""
+        start = self._starts[role][index]
+        return self._flat[role][start : start + self._lengths[role][index]]
+
+    def lengths(self, role: str) -> np.ndarray:
+        """Number of ids of every example, int64 [N]."""
+        return self._lengths[role]
+
+    def select(self, indices: np.ndarray) -> Encoded:
+        """The examples of these indices, in their order; the ids are not copied."""
+        starts = {role: start[indices] for role, start in self._starts.items()}
+        lengths = {role: length[indices] for role, length in self._lengths.items()}
+        return Encoded(self._flat, starts, lengths, self.rows[indices])
+
+    def cut(self, limits: Mapping[str, int]) -> Encoded:
+        """The same examples with at most so many ids per role; the ids are not copied."""
+        lengths = {
+            role: np.minimum(length, limits.get(role, length.max(initial=0))) for role, length in self._lengths.items()
+        }
+        return Encoded(self._flat, self._starts, lengths, self.rows)
+
+    def padded(
+        self,
+        role: str,
+        indices: np.ndarray,
+        *,
+        prepend: Sequence[int] = (),
+        append: Sequence[int] = (),
+        pad_id: int = 0,
+    ) -> Tensor:
+        """Ids of one role as a batch, padded at the right: LongTensor [B, W]."""
+        return self.joined([*prepend, role, *append], indices, pad_id=pad_id)
+
+    def joined(
+        self, parts: Sequence[str | int], indices: np.ndarray, *, pad_id: int = 0, pad_left: bool = False
+    ) -> Tensor:
+        """Roles and single ids in a row, padded: LongTensor [B, W].
+
+        ``joined([bos, "source", sep, "target", eos], indices)`` is a batch for a decoder alone. No indices give an
+        empty batch.
+
+        Args:
+            parts: Roles and ids in the order in which they stand.
+            indices: Examples of the batch, int [B].
+            pad_id: What fills the rows up.
+            pad_left: Whether rows are filled up at the left instead of at the right.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        lengths = [self._lengths[part][indices] if isinstance(part, str) else 1 for part in parts]
+        total = np.zeros(len(indices), dtype=np.int64) + sum(lengths)
+        width = int(total.max(initial=max(1, sum(isinstance(part, int) for part in parts))))
+        batch = np.full((len(indices), width), pad_id, dtype=np.int64)
+        cursor = width - total if pad_left else np.zeros_like(total)  # [B]
+        for part, length in zip(parts, lengths, strict=True):
+            if isinstance(part, str):
+                steps = np.arange(int(length.max(initial=0)))
+                row, step = np.nonzero(steps < length[:, None])
+                batch[row, cursor[row] + step] = self._flat[part][self._starts[part][indices][row] + step]
+            else:
+                batch[np.arange(len(indices)), cursor] = part
+            cursor = cursor + length
+        return torch.from_numpy(batch)
+
+
+def apply_overlong(
+    encoded: Encoded,
+    limits: Mapping[str, int],
+    overlong: str,
+    *,
+    origin: Callable[[int], str] = str,
+    split: str = "train",
+) -> tuple[Encoded, str]:
+    """Drops, cuts or refuses examples with more ids in a role than its limit.
+
+    Only training examples are dropped or refused: of other splits the ids are cut, so that every row is scored.
+
+    Args:
+        encoded: Encoded rows.
+        limits: Role to the most ids.
+        overlong: drop, cut or error (``data.overlong``).
+        origin: Row to ``file:line``, for messages.
+        split: train, or one that is scored.
+
+    Returns:
+        The examples left (``.rows`` are the rows kept) and a note, empty where nothing was too long.
+
+    Raises:
+        DataError: An example is too long and ``overlong`` is error, or none is left.
+    """
+    over = {role: encoded.lengths(role) > limit for role, limit in limits.items()}
+    long = np.any(list(over.values()), axis=0) if over else np.zeros(len(encoded), dtype=bool)
+    if not long.any():
+        return encoded, ""
+    first = int(np.flatnonzero(long)[0])
+    role = next(role for role in over if over[role][first])
+    what = f"{encoded.lengths(role)[first]:,} tokens in {role}, the limit is {limits[role]:,}"
+    where = origin(int(encoded.rows[first]))
+    kept = np.flatnonzero(~long)
+    count = f"{long.sum():,} of {len(encoded):,} examples too long"
+    if split != "train" or overlong == "cut":
+        return encoded.cut(limits), f"{split}: {count}, cut (the first {where}: {what})"
+    if overlong == "error":
+        raise DataError(where, what, "data.overlong=drop or cut, or a larger model.max_len")
+    if len(kept) == 0:
+        raise DataError(
+            where.rpartition(":")[0] or where,
+            f"0 of {len(encoded):,} examples left ({long.sum():,} too long; the first has {what})",
+            "data.overlong=cut, or a larger model.max_len",
+        )
+    return encoded.select(kept), f"{split}: {count}, dropped (the first {where}: {what})"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cache
+
+
+def cache_root() -> Path:
+    """Folder of trained tokenizers and encoded rows: the environment's MULTIHEAD_CACHE, else ~/.cache/multihead."""
+    folder = os.environ.get("MULTIHEAD_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "multihead"
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def cached_tokenizer(
+    config: TokenizerConfig,
+    texts: Iterable[str],
+    normalize: str,
+    *,
+    fingerprint: str,
+    cache: Path | None,
+    note: Note = lambda text: None,
+) -> Tokenizer:
+    """A trained tokenizer, from the cache where the same was trained before.
+
+    Args:
+        config: Kind and size.
+        texts: Of the train split.
+        normalize: Unicode normalisation.
+        fingerprint: Of the texts: the data's, and which roles of it.
+        cache: `cache_root()`, or None to train anew and keep nothing.
+        note: Told of a damaged file.
+    """
+    if cache is None:
+        return train_tokenizer(config, texts, normalize)
+    settings = {name: getattr(config, name) for name in config.__slots__}
+    path = cache / "tokenizers" / f"{_key(fingerprint, settings, normalize)}.json"
+    if path.exists():
+        try:
+            return Tokenizer.load(path)
+        except CheckpointError:
+            note(f"{path}: damaged, trained again")
+    tokenizer = train_tokenizer(config, texts, normalize)
+    if _writable(path.parent, note):
+        tokenizer.save(path)
+    return tokenizer
+
+
+def encode_corpus(
+    columns: Mapping[str, Sequence[str]],
+    tokenizers: Mapping[str, Tokenizer],
+    *,
+    fingerprint: str = "",
+    cache: Path | None = None,
+    note: Note = lambda text: None,
+) -> Encoded:
+    """Encodes the columns of a split, from the cache where the same were encoded before.
+
+    Args:
+        columns: Role to texts (`Rows.columns`).
+        tokenizers: Role to what encodes it; roles without one are left out.
+        fingerprint: Of the content of ``columns``.
+        cache: `cache_root()`, or None to keep the arrays in memory only.
+        note: Told of a damaged cache.
+    """
+    roles = [role for role in columns if role in tokenizers]
+    if not roles:
+        raise ConfigError("data.roles", f"no tokenizer for any of {', '.join(columns)}")
+    if cache is None:
+        return _joined_arrays({role: _encode(columns[role], tokenizers[role]) for role in roles})
+    folder = cache / "encoded" / _key(fingerprint, {role: tokenizers[role].fingerprint for role in roles})
+    if folder.exists():
+        try:
+            return _read(folder, roles)
+        except (OSError, ValueError, KeyError, TypeError):
+            note(f"{folder}: damaged, encoded again")
+            shutil.rmtree(folder, ignore_errors=True)
+    arrays = {role: _encode(columns[role], tokenizers[role]) for role in roles}
+    if not _writable(folder.parent, note):
+        return _joined_arrays(arrays)
+    _write(folder, arrays)
+    return _read(folder, roles)
+
+
+def _writable(folder: Path, note: Note) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        note(f"{folder}: cannot be written ({error.strerror}), nothing is cached")
+        return False
+    if not os.access(folder, os.W_OK):
+        note(f"{folder}: not writable, nothing is cached")
+        return False
+    return True
+
+
+def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Flat ids and int64 offsets (one more than texts)."""
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
+    flat, lengths = [], []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        batch = tokenizer.encode_batch(texts[start : start + TEXTS_AT_ONCE])
+        lengths += map(len, batch)
+        flat.append(np.fromiter((i for ids in batch for i in ids), dtype=dtype))
+    ids = np.concatenate(flat) if flat else np.zeros(0, dtype=dtype)
+    return ids, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+def _joined_arrays(arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Encoded:
+    return Encoded(
+        {role: flat for role, (flat, _) in arrays.items()},
+        {role: offsets[:-1] for role, (_, offsets) in arrays.items()},
+        {role: np.diff(offsets) for role, (_, offsets) in arrays.items()},
+    )
+
+
+def _write(folder: Path, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Puts the arrays in place as a whole: written beside, then renamed."""
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.part"))
+    try:
+        for role, (flat, offsets) in arrays.items():
+            np.save(part / f"{role}.ids.npy", flat, allow_pickle=False)
+            np.save(part / f"{role}.offsets.npy", offsets, allow_pickle=False)
+        sums = {path.name: _sha256(path) for path in sorted(part.iterdir())}
+        (part / "sums.json").write_text(json.dumps(sums))
+        try:
+            os.rename(part, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first, with the same content
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _read(folder: Path, roles: Sequence[str]) -> Encoded:
+    """Maps the arrays of a folder, every byte checked.
+
+    Raises:
+        ValueError: A checksum differs.
+    """
+    sums = json.loads((folder / "sums.json").read_text())
+    arrays = {}
+    for role in roles:
+        for name in (f"{role}.ids.npy", f"{role}.offsets.npy"):
+            if _sha256(folder / name) != sums[name]:
+                raise ValueError(name)
+        ids, offsets = folder / f"{role}.ids.npy", folder / f"{role}.offsets.npy"
+        mapped = np.load(ids, mmap_mode="r", allow_pickle=False)
+        arrays[role] = (np.asarray(mapped), np.load(offsets, allow_pickle=False))
+    return _joined_arrays(arrays)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,279 @@
+"""Text to ids and back: bpe, unigram, word, char and byte, all through the `tokenizers` library.
+
+bpe (arXiv:1508.07909) and unigram (arXiv:1804.10959) work on the bytes of words, so that no text is unknown and
+``decode(encode(text)) == text`` after normalisation. A word takes the space before it along, so the decoded text is
+detokenised: spaces and punctuation come back as they were. Digits stand alone; letters never join punctuation.
+
+A file holds the vocabulary and three settings only; what a kind of tokenizer does with text is fixed in this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+from multihead.config.check import require
+from multihead.config.data import NORMALIZATIONS, TOKENIZERS, TokenizerConfig
+from multihead.errors import CheckpointError, DataError
+
+# Without a value the library warns in every forked worker of a DataLoader; workers tokenise nothing.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<sep>")
+NUM_SPECIALS = len(SPECIALS)
+ESCAPE = "\0"
+"""Stands before a special entry's name in the library's vocabulary: no text can spell it."""
+SUBWORD = ("bpe", "unigram")
+# A word or a run of punctuation with the space before it, a digit, or one blank. The bounds keep the time linear.
+PIECES = r" ?[\p{L}\p{M}]{1,64}| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]{1,16}|\s"
+VERSION = 1
+
+
+class Tokenizer:
+    """A trained vocabulary.
+
+    Args:
+        kind: bpe, unigram, word, char or byte.
+        normalize: Unicode normalisation before everything else: none, nfc or nfkc.
+        lowercase: Whether text is lower-cased after it.
+        vocab: The entries in the order of their ids, special entries first.
+        merges: Of bpe: pairs of entries, first merge first.
+        scores: Of unigram: the log-probability of each entry.
+    """
+
+    pad_id, bos_id, eos_id, unk_id, sep_id = range(NUM_SPECIALS)
+
+    def __init__(
+        self,
+        kind: str,
+        normalize: str,
+        lowercase: bool,
+        vocab: Sequence[str],
+        merges: Sequence[Sequence[str]] = (),
+        scores: Sequence[float] = (),
+    ):
+        self.kind, self.unicode_form, self.lowercase = kind, normalize, lowercase
+        self.vocab, self.merges, self.scores = list(vocab), [tuple(pair) for pair in merges], list(scores)
+        self._backend = _pipeline(_model(kind, self.vocab, self.merges, self.scores), kind, normalize, lowercase)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special entries included."""
+        return len(self.vocab)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without special entries."""
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):  # half a surrogate pair somewhere
+            texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """Detokenised text of each sequence. Special entries are left out, except that word and char show <unk>."""
+        if self.kind in ("word", "char"):
+            joint = " " if self.kind == "word" else ""
+            return [joint.join(self.vocab[i] for i in ids if i >= NUM_SPECIALS or i == self.unk_id) for ids in batch]
+        texts = self._backend.decode_batch([[i for i in ids if i >= NUM_SPECIALS] for ids in batch], False)
+        return [text.removeprefix(" ") for text in texts] if self.kind in SUBWORD else texts
+
+    def normalize(self, text: str) -> str:
+        """What ``decode(encode(text))`` gives: Unicode form, case, and for words single blanks."""
+        text = self._backend.normalizer.normalize_str(text)
+        if self.kind == "word":
+            return " ".join(piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(text))
+        return text.removeprefix(" ") if self.kind in SUBWORD else text
+
+    def unk_rate(self, ids: Iterable[Sequence[int]]) -> float:
+        """Share of unknown entries in encoded text; always 0 for bpe, unigram and byte."""
+        total = unknown = 0
+        for sequence in ids:
+            total += len(sequence)
+            unknown += sum(1 for i in sequence if i == self.unk_id)
+        return unknown / max(1, total)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of the content."""
+        return hashlib.sha256(self._content().encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes the tokenizer as JSON, in place of an older file only when it is whole."""
+        part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
+        part.write_text(self._content(), encoding="utf-8", newline="\n")
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Reads what `save` wrote.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or not one of ours.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(str(path), f"is no tokenizer of ours ({error})", "restore the file") from error
+        wrong = _flaw(content)
+        if wrong:
+            raise CheckpointError(str(path), f"is no tokenizer of ours ({wrong})", "restore the file")
+        names = ("kind", "normalize", "lowercase", "vocab", "merges", "scores")
+        return cls(*(content[name] for name in names))
+
+    def _content(self) -> str:
+        content = {
+            "version": VERSION,
+            "kind": self.kind,
+            "normalize": self.unicode_form,
+            "lowercase": self.lowercase,
+            "vocab": self.vocab,
+            "merges": self.merges,
+            "scores": self.scores,
+        }
+        return json.dumps(content, ensure_ascii=False, indent=0) + "\n"
+
+
+def _flaw(content: object) -> str:
+    """What is wrong with a file's content; empty where nothing is."""
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        return f"no version {VERSION}"
+    if content.get("kind") not in TOKENIZERS or content.get("normalize") not in NORMALIZATIONS:
+        return "unknown kind or normalize"
+    vocab, merges, scores = (content.get(name) for name in ("vocab", "merges", "scores"))
+    if not isinstance(vocab, list) or not all(isinstance(entry, str) and ESCAPE not in entry for entry in vocab):
+        return "vocab must be a list of strings"
+    plain = vocab[NUM_SPECIALS:]
+    if vocab[:NUM_SPECIALS] != list(SPECIALS) or len(set(plain)) != len(plain):
+        return "vocab must start with the special entries and repeat none"
+    entries = set(plain)
+    if not isinstance(merges, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and {*pair, "".join(pair)} <= entries for pair in merges
+    ):
+        return "merges must be pairs of entries"
+    if not isinstance(scores, list) or not all(isinstance(score, float | int) for score in scores):
+        return "scores must be numbers"
+    if len(scores) != (len(vocab) if content["kind"] == "unigram" else 0) or not isinstance(
+        content.get("lowercase"), bool
+    ):
+        return "scores or lowercase do not fit"
+    return ""
+
+
+def _keys(vocab: Sequence[str]) -> list[str]:
+    """The library's names of the entries: special ones escaped."""
+    return [ESCAPE + entry for entry in vocab[:NUM_SPECIALS]] + list(vocab[NUM_SPECIALS:])
+
+
+def _model(kind: str, vocab: Sequence[str], merges: Sequence[tuple[str, str]], scores: Sequence[float]) -> models.Model:
+    keys = _keys(vocab)
+    if kind == "unigram":
+        return models.Unigram(list(zip(keys, scores, strict=True)), unk_id=Tokenizer.unk_id, byte_fallback=False)
+    ids = {key: i for i, key in enumerate(keys)}
+    if kind in ("bpe", "byte"):
+        return models.BPE(vocab=ids, merges=merges)
+    return models.WordLevel(vocab=ids, unk_token=ESCAPE + SPECIALS[Tokenizer.unk_id])
+
+
+def _pipeline(model: models.Model, kind: str, normalize: str, lowercase: bool) -> Backend:
+    """The steps of one kind of tokenizer around its model."""
+    backend = Backend(model)
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(ESCAPE, "\N{REPLACEMENT CHARACTER}")]
+    if normalize != "none":
+        steps.append({"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}[normalize]())
+    if lowercase:
+        steps.append(normalizers.Lowercase())
+    if kind in SUBWORD:
+        steps.append(normalizers.Prepend(" "))
+    backend.normalizer = normalizers.Sequence(steps)
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    if kind in SUBWORD:
+        split = pre_tokenizers.Split(Regex(PIECES), "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    elif kind == "byte":
+        backend.pre_tokenizer = to_bytes
+    elif kind == "word":
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?m)."), "isolated")
+    if kind in (*SUBWORD, "byte"):
+        backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], normalize: str = "none") -> Tokenizer:
+    """Trains a tokenizer; the same texts give the same bytes, whatever the number of threads.
+
+    Args:
+        config: Kind and size.
+        texts: Of the train split only. Whether source and target share one vocabulary is the caller's choice.
+        normalize: Unicode normalisation: none, nfc or nfkc.
+
+    Raises:
+        ConfigError: The vocabulary cannot hold the alphabet.
+        DataError: There is no text.
+    """
+    kind = config.kind
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if kind in SUBWORD:
+        least = NUM_SPECIALS + len(alphabet)
+        what = f"at least {least} for {kind} ({NUM_SPECIALS} special entries and an alphabet of {len(alphabet)} bytes)"
+        require(
+            config.vocab_size >= least, "tokenizer.vocab_size", what, config.vocab_size, f"tokenizer.vocab_size={least}"
+        )
+    if kind == "byte":
+        return Tokenizer(kind, normalize, config.lowercase, [*SPECIALS, *alphabet])
+    keys = _keys(SPECIALS)
+    unknown = keys[Tokenizer.unk_id]
+    if kind == "bpe":
+        model: models.Model = models.BPE()
+        trainer: trainers.Trainer = trainers.BpeTrainer(
+            vocab_size=config.vocab_size,
+            min_frequency=config.min_frequency,
+            special_tokens=keys,
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+    elif kind == "unigram":
+        model = models.Unigram()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=config.vocab_size,
+            special_tokens=keys,
+            initial_alphabet=alphabet,
+            unk_token=unknown,
+            show_progress=False,
+        )
+    else:
+        model = models.WordLevel(unk_token=unknown)
+        word = kind == "word"
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=config.vocab_size if word else 0x110000 + NUM_SPECIALS,
+            min_frequency=config.min_frequency if word else 0,
+            special_tokens=keys,
+            show_progress=False,
+        )
+    backend = _pipeline(model, kind, normalize, config.lowercase)
+    backend.train_from_iterator(texts, trainer)
+    return _trained(kind, normalize, config.lowercase, json.loads(backend.to_str())["model"])
+
+
+def _trained(kind: str, normalize: str, lowercase: bool, model: dict) -> Tokenizer:
+    """A tokenizer from what the library has learned."""
+    if kind == "unigram":
+        # The library sums in an order that differs from run to run, and so do the last digits of its scores.
+        pieces = [(round(score, 4), key) for key, score in model["vocab"][NUM_SPECIALS:]]
+        pieces.sort(key=lambda piece: (-piece[0], piece[1]))
+        vocab, scores = [key for _, key in pieces], [0.0] * NUM_SPECIALS + [score for score, _ in pieces]
+        merges = []
+    else:
+        vocab = sorted(model["vocab"], key=model["vocab"].__getitem__)[NUM_SPECIALS:]
+        merges, scores = model.get("merges", []), []
+    if not vocab:
+        raise DataError("tokenizer", "no text to train on", "see data.train and tokenizer.min_frequency")
+    return Tokenizer(kind, normalize, lowercase, [*SPECIALS, *vocab], merges, scores)

@@ -12,7 +12,7 @@ N rows of the memory: B, or fewer where B // N beams share one source. Masks are
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -103,9 +103,9 @@ class Transformer(nn.Module):
         """
         return self.decoder(target, target_mask, positions, memory, memory_mask, cache)
 
-    def new_cache(self, max_len: int, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Cache:
-        """An empty cache for ``max_len`` tokens a row; the memory is given here, once, instead of to `decode`."""
-        return Cache(len(self.decoder.layers), max_len, memory, memory_mask)
+    def new_cache(self, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Cache:
+        """An empty cache; the memory [N, S, D] is given here, once, instead of to `decode`."""
+        return Cache(len(self.decoder.layers), memory, memory_mask)
 
 
 class Stack(nn.Module):
@@ -434,10 +434,10 @@ class Cache:
     together and their number is the same for all sources.
     """
 
-    def __init__(self, num_layers: int, max_len: int, memory: Tensor | None, memory_mask: Tensor | None):
+    def __init__(self, num_layers: int, memory: Tensor | None, memory_mask: Tensor | None):
         self.length = 0
         self.memory, self.memory_mask = memory, memory_mask
-        self.layers = [LayerCache(KeyValueCache(max_len), KeyValueCache(0)) for _ in range(num_layers)]
+        self.layers = [LayerCache() for _ in range(num_layers)]
         self._mask: Tensor | None = None  # [B, S], None where no row is padded
 
     def extend(self, tokens: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -468,10 +468,12 @@ class Cache:
 
 
 class KeyValueCache:
-    """Keys and values [B, S, G, K] of one attention, with room for ``max_len`` tokens (0: exactly the first ones)."""
+    """Keys and values [B, S, G, K] of one attention, in buffers that grow by blocks and are filled in place."""
 
-    def __init__(self, max_len: int):
-        self.max_len = max_len
+    BLOCK = 16
+    """Tokens of room that a full buffer gains; a cache filled once has none to spare."""
+
+    def __init__(self) -> None:
         self.length = 0
         self._key: Tensor | None = None
         self._value: Tensor | None = None
@@ -489,24 +491,29 @@ class KeyValueCache:
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Adds those of new tokens; returns all."""
         past, self.length = self.length, self.length + key.size(1)
-        if not self.max_len:
-            self._key, self._value = key, value
-            return key, value
-        assert self.length <= self.max_len, f"the cache has room for {self.max_len} tokens, not {self.length}"
         if self._key is None:
-            self._key, self._value = (x.new_empty(x.size(0), self.max_len, *x.shape[2:]) for x in (key, value))
-        self._key[:, past : self.length], self._value[:, past : self.length] = key, value
+            self._key, self._value = key, value
+        else:
+            if self.length > self._key.size(1):
+                room = key.new_empty(key.size(0), key.size(1) + self.BLOCK, *key.shape[2:])
+                self._key, self._value = torch.cat((self._key, room), 1), torch.cat((self._value, room), 1)
+            self._key[:, past : self.length], self._value[:, past : self.length] = key, value
         return self.key, self.value
 
     def select(self, rows: Tensor) -> None:
         """Keeps these rows, in this order."""
         if self._key is not None:
-            self._key, self._value = self._key[rows], self._value[rows]
+            self._key, self._value = _rows(self._key, rows), _rows(self._value, rows)
 
 
 @dataclass
 class LayerCache:
     """The caches of one layer."""
 
-    self_attention: KeyValueCache
-    cross_attention: KeyValueCache
+    self_attention: KeyValueCache = field(default_factory=KeyValueCache)
+    cross_attention: KeyValueCache = field(default_factory=KeyValueCache)
+
+
+def _rows(x: Tensor, rows: Tensor) -> Tensor:
+    """``x[rows]``, copied as one run of memory per row, which is several times faster on a CPU."""
+    return x.reshape(len(x), -1).index_select(0, rows).view(len(rows), *x.shape[1:])

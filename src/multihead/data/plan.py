@@ -1,0 +1,273 @@
+"""Which examples make a step: a pure function of (seed, epoch, lengths), the same for any number of ranks.
+
+A step holds at most ``batch_tokens`` real target tokens. It consists of buckets, each of examples of nearly equal
+widths and at most ``part_tokens`` target tokens, drawn at random from all buckets of the epoch: so a step mixes short
+and long sentences while each micro-batch is padded little. Buckets are the leaves of a k-d tree over the widths (source
+and target length), whose cuts vary from epoch to epoch. A rank or an accumulated micro-batch is a part of a step: whole
+buckets, or pieces of them.
+
+Shapes: N examples, C padded columns (for translation source and target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from multihead.errors import ConfigError
+
+CUT_TOLERANCE = 0.1
+"""A cut may save this share less padding than the best one; what makes epochs differ."""
+TRIES = 3
+"""Random divisions tried before the examples are cut in order of their length."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The examples of one optimizer step."""
+
+    buckets: tuple[np.ndarray, ...]
+    """Example indices; within a bucket the widths are nearly equal."""
+    tokens: int
+    """Real target tokens."""
+
+    @property
+    def indices(self) -> np.ndarray:
+        """All examples of the step, int64."""
+        return np.concatenate(self.buckets)
+
+
+class BatchPlan:
+    """The steps of every epoch. Their number is the same in each.
+
+    Args:
+        target_lengths: Real target tokens of each example, int [N].
+        widths: Lengths that are padded to the widest example of a part, int [N, C].
+        batch_tokens: Most real target tokens of a step.
+        part_tokens: Most real target tokens of a bucket, and so of a part.
+        seed: Of the epochs' order.
+
+    Raises:
+        ConfigError: One example alone is above a limit.
+    """
+
+    def __init__(
+        self, target_lengths: np.ndarray, widths: np.ndarray, *, batch_tokens: int, part_tokens: int, seed: int
+    ):
+        self.lengths = np.asarray(target_lengths, dtype=np.int64)
+        widths = np.asarray(widths, dtype=np.int64).reshape(len(self.lengths), -1)
+        self.widths = widths.astype(np.uint16) if widths.max(initial=0) < 1 << 16 else widths  # sorted much faster
+        self._work = widths.sum(axis=1)
+        self.seed = seed
+        longest = int(self.lengths.max(initial=0))
+        for key, limit in (("data.part_tokens", part_tokens), ("data.batch_tokens", batch_tokens)):
+            if longest > limit:
+                raise ConfigError(key, f"must be at least the longest target, {longest} tokens, got {limit}")
+        self.buckets_per_step = -(-batch_tokens // part_tokens)
+        self.bucket_tokens = max(longest, batch_tokens // self.buckets_per_step)
+        if self.bucket_tokens * self.buckets_per_step > batch_tokens:  # one long example: fewer, larger buckets
+            self.buckets_per_step = batch_tokens // self.bucket_tokens
+        # Boxes of equal weight are to stay below bucket_tokens although they are cut at whole examples, so an example
+        # weighs more than its tokens: as if its box had to keep room for one more like it.
+        self._weights = self.lengths * (1 + self.lengths / self.bucket_tokens)
+        count = self._least_buckets()
+        self._num_steps = -(-count // self.buckets_per_step)
+        self._last: tuple[int, list[Step]] = (-1, [])
+
+    def num_steps(self, epoch: int) -> int:
+        """Number of optimizer steps of an epoch."""
+        return self._num_steps
+
+    def steps(self, epoch: int) -> list[Step]:
+        """The steps of an epoch; every example stands in exactly one."""
+        if self._last[0] != epoch:
+            rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+            buckets = self._buckets(rng)
+            order = rng.permutation(len(buckets))
+            groups = [[buckets[i] for i in chosen] for chosen in np.array_split(order, self._num_steps)]
+            steps = [Step(tuple(group), int(sum(self.lengths[b].sum() for b in group))) for group in groups if group]
+            self._last = (epoch, steps)
+        return self._last[1]
+
+    def tokens(self, epoch: int) -> np.ndarray:
+        """Real target tokens of each step of an epoch, int64."""
+        return np.array([step.tokens for step in self.steps(epoch)], dtype=np.int64)
+
+    def num_parts(self) -> int:
+        """Least number of parts into which every step can be cut so that none is above ``part_tokens``."""
+        return self.buckets_per_step
+
+    def parts(self, step: Step, count: int) -> list[np.ndarray]:
+        """Cuts a step into ``count`` parts of similar cost, the costliest first; the last may be empty.
+
+        Args:
+            step: One of `steps`.
+            count: Ranks times accumulated micro-batches. Below `num_parts` buckets are put together.
+        """
+        if count < len(step.buckets):
+            parts = self._packed(step.buckets, count)
+        else:
+            pieces = np.ones(len(step.buckets), dtype=np.int64)
+            costs = np.array([self.cost(bucket) for bucket in step.buckets], dtype=np.float64)
+            for _ in range(count - len(step.buckets)):
+                pieces[np.argmax(costs / pieces)] += 1
+            parts = [
+                part
+                for bucket, many in zip(step.buckets, pieces, strict=True)
+                for part in divide(bucket, int(many), self._work, self.widths)
+            ]
+        parts.sort(key=self.cost, reverse=True)
+        return parts + [np.zeros(0, dtype=np.int64)] * (count - len(parts))
+
+    def cost(self, indices: np.ndarray) -> int:
+        """Positions of a part, padding included, over all columns."""
+        return len(indices) * int(self.widths[indices].max(axis=0).sum()) if len(indices) else 0
+
+    def position(self, num_steps: int) -> tuple[int, int]:
+        """(epoch, step within it) after so many optimizer steps; the end of an epoch is the start of the next."""
+        return divmod(num_steps, self._num_steps)
+
+    def _least_buckets(self) -> int:
+        """Buckets of an epoch: so many that a cut at whole examples never needs more."""
+        count = len(self.lengths)
+        if count == 0:
+            raise ConfigError("data.train", "must have at least one example")
+        if self.lengths.sum() <= self.bucket_tokens:
+            return 1
+        roomy = int(np.ceil(self._weights.sum() / self.bucket_tokens))
+        return min(count, max(roomy, len(self._in_order(np.argsort(self.lengths, kind="stable")))))
+
+    def _buckets(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """The buckets of one epoch: at least one per step, at most `buckets_per_step` per step."""
+        most = self._num_steps * self.buckets_per_step
+        for _ in range(TRIES):
+            shuffled = rng.permutation(len(self.lengths))
+            buckets = divide(shuffled, most, self._weights, self.widths, rng)
+            if self._even_out(buckets):
+                break
+        else:
+            buckets = self._in_order(shuffled[np.argsort(self.lengths[shuffled], kind="stable")])
+        while len(buckets) < self._num_steps:
+            largest = max(range(len(buckets)), key=lambda i: len(buckets[i]))
+            buckets[largest : largest + 1] = np.array_split(buckets[largest], 2)
+        return buckets
+
+    def _in_order(self, order: np.ndarray) -> list[np.ndarray]:
+        """Buckets filled one after the other: never too full, never more than planned for, but padded more."""
+        ends = np.cumsum(self.lengths[order])
+        buckets, start, done = [], 0, 0
+        while start < len(order):
+            end = int(np.searchsorted(ends, done + self.bucket_tokens, side="right"))
+            buckets.append(order[start:end])
+            start, done = end, ends[end - 1]
+        return buckets
+
+    def _even_out(self, buckets: list[np.ndarray]) -> bool:
+        """Moves examples from buckets that are too full to where they add least padding; False if none has room."""
+        tokens = np.array([self.lengths[bucket].sum() for bucket in buckets])
+        if not (tokens > self.bucket_tokens).any():
+            return True
+        sizes = np.array([len(bucket) for bucket in buckets])
+        tops = np.stack([self.widths[bucket].max(axis=0) for bucket in buckets]).astype(np.int64)  # [buckets, C]
+        for full in np.flatnonzero(tokens > self.bucket_tokens):
+            while tokens[full] > self.bucket_tokens:
+                lengths = self.lengths[buckets[full]]
+                excess = tokens[full] - self.bucket_tokens
+                enough = np.flatnonzero(lengths >= excess)
+                chosen = int(enough[np.argmin(lengths[enough])]) if len(enough) else int(np.argmax(lengths))
+                example = buckets[full][chosen]
+                grown = np.maximum(tops, self.widths[example])
+                added = (grown - tops).sum(axis=1) * sizes + grown.sum(axis=1)
+                room = tokens + self.lengths[example] <= self.bucket_tokens
+                if not room.any():
+                    return False
+                to = int(np.argmin(np.where(room, added, np.iinfo(np.int64).max)))
+                buckets[full] = np.delete(buckets[full], chosen)
+                buckets[to] = np.append(buckets[to], example)
+                tokens[full] -= self.lengths[example]
+                tokens[to] += self.lengths[example]
+                sizes[full], sizes[to], tops[to] = sizes[full] - 1, sizes[to] + 1, grown[to]
+        return True
+
+    def _packed(self, buckets: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+        """Puts whole buckets together into ``count`` parts, the costliest bucket first into the lightest part."""
+        parts: list[list[np.ndarray]] = [[] for _ in range(count)]
+        loads = np.zeros(count)
+        for bucket in sorted(buckets, key=self.cost, reverse=True):
+            lightest = int(np.argmin(loads))
+            parts[lightest].append(bucket)
+            loads[lightest] += self.cost(bucket)
+        return [np.concatenate(part) for part in parts if part]
+
+
+def divide(
+    indices: np.ndarray,
+    count: int,
+    weights: np.ndarray,
+    widths: np.ndarray,
+    rng: np.random.Generator | None = None,
+) -> list[np.ndarray]:
+    """Divides examples into ``count`` boxes of equal weight and little padding: a k-d tree, cut where it saves most.
+
+    Args:
+        indices: The examples; their order decides between equal widths.
+        count: Number of boxes; fewer come back only where there are fewer examples.
+        weights: What is shared out equally [N].
+        widths: Padded lengths, int [N, C].
+        rng: Chooses among nearly equal cuts; without one the best is taken.
+    """
+    boxes, waiting = [], [(indices, count)]
+    while waiting:
+        box, many = waiting.pop()
+        if many == 1 or len(box) <= 1:
+            boxes.append(box)
+            continue
+        orders = [box[np.argsort(widths[box, column], kind="stable")] for column in range(widths.shape[1])]
+        cuts = [_cuts(order, many, weights, widths) for order in orders]
+        best = min(int(cost.min()) for cost, _ in cuts)
+        limit = best
+        if rng is not None:
+            limit = best + CUT_TOLERANCE * (len(box) * int(widths[box].max(axis=0).sum()) - best)
+        choices = [(column, cut) for column, (cost, _) in enumerate(cuts) for cut in np.flatnonzero(cost <= limit)]
+        column, cut = choices[0 if rng is None else int(rng.integers(len(choices)))]
+        place = cuts[column][1][cut]
+        left = int(cut) + 1
+        waiting += [(orders[column][place:], many - left), (orders[column][:place], left)]
+    return boxes
+
+
+def _cuts(order: np.ndarray, many: int, weights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Padded positions after each of the ``many - 1`` cuts of examples in ``order``, and the cuts' places."""
+    ends = np.cumsum(weights[order])
+    goals = np.arange(1, many) * (ends[-1] / many)
+    after = np.clip(np.searchsorted(ends, goals), 1, len(order) - 1)
+    before_is_nearer = goals - ends[after - 1] <= ends[after] - goals
+    places = np.where(before_is_nearer, after, np.minimum(after + 1, len(order) - 1))
+    starts = np.concatenate([[0], places])
+    # reduceat gives the element itself for an empty segment, which stands in a neighbouring segment anyway
+    tops = np.maximum.reduceat(widths[order], starts, axis=0).astype(np.int64)  # [many, C]
+    left = np.maximum.accumulate(tops, axis=0)[:-1].sum(axis=1)
+    right = np.maximum.accumulate(tops[::-1], axis=0)[::-1][1:].sum(axis=1)
+    return places * left + (len(order) - places) * right, places
+
+
+def eval_batches(widths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """All examples once, sorted by the first column and then by the others, longest first.
+
+    Args:
+        widths: Lengths, int [N] or [N, C].
+        max_tokens: Most positions of a batch in its widest column, padding included; one example may be above.
+    """
+    widths = np.asarray(widths, dtype=np.int64)
+    widths = widths.reshape(len(widths), -1)
+    order = np.lexsort(widths.T[::-1])[::-1]
+    batches, start = [], 0
+    while start < len(order):
+        tops = np.maximum.accumulate(widths[order[start : start + max_tokens]].max(axis=1))
+        fits = int(np.searchsorted(tops * np.arange(1, len(tops) + 1), max_tokens, side="right"))
+        end = start + max(1, fits)
+        batches.append(order[start:end])
+        start = end
+    return batches

@@ -10,20 +10,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from multihead.data.lexicon import (
+from multihead.data.grammar.inflection import (
     ADJECTIVE_ENDINGS,
-    BE,
     CONTRACTIONS,
-    EXIST,
-    HAVE,
     RELATIVE,
-    WHO,
-    WILL,
     Frame,
     Phrase,
     Pronoun,
     Verb,
 )
+from multihead.data.grammar.lexicon import BE, EXIST, HAVE, WHO
 
 Tree = tuple
 """``(rule, child, ...)``; the children are trees or words of the lexicon."""

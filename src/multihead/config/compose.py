@@ -7,7 +7,10 @@ whatever would let a file name code to run. Only this module and `cli` know Hydr
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +26,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
@@ -34,11 +37,13 @@ from multihead.config.keys import (
     GROUPS,
     OPTIONAL_GROUPS,
     Key,
+    contains,
     find,
     flatten,
     leaf_keys,
-    nearest_key,
+    names_code,
     nearest_name,
+    unknown_key,
 )
 from multihead.config.task import TASKS, TaskConfig
 from multihead.config.training import Config
@@ -50,6 +55,9 @@ __all__ = ["Composition", "compose", "compose_from_run", "conf_dir", "hydra_word
 
 PRIMARY = "train"
 HYDRA_WORDS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..+|hydra\.(sweep\.dir|searchpath|mode)")
+MAX_CHECKED_TRIALS = 200
+_registered: str | None = None
+"""Checksum of the plugin whose dataclasses Hydra knows at present; empty for ours alone."""
 RUN_GROUPS = ("task", "model", "data", "optim")
 """Groups whose choice is a whole node, which it replaces over the configuration of a run."""
 
@@ -87,7 +95,7 @@ def conf_dir() -> Path:
     raise ConfigError("conf", f"no {PRIMARY}.yaml in {package / 'conf'} or {package.parents[1] / 'conf'}", "reinstall")
 
 
-def compose(words: Iterable[str], *, config_dir: str | None = None) -> Composition:
+def compose(words: Iterable[str], *, config_dir: str | None = None, files: _Files | None = None) -> Composition:
     """The configuration that ``words`` describe.
 
     Args:
@@ -101,9 +109,37 @@ def compose(words: Iterable[str], *, config_dir: str | None = None) -> Compositi
     overrides = parse(words)
     plugin = _load_named_plugin(overrides)
     choices, values = _sort_words(overrides, plugin)
-    with _files(words, choices, config_dir) as files:
-        task_class, layers = files.layers(plugin)
+    files = files or _Files([o.input_line for o in overrides if o.is_hydra_override()], config_dir, plugin)
+    task_class, layers = files.layers(choices)
     return _merge(task_class, plugin, layers, _word_layers(values), words)
+
+
+def compose_sweep(
+    words: Iterable[str], *, config_dir: str | None = None, limit: int = MAX_CHECKED_TRIALS
+) -> list[Composition]:
+    """The configurations of a multirun's trials, in Hydra's order; of more than ``limit`` trials the first ones.
+
+    A sampling sweeper's ranges (``interval(1e-4,1e-2)``) are not known in advance: they are left at their defaults.
+
+    Raises:
+        ConfigError: As for `compose`; the message of the first trial that cannot be.
+    """
+    overrides = [o for o in parse(words) if not (o.is_sweep_override() and not o.is_discrete_sweep())]
+    axes = [_axis(override) for override in overrides]
+    trials = itertools.islice(itertools.product(*axes), limit)
+    first = [axis[0] for axis in axes]
+    plugin = _load_named_plugin(parse(first))
+    files = _Files([o.input_line for o in overrides if o.is_hydra_override()], config_dir, plugin)
+    return [compose(trial, config_dir=config_dir, files=files) for trial in trials]
+
+
+def _axis(override: Override) -> list[str]:
+    """The words that a sweep over one key stands for."""
+    if not override.is_sweep_override():
+        return [override.input_line]
+    if override.key_or_group == "plugin":
+        raise ConfigError("plugin", "cannot be swept over", "one plugin may hold several variants")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
 def compose_from_run(
@@ -138,8 +174,7 @@ def compose_from_run(
     if choices:
         typed = [choice for choice in choices if choice.startswith("task=")] or [f"task={task_name}"]
         others = [choice for choice in choices if choice not in typed]
-        with _files(words, typed + others, config_dir) as files:
-            task_class, chosen = files.layers(plugin)
+        task_class, chosen = _Files([], config_dir, plugin).layers(typed + others)
         layers = _replace_nodes(base, chosen, choices)
     return _merge(task_class, plugin, layers, _word_layers(values), words)
 
@@ -168,7 +203,7 @@ def parse(words: Iterable[str]) -> list[Override]:
 
 def hydra_words(words: Iterable[str]) -> list[str]:
     """The words as Hydra wants them: new entries of a mapping (``data.roles.source=x``) need ``++`` there."""
-    keys = leaf_keys()
+    keys = leaf_keys(TASKS.values())
     adapted = []
     for word, override in zip(words, parse(words), strict=True):
         key = find(override.key_or_group, keys)
@@ -184,24 +219,38 @@ def _load_named_plugin(overrides: list[Override]) -> Plugin | None:
     """Loads what ``plugin=`` names, and makes its tasks and options selectable; without it, none are."""
     paths = [str(o.value()) for o in overrides if o.key_or_group == "plugin" and not o.is_sweep_override()]
     plugin = load_plugin(paths[-1]) if paths and paths[-1] else None
-    register_schema(plugin)
+    global _registered
+    if _registered != (key := plugin.sha256 if plugin else ""):
+        register_schema(plugin)
+        _registered = key
     return plugin
 
 
 def register_schema(plugin: Plugin | None = None) -> None:
-    """Puts the dataclasses where the defaults lists of `conf/` find them (group ``schema``)."""
+    """Puts the dataclasses where the defaults lists of `conf/` find them (group ``schema``), and no others."""
     store = ConfigStore.instance()
-    for group in ("schema", "task"):
-        store.repo.pop(group, None)
-    root = OmegaConf.structured(Config)
-    for name, cls in (plugin.options if plugin else {}).items():
-        root.options[name] = OmegaConf.structured(cls)
-    store.store(group="schema", name="config", node=root, package="_global_")
+    store.repo.pop("schema", None)
+    store.repo.pop("task", None)
+    store.store(group="schema", name="config", node=_empty(TaskConfig, plugin), package="_global_")
     for name, cls in _task_classes(plugin).items():
         store.store(group="schema", name=name, node=cls)
         if name not in TASKS:
             node = {"defaults": [{"/schema@task": name}, "_self_"]}
             store.store(group="task", name=name, node=node, package="_global_")
+
+
+def _empty(task_class: type[TaskConfig], plugin: Plugin | None) -> DictConfig:
+    """The typed configuration with nothing but defaults."""
+    return copy.deepcopy(_template(task_class, tuple(plugin.options.items()) if plugin else ()))
+
+
+@functools.lru_cache(maxsize=16)
+def _template(task_class: type[TaskConfig], options: tuple[tuple[str, type], ...]) -> DictConfig:
+    root = OmegaConf.structured(Config)
+    root.task = OmegaConf.structured(task_class)
+    for name, cls in options:
+        root.options[name] = OmegaConf.structured(cls)
+    return root
 
 
 def _task_classes(plugin: Plugin | None) -> dict[str, type[TaskConfig]]:
@@ -210,9 +259,7 @@ def _task_classes(plugin: Plugin | None) -> dict[str, type[TaskConfig]]:
 
 def _sort_words(overrides: list[Override], plugin: Plugin | None) -> tuple[list[str], list[Override]]:
     """Group choices as Hydra's words, and the other words; refuses what no schema knows."""
-    keys = leaf_keys(None, plugin.options if plugin else None)
-    for cls in _task_classes(plugin).values():
-        keys |= leaf_keys(cls)
+    keys = leaf_keys(_task_classes(plugin).values(), plugin.options if plugin else None)
     choices, values = [], []
     for override in overrides:
         name = override.key_or_group
@@ -223,14 +270,14 @@ def _sort_words(overrides: list[Override], plugin: Plugin | None) -> tuple[list[
         if name in GROUPS:
             choices.append(_choice(override))
         else:
-            _check_key(override, keys, plugin)
+            _check_key(override, keys)
             values.append(override)
     return choices, values
 
 
 def _check_hydra_word(override: Override) -> None:
     name = override.key_or_group
-    if not HYDRA_WORDS.fullmatch(name) or _names_code(name):
+    if not HYDRA_WORDS.fullmatch(name) or names_code(name):
         raise ConfigError(
             name, "not yours to set: Hydra writes nothing here", "run_dir=DIR sets where a run is written"
         )
@@ -244,26 +291,12 @@ def _check_safe(override: Override) -> None:
         fix = f"""add -m, or write {name}=[{value}] for a list, '{name}="{value}"' for a text"""
         raise ConfigError(name, f"several values ({value}) make a sweep", fix)
     value = override.value() if not override.is_delete() else None
-    if _names_code(name) or _contains(value, _names_code):
+    if names_code(name) or contains(value, names_code):
         raise ConfigError(name, "not allowed: configuration is data and names no code", "plugin=FILE.py adds code")
-    if _contains(value, lambda text: "${" in text) or "${" in name:
+    if contains(value, lambda text: "${" in text) or "${" in name:
         raise ConfigError(name, "interpolation is not allowed: configuration is data", "write the value itself")
     if override.package is not None:
         raise ConfigError(f"{name}@{override.package}", "a choice cannot be moved", f"{name}=CHOICE")
-
-
-def _names_code(name: str) -> bool:
-    """Whether a dotted name has a part such as ``_target_``, which instantiation would act on."""
-    return any(re.fullmatch(r"_\w+_", part) for part in re.split(r"[./@]", name))
-
-
-def _contains(value: Any, test: Any) -> bool:
-    """Whether a text inside ``value``, or a key of it, passes ``test``."""
-    if isinstance(value, Mapping):
-        return any(test(str(key)) or _contains(item, test) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return any(_contains(item, test) for item in value)
-    return isinstance(value, str | QuotedString) and test(str(value))
 
 
 def _choice(override: Override) -> str:
@@ -280,7 +313,7 @@ def _choice(override: Override) -> str:
     return f"{group}={value}"
 
 
-def _check_key(override: Override, keys: Mapping[str, Key], plugin: Plugin | None) -> None:
+def _check_key(override: Override, keys: Mapping[str, Key]) -> None:
     """Refuses a word whose key, or a key inside whose value, is not in the schema."""
     name = override.key_or_group
     if name == "task.name":
@@ -290,25 +323,12 @@ def _check_key(override: Override, keys: Mapping[str, Key], plugin: Plugin | Non
         if key is None or name == key.name:
             raise ConfigError(name, "only an entry of a mapping can be deleted", "write the value that you want")
         return
-    for leaf in _leaves(override, keys):
+    for leaf in _leaves(override):
         if find(leaf, keys) is None:
-            raise unknown_key(leaf, keys, plugin)
+            raise unknown_key(leaf, keys)
 
 
-def unknown_key(name: str, keys: Mapping[str, Key], plugin: Plugin | None = None, source: str = "") -> ConfigError:
-    """The error for a key outside the schema, with the one it probably meant."""
-    where = f"{source}: {name}" if source else name
-    if name.startswith("options.") and not any(key.startswith(".".join(name.split(".")[:2]) + ".") for key in keys):
-        has = f"it has {', '.join(plugin.options)}" if plugin and plugin.options else "no plugin adds any"
-        return ConfigError(where, f"no such options; {has}", "plugin=FILE.py adds options")
-    prefixed = [key for key in keys if key.startswith(f"{name}.")]
-    if prefixed:
-        return ConfigError(where, "a node, not a value", f"set one of its keys, for example {prefixed[0]}")
-    near = nearest_key(name, keys)
-    return ConfigError(where, f"no such key{f'; did you mean {near}?' if near else ''}")
-
-
-def _leaves(override: Override, keys: Mapping[str, Key]) -> dict[str, Any]:
+def _leaves(override: Override) -> dict[str, Any]:
     """The word's value as leaves: a dict given to a node is one leaf for each of its entries."""
     name, value = override.key_or_group, override.value()
     return flatten({name: value}) if isinstance(value, dict) and value else {name: value}
@@ -320,62 +340,64 @@ def _word_layers(values: list[Override]) -> list[_Layer]:
         if override.is_delete():
             layers.append(_Layer(override.input_line, {}, deleted=override.key_or_group))
         else:
-            layers.append(_Layer(override.input_line, _leaves(override, {})))
+            layers.append(_Layer(override.input_line, _leaves(override)))
     return layers
 
 
 # Files
 
 
-class _files:
-    """The YAML files that a choice of groups brings together, in the order of their precedence."""
+class _Files:
+    """The YAML files that choices of groups bring together, in the order of their precedence."""
 
-    def __init__(self, words: list[str], choices: list[str], config_dir: str | None):
+    def __init__(self, hydra_overrides: list[str], config_dir: str | None, plugin: Plugin | None):
         version.setbase("1.3")
-        self.main = conf_dir()
-        self.choices = choices
-        search_path = create_config_search_path(f"file://{self.main}")
+        self.hydra_overrides, self.classes = hydra_overrides, _task_classes(plugin)
+        self.known: dict[tuple[str, ...], tuple[type[TaskConfig], list[_Layer]]] = {}
+        search_path = create_config_search_path(f"file://{conf_dir()}")
         if config_dir is not None:
             folder = Path(config_dir).expanduser().absolute()
             if not folder.is_dir():
                 raise ConfigError("--config-dir", f"no such folder: {config_dir}")
             search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
-        loader = ConfigLoaderImpl(config_search_path=search_path)
-        own = [word for word in words if word.startswith("hydra")]
-        try:
-            self.overrides, self.repository = loader._parse_overrides_and_create_caching_repo(PRIMARY, choices + own)
-        except HydraException as error:
-            raise ConfigError("hydra.searchpath", one_line(error)) from error
+        self.loader = ConfigLoaderImpl(config_search_path=search_path)
 
-    def __enter__(self) -> _files:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.repository = None
-
-    def layers(self, plugin: Plugin | None) -> tuple[type[TaskConfig], list[_Layer]]:
+    def layers(self, choices: list[str]) -> tuple[type[TaskConfig], list[_Layer]]:
         """The chosen task's dataclass and the files' values, lowest precedence first."""
-        for choice in self.choices:
-            self._check_choice(*choice.split("=", 1))
+        if tuple(choices) not in self.known:
+            self.known[tuple(choices)] = self._load(choices)
+        return self.known[tuple(choices)]
+
+    def _load(self, choices: list[str]) -> tuple[type[TaskConfig], list[_Layer]]:
         try:
-            defaults = create_defaults_list(self.repository, PRIMARY, self.overrides, True, False).defaults
+            overrides, repository = self.loader._parse_overrides_and_create_caching_repo(
+                PRIMARY, [*choices, *self.hydra_overrides]
+            )
+            self.repository = repository
+            for choice in choices:
+                self._check_choice(*choice.split("=", 1))
+            defaults = create_defaults_list(repository, PRIMARY, overrides, prepend_hydra=True, skip_missing=False)
+            results = [(default, repository.load_config(default.config_path)) for default in defaults.defaults]
         except HydraException as error:
             raise self._defaults_error(error) from error
         except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
             raise ConfigError("conf", one_line(error)) from error
         task_class, layers = TaskConfig, []
-        classes = _task_classes(plugin)
-        for default in defaults:
-            result = self.repository.load_config(default.config_path)
+        for default, result in results:
             if default.config_path.startswith("schema/"):
-                name = default.config_path.removeprefix("schema/")
-                if name in classes and default.package == "task":
-                    task_class = classes[name]
-                elif name != "config" or default.package not in ("", "_global_"):
-                    raise ConfigError(default.parent or default.config_path, "schemas stand in train.yaml and task/")
-            elif result is not None and not self._is_hydra(default, result) and result.provider != "schema":
+                task_class = self._schema(default) or task_class
+            elif not self._is_hydra(default, result) and result.provider != "schema":
                 layers.append(self._layer(default, result))
         return task_class, layers
+
+    def _schema(self, default: ResultDefault) -> type[TaskConfig] | None:
+        """The dataclass of the task, if this entry of a defaults list names one."""
+        name = default.config_path.removeprefix("schema/")
+        if name in self.classes and default.package == "task":
+            return self.classes[name]
+        if name == "config" and default.package in ("", "_global_"):
+            return None
+        raise ConfigError(default.parent or default.config_path, f"{default.config_path} can only type the node task")
 
     def _check_choice(self, group: str, option: str) -> None:
         options = self.repository.get_group_options(group)
@@ -426,9 +448,9 @@ def _file_layer(source: str, tree: dict[str, Any], error: type[MultiheadError] =
     """A file's values, if they are nothing but data."""
     leaves = flatten(tree)
     for name, value in leaves.items():
-        if _names_code(name) or _contains(value, _names_code):
+        if names_code(name) or contains(value, names_code):
             raise error(f"{source}: {name}", "not allowed: configuration is data and names no code")
-        if _contains(value, lambda text: "${" in text) or "${" in name:
+        if contains(value, lambda text: "${" in text) or "${" in name:
             raise error(f"{source}: {name}", "interpolation is not allowed: configuration is data")
         if name.split(".")[0] == "hydra":
             raise error(f"{source}: {name}", "a file cannot configure Hydra")
@@ -488,11 +510,8 @@ def _merge(
     error: type[MultiheadError] = ConfigError,
 ) -> Composition:
     """The layers one over the other in the dataclasses, and every check of a value."""
-    keys = leaf_keys(task_class, plugin.options if plugin else None)
-    root = OmegaConf.structured(Config)
-    root.task = OmegaConf.structured(task_class)
-    for name, cls in (plugin.options if plugin else {}).items():
-        root.options[name] = OmegaConf.structured(cls)
+    keys = leaf_keys([task_class], plugin.options if plugin else None)
+    root = _empty(task_class, plugin)
     provenance: dict[str, list[tuple[str, Any]]] = {}
     for name, default in flatten(OmegaConf.to_container(root)).items():
         key = find(name, keys)
@@ -503,7 +522,7 @@ def _merge(
             _delete(root, layer.deleted, provenance)
         for name, value in layer.leaves.items():
             if find(name, keys) is None:
-                raise _as(layer.error, unknown_key(name, keys, plugin, shown))
+                raise _as(layer.error, unknown_key(name, keys, shown))
             _set(root, keys, name, value, shown, layer.error)
             provenance.setdefault(name, []).append((layer.source, value))
     if plugin:

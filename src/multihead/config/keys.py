@@ -5,16 +5,20 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
+import re
 import textwrap
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from multihead.config.task import TASKS, TaskConfig
+from multihead.config.task import TaskConfig
 from multihead.config.training import Config
+from multihead.errors import ConfigError
 
 GROUPS = ("task", "model", "data", "optim", "hardware", "experiment", "debug")
 OPTIONAL_GROUPS = ("experiment", "debug")
@@ -56,20 +60,25 @@ class Key:
         return TYPE_WORDS.get(self.type, str(self.type))
 
 
-def leaf_keys(task: type[TaskConfig] | None = None, options: Mapping[str, type] | None = None) -> dict[str, Key]:
+def leaf_keys(tasks: Iterable[type[TaskConfig]], options: Mapping[str, type] | None = None) -> Mapping[str, Key]:
     """All leaves of the configuration, by dotted name.
 
     Args:
-        task: The chosen task's dataclass; None takes the fields of every built-in task.
+        tasks: Dataclasses of the task that is chosen, or of all that can be.
         options: Dataclasses that a plugin adds under ``options.NAME``.
     """
+    return _leaf_keys(tuple(tasks), tuple((options or {}).items()))
+
+
+@functools.cache
+def _leaf_keys(tasks: tuple[type[TaskConfig], ...], options: tuple[tuple[str, type], ...]) -> Mapping[str, Key]:
     keys: dict[str, Key] = {}
-    for cls in [task] if task else TASKS.values():
+    for cls in tasks:
         _walk(cls, "task.", keys)
     _walk(Config, "", keys)
-    for name, cls in (options or {}).items():
+    for name, cls in options:
         _walk(cls, f"options.{name}.", keys)
-    return keys
+    return MappingProxyType(keys)
 
 
 def _walk(cls: type, prefix: str, keys: dict[str, Key]) -> None:
@@ -129,6 +138,34 @@ def edit_distance(first: str, second: str) -> int:
             row.append(cost)
         before, above = above, row
     return above[-1]
+
+
+def unknown_key(name: str, keys: Mapping[str, Key], source: str = "") -> ConfigError:
+    """The error for a key outside the schema, with the one it probably meant."""
+    where = f"{source}: {name}" if source else name
+    if name.startswith("options.") and not any(key.startswith(".".join(name.split(".")[:2]) + ".") for key in keys):
+        known = sorted({key.split(".")[1] for key in keys if key.startswith("options.")})
+        has = f"the plugin adds {', '.join(known)}" if known else "no plugin adds any"
+        return ConfigError(where, f"no such options; {has}", "plugin=FILE.py adds options")
+    prefixed = [key for key in keys if key.startswith(f"{name}.")]
+    if prefixed:
+        return ConfigError(where, "a node, not a value", f"set one of its keys, for example {prefixed[0]}")
+    near = nearest_key(name, keys)
+    return ConfigError(where, f"no such key{f'; did you mean {near}?' if near else ''}")
+
+
+def names_code(name: str) -> bool:
+    """Whether a dotted name has a part such as ``_target_``, which instantiation would act on."""
+    return any(re.fullmatch(r"_\w+_", part) for part in re.split(r"[./@]", name))
+
+
+def contains(value: Any, test: Any) -> bool:
+    """Whether a text inside ``value``, or a key of it, passes ``test``."""
+    if isinstance(value, Mapping):
+        return any(test(str(key)) or contains(item, test) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return any(contains(item, test) for item in value)
+    return isinstance(value, str) and test(str(value))
 
 
 def documentation(key: Key) -> str:

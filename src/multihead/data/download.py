@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -54,7 +54,7 @@ def _fetch(url: str, part: Path) -> str:
                 out.write(chunk)
     except PermissionError:
         raise
-    except OSError as error:  # URLError is one too
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
         raise DataError(
             url, f"cannot be downloaded ({reason})", "check the network, or put the file in place"

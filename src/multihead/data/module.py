@@ -29,7 +29,7 @@ class DataModule(lightning.LightningDataModule):
     """Loaders of the splits there are.
 
     A training batch is one part of a step: what ``collate`` gives, and ``tokens_of_step`` (real target tokens of the
-    whole step, int), ``parts`` (ranks x accumulation, int) and ``index`` (rows of the split, LongTensor [B]). A batch of
+    whole step, int), ``parts`` (ranks x accumulation, int) and ``index`` (rows of the split, LongTensor [B]). One of
     evaluation has ``index`` alone beside the task's own; under several ranks it may be empty.
 
     Args:

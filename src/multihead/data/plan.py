@@ -106,18 +106,12 @@ class BatchPlan:
             step: One of `steps`.
             count: Ranks times accumulated micro-batches. Below `num_parts` buckets are put together.
         """
-        if count < len(step.buckets):
-            parts = self._packed(step.buckets, count)
-        else:
-            pieces = np.ones(len(step.buckets), dtype=np.int64)
-            costs = np.array([self.cost(bucket) for bucket in step.buckets], dtype=np.float64)
-            for _ in range(count - len(step.buckets)):
-                pieces[np.argmax(costs / pieces)] += 1
-            parts = [
-                part
-                for bucket, many in zip(step.buckets, pieces, strict=True)
-                for part in divide(bucket, int(many), self._work, self.widths)
-            ]
+        parts = self._packed(step.buckets, count) if count < len(step.buckets) else self._pieces(step.buckets, count)
+        if count % len(step.buckets):  # whole buckets do not share out evenly
+            mixed = divide(step.indices, count, self._work, self.widths)
+            fits = max(self.lengths[part].sum() for part in mixed) <= self.bucket_tokens or count < len(step.buckets)
+            if fits and max(map(self.cost, mixed)) < max(map(self.cost, parts)):
+                parts = mixed
         parts.sort(key=self.cost, reverse=True)
         return parts + [np.zeros(0, dtype=np.int64)] * (count - len(parts))
 
@@ -190,6 +184,18 @@ class BatchPlan:
                 tokens[to] += self.lengths[example]
                 sizes[full], sizes[to], tops[to] = sizes[full] - 1, sizes[to] + 1, grown[to]
         return True
+
+    def _pieces(self, buckets: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
+        """Cuts buckets into ``count`` pieces in all, the costliest buckets into most."""
+        pieces = np.ones(len(buckets), dtype=np.int64)
+        costs = np.array([self.cost(bucket) for bucket in buckets], dtype=np.float64)
+        for _ in range(count - len(buckets)):
+            pieces[np.argmax(costs / pieces)] += 1
+        return [
+            piece
+            for bucket, many in zip(buckets, pieces, strict=True)
+            for piece in divide(bucket, int(many), self._work, self.widths)
+        ]
 
     def _packed(self, buckets: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
         """Puts whole buckets together into ``count`` parts, the costliest bucket first into the lightest part."""

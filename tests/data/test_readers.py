@@ -1,0 +1,417 @@
+"""Every way a file can be wrong is one line with its place; right files are read as the standard library reads them."""
+
+import csv
+import gzip
+import json
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from multihead.config.data import DataConfig
+from multihead.data import readers
+from multihead.data.corpus import load_corpus
+from multihead.errors import ConfigError, DataError
+
+ODD = "a\u2028b\x0bc\x0cd\x1ce\x85f\rg"
+
+
+def write(path, content):
+    content = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return str(path)
+
+
+def config(tmp_path, content, format="tsv", **options):
+    file = write(tmp_path / f"rows.{format}", content)
+    options = {"columns": ["source", "target"], "splits": {}} | options
+    return DataConfig(format=format, train=file, **options)
+
+
+def pairs(config, roles=("source", "target")):
+    corpus = load_corpus(config, roles, splits=["train"])
+    return list(zip(*corpus.splits["train"].columns.values(), strict=True)), corpus
+
+
+def parallel(tmp_path, source, target, **options):
+    files = [write(tmp_path / "train.en", source), write(tmp_path / "train.de.gz", target)]
+    return DataConfig(format="parallel", columns=["en", "de"], train=files, splits={},
+                      roles={"source": "en", "target": "de"}, **options)  # fmt: skip
+
+
+# Lines
+
+
+def test_lines_split_at_newline_only(tmp_path):
+    path = tmp_path / "x"
+    write(path, f"{ODD}\nsecond\r\n\n last")
+    lines = list(readers.Lines(path, "x", False))
+    assert lines == [ODD, "second", "", " last"]
+    assert lines == [line.removesuffix("\r") for line in path.read_bytes().decode().split("\n")]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_lines_do_not_depend_on_the_chunks_read(tmp_path, monkeypatch, chunk):
+    content = "é\nab\n\n" + "ü" * 40 + "\r\n" + ODD + "\nend\n"
+    write(tmp_path / "x", content)
+    monkeypatch.setattr(readers, "CHUNK_BYTES", chunk)
+    assert list(readers.Lines(tmp_path / "x", "x", False)) == content.replace("\r\n", "\n").split("\n")[:-1]
+
+
+def test_byte_order_mark_is_removed_and_said(tmp_path):
+    rows, corpus = pairs(config(tmp_path, b"\xef\xbb\xbfa\tb\n"))
+    assert rows == [("a", "b")]
+    assert any("byte-order mark removed" in note for note in corpus.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\tb\nc\td\xe9e\n", r"rows.tsv:2:4: byte 0xE9 is not UTF-8; fix: re-encode .* data.on_bad_line=skip"),
+        ("é\tb\nüé\t".encode() + b"\xff\n", r"rows.tsv:2:4: byte 0xFF is not UTF-8"),
+        (b"\xff\xfea\0\t\0", r"rows.tsv:1:1: byte 0xFF is not UTF-8"),
+        ("a\tb\nc\té".encode()[:-1], r"rows.tsv:2:3: ends inside a character \(byte 7 of the file\)"),
+        ("a\tb\nc\t\N{PILE OF POO}".encode()[:-2], r"rows.tsv:2:3: ends inside a character"),
+        (b"a\tb\nc\td\0\n", r"rows.tsv:2:4: holds a NUL character"),
+        (b"a\tb\nc\td\te\n", r"rows.tsv:2: has 3 columns, expected 2 \(source, target\)"),
+        (b"a\tb\nc\n", r"rows.tsv:2: has 1 columns, expected 2"),
+        (b"a\tb\n\td\n", r"rows.tsv:2: the source is empty, the target \(.*rows.tsv:2\) is not; fix: mend"),
+        (b"a\tb\nc\t \n", r"rows.tsv:2: the target is empty"),
+        (b"", r"rows.tsv: is empty; fix: .*rows.tsv must hold"),
+        (b"\t\n", r"rows.tsv: no usable row"),
+    ],
+)
+def test_bad_lines_of_tsv(tmp_path, content, message):
+    with pytest.raises(DataError, match=message) as caught:
+        pairs(config(tmp_path, content))
+    assert "\n" not in str(caught.value)
+    assert caught.value.status == 2
+
+
+def test_bad_lines_are_skipped_and_counted(tmp_path):
+    content = b"a\tb\nc\td\xe9e\nx\ng\t\n\t\nh\ti\0\nj\tk\n"
+    rows, corpus = pairs(config(tmp_path, content, on_bad_line="skip"))
+    assert rows == [("a", "b"), ("j", "k")]
+    assert corpus.splits["train"].origin(1).endswith("rows.tsv:7")
+    text = " | ".join(corpus.notes)
+    assert "skipped 3 lines" in text and "rows.tsv:2 (byte 0xE9 is not UTF-8)" in text
+    assert "skipped 1 rows that lack one side" in text and "dropped 1 empty rows" in text
+
+
+def test_every_changed_byte_is_an_error_or_skipped_never_a_traceback(tmp_path):
+    import random
+
+    rng = random.Random(0)
+    good = "".join(f"süß {i}\tÄpfel {i}\n" for i in range(8)).encode()
+    for _ in range(200):
+        place, byte = rng.randrange(len(good)), rng.randrange(256)
+        content = good[:place] + bytes([byte]) + good[place + 1 :]
+        rows, _ = pairs(config(tmp_path, content, on_bad_line="skip"))
+        assert len(rows) >= 6
+        try:
+            pairs(config(tmp_path, content))
+        except DataError as error:
+            assert "rows.tsv:" in str(error)
+
+
+@pytest.mark.parametrize("cut", [1, 9, 30])
+def test_truncated_gzip_names_the_line(tmp_path, cut):
+    path = tmp_path / "rows.tsv.gz"
+    path.write_bytes(gzip.compress("".join(f"{i * 7919}\t{i}\n" for i in range(1000)).encode())[:-cut])
+    with pytest.raises(DataError, match=r"rows.tsv.gz:\d+: damaged gzip data"):
+        pairs(DataConfig(train=str(path), columns=["source", "target"], splits={}))
+
+
+def test_a_file_that_is_not_gzip(tmp_path):
+    (tmp_path / "rows.tsv.gz").write_bytes(b"a\tb\n")
+    with pytest.raises(DataError, match=r"rows.tsv.gz:1: damaged gzip data"):
+        pairs(DataConfig(train=str(tmp_path / "rows.tsv.gz"), columns=["source", "target"], splits={}))
+
+
+# Missing
+
+
+def test_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIHEAD_DATA", str(tmp_path))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.tsv.gz").touch()
+    with pytest.raises(DataError, match="no such file") as caught:
+        pairs(DataConfig(root="set", train="train.tsv", columns=["source", "target"]))
+    text = str(caught.value)
+    assert str(tmp_path / "set" / "train.tsv") in text and f"MULTIHEAD_DATA is '{tmp_path}'" in text
+    assert "train.tsv.gz is there" in text and "data.url" in text
+    monkeypatch.delenv("MULTIHEAD_DATA")
+    with pytest.raises(DataError, match="MULTIHEAD_DATA is not set, so data/ was taken"):
+        pairs(DataConfig(root="set", train="train.tsv", columns=["source", "target"]))
+    with pytest.raises(DataError, match="is a folder, not a file"):
+        pairs(DataConfig(train=str(tmp_path), columns=["source", "target"]))
+
+
+def test_no_file_named():
+    with pytest.raises(ConfigError, match=r"data.train: names no file; fix: data.train=FILE"):
+        pairs(DataConfig(columns=["source", "target"]))
+
+
+# Parallel files
+
+
+def test_parallel_files_and_roles_swap(tmp_path):
+    one = parallel(tmp_path, "a\nb\n", "A\nB\n")
+    assert pairs(one)[0] == [("a", "A"), ("b", "B")]
+    one.roles = {"source": "de", "target": "en"}
+    rows, corpus = pairs(one)
+    assert rows == [("A", "a"), ("B", "b")]
+    assert corpus.splits["train"].origin(1, "source").endswith("train.de.gz:2")
+
+
+def test_only_the_files_of_the_roles_are_read(tmp_path):
+    one = parallel(tmp_path, "a\nb\n", "A\nB\n")
+    one.columns, one.train = ["en", "fr", "de"], [one.train[0], str(tmp_path / "not there"), one.train[1]]
+    assert len(pairs(one)[0]) == 2
+
+
+def test_parallel_bad_line_drops_the_pair(tmp_path):
+    one = parallel(tmp_path, b"a\nb\xff\nc\nd\n", b"A\nB\nC\0\nD\n", on_bad_line="skip")
+    rows, corpus = pairs(one)
+    assert rows == [("a", "A"), ("d", "D")]
+    assert list(corpus.splits["train"].lines) == [1, 4]
+    assert len(corpus.notes) == 2
+
+
+@pytest.mark.parametrize("lost", [0, 57, 400, 1998, 1999])
+@pytest.mark.parametrize("side", [0, 1])
+def test_parallel_of_different_length_names_both_counts_and_the_first_suspect(tmp_path, lost, side):
+    import random
+
+    rng = random.Random(1)
+    source = ["x" * rng.randint(5, 80) for _ in range(2000)]
+    target = ["y" * max(1, round(len(line) * 1.2 + rng.gauss(0, 3))) for line in source]
+    sides = [source, target]
+    del sides[side][lost]
+    one = parallel(tmp_path, *("\n".join(lines) + "\n" for lines in sides))
+    with pytest.raises(DataError, match=r"train.* has 1,999 lines, .*train.* 2,000; .* near line") as caught:
+        pairs(one)
+    name, _, line = caught.value.where.rpartition(":")
+    assert name.endswith(("train.en", "train.de.gz")[side])
+    assert abs(int(line) - (lost + 1)) <= 3
+
+
+def test_parallel_needs_a_column_per_file(tmp_path):
+    one = parallel(tmp_path, "a\n", "A\n")
+    one.columns = ["en", "de", "fr"]
+    with pytest.raises(ConfigError, match="one column per file: 3 names for 2 files"):
+        pairs(one)
+
+
+# CSV
+
+
+def test_csv_equals_the_standard_library(tmp_path):
+    import random
+
+    rng = random.Random(2)
+    texts = [["".join(rng.choices('ab", \n', k=rng.randint(1, 9))) + "x" for _ in range(3)] for _ in range(400)]
+    path = tmp_path / "rows.csv"
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n", quoting=quoting).writerows([["s", "t", "u"], *texts])
+        one = DataConfig(format="csv", header=True, train=str(path), roles={"source": "s", "target": "u"}, splits={})
+        rows, corpus = pairs(one)
+        assert rows == [(row[0], row[2]) for row in texts]
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            starts = []
+            last = 0
+            for _ in reader:
+                starts.append(last + 1)
+                last = reader.line_num
+        assert list(corpus.splits["train"].lines) == starts[1:]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('a,b\n"c","d\n', r"rows.csv:2: the quote opened here has no closing quote up to the end of the file"),
+        ('a,b\n"c\nd","e\nf\n', r"rows.csv:3: the quote opened here has no closing quote"),
+        (
+            'a,b\n"c","d\n"e","f"\n',
+            r'rows.csv:2: the quote opened here has text after its closing quote in line 3; .* ""',
+        ),
+        ('a,"b" c\n', r"rows.csv:1: the quote opened here has text after its closing quote in line 1"),
+        ('a,b\n"c,d",e,f\n', r"rows.csv:2: has 3 columns, expected 2 \(source, target\)"),
+        ("a,b\nc\n", r"rows.csv:2: has 1 columns, expected 2"),
+    ],
+)
+def test_bad_csv(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        pairs(config(tmp_path, content, "csv"))
+
+
+def test_csv_without_quoting_keeps_quotes(tmp_path):
+    assert pairs(config(tmp_path, '"a,b"\n', "csv", quoting=False))[0] == [('"a', 'b"')]
+    assert pairs(config(tmp_path, 'a 5" b;c\n', "csv", separator=";"))[0] == [('a 5" b', "c")]
+
+
+def test_unclosed_quote_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LONGEST_LINE_BYTES", 1000)
+    with pytest.raises(DataError, match=r"rows.csv:2: .* no closing quote in 1,000 characters"):
+        pairs(config(tmp_path, 'a,b\n"c,d\n' + "x,y\n" * 1000, "csv"))
+
+
+def test_missing_column_lists_those_there(tmp_path):
+    one = config(tmp_path, "english\tgerman\na\tb\n", header=True, columns=[],
+                 roles={"source": "english", "target": "germany"})  # fmt: skip
+    with pytest.raises(DataError, match=r"no column 'germany'; there are english, german; fix: .*'german'"):
+        pairs(one)
+    one.columns, one.header = ["english", "german"], False
+    with pytest.raises(ConfigError, match=r"data.roles.target: no column 'germany'; there are english, german"):
+        pairs(one)
+    one.columns = []
+    with pytest.raises(ConfigError, match="must name the columns of a file without a header"):
+        pairs(one)
+
+
+# JSON lines
+
+
+def test_jsonl(tmp_path):
+    rows = [{"source": ODD, "target": "x\ny", "other": 3}, {"target": "ü", "source": "1"}]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    assert pairs(config(tmp_path, content, "jsonl", columns=[]))[0] == [(ODD, "x\ny"), ("1", "ü")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"rows.jsonl:2: not JSON \("),
+        ("[" * 100_000, r"rows.jsonl:2: not JSON \("),
+        ("[1]", r"rows.jsonl:2: must be a JSON object, got list"),
+        ('{"source": "a"}', r"rows.jsonl:2: no key 'target'; there are source"),
+        ('{"source": "a", "target": null}', r"rows.jsonl:2: 'target' must be a string, got NoneType"),
+        ('{"source": "a", "target": true}', r"'target' must be a string, got bool"),
+        (r'{"source": "a", "target": "\ud800"}', r"'target' holds a NUL character or half a surrogate pair"),
+        (r'{"source": "a", "target": "\u0000"}', r"'target' holds a NUL character"),
+        ("", r"rows.jsonl:2: not JSON"),
+    ],
+)
+def test_bad_jsonl(tmp_path, line, message):
+    good = '{"source": "a", "target": "b"}\n'
+    one = config(tmp_path, good + line + "\n" + good, "jsonl", columns=[])
+    with pytest.raises(DataError, match=message):
+        pairs(one)
+    one.on_bad_line = "skip"
+    assert len(pairs(one)[0]) == 2
+
+
+# Text, and long lines
+
+
+def test_running_text_keeps_every_line(tmp_path):
+    rows, _ = pairs(config(tmp_path, " a \n\nb", "text", columns=[]), roles=["text"])
+    assert rows == [(" a ",), ("",), ("b",)]
+
+
+def test_a_line_over_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LONGEST_LINE_BYTES", 1000)
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 64)
+    content = "a\tb\n" + "x" * 5000 + "\nc\td\n" + "y" * 1001
+    with pytest.raises(DataError, match=r"rows.tsv:2: 5,000 bytes long, above the limit of 1,000"):
+        pairs(config(tmp_path, content))
+    rows, corpus = pairs(config(tmp_path, content, on_bad_line="skip"))
+    assert rows == [("a", "b"), ("c", "d")]
+    assert list(corpus.splits["train"].lines) == [1, 3]
+
+
+def test_a_line_without_end_takes_bounded_memory(tmp_path):
+    path = tmp_path / "long.tsv"
+    with open(path, "wb") as file:
+        file.truncate(400 << 20)  # NUL, taking no room on disk
+    code = (
+        "import resource, sys\n"
+        "from multihead.data.readers import Lines\n"
+        "from pathlib import Path\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert list(Lines(Path(sys.argv[1]), 'x', True)) == [None]\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    grown = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout
+    assert int(grown) < 100_000  # kilobytes
+
+
+def test_long_lines_take_linear_time(tmp_path):
+    def seconds(size):
+        write(tmp_path / "x", "a b" * (size // 3))
+        start = time.process_time()
+        list(readers.Lines(tmp_path / "x", "x", False))
+        return time.process_time() - start
+
+    small, large = (min(seconds(size) for _ in range(3)) for size in (1 << 20, 10 << 20))
+    assert large < 10 * 4 * max(small, 0.002)
+
+
+# Parquet and hub: extras
+
+
+def test_extras_that_are_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ConfigError, match=r"data.format=parquet: needs the package pyarrow.*'multihead\[parquet\]'"):
+        pairs(config(tmp_path, "x", "parquet"))
+    with pytest.raises(ConfigError, match=r"data.format=hub: needs the package datasets.*'multihead\[hub\]'"):
+        pairs(DataConfig(format="hub", hub="x", splits={}), roles=["text"])
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="the extra [parquet] is not installed")
+    from pyarrow import parquet
+
+    table = {"source": ["a", ODD], "target": ["b", "ü"], "label": [0, 1], "none": ["x", None]}
+    parquet.write_table(pyarrow.table(table), tmp_path / "rows.parquet")
+    one = DataConfig(format="parquet", train=str(tmp_path / "rows.parquet"), splits={})
+    assert pairs(one)[0] == [("a", "b"), (ODD, "ü")]
+    assert pairs(one, ["source", "label"])[0] == [("a", "0"), (ODD, "1")]
+    one.roles = {"source": "source", "target": "none"}
+    with pytest.raises(DataError, match=r"rows.parquet:2: 'none' must be a string"):
+        pairs(one)
+    one.roles["target"] = "nothing"
+    with pytest.raises(DataError, match=r"no column 'nothing'; there are source, target, label, none"):
+        pairs(one)
+    (tmp_path / "rows.parquet").write_bytes(b"no")
+    with pytest.raises(DataError, match="not a Parquet file"):
+        pairs(one)
+
+
+class StandInDataset:
+    """What a data set of the hub's library answers, as far as the reader asks."""
+
+    def __init__(self, columns, names):
+        self.columns, self.column_names = columns, list(columns)
+        self.features = {name: types.SimpleNamespace(names=names.get(name)) for name in columns}
+
+    def __getitem__(self, name):
+        return self.columns[name]
+
+
+def test_hub_reads_what_the_library_loads(monkeypatch):
+    asked = []
+
+    def load_dataset(name, subset, split):
+        asked.append((name, subset, split))
+        if name == "gone":
+            raise FileNotFoundError("Dataset 'gone'\ndoesn't exist")
+        return StandInDataset({"text": ["a", "b"], "label": [1, 0]}, {"label": ["neg", "pos"]})
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    one = DataConfig(format="hub", hub="some/set:part", test="validation", splits={})
+    corpus = load_corpus(one, ["text", "label"], splits=["train", "test"])
+    assert corpus.splits["test"].columns == {"text": ["a", "b"], "label": ["pos", "neg"]}
+    assert asked == [("some/set", "part", "train"), ("some/set", "part", "validation")]
+    assert corpus.splits["train"].origin(1) == "some/set:part[train]:2"
+    one.hub = "gone"
+    with pytest.raises(DataError, match=r"gone\[train\]: Dataset 'gone' doesn't exist"):
+        pairs(one, ["text"])
+    one.hub = ""
+    with pytest.raises(ConfigError, match=r"data.hub: must name a data set"):
+        pairs(one, ["text"])

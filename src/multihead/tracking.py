@@ -1,0 +1,493 @@
+"""Records of a run: metrics.csv, events.jsonl, Weights & Biases, TensorBoard. Only rank 0 writes any of them.
+
+A call ``log_metrics(metrics, step)`` is one row: ``step`` counts optimizer steps, and the metrics ``epoch`` and
+``tokens`` (target tokens seen), where given, are its coordinates; where not given, they stay as they were.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import http.client
+import io
+import json
+import logging
+import os
+import secrets
+import struct
+import threading
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from multihead.config.training import Config
+from multihead.errors import ConfigError, MachineError
+
+log = logging.getLogger("multihead")
+
+COORDINATES = ("step", "epoch", "tokens", "seconds")
+PROBE_SECONDS = 5.0
+"""Longest wait for an answer of the W&B server before the run goes on offline."""
+FINISH_SECONDS = 10.0
+"""Longest wait for the upload at the end of an online run."""
+
+Row = dict[str, str]
+
+
+def build_loggers(config: Config, run_dir: Path, tree: Mapping[str, Any], *, step: int = 0) -> list[Logger]:
+    """The loggers of a run: `CSVMetrics` always, and what ``logger`` names.
+
+    Args:
+        config: Decides by ``config.logger``.
+        run_dir: Exists; everything is written below it.
+        tree: The whole configuration as plain containers, for display.
+        step: Optimizer steps done where the run is resumed, else 0. What was recorded beyond it is dropped from
+            metrics.csv, and what W&B has already is not sent again.
+
+    Returns:
+        An empty list on every rank but 0.
+
+    Raises:
+        ConfigError: If ``logger=tensorboard`` and the package is missing.
+        MachineError: If metrics.csv cannot be written.
+    """
+    if rank_zero_only.rank:
+        return []
+    metrics = CSVMetrics(run_dir, step)
+    loggers: list[Logger] = [metrics]
+    if config.logger == "tensorboard":
+        loggers.append(_tensorboard(run_dir, step))
+    elif config.logger in ("auto", "wandb"):
+        run = _start_wandb(run_dir, tree)
+        if run is not None:
+            loggers.append(WandbMetrics(run, run_dir, metrics.rows()))
+    return loggers
+
+
+def log_samples(loggers: Sequence[Logger], step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Shows sentences and their outputs as a table where a logger has tables (W&B); all have the same keys."""
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.log_samples(step, samples)
+
+
+def finish(loggers: Sequence[Logger], status: int) -> None:
+    """Closes the loggers at the end of a run with its exit status, and says where W&B put things."""
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.finish(status)
+        else:
+            logger.finalize("success" if status == 0 else "failed")
+
+
+class CSVMetrics(Logger):
+    """``metrics.csv``: a row per call, a column per metric; a spreadsheet or pandas opens it as it is.
+
+    Rows are appended and flushed one by one; a metric's first appearance adds a column by rewriting the file beside
+    and renaming it. So a kill at any moment leaves whole rows and at most one torn line, which is dropped on resume.
+
+    Args:
+        run_dir: The directory of the file.
+        step: Rows beyond this optimizer step are dropped: the resumed run writes them again.
+    """
+
+    def __init__(self, run_dir: Path, step: int = 0):
+        super().__init__()
+        self.path = run_dir / "metrics.csv"
+        self._resumed_at = step
+        rows = [row for row in read_metrics(self.path) if int(row["step"]) <= step]
+        self._columns = list(COORDINATES) + [name for name in (rows[0] if rows else {}) if name not in COORDINATES]
+        self._position = {name: rows[-1][name] if rows else "0" for name in ("epoch", "tokens")}
+        self._started = time.monotonic() - (float(rows[-1]["seconds"]) if rows else 0.0)
+        self._rewrite(rows)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def rows(self) -> list[Row]:
+        """The rows that stand in the file."""
+        return read_metrics(self.path)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Nothing: ``config.yaml`` has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        values = {name: _text(value) for name, value in metrics.items()}
+        self._position |= {name: values.pop(name) for name in ("epoch", "tokens") if name in values}
+        step = step or 0
+        if step <= self._resumed_at:
+            self._forget(step, values)
+        new = [name for name in values if name not in self._columns]
+        if new:
+            self._columns += new
+            self._rewrite(self.rows())
+        row = {"step": str(step), **self._position, "seconds": f"{time.monotonic() - self._started:.3f}", **values}
+        line = _csv_line([row.get(name, "") for name in self._columns])
+        try:
+            with open(self.path, "a", encoding="utf-8", newline="") as file:
+                file.write(line)
+        except OSError as error:
+            raise MachineError(str(self.path), f"cannot be written ({error.strerror})") from error
+
+    def _forget(self, step: int, names: Mapping[str, str]) -> None:
+        """Takes back values that a resumed run logs again, so that none stands twice."""
+        rows = self.rows()
+        kept = [
+            {k: "" if int(row["step"]) == step and k in names else value for k, value in row.items()} for row in rows
+        ]
+        if kept != rows:
+            self._rewrite([row for row in kept if any(row[k] for k in row if k not in COORDINATES)])
+
+    def _rewrite(self, rows: Sequence[Row]) -> None:
+        beside = self.path.with_suffix(".csv.tmp")
+        try:
+            with open(beside, "w", encoding="utf-8", newline="") as file:
+                file.write(_csv_line(self._columns))
+                file.writelines(_csv_line([row.get(name, "") for name in self._columns]) for row in rows)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self.path)
+        except OSError as error:
+            raise MachineError(str(self.path), f"cannot be written ({error.strerror})") from error
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The whole rows of a metrics.csv, values as written and "" where a row has none; [] where there is no file."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    return list(csv.DictReader(io.StringIO(whole, newline=""), restval=""))
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
+
+
+def _text(value: Any) -> str:
+    value = value.item() if hasattr(value, "item") else value
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+class Events:
+    """``events.jsonl``: what happened when, a line each, appended and flushed; a resumed run goes on below."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @rank_zero_only
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Appends ``{"time": ..., "event": event, **fields}``; the time is UTC.
+
+        Raises:
+            MachineError: If the file cannot be written.
+        """
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": event, **fields}, ensure_ascii=False) + "\n"
+        try:
+            with open(self.path, "ab+") as file:
+                if file.seek(0, os.SEEK_END):
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a kill tore the last line
+                        line = "\n" + line
+                file.write(line.encode())
+        except OSError as error:
+            raise MachineError(str(self.path), f"cannot be written ({error.strerror})") from error
+
+
+# ---- Weights & Biases
+
+
+class WandbMetrics(Logger):
+    """Metrics, configuration and sample tables of one W&B run, against optimizer steps.
+
+    W&B writes its file in blocks, so that a kill loses the last seconds of it. A resumed run therefore reads back
+    what stands in the files of the same id, sends the rows of metrics.csv that are missing there, and skips what is
+    there already: over all files of the id nothing is lost and nothing doubled.
+
+    Args:
+        run: What ``wandb.init`` gave.
+        run_dir: The run directory.
+        rows: The rows of metrics.csv.
+    """
+
+    def __init__(self, run: Any, run_dir: Path, rows: Sequence[Row]):
+        super().__init__()
+        self.run: Any = run
+        self.run_dir = run_dir
+        for name in ("step", "tokens"):
+            run.define_metric(name)
+        run.define_metric("*", step_metric="step", step_sync=True)
+        self._recorded = {
+            (int(row.get("step", -1)), name)
+            for path in run_dir.glob(f"wandb/*run-*-{run.id}/run-{run.id}.wandb")
+            for row in wandb_history(path)
+            for name in row
+        }
+        for row in rows:
+            coordinates = {"epoch": float(row["epoch"]), "tokens": float(row["tokens"])}
+            values = {name: float(text) for name, text in row.items() if text and name not in COORDINATES}
+            self.log_metrics(coordinates | values, int(row["step"]))
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return self.run.id
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Nothing: `build_loggers` passes the configuration."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        coordinates = {"step": step or 0} | {k: float(v) for k, v in metrics.items() if k in COORDINATES}
+        values = {k: float(v) for k, v in metrics.items() if k not in COORDINATES}
+        self._send(coordinates, values)
+
+    def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """A table of sentences: a column per key, a row per sample."""
+        import wandb
+
+        if samples:
+            columns = list(samples[0])
+            table = wandb.Table(columns=columns, data=[[sample[name] for name in columns] for sample in samples])
+            self._send({"step": step}, {"samples": table})
+
+    def _send(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        import wandb
+
+        values = {k: v for k, v in values.items() if (coordinates["step"], k) not in self._recorded}
+        if not values or self.run is None:
+            return
+        try:
+            self.run.log({**coordinates, **values})
+        except (wandb.errors.Error, OSError, RuntimeError) as error:
+            log.warning("W&B stopped at step %s and is left out from here on: %s", coordinates["step"], error)
+            self.run = None
+
+    def finish(self, status: int) -> None:
+        """Closes the run with its exit status and says in one line where it is."""
+        import wandb
+
+        if self.run is None:
+            return
+        run, self.run = self.run, None
+        try:
+            run.finish(exit_code=status)
+        except (wandb.errors.Error, OSError, RuntimeError) as error:
+            log.warning("W&B could not be closed: %s", error)
+        if run.settings.mode == "online":
+            log.info("W&B: %s", run.url)
+            return
+        files = sorted(self.run_dir.glob(f"wandb/offline-run-*-{run.id}"))
+        where = str(files[0]) if len(files) == 1 else f"{self.run_dir}/wandb/offline-run-*-{run.id}"
+        log.info("W&B: offline in %s/wandb; upload later: wandb sync %s", self.run_dir, where)
+
+
+def wandb_id(run_dir: Path) -> str:
+    """The W&B id of a run, made and kept in ``wandb/id`` before the first step, so that a resumed run keeps it.
+
+    ``WANDB_RUN_ID``, which a sweep's agent sets, decides where there is none yet.
+    """
+    path = run_dir / "wandb" / "id"
+    if path.is_file() and path.read_text().strip():
+        return path.read_text().strip()
+    name = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        beside.write_text(name + "\n")
+        os.replace(beside, path)
+    except OSError as error:
+        raise MachineError(str(path), f"cannot be written ({error.strerror})") from error
+    return name
+
+
+def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
+    """The logged rows of a ``.wandb`` file: a header, then records in LevelDB's log framing.
+
+    Ends quietly where the file ends in the middle of a record.
+    """
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    block, first_bytes = 32768, 7
+    content = path.read_bytes()
+    position, whole = first_bytes, b""
+    while position + 7 <= len(content):
+        rest = block - position % block
+        if rest < 7:
+            position += rest
+            continue
+        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        whole += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            try:
+                record = Record.FromString(whole)
+            except DecodeError:
+                return
+            whole = b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                yield {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def _start_wandb(run_dir: Path, tree: Mapping[str, Any]) -> Any:
+    """A W&B run, online where the user is logged in and the server answers, else offline; None if disabled."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    failures = (wandb.errors.Error, OSError, ValueError, RuntimeError)  # ValueError: a WANDB_ variable it refuses
+    name = wandb_id(run_dir)
+    try:
+        wandb.setup(wandb.Settings(silent=True))
+        mode, why = _choose_mode()
+        if mode == "disabled":
+            return None
+        if mode == "online":
+            try:
+                return _init_wandb(run_dir, tree, name, mode)
+            except failures as error:
+                why = f"W&B did not start ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+                wandb.teardown()
+        log.info("%s: logging offline to %s/wandb", why, run_dir)
+        return _init_wandb(run_dir, tree, name, "offline")
+    except failures as error:
+        log.warning("W&B is left out: %s", " ".join(str(error).split()))
+        return None
+
+
+def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) -> Any:
+    import wandb
+
+    settings = wandb.Settings(
+        console="off",  # train.log has it
+        host="",
+        disable_git=True,  # a remote's address may hold a password
+        save_code=False,
+        silent=True,
+        x_disable_meta=True,  # command line, user, host
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        init_timeout=PROBE_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+    )
+    return wandb.init(
+        project=os.environ.get("WANDB_PROJECT") or "multihead",
+        name=os.environ.get("WANDB_NAME") or run_dir.resolve().name,
+        id=name,
+        dir=str(run_dir),
+        resume="allow",
+        mode=mode,
+        config=dict(tree),
+        settings=settings,
+    )
+
+
+def _choose_mode() -> tuple[str, str]:
+    """online, offline or disabled, and the reason for being offline. WANDB_MODE wins; nothing is ever asked."""
+    import wandb
+
+    asked = os.environ.get("WANDB_MODE", "").lower()
+    if asked == "disabled":
+        return "disabled", ""
+    if asked in ("offline", "dryrun"):
+        return "offline", f"W&B: WANDB_MODE={asked}"
+    if not wandb.login(prompt=False, verify=False):
+        return "offline", "W&B: not logged in (wandb login)"
+    address = wandb.setup().settings.base_url
+    if not _answers(address):
+        return "offline", "W&B unreachable"
+    return "online", ""
+
+
+def _answers(address: str) -> bool:
+    """Whether an HTTP server answers, with whatever status, within `PROBE_SECONDS`, name resolution included."""
+    outcome: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(address, timeout=PROBE_SECONDS):
+                outcome.append(True)
+        except urllib.error.HTTPError:
+            outcome.append(True)
+        except (OSError, ValueError, http.client.HTTPException):
+            outcome.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return outcome == [True]
+
+
+def _tensorboard(run_dir: Path, step: int) -> Logger:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        fix = 'pip install "multihead[tensorboard]", or logger=auto'
+        raise ConfigError("logger", "tensorboard is not installed", fix) from error
+    return TensorBoardLogger(str(run_dir), "tensorboard", "", purge_step=step + 1 if step else None)
+
+
+# ---- Lightning's noise
+
+NOISE = (
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "💡 Tip",
+    "`Trainer.fit` stopped",
+    "Using bfloat16 Automatic Mixed Precision",
+    "Using 16bit Automatic Mixed Precision",
+    "You are using a CUDA device",
+    "LOCAL_RANK:",
+    "Initializing distributed",
+    "----------",
+    "distributed_backend=",
+    "All distributed processes registered",
+    "Restoring states from the checkpoint",
+    "Restored all states from the checkpoint",
+)
+"""Beginnings of Lightning's messages that say nothing that our own lines do not say, or advertise."""
+
+WARNINGS = (
+    ".*isinstance\\(treespec, LeafSpec\\).*",  # lightning 2.6 under torch 2.13
+    ".*does not have many workers.*",  # batches are assembled from arrays in memory
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*lr_scheduler.step.*before.*optimizer.step.*",  # false alarm where a gradient scaler skips the first step
+    ".*The ``compute`` method of metric .* was called before the ``update`` method.*",  # a rank without examples
+)
+"""Warnings that our use of Lightning, torch and torchmetrics makes pointless."""
+
+
+class _Noise(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().lstrip().startswith(NOISE)
+
+
+def quiet_lightning() -> None:
+    """Drops `NOISE` and `WARNINGS`; errors and other warnings pass. Call it before a Trainer is made."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.pytorch"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(existing, _Noise) for existing in logger.filters):
+            logger.addFilter(_Noise())
+    for message in WARNINGS:
+        warnings.filterwarnings("ignore", message=message)

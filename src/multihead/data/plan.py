@@ -57,7 +57,7 @@ class BatchPlan:
         self, target_lengths: np.ndarray, widths: np.ndarray, *, batch_tokens: int, part_tokens: int, seed: int
     ):
         self.lengths = np.asarray(target_lengths, dtype=np.int64)
-        widths = np.asarray(widths, dtype=np.int64).reshape(len(self.lengths), -1)
+        widths = _columns(widths)
         self.widths = widths.astype(np.uint16) if widths.max(initial=0) < 1 << 16 else widths  # sorted much faster
         self._work = widths.sum(axis=1)
         self.seed = seed
@@ -266,8 +266,7 @@ def eval_batches(widths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
         widths: Lengths, int [N] or [N, C].
         max_tokens: Most positions of a batch in its widest column, padding included; one example may be above.
     """
-    widths = np.asarray(widths, dtype=np.int64)
-    widths = widths.reshape(len(widths), -1)
+    widths = _columns(widths)
     order = np.lexsort(widths.T[::-1])[::-1]
     batches, start = [], 0
     while start < len(order):
@@ -277,3 +276,8 @@ def eval_batches(widths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
         batches.append(order[start:end])
         start = end
     return batches
+
+
+def _columns(widths: np.ndarray) -> np.ndarray:
+    widths = np.asarray(widths, dtype=np.int64)
+    return widths[:, None] if widths.ndim == 1 else widths

@@ -189,7 +189,7 @@ wait = warten
 play = spielen
 swim:swam:swum = schwimmen*:schwimmt:schwamm:geschwommen
 """)
-INTRANSITIVE = RESTING + verbs("""
+INTRANSITIVE = verbs("""
 laugh = lachen
 cry = weinen
 smile = lächeln
@@ -370,7 +370,7 @@ CAUSES = phrases("""
 because = weil
 although = obwohl
 """)
-CONJUNCTIONS = CAUSES + phrases("""
+CONJUNCTIONS = phrases("""
 while = während
 before = bevor
 until = bis
@@ -431,6 +431,7 @@ WORDS: dict[str, list] = {
     "ask": ASKING,
     "lie": LYING,
     "animal_act": ANIMAL_ACTS,
+    "animal_move": [moving for moving in MOVING if moving.base in ("run", "come")],
     "animal_eat": ANIMAL_EATING,
     "past_time": PAST_TIMES,
     "present_time": PRESENT_TIMES,

@@ -37,6 +37,9 @@ def _finish(text: str, mark: str) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- English
 
+VOWELS = (*"aeiou", "honest")
+"""What `an` stands before."""
+
 
 class English:
     """English sentences: do-support, particles that pronouns split, stranded prepositions."""
@@ -187,9 +190,9 @@ class English:
             return _join(text, self.relative(rest[0], self.head(first), agreement)), agreement
         adjectives, noun = rest
         if rule == "owned":
-            return _join("the", first.english[0] + "'s", self.degree(adjectives), noun.english[0]), "3sg"
+            return _join("the", f"{first.english[0]}'s", self.degree(adjectives), noun.english[0]), "3sg"
         words = _join(self.degree(adjectives), noun.english[rule == "many"])
-        article = "an" if first.english == "a" and words[0] in "aeiou" else first.english
+        article = "an" if first.english == "a" and words.startswith(VOWELS) else first.english
         return _join(article, words), "3pl" if rule == "many" else "3sg"
 
     def head(self, tree: Tree):

@@ -1,8 +1,8 @@
 """Labelled opinions: sentences whose sentiment follows from their structure and not from their words.
 
 `The food was not really bad, but we doubt that the staff was pleasant.` Negation and doubt flip the sentiment of a
-claim; of two contrasted claims the main clause decides, or the one after `but`. Contrast puts praising and blaming words
-under both labels, so a linear model over words and pairs of words gains little. The label is a function of the text.
+claim; of two contrasted claims the main clause decides, or the one after `but`. Contrast puts praise and blame under
+both labels, so a linear model over words and pairs of words gains little. The label is a function of the text.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Degree = 1 nothing | 2 - degree
 Strength = 1 nothing | 2 - strength
 """
 SIGNED_RULES = """
-{0}Text = 9 say {0} | 6 but {1} {0} | 4 although_first {1} {0} | 4 although_last {0} {1} | 3 despite {1} {0}
-{0} = 6 - {0}Fact | 2 keep keeper {0}Fact | 2 flip flipper {1}Fact
-{0}Fact = 8 is aspect When Degree {0}Word | 6 is_not aspect When Strength {1}Word
+{0}Text = 16 say {0} | 6 but {1} {0} | 4 although_first {1} {0} | 4 although_last {0} {1} | 3 despite {1} {0}
+{0} = 7 - {0}Fact | 2 keep keeper {0}Fact | 2 flip flipper {1}Fact
+{0}Fact = 9 is aspect When Degree {0}Word | 4 is_not aspect When Strength {1}Word
     | 3 did person {0}Verb aspect When | 2 did_not person {1}Verb aspect When
 {0}Word = 1 - {2}_word
 {0}Verb = 1 - {2}_verb

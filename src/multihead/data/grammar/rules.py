@@ -15,9 +15,11 @@ Sentence = 20 say Clause | 12 front When Fact | 9 late When Light | 12 linked Li
 
 Clause = 8 clause Tense Core | 3 clause modal Deed | 1 clause liking Gladly
 Core = 10 - Fact | 1 often frequency Subject Short
-Fact = 13 - Deed | 2 does Crowd Predicate | 2 does Subject PersonIs
-    | 1 does_not Subject PersonIs | 2 does ThingSubject ThingIs | 1 does_not ThingSubject ThingIs
-    | 1 does Subject Counted | 2 does AnimalSubject AnimalPredicate | 1 does_not AnimalSubject AnimalPredicate
+Fact = 26 - Deed | 4 does Crowd Predicate | 2 does Subject Counted
+    | 4 does Subject PersonIs | 2 does_not Subject PersonIs
+    | 4 does ThingSubject ThingIs | 2 does_not ThingSubject ThingIs
+    | 4 does AnimalSubject AnimalPredicate | 2 does_not AnimalSubject AnimalPredicate
+    | 2 does FoodSubject FoodIs | 1 does_not FoodSubject FoodIs
 Deed = 10 does Subject Predicate | 4 does_not Subject Predicate
 Light = 10 does Subject Short | 3 does_not Subject Short
 Gladly = 1 does Subject Short
@@ -25,10 +27,11 @@ Gladly = 1 does Subject Short
 Tense = 3 - present | 4 - past | 2 - perfect | 1 - future
 Matrix = 1 - present | 1 - past
 When = 3 when past past_time | 2 when present present_time | 2 when future future_time
-Link = 5 link Matrix conjunction | 3 link Tense cause | 1 link past when | 1 link present if
+Link = 4 link Matrix conjunction | 4 link Tense cause | 1 link past when | 1 link present if
 
 Predicate = 7 - Short | 3 - Long
-Short = 3 intr intransitive | 3 at rest Where | 4 go move Goal | 1 with together PersonDat | 1 manner rest manner
+Short = 3 intr intransitive | 1 intr rest | 3 at rest Where | 4 go move Goal
+    | 1 with together PersonDat | 1 manner rest manner
     | 5 trans person_verb PersonAcc | 2 trans animal_verb AnimalObject | 6 trans thing_verb ThingObject
     | 2 trans_at thing_verb ThingObject Where | 3 trans food_verb FoodObject | 3 trans dative_verb PersonDat
     | 4 give give PersonDat ThingObject | 3 trans acc_verb PersonOn | 2 trans dat_verb PersonDat
@@ -37,16 +40,19 @@ Long = 3 trans person_verb PersonLong | 5 trans thing_verb ThingLong | 1 trans d
 
 PersonIs = 5 be PersonDegree | 2 compare person_more PersonDef | 3 feel state
 ThingIs = 5 be ThingDegree | 2 compare thing_more ThingDef | 3 at lie Where
-AnimalPredicate = 2 intr animal_act | 2 at animal_act Where | 1 be AnimalDegree | 2 trans animal_eat FoodObject
+AnimalPredicate = 2 intr animal_act | 2 at animal_act Where | 1 go animal_move Goal | 1 be AnimalDegree
+    | 2 trans animal_eat FoodObject
+FoodIs = 1 be FoodDegree
 
-Subject = 5 - pronoun | 2 - name | 8 - PersonAny | 3 rel PersonPlain PersonRel
+Subject = 15 - pronoun | 6 - name | 20 - PersonDef | 4 - PersonIndef | 9 rel PersonPlain PersonRel
 Crowd = 2 one every PersonAdj person | 2 one no PersonAdj person | 3 many quantifier PersonAdj person
     | 1 many all PersonAdj person
 PersonAcc = 3 - pronoun_acc | 1 - name | 6 - PersonObject
 PersonOn = 2 - pronoun_acc | 1 - name | 5 - PersonDef
 PersonDat = 2 - pronoun_dat | 1 - name | 5 - PersonDef
 ThingSubject = 6 - ThingDef | 2 rel ThingPlain ThingRel
-AnimalSubject = 4 - AnimalDef | 1 - AnimalIndef
+AnimalSubject = 8 - AnimalDef | 2 - AnimalIndef | 3 rel AnimalPlain AnimalRel
+FoodSubject = 2 - FoodDef | 1 rel FoodPlain FoodRel
 Counted = 1 trans thing_verb Number
 Number = 1 many quantifier ThingAdj thing
 New = 1 - PersonIndef | 1 - AnimalIndef | 1 - ThingIndef | 1 one no PersonAdj person
@@ -57,6 +63,8 @@ PersonRel = 5 who RelTense Short | 3 whom RelTense Agent person_verb | 1 whom Re
 PersonRelLong = 5 - PersonRel | 1 who RelTense Nested
 Nested = 1 trans thing_verb ThingLong
 ThingRel = 4 whom RelTense Agent thing_verb | 2 who Matrix ThingIs
+AnimalRel = 1 whom RelTense Agent animal_verb
+FoodRel = 1 whom RelTense Agent food_verb
 RelTense = 2 - present | 2 - past | 1 - perfect
 Agent = 3 - pronoun_clear | 3 one the PersonAdj person_clear | 1 one this PersonAdj person_clear
 PersonLong = 3 rel PersonPlain PersonRelLong | 1 rel PersonIndef PersonRelLong
@@ -75,7 +83,6 @@ NOUN_PHRASES = """
 {0}Def = 6 one the {0}Adj {1} | 1 one this {0}Adj {1} | 3 one possessive {0}Adj {1} | 2 many the {0}Adj {1}
     | 1 many these {0}Adj {1} | 1 many possessive {0}Adj {1} | 1 owned person {0}Adj {1}
 {0}Indef = 1 one a {0}Adj {1}
-{0}Any = 5 - {0}Def | 1 - {0}Indef
 {0}Object = 5 - {0}Def | 2 - {0}Indef | 1 many bare {0}Adj {1}
 {0}Adj = 12 none | 4 - {1}_adj | 1 very {1}_adj
 {0}Degree = 3 - {1}_adj | 2 very {1}_adj | 1 too {1}_adj

@@ -44,16 +44,16 @@ class Transformer(nn.Module):
         blocks: Blocks | None = None,
     ):
         super().__init__()
-        assert source_vocab_size is not None or target_vocab_size is not None, "neither encoder nor decoder"
         blocks = blocks or Blocks()
         self.config = config
         self.encoder: Stack | None = None
         self.decoder: Stack | None = None
         if source_vocab_size is not None:
-            self.encoder = Stack(config, source_vocab_size, config.num_encoder_layers, blocks)
+            layers = config.num_encoder_layers
+            self.encoder = Stack(config, source_vocab_size, layers, blocks, causal=False, cross=False)
         if target_vocab_size is not None:
-            cross = self.encoder is not None
-            self.decoder = Stack(config, target_vocab_size, config.num_decoder_layers, blocks, causal=True, cross=cross)
+            layers, cross = config.num_decoder_layers, self.encoder is not None
+            self.decoder = Stack(config, target_vocab_size, layers, blocks, causal=True, cross=cross)
         if self.encoder and self.decoder and config.tie_embeddings in ("source_target", "all"):
             require(
                 source_vocab_size == target_vocab_size,
@@ -112,14 +112,7 @@ class Stack(nn.Module):
     """Embedding, layers and final norm: the encoder, or with ``causal`` the decoder (section 3.1)."""
 
     def __init__(
-        self,
-        config: ModelConfig,
-        vocab_size: int,
-        num_layers: int,
-        blocks: Blocks,
-        *,
-        causal: bool = False,
-        cross: bool = False,
+        self, config: ModelConfig, vocab_size: int, num_layers: int, blocks: Blocks, *, causal: bool, cross: bool
     ):
         super().__init__()
         self.causal = causal
@@ -295,7 +288,7 @@ class MultiHeadAttention(nn.Module):
         batch, length, width = x.shape
         query = self.query_norm(self._heads(self.query(x)))  # [B, T, H, K]
         if memory is not None and cache is not None and cache.length:
-            key, value = cache.key, cache.value
+            key, value = cache.read()
         else:
             context = x if memory is None else memory
             key, value = self.key_norm(self._heads(self.key(context))), self._heads(self.value(context))  # [N, S, G, K]
@@ -478,15 +471,9 @@ class KeyValueCache:
         self._key: Tensor | None = None
         self._value: Tensor | None = None
 
-    @property
-    def key(self) -> Tensor:
-        """The keys so far."""
-        return self._key[:, : self.length]
-
-    @property
-    def value(self) -> Tensor:
-        """The values so far."""
-        return self._value[:, : self.length]
+    def read(self) -> tuple[Tensor, Tensor]:
+        """The keys and values so far."""
+        return self._key[:, : self.length], self._value[:, : self.length]
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Adds those of new tokens; returns all."""
@@ -498,7 +485,7 @@ class KeyValueCache:
                 room = key.new_empty(key.size(0), key.size(1) + self.BLOCK, *key.shape[2:])
                 self._key, self._value = torch.cat((self._key, room), 1), torch.cat((self._value, room), 1)
             self._key[:, past : self.length], self._value[:, past : self.length] = key, value
-        return self.key, self.value
+        return self.read()
 
     def select(self, rows: Tensor) -> None:
         """Keeps these rows, in this order."""

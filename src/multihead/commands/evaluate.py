@@ -1,0 +1,97 @@
+"""``evaluate``: any split or file, any decoding, one run or several."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from multihead.config.compose import compose_from_run, load_yaml
+from multihead.config.training import Config
+from multihead.errors import ConfigError
+
+log = logging.getLogger("multihead")
+
+
+def run(words: Sequence[str]) -> int:
+    """``multihead evaluate run=RUN [run=RUN2 ...] [data.split=val] [data.test=FILE] [decoding.num_beams=8]``."""
+    from multihead.progress import open_log, table
+    from multihead.tracking import quiet_lightning
+
+    runs, words = run_words(words)
+    quiet_lightning()
+    open_log(None)
+    rows = []
+    for path in runs:
+        result = evaluate(path, words)
+        rows.append({"run": path, **result})
+    table(rows)
+    return 0
+
+
+def run_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits ``run=`` (one directory, or ``run=[A,B]``) from the overrides.
+
+    Raises:
+        ConfigError: If no run is named.
+    """
+    runs: list[str] = []
+    rest = []
+    for word in words:
+        if word.startswith("run="):
+            value = word[len("run=") :]
+            listed = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
+            runs += [item.strip() for item in listed if item.strip()]
+        else:
+            rest.append(word)
+    if not runs:
+        raise ConfigError("run", "is missing", "run=outputs/TASK/DATA/...")
+    return runs, rest
+
+
+def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
+    """Metrics of a finished run on ``data.split`` (default test); written beside result.json, never over it.
+
+    Args:
+        run: The run's directory.
+        words: Overrides as on the command line.
+    """
+    import lightning as L
+
+    from multihead.commands.train import devices, prepare
+    from multihead.data.encode import apply_overlong
+    from multihead.data.module import DataModule
+    from multihead.run import capsule_dir, load_tokenizers, load_weights, write_result
+    from multihead.tasks import build_task
+
+    path = capsule_dir(run)
+    composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=run)
+    config, split = composition.config, composition.config.data.split
+    prepared = prepare(composition, (split,), load_tokenizers(path))
+    task = build_task(config, prepared.tokenizers, composition.plugin)
+    load_weights(task, path / "model" / "model.safetensors")
+    task.texts = {"test": prepared.corpus.splits[split].columns}
+    encoded, _ = apply_overlong(prepared.encoded[split], task.limits(), "cut", split="test")
+    data = DataModule({"test": encoded}, config.data, lengths=task.lengths, collate=task.collate, seed=config.seed)
+    clock = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="multihead-") as scratch:
+        trainer = L.Trainer(**devices(config), default_root_dir=scratch, logger=False)
+        trainer.test(task, datamodule=data, verbose=False)
+    result = {name.replace("test/", f"{split}/", 1): value for name, value in task.recorded.items()}
+    result |= {"seconds": time.monotonic() - clock, "examples": len(prepared.encoded[split]), **task.signatures()}
+    name = result_name(config, split, words)
+    write_result(path, {**result, "overrides": " ".join(words)}, name)
+    log.info("wrote %s", Path(path, name))
+    return result
+
+
+def result_name(config: Config, split: str, words: Sequence[str]) -> str:
+    """``evaluate_SPLIT.json``, with a mark of the overrides where there are any."""
+    import hashlib
+
+    changed = sorted(word for word in words if not word.startswith("data.split="))
+    mark = "_" + hashlib.sha256(" ".join(changed).encode()).hexdigest()[:8] if changed else ""
+    return f"evaluate_{split}{mark}.json"

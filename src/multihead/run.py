@@ -1,0 +1,262 @@
+"""The capsule: one directory per run that moves to another machine and still predicts and resumes."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multihead.config.compose import compose_from_run, load_yaml, to_yaml
+from multihead.config.training import Config
+from multihead.data.tokenizer import Tokenizer
+from multihead.errors import CheckpointError, ConfigError, MachineError
+from multihead.plugin import Plugin
+
+if TYPE_CHECKING:
+    from multihead.decoding import Hypothesis
+    from multihead.tasks.base import Model, Task
+
+FORMAT = 1
+LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tokenizers", "sacrebleu", "numpy")
+
+
+def new_run_dir(config: Config) -> Path:
+    """Where this run will live; nothing is made yet.
+
+    Raises:
+        ConfigError: If ``run_dir`` names a directory that is not empty.
+    """
+    if not config.run_dir:
+        now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        return Path("outputs") / config.task.name / config.data.name / f"{now}_{secrets.token_hex(2)}"
+    path = Path(config.run_dir)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        fix = f"choose another directory, or resume={path} to go on with the run in it"
+        raise ConfigError("run_dir", f"{path} exists already and is not empty", fix)
+    return path
+
+
+def capsule_dir(run: str, key: str = "run") -> Path:
+    """The directory of an existing run.
+
+    Raises:
+        ConfigError: If there is none, or it is no capsule.
+    """
+    path = Path(run)
+    if not path.is_dir():
+        raise ConfigError(key, f"no such directory: {path}", "give the directory of a run, outputs/...")
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(key, f"{path} is not the directory of a run: it has no config.yaml", "outputs/TASK/DATA/...")
+    return path
+
+
+def create(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str], environment: Mapping[str, Any]) -> None:
+    """Makes the directory with what is known before the first step.
+
+    Raises:
+        MachineError: If it cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(to_yaml(tree))
+        (run_dir / "overrides.yaml").write_text(to_yaml(list(words)))
+        (run_dir / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+    except OSError as error:
+        raise MachineError(str(run_dir), f"cannot be written ({error.strerror})", "choose another run_dir") from error
+
+
+def environment(config: Config, fingerprints: Mapping[str, str], plugin: Plugin | None) -> dict[str, Any]:
+    """Versions, commit, hardware, threads, data fingerprints and seed; no environment variables, no host names."""
+    import torch
+
+    commit, dirty = git_state()
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": {"python": platform.python_version(), "multihead": metadata.version("multihead")}
+        | {name: metadata.version(name) for name in LIBRARIES},
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        },
+        "threads": torch.get_num_threads(),
+        "data": dict(fingerprints),
+        "seed": config.seed,
+        "plugin": {"name": plugin.name, "sha256": plugin.sha256} if plugin else None,
+    }
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of the package's own checkout and whether it is dirty; (None, None) outside of one."""
+    here = Path(__file__).parent
+    try:
+        run = lambda *words: subprocess.run(  # noqa: E731
+            ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        return run("rev-parse", "HEAD"), bool(run("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_commit_label(commit: str | None, dirty: bool | None) -> str:
+    """The commit as result.json shows it."""
+    return "" if commit is None else commit + ("-dirty" if dirty else "")
+
+
+def copy_plugin(run_dir: Path, plugin: Plugin | None) -> None:
+    """Puts the plugin's file into the capsule, for the record; it is never loaded from there unasked."""
+    if plugin and plugin.path:
+        (run_dir / "plugin").mkdir(exist_ok=True)
+        shutil.copyfile(plugin.path, run_dir / "plugin" / plugin.path.name)
+
+
+def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) -> None:
+    """Writes ``model/``, all that prediction needs; beside its target first, then renamed."""
+    from safetensors.torch import save_model
+
+    target, beside = run_dir / "model", run_dir / "model.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    save_model(task.model, str(beside / "model.safetensors"))
+    names = {id(tokenizer): name for name, tokenizer in _tokenizer_files(task.tokenizers)}
+    for name, tokenizer in _tokenizer_files(task.tokenizers):
+        tokenizer.save(beside / name)
+    description = {
+        "format": FORMAT,
+        "step": step,
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "tokenizers": {role: names[id(tokenizer)] for role, tokenizer in task.tokenizers.items()},
+        "config": dict(tree),
+    }
+    (beside / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    (beside / "labels.json").write_text("[]\n")
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(beside, target)
+
+
+def _tokenizer_files(tokenizers: Mapping[str, Tokenizer]) -> list[tuple[str, Tokenizer]]:
+    """tokenizer.json for a joint vocabulary or the target's, tokenizer_source.json for a separate source."""
+    if "target" not in tokenizers or tokenizers["source"] is tokenizers["target"]:
+        return [("tokenizer.json", next(iter(tokenizers.values())))]
+    return [("tokenizer.json", tokenizers["target"]), ("tokenizer_source.json", tokenizers["source"])]
+
+
+def load_tokenizers(run_dir: Path) -> dict[str, Tokenizer]:
+    """Role to tokenizer, as ``model/model.json`` says."""
+    names = _description(run_dir)["tokenizers"]
+    loaded = {name: Tokenizer.load(run_dir / "model" / name) for name in set(names.values())}
+    return {role: loaded[name] for role, name in names.items()}
+
+
+def _description(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "model" / "model.json"
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError:
+        fix = f"finish it first: resume={run_dir}"
+        raise CheckpointError(str(run_dir), "has no model/ yet: the run did not get to its end", fix) from None
+    except ValueError as error:
+        raise CheckpointError(str(path), f"is damaged ({error})", "copy the run again") from None
+    if description["format"] > FORMAT:
+        raise CheckpointError(str(path), f"was written in format {description['format']}; this version reads {FORMAT}")
+    return description
+
+
+def load_weights(task: Task, path: Path) -> None:
+    """Loads ``model.safetensors`` into a task's model.
+
+    Raises:
+        CheckpointError: If the file is damaged or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(task.model, str(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(str(path), f"cannot be loaded ({reason})", "copy the run again") from error
+
+
+@dataclass
+class Run:
+    """A finished run, loaded: ``model`` is a plain ``nn.Module``; the verbs depend on the task.
+
+    Attributes:
+        path: The capsule.
+        config: Its configuration, with what was overridden.
+        task: The task's module.
+    """
+
+    path: Path
+    config: Config
+    task: Task
+
+    @property
+    def model(self) -> Model:
+        """Backbone and head."""
+        return self.task.model
+
+    def hypotheses(self, texts: Sequence[str], **decoding: Any) -> list[list[tuple[str, Hypothesis]]]:
+        """N-best translations, each with its `Hypothesis`; ``decoding`` overrides fields of `DecodingConfig`."""
+        return self.task.translate(texts, replace(self.config.decoding, **decoding))
+
+    def translate(self, texts: Sequence[str], **decoding: Any) -> list[str]:
+        """The best translation of each text, in order: ``run.translate(["A man rides a bike."], num_beams=5)``."""
+        return [best[0][0] for best in self.hypotheses(texts, **decoding)]
+
+    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
+        """log p(target | source) in nats of each pair."""
+        return self.task.score(sources, targets)
+
+
+def load(run: str | os.PathLike[str], *words: str) -> Run:
+    """Loads a finished run for prediction.
+
+    Args:
+        run: The run's directory.
+        words: Overrides as on the command line, such as ``decoding.num_beams=5`` or ``plugin=variant.py``.
+
+    Raises:
+        ConfigError: If there is no such run.
+        CheckpointError: If its model is missing or damaged, or needs a plugin that was not named.
+    """
+    from multihead.tasks import build_task
+
+    path = capsule_dir(str(run))
+    composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
+    task = build_task(composition.config, load_tokenizers(path), composition.plugin)
+    load_weights(task, path / "model" / "model.safetensors")
+    task.eval()
+    return Run(path, composition.config, task)
+
+
+def write_result(run_dir: Path, result: Mapping[str, Any], name: str = "result.json") -> dict[str, Any]:
+    """Writes a flat result and reads it back."""
+    path = run_dir / name
+    beside = path.with_name(name + ".tmp")
+    beside.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(beside, path)
+    return json.loads(path.read_text())

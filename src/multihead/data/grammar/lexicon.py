@@ -187,9 +187,11 @@ dance = tanzen
 sit:sat = sitzen:sitzt:saß:gesessen
 wait = warten
 play = spielen
-swim:swam:swum = schwimmen*:schwimmt:schwamm:geschwommen
 """)
-INTRANSITIVE = verbs("""
+SWIM = verb("swim:swam:swum = schwimmen*:schwimmt:schwamm:geschwommen")
+INTRANSITIVE = [
+    SWIM,
+    *verbs("""
 laugh = lachen
 cry = weinen
 smile = lächeln
@@ -198,7 +200,8 @@ fall:fell:fallen asleep = ein|schlafen*:schläft:schlief:geschlafen
 wake:woke:woken up = auf|wachen*
 arrive = an|kommen*:kommt:kam:gekommen
 leave:left = weg|gehen*:geht:ging:gegangen
-""")
+"""),
+]
 MOVING = verbs("""
 go:went:gone = gehen*:geht:ging:gegangen
 run:ran:run = laufen*:läuft:lief:gelaufen
@@ -415,7 +418,7 @@ WORDS: dict[str, list] = {
     "thing_more": THING_COMPARATIVES,
     "state": STATES,
     "rest": RESTING,
-    "together": [rest for rest in RESTING if rest.base not in ("sleep", "sit")],
+    "together": [SWIM, *(rest for rest in RESTING if rest.base not in ("sleep", "sit"))],
     "intransitive": INTRANSITIVE,
     "move": MOVING,
     "person_verb": PERSON_VERBS,

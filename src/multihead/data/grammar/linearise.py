@@ -39,6 +39,8 @@ def _finish(text: str, mark: str) -> str:
 
 VOWELS = (*"aeiou", "honest")
 """What `an` stands before."""
+REFLEXIVE = {"1sg": "myself", "1pl": "ourselves"}
+"""Objects that are the subject again."""
 
 
 class English:
@@ -102,7 +104,7 @@ class English:
         adverb = rest.pop(0).english if kind == "often" else ""
         subject, predicate = rest
         text, agreement = self.noun_phrase(subject)
-        verb, after = self.predicate(predicate)
+        verb, after = self.predicate(predicate, agreement)
         negated = kind == "does_not"
         first, second = self.verbs(frame, verb, agreement, question or negated, adverb)
         no = "not" if negated else ""
@@ -137,8 +139,8 @@ class English:
             return "has" if verb.base == "have" else verb.third
         return verb.base
 
-    def predicate(self, tree: Tree) -> tuple[Verb, str]:
-        """The main verb and all that follows the verbs."""
+    def predicate(self, tree: Tree, agreement: str = "") -> tuple[Verb, str]:
+        """The main verb and all that follows the verbs; ``agreement`` is the subject's."""
         rule, *rest = tree
         if rule == "be":
             return BE, self.degree(rest[0])
@@ -148,24 +150,29 @@ class English:
             return BE, rest[0].english
         verb, *rest = rest
         if rule == "trans":
-            return verb, self.governed(verb, rest[0])
+            return verb, self.governed(verb, rest[0], agreement)
         if rule == "trans_at":
-            return verb, _join(self.governed(verb, rest[0]), self.complement(rest[1]))
+            return verb, _join(self.governed(verb, rest[0], agreement), self.complement(rest[1]))
         if rule == "give":
-            return verb, _join(self.noun_phrase(rest[0], 1)[0], self.noun_phrase(rest[1], 1)[0])
+            return verb, _join(self.object(rest[0], agreement), self.object(rest[1], agreement))
         if rule in ("at", "go"):
             return verb, _join(verb.particle, self.complement(rest[0]))
         if rule == "with":
-            return verb, _join("with", self.noun_phrase(rest[0], 1)[0])
+            return verb, _join("with", self.object(rest[0], agreement))
         if rule == "manner":
             return verb, _join(verb.particle, rest[0].english)
         if rule == "try":
-            inner, after = self.predicate(rest[0])
+            inner, after = self.predicate(rest[0], agreement)
             return verb, _join("to", inner.base, after)
         return verb, verb.particle
 
-    def governed(self, verb: Verb, tree: Tree) -> str:
-        text = self.noun_phrase(tree, 1)[0]
+    def object(self, tree: Tree | Pronoun, agreement: str) -> str:
+        if isinstance(tree, Pronoun) and tree.agreement == agreement and agreement in REFLEXIVE:
+            return REFLEXIVE[agreement]
+        return self.noun_phrase(tree, 1)[0]
+
+    def governed(self, verb: Verb, tree: Tree | Pronoun, agreement: str) -> str:
+        text = self.object(tree, agreement)
         if verb.splits and isinstance(tree, Pronoun) and tree.clitic:
             return _join(text, verb.particle)
         return _join(verb.particle, text)

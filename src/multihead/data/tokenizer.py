@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tokenizers import Tokenizer as Backend
 
 from multihead.config.check import require
 from multihead.config.data import NORMALIZATIONS, TOKENIZERS, TokenizerConfig
+from multihead.data.unigram import train_unigram
 from multihead.errors import CheckpointError, DataError
 
 # Without a value the library warns in every forked worker of a DataLoader; workers tokenise nothing.
@@ -229,8 +231,9 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], normalize: st
         )
     if kind == "byte":
         return Tokenizer(kind, normalize, config.lowercase, [*SPECIALS, *alphabet])
+    if kind == "unigram":
+        return _train_unigram(config, texts, normalize, alphabet)
     keys = _keys(SPECIALS)
-    unknown = keys[Tokenizer.unk_id]
     if kind == "bpe":
         model: models.Model = models.BPE()
         trainer: trainers.Trainer = trainers.BpeTrainer(
@@ -240,17 +243,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], normalize: st
             initial_alphabet=alphabet,
             show_progress=False,
         )
-    elif kind == "unigram":
-        model = models.Unigram()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=config.vocab_size,
-            special_tokens=keys,
-            initial_alphabet=alphabet,
-            unk_token=unknown,
-            show_progress=False,
-        )
     else:
-        model = models.WordLevel(unk_token=unknown)
+        model = models.WordLevel(unk_token=keys[Tokenizer.unk_id])
         word = kind == "word"
         trainer = trainers.WordLevelTrainer(
             vocab_size=config.vocab_size if word else 0x110000 + NUM_SPECIALS,
@@ -260,20 +254,20 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], normalize: st
         )
     backend = _pipeline(model, kind, normalize, config.lowercase)
     backend.train_from_iterator(texts, trainer)
-    return _trained(kind, normalize, config.lowercase, json.loads(backend.to_str())["model"])
-
-
-def _trained(kind: str, normalize: str, lowercase: bool, model: dict) -> Tokenizer:
-    """A tokenizer from what the library has learned."""
-    if kind == "unigram":
-        # The library sums in an order that differs from run to run, and so do the last digits of its scores.
-        pieces = [(round(score, 4), key) for key, score in model["vocab"][NUM_SPECIALS:]]
-        pieces.sort(key=lambda piece: (-piece[0], piece[1]))
-        vocab, scores = [key for _, key in pieces], [0.0] * NUM_SPECIALS + [score for score, _ in pieces]
-        merges = []
-    else:
-        vocab = sorted(model["vocab"], key=model["vocab"].__getitem__)[NUM_SPECIALS:]
-        merges, scores = model.get("merges", []), []
+    learned = json.loads(backend.to_str())["model"]
+    vocab = sorted(learned["vocab"], key=learned["vocab"].__getitem__)[NUM_SPECIALS:]
     if not vocab:
         raise DataError("tokenizer", "no text to train on", "see data.train and tokenizer.min_frequency")
-    return Tokenizer(kind, normalize, lowercase, [*SPECIALS, *vocab], merges, scores)
+    return Tokenizer(kind, normalize, config.lowercase, [*SPECIALS, *vocab], learned.get("merges", []))
+
+
+def _train_unigram(config: TokenizerConfig, texts: Iterable[str], normalize: str, alphabet: list[str]) -> Tokenizer:
+    blank = Tokenizer("bpe", normalize, config.lowercase, [*SPECIALS, *alphabet])._backend
+    words: Counter[str] = Counter()
+    for text in texts:
+        normalised = blank.normalizer.normalize_str(text)
+        words.update(word for word, _ in blank.pre_tokenizer.pre_tokenize_str(normalised))
+    pieces = train_unigram(words, alphabet, config.vocab_size - NUM_SPECIALS)
+    scores = [0.0] * NUM_SPECIALS + [round(score, 6) for _, score in pieces]
+    vocab = [*SPECIALS, *(piece for piece, _ in pieces)]
+    return Tokenizer("unigram", normalize, config.lowercase, vocab, scores=scores)

@@ -1,0 +1,374 @@
+"""What a run shows while it goes and at its end: a bar in a terminal, plain lines elsewhere, `train.log` always.
+
+Everything goes through the ``multihead`` logger. A record may carry ``renderable`` (something rich draws, in place of
+its text) or ``quiet`` (for the file alone).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from multihead.config.training import Config
+from multihead.errors import MachineError
+
+log = logging.getLogger("multihead")
+
+LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
+"""Loggers that share our console and file while a log is open."""
+FILE_WIDTH = 100
+"""Columns of what rich draws into train.log."""
+
+
+class Log:
+    """The open console and ``train.log``; closing it gives the logging module back as it was."""
+
+    def __init__(self, console: Console, handlers: Sequence[logging.Handler]):
+        self.console, self.handlers = console, handlers
+        self._before = {name: _state(logging.getLogger(name)) for name in ("multihead", *LIBRARIES)}
+        for name in self._before:
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate = list(handlers), False
+        log.setLevel(logging.INFO)
+        logging.captureWarnings(True)
+
+    def close(self) -> None:
+        """Detaches and closes the handlers."""
+        global _open
+        logging.captureWarnings(False)
+        for name, (handlers, propagate, level) in self._before.items():
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        for handler in self.handlers:
+            handler.close()
+        _open = None
+
+
+_open: Log | None = None
+
+
+def _state(logger: logging.Logger) -> tuple[list[logging.Handler], bool, int]:
+    return logger.handlers, logger.propagate, logger.level
+
+
+def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
+    """Sends what the run says to the console (standard output) and to ``train.log``.
+
+    Args:
+        run_dir: Where ``train.log`` is appended to; None for the console alone.
+        console: Another console.
+
+    Raises:
+        MachineError: If the file cannot be opened.
+    """
+    global _open
+    if _open is not None:
+        _open.close()
+    if console is None:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # a translation may not fit the terminal's encoding
+        console = Screen(highlight=False)
+    handlers: list[logging.Handler] = [_ConsoleHandler(console)]
+    if run_dir is not None:
+        try:
+            file = logging.FileHandler(run_dir / "train.log", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise MachineError(str(run_dir / "train.log"), f"cannot be opened ({error.strerror})") from error
+        file.setFormatter(_FileFormatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handlers.append(file)
+    _open = Log(console, handlers)
+    return _open
+
+
+class Screen(Console):
+    """A console whose reader may leave (``| head``): the run goes on without it, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with contextlib.suppress(OSError):  # no file descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console):
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "quiet", False) and self.console.is_terminal:
+            return
+        drawn = getattr(record, "renderable", None)
+        if drawn is None:
+            style = "yellow" if record.levelno >= logging.WARNING else ""
+            self.console.print(Text(record.getMessage(), style=style), soft_wrap=True)
+        else:
+            self.console.print(drawn)
+
+
+class _FileFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        drawn = getattr(record, "renderable", None)
+        if drawn is None:
+            return super().format(record)
+        console = Console(file=io.StringIO(), width=FILE_WIDTH, highlight=False)
+        console.print(drawn)
+        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+class Progress(L.Callback):
+    """Steps done, loss, the monitored metric, tokens per second and time left.
+
+    In a terminal this is a bar, with a line above it for each validation; elsewhere, and in ``train.log``, a line
+    for each log interval and each validation. Metrics are read when they are shown, never at every step. The time
+    left counts validations and saving at their share so far; tokens per second do not.
+    """
+
+    def __init__(self, config: Config):
+        self.monitor, self.mode = config.task.monitor, config.task.monitor_mode
+        self.interval = config.trainer.log_every_n_steps
+        self.bar: Bar | None = None
+        self.shown: TaskID | None = None
+        self.first_step = self.reported = 0
+        self.started = self.mark = 0.0
+        self.tokens, self.paused, self.speed = 0, 0.0, 0.0
+        self.pause_began = 0.0
+        self.last, self.best = math.nan, math.nan
+
+    # ---- the hooks, in the order of a run
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = self.mark = time.monotonic()
+        self.tokens, self.paused = pl_module.tokens_seen, 0.0
+        self.first_step = self.reported = -1
+        if trainer.is_global_zero:
+            self._open("train", trainer.max_steps)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.first_step < 0:  # only now has a resumed run its step
+            self.first_step = self.reported = trainer.global_step
+            self.tokens = pl_module.tokens_seen
+        self._report(trainer, pl_module)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            if trainer.is_global_zero:
+                self._open("validate", sum(trainer.num_val_batches))
+            return
+        self._report(trainer, pl_module)
+        self.pause_began = time.monotonic()
+        self._describe("validating")
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        if trainer.state.fn == "fit":
+            self._describe(f"validating {batch_idx + 1}/{sum(trainer.num_val_batches)}")
+        else:
+            self._update(batch_idx + 1)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self._line(trainer, values, is_best=self._is_best(values.get(self.monitor, math.nan)))
+        if trainer.state.fn == "fit":
+            self.paused += time.monotonic() - self.pause_began
+            self._describe("train")
+            self._update(trainer.global_step, self._fields(trainer))
+        else:
+            self._close()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._report(trainer, pl_module)
+        self._close()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._open("test", sum(trainer.num_test_batches))
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self._update(batch_idx + 1)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def state_dict(self) -> dict[str, float]:
+        return {} if math.isnan(self.best) else {"last": self.last, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.last, self.best = state_dict.get("last", math.nan), state_dict.get("best", math.nan)
+
+    # ---- numbers
+
+    def _report(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Advances the bar; at a log interval, also a line. At most once a step."""
+        step = trainer.global_step
+        if self.first_step < 0 or step <= self.reported:
+            return
+        self.reported = step
+        if step % self.interval and step < trainer.max_steps:
+            self._update(step)
+            return
+        now = time.monotonic()
+        seconds = now - self.mark - self.paused
+        if seconds > 0:
+            self.speed = (module.tokens_seen - self.tokens) / seconds
+        self.mark, self.paused, self.tokens = now, 0.0, module.tokens_seen
+        self._update(step, self._fields(trainer))
+        loss = trainer.callback_metrics.get("train/loss")
+        values = {} if loss is None else {"train/loss": float(loss)}
+        self._line(trainer, values, quiet=True)
+
+    def _fields(self, trainer: L.Trainer) -> dict[str, str]:
+        """The bar's numbers as text."""
+        loss = trainer.callback_metrics.get("train/loss")
+        return {
+            "loss": "" if loss is None else f"loss {number(float(loss))}",
+            "monitor": "" if math.isnan(self.last) else f"{short(self.monitor)} {number(self.last)}",
+            "speed": f"{self.speed:,.0f} tok/s" if self.speed else "",
+            "left": duration(self._left(trainer)),
+        }
+
+    def _left(self, trainer: L.Trainer) -> float:
+        done = trainer.global_step - self.first_step
+        spent = time.monotonic() - self.started
+        return (trainer.max_steps - trainer.global_step) * spent / done if done > 0 else math.nan
+
+    def _is_best(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        self.last = value
+        better = math.isnan(self.best) or (value > self.best if self.mode == "max" else value < self.best)
+        self.best = value if better else self.best
+        return better
+
+    def _line(
+        self, trainer: L.Trainer, values: Mapping[str, float], *, quiet: bool = False, is_best: bool = False
+    ) -> None:
+        """One plain line; a quiet one does not go to a terminal, where the bar says it."""
+        if not trainer.is_global_zero or not values:
+            return
+        split = next(iter(values)).partition("/")[0]
+        parts = [f"step {trainer.global_step:>{len(str(trainer.max_steps))}}/{trainer.max_steps}  {split}"]
+        for name in sorted(values, key=lambda name: name != self.monitor):  # the monitored one first
+            best = " (best)" if is_best and name == self.monitor else ""
+            parts.append(f"{short(name)} {number(values[name])}{best}")
+        if quiet:
+            parts += [f"{self.speed:,.0f} tokens/s", f"{duration(self._left(trainer))} left"]
+        log.info("%s", "  ".join(parts), extra={"quiet": quiet})
+
+    # ---- the bar
+
+    def _open(self, what: str, total: int) -> None:
+        self._close()
+        if _open is None or not _open.console.is_terminal:
+            return
+        columns = ["{task.description}", "{task.completed}/{task.total}"]
+        numbers = ["{task.fields[loss]}", "{task.fields[monitor]}", "{task.fields[speed]}", "{task.fields[left]}"]
+        texts = [TextColumn(text, markup=False) for text in columns]
+        self.bar = Bar(
+            texts[0], BarColumn(bar_width=None), *texts[1:], *(TextColumn(text, markup=False) for text in numbers),
+            console=_open.console, transient=True, expand=True, refresh_per_second=4,
+        )  # fmt: skip
+        self.shown = self.bar.add_task(what, total=total, loss="", monitor="", speed="", left="")
+        self.bar.start()
+
+    def _update(self, completed: int, fields: Mapping[str, str] | None = None) -> None:
+        if self.bar is not None:
+            self.bar.update(self.shown, completed=completed, refresh=bool(fields), **(fields or {}))
+
+    def _describe(self, what: str) -> None:
+        if self.bar is not None:
+            self.bar.update(self.shown, description=what, refresh=True)
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+# ---- the end
+
+
+def summary(result: Mapping[str, Any], samples: Sequence[tuple[str, str, str]], next_commands: Sequence[str]) -> None:
+    """Shows the metrics of a finished run, sample outputs (source, reference, output), and what to type next."""
+    parts: list[RenderableType] = ["", metrics_table(result)]
+    if samples:
+        grid = Table.grid(padding=(0, 2), expand=False)
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for i, (source, reference, output) in enumerate(samples):
+            if i:
+                grid.add_row("", "")
+            grid.add_row("source", Text(printable(source)))
+            grid.add_row("reference", Text(printable(reference)))
+            grid.add_row("output", Text(printable(output), style="green" if output == reference else "bold"))
+        parts += ["", Padding(grid, (0, 0, 0, 1))]
+    log.info("", extra={"renderable": Group(*parts)})
+    if next_commands:  # as lines of text, which are not cut at the terminal's width and can be copied
+        log.info("\nnext:\n%s", "\n".join(f"  {command}" for command in next_commands))
+
+
+def metrics_table(result: Mapping[str, Any]) -> Table:
+    """The numbers of a result: test metrics first, then validation, then the rest; text and null are left out."""
+    numbers = {k: v for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    order = {"test": 0, "val": 1, "train": 2}
+    names = sorted(numbers, key=lambda name: order.get(name.partition("/")[0] if "/" in name else "", 3))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
+    table.add_column()
+    table.add_column(justify="right")
+    for name in names:
+        value = duration(numbers[name]) if name == "seconds" else number(numbers[name])
+        table.add_row(name, Text(value, style="bold" if name.startswith("test/") else ""))
+    return table
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters, which could move a terminal's cursor, replaced."""
+    return "".join(char if char.isprintable() else "�" for char in text)
+
+
+def short(name: str) -> str:
+    """A metric's name without its split."""
+    return name.partition("/")[2] or name
+
+
+def number(value: float) -> str:
+    """A number as a person reads it: whole ones with separators, others with four digits or two decimals."""
+    if isinstance(value, int) or (abs(value) >= 1000 and math.isfinite(value)):
+        return f"{value:,.0f}"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}" if abs(value) >= 0.01 else f"{value:.2e}"
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03``, or ``-:--:--`` where it is not known."""
+    if not math.isfinite(seconds):
+        return "-:--:--"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

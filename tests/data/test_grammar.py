@@ -13,7 +13,7 @@ import torch
 
 from multihead.config.data import SPLITS, GrammarConfig
 from multihead.data import grammar
-from multihead.data.grammar import inflection, lexicon, rules
+from multihead.data.grammar import inflection, lexicon, passages, rules
 from multihead.data.grammar.linearise import English, German
 from multihead.data.grammar.opinions import TABLE as OPINION_TABLE
 from multihead.data.grammar.sampling import SHARES, Sampler, split_of
@@ -406,3 +406,12 @@ def test_the_gist_follows_from_the_passage():
         [p.split(". ")[0] + "." for p in columns["passage"][:500]], [columns["gist"][:500]]
     ).score
     assert lead < 60
+
+
+def test_opinions_and_passages_have_one_derivation():
+    found = {}
+    for example in grammar.examples(GrammarConfig(), "train", ("opinion", "sentiment")):
+        assert found.setdefault(example.texts[0], example.log_prob) == pytest.approx(example.log_prob)
+    for plot in (plot.rule for name in ("lost", "wanted", "broken") for plot in passages.TABLE[name]):
+        assert plot.count(";") == 2
+        assert all(word in plot.rpartition(";")[0] for word in ("{here}", "{there}", "{thing}")), plot

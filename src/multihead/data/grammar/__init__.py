@@ -21,7 +21,7 @@ running text, the opinion, the passage. Texts are drawn until they fall into the
 grammar's own probabilities. Validation and test hold every example once; training repeats what is frequent.
 
 **The optimum** (`reference`). A split owns a share s of all sentences, and in effect that share of the probability: as
-the hash knows nothing of p, the owned mass has the standard deviation sqrt(s (1 - s) sum p^2), about 0.1 % of s for the
+the hash knows nothing of p, the owned mass has the standard deviation sqrt(s (1 - s) sum p^2), 0.15 % of s for the
 pairs of the test split. So a sentence of the split has the probability p / s, and the reference is the mean of
 -log p + log s. A model cannot know the hash, so the best that can be learnt is the mean of -log p, given beside it.
 """

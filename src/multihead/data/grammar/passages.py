@@ -37,15 +37,17 @@ at the harbour|in the museum|in the old town|near the river|behind the church|at
     "lost": """lost {own} {thing} {here};after a long search, {name} found it {there};found {own} {thing} {there}
 lost {own} {thing} {here};{she} looked for it {there}, but {she} did not find it;lost {own} {thing} {here}
 left {own} {thing} {here};a stranger brought it back to {her} {there};got {own} {thing} back {there}""",
-    "wanted": """wanted to buy a {thing} {here};it was too expensive, and {there} {she} found none either;did not buy a {thing} {here}
+    "wanted": """wanted to buy a {thing} {here};it was too expensive, and there was none {there};did not buy a {thing} {here}
 wanted to buy a {thing} {here};it was too expensive, but {she} found a cheap one {there};bought a {thing} {there}
 looked for a {thing} {here};in the end, {name} bought one {there};bought a {thing} {there}""",
     "broken": """broke {own} {thing} {here};in the evening, {she} repaired it {there};repaired {own} {thing} {there}
 broke {own} {thing} {here};nobody could repair it {there}, so {name} threw it away;threw {own} {thing} away
 saw {here} that {own} {thing} was dirty;{she} cleaned it at once {there};cleaned {own} {thing} {there}""",
 }
-"""A story is three parts: what happened to {name}, how it ended, and what the gist says. Each story uses every word that
-is drawn for it, or its passages would have several derivations."""
+"""A story is three parts: what happened to {name}, how it ended, and what the gist says.
+
+Each uses every word that is drawn for it; otherwise a passage would have several derivations.
+"""
 
 TABLE = read_rules({name: text.replace("\n", "|").split("|") for name, text in WORDS.items()}, RULES)
 WOMEN = set(WORDS["woman"].split("|"))

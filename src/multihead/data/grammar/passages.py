@@ -37,7 +37,7 @@ at the harbour|in the museum|in the old town|near the river|behind the church|at
     "lost": """lost {own} {thing} {here};after a long search, {name} found it {there};found {own} {thing} {there}
 lost {own} {thing} {here};{she} looked for it {there}, but {she} did not find it;lost {own} {thing} {here}
 left {own} {thing} {here};a stranger brought it back to {her} {there};got {own} {thing} back {there}""",
-    "wanted": """wanted to buy a {thing} {here};it was too expensive, and there was none {there};did not buy a {thing} {here}
+    "wanted": """wanted to buy a {thing} {here};none was cheap, not even {there};did not buy a {thing} {here}
 wanted to buy a {thing} {here};it was too expensive, but {she} found a cheap one {there};bought a {thing} {there}
 looked for a {thing} {here};in the end, {name} bought one {there};bought a {thing} {there}""",
     "broken": """broke {own} {thing} {here};in the evening, {she} repaired it {there};repaired {own} {thing} {there}

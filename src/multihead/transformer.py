@@ -298,7 +298,7 @@ class MultiHeadAttention(nn.Module):
                 key, value = cache.append(key, value)
         if key.size(0) != batch:  # beams of one source are further queries to it, not copies of it
             query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
-        y = F.scaled_dot_product_attention(
+        y = scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
@@ -311,6 +311,14 @@ class MultiHeadAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
+
+
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """PyTorch's fused attention; on CPUs in fp32, whose backward is 7 times as fast as that of bf16 for short rows."""
+    if not torch.is_autocast_enabled(query.device.type) or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, **options)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), **options)
 
 
 class FeedForward(nn.Module):

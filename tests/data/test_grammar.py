@@ -27,11 +27,13 @@ SMALL = GrammarConfig(train_size=1000, val_size=100, test_size=150)
 def drawn():
     """200,000 draws: tree, log-probability, English, German."""
     sampler = Sampler(rules.TABLE, "test")
-    gc.disable()  # millions of tuples, none in a cycle
+    gc.disable()  # millions of tuples, none in a cycle: collecting among them would take most of the time
     trees = (sampler.draw("Sentence") for _ in range(200_000))
     rows = [(tree, log_prob, ENGLISH.sentence(tree), GERMAN.sentence(tree)) for tree, log_prob in trees]
+    gc.freeze()
     gc.enable()
-    return rows
+    yield rows
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

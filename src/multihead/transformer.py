@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +127,7 @@ class Stack(nn.Module):
             self.register_buffer("sinusoids", sinusoids(config.max_len, config.d_model), persistent=False)
         elif config.position == "alibi":
             self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config, blocks, cross=cross) for _ in range(num_layers))
         self.norm = new_norm(config) if config.norm_placement == "pre" else nn.Identity()
         self._initialise(config)
@@ -149,7 +150,10 @@ class Stack(nn.Module):
         past = 0 if cache is None else cache.length - tokens.size(1)
         x = self.dropout(self._embed(tokens, positions, past))  # [B, T, D]
         scope = self._scope(x, mask, positions, past)
-        memory_scope = Scope(mask=None if memory_mask is None else memory_mask[:, None, None, :])  # [N, 1, 1, S]
+        memory = None if memory is None else memory.to(scope.dtype)
+        memory_scope = Scope(
+            scope.dtype, None if memory_mask is None else memory_mask[:, None, None, :]
+        )  # [N, 1, 1, S]
         for index, layer in enumerate(self.layers):
             x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
         return self.norm(x)
@@ -172,7 +176,8 @@ class Stack(nn.Module):
     def _scope(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int) -> Scope:
         """What each of the T new positions may attend to among S = ``past`` + T; no mask where none is needed."""
         length, total = x.size(1), past + x.size(1)
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         mask = None if key_mask is None else key_mask[:, None, None, :]  # [B, 1, 1, S]
         causal = self.causal and length > 1
         if causal and (past or mask is not None or self.position == "alibi"):
@@ -189,7 +194,7 @@ class Stack(nn.Module):
             positions = torch.arange(past, total, device=x.device) if positions is None else positions
             cos, sin = rotary_angles(positions, self.head_dim)
             rotation = cos.to(dtype), sin.to(dtype)
-        return Scope(mask=mask, causal=causal, rotation=rotation)
+        return Scope(dtype, mask, causal, rotation)
 
     @torch.no_grad()
     def _initialise(self, config: ModelConfig) -> None:
@@ -228,7 +233,7 @@ class Layer(nn.Module):
             self.cross_attention_norm = new_norm(config)
         self.feed_forward = blocks.feed_forward(config)
         self.feed_forward_norm = new_norm(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -264,7 +269,6 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.head_dim = config.head_dim
-        self.grouped = config.kv_heads != config.num_heads
         self.dropout = config.attention_dropout
         kv_width = config.kv_heads * config.head_dim
         self.query = nn.Linear(config.d_model, config.d_model, bias=config.bias)
@@ -286,6 +290,7 @@ class MultiHeadAttention(nn.Module):
             cache: Where keys and values are kept between steps; cross-attention computes them at the first step only.
         """
         batch, length, width = x.shape
+        x = x.to(scope.dtype)  # once, not by autocast in each projection
         query = self.query_norm(self._heads(self.query(x)))  # [B, T, H, K]
         if memory is not None and cache is not None and cache.length:
             key, value = cache.read()
@@ -298,27 +303,27 @@ class MultiHeadAttention(nn.Module):
                 key, value = cache.append(key, value)
         if key.size(0) != batch:  # beams of one source are further queries to it, not copies of it
             query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
-        y = scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=scope.mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=scope.causal,
-            enable_gqa=self.grouped,
-        )  # [N, H, B // N * T, K]
+        heads = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        y = attend(*heads, scope, self.dropout if self.training else 0.0)  # [N, H, B // N * T, K]
         return self.output(y.transpose(1, 2).reshape(batch, length, width))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
 
 
-def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-    """PyTorch's fused attention; on CPUs in fp32, whose backward is 7 times as fast as that of bf16 for short rows."""
-    if not torch.is_autocast_enabled(query.device.type) or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, **options)
-    with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), **options)
+def attend(query: Tensor, key: Tensor, value: Tensor, scope: Scope, dropout: float) -> Tensor:
+    """softmax(Q K^T / sqrt(K)) V of heads [N, H or G, T or S, K] by PyTorch's fused kernels.
+
+    On a CPU the fused kernel's backward in bfloat16 takes several times as long as in float32, which is used instead.
+    """
+    mask, dtype = scope.mask, query.dtype
+    if dtype == torch.bfloat16 and query.device.type == "cpu" and torch.is_grad_enabled():
+        query, key, value = query.float(), key.float(), value.float()
+        mask = mask.float() if mask is not None and mask.is_floating_point() else mask
+    grouped = query.size(1) != key.size(1)
+    with torch.autocast(query.device.type, enabled=False):
+        y = F.scaled_dot_product_attention(query, key, value, mask, dropout, scope.causal, enable_gqa=grouped)
+    return y.to(dtype)
 
 
 class FeedForward(nn.Module):
@@ -333,7 +338,7 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
         self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation == "swiglu" else None
         self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
-        self.dropout = nn.Dropout(config.ff_dropout)
+        self.dropout = Dropout(config.ff_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, T, D] to [B, T, D], each position by itself."""
@@ -355,6 +360,8 @@ class Blocks:
 class Scope:
     """What the queries of one pass may attend to: made once, shared by all layers."""
 
+    dtype: torch.dtype
+    """Of the matrix products: autocast's, or that of the weights."""
     mask: Tensor | None = None
     """Boolean, or added to the scores; broadcastable to [N, H, T, S]; None hides nothing."""
     causal: bool = False
@@ -373,6 +380,22 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last dimension; shape and dtype stay."""
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-6).to(x.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout; on a CPU from 16 random bits an element, drawn four at a time: torch's own takes 3 times as long there."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeroes elements with probability p and scales the others by 1 / (1 - p), in training."""
+        if x.device.type != "cpu" or not self.training or not self.p or torch.compiler.is_compiling():
+            return F.dropout(x, self.p, self.training)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        keep = bits[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
+        return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
 
 
 def new_norm(config: ModelConfig) -> nn.Module:

@@ -11,6 +11,7 @@ from multihead.config.model import NORM_PLACEMENTS, NORMS, POSITIONS, ModelConfi
 from multihead.errors import ConfigError
 from multihead.transformer import (
     Blocks,
+    Dropout,
     FeedForward,
     MultiHeadAttention,
     Transformer,
@@ -379,6 +380,24 @@ def test_dropout_acts_where_it_is_asked_for():
         assert_close(model(source, None, target), expected, 0)
         model.train()
         assert not torch.equal(model(source, None, target), expected)
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(300, 1001, requires_grad=True)
+    for p in (0.1, 0.5, 0.9):
+        y = Dropout(p)(x)
+        assert (y == 0).float().mean().item() == pytest.approx(p, abs=0.005)
+        assert_close(y[y != 0].unique(), torch.tensor([1 / (1 - p)]))
+        assert (y.mean(dim=1).std().item()) == pytest.approx((p / (1 - p) / 1001) ** 0.5, rel=0.2)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(gradient, y)
+    dropout = Dropout(0.1)
+    torch.manual_seed(0)
+    first = dropout(x)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), first)
+    assert torch.equal(dropout.eval()(x), x)
 
 
 # ---- seams

@@ -36,7 +36,7 @@ class Plugin:
     tasks: dict[str, tuple[type[TaskConfig], str | Callable]] = field(default_factory=dict)
     """task=NAME: its configuration's dataclass, and "module:Class" or a function that returns its LightningModule."""
     corpora: dict[str, Callable] = field(default_factory=dict)
-    """data.format=NAME: a function that reads rows."""
+    """data=NAME: a function (data configuration, split, column names) -> columns' texts; see `data/corpus.py`."""
     callbacks: dict[str, Callable] = field(default_factory=dict)
     """Functions that return a Lightning callback; each is added to the trainer."""
     options: dict[str, type] = field(default_factory=dict)

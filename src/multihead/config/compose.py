@@ -7,13 +7,10 @@ whatever would let a file name code to run. Only this module and `cli` know Hydr
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +26,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from multihead.config.check import require_choice
+from multihead.config.data import ROLES
 from multihead.config.keys import (
     GROUPS,
     OPTIONAL_GROUPS,
+    PRIMARY,
     Key,
+    conf_dir,
     contains,
     find,
     flatten,
@@ -45,54 +44,20 @@ from multihead.config.keys import (
     nearest_name,
     unknown_key,
 )
+from multihead.config.merge import Composition, Layer, empty, merge, to_yaml, tree_of
 from multihead.config.task import TASKS, TaskConfig
-from multihead.config.training import Config
 from multihead.config.yaml_file import load_yaml, one_line
 from multihead.errors import CheckpointError, ConfigError, MultiheadError
 from multihead.plugin import Plugin, load_plugin
 
 __all__ = ["Composition", "compose", "compose_from_run", "conf_dir", "hydra_words", "load_yaml", "to_yaml", "tree_of"]
 
-PRIMARY = "train"
 HYDRA_WORDS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..+|hydra\.(sweep\.dir|searchpath|mode)")
 MAX_CHECKED_TRIALS = 200
 _registered: str | None = None
 """Checksum of the plugin whose dataclasses Hydra knows at present; empty for ours alone."""
 RUN_GROUPS = ("task", "model", "data", "optim")
 """Groups whose choice is a whole node, which it replaces over the configuration of a run."""
-
-
-@dataclass(kw_only=True)
-class Composition:
-    """A configuration that was checked, and where each of its values comes from."""
-
-    config: Config
-    words: list[str]
-    """What the user typed."""
-    tree: dict[str, Any]
-    """The whole configuration as plain containers, as it is written to config.yaml."""
-    provenance: dict[str, list[tuple[str, Any]]]
-    """For each leaf: who set it to what (default, file or word), in order; the last one counts."""
-    plugin: Plugin | None = None
-
-
-@dataclass
-class _Layer:
-    """One source of values: a YAML file, a run's configuration, or a word."""
-
-    source: str
-    leaves: dict[str, Any]
-    deleted: str = ""
-    error: type[MultiheadError] = field(default=ConfigError)
-
-
-def conf_dir() -> Path:
-    """The folder of our YAML files: inside an installed package, or at the top of the repository."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "conf", package.parents[1] / "conf"):
-        if (folder / f"{PRIMARY}.yaml").is_file():
-            return folder
-    raise ConfigError("conf", f"no {PRIMARY}.yaml in {package / 'conf'} or {package.parents[1] / 'conf'}", "reinstall")
 
 
 def compose(words: Iterable[str], *, config_dir: str | None = None, files: _Files | None = None) -> Composition:
@@ -107,11 +72,13 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: _File
     """
     words = list(words)
     overrides = parse(words)
+    if run := resumed_run(overrides):
+        return compose_from_run(load_yaml(Path(run) / "config.yaml"), words, config_dir=config_dir, run=run)
     plugin = _load_named_plugin(overrides)
     choices, values = _sort_words(overrides, plugin)
     files = files or _Files([o.input_line for o in overrides if o.is_hydra_override()], config_dir, plugin)
     task_class, layers = files.layers(choices)
-    return _merge(task_class, plugin, layers, _word_layers(values), words)
+    return merge(task_class, plugin, layers, _word_layers(values), words)
 
 
 def compose_sweep(
@@ -125,6 +92,8 @@ def compose_sweep(
         ConfigError: As for `compose`; the message of the first trial that cannot be.
     """
     overrides = [o for o in parse(words) if not (o.is_sweep_override() and not o.is_discrete_sweep())]
+    if resumed_run(overrides):
+        raise ConfigError("resume", "one run is resumed, not a multirun", "leave out -m")
     axes = [_axis(override) for override in overrides]
     trials = itertools.islice(itertools.product(*axes), limit)
     first = [axis[0] for axis in axes]
@@ -167,7 +136,7 @@ def compose_from_run(
     if task_name not in tasks:
         raise CheckpointError(run, f"its task {task_name!r} is not one of {', '.join(tasks)}")
     base = _run_layer(run_config, f"{run}/config.yaml")
-    _merge(tasks[task_name], plugin, [base], [], words, error=CheckpointError)
+    merge(tasks[task_name], plugin, [base], [], words, error=CheckpointError)
     if any(choice.startswith("experiment=") for choice in choices):
         raise ConfigError("experiment", "describes a whole run, and this command starts from one", "leave it out")
     layers, task_class = [base], tasks[task_name]
@@ -176,7 +145,7 @@ def compose_from_run(
         others = [choice for choice in choices if choice not in typed]
         task_class, chosen = _Files([], config_dir, plugin).layers(typed + others)
         layers = _replace_nodes(base, chosen, choices)
-    return _merge(task_class, plugin, layers, _word_layers(values), words)
+    return merge(task_class, plugin, layers, _word_layers(values), words)
 
 
 def parse(words: Iterable[str]) -> list[Override]:
@@ -199,6 +168,19 @@ def parse(words: Iterable[str]) -> list[Override]:
             fix = f"""quote it twice: '{key}="{value}"'"""
             raise ConfigError(key, f"cannot read the value {value!r}", fix) from error
     return overrides
+
+
+def resumed_run(overrides: list[Override]) -> str:
+    """The directory that ``resume=`` names, or an empty string.
+
+    Raises:
+        ConfigError: It is not the directory of a run.
+    """
+    runs = [str(o.value()) for o in overrides if o.key_or_group == "resume" and not o.is_sweep_override() and o.value()]
+    if runs and not (Path(runs[-1]) / "config.yaml").is_file():
+        what = "no config.yaml in it" if Path(runs[-1]).is_dir() else "no such directory"
+        raise ConfigError("resume", f"{runs[-1]} is not a run: {what}", "give the directory of a run, outputs/...")
+    return runs[-1] if runs else ""
 
 
 def hydra_words(words: Iterable[str]) -> list[str]:
@@ -229,28 +211,16 @@ def _load_named_plugin(overrides: list[Override]) -> Plugin | None:
 def register_schema(plugin: Plugin | None = None) -> None:
     """Puts the dataclasses where the defaults lists of `conf/` find them (group ``schema``), and no others."""
     store = ConfigStore.instance()
-    store.repo.pop("schema", None)
-    store.repo.pop("task", None)
-    store.store(group="schema", name="config", node=_empty(TaskConfig, plugin), package="_global_")
+    for group in ("schema", "task", "data"):
+        store.repo.pop(group, None)
+    store.store(group="schema", name="config", node=empty(TaskConfig, plugin), package="_global_")
     for name, cls in _task_classes(plugin).items():
         store.store(group="schema", name=name, node=cls)
-        if name not in TASKS:
+        if name not in TASKS:  # a plugin's
             node = {"defaults": [{"/schema@task": name}, "_self_"]}
             store.store(group="task", name=name, node=node, package="_global_")
-
-
-def _empty(task_class: type[TaskConfig], plugin: Plugin | None) -> DictConfig:
-    """The typed configuration with nothing but defaults."""
-    return copy.deepcopy(_template(task_class, tuple(plugin.options.items()) if plugin else ()))
-
-
-@functools.lru_cache(maxsize=16)
-def _template(task_class: type[TaskConfig], options: tuple[tuple[str, type], ...]) -> DictConfig:
-    root = OmegaConf.structured(Config)
-    root.task = OmegaConf.structured(task_class)
-    for name, cls in options:
-        root.options[name] = OmegaConf.structured(cls)
-    return root
+    for name in plugin.corpora if plugin else ():
+        store.store(group="data", name=name, node={"name": name, "roles": {role: role for role in ROLES}})
 
 
 def _task_classes(plugin: Plugin | None) -> dict[str, type[TaskConfig]]:
@@ -334,13 +304,13 @@ def _leaves(override: Override) -> dict[str, Any]:
     return flatten({name: value}) if isinstance(value, dict) and value else {name: value}
 
 
-def _word_layers(values: list[Override]) -> list[_Layer]:
+def _word_layers(values: list[Override]) -> list[Layer]:
     layers = []
     for override in values:
         if override.is_delete():
-            layers.append(_Layer(override.input_line, {}, deleted=override.key_or_group))
+            layers.append(Layer(override.input_line, {}, deleted=override.key_or_group))
         else:
-            layers.append(_Layer(override.input_line, _leaves(override)))
+            layers.append(Layer(override.input_line, _leaves(override)))
     return layers
 
 
@@ -353,7 +323,7 @@ class _Files:
     def __init__(self, hydra_overrides: list[str], config_dir: str | None, plugin: Plugin | None):
         version.setbase("1.3")
         self.hydra_overrides, self.classes = hydra_overrides, _task_classes(plugin)
-        self.known: dict[tuple[str, ...], tuple[type[TaskConfig], list[_Layer]]] = {}
+        self.known: dict[tuple[str, ...], tuple[type[TaskConfig], list[Layer]]] = {}
         search_path = create_config_search_path(f"file://{conf_dir()}")
         if config_dir is not None:
             folder = Path(config_dir).expanduser().absolute()
@@ -362,13 +332,13 @@ class _Files:
             search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
         self.loader = ConfigLoaderImpl(config_search_path=search_path)
 
-    def layers(self, choices: list[str]) -> tuple[type[TaskConfig], list[_Layer]]:
+    def layers(self, choices: list[str]) -> tuple[type[TaskConfig], list[Layer]]:
         """The chosen task's dataclass and the files' values, lowest precedence first."""
         if tuple(choices) not in self.known:
             self.known[tuple(choices)] = self._load(choices)
         return self.known[tuple(choices)]
 
-    def _load(self, choices: list[str]) -> tuple[type[TaskConfig], list[_Layer]]:
+    def _load(self, choices: list[str]) -> tuple[type[TaskConfig], list[Layer]]:
         try:
             overrides, repository = self.loader._parse_overrides_and_create_caching_repo(
                 PRIMARY, [*choices, *self.hydra_overrides]
@@ -386,7 +356,7 @@ class _Files:
         for default, result in results:
             if default.config_path.startswith("schema/"):
                 task_class = self._schema(default) or task_class
-            elif not self._is_hydra(default, result) and result.provider != "schema":
+            elif not self._is_hydra(default, result):
                 layers.append(self._layer(default, result))
         return task_class, layers
 
@@ -428,10 +398,12 @@ class _Files:
 
     def _shown(self, default: ResultDefault, result: ConfigResult) -> str:
         """A file's name for messages: conf/... for ours, the path for the user's."""
+        if result.provider == "schema":
+            return f"plugin {default.config_path}"
         folder = "conf" if result.provider == "main" else result.path.removeprefix("file://")
         return f"{folder}/{default.config_path}.yaml"
 
-    def _layer(self, default: ResultDefault, result: ConfigResult) -> _Layer:
+    def _layer(self, default: ResultDefault, result: ConfigResult) -> Layer:
         source = self._shown(default, result)
         tree = OmegaConf.to_container(result.config, resolve=False)
         if not isinstance(tree, dict):
@@ -444,7 +416,7 @@ class _Files:
         return _file_layer(source, tree)
 
 
-def _file_layer(source: str, tree: dict[str, Any], error: type[MultiheadError] = ConfigError) -> _Layer:
+def _file_layer(source: str, tree: dict[str, Any], error: type[MultiheadError] = ConfigError) -> Layer:
     """A file's values, if they are nothing but data."""
     leaves = flatten(tree)
     for name, value in leaves.items():
@@ -454,13 +426,13 @@ def _file_layer(source: str, tree: dict[str, Any], error: type[MultiheadError] =
             raise error(f"{source}: {name}", "interpolation is not allowed: configuration is data")
         if name.split(".")[0] == "hydra":
             raise error(f"{source}: {name}", "a file cannot configure Hydra")
-    return _Layer(source, {name: value for name, value in leaves.items() if value != {}}, error=error)
+    return Layer(source, {name: value for name, value in leaves.items() if value != {}}, error=error)
 
 
 # Runs
 
 
-def _run_layer(run_config: Mapping[str, Any], source: str) -> _Layer:
+def _run_layer(run_config: Mapping[str, Any], source: str) -> Layer:
     tree = {key: value for key, value in run_config.items() if key not in ("plugin", "plugin_sha256")}
     return _file_layer(source, tree, CheckpointError)
 
@@ -476,17 +448,17 @@ def _check_same_plugin(
         raise CheckpointError(
             run,
             f"was made with the plugin {name}, whose code runs only if you say so",
-            f"add plugin={run}/{name} or your own copy",
+            f"add plugin={run}/plugin/{name} or your own copy",
         )
     if sha256 and plugin.sha256 != sha256:
         raise CheckpointError(
             run,
             f"was made with another version of the plugin {name} (sha256 {sha256[:12]})",
-            f"add plugin={run}/{name}, or plugin_sha256= to accept yours ({plugin.sha256[:12]})",
+            f"add plugin={run}/plugin/{name}, or plugin_sha256= to accept yours ({plugin.sha256[:12]})",
         )
 
 
-def _replace_nodes(base: _Layer, chosen: list[_Layer], choices: list[str]) -> list[_Layer]:
+def _replace_nodes(base: Layer, chosen: list[Layer], choices: list[str]) -> list[Layer]:
     """The run's values without the nodes chosen anew, then the files that bring these nodes; other groups go on top."""
     groups = {choice.split("=", 1)[0] for choice in choices}
     nodes = tuple(f"{group}." for group in groups if group in RUN_GROUPS)
@@ -496,103 +468,3 @@ def _replace_nodes(base: _Layer, chosen: list[_Layer], choices: list[str]) -> li
         if layer.source.rsplit("/", 2)[-2] in groups:
             layers.append(layer)
     return layers
-
-
-# Merging
-
-
-def _merge(
-    task_class: type[TaskConfig],
-    plugin: Plugin | None,
-    layers: list[_Layer],
-    words: list[_Layer],
-    typed: list[str],
-    error: type[MultiheadError] = ConfigError,
-) -> Composition:
-    """The layers one over the other in the dataclasses, and every check of a value."""
-    keys = leaf_keys([task_class], plugin.options if plugin else None)
-    root = _empty(task_class, plugin)
-    provenance: dict[str, list[tuple[str, Any]]] = {}
-    for name, default in flatten(OmegaConf.to_container(root)).items():
-        key = find(name, keys)
-        provenance[name] = [(f"default of {key.owner.__name__}" if key else "default", default)]
-    for layer in [*layers, *words]:
-        shown = "" if layer in words else layer.source
-        if layer.deleted:
-            _delete(root, layer.deleted, provenance)
-        for name, value in layer.leaves.items():
-            if find(name, keys) is None:
-                raise _as(layer.error, unknown_key(name, keys, shown))
-            _set(root, keys, name, value, shown, layer.error)
-            provenance.setdefault(name, []).append((layer.source, value))
-    if plugin:
-        root.plugin_sha256 = plugin.sha256
-    try:
-        _check_blocks(root, plugin)
-        config = OmegaConf.to_object(root)
-    except ConfigError as refused:
-        raise _as(error, refused) from None
-    tree = tree_of(config)
-    current = flatten(tree)
-    return Composition(
-        config=config,
-        words=typed,
-        tree=tree,
-        provenance={name: chain for name, chain in provenance.items() if name in current},
-        plugin=plugin,
-    )
-
-
-def _as(error: type[MultiheadError], refused: ConfigError) -> MultiheadError:
-    return refused if error is ConfigError else error(refused.where, refused.what, refused.fix)
-
-
-def _set(
-    root: DictConfig, keys: Mapping[str, Key], name: str, value: Any, source: str, error: type[MultiheadError]
-) -> None:
-    """Puts one leaf in its typed place."""
-    key = find(name, keys)
-    assert key is not None
-    where = f"{source}: {name}" if source else name
-    if value == "???":
-        raise error(where, "a value is missing")
-    try:
-        if key.is_mapping and name != key.name:  # an entry, whose name may hold dots
-            OmegaConf.select(root, key.name)[name.removeprefix(f"{key.name}.")] = value
-        else:
-            OmegaConf.update(root, name, value, merge=not isinstance(value, list), force_add=True)
-    except OmegaConfBaseException as refused:
-        quoted = ",".join(map(str, value)) if isinstance(value, list) and key.type is str else ""
-        fix = f"""write it as one text: '{name}="{quoted}"'""" if quoted else ""
-        raise error(where, f"must be {key.requirement}, got {value!r}", fix) from refused
-
-
-def _delete(root: DictConfig, name: str, provenance: dict[str, Any]) -> None:
-    parent, _, entry = name.rpartition(".")
-    node = OmegaConf.select(root, parent)
-    if entry not in node:
-        raise ConfigError(name, "nothing to delete", f"{parent} has {', '.join(map(str, node))}" if node else "")
-    del node[entry]
-    provenance.pop(name, None)
-
-
-def _check_blocks(root: DictConfig, plugin: Plugin | None) -> None:
-    """Names that a plugin can add to."""
-    require_choice("model.attention", root.model.attention, ["multi_head", *(plugin.attention if plugin else ())])
-    require_choice("model.feed_forward", root.model.feed_forward, ["dense", *(plugin.feed_forward if plugin else ())])
-
-
-# YAML
-
-
-def tree_of(config: Config) -> dict[str, Any]:
-    """A configuration as plain containers; the plugin by its name, since its path means nothing elsewhere."""
-    tree = dataclasses.asdict(config)
-    tree["plugin"] = Path(config.plugin).name
-    return tree
-
-
-def to_yaml(config: Config | Mapping[str, Any]) -> str:
-    """A configuration, or any plain tree, as the text of config.yaml."""
-    tree = tree_of(config) if isinstance(config, Config) else dict(config)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)

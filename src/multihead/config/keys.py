@@ -1,4 +1,4 @@
-"""Every key of the configuration: its type, default and documentation, and the key that a misspelt one meant."""
+"""Every key of the configuration: type, default, documentation; which one a misspelt key meant; where files stand."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import textwrap
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,7 @@ from multihead.config.training import Config
 from multihead.errors import ConfigError
 
 GROUPS = ("task", "model", "data", "optim", "hardware", "experiment", "debug")
+PRIMARY = "train"
 OPTIONAL_GROUPS = ("experiment", "debug")
 TYPE_WORDS = {
     int: "a whole number",
@@ -58,6 +60,15 @@ class Key:
     def requirement(self) -> str:
         """Its type in words."""
         return TYPE_WORDS.get(self.type, str(self.type))
+
+
+def conf_dir() -> Path:
+    """The folder of our YAML files: inside an installed package, or at the top of the repository."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "conf", package.parents[1] / "conf"):
+        if (folder / f"{PRIMARY}.yaml").is_file():
+            return folder
+    raise ConfigError("conf", f"no {PRIMARY}.yaml in {package / 'conf'} or {package.parents[1] / 'conf'}", "reinstall")
 
 
 def leaf_keys(tasks: Iterable[type[TaskConfig]], options: Mapping[str, type] | None = None) -> Mapping[str, Key]:

@@ -36,11 +36,11 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file as plain data.
+def load_yaml(path: str | Path) -> Any:
+    """A YAML file as plain data: a dict with text keys, or a list.
 
     Raises:
-        CheckpointError: The file is missing, too large, not a mapping, or holds anything but plain data.
+        CheckpointError: The file is missing, too large, neither a mapping nor a list, or holds anything but plain data.
     """
     path = Path(path)
     try:
@@ -53,8 +53,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         tree = yaml.load(content.decode("utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(str(path), f"not readable as YAML: {one_line(error)}") from error
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise CheckpointError(str(path), "must be a mapping of keys to values")
+    if not isinstance(tree, list) and not (isinstance(tree, dict) and all(isinstance(key, str) for key in tree)):
+        raise CheckpointError(str(path), "must be a mapping of keys to values, or a list")
     return tree
 
 

@@ -1,0 +1,259 @@
+"""The door: verbs, help, shell completion, and what every error ends as. Composes before anything heavy is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import io
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from multihead.config.keys import nearest_name
+from multihead.errors import ConfigError, MachineError, MultiheadError, Stopped
+
+if TYPE_CHECKING:
+    from multihead.config.compose import Composition
+
+VERBS = ("train", "evaluate", "predict", "explain", "diff")
+HELP_WORDS = ("--help", "-h", "help")
+VALUE_FLAGS = {"--config-dir": "--config-dir", "-cd": "--config-dir", "--cfg": "--cfg", "-c": "--cfg",
+               "--package": "--package", "-p": "--package", "--info": "--info", "-i": "--info"}  # fmt: skip
+PLAIN_FLAGS = {"-m": "--multirun", "--multirun": "--multirun", "--resolve": "--resolve", "--hydra-help": "--hydra-help"}
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EIO,
+                  errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
+SHOW_TRACEBACK = "MULTIHEAD_TRACEBACK"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its exit status (see `multihead.errors`).
+
+    Args:
+        argv: The words after the program's name; None takes them from the command line.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(argv))
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """The status that ``action`` returns, or the one of the error it ends with, which is told on stderr."""
+    try:
+        status = action()
+        sys.stdout.flush()
+        return status
+    except (Exception, KeyboardInterrupt, Stopped) as error:
+        return report(error)
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
+
+
+def report(error: BaseException) -> int:
+    """Tells an error in one line on stderr and returns its exit status."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output had enough, as in `multihead predict ... | head`
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if isinstance(error, KeyboardInterrupt):
+        _tell("interrupted")
+        return 130
+    if isinstance(error, Stopped):
+        if str(error):
+            _tell(str(error))
+        return error.status
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+        error = MachineError(str(error.filename or "disk"), str(error.strerror)).with_traceback(error.__traceback__)
+    if isinstance(error, MemoryError):
+        fix = "smaller data.part_tokens, data.eval_tokens or model"
+        error = MachineError("memory", f"not enough {error}".strip(), fix).with_traceback(error.__traceback__)
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get(SHOW_TRACEBACK) == "1":
+        sys.stderr.write(text)
+    if isinstance(error, MultiheadError):
+        _tell(str(error))
+        return error.status
+    _tell(f"error[internal] {type(error).__name__}: {error}; a defect of ours; {_where_traceback(error, text)}")
+    return 1
+
+
+def _where_traceback(error: BaseException, text: str) -> str:
+    """Says where the traceback is, after writing it where a run has not done so."""
+    if os.environ.get(SHOW_TRACEBACK) == "1":
+        return "traceback above"
+    if written := getattr(error, "crash_file", None):
+        return f"traceback in {written}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="multihead-crash-", suffix=".txt", delete=False) as file:
+            file.write(text)
+        return f"traceback in {file.name}"
+    except OSError:
+        return f"{SHOW_TRACEBACK}=1 shows the traceback"
+
+
+def _tell(line: str) -> None:
+    """One line on stderr, whatever the text holds."""
+    line = " ".join(line.split())
+    encoding = sys.stderr.encoding or "utf-8"
+    sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stderr.flush()
+
+
+# Verbs
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in HELP_WORDS:
+        from multihead.help import overview
+
+        sys.stdout.write(overview())
+        return 0
+    verb, words = argv[0], argv[1:]
+    if verb == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"multihead {version('multihead')}\n")
+        return 0
+    if verb in ("-sc", "--shell-completion"):
+        return _complete(argv)
+    if verb not in VERBS:
+        near = "train" if "=" in verb or verb.startswith("-") else nearest_name(verb, VERBS)
+        fix = f"multihead {near} ..." if near else "multihead --help"
+        raise ConfigError(verb, f"not a command; there are {', '.join(VERBS)}", fix)
+    if any(word in HELP_WORDS for word in words):
+        from multihead.help import verb_help
+
+        sys.stdout.write(verb_help(verb))
+        return 0
+    if verb == "train":
+        return _complete(words) if any(word in ("-sc", "--shell-completion") for word in words) else _train(words)
+    if flags := [word for word in words if word.startswith("-")]:
+        raise ConfigError(flags[0], f"{verb} takes key=value and no flags", f"multihead {verb} --help")
+    return importlib.import_module(f"multihead.commands.{verb}").run(words)
+
+
+@dataclass
+class _Line:
+    """The words and Hydra's flags of one command line."""
+
+    words: list[str] = field(default_factory=list)
+    flags: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, argv: list[str]) -> _Line:
+        line, rest = cls(), iter(argv)
+        for word in rest:
+            name, equals, value = word.partition("=")
+            if not word.startswith("-"):
+                line.words.append(word)
+            elif word in PLAIN_FLAGS:
+                line.flags[PLAIN_FLAGS[word]] = ""
+            elif name in VALUE_FLAGS:
+                value = value if equals else next(rest, "")
+                if not value:
+                    raise ConfigError(name, "needs a value", f"{name} VALUE")
+                line.flags[VALUE_FLAGS[name]] = value
+            else:
+                allowed = "-m, --config-dir DIR, --cfg job, --info, --package, --help, -sc install=bash"
+                raise ConfigError(name, f"no such flag; settings are key=value, flags are {allowed}")
+        return line
+
+    def argv(self) -> list[str]:
+        """The flags as Hydra parses them."""
+        return [part for name, value in self.flags.items() for part in ([name, value] if value else [name])]
+
+
+def _train(argv: list[str]) -> int:
+    """Composes and checks everything first, then lets Hydra run one job or all of a multirun."""
+    from multihead.config.compose import compose, compose_sweep, hydra_words
+
+    line = _Line.parse(argv)
+    config_dir, multirun = line.flags.get("--config-dir"), "--multirun" in line.flags
+    words = [word for word in line.words if word]
+    if multirun:
+        compositions = compose_sweep(words, config_dir=config_dir)
+    else:
+        compositions = [compose(words, config_dir=config_dir)]
+    statuses: list[int] = []
+
+    def job(_: object) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        composition = compositions[0]
+        if multirun:
+            composition = compose(list(HydraConfig.get().overrides.task), config_dir=config_dir)
+        statuses.append(_run_job(composition))
+        if statuses[-1] > 128:  # a signal ends the multirun too
+            raise Stopped(statuses[-1] - 128)
+
+    if compositions[0].config.resume:  # Hydra does not read the run's configuration, and wants a task named
+        words = [f"task={compositions[0].config.task.name}", *(word for word in words if not word.startswith("task="))]
+    with _sweep_dir(words, multirun) as extra, _argv([*line.argv(), *hydra_words(words), *extra]):
+        _hydra_main(job)
+    return max(statuses, default=0)
+
+
+def _run_job(composition: Composition) -> int:
+    """One training; its errors are told here, so that the other trials of a multirun go on."""
+    return guarded(lambda: importlib.import_module("multihead.commands.train").run(composition))
+
+
+def _hydra_main(job: Callable[[object], None]) -> None:
+    """``@hydra.main`` over our configuration folder."""
+    import hydra
+
+    from multihead.config.compose import conf_dir
+
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(job)()
+
+
+@contextlib.contextmanager
+def _sweep_dir(words: list[str], multirun: bool) -> Iterator[list[str]]:
+    """A place outside for the file that Hydra's sweeper insists on writing, unless the user names one."""
+    if not multirun or any(word.startswith("hydra.sweep.dir=") for word in words):
+        yield []
+        return
+    with tempfile.TemporaryDirectory(prefix="multihead-multirun-") as folder:
+        yield [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
+
+
+@contextlib.contextmanager
+def _argv(arguments: list[str]) -> Iterator[None]:
+    """Hydra reads ``sys.argv``: our words stand there for as long as it runs."""
+    before = sys.argv
+    sys.argv = [before[0] if before else "multihead", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+# Shell completion
+
+
+def _complete(argv: list[str]) -> int:
+    """Hydra's completion for bash, zsh and fish, with our verbs before it and without Hydra's own groups."""
+    from multihead.config.compose import register_schema
+
+    register_schema()
+    if not any(word.startswith("query=") for word in argv):
+        with _argv(argv):
+            _hydra_main(lambda _: None)
+        return 0
+    line = os.environ.get("COMP_LINE", "")
+    program, *typed = line.split() or [""]
+    if not (Path(program).name.startswith("python") or program.endswith(".py")):
+        if not typed or (len(typed) == 1 and not line.endswith(" ")):
+            sys.stdout.write(" ".join(verb for verb in VERBS if verb.startswith("".join(typed))) + "\n")
+            return 0
+        os.environ["COMP_LINE"] = " ".join([program, *typed[1:]]) + " " * line.endswith(" ")
+    answer = io.StringIO()
+    with contextlib.redirect_stdout(answer), _argv(argv), contextlib.suppress(SystemExit):
+        _hydra_main(lambda _: None)
+    offered = [word for word in answer.getvalue().split() if not word.startswith(("hydra", "schema"))]
+    sys.stdout.write(" ".join(offered) + "\n")
+    return 0

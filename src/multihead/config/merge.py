@@ -1,0 +1,154 @@
+"""Layers of values, one over the other, in the typed dataclasses: every value checked, and where it came from kept."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from multihead.config.check import require_choice
+from multihead.config.keys import Key, find, flatten, leaf_keys, unknown_key
+from multihead.config.task import TaskConfig
+from multihead.config.training import Config
+from multihead.errors import ConfigError, MultiheadError
+from multihead.plugin import Plugin
+
+
+@dataclass(kw_only=True)
+class Composition:
+    """A configuration that was checked, and where each of its values comes from."""
+
+    config: Config
+    words: list[str]
+    """What the user typed."""
+    tree: dict[str, Any]
+    """The whole configuration as plain containers, as it is written to config.yaml."""
+    provenance: dict[str, list[tuple[str, Any]]]
+    """For each leaf: who set it to what (default, file or word), in order; the last one counts."""
+    plugin: Plugin | None = None
+
+
+@dataclass
+class Layer:
+    """One source of values: a YAML file, a run's configuration, or a word."""
+
+    source: str
+    leaves: dict[str, Any]
+    deleted: str = ""
+    error: type[MultiheadError] = field(default=ConfigError)
+
+
+def merge(
+    task_class: type[TaskConfig],
+    plugin: Plugin | None,
+    layers: list[Layer],
+    words: list[Layer],
+    typed: list[str],
+    error: type[MultiheadError] = ConfigError,
+) -> Composition:
+    """The layers one over the other in the dataclasses, and every check of a value."""
+    keys = leaf_keys([task_class], plugin.options if plugin else None)
+    root = empty(task_class, plugin)
+    provenance: dict[str, list[tuple[str, Any]]] = {}
+    for name, default in flatten(OmegaConf.to_container(root)).items():
+        key = find(name, keys)
+        provenance[name] = [(f"default of {key.owner.__name__}" if key else "default", default)]
+    for layer in [*layers, *words]:
+        shown = "" if layer in words else layer.source
+        if layer.deleted:
+            _delete(root, layer.deleted, provenance)
+        for name, value in layer.leaves.items():
+            if find(name, keys) is None:
+                raise _as(layer.error, unknown_key(name, keys, shown))
+            _set(root, keys, name, value, shown, layer.error)
+            provenance.setdefault(name, []).append((layer.source, value))
+    if plugin:
+        root.plugin_sha256 = plugin.sha256
+    try:
+        _check_blocks(root, plugin)
+        config = OmegaConf.to_object(root)
+    except ConfigError as refused:
+        raise _as(error, refused) from None
+    tree = tree_of(config)
+    current = flatten(tree)
+    return Composition(
+        config=config,
+        words=typed,
+        tree=tree,
+        provenance={name: chain for name, chain in provenance.items() if name in current},
+        plugin=plugin,
+    )
+
+
+def _as(error: type[MultiheadError], refused: ConfigError) -> MultiheadError:
+    return refused if error is ConfigError else error(refused.where, refused.what, refused.fix)
+
+
+def _set(
+    root: DictConfig, keys: Mapping[str, Key], name: str, value: Any, source: str, error: type[MultiheadError]
+) -> None:
+    """Puts one leaf in its typed place."""
+    key = find(name, keys)
+    assert key is not None
+    where = f"{source}: {name}" if source else name
+    if value == "???":
+        raise error(where, "a value is missing")
+    try:
+        if key.is_mapping and name != key.name:  # an entry, whose name may hold dots
+            OmegaConf.select(root, key.name)[name.removeprefix(f"{key.name}.")] = value
+        else:
+            OmegaConf.update(root, name, value, merge=not isinstance(value, list), force_add=True)
+    except OmegaConfBaseException as refused:
+        quoted = ",".join(map(str, value)) if isinstance(value, list) and key.type is str else ""
+        fix = f"""write it as one text: '{name}="{quoted}"'""" if quoted else ""
+        raise error(where, f"must be {key.requirement}, got {value!r}", fix) from refused
+
+
+def _delete(root: DictConfig, name: str, provenance: dict[str, Any]) -> None:
+    parent, _, entry = name.rpartition(".")
+    node = OmegaConf.select(root, parent)
+    if entry not in node:
+        raise ConfigError(name, "nothing to delete", f"{parent} has {', '.join(map(str, node))}" if node else "")
+    del node[entry]
+    provenance.pop(name, None)
+
+
+def _check_blocks(root: DictConfig, plugin: Plugin | None) -> None:
+    """Names that a plugin can add to."""
+    require_choice("model.attention", root.model.attention, ["multi_head", *(plugin.attention if plugin else ())])
+    require_choice("model.feed_forward", root.model.feed_forward, ["dense", *(plugin.feed_forward if plugin else ())])
+
+
+def empty(task_class: type[TaskConfig], plugin: Plugin | None) -> DictConfig:
+    """The typed configuration with nothing but defaults."""
+    return copy.deepcopy(_template(task_class, tuple(plugin.options.items()) if plugin else ()))
+
+
+@functools.lru_cache(maxsize=16)
+def _template(task_class: type[TaskConfig], options: tuple[tuple[str, type], ...]) -> DictConfig:
+    root = OmegaConf.structured(Config)
+    root.task = OmegaConf.structured(task_class)
+    for name, cls in options:
+        root.options[name] = OmegaConf.structured(cls)
+    return root
+
+
+def tree_of(config: Config) -> dict[str, Any]:
+    """A configuration as plain containers; the plugin by its name, since its path means nothing elsewhere."""
+    tree = dataclasses.asdict(config)
+    tree["plugin"] = Path(config.plugin).name
+    return tree
+
+
+def to_yaml(config: Config | dict[str, Any] | list[Any]) -> str:
+    """A configuration as the text of config.yaml; also any plain tree or list."""
+    tree = tree_of(config) if isinstance(config, Config) else config
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,161 @@
+"""``--help``: what there is to choose and to set, read from `conf/` and from the dataclasses."""
+
+from __future__ import annotations
+
+import textwrap
+
+from multihead.config.keys import GROUPS, Key, conf_dir, documentation, leaf_keys
+from multihead.config.task import TASKS
+
+WIDTH = 110
+GROUP_MEANING = {
+    "task": "what is learned",
+    "model": "sizes of the backbone",
+    "data": "a table with roles",
+    "optim": "optimizer and schedule",
+    "hardware": "bundles the keys of devices and precision",
+    "experiment": "a recipe with the score it reached",
+    "debug": "a short run",
+}
+MOST_USED = (
+    "optim.lr",
+    "trainer.max_steps",
+    "trainer.max_time",
+    "trainer.val_every_n_steps",
+    "data.batch_tokens",
+    "tokenizer.vocab_size",
+    "model.dropout",
+    "decoding.num_beams",
+    "precision",
+    "devices",
+    "seed",
+    "run_dir",
+    "resume",
+    "init_from",
+    "logger",
+    "plugin",
+)
+OVERVIEW = """\
+multihead: one Transformer backbone, many heads. Every command takes key=value words.
+
+  multihead train task=translation            trains; the same as python train.py task=translation
+  multihead evaluate run=RUN data.split=test  measures a finished run on any split, file and beam
+  multihead predict run=RUN                   reads lines from standard input, answers lines
+  multihead explain key=model.d_model         a key's value, who set it, what it overrode, what it means
+  multihead diff a=RUN b=RUN                  what differs between two runs
+  multihead VERB --help                       more about one of them
+"""
+EXAMPLES = """\
+Examples:
+  python train.py task=translation                                      # built-in data, no download
+  python train.py task=translation data=multi30k model=small precision=bf16-mixed devices=4
+  python train.py task=translation data=files data.train=my.tsv.gz      # your own two columns
+  python train.py -m task=translation model=tiny,small optim.lr=1e-3,3e-4
+  python train.py resume=outputs/translation/grammar/...
+"""
+FLAGS = """\
+Flags are Hydra's own:
+  -m                  a multirun: key=a,b,c tries each value      --cfg job           shows the composed configuration
+  --config-dir DIR    also looks for groups' YAML files in DIR    -sc install=bash    prints shell completion to eval
+"""
+VERB_TEXTS = {
+    "evaluate": """\
+multihead evaluate run=RUN [key=value ...]
+
+Measures a finished run by really decoding; writes beside its result.json, never over it.
+The configuration is RUN/config.yaml plus what is typed.
+
+  run=RUN                  the run's directory; run=[A,B] gives a table
+  data.split=test          train, val or test
+  data.test=FILE           another file in the place of a split
+  decoding.num_beams=8     and every other key of the configuration
+  plugin=FILE.py           again, where the run was made with a plugin
+
+Examples:
+  multihead evaluate run=outputs/translation/multi30k/... data.split=val decoding.num_beams=5
+  multihead evaluate run=outputs/translation/grammar/... data.grammar.seed=7
+""",
+    "predict": """\
+multihead predict run=RUN [format=text|jsonl] [key=value ...] < lines
+
+Answers every line of standard input with one line, in order. Needs nothing but RUN/model/.
+
+  run=RUN                           the run's directory
+  format=jsonl                      scores and n-best instead of the best text
+  decoding.num_beams=5              and every other key under decoding
+  decoding.num_return_sequences=5   hypotheses for each line (format=jsonl)
+  plugin=FILE.py                    again, where the run was made with a plugin
+
+Example:
+  echo "A man rides a bike." | multihead predict run=outputs/translation/multi30k/...
+""",
+    "explain": """\
+multihead explain key=KEY [run=RUN] [key=value ...]
+
+Prints the value of KEY, which file or word set it, the chain of what it overrode, and what it means.
+A node (key=model) explains all that is below it.
+
+  key=model.d_model        what to explain
+  task=translation ...     the same words as for train
+  run=RUN                  in a run's configuration instead
+
+Examples:
+  multihead explain key=model.d_model task=translation model=small
+  multihead explain key=optim run=outputs/translation/grammar/...
+""",
+    "diff": """\
+multihead diff a=RUN b=RUN
+
+What differs between two runs: configuration, environment and results.
+
+Example:
+  multihead diff a=outputs/translation/grammar/first b=outputs/translation/grammar/second
+""",
+}
+
+
+def overview() -> str:
+    """The help of the program as a whole."""
+    return "\n".join([OVERVIEW, _groups(), _keys(MOST_USED), EXAMPLES, _closing()])
+
+
+def verb_help(verb: str) -> str:
+    """The help of one command."""
+    if verb != "train":
+        return VERB_TEXTS[verb]
+    head = "multihead train task=TASK [group=choice ...] [key=value ...]     (python train.py is the same)\n"
+    return "\n".join([head, _groups(), _keys(MOST_USED), FLAGS, EXAMPLES, _closing()])
+
+
+def _groups() -> str:
+    """The groups and what can be chosen in each."""
+    folder = conf_dir()
+    lines = ["Choices (group=choice; YAML files in conf/):"]
+    for group in GROUPS:
+        options = ", ".join(sorted(file.stem for file in (folder / group).glob("*.yaml"))) or "none yet"
+        text = f"  {group:<12}{options}  ({GROUP_MEANING[group]})"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 14, break_long_words=False)
+    return "\n".join(lines) + "\n"
+
+
+def _keys(names: tuple[str, ...]) -> str:
+    """The keys ``names`` with their defaults and the first sentence about each."""
+    keys = leaf_keys(TASKS.values())
+    lines = ["Most used keys (key=default: meaning; a choice may set another value):"]
+    for name in names:
+        left = f"  {name}={_shown(keys[name])}"
+        room = WIDTH - 34
+        lines.append(f"{left:<33} {textwrap.shorten(documentation(keys[name]), room, placeholder=' ...')}")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(key: Key) -> str:
+    return str(key.default).lower() if isinstance(key.default, bool) else str(key.default)
+
+
+def _closing() -> str:
+    nodes = sorted({name.split(".")[0] for name in leaf_keys(TASKS.values()) if "." in name})
+    return textwrap.fill(
+        f"All keys: multihead explain key=NODE for {', '.join(nodes)}. Errors are one line; MULTIHEAD_TRACEBACK=1 "
+        "prints the traceback. Data is looked for in MULTIHEAD_DATA (default data/).", WIDTH
+    ) + "\n"  # fmt: skip

@@ -347,6 +347,19 @@ def metrics_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def runs_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Several runs' metrics, a column each, where their names differ at the end."""
+    table = Table(box=None, padding=(0, 2, 0, 1))
+    table.add_column("")
+    for run in results:
+        table.add_column(run, justify="right", overflow="fold")
+    names = {name: None for result in results.values() for name, value in result.items() if isinstance(value, float)}
+    for name in names:
+        cells = (number(result[name]) if name in result else "" for result in results.values())
+        table.add_row(name, *cells)
+    return table
+
+
 def printable(text: str) -> str:
     """``text`` with control characters, which could move a terminal's cursor, replaced."""
     return "".join(char if char.isprintable() else "�" for char in text)

@@ -18,17 +18,15 @@ log = logging.getLogger("multihead")
 
 def run(words: Sequence[str]) -> int:
     """``multihead evaluate run=RUN [run=RUN2 ...] [data.split=val] [data.test=FILE] [decoding.num_beams=8]``."""
-    from multihead.progress import open_log, table
+    from multihead.progress import metrics_table, open_log, runs_table
     from multihead.tracking import quiet_lightning
 
     runs, words = run_words(words)
     quiet_lightning()
     open_log(None)
-    rows = []
-    for path in runs:
-        result = evaluate(path, words)
-        rows.append({"run": path, **result})
-    table(rows)
+    results = {path: evaluate(path, words) for path in runs}
+    table = runs_table(results) if len(results) > 1 else metrics_table(results[runs[0]])
+    log.info("", extra={"renderable": table})
     return 0
 
 
@@ -71,6 +69,8 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=run)
     config, split = composition.config, composition.config.data.split
     prepared = prepare(composition, (split,), load_tokenizers(path))
+    for note in prepared.notes:
+        log.info("data: %s", note)
     task = build_task(config, prepared.tokenizers, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     task.texts = {"test": prepared.corpus.splits[split].columns}

@@ -58,6 +58,8 @@ class Prepared:
     corpus: Corpus
     tokenizers: dict[str, Tokenizer]
     encoded: dict[str, Encoded]
+    notes: list[str]
+    """What the user should hear: lines skipped, splits held out, caches made anew."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -79,21 +81,20 @@ def prepare(
     config, plugin = composition.config, composition.plugin
     readers = plugin.corpora if plugin else {}
     corpus = load_corpus(config.data, config.task.roles, splits=splits, seed=SPLIT_SEED, readers=readers)
-    for note in corpus.notes:
-        log.info("data: %s", note)
+    notes = list(corpus.notes)
     if config.trainer.overfit_examples:
         few = corpus.splits["train"].select(np.arange(config.trainer.overfit_examples))
         corpus = Corpus(dict.fromkeys(splits, few), dict.fromkeys(splits, few.fingerprint()))
-    tokenizers = tokenizers or train_tokenizers(config, corpus)
+    tokenizers = tokenizers or train_tokenizers(config, corpus, notes)
     cache = cache_root() if config.data.cache else None
     encoded = {}
     for split, rows in corpus.splits.items():
         mark = corpus.fingerprints[split]
-        encoded[split] = encode_corpus(rows.columns, tokenizers, fingerprint=mark, cache=cache, note=log.warning)
-    return Prepared(corpus, tokenizers, encoded)
+        encoded[split] = encode_corpus(rows.columns, tokenizers, fingerprint=mark, cache=cache, note=notes.append)
+    return Prepared(corpus, tokenizers, encoded, notes)
 
 
-def train_tokenizers(config: Config, corpus: Corpus) -> dict[str, Tokenizer]:
+def train_tokenizers(config: Config, corpus: Corpus, notes: list[str]) -> dict[str, Tokenizer]:
     """One tokenizer for all roles, or one each; trained on the train split, or taken from the cache."""
     rows, mark = corpus.splits["train"], corpus.fingerprints["train"]
     roles = [role for role in config.task.roles if role != "label"]
@@ -106,7 +107,7 @@ def train_tokenizers(config: Config, corpus: Corpus) -> dict[str, Tokenizer]:
             config.data.normalize,
             fingerprint=f"{mark} {' '.join(sorted(group))}",
             cache=cache_root() if config.data.cache else None,
-            note=log.warning,
+            note=notes.append,
         )
         trained |= dict.fromkeys(group, tokenizer)
     return trained
@@ -313,6 +314,8 @@ def _checkpoint(run_dir: Path) -> Path:
 
 def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> None:
     """One line each on the data, the model and where the run lives."""
+    for note in prepared.notes:
+        log.info("data: %s", note)
     counts = ", ".join(f"{split} {len(rows):,}" for split, rows in prepared.corpus.splits.items())
     vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in prepared.tokenizers.values()}.values())
     parameters = sum(p.numel() for p in task.model.parameters())

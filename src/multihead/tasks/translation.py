@@ -150,7 +150,8 @@ class TranslationTask(Task):
             metrics["bleu_lowercase"] = float(self.bleu_lowercase.compute())
         for metric in (self.loss_mean, self.accuracy, self.bleu, self.chrf, self.bleu_lowercase):
             metric.reset()
-        self.record({f"{split}/{name}": value for name, value in metrics.items()}, self.trainer.global_step)
+        named = {f"{split}/{name}": value for name, value in metrics.items()}
+        self.record({**named, "tokens": self.tokens_seen}, self.trainer.global_step)
         self.finish_samples(split)
 
     def signatures(self) -> dict[str, str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -382,7 +381,7 @@ class RMSNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout; on a CPU from 16 random bits an element, drawn four at a time, where torch's own is several times slower."""
+    """Dropout; on a CPU from 16 random bits an element, drawn four at a time: twice as fast as torch's own there."""
 
     def __init__(self, p: float):
         super().__init__()

@@ -1,9 +1,11 @@
-"""What stands on the backbone's hidden states: logits over a vocabulary.
+"""What stands on the backbone's hidden states: logits over a vocabulary, and their loss.
 
-Shapes: D d_model, V vocabulary.
+Shapes: N positions, D d_model, V vocabulary.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,3 +33,61 @@ class VocabularyHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
         return F.linear(hidden, self.weight)
+
+    def loss(self, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Sum over N positions of the cross-entropy in nats, label-smoothed as `torch.nn.functional.cross_entropy`.
+
+        Args:
+            hidden: [N, D], real positions only.
+            labels: [N].
+            label_smoothing: Share of the target distribution spread over the vocabulary (section 5.4 of the paper).
+        """
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):
+            return _ChunkedCrossEntropy.apply(hidden, self.weight, labels, label_smoothing, dtype)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Linear map and cross-entropy at once, a few hundred rows at a time.
+
+    The gradient of a chunk's logits is made where its softmax is, and no chunk's logits outlive it: a quarter of the
+    passes over memory, and no [N, V] array. Logits and sums are in float32 whatever the matrices are multiplied in.
+    """
+
+    ROWS = 256
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float, dtype: torch.dtype
+    ) -> Tensor:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        rows, matrix = hidden.to(dtype), weight.to(dtype)
+        total = torch.zeros((), dtype=exact, device=hidden.device)
+        grad_hidden = torch.empty(hidden.shape, dtype=exact, device=hidden.device)
+        grad_weight = torch.zeros(weight.shape, dtype=exact, device=hidden.device)
+        spread = smoothing / weight.size(0)
+        for start in range(0, len(labels), _ChunkedCrossEntropy.ROWS):
+            part = slice(start, start + _ChunkedCrossEntropy.ROWS)
+            label = labels[part, None]
+            logits = (rows[part] @ matrix.T).to(exact)
+            log_sum = logits.logsumexp(1, keepdim=True)
+            total += log_sum.sum() - (1 - smoothing) * logits.gather(1, label).sum()
+            if smoothing:
+                total -= spread * logits.sum()
+            grad = logits.sub_(log_sum).exp_()  # softmax; minus the one-hot target; the even spread comes off below
+            grad.scatter_add_(1, label, torch.full_like(log_sum, smoothing - 1))
+            grad = grad.to(dtype)
+            grad_hidden[part] = grad @ matrix
+            grad_weight += grad.T @ rows[part]
+        if smoothing:
+            grad_hidden -= spread * weight.sum(0)
+            grad_weight -= spread * hidden.sum(0)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (grad_hidden * grad).to(ctx.dtypes[0]), (grad_weight * grad).to(ctx.dtypes[1]), None, None, None

@@ -88,18 +88,17 @@ class TranslationTask(Task):
 
     # ---- from batches to losses
 
-    def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """Logits of the real target positions: [N, V] for ``labels[labels != -100]``."""
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Hidden states [N, D] and labels [N] of the real target positions."""
         hidden = self.model.transformer(
             source=batch.get("source"), source_mask=batch.get("source_mask"), target=batch["target"]
         )  # [B, T, D]
-        return self.model.head(hidden[batch["labels"] != IGNORED])
+        real = batch["labels"] != IGNORED
+        return hidden[real], batch["labels"][real]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        logits = self(batch).float()
-        labels = batch["labels"][batch["labels"] != IGNORED]
-        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.config.task.label_smoothing)
-        return self.step_loss(loss, batch)
+        hidden, labels = self(batch)
+        return self.step_loss(self.model.head.loss(hidden, labels, self.config.task.label_smoothing), batch)
 
     # ---- validation and test
 
@@ -122,8 +121,8 @@ class TranslationTask(Task):
         self._record("test")
 
     def _evaluate(self, batch: dict[str, Any], split: str, limit: int) -> None:
-        logits = self(batch).float()
-        labels = batch["labels"][batch["labels"] != IGNORED]
+        hidden, labels = self(batch)
+        logits = self.model.head(hidden).float()
         self.loss_mean.update(F.cross_entropy(logits, labels, reduction="sum"), labels.numel())
         self.accuracy.update((logits.argmax(-1) == labels).sum(), labels.numel())
         index = [int(i) for i in batch["index"] if not limit or int(i) < limit]

@@ -192,7 +192,7 @@ class TranslationTask(Task):
         if self.decoder_only:
             prefix, mask = self._pad([[self.bos, *row, self.sep] for row in rows], left=True)
             source = source_mask = None
-            longest = [min(n, max_len - prefix.shape[1]) for n in longest]
+            longest = [min(n, max_len - len(row) - 2) for n, row in zip(longest, rows, strict=True)]
         else:
             source, source_mask = self._pad([[*row, self.eos] for row in rows])
             prefix, mask = self._pad([[self.bos] for _ in rows])
@@ -209,6 +209,7 @@ class TranslationTask(Task):
             pad_id=self.pad,
             max_new_tokens=torch.tensor(longest, device=self.device),
             forced=[forced_ids] * len(rows) if forced_ids else None,
+            forbidden=(self.bos, self.sep),
         )
 
     def _pad(self, rows: list[list[int]], left: bool = False) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,109 @@
+"""The documents name files, functions and commands that exist."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from multihead.config.compose import compose, compose_sweep
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+IDS = [path.name for path in DOCUMENTS]
+PATH = ROOT / "docs" / "path_of_a_sentence.md"
+
+
+def fenced(text: str) -> list[tuple[str, str]]:
+    """Language and content of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def backticked(text: str) -> list[str]:
+    """Inline code outside of fenced blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def definitions() -> set[str]:
+    """Names of modules' functions and classes, `Class.member` and bare members, and fields of configuration nodes."""
+    names: set[str] = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                for member in node.body:
+                    if isinstance(member, ast.FunctionDef):
+                        names |= {f"{node.name}.{member.name}"}
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+    return names
+
+
+def test_the_path_names_files_and_definitions_that_exist():
+    known, text = definitions(), PATH.read_text()
+    called = [name for name in backticked(text) if re.fullmatch(r"_?[A-Za-z]\w*(\.\w+)*", name)]
+    words = {"source", "target", "labels", "source_mask", "tokens_of_step", "parts", "index", "collate", "config"}
+    words |= {"log_softmax", "model.d_model", "data.format", "data.batch_tokens", "train.en.gz", "train.de.gz"}
+    words |= {"train.py", "samples.jsonl", "result.json"}
+    unknown = sorted({name for name in called if name not in known | words})
+    assert not unknown, f"{PATH.name} names what is not defined: {unknown}"
+    assert len({name for name in called if name in known}) > 60
+
+
+def test_a_name_stands_in_the_file_that_the_path_says():
+    """``name`` in ``file.py``: the file defines the name."""
+    pairs = re.findall(r"`([\w.]+)`(?: \([^)]*\))?,? (?:in|of)\s+`(src/[\w/]+\.py)`", PATH.read_text())
+    assert len(pairs) > 20
+    for name, file in pairs:
+        tree = ast.parse((ROOT / file).read_text())
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        found = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+        assert name.rpartition(".")[2] in found, f"{file} does not define {name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_files_exist(document):
+    text = document.read_text()
+    for name in backticked(text):
+        if re.fullmatch(r"(src|conf|tests|docs|sweeps|benchmarks)/[\w./-]+", name) and "*" not in name:
+            assert (ROOT / name).exists(), f"{document.name}: {name}"
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" not in link:
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_headings_that_are_linked_to_exist(document):
+    for target, heading in re.findall(r"\]\(([^)#]*)#([^)]+)\)", document.read_text()):
+        other = (document.parent / target).read_text() if target else document.read_text()
+        slugs = {
+            re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
+            for line in other.splitlines()
+            if line.startswith("#")
+        }
+        assert heading in slugs, f"{document.name}: {target}#{heading}"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with the files that the documents speak of as the reader's."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("d_model: 64\n")
+    plugins = [block for _, block in fenced((ROOT / "docs" / "guide.md").read_text()) if "PLUGIN = " in block]
+    (tmp_path / "squared_relu.py").write_text(plugins[0])
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+def test_training_commands_compose(document, folder):
+    text = document.read_text()
+    lines = [line for language, block in fenced(text) if language == "bash" for line in block.splitlines()]
+    commands = [re.sub(r"^(\w+=\S+ )*", "", line) for line in [*lines, *backticked(text)]]
+    for command in (c for c in commands if c.startswith(("python train.py ", "multihead train "))):
+        words = shlex.split(command, comments=True)[2:]
+        if any(word in ("-sc", "--help") or word.startswith("resume=") for word in words):
+            continue
+        run = compose_sweep if "-m" in words else compose
+        run([w for w in words if "=" in w], config_dir=str(folder) if "--config-dir" in words else None)

@@ -66,11 +66,7 @@ def report(error: BaseException) -> int:
         if str(error):
             _tell(str(error))
         return error.status
-    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
-        error = MachineError(str(error.filename or "disk"), str(error.strerror)).with_traceback(error.__traceback__)
-    if isinstance(error, MemoryError):
-        fix = "smaller data.part_tokens, data.eval_tokens or model"
-        error = MachineError("memory", f"not enough {error}".strip(), fix).with_traceback(error.__traceback__)
+    error = mendable(error)
     text = "".join(traceback.format_exception(error))
     if os.environ.get(SHOW_TRACEBACK) == "1":
         sys.stderr.write(text)
@@ -79,6 +75,16 @@ def report(error: BaseException) -> int:
         return error.status
     _tell(f"error[internal] {type(error).__name__}: {error}; a defect of ours; {_where_traceback(error, text)}")
     return 1
+
+
+def mendable(error: BaseException) -> BaseException:
+    """The error as a `MachineError` where it is about disk, memory or permissions."""
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+        return MachineError(str(error.filename or "disk"), str(error.strerror)).with_traceback(error.__traceback__)
+    if isinstance(error, MemoryError):
+        fix = "smaller data.part_tokens, data.eval_tokens or model"
+        return MachineError("memory", f"not enough {error}".strip(), fix).with_traceback(error.__traceback__)
+    return error
 
 
 def _where_traceback(error: BaseException, text: str) -> str:

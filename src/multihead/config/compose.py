@@ -128,10 +128,13 @@ def compose_from_run(
     """
     words = list(words)
     overrides = parse(words)
+    if not isinstance(run_config, Mapping):
+        raise CheckpointError(f"{run}/config.yaml", "must be a mapping of keys to values")
     plugin = _load_named_plugin(overrides)
     _check_same_plugin(run_config, plugin, overrides, run)
     choices, values = _sort_words(overrides, plugin)
-    task_name = (run_config.get("task") or {}).get("name")
+    task = run_config.get("task")
+    task_name = task.get("name") if isinstance(task, Mapping) else None
     tasks = _task_classes(plugin)
     if task_name not in tasks:
         raise CheckpointError(run, f"its task {task_name!r} is not one of {', '.join(tasks)}")
@@ -426,6 +429,8 @@ def _file_layer(source: str, tree: dict[str, Any], error: type[MultiheadError] =
             raise error(f"{source}: {name}", "interpolation is not allowed: configuration is data")
         if name.split(".")[0] == "hydra":
             raise error(f"{source}: {name}", "a file cannot configure Hydra")
+        if name == "plugin":
+            raise error(f"{source}: {name}", "only the command line names code", "plugin=FILE.py on the command line")
     return Layer(source, {name: value for name, value in leaves.items() if value != {}}, error=error)
 
 

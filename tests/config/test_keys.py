@@ -1,0 +1,115 @@
+"""Suggestions are right, every key is documented, and every YAML file says only what differs from the defaults."""
+
+import random
+import string
+
+import pytest
+import yaml
+
+from multihead.config.keys import (
+    Key,
+    conf_dir,
+    documentation,
+    edit_distance,
+    find,
+    flatten,
+    leaf_keys,
+    nearest_key,
+)
+from multihead.config.task import TASKS
+
+KEYS = leaf_keys(TASKS.values())
+
+
+def one_letter_changes(name: str, rng: random.Random, count: int) -> list[str]:
+    """Misspellings of ``name`` by one letter left out, added, replaced, or swapped with the next."""
+    found = set()
+    while len(found) < count:
+        i, letter = rng.randrange(len(name)), rng.choice(string.ascii_lowercase)
+        kind = rng.randrange(4)
+        if kind == 0:
+            changed = name[:i] + name[i + 1 :]
+        elif kind == 1:
+            changed = name[:i] + letter + name[i:]
+        elif kind == 2:
+            changed = name[:i] + letter + name[i + 1 :]
+        else:
+            changed = name[:i] + name[i + 1 : i + 2] + name[i : i + 1] + name[i + 2 :]
+        if changed and changed != name and find(changed, KEYS) is None:
+            found.add(changed)
+    return sorted(found)
+
+
+def test_suggestions_for_one_letter_changes():
+    rng = random.Random(7)
+    cases = [(name, changed) for name in KEYS for changed in one_letter_changes(name, rng, 4)]
+    wrong = [(name, changed) for name, changed in cases if nearest_key(changed, KEYS) != name]
+    assert len(wrong) <= 0.05 * len(cases), wrong
+    assert len(cases) >= 300
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("tsk", "task"),
+        ("modle", "model"),
+        ("d_model", "model.d_model"),
+        ("lr", "optim.lr"),
+        ("model.lr", "optim.lr"),
+        ("data.rolse.source", "data.roles.source"),
+        ("trainer.max_step", "trainer.max_steps"),
+        ("max_epochs_and_more", ""),
+    ],
+)
+def test_suggestion(typed, meant):
+    assert nearest_key(typed, KEYS) == meant
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "distance"),
+    [("", "", 0), ("a", "", 1), ("lr", "rl", 1), ("task", "tsk", 1), ("kitten", "sitting", 3), ("abc", "cab", 2)],
+)
+def test_edit_distance(first, second, distance):
+    assert edit_distance(first, second) == edit_distance(second, first) == distance
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=lambda key: key.name)
+def test_every_key_is_documented(key: Key):
+    assert len(documentation(key)) > 10
+    assert key.requirement
+
+
+def test_flatten():
+    tree = {"a": {"b": 1, "c": {}}, "d": [1, {"e": 2}], "f": None}
+    assert flatten(tree) == {"a.b": 1, "a.c": {}, "d": [1, {"e": 2}], "f": None}
+
+
+def yaml_files() -> list[str]:
+    return sorted(str(file.relative_to(conf_dir())) for file in conf_dir().rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", yaml_files())
+def test_yaml_says_what_it_is_for(name):
+    text = (conf_dir() / name).read_text()
+    lines = text.splitlines()
+    comment = lines[1] if lines[0].startswith("# @package") else lines[0]
+    assert comment.startswith("# ") and len(comment) > 20
+    assert "_target_" not in text and "${" not in text
+
+
+def test_yaml_files_are_few():
+    kinds = [name.split("/")[0] for name in yaml_files()]
+    assert len([kind for kind in kinds if kind not in ("data", "experiment")]) <= 30
+
+
+@pytest.mark.parametrize("name", [name for name in yaml_files() if name.split("/")[0] in ("model", "optim", "data")])
+def test_yaml_holds_deltas_only(name):
+    """A value that equals the dataclass's default stands there alone (names, which say who one is, apart)."""
+    group = name.split("/")[0]
+    tree = yaml.safe_load((conf_dir() / name).read_text()) or {}
+    same = []
+    for key, value in flatten(tree).items():
+        known = find(f"{group}.{key}", KEYS)
+        if known and known.name == f"{group}.{key}" and known.default == value and key not in ("name", "format"):
+            same.append(key)
+    assert same == []

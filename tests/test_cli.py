@@ -1,0 +1,272 @@
+"""The door: statuses, one line for each error, nothing left behind, nothing heavy imported."""
+
+import errno
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from multihead import cli
+from multihead.config.keys import conf_dir
+from multihead.errors import CheckpointError, DataError, NumericsError, Stopped
+
+WRONG = [
+    "tsk=translation",
+    "+tsk=translation",
+    "task=translation model.d_modle=64",
+    "task=translation optim.lr=fast",
+    "task=translation model.d_model=100 model.num_heads=3",
+    "task=nope",
+    "task=translation precision=bf17",
+    "+data._target_=os.system",
+    "task=translation model.dropout=1.5",
+    "task=translation devices=none",
+    "task=translation seed=1,2",
+    "task=translation -m seed=1,x",
+    "task=translation data.train=[a,b]",
+    "task=translation tokenizer.joint=false",
+    "task=translation seed=${oc.env:HOME}",
+    "task=translation resume=nowhere",
+    "task=translation plugin=nowhere.py",
+    "task=translation hydra.run.dir=here",
+    "task=translation --epochs=3",
+    "task=translation --config-dir",
+    "task=translation --experimental-rerun=config.pickle",
+    "translation",
+]
+
+
+@pytest.fixture
+def door(monkeypatch, tmp_path, capfd):
+    """Runs a command line in an empty folder with a stand-in for training; returns status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def run(composition):
+        seen.append(composition)
+        return TRAININGS.get(composition.config.seed, lambda: 0)()
+
+    stand_in = types.ModuleType("multihead.commands.train")
+    stand_in.run = run
+    monkeypatch.setitem(sys.modules, "multihead.commands.train", stand_in)
+
+    def call(line):
+        status = cli.main(line.split() if isinstance(line, str) else line)
+        out, err = capfd.readouterr()
+        assert list(tmp_path.iterdir()) == [], "something was left behind"
+        return status, out, err
+
+    call.seen = seen
+    return call
+
+
+def fail(error):
+    """A training that ends with ``error``."""
+
+    def training():
+        raise error
+
+    return training
+
+
+TRAININGS = {
+    11: fail(DataError("train.de:88", "has 3 columns, expected 2")),
+    12: fail(CheckpointError("outputs/x", "is damaged")),
+    13: fail(NumericsError("step 50", "the loss is nan")),
+    14: fail(OSError(errno.ENOSPC, "No space left on device", "outputs/x")),
+    15: fail(Stopped(15, "stopping: SIGTERM, saved step 118")),
+    16: fail(KeyboardInterrupt()),
+    17: fail(ValueError("first\nsecond")),
+    18: fail(MemoryError()),
+    19: lambda: 7,
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_commands(door, line):
+    status, out, err = door(f"train {line}")
+    assert status == 2
+    assert err.startswith("error[config] ") and err.count("\n") == 1
+    assert out == "" and door.seen == []
+
+
+@pytest.mark.parametrize(
+    ("seed", "status", "message"),
+    [
+        (1, 0, ""),
+        (11, 2, "error[data] train.de:88: has 3 columns, expected 2\n"),
+        (12, 3, "error[checkpoint] outputs/x: is damaged\n"),
+        (13, 4, "error[numerics] step 50: the loss is nan\n"),
+        (14, 5, "error[machine] outputs/x: No space left on device\n"),
+        (15, 143, "stopping: SIGTERM, saved step 118\n"),
+        (16, 130, "interrupted\n"),
+        (18, 5, "error[machine] memory: not enough; fix: smaller data.part_tokens, data.eval_tokens or model\n"),
+        (19, 7, ""),
+    ],
+)
+def test_statuses(door, seed, status, message):
+    assert door(f"train task=translation seed={seed}") == (status, "", message)
+    assert len(door.seen) == 1
+
+
+def test_a_defect_says_where_its_traceback_is(door, monkeypatch, tmp_path_factory):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("crash")))
+    status, _, err = door("train task=translation seed=17")
+    assert status == 1 and err.count("\n") == 1
+    assert err.startswith("error[internal] ValueError: first second; a defect of ours; traceback in ")
+    with open(err.split("traceback in ")[1].strip()) as file:
+        assert "Traceback" in file.read()
+    monkeypatch.setenv("MULTIHEAD_TRACEBACK", "1")
+    status, _, err = door("train task=translation seed=11")
+    assert status == 2 and err.startswith("Traceback") and err.endswith("expected 2\n")
+
+
+def test_a_failing_trial_does_not_stop_the_others(door):
+    status, _, err = door("train -m task=translation model=tiny,small seed=1,11,17,2")
+    assert [(c.config.model.d_model, c.config.seed) for c in door.seen] == [
+        (width, seed) for width in (128, 256) for seed in (1, 11, 17, 2)
+    ]
+    assert status == 2 and err.count("error[data]") == err.count("error[internal]") == 2
+
+
+def test_a_signal_stops_the_multirun(door):
+    status, _, _ = door("train -m task=translation seed=1,15,2")
+    assert status == 143 and [c.config.seed for c in door.seen] == [1, 15]
+
+
+def test_hydra_flags(door, tmp_path_factory):
+    status, out, err = door(["train", "--cfg", "job", "task=translation", "data.roles={source: german}", "seed=3"])
+    assert (status, err) == (0, "") and "seed: 3\n" in out and "source: german" in out and "hydra" not in out
+    folder = tmp_path_factory.mktemp("conf")
+    (folder / "model").mkdir()
+    (folder / "model" / "wide.yaml").write_text("d_model: 4096\n")
+    assert door(f"train --config-dir {folder} task=translation model=wide")[0] == 0
+    assert door(f"train -m --config-dir={folder} task=translation model=tiny,wide")[0] == 0
+    assert [c.config.model.d_model for c in door.seen] == [4096, 128, 4096]
+    assert door.seen[0].words == ["task=translation", "model=wide"]
+
+
+def test_resume_needs_no_task(door, tmp_path_factory):
+    from multihead.config.compose import compose, to_yaml
+
+    run = tmp_path_factory.mktemp("run")
+    (run / "config.yaml").write_text(to_yaml(compose(["task=translation", "model=small", "seed=5"]).tree))
+    assert door(f"train resume={run} trainer.max_steps=7")[0] == 0
+    config = door.seen[0].config
+    assert (config.model.d_model, config.seed, config.trainer.max_steps, config.resume) == (256, 5, 7, str(run))
+    assert door(f"train -m resume={run} seed=1,2")[2].startswith("error[config] resume: one run is resumed")
+
+
+def test_help(door):
+    assert door([])[:2] == door("--help")[:2] == door("help")[:2]
+    for words in ("--help", *(f"{verb} --help" for verb in cli.VERBS), "train task=translation -h"):
+        status, out, err = door(words)
+        assert (status, err) == (0, "") and 4 < out.count("\n") < 60
+        assert max(map(len, out.splitlines())) <= 120
+    out = door("train --help")[1]
+    assert "multi30k" in out and "optim.lr=0.001" in out and "Peak learning rate of AdamW" in out
+    assert "sweep" not in door("--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("trian task=translation", "error[config] trian: not a command; there are train, evaluate, predict, explain,"),
+        ("task=translation", "error[config] task=translation: not a command; .*fix: multihead train ..."),
+        ("evaluate --verbose", "error[config] --verbose: evaluate takes key=value and no flags"),
+        ("frobnicate", "error[config] frobnicate: not a command;"),
+    ],
+)
+def test_wrong_verbs(door, line, message):
+    status, _, err = door(line)
+    assert status == 2 and err.count("\n") == 1 and err.startswith(message.split(" .*")[0])
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("python train.py task=", {"task=translation"}),
+        ("python train.py model=t", {"model=tiny"}),
+        ("python train.py task=translation optim.mu", {"optim.muon_lr=", "optim.muon_steps=", "optim.muon_momentum="}),
+        ("multihead e", {"evaluate", "explain"}),
+        ("multihead ", set(cli.VERBS)),
+        ("multihead train debug=", {"debug=smoke", "debug=overfit"}),
+        ("multihead train hyd", set()),
+        ("multihead train sch", set()),
+    ],
+)
+def test_completion(door, monkeypatch, typed, offered):
+    monkeypatch.setenv("COMP_LINE", typed)
+    door_words = "train -sc query=bash" if typed.startswith("python") else "-sc query=bash"
+    status, out, err = door(door_words)
+    assert (status, err) == (0, "") and set(out.split()) == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_completion_installs(door, monkeypatch, shell):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/multihead"])
+    status, out, _ = door(f"-sc install={shell}")
+    assert status == 0 and "multihead" in out
+
+
+def python(code, *words, **options):
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+def test_errors_and_help_import_nothing_heavy(tmp_path):
+    """One process for all: after errors, help and completion neither torch nor Lightning nor wandb is loaded."""
+    code = (
+        "import sys; from multihead.cli import main\n"
+        "statuses = [main(line.split()) for line in sys.argv[1:]]\n"
+        "heavy = [name for name in ('torch', 'lightning', 'wandb', 'sacrebleu', 'tokenizers') if name in sys.modules]\n"
+        "assert heavy == [], heavy\n"
+        "sys.exit(max(statuses))"
+    )
+    lines = [f"train {line}" for line in WRONG] + ["--help", "train --help", "explain key=optim.lr task=translation"]
+    done = python(code, *lines, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == len(WRONG), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_documented_door(tmp_path):
+    """train.py itself, from another folder, as a process of its own."""
+    script = conf_dir().parent / "train.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "task=translation", "model.d_modle=64"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error[config] model.d_modle: no such key; did you mean model.d_model?\n"
+    assert list(tmp_path.iterdir()) == []
+    assert len(script.read_text().splitlines()) < 20
+
+
+def test_a_reader_that_leaves(tmp_path):
+    """A closed pipe, as under ``| head``, is no traceback."""
+    code = (
+        "import sys; from multihead.cli import guarded\n"
+        "def talk():\n"
+        "    while True: sys.stdout.write('line\\n' * 1000); sys.stdout.flush()\n"
+        "sys.exit(guarded(talk))"
+    )
+    read, write = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    os.read(read, 10)
+    os.close(read)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (141, "")
+
+
+def test_messages_survive_any_text(capfd):
+    assert cli.report(DataError("x\udcff.txt:1", "bad\nline \u2028 \u0007")) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("error[data] x")

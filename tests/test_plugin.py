@@ -1,0 +1,173 @@
+"""The user's own code: what it adds takes part in composition; what is wrong with it is one line."""
+
+import re
+
+import pytest
+
+from multihead.config.compose import compose, compose_from_run, compose_sweep
+from multihead.errors import CheckpointError, ConfigError
+from multihead.plugin import Plugin, load_plugin
+
+VARIANT = '''
+from dataclasses import dataclass
+from multihead.config.task import TranslationConfig
+from multihead.plugin import Plugin
+
+
+@dataclass(kw_only=True)
+class LinearOptions:
+    """Linear attention."""
+
+    features: int = 16
+    """Width of the feature map."""
+
+
+@dataclass(kw_only=True)
+class NoisyConfig(TranslationConfig):
+    name: str = "noisy"
+    noise: float = 0.1
+    """Share of words that are dropped."""
+
+
+def linear(*args):
+    raise NotImplementedError
+
+
+def poems(config, split, columns):
+    return {}
+
+
+PLUGIN = Plugin(
+    attention={"linear": linear},
+    feed_forward={"mixture": linear},
+    tasks={"noisy": (NoisyConfig, "variant:Noisy")},
+    corpora={"poems": poems},
+    options={"linear": LinearOptions},
+)
+'''
+
+
+@pytest.fixture
+def variant(tmp_path):
+    path = tmp_path / "variant.py"
+    path.write_text(VARIANT)
+    return path
+
+
+def test_takes_part_in_composition(variant):
+    words = [f"plugin={variant}", "task=noisy", "task.noise=0.3", "model.attention=linear", "options.linear.features=8"]
+    composition = compose(words)
+    config = composition.config
+    assert (config.task.name, config.task.noise, config.model.attention) == ("noisy", 0.3, "linear")
+    assert config.options["linear"].features == 8
+    assert composition.provenance["options.linear.features"][-1] == ("options.linear.features=8", 8)
+    assert composition.plugin.path == variant and composition.tree["plugin"] == "variant.py"
+    assert composition.tree["plugin_sha256"] == composition.plugin.sha256 == config.plugin_sha256
+    assert compose([f"plugin={variant}", "task=translation", "data=poems"]).config.data.name == "poems"
+    assert len(compose_sweep([f"plugin={variant}", "task=noisy,translation", "options.linear.features=1,2"])) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("task=noisy task.nose=1", r"task\.nose: no such key; did you mean task\.noise\?"),
+        ("task=noisy options.linear.feature=1", r"did you mean options\.linear\.features\?"),
+        ("task=noisy options.lineal.features=1", r"options\.lineal\.features: no such options; the plugin adds linear"),
+        ("task=noisy options.linear.features=x", r"options\.linear\.features: must be a whole number, got 'x'"),
+        ("task=noisy model.attention=linaer", r"must be one of multi_head, linear, got 'linaer'; fix: .*=linear"),
+        ("task=noisi", r"task=noisi: no such task; have noisy, translation; fix: task=noisy"),
+    ],
+)
+def test_is_checked_like_all_else(variant, words, message):
+    with pytest.raises(ConfigError, match=message):
+        compose([f"plugin={variant}", *words.split()])
+
+
+def test_leaves_with_the_command(variant):
+    """What a plugin added is unknown to the next composition without it."""
+    compose([f"plugin={variant}", "task=noisy"])
+    with pytest.raises(ConfigError, match="task=noisy: no such task; have translation"):
+        compose(["task=noisy"])
+    with pytest.raises(ConfigError, match="data=poems: no such data"):
+        compose(["task=translation", "data=poems"])
+    with pytest.raises(ConfigError, match="no plugin adds any"):
+        compose(["task=translation", "options.linear.features=1"])
+
+
+def test_a_run_wants_its_plugin_again(variant):
+    tree = compose([f"plugin={variant}", "task=noisy", "options.linear.features=8"]).tree
+    with pytest.raises(
+        CheckpointError, match=r"was made with the plugin variant\.py.*add plugin=old/plugin/variant\.py"
+    ):
+        compose_from_run(tree, [], run="old")
+    again = compose_from_run(tree, [f"plugin={variant}"])
+    assert again.config.options["linear"].features == 8
+    variant.write_text(VARIANT.replace("0.1", "0.2"))
+    with pytest.raises(CheckpointError, match="made with another version of the plugin"):
+        compose_from_run(tree, [f"plugin={variant}"])
+    accepted = compose_from_run(tree, [f"plugin={variant}", "plugin_sha256="])
+    assert accepted.config.plugin_sha256 == accepted.plugin.sha256 != tree["plugin_sha256"]
+
+
+def test_no_file_names_it(variant, tmp_path):
+    """Neither a YAML file nor a run's configuration loads code."""
+    (tmp_path / "experiment").mkdir()
+    marker = tmp_path / "ran"
+    variant.write_text(f"open({str(marker)!r}, 'w')\n{VARIANT}")
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\ndefaults:\n  - override /task: translation\nplugin: {variant}\n"
+    )
+    with pytest.raises(ConfigError, match="plugin: only the command line names code"):
+        compose(["experiment=mine"], config_dir=str(tmp_path))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", r"variant\.py: module .* has no attribute 'PLUGIN'; fix: define PLUGIN = Plugin"),
+        ("PLUGIN = 3\n", r"PLUGIN must be a multihead\.plugin\.Plugin, got int"),
+        ("def f(:\n", r"variant\.py:1: invalid syntax"),
+        ("import nosuchmodule\n", r"variant\.py: ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("1 / 0\n", r"variant\.py: ZeroDivisionError: division by zero"),
+        (
+            "from multihead.plugin import Plugin\nPLUGIN = Plugin(options={'a': int})\n",
+            r"options\['a'\] must be a dataclass",
+        ),
+        (
+            "from multihead.plugin import Plugin\nPLUGIN = Plugin(tasks={'a': int})\n",
+            r"tasks\['a'\] must be a pair of a",
+        ),
+        (
+            VARIANT.replace('tasks={"noisy"', 'tasks={"translation"'),
+            r"tasks\['translation'\] would hide the built-in task",
+        ),
+        ("from multihead.plugin import Plugin\nPLUGIN = Plugin(bogus={})\n", r"TypeError: .*bogus"),
+    ],
+)
+def test_what_is_wrong_is_one_line(text, message, variant):
+    variant.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_plugin(str(variant))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing():
+    with pytest.raises(ConfigError, match=re.escape("plugin: no such file: ./nowhere.py")):
+        load_plugin("./nowhere.py")
+    with pytest.raises(ConfigError, match=r"no entry point called 'nowhere' .*plugin=\./variant\.py"):
+        load_plugin("nowhere")
+
+
+def test_entry_point(variant, monkeypatch):
+    """An installed package's entry point, in the group multihead.plugins, is loaded by its name."""
+    installed = variant.parent / "site" / "poetry-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: poetry\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[multihead.plugins]\npoetry = poetry_variant:PLUGIN\n")
+    (variant.parent / "site" / "poetry_variant.py").write_text(VARIANT)
+    monkeypatch.syspath_prepend(str(variant.parent / "site"))
+    plugin = load_plugin("poetry")
+    assert isinstance(plugin, Plugin) and plugin.name == "poetry" and len(plugin.sha256) == 64
+    with pytest.raises(ConfigError, match=r"no entry point called 'poetri' \(installed: .*poetry.*fix: plugin=poetry"):
+        load_plugin("poetri")

@@ -157,6 +157,7 @@ def _closing() -> str:
     nodes = sorted({name.split(".")[0] for name in leaf_keys(TASKS.values()) if "." in name})
     text = (
         f"All keys of a node: multihead explain task=translation key=NODE, for {', '.join(nodes)}. "
-        "Errors are one line; MULTIHEAD_TRACEBACK=1 prints the traceback. Data is looked for in MULTIHEAD_DATA (default data/)."
+        "Errors are one line; MULTIHEAD_TRACEBACK=1 prints the traceback. "
+        "Data is looked for in MULTIHEAD_DATA (default data/)."
     )
     return textwrap.fill(text, WIDTH) + "\n"

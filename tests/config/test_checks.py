@@ -36,6 +36,8 @@ REFUSED = [
     (GrammarConfig, {"train_size": 0}, "data.grammar.train_size: must be at least 1, got 0"),
     (GrammarConfig, {"val_size": 0}, "data.grammar.val_size: must be at least 1, got 0"),
     (GrammarConfig, {"test_size": -5}, "data.grammar.test_size: must be at least 1, got -5"),
+    (DataConfig, {"name": "../x"}, "data.name: must be letters, digits, '.', '_' and '-', at most 100, got '../x'"),
+    (DataConfig, {"name": "x" * 101}, "data.name: must be letters, digits, '.', '_' and '-', at most 100, got 'xxx"),
     (DataConfig, {"format": "xml"}, "data.format: must be one of parallel, tsv, csv, jsonl, parquet, text"),
     (DataConfig, {"normalize": "nfd"}, "data.normalize: must be one of none, nfc, nfkc, got 'nfd'; fix: data.normal"),
     (DataConfig, {"overlong": "keep"}, "data.overlong: must be one of drop, cut, error, got 'keep'"),

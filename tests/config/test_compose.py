@@ -10,7 +10,8 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from multihead.config.compose import compose, compose_from_run, compose_sweep, hydra_words, load_yaml, to_yaml
-from multihead.config.keys import GROUPS, conf_dir, flatten
+from multihead.config.keys import GROUPS, conf_dir, find, flatten, leaf_keys
+from multihead.config.merge import Layer, merge
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config
 from multihead.errors import CheckpointError, ConfigError
@@ -187,6 +188,20 @@ def test_refused(words, message, tmp_path, monkeypatch):
         compose(words.split())
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["text", -1, 0, float("nan"), float("inf"), 10**30, [], {"a": 1}, None])
+def test_any_value_of_any_key_is_taken_or_refused_by_name(value):
+    """Every leaf with an absurd value: accepted, or a `ConfigError` that names the key or its node; nothing else."""
+    keys = leaf_keys([TranslationConfig])
+    for name in keys:
+        leaves = flatten({name: value})
+        if any(find(leaf, keys) is None for leaf in leaves):
+            continue  # refused as an unknown key before any value is looked at
+        try:
+            merge(TranslationConfig, None, [Layer("typed", leaves)], [], [])
+        except ConfigError as refused:
+            assert name.split(".")[0] in str(refused)
 
 
 FILES = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +89,8 @@ class DataConfig:
     """Keep trained tokenizers and encoded rows on disk (under MULTIHEAD_CACHE, default ~/.cache/multihead)."""
 
     def __post_init__(self) -> None:
+        plain = re.fullmatch(r"[\w-][\w.-]{0,99}", self.name) is not None  # it names a folder
+        require(plain, "data.name", "letters, digits, '.', '_' and '-', at most 100", self.name)
         require_choice("data.format", self.format, FORMATS)
         require_choice("data.normalize", self.normalize, NORMALIZATIONS)
         require_choice("data.overlong", self.overlong, ("drop", "cut", "error"))

@@ -54,7 +54,7 @@ def test_every_experiment_composes(experiment):
 
 HYDRA = [
     ["task=translation"],
-    ["task=translation", "model=big", "data=multi30k", "optim=muon", "hardware=fsdp", "debug=overfit"],
+    ["task=translation", "model=big", "data=multi30k", "optim=muon", "hardware=ddp", "debug=overfit"],
     ["task=translation", "data=files", "data.format=parallel", "data.train=[a.en,a.de]", "data.roles={source: target}"],
     ["task=translation", "data.roles.text=english", "++data.splits.val=0.5", "optim.betas=[0.8,0.9]"],
     ["task=translation", "data=tatoeba", "~data.splits.val", "trainer={max_steps: 3, ema_decay: 0.5}"],

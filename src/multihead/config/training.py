@@ -16,7 +16,7 @@ SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-STRATEGIES = ("auto", "ddp", "fsdp")
+STRATEGIES = ("auto", "ddp")
 LOGGERS = ("auto", "none", "wandb", "tensorboard")
 
 
@@ -190,7 +190,7 @@ class Config:
     devices: str = "1"
     """Number of devices per node, 'auto', or a list such as '0,1'."""
     strategy: str = "auto"
-    """auto, ddp or fsdp (FSDP2)."""
+    """auto, or ddp: the whole model on each device."""
     num_nodes: int = 1
     """Machines that take part."""
     precision: str = "32-true"

@@ -455,6 +455,7 @@ NOISE = (
     "HPU available",
     "💡 Tip",
     "`Trainer.fit` stopped",
+    "`weights_only` was not set",
     "Using bfloat16 Automatic Mixed Precision",
     "Using 16bit Automatic Mixed Precision",
     "You are using a CUDA device",

@@ -11,6 +11,7 @@ the only module that touches them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -18,8 +19,9 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+REPLACED = ".old"  # of a checkpoint that is being written again; valid until the new one stands in its place
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def sha256(path: Path) -> str:
@@ -136,13 +141,16 @@ class FolderCheckpointIO(CheckpointIO):
             }
             write_synced(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
             sync_folder(beside)
+            replaced = path.with_name(path.name + REPLACED)
             if path.exists():
-                shutil.rmtree(path)
+                shutil.rmtree(replaced, ignore_errors=True)
+                os.rename(path, replaced)
             os.rename(beside, path)
             sync_folder(path.parent)
-        except OSError as error:
+            shutil.rmtree(replaced, ignore_errors=True)
+        except (OSError, SafetensorError) as error:  # the latter is how safetensors tells a full disk
             shutil.rmtree(beside, ignore_errors=True)
-            reason = error.strerror or str(error)
+            reason = getattr(error, "strerror", None) or str(error)
             raise MachineError(str(path), f"could not be saved ({reason})", "free space or mend permissions") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -177,9 +185,10 @@ def damage(path: Path) -> str:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Checkpoint folders of a run, newest first."""
-    found = [p for p in (run_dir / "checkpoints").glob("step_*") if p.name[5:].isdigit()]
-    return sorted(found, key=lambda p: -int(p.name[5:]))
+    """Checkpoint folders of a run, newest first; one that was being replaced stands behind what replaces it."""
+    steps = {path: path.name[5:].removesuffix(REPLACED) for path in (run_dir / "checkpoints").glob("step_*")}
+    found = [path for path, step in steps.items() if step.isdigit()]
+    return sorted(found, key=lambda path: (-int(steps[path]), path.name))
 
 
 def newest_valid(run_dir: Path) -> tuple[Path, list[str]]:
@@ -243,13 +252,16 @@ class Steps(L.Callback):
         self.resume = resume
         self.events = events or (lambda name, **fields: None)
         self.extra = extra or {}
+        self.on_resumed: Callable[[], None] = lambda: None  # called once the checkpoint is known to fit
         self.best: dict[str, Any] = {}
         self.epoch, self.step_in_epoch = 0, 0
         self.signum = 0
+        self.taken: list[signal.Signals] = []
         self.pending_validation = False
         self.bad_validations = 0
         self.validated = -1
-        self.sum, self.tokens = None, 0
+        self.sum: torch.Tensor | None = None
+        self.tokens = 0
         self.mark, self.trained_seconds, self.trained_tokens = 0.0, 0.0, 0
         self.restore_random: Mapping[str, Any] | None = None
         self.saved = self._read(resume) if resume else None
@@ -269,13 +281,40 @@ class Steps(L.Callback):
         self.data.set_position(*own["position"])
         return saved
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Task) -> None:
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Inside, SIGINT, SIGTERM and SIGHUP end the run at the next step's end; those ignored stay so (nohup)."""
+        taken = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+        if threading.current_thread() is not threading.main_thread():
+            taken = []
+        before = {signum: signal.signal(signum, self._receive) for signum in taken}
+        self.taken = taken
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler or signal.SIG_DFL)
+
+    def _take_signals(self) -> None:
+        """Takes back the signals that Lightning has put its own handlers on; it restores ours when it ends."""
+        for signum in self.taken:
             signal.signal(signum, self._receive)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Task) -> None:
+        self._take_signals()
         if self.saved:
             self._restore(trainer, pl_module)
         self.events("started", step=trainer.global_step, tokens=pl_module.tokens_seen)
+        if self.pending_validation:
+            self._validate(trainer, pl_module)
+            self._stop_early(trainer)
+            self._save(trainer)
         self.mark = time.monotonic()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: Task) -> None:
+        self._take_signals()
+        if self.signum:
+            self._leave(trainer, trainer.global_step)
 
     def _receive(self, signum: int, frame: Any) -> None:
         if self.signum:  # the second signal does not wait
@@ -283,9 +322,38 @@ class Steps(L.Callback):
         self.signum = signum
 
     def _restore(self, trainer: L.Trainer, module: Task) -> None:
-        """Puts back every state of `_save`, and Lightning's counters."""
+        """Puts back every state of `_save`, and Lightning's counters.
+
+        Raises:
+            CheckpointError: If model or optimizer have another shape than those saved.
+        """
         state, self.saved = self.saved, None
+        try:
+            self._load_states(trainer, module, state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            what = f"does not fit the configuration ({' '.join(str(error).split())[:200]})"
+            fix = "leave out what changes the model or the optimizer"
+            raise CheckpointError(str(self.resume), what, fix) from error
         own = state["multihead"]
+        module.tokens_seen, self.best = own["tokens_seen"], own["best"]
+        module.recorded.update(own["recorded"])
+        self.bad_validations = own["bad_validations"]
+        self._set_counters(trainer, own["step"])
+        self.epoch, self.step_in_epoch = own["position"]
+        self.pending_validation = own["pending_validation"]
+        self.tokens = own["tokens"]
+        ranks = own["ranks"]
+        if trainer.world_size == len(ranks):
+            self.restore_random, self.sum = ranks[trainer.global_rank]["random"], ranks[trainer.global_rank]["sum"]
+        elif trainer.is_global_zero and ranks[0]["sum"] is not None:
+            self.sum = sum(rank["sum"] for rank in ranks)
+        self.sum = None if self.sum is None else self.sum.to(module.device)
+        if trainer.is_global_zero:
+            self.on_resumed()
+        self.events("resumed", step=own["step"], checkpoint=self.resume.name, epoch=self.epoch)
+
+    def _load_states(self, trainer: L.Trainer, module: Task, state: Mapping[str, Any]) -> None:
+        """Model, optimizer, schedule, precision, callbacks."""
         module.load_state_dict(state.get("current_model_state", state["state_dict"]))
         for optimizer, saved in zip(trainer.optimizers, state["optimizer_states"], strict=True):
             optimizer.load_state_dict(saved)
@@ -298,15 +366,6 @@ class Steps(L.Callback):
             if callback is not self and callback.state_key in state["callbacks"]:
                 callback.on_load_checkpoint(trainer, module, state)
                 callback.load_state_dict(state["callbacks"][callback.state_key])
-        module.tokens_seen, self.best = own["tokens_seen"], own["best"]
-        self.bad_validations = own["bad_validations"]
-        self._set_counters(trainer, own["step"])
-        self.epoch, self.step_in_epoch = own["position"]
-        self.pending_validation = own["pending_validation"]
-        ranks = own["random"]
-        if trainer.world_size == len(ranks):
-            self.restore_random = ranks[trainer.global_rank]
-        self.events("resumed", step=own["step"], checkpoint=self.resume.name, epoch=self.epoch)
 
     def _set_counters(self, trainer: L.Trainer, step: int) -> None:
         """Lightning's own counters, as if it had run ``step`` optimizer steps without a break."""
@@ -316,11 +375,6 @@ class Steps(L.Callback):
         loop._batches_that_stepped = step
         total = loop.batch_progress.total
         total.ready = total.started = total.processed = total.completed = step * trainer.accumulate_grad_batches
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Task) -> None:
-        if self.pending_validation:
-            self._validate(trainer, pl_module)
-            self._save(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Task, batch: Any, batch_idx: int) -> None:
         if self.restore_random is not None:
@@ -357,14 +411,17 @@ class Steps(L.Callback):
             save |= self._validate(trainer, pl_module)
             stop = self._signal(trainer)
         self.pending_validation |= validate and stop and self.validated != step
-        patience = config.early_stopping_patience
-        if patience and self.bad_validations >= patience and not trainer.should_stop:
-            trainer.should_stop = True
-            self.events("early_stop", step=step, best=self.best)
+        self._stop_early(trainer)
         if save or stop or trainer.should_stop:
             self._save(trainer)
         if stop:
             self._leave(trainer, step)
+
+    def _stop_early(self, trainer: L.Trainer) -> None:
+        patience = self.config.early_stopping_patience
+        if patience and self.bad_validations >= patience and not trainer.should_stop:
+            trainer.should_stop = True
+            self.events("early_stop", step=trainer.global_step, best=self.best)
 
     @property
     def tokens_per_second(self) -> float:
@@ -386,12 +443,13 @@ class Steps(L.Callback):
 
     def _require_finite(self, trainer: L.Trainer, module: Task) -> float:
         """Mean loss since the last log; a loss that is not finite ends the run before it reaches a checkpoint."""
-        if self.sum is None:
+        if not self.tokens:
             return 0.0
-        total = self.sum.detach().double()
+        total = torch.zeros((), device=module.device) if self.sum is None else self.sum.detach()
+        total = total.double()
         if trainer.world_size > 1:
             torch.distributed.all_reduce(total)
-        loss = total.item() / max(self.tokens, 1)
+        loss = total.item() / self.tokens
         if not math.isfinite(loss):
             where = f"step {trainer.global_step}"
             what = f"the training loss is {loss} within the last {self.config.log_every_n_steps} steps"
@@ -416,7 +474,8 @@ class Steps(L.Callback):
         self.bad_validations = 0 if better else self.bad_validations + 1
         self.events("validated", step=trainer.global_step, **{self.monitor: value}, best=better)
         if better:
-            self.best = {"step": trainer.global_step, "monitor": self.monitor, "value": value}
+            metrics = {name: number for name, number in module.recorded.items() if name.startswith("val/")}
+            self.best = {"step": trainer.global_step, "monitor": self.monitor, "value": value, "metrics": metrics}
         self.validated = trainer.global_step
         return better
 
@@ -454,7 +513,7 @@ class Steps(L.Callback):
         path = folder / f"step_{trainer.global_step}"
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         if not trainer.is_global_zero:
             return
         problem = damage(path)
@@ -469,10 +528,11 @@ class Steps(L.Callback):
                 shutil.rmtree(old, ignore_errors=True)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Task, checkpoint: dict[str, Any]) -> None:
-        ranks = [random_state()]
+        own = {"random": random_state(), "sum": None if self.sum is None else self.sum.detach().cpu()}
+        ranks: list[Any] = [own]
         if trainer.world_size > 1:
             ranks = [None] * trainer.world_size
-            torch.distributed.all_gather_object(ranks, random_state())
+            torch.distributed.all_gather_object(ranks, own)
         checkpoint["multihead"] = {
             "step": trainer.global_step,
             "position": [self.epoch, self.step_in_epoch],
@@ -480,6 +540,8 @@ class Steps(L.Callback):
             "best": self.best,
             "bad_validations": self.bad_validations,
             "pending_validation": self.pending_validation,
-            "random": ranks,
+            "recorded": {name: float(value) for name, value in pl_module.recorded.items()},
+            "tokens": self.tokens,
+            "ranks": ranks,
             "extra": self.extra,
         }

@@ -67,11 +67,18 @@ def create(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str], environ
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "config.yaml").write_text(to_yaml(tree))
-        (run_dir / "overrides.yaml").write_text(to_yaml(list(words)))
+        describe(run_dir, tree, words)
         (run_dir / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
     except OSError as error:
         raise MachineError(str(run_dir), f"cannot be written ({error.strerror})", "choose another run_dir") from error
+
+
+def describe(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Writes the configuration and what was typed; a resume may add to both."""
+    from multihead.checkpoint import replace_synced
+
+    replace_synced(run_dir / "config.yaml", to_yaml(tree).encode())
+    replace_synced(run_dir / "overrides.yaml", to_yaml(list(words)).encode())
 
 
 def environment(config: Config, fingerprints: Mapping[str, str], plugin: Plugin | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from multihead.run import (
     capsule_dir,
     copy_plugin,
     create,
+    describe,
     environment,
     export_model,
     git_commit_label,
@@ -80,10 +81,13 @@ def prepare(
     """
     config, plugin = composition.config, composition.plugin
     readers = plugin.corpora if plugin else {}
-    corpus = load_corpus(config.data, config.task.roles, splits=splits, seed=SPLIT_SEED, readers=readers)
+    few_examples = config.trainer.overfit_examples
+    wanted = ("train",) if few_examples else splits
+    corpus = load_corpus(config.data, config.task.roles, splits=wanted, seed=SPLIT_SEED, readers=readers)
     notes = list(corpus.notes)
-    if config.trainer.overfit_examples:
-        few = corpus.splits["train"].select(np.arange(config.trainer.overfit_examples))
+    if few_examples:
+        few = corpus.splits["train"]
+        few = few.select(np.arange(min(few_examples, len(few))))
         corpus = Corpus(dict.fromkeys(splits, few), dict.fromkeys(splits, few.fingerprint()))
     tokenizers = tokenizers or train_tokenizers(config, corpus, notes)
     cache = cache_root() if config.data.cache else None
@@ -140,10 +144,17 @@ def train(composition: Composition) -> dict[str, Any]:
         "plugin": config.plugin,
     }
     ranks = local_ranks(config)
-    if ranks == 1:
-        return _train(composition, job)
-    prepare(composition, SPLITS)  # fills the caches, and bad data is told once
-    launch(ranks, job)
+    try:
+        if ranks == 1:
+            return _train(composition, job)
+        join(composition, prepare(composition, SPLITS), ranks)  # fills the caches, and bad data is told once
+        launch(ranks, job)
+    except Exception as error:
+        if is_main_rank() and run_dir.is_dir():
+            file = run_dir / "crash.txt"
+            file.write_text(getattr(error, "traceback", "") or "".join(traceback.format_exception(error)))
+            error.crash_file = file  # the door names it
+        raise
     return json.loads((run_dir / "result.json").read_text())
 
 
@@ -168,13 +179,17 @@ def run_rank(job: Mapping[str, Any]) -> int:
 
 def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     """The whole of a run: prepare, build, fit, test, write the result."""
-    from multihead.progress import open_log
+    from multihead.progress import LIBRARIES, open_log
     from multihead.tracking import Events, build_loggers, finish, quiet_lightning
 
     quiet_lightning()
     config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
     clock = time.monotonic()
     prepared = prepare(composition, SPLITS)
+    task, data = join(composition, prepared, world_size())
+    if not main:  # one rank speaks for all
+        for name in LIBRARIES:
+            logging.getLogger(name).setLevel(logging.WARNING)
     if main and not job["resume"]:
         known = environment(config, prepared.fingerprints, composition.plugin)
         create(run_dir, job["tree"], job["words"], known)
@@ -184,15 +199,16 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     loggers: list[Any] = []
     status = 1
     try:
-        task, data = join(composition, prepared)
         _announce(config, prepared, task, run_dir)
         resume = _checkpoint(run_dir) if job["resume"] else None
         steps = _steps(config, run_dir, data, prepared, events, resume)
         loggers = build_loggers(config, run_dir, job["tree"], step=steps.first_step) if main else []
         task.on_samples = functools.partial(_write_samples, run_dir, loggers)
         trainer = build_trainer(composition, data, loggers, steps)
-        trainer.fit(task, datamodule=data)
-        result = _finish(job, run_dir, trainer, task, data, clock)
+        steps.on_resumed = functools.partial(describe, run_dir, job["tree"], job["words"])
+        with steps.signals():
+            trainer.fit(task, datamodule=data)
+            result = _finish(job, run_dir, trainer, task, data, clock)
         status = 0
         if main:
             _show(config, run_dir, task, result)
@@ -203,8 +219,6 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
         raise
     except Exception as error:
         events("failed", status=status, reason=f"{type(error).__name__}: {error}")
-        if main:
-            (run_dir / "crash.txt").write_text(traceback.format_exc())
         raise
     finally:
         finish(loggers, status)
@@ -222,8 +236,13 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
 
 
-def join(composition: Composition, prepared: Prepared) -> tuple[Task, DataModule]:
-    """Task and data module, joined by the task's pure functions."""
+def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task, DataModule]:
+    """Task and data module, joined by the task's pure functions.
+
+    Raises:
+        ConfigError: If model, data and sizes of batches do not go together.
+        DataError: If texts are too long and data.overlong=error.
+    """
     import lightning as L
 
     from multihead.data.module import DataModule
@@ -238,8 +257,7 @@ def join(composition: Composition, prepared: Prepared) -> tuple[Task, DataModule
         encoded[split], note = apply_overlong(
             prepared.encoded[split], task.limits(), config.data.overlong, origin=rows.origin, split=split
         )
-        if note:
-            log.warning("data: %s", note)
+        prepared.notes += [note] if note else []
     data = DataModule(
         encoded,
         config.data,
@@ -248,6 +266,7 @@ def join(composition: Composition, prepared: Prepared) -> tuple[Task, DataModule
         seed=config.seed,
         accumulate=config.trainer.accumulate_grad_batches,
     )
+    data.accumulation(ranks)
     return task, data
 
 
@@ -255,7 +274,10 @@ def _steps(config: Config, run_dir: Path, data: DataModule, prepared: Prepared, 
     from multihead.checkpoint import Steps
 
     monitor = (config.task.monitor, config.task.monitor_mode)
-    return Steps(run_dir, data, config.trainer, monitor, resume, events, prepared.fingerprints)
+    planned = {"seed": config.seed} | {
+        f"data.{name}": getattr(config.data, name) for name in ("batch_tokens", "part_tokens", "overlong")
+    }
+    return Steps(run_dir, data, config.trainer, monitor, resume, events, prepared.fingerprints | planned)
 
 
 def build_trainer(composition: Composition, data: DataModule, loggers: list[Any], steps: Steps) -> L.Trainer:
@@ -345,8 +367,9 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, clock
     load_weights(task, run_dir / "model" / "model.safetensors")
     trainer.test(task, datamodule=data, verbose=False)
     commit, dirty = git_state()
+    logged = task.recorded | steps.best["metrics"]
     result = {
-        **{name: value for name, value in task.recorded.items() if name.partition("/")[0] in ("train", "val", "test")},
+        **{name: value for name, value in logged.items() if name.partition("/")[0] in ("train", "val", "test")},
         "parameters": sum(p.numel() for p in task.model.parameters()),
         **trained,
         "tokens_per_second": steps.tokens_per_second,
@@ -355,7 +378,6 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, clock
         "git_commit": git_commit_label(commit, dirty),
         "best_checkpoint": f"checkpoints/{best.name}",
         "best_step": steps.best["step"],
-        config.task.monitor: steps.best["value"],
         **task.signatures(),
     }
     return write_result(run_dir, result) if trainer.is_global_zero else result

@@ -1,0 +1,43 @@
+"""Linear attention: python train.py task=translation plugin=docs/examples/linear_attention.py model.attention=linear"""
+
+from dataclasses import dataclass
+
+from torch.nn import functional as F
+
+from multihead.plugin import Plugin
+from multihead.transformer import MultiHeadAttention
+
+
+@dataclass(kw_only=True)
+class LinearOptions:
+    floor: float = 1e-6
+    """Least normaliser; keeps what sees nothing finite."""
+
+
+class LinearAttention(MultiHeadAttention):
+    """phi(Q) (phi(K)^T V) with phi(x) = elu(x) + 1: time and memory grow with the length, not with its square."""
+
+    def __init__(self, config, options):
+        super().__init__(config)
+        self.floor = options.floor
+
+    def forward(self, x, scope, memory=None, cache=None):
+        query = F.elu(self._heads(self.query(x))) + 1  # [B, T, H, K]
+        if memory is not None and cache is not None and cache.length:
+            key, value = cache.read()
+        else:
+            context = x if memory is None else memory
+            key, value = F.elu(self._heads(self.key(context))) + 1, self._heads(self.value(context))  # [N, S, H, K]
+            key, value = (key, value) if cache is None else cache.append(key, value)
+        if scope.mask is not None:  # the last query sees all that is real
+            key = key * scope.mask[:, 0, -1, :, None, None]
+        query = query.reshape(len(key), -1, *query.shape[2:])  # beams of one source are further queries to it
+        causal = scope.causal or (scope.mask is not None and scope.mask.size(2) > 1)
+        add = (lambda y: y.cumsum(1)[:, -query.size(1) :]) if causal else (lambda y: y.sum(1, keepdim=True))
+        products = add(key[..., None] * value[..., None, :])  # [N, T or 1, H, K, K]
+        weights = (query * add(key)).sum(-1, keepdim=True).clamp(min=self.floor)  # [N, T, H, 1]
+        y = (query[..., None] * products).sum(-2) / weights
+        return self.output(y.reshape(x.shape))
+
+
+PLUGIN = Plugin(attention={"linear": LinearAttention}, options={"linear": LinearOptions})

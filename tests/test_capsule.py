@@ -65,7 +65,7 @@ def test_what_is_in_it(capsule):
 
 def test_result(capsule):
     run, result = capsule
-    assert json.loads((run / "result.json").read_text()) == result
+    assert json.loads((run / "result.json").read_text()) | {"run_dir": result["run_dir"]} == result
     assert all(isinstance(value, int | float | str) for value in result.values())
     assert {"test/bleu", "test/chrf", "test/loss", "test/perplexity", "test/token_accuracy", "val/bleu"} <= set(result)
     assert result["test/perplexity"] == pytest.approx(math.exp(result["test/loss"]))
@@ -229,3 +229,14 @@ def test_examples_learnt_by_heart_reach_the_floor_of_label_smoothing(tmp_path):
     assert result["val/bleu"] > 99
     assert main(["evaluate", f"run={tmp_path / 'run'}"]) == 0
     assert Path(tmp_path / "run" / "evaluate_test.json").exists()
+
+
+def test_init_from_starts_from_the_weights_and_tokenizer_of_a_run(capsule, tmp_path):
+    first = capsule[0]
+    still = ["optim.lr=1e-30", "optim.muon_lr=1e-30", "model.d_model=64"]
+    train(tmp_path / "second", f"init_from={first}", "seed=7", *still)
+    before, after = weights(first), weights(tmp_path / "second")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(CheckpointError, match=r"size mismatch.*fix: needs the same task and model"):
+        train(tmp_path / "third", f"init_from={first}", "model.d_model=16")
+    assert not (tmp_path / "third").exists()

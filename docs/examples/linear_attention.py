@@ -10,8 +10,7 @@ from multihead.transformer import MultiHeadAttention
 
 @dataclass(kw_only=True)
 class LinearOptions:
-    floor: float = 1e-6
-    """Least normaliser; keeps what sees nothing finite."""
+    floor: float = 1e-6  # least normaliser; keeps what sees nothing finite
 
 
 class LinearAttention(MultiHeadAttention):
@@ -22,22 +21,20 @@ class LinearAttention(MultiHeadAttention):
         self.floor = options.floor
 
     def forward(self, x, scope, memory=None, cache=None):
-        query = F.elu(self._heads(self.query(x))) + 1  # [B, T, H, K]
+        query = F.elu(self._heads(self.query(x))) + 1
         if memory is not None and cache is not None and cache.length:
             key, value = cache.read()
         else:
-            context = x if memory is None else memory
-            key, value = F.elu(self._heads(self.key(context))) + 1, self._heads(self.value(context))  # [N, S, H, K]
+            memory = x if memory is None else memory
+            key, value = F.elu(self._heads(self.key(memory))) + 1, self._heads(self.value(memory))  # [N, S, H, K]
             key, value = (key, value) if cache is None else cache.append(key, value)
-        if scope.mask is not None:  # the last query sees all that is real
-            key = key * scope.mask[:, 0, -1, :, None, None]
+        key = key if scope.mask is None else key * scope.mask[:, 0, -1, :, None, None]  # the last query sees all real
         query = query.reshape(len(key), -1, *query.shape[2:])  # beams of one source are further queries to it
         causal = scope.causal or (scope.mask is not None and scope.mask.size(2) > 1)
         add = (lambda y: y.cumsum(1)[:, -query.size(1) :]) if causal else (lambda y: y.sum(1, keepdim=True))
-        products = add(key[..., None] * value[..., None, :])  # [N, T or 1, H, K, K]
+        y = (query[..., None] * add(key[..., None] * value[..., None, :])).sum(-2)  # [N, T, H, K]
         weights = (query * add(key)).sum(-1, keepdim=True).clamp(min=self.floor)  # [N, T, H, 1]
-        y = (query[..., None] * products).sum(-2) / weights
-        return self.output(y.reshape(x.shape))
+        return self.output((y / weights).reshape(x.shape))
 
 
 PLUGIN = Plugin(attention={"linear": LinearAttention}, options={"linear": LinearOptions})

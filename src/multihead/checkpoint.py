@@ -4,9 +4,8 @@ A checkpoint is a folder ``step_N`` of ``tensors.safetensors`` (every tensor), `
 references to the tensors) and ``manifest.json`` (sha256 of both). It is written beside its target, synced, renamed and
 read back; nothing in it is code.
 
-The whole training is one Lightning epoch over an endless loader (`multihead.data.module`), so that a resume never meets
-Lightning's restart logic: it starts a fresh loop, puts every state back by hand, and sets the loop's counters. This is
-the only module that touches them.
+A resume never meets Lightning's restart logic: it starts a fresh loop over what is left of the epoch, puts every state
+back by hand, and sets the loop's counters. This is the only module that touches them.
 """
 
 from __future__ import annotations
@@ -513,7 +512,7 @@ class Steps(L.Callback):
         path = folder / f"step_{trainer.global_step}"
         if trainer.is_global_zero:
             folder.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(path, weights_only=False)
+        trainer.save_checkpoint(path)
         if not trainer.is_global_zero:
             return
         problem = damage(path)

@@ -41,6 +41,16 @@ class RankError(RuntimeError):
         self.traceback = traceback
 
 
+def world_size() -> int:
+    """Number of ranks of this run, as its launcher (ours, torchrun or srun) says."""
+    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+
+
+def is_main_rank() -> bool:
+    """Whether this process writes the capsule."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+
+
 def local_ranks(config: Config) -> int:
     """How many ranks this process has to start: 1 means none beside itself."""
     if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:

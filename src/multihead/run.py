@@ -19,6 +19,7 @@ from multihead.config.compose import compose_from_run, load_yaml, to_yaml
 from multihead.config.training import Config
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import CheckpointError, ConfigError, MachineError
+from multihead.launch import is_main_rank, world_size
 from multihead.plugin import Plugin
 
 if TYPE_CHECKING:
@@ -33,8 +34,16 @@ def new_run_dir(config: Config) -> Path:
     """Where this run will live; nothing is made yet.
 
     Raises:
-        ConfigError: If ``run_dir`` names a directory that is not empty.
+        ConfigError: If ``run_dir`` names a directory that is not empty, or is not given where ranks are started by
+            others, who could not agree on one.
     """
+    if world_size() > 1:
+        if not config.run_dir:
+            raise ConfigError(
+                "run_dir", "must be given where torchrun or srun starts the ranks", "run_dir=outputs/NAME"
+            )
+        if not is_main_rank():
+            return Path(config.run_dir)  # rank 0 checks it, and may have made it already
     if not config.run_dir:
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         return Path("outputs") / config.task.name / config.data.name / f"{now}_{secrets.token_hex(2)}"
@@ -191,8 +200,13 @@ def _description(run_dir: Path) -> dict[str, Any]:
     return description
 
 
-def load_weights(task: Task, path: Path) -> None:
+def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> None:
     """Loads ``model.safetensors`` into a task's model.
+
+    Args:
+        task: What it has to fit.
+        path: The file.
+        fix: What to do where it does not.
 
     Raises:
         CheckpointError: If the file is damaged or does not fit.
@@ -203,8 +217,8 @@ def load_weights(task: Task, path: Path) -> None:
     try:
         load_model(task.model, str(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(str(path), f"cannot be loaded ({reason})", "copy the run again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(str(path), f"cannot be loaded ({reason})", fix) from error
 
 
 @dataclass

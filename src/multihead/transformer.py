@@ -76,6 +76,12 @@ class Transformer(nn.Module):
             return memory
         return self.decode(target, target_mask=target_mask, memory=memory, memory_mask=source_mask)
 
+    def compile_layers(self) -> None:
+        """Compiles every layer in place for any length; parameter names stay."""
+        for stack in (self.encoder, self.decoder):
+            for layer in stack.layers if stack is not None else ():
+                layer.compile(dynamic=True)
+
     def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
         """The memory [B, S, D] of source ids [B, S]; ``source_mask`` [B, S], None where nothing is padded."""
         return self.encoder(source, source_mask)

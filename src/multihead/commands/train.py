@@ -6,7 +6,6 @@ import functools
 import itertools
 import json
 import logging
-import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from multihead.data.corpus import Corpus, load_corpus
 from multihead.data.encode import Encoded, apply_overlong, cache_root, cached_tokenizer, encode_corpus
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import MultiheadError, Stopped
-from multihead.launch import launch, local_ranks
+from multihead.launch import is_main_rank, launch, local_ranks, world_size
 from multihead.run import (
     capsule_dir,
     copy_plugin,
@@ -33,6 +32,7 @@ from multihead.run import (
     export_model,
     git_commit_label,
     git_state,
+    load_tokenizers,
     load_weights,
     new_run_dir,
     write_result,
@@ -127,7 +127,7 @@ def run(composition: Composition) -> int:
 
 
 def train(composition: Composition) -> dict[str, Any]:
-    """Trains as composed, in this process or in one process per local device; returns what result.json holds.
+    """Trains as composed, in this process or in one per local device; returns what result.json holds, and ``run_dir``.
 
     Raises:
         MultiheadError: What the user can mend.
@@ -146,7 +146,7 @@ def train(composition: Composition) -> dict[str, Any]:
     ranks = local_ranks(config)
     try:
         if ranks == 1:
-            return _train(composition, job)
+            return {**_train(composition, job), "run_dir": str(run_dir)}
         join(composition, prepare(composition, SPLITS), ranks)  # fills the caches, and bad data is told once
         launch(ranks, job)
     except Exception as error:
@@ -155,7 +155,7 @@ def train(composition: Composition) -> dict[str, Any]:
             file.write_text(getattr(error, "traceback", "") or "".join(traceback.format_exception(error)))
             error.crash_file = file  # the door names it
         raise
-    return json.loads((run_dir / "result.json").read_text())
+    return {**json.loads((run_dir / "result.json").read_text()), "run_dir": str(run_dir)}
 
 
 def _resumed(composition: Composition) -> tuple[Composition, Path | None]:
@@ -185,8 +185,13 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     quiet_lightning()
     config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
     clock = time.monotonic()
-    prepared = prepare(composition, SPLITS)
+    start = capsule_dir(config.init_from, "init_from") if config.init_from else None
+    prepared = prepare(composition, SPLITS, load_tokenizers(start) if start else None)
     task, data = join(composition, prepared, world_size())
+    if start:
+        load_weights(
+            task, start / "model" / "model.safetensors", "needs the same task and model.* as the run it is from"
+        )
     if not main:  # one rank speaks for all
         for name in LIBRARIES:
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -226,16 +231,6 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
             log_file.close()
 
 
-def is_main_rank() -> bool:
-    """Whether this process writes the capsule."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
-
-
-def world_size() -> int:
-    """Number of ranks of this run."""
-    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
-
-
 def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task, DataModule]:
     """Task and data module, joined by the task's pure functions.
 
@@ -251,6 +246,8 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     config = composition.config
     L.seed_everything(config.seed, verbose=False)
     task = build_task(config, prepared.tokenizers, composition.plugin)
+    if config.compile:
+        task.model.transformer.compile_layers()
     task.texts = {split: rows.columns for split, rows in prepared.corpus.splits.items() if split != "train"}
     encoded = {}
     for split, rows in prepared.corpus.splits.items():

@@ -202,11 +202,11 @@ class Config:
     resume: str = ""
     """A run directory to continue."""
     init_from: str = ""
-    """A run directory whose weights this run starts from."""
+    """A finished run of the same task and model whose weights and tokenizer this run starts from."""
     logger: str = "auto"
     """auto (W&B online if logged in, else offline), none, wandb or tensorboard; metrics.csv is always written."""
     compile: bool = False
-    """torch.compile the backbone in place."""
+    """torch.compile the backbone's layers in place; seldom pays on a CPU."""
     plugin: str = ""
     """A Python file (or installed entry point) of yours that adds tasks, corpora, blocks or callbacks."""
     plugin_sha256: str = ""

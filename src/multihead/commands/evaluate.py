@@ -80,7 +80,8 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="multihead-") as scratch:
         trainer = L.Trainer(**devices(config), default_root_dir=scratch, logger=False)
         trainer.test(task, datamodule=data, verbose=False)
-    result = {name.replace("test/", f"{split}/", 1): value for name, value in task.recorded.items()}
+    metrics = {name: value for name, value in task.recorded.items() if name.startswith("test/")}
+    result = {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}
     result |= {"seconds": time.monotonic() - clock, "examples": len(prepared.encoded[split]), **task.signatures()}
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)

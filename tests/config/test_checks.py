@@ -146,3 +146,11 @@ def test_devices_as_lightning_writes_them(value):
 def test_nearest_choice_is_the_fix():
     with pytest.raises(ConfigError, match=re.escape("fix: model.activation=gelu")):
         ModelConfig(activation="gleu")
+
+
+def test_a_monitor_and_its_mode_must_agree():
+    with pytest.raises(ConfigError, match=r"task.monitor_mode: must be min where task.monitor=val/loss, got 'max'"):
+        TranslationConfig(monitor="val/loss")
+    with pytest.raises(ConfigError, match=r"task.monitor: must be one of .*'val/blue'; fix: task.monitor=val/bleu"):
+        TranslationConfig(monitor="val/blue")
+    assert TranslationConfig(monitor="val/loss", monitor_mode="min").monitor_mode == "min"

@@ -76,9 +76,10 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     task.texts = {"test": prepared.corpus.splits[split].columns}
     encoded, _ = apply_overlong(prepared.encoded[split], task.limits(), "cut", split="test")
     data = DataModule({"test": encoded}, config.data, lengths=task.lengths, collate=task.collate, seed=config.seed)
+    one_process = devices(config) | {"devices": 1, "strategy": "auto", "num_nodes": 1}
     clock = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="multihead-") as scratch:
-        trainer = L.Trainer(**devices(config), default_root_dir=scratch, logger=False)
+        trainer = L.Trainer(**one_process, default_root_dir=scratch, logger=False)
         trainer.test(task, datamodule=data, verbose=False)
     metrics = {name: value for name, value in task.recorded.items() if name.startswith("test/")}
     result = {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}

@@ -16,6 +16,8 @@ CHUNK = 512  # lines that are read, sorted by length and answered together where
 
 def run(words: Sequence[str]) -> int:
     """``multihead predict run=RUN [format=text|jsonl] [decoding.num_beams=5] < lines``."""
+    from rich.console import Console
+
     from multihead.progress import open_log
     from multihead.run import load
     from multihead.tracking import quiet_lightning
@@ -32,7 +34,7 @@ def run(words: Sequence[str]) -> int:
             rest.append(word)
     require_choice("format", form, ("text", "jsonl"))
     quiet_lightning()
-    open_log(None)
+    open_log(None, Console(stderr=True))  # standard output holds answers only
     loaded = load(runs[0], *rest)
     size = 1 if sys.stdin.isatty() else CHUNK
     for lines in chunks(sys.stdin.buffer, size):

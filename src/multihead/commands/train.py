@@ -150,7 +150,7 @@ def train(composition: Composition) -> dict[str, Any]:
         join(composition, prepare(composition, SPLITS), ranks)  # fills the caches, and bad data is told once
         launch(ranks, job)
     except Exception as error:
-        if is_main_rank() and run_dir.is_dir():
+        if is_main_rank() and (run_dir / "config.yaml").is_file():
             file = run_dir / "crash.txt"
             file.write_text(getattr(error, "traceback", "") or "".join(traceback.format_exception(error)))
             error.crash_file = file  # the door names it

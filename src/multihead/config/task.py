@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from multihead.config.check import require, require_choice
 
+TRANSLATION_METRICS = {
+    "val/bleu": "max",
+    "val/chrf": "max",
+    "val/token_accuracy": "max",
+    "val/loss": "min",
+    "val/perplexity": "min",
+}
+"""What can be monitored, and which way is better."""
 TOPOLOGIES = ("encoder_decoder", "decoder")
 
 
@@ -46,6 +54,10 @@ class TranslationConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
+        require_choice("task.monitor", self.monitor, TRANSLATION_METRICS)
+        better = TRANSLATION_METRICS[self.monitor]
+        what, fix = f"{better} where task.monitor={self.monitor}", f"task.monitor_mode={better}"
+        require(self.monitor_mode == better, "task.monitor_mode", what, self.monitor_mode, fix)
         require_choice("task.topology", self.topology, TOPOLOGIES)
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
         require(self.num_samples >= 0, "task.num_samples", "at least 0", self.num_samples)

@@ -433,7 +433,7 @@ class Steps(L.Callback):
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
 
     def _log_training(self, trainer: L.Trainer, module: Task, step: int) -> None:
-        """Mean loss per token since the last log, over all ranks; the one place where training waits for a number."""
+        """Mean loss per token since the last log, over all ranks."""
         loss = self._require_finite(trainer, module)
         self.sum, self.tokens = None, 0
         epoch = self.epoch + self.step_in_epoch / self.data.plan.num_steps(self.epoch)

@@ -12,6 +12,7 @@ FORMATS = ("parallel", "tsv", "csv", "jsonl", "parquet", "text", "hub", "grammar
 NORMALIZATIONS = ("none", "nfc", "nfkc")
 SPLITS = ("train", "val", "test")
 ROLES = ("source", "target", "text", "text_b", "label")
+DOCUMENTS = ("row", "file")
 TOKENIZERS = ("bpe", "unigram", "word", "char", "byte")
 
 
@@ -46,7 +47,8 @@ class DataConfig:
     columns: list[str] = field(default_factory=list)
     """Names of the columns in file order; empty where a header or keys name them."""
     roles: dict[str, str] = field(default_factory=dict)
-    """Role (source, target, text, text_b, label) to column; swap source and target to turn the direction round."""
+    """Role (source, target, text, text_b, label) to column; swap source and target to turn the direction round.
+    TASK_ROLE (lm_text, classification_text) holds for one task only and wins there."""
     train: Any = None
     """File of the train split; for format=parallel a list, one file per column."""
     val: Any = None
@@ -54,7 +56,8 @@ class DataConfig:
     test: Any = None
     """File of the test split; without one, a seeded share of train is held out."""
     splits: dict[str, float] = field(default_factory=lambda: {"val": 0.02, "test": 0.02})
-    """Held out for splits without a file: a share below 1, or a number of rows."""
+    """Held out for splits without a file: a share below 1, or a number of rows. test: 0 tests on the validation
+    split."""
     split: str = "test"
     """The split that `multihead evaluate` reads: train, val or test."""
     separator: str = ""
@@ -63,6 +66,18 @@ class DataConfig:
     """Whether the first line of tsv or csv names the columns."""
     quoting: bool = True
     """Whether csv fields may be quoted."""
+    last_takes_rest: bool = False
+    """Of tsv: the last column takes the rest of the line, separators included."""
+    document: str = "row"
+    """Of running text (task=lm): row, each row is a document and <eos> its end; or file, newlines are text."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Label in the file to the name that people see; empty where the file's labels are names."""
+    label_pattern: str = ""
+    """Regular expression for the part of the label column that is the label; empty takes all of it."""
+    label_separator: str = ","
+    """Between the labels of one row, where task.multi_label is on."""
+    train_examples: int = 0
+    """Train on so many examples only, drawn by a fixed seed, classes kept in proportion; 0 means all."""
     normalize: str = "none"
     """Unicode normalisation of the text: none, nfc or nfkc."""
     overlong: str = "drop"
@@ -96,14 +111,21 @@ class DataConfig:
         require_choice("data.overlong", self.overlong, ("drop", "cut", "error"))
         require_choice("data.on_bad_line", self.on_bad_line, ("error", "skip"))
         require_choice("data.split", self.split, SPLITS)
+        require_choice("data.document", self.document, DOCUMENTS)
         for role in self.roles:
-            require_choice("data.roles", role, ROLES)
+            require_choice("data.roles", role.rpartition("_")[2] if role not in ROLES else role, ROLES)
+        try:
+            re.compile(self.label_pattern)
+        except re.error as error:
+            require(False, "data.label_pattern", f"a regular expression ({error})", self.label_pattern)
+        require(self.train_examples >= 0, "data.train_examples", "at least 0", self.train_examples)
         for name in ("batch_tokens", "part_tokens", "eval_tokens"):
             require(getattr(self, name) >= 1, f"data.{name}", "at least 1", getattr(self, name))
         require(self.num_workers >= 0, "data.num_workers", "at least 0", self.num_workers)
         for split, share in self.splits.items():
             require_choice("data.splits", split, ("val", "test"))
-            require(share > 0, f"data.splits.{split}", "above 0", share)
+            kept = share > 0 or (split == "test" and share == 0)
+            require(kept and share < float("inf"), f"data.splits.{split}", "above 0 and finite", share)
         for split in SPLITS:
             files = getattr(self, split)
             kinds = list if self.format == "parallel" else str
@@ -130,3 +152,8 @@ class TokenizerConfig:
         require_choice("tokenizer.kind", self.kind, TOKENIZERS)
         require(self.vocab_size >= 8, "tokenizer.vocab_size", "at least 8", self.vocab_size)
         require(self.min_frequency >= 1, "tokenizer.min_frequency", "at least 1", self.min_frequency)
+
+
+def column_of(roles: dict[str, str], task: str, role: str) -> str | None:
+    """The column that plays ``role`` in ``task``, if ``data.roles`` names one."""
+    return roles.get(f"{task}_{role}", roles.get(role))

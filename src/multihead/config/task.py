@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from multihead.config.check import require, require_choice
 
-TRANSLATION_METRICS = {
-    "val/bleu": "max",
-    "val/chrf": "max",
-    "val/token_accuracy": "max",
-    "val/loss": "min",
-    "val/perplexity": "min",
-}
-"""What can be monitored, and which way is better."""
 TOPOLOGIES = ("encoder_decoder", "decoder")
+OBJECTIVES = ("causal", "masked")
+POOLINGS = ("first", "mean", "max", "last", "attention")
 
 
 @dataclass(kw_only=True, slots=True)
 class TaskConfig:
     """What every task has."""
+
+    METRICS: ClassVar[dict[str, str]] = {"val/loss": "min"}
+    """What can be monitored, and which way is better."""
 
     name: str = "???"
     """The task's name; set by the choice task=NAME."""
@@ -27,20 +25,96 @@ class TaskConfig:
     """The metric that chooses the best checkpoint and stops early."""
     monitor_mode: str = "min"
     """min or max."""
+    num_samples: int = 5
+    """Examples of the validation split whose outputs go to samples.jsonl and the screen."""
 
     def __post_init__(self) -> None:
         require_choice("task.monitor_mode", self.monitor_mode, ("min", "max"))
         require(self.monitor.startswith("val/"), "task.monitor", "a validation metric (val/...)", self.monitor)
+        require(self.num_samples >= 0, "task.num_samples", "at least 0", self.num_samples)
+        if type(self).METRICS is TaskConfig.METRICS:  # a plugin's task logs what it likes
+            return
+        require_choice("task.monitor", self.monitor, self.METRICS)
+        better = self.METRICS[self.monitor]
+        what, fix = f"{better} where task.monitor={self.monitor}", f"task.monitor_mode={better}"
+        require(self.monitor_mode == better, "task.monitor_mode", what, self.monitor_mode, fix)
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Data roles the task needs."""
         return ()
 
+    @property
+    def optional_roles(self) -> tuple[str, ...]:
+        """Data roles the task takes where the data set has them."""
+        return ()
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """Which of encoder and decoder the task uses."""
+        return ("encoder", "decoder")
+
+    def members(self) -> dict[str, TaskConfig]:
+        """The single tasks of a run by name: itself, or those of a multitask run."""
+        return {self.name: self}
+
+
+@dataclass(kw_only=True, slots=True)
+class LanguageModelingConfig(TaskConfig):
+    """Predicting tokens of running text: the next one (causal), or those that were masked (arXiv:1810.04805)."""
+
+    METRICS: ClassVar[dict[str, str]] = {
+        "val/loss": "min",
+        "val/perplexity": "min",
+        "val/bits_per_byte": "min",
+        "val/token_accuracy": "max",
+    }
+
+    name: str = "lm"
+    objective: str = "causal"
+    """causal (a decoder predicts the next token), or masked (an encoder predicts hidden ones)."""
+    block_size: int = 0
+    """Tokens of a packed block; 0 means model.max_len."""
+    stride: int = 0
+    """In evaluation, tokens by which the window moves on; those before them are context only. 0 means a whole block."""
+    document_mask: bool = False
+    """Whether attention ends at the boundaries of documents, which then start at position 0."""
+    mask_share: float = 0.15
+    """Of masked: share of a block's positions that are predicted, rounded; 80 % of them show <mask>, 10 % a random
+    token, 10 % themselves."""
+    random_windows: int = 0
+    """Validate also on the mean over so many windows drawn at random, as nanoGPT reports it (loss_random_windows)."""
+    prompts: list[str] = field(default_factory=list)
+    """Prompts that are continued at each validation; empty takes the first words of validation texts."""
+
+    def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
+        require_choice("task.objective", self.objective, OBJECTIVES)
+        for name in ("block_size", "stride", "random_windows"):
+            require(getattr(self, name) >= 0, f"task.{name}", "at least 0", getattr(self, name))
+        require(0 < self.mask_share < 1, "task.mask_share", "in (0, 1)", self.mask_share)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("text",)
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        return ("decoder",) if self.objective == "causal" else ("encoder",)
+
 
 @dataclass(kw_only=True, slots=True)
 class TranslationConfig(TaskConfig):
     """Sequence to sequence with teacher forcing, decoded and scored by BLEU and chrF at each validation."""
+
+    METRICS: ClassVar[dict[str, str]] = {
+        "val/bleu": "max",
+        "val/chrf": "max",
+        "val/token_accuracy": "max",
+        "val/loss": "min",
+        "val/perplexity": "min",
+        "val/bits_per_byte": "min",
+    }
 
     name: str = "translation"
     monitor: str = "val/bleu"
@@ -49,22 +123,147 @@ class TranslationConfig(TaskConfig):
     """encoder_decoder (the paper), or decoder: one causal stack over source, separator, target."""
     label_smoothing: float = 0.1
     """Share of the target distribution spread over the vocabulary (section 5.4 of the paper)."""
-    num_samples: int = 5
-    """Sentences of the validation split whose outputs go to samples.jsonl and the screen."""
+    max_source_len: int = 0
+    """Most tokens of a source, below what model.max_len allows; 0 means no other limit. Longer ones: data.overlong."""
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
-        require_choice("task.monitor", self.monitor, TRANSLATION_METRICS)
-        better = TRANSLATION_METRICS[self.monitor]
-        what, fix = f"{better} where task.monitor={self.monitor}", f"task.monitor_mode={better}"
-        require(self.monitor_mode == better, "task.monitor_mode", what, self.monitor_mode, fix)
         require_choice("task.topology", self.topology, TOPOLOGIES)
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
-        require(self.num_samples >= 0, "task.num_samples", "at least 0", self.num_samples)
+        require(self.max_source_len >= 0, "task.max_source_len", "at least 0", self.max_source_len)
 
     @property
     def roles(self) -> tuple[str, ...]:
         return ("source", "target")
 
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        return ("encoder", "decoder") if self.topology == "encoder_decoder" else ("decoder",)
 
-TASKS: dict[str, type[TaskConfig]] = {"translation": TranslationConfig}
+
+@dataclass(kw_only=True, slots=True)
+class SummarizationConfig(TranslationConfig):
+    """Translation from long to short: the same model, scored by ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004)."""
+
+    METRICS: ClassVar[dict[str, str]] = {
+        "val/rouge1": "max",
+        "val/rouge2": "max",
+        "val/rougeL": "max",
+        "val/token_accuracy": "max",
+        "val/loss": "min",
+        "val/perplexity": "min",
+        "val/bits_per_byte": "min",
+    }
+
+    name: str = "summarization"
+    monitor: str = "val/rougeL"
+
+
+@dataclass(kw_only=True, slots=True)
+class ClassificationConfig(TaskConfig):
+    """Text, or a pair of texts, to one class or several."""
+
+    METRICS: ClassVar[dict[str, str]] = {
+        "val/accuracy": "max",
+        "val/macro_f1": "max",
+        "val/mcc": "max",
+        "val/auroc": "max",
+        "val/loss": "min",
+    }
+
+    name: str = "classification"
+    monitor: str = "val/accuracy"
+    monitor_mode: str = "max"
+    stack: str = "encoder"
+    """encoder (sees the whole text), or decoder: a causal stack such as a language model trained."""
+    pooling: str = "mean"
+    """What stands for the text: the first or last position's hidden state, the mean or maximum over positions, or an
+    attention-weighted mean."""
+    multi_label: bool = False
+    """Each example has any number of classes, separated by data.label_separator."""
+    label_smoothing: float = 0.0
+    """Share of the target distribution spread over the classes."""
+    class_weights: str = "none"
+    """none, or balanced: the loss of an example is weighted by the inverse frequency of its class."""
+    focal_gamma: float = 0.0
+    """Exponent of the focal loss (arXiv:1708.02002), which weakens easy examples; 0 is cross-entropy."""
+    head_dropout: float = 0.1
+    """Dropout between the pooled state and the classes."""
+
+    def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
+        require_choice("task.stack", self.stack, ("encoder", "decoder"))
+        require_choice("task.pooling", self.pooling, POOLINGS)
+        require_choice("task.class_weights", self.class_weights, ("none", "balanced"))
+        require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
+        require(0 <= self.head_dropout < 1, "task.head_dropout", "in [0, 1)", self.head_dropout)
+        require(0 <= self.focal_gamma < float("inf"), "task.focal_gamma", "at least 0", self.focal_gamma)
+        require(
+            not (self.focal_gamma and self.label_smoothing),
+            "task.label_smoothing",
+            "0 where task.focal_gamma is on",
+            self.label_smoothing,
+        )
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("text", "label")
+
+    @property
+    def optional_roles(self) -> tuple[str, ...]:
+        return ("text_b",)
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        return (self.stack,)
+
+
+SINGLE_TASKS: dict[str, type[TaskConfig]] = {
+    "lm": LanguageModelingConfig,
+    "translation": TranslationConfig,
+    "summarization": SummarizationConfig,
+    "classification": ClassificationConfig,
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class MultitaskConfig(TaskConfig):
+    """Several tasks at once on one backbone, each with a head of its own; a step of training belongs to one of them."""
+
+    METRICS: ClassVar[dict[str, str]] = {"val/loss": "min"} | {
+        f"val/{part}/{metric.partition('/')[2]}": better
+        for part, config in SINGLE_TASKS.items()
+        for metric, better in config.METRICS.items()
+    }
+
+    name: str = "multitask"
+    parts: list[str] = field(default_factory=lambda: ["lm", "translation", "classification"])
+    """The tasks, out of lm, translation, summarization and classification."""
+    temperature: float = 1.0
+    """Sampling: a task gets a share of the steps proportional to its size to the power 1 / temperature."""
+    lm: LanguageModelingConfig = field(default_factory=LanguageModelingConfig)
+    translation: TranslationConfig = field(default_factory=TranslationConfig)
+    summarization: SummarizationConfig = field(default_factory=SummarizationConfig)
+    classification: ClassificationConfig = field(default_factory=ClassificationConfig)
+
+    def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
+        require(len(self.parts) == len(set(self.parts)) > 0, "task.parts", "different tasks, at least one", self.parts)
+        for part in self.parts:
+            require_choice("task.parts", part, SINGLE_TASKS)
+        for part, config in self.members().items():
+            require(config.name == part, f"task.{part}.name", part, config.name)
+        require(0 < self.temperature < float("inf"), "task.temperature", "above 0 and finite", self.temperature)
+        part = self.monitor.split("/")[1]
+        require(part == "loss" or part in self.parts, "task.monitor", "a metric of one of task.parts", self.monitor)
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        used = {stack for config in self.members().values() for stack in config.stacks}
+        return tuple(stack for stack in ("encoder", "decoder") if stack in used)
+
+    def members(self) -> dict[str, TaskConfig]:
+        return {part: getattr(self, part) for part in self.parts}
+
+
+TASKS: dict[str, type[TaskConfig]] = SINGLE_TASKS | {"multitask": MultitaskConfig}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multihead.config.check import require, require_choice
-from multihead.config.data import DataConfig, TokenizerConfig
+from multihead.config.data import DataConfig, TokenizerConfig, column_of
 from multihead.config.model import ModelConfig
 from multihead.config.task import TaskConfig
 from multihead.errors import ConfigError
@@ -48,6 +48,11 @@ class OptimConfig:
     """Share of the peak that cosine and wsd end at."""
     decay_share: float = 0.3
     """Share of max_steps over which wsd decays (linearly)."""
+    layer_decay: float = 1.0
+    """Layer-wise learning rates: each layer further from the head learns at this multiple of the one above it, the
+    embeddings at that of the lowest (arXiv:1801.06146); 1 is the same rate everywhere."""
+    freeze: list[str] = field(default_factory=list)
+    """Parameters that do not learn, by name; * stands for anything (transformer.encoder.layers.0.*)."""
 
     def __post_init__(self) -> None:
         require_choice("optim.name", self.name, OPTIMIZERS)
@@ -66,6 +71,7 @@ class OptimConfig:
         require(self.warmup_steps >= 0, "optim.warmup_steps", "at least 0", self.warmup_steps)
         require(0 <= self.min_lr_ratio <= 1, "optim.min_lr_ratio", "in [0, 1]", self.min_lr_ratio)
         require(0 < self.decay_share <= 1, "optim.decay_share", "in (0, 1]", self.decay_share)
+        require(0 < self.layer_decay <= 1, "optim.layer_decay", "in (0, 1]", self.layer_decay)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -137,7 +143,7 @@ class TrainerConfig:
 
 @dataclass(kw_only=True, slots=True)
 class DecodingConfig:
-    """How sequences are searched for; names as in Hugging Face's generation."""
+    """How sequences are searched for, or drawn (do_sample); names as in Hugging Face's generation."""
 
     num_beams: int = 1
     """Beams; 1 is greedy."""
@@ -150,9 +156,25 @@ class DecodingConfig:
     max_new_tokens: int = 0
     """Most tokens; 0 means twice the source's length plus 10, and never beyond model.max_len."""
     num_return_sequences: int = 1
-    """Hypotheses returned per input, best first (at most num_beams)."""
+    """Outputs per input: the best hypotheses (at most num_beams), or so many samples."""
     forced_prefix: str = ""
     """Text that every output starts with."""
+    do_sample: bool = False
+    """Draw tokens from the model's distribution instead of searching for the most probable output."""
+    temperature: float = 1.0
+    """Of sampling: logits are divided by it; below 1 sharpens, above 1 flattens."""
+    top_k: int = 0
+    """Of sampling: keep the k most probable tokens (arXiv:1805.04833); 0 keeps all."""
+    top_p: float = 1.0
+    """Of sampling: keep the fewest most probable tokens that hold this probability (arXiv:1904.09751)."""
+    min_p: float = 0.0
+    """Of sampling: keep tokens of at least this share of the best one's probability (arXiv:2407.01082)."""
+    repetition_penalty: float = 1.0
+    """Divides the positive, multiplies the negative logits of tokens that occurred before (arXiv:1909.05858)."""
+    stop_strings: list[str] = field(default_factory=list)
+    """Texts at whose first occurrence an output ends; they are not part of it."""
+    seed: int = 0
+    """Of sampling; the same seed draws the same outputs."""
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "num_return_sequences"):
@@ -160,10 +182,23 @@ class DecodingConfig:
         for name in ("no_repeat_ngram_size", "min_new_tokens", "max_new_tokens"):
             require(getattr(self, name) >= 0, f"decoding.{name}", "at least 0", getattr(self, name))
         require(abs(self.length_penalty) < float("inf"), "decoding.length_penalty", "finite", self.length_penalty)
+        require(0 < self.temperature < float("inf"), "decoding.temperature", "above 0 and finite", self.temperature)
+        require(self.top_k >= 0, "decoding.top_k", "at least 0", self.top_k)
+        require(0 < self.top_p <= 1, "decoding.top_p", "in (0, 1]", self.top_p)
+        require(0 <= self.min_p <= 1, "decoding.min_p", "in [0, 1]", self.min_p)
+        penalty = self.repetition_penalty
+        require(0 < penalty < float("inf"), "decoding.repetition_penalty", "above 0 and finite", penalty)
+        require(all(self.stop_strings), "decoding.stop_strings", "texts that are not empty", self.stop_strings)
         require(
-            self.num_return_sequences <= self.num_beams,
+            not (self.do_sample and self.num_beams > 1),
+            "decoding.num_beams",
+            "1 where decoding.do_sample=true",
+            self.num_beams,
+        )
+        require(
+            self.do_sample or self.num_return_sequences <= self.num_beams,
             "decoding.num_return_sequences",
-            f"at most decoding.num_beams={self.num_beams}",
+            f"at most decoding.num_beams={self.num_beams} unless decoding.do_sample=true",
             self.num_return_sequences,
         )
         require(
@@ -202,7 +237,9 @@ class Config:
     resume: str = ""
     """A run directory to continue."""
     init_from: str = ""
-    """A finished run of the same task and model whose weights and tokenizer this run starts from."""
+    """A finished run, of any task, whose embeddings and stacks this run starts from, as far as they fit."""
+    init_tokenizer: str = "new"
+    """Of init_from: new (trained on this run's data; embeddings are matched token by token), or same (that run's)."""
     logger: str = "auto"
     """auto (W&B online if logged in, else offline), none, wandb or tensorboard; metrics.csv is always written."""
     compile: bool = False
@@ -219,6 +256,7 @@ class Config:
         require_choice("strategy", self.strategy, STRATEGIES)
         require_choice("precision", self.precision, PRECISIONS)
         require_choice("logger", self.logger, LOGGERS)
+        require_choice("init_tokenizer", self.init_tokenizer, ("new", "same"))
         require(0 <= self.seed < 2**32, "seed", "in [0, 2**32)", self.seed)
         require(self.num_nodes >= 1, "num_nodes", "at least 1", self.num_nodes)
         require(
@@ -231,24 +269,25 @@ class Config:
 
     def _check_pairs(self) -> None:
         """Combinations across nodes that cannot be."""
-        needed = getattr(self.task, "roles", ())
         if self.data.format != "grammar" and self.data.roles:
-            missing = [role for role in needed if role not in self.data.roles]
-            if missing:
-                raise ConfigError(
-                    f"data={self.data.name}",
-                    f"has no {' and no '.join(missing)} for task={self.task.name}; it has {', '.join(self.data.roles)}",
-                    "choose another data set, or set data.roles",
-                )
+            for name, task in self.task.members().items():
+                missing = [role for role in task.roles if column_of(self.data.roles, name, role) is None]
+                if missing:
+                    raise ConfigError(
+                        f"data={self.data.name}",
+                        f"has no {' and no '.join(missing)} for task={name}; it has {', '.join(self.data.roles)}",
+                        "choose another data set, or set data.roles",
+                    )
         require(
             self.tokenizer.joint or self.model.tie_embeddings not in ("source_target", "all"),
             "model.tie_embeddings",
             "none or target_output where tokenizer.joint=false",
             self.model.tie_embeddings,
         )
+        joint_only = len(self.task.members()) > 1 or getattr(self.task, "topology", "") == "decoder"
         require(
-            self.tokenizer.joint or getattr(self.task, "topology", "") != "decoder",
+            self.tokenizer.joint or not joint_only,
             "tokenizer.joint",
-            "true where task.topology=decoder",
+            "true where task.topology=decoder and for several tasks",
             self.tokenizer.joint,
         )

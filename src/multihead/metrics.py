@@ -1,4 +1,4 @@
-"""Corpus BLEU and chrF from sacreBLEU's own statistics, and weighted means; all of them sum over ranks."""
+"""Corpus BLEU and chrF from sacreBLEU's own statistics, ROUGE, and weighted means; all of them sum over ranks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.text.rouge import rouge_score
 
 
 class _CorpusScore(Metric):
@@ -97,3 +98,40 @@ class WeightedMean(Metric):
     def compute(self) -> Tensor:
         """The mean; nan where nothing was added."""
         return self.value / self.weight
+
+
+class CorpusROUGE(Metric):
+    """Mean F-measure of ROUGE (Lin, 2004) over the sentences, in [0, 100], as torchmetrics computes it.
+
+    The state is a sum over sentences, so any split into batches and ranks gives the same score, which torchmetrics' own
+    class does not under unequal ranks. Text is lower-cased, all but letters a-z and digits separates words, nothing is
+    stemmed.
+
+    Args:
+        key: rouge1, rouge2 (n-grams) or rougeL (longest common subsequence).
+    """
+
+    higher_is_better = True
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, key: str):
+        super().__init__()
+        self.key = key
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
+        """Adds sentences: outputs, and one reference each."""
+        if len(hypotheses) != len(references):
+            raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
+        for hypothesis, reference in zip(hypotheses, references, strict=True):
+            scores = rouge_score(hypothesis, reference, rouge_keys=self.key)
+            self.total += 100 * scores[f"{self.key}_fmeasure"].double().to(self.total.device)
+        self.count += len(hypotheses)
+
+    def compute(self) -> Tensor:
+        """The mean; 0 without sentences."""
+        return self.total / self.count.clamp(min=1)

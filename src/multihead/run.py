@@ -23,10 +23,10 @@ from multihead.launch import is_main_rank, world_size
 from multihead.plugin import Plugin
 
 if TYPE_CHECKING:
-    from multihead.decoding import Hypothesis
-    from multihead.tasks.base import Model, Task
+    from multihead.tasks.base import Model, Task, Vocabulary
 
-FORMAT = 1
+FORMAT = 2
+VOCABULARY = "vocabulary"  # folder of tokenizers and classes as the run began, which a resume reads
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tokenizers", "sacrebleu", "numpy")
 
 
@@ -68,7 +68,9 @@ def capsule_dir(run: str, key: str = "run") -> Path:
     return path
 
 
-def create(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str], environment: Mapping[str, Any]) -> None:
+def create(
+    run_dir: Path, tree: Mapping[str, Any], words: Sequence[str], environment: Mapping[str, Any], vocab: Vocabulary
+) -> None:
     """Makes the directory with what is known before the first step.
 
     Raises:
@@ -78,6 +80,9 @@ def create(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str], environ
         run_dir.mkdir(parents=True, exist_ok=True)
         describe(run_dir, tree, words)
         (run_dir / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+        (run_dir / VOCABULARY).mkdir(exist_ok=True)
+        files = save_vocab(run_dir / VOCABULARY, vocab)
+        (run_dir / VOCABULARY / "roles.json").write_text(json.dumps(files) + "\n")
     except OSError as error:
         raise MachineError(str(run_dir), f"cannot be written ({error.strerror})", "choose another run_dir") from error
 
@@ -155,35 +160,57 @@ def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) 
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     save_model(task.model, str(beside / "model.safetensors"))
-    names = {id(tokenizer): name for name, tokenizer in _tokenizer_files(task.tokenizers)}
-    for name, tokenizer in _tokenizer_files(task.tokenizers):
-        tokenizer.save(beside / name)
     description = {
         "format": FORMAT,
         "step": step,
         "parameters": sum(p.numel() for p in task.model.parameters()),
-        "tokenizers": {role: names[id(tokenizer)] for role, tokenizer in task.tokenizers.items()},
+        "tokenizers": save_vocab(beside, task.vocab),
         "config": dict(tree),
     }
     (beside / "model.json").write_text(json.dumps(description, indent=1) + "\n")
-    (beside / "labels.json").write_text("[]\n")
     if target.exists():
         shutil.rmtree(target)
     os.rename(beside, target)
 
 
-def _tokenizer_files(tokenizers: Mapping[str, Tokenizer]) -> list[tuple[str, Tokenizer]]:
-    """tokenizer.json for a joint vocabulary or the target's, tokenizer_source.json for a separate source."""
-    if "target" not in tokenizers or tokenizers["source"] is tokenizers["target"]:
-        return [("tokenizer.json", next(iter(tokenizers.values())))]
-    return [("tokenizer.json", tokenizers["target"]), ("tokenizer_source.json", tokenizers["source"])]
+def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
+    """Writes tokenizers and classes; returns role to the tokenizer's file.
+
+    tokenizer.json is the only one or the target's, tokenizer_ROLE.json another's; labels.json names the classes.
+    """
+    main = vocab.tokenizers.get("target", next(iter(vocab.tokenizers.values())))
+    files = {}
+    for role, tokenizer in vocab.tokenizers.items():
+        files[role] = "tokenizer.json" if tokenizer is main else f"tokenizer_{role}.json"
+        tokenizer.save(folder / files[role])
+    (folder / "labels.json").write_text(json.dumps(vocab.labels, ensure_ascii=False) + "\n")
+    return files
 
 
-def load_tokenizers(run_dir: Path) -> dict[str, Tokenizer]:
-    """Role to tokenizer, as ``model/model.json`` says."""
-    names = _description(run_dir)["tokenizers"]
-    loaded = {name: Tokenizer.load(run_dir / "model" / name) for name in set(names.values())}
-    return {role: loaded[name] for role, name in names.items()}
+def load_vocab(run_dir: Path) -> Vocabulary:
+    """Tokenizers by role and names of classes of a finished run, as ``model/model.json`` says."""
+    return _vocab(run_dir / "model", _description(run_dir)["tokenizers"])
+
+
+def starting_vocab(run_dir: Path) -> Vocabulary:
+    """Tokenizers and classes as the run began with them.
+
+    Raises:
+        CheckpointError: If they are missing or damaged.
+    """
+    folder = run_dir / VOCABULARY
+    try:
+        return _vocab(folder, json.loads((folder / "roles.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(str(folder), f"cannot be read ({error})", "copy the run again") from error
+
+
+def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
+    from multihead.tasks.base import Vocabulary
+
+    loaded = {name: Tokenizer.load(folder / name) for name in set(files.values())}
+    labels = json.loads((folder / "labels.json").read_text())
+    return Vocabulary({role: loaded[name] for role, name in files.items()}, labels)
 
 
 def _description(run_dir: Path) -> dict[str, Any]:
@@ -240,17 +267,41 @@ class Run:
         """Backbone and head."""
         return self.task.model
 
-    def hypotheses(self, texts: Sequence[str], **decoding: Any) -> list[list[tuple[str, Hypothesis]]]:
-        """N-best translations, each with its `Hypothesis`; ``decoding`` overrides fields of `DecodingConfig`."""
-        return self.task.translate(texts, replace(self.config.decoding, **decoding))
+    def predict(self, texts: Sequence[str], part: str = "", **decoding: Any) -> list[list[dict[str, Any]]]:
+        """For each text its outputs, best first; ``decoding`` overrides fields of `DecodingConfig`.
+
+        Args:
+            texts: Inputs.
+            part: The task, where the run has several.
+            **decoding: As in ``num_beams=5``.
+        """
+        return self.task.member(part).predict(texts, replace(self.config.decoding, **decoding))
 
     def translate(self, texts: Sequence[str], **decoding: Any) -> list[str]:
         """The best translation of each text, in order: ``run.translate(["A man rides a bike."], num_beams=5)``."""
-        return [best[0][0] for best in self.hypotheses(texts, **decoding)]
+        return [outputs[0]["text"] for outputs in self.predict(texts, self._part("translation"), **decoding)]
 
-    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """log p(target | source) in nats of each pair."""
-        return self.task.score(sources, targets)
+    def summarize(self, texts: Sequence[str], **decoding: Any) -> list[str]:
+        """The best summary of each text, in order."""
+        return [outputs[0]["text"] for outputs in self.predict(texts, self._part("summarization"), **decoding)]
+
+    def generate(self, prompts: Sequence[str], **decoding: Any) -> list[str]:
+        """One continuation of each prompt: ``run.generate(["Once"], do_sample=True, top_p=0.9, seed=1)``."""
+        return [outputs[0]["text"] for outputs in self.predict(prompts, self._part("lm"), **decoding)]
+
+    def classify(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """The most probable class of each text with its probability."""
+        return [outputs[0] for outputs in self.predict(texts, self._part("classification"))]
+
+    def score(self, *texts: Sequence[str]) -> list[float]:
+        """log p in nats: of targets given sources, ``score(sources, targets)``, or of texts alone, ``score(texts)``."""
+        wanted = ("lm",) if len(texts) == 1 else ("translation", "summarization")
+        named = [name for name in wanted if name in self.task.members()]
+        return self.task.member(self._part(named[0] if named else wanted[0])).score(*texts)
+
+    def _part(self, name: str) -> str:
+        """The task's name where the run has several; a plugin's single task answers for all."""
+        return name if len(self.task.members()) > 1 else self.task.settings.name
 
 
 def load(run: str | os.PathLike[str], *words: str) -> Run:
@@ -268,7 +319,7 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
 
     path = capsule_dir(str(run))
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
-    task = build_task(composition.config, load_tokenizers(path), composition.plugin)
+    task = build_task(composition.config, load_vocab(path), composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     task.eval()
     return Run(path, composition.config, task)

@@ -70,9 +70,12 @@ class Transformer(nn.Module):
         target: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states of the decoder if there is one, else of the encoder; arguments as in `encode` and `decode`."""
-        memory = None if self.encoder is None else self.encode(source, source_mask)
-        if self.decoder is None:
+        """Hidden states of the decoder if there is one, else of the encoder; arguments as in `encode` and `decode`.
+
+        Without a source the decoder stands alone, also beside an encoder; without a target the encoder does.
+        """
+        memory = None if source is None else self.encode(source, source_mask)
+        if target is None:
             return memory
         return self.decode(target, target_mask=target_mask, memory=memory, memory_mask=source_mask)
 
@@ -82,9 +85,17 @@ class Transformer(nn.Module):
             for layer in stack.layers if stack is not None else ():
                 layer.compile(dynamic=True)
 
-    def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
-        """The memory [B, S, D] of source ids [B, S]; ``source_mask`` [B, S], None where nothing is padded."""
-        return self.encoder(source, source_mask)
+    def encode(
+        self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
+        """The memory [B, S, D] of source ids [B, S].
+
+        Args:
+            source: Ids.
+            source_mask: [B, S], None where nothing is padded.
+            segments: [B, S], as in `decode`.
+        """
+        return self.encoder(source, source_mask, segments=segments)
 
     def decode(
         self,
@@ -95,6 +106,7 @@ class Transformer(nn.Module):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         cache: Cache | None = None,
+        segments: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] of target ids [B, T], each seeing itself and what stands before it.
 
@@ -106,8 +118,10 @@ class Transformer(nn.Module):
             memory: The encoder's output, [N, S, D]; with a cache it is the cache that holds it.
             memory_mask: [N, S], None where nothing is padded.
             cache: Made by `new_cache`; grows by T.
+            segments: [B, T], numbers of the documents that are packed in a row: attention stays within each, and
+                positions start at 0 there. Not with a cache.
         """
-        return self.decoder(target, target_mask, positions, memory, memory_mask, cache)
+        return self.decoder(target, target_mask, positions, memory, memory_mask, cache, segments)
 
     def new_cache(self, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Cache:
         """An empty cache; the memory [N, S, D] is given here, once, instead of to `decode`."""
@@ -145,6 +159,7 @@ class Stack(nn.Module):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         cache: Cache | None = None,
+        segments: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] of ids [B, T]; arguments as in `Transformer.decode`."""
         if cache is not None:
@@ -152,9 +167,11 @@ class Stack(nn.Module):
             memory, memory_mask = cache.memory, cache.memory_mask
         if positions is None and mask is not None and self.causal:
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.size(1) :]  # [B, T]
+        if positions is None and segments is not None:
+            positions = segment_positions(segments)  # [B, T]
         past = 0 if cache is None else cache.length - tokens.size(1)
         x = self.dropout(self._embed(tokens, positions, past))  # [B, T, D]
-        scope = self._scope(x, mask, positions, past)
+        scope = self._scope(x, mask, positions, past, segments)
         memory_scope = Scope(
             scope.dtype, None if memory_mask is None else memory_mask[:, None, None, :]
         )  # [N, 1, 1, S]
@@ -177,12 +194,17 @@ class Stack(nn.Module):
         table = self.positions.weight if self.position == "learned" else self.sinusoids
         return torch.add(table[past:end] if positions is None else table[positions], x, alpha=scale)
 
-    def _scope(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int) -> Scope:
+    def _scope(
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int, segments: Tensor | None
+    ) -> Scope:
         """What each of the T new positions may attend to among S = ``past`` + T; no mask where none is needed."""
         length, total = x.size(1), past + x.size(1)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         mask = None if key_mask is None else key_mask[:, None, None, :]  # [B, 1, 1, S]
+        if segments is not None:
+            same = segments[:, None, :, None] == segments[:, None, None, :]  # [B, 1, T, T]
+            mask = same if mask is None else mask & same
         causal = self.causal and length > 1
         if causal and (past or mask is not None or self.position == "alibi"):
             causal = False
@@ -413,6 +435,14 @@ def sinusoids(max_len: int, d_model: int) -> Tensor:
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
 
 
+def segment_positions(segments: Tensor) -> Tensor:
+    """Positions [B, T] counted from the start of each segment; ``segments`` [B, T] holds one number per segment."""
+    place = torch.arange(segments.size(1), device=segments.device).expand_as(segments)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return place - torch.where(starts, place, 0).cummax(1).values
+
+
 def rotary_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines [..., T, 1, K / 2] of positions [..., T] (RoFormer, Su et al. 2021, arXiv:2104.09864)."""
     angle = _angles(positions, head_dim)[..., None, :]
@@ -494,6 +524,15 @@ class Cache:
             self.memory = self.memory[sources]
             self.memory_mask = None if self.memory_mask is None else self.memory_mask[sources]
 
+    def replace(self, rows: Tensor, other: Cache) -> None:
+        """Puts a shorter cache in the place of these rows, both ending together; drops columns that nobody sees."""
+        start, mask = self.length - other.length, self._mask.clone()  # rows of different length have a mask
+        mask[rows, :start], mask[rows, start:] = False, True if other._mask is None else other._mask
+        dropped = int(mask.any(0).byte().argmax())
+        self._mask, self.length = mask[:, dropped:], self.length - dropped
+        for layer, new in zip(self.layers, other.layers, strict=True):
+            layer.self_attention.replace(rows, new.self_attention, dropped)
+
 
 class KeyValueCache:
     """Keys and values [B, S, G, K] of one attention, in buffers that grow by blocks and are filled in place."""
@@ -526,6 +565,13 @@ class KeyValueCache:
         """Keeps these rows, in this order."""
         if self._key is not None:
             self._key, self._value = _rows(self._key, rows), _rows(self._value, rows)
+
+    def replace(self, rows: Tensor, other: KeyValueCache, dropped: int) -> None:
+        """Puts a shorter cache in the place of the end of these rows; drops the first columns of all."""
+        places = slice(self.length - other.length, self.length)
+        self._key[rows, places], self._value[rows, places] = other.read()
+        self._key, self._value = self._key[:, dropped:], self._value[:, dropped:]
+        self.length -= dropped
 
 
 @dataclass

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from multihead.commands.evaluate import run_words
+from multihead.commands.explain import take
 from multihead.config.check import require_choice
 from multihead.errors import ConfigError
+
+if TYPE_CHECKING:
+    from multihead.config.training import DecodingConfig
+    from multihead.tasks.base import Task
 
 CHUNK = 512  # lines that are read, sorted by length and answered together where the input is a file or a pipe
 
 
 def run(words: Sequence[str]) -> int:
-    """``multihead predict run=RUN [format=text|jsonl] [decoding.num_beams=5] < lines``."""
+    """``multihead predict run=RUN [format=text|jsonl] [part=TASK] [decoding.num_beams=5] < lines``."""
     from rich.console import Console
 
     from multihead.progress import open_log
@@ -25,22 +30,31 @@ def run(words: Sequence[str]) -> int:
     runs, words = run_words(words)
     if len(runs) != 1:
         raise ConfigError("run", f"predict takes one run, got {len(runs)}", "run=outputs/...")
-    form = "text"
-    rest = []
-    for word in words:
-        if word.startswith("format="):
-            form = word.removeprefix("format=")
-        else:
-            rest.append(word)
+    form, words = take(words, "format")
+    part, words = take(words, "part")
+    form = form or "text"
     require_choice("format", form, ("text", "jsonl"))
     quiet_lightning()
     open_log(None, Console(stderr=True))  # standard output holds answers only
-    loaded = load(runs[0], *rest)
+    loaded = load(runs[0], *words)
+    task, decoding = loaded.task.member(part), loaded.config.decoding
+    if sys.stdin.isatty() and sys.stdout.isatty() and form == "text" and hasattr(task, "stream"):
+        return stream(task, decoding)
     size = 1 if sys.stdin.isatty() else CHUNK
     for lines in chunks(sys.stdin.buffer, size):
-        for line, hypotheses in zip(lines, loaded.hypotheses(lines), strict=True):
-            sys.stdout.write(answer(line, hypotheses, form) + "\n")
+        for line, outputs in zip(lines, task.predict(lines, decoding), strict=True):
+            sys.stdout.write(answer(task, line, outputs, form) + "\n")
         sys.stdout.flush()
+    return 0
+
+
+def stream(task: Task, decoding: DecodingConfig) -> int:
+    """Continues prompts typed at a terminal, each word as it comes."""
+    for (line,) in chunks(sys.stdin.buffer, 1):
+        for text in task.stream(line, decoding):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
     return 0
 
 
@@ -56,9 +70,8 @@ def chunks(stream: BinaryIO, size: int) -> Iterator[list[str]]:
         yield lines
 
 
-def answer(line: str, hypotheses: Sequence[tuple[str, Any]], form: str) -> str:
-    """One line of output for one line of input: the best hypothesis, or all of them as a JSON object."""
+def answer(task: Task, line: str, outputs: Sequence[dict[str, Any]], form: str) -> str:
+    """One line of output for one line of input: what the task makes of the best, or all of them as a JSON object."""
     if form == "text":
-        return hypotheses[0][0].replace("\n", " ")
-    outputs = [{"text": text, "score": round(h.score, 6), "log_prob": round(h.log_prob, 6)} for text, h in hypotheses]
+        return task.line(outputs)
     return json.dumps({"input": line, "outputs": outputs}, ensure_ascii=False)

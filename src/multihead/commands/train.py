@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import logging
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.data import SPLITS
 from multihead.config.training import Config
-from multihead.data.corpus import Corpus, load_corpus
-from multihead.data.encode import Encoded, apply_overlong, cache_root, cached_tokenizer, encode_corpus
-from multihead.data.tokenizer import Tokenizer
+from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import MultiheadError, Stopped
 from multihead.launch import is_main_rank, launch, local_ranks, world_size
+from multihead.prepare import Prepared, prepare
 from multihead.run import (
     capsule_dir,
     copy_plugin,
@@ -32,9 +27,9 @@ from multihead.run import (
     export_model,
     git_commit_label,
     git_state,
-    load_tokenizers,
     load_weights,
     new_run_dir,
+    starting_vocab,
     write_result,
 )
 
@@ -42,79 +37,12 @@ if TYPE_CHECKING:
     import lightning as L
 
     from multihead.checkpoint import Steps
-    from multihead.data.module import DataModule
-    from multihead.data.plan import BatchPlan
-    from multihead.tasks.base import Task
+    from multihead.data.module import DataModule, Source
+    from multihead.tasks.base import Task, Vocabulary
 
 log = logging.getLogger("multihead")
 
 NEVER = 10**12  # batches between Lightning's own validations: `multihead.checkpoint.Steps` validates
-SPLIT_SEED = 0  # of held-out shares: the run's own seed does not change what is tested
-
-
-@dataclass
-class Prepared:
-    """Everything the data path gives: text, tokenizers, ids."""
-
-    corpus: Corpus
-    tokenizers: dict[str, Tokenizer]
-    encoded: dict[str, Encoded]
-    notes: list[str]
-    """What the user should hear: lines skipped, splits held out, caches made anew."""
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """What may not change between a checkpoint and its resume."""
-        marks = {f"tokenizer_{role}": tokenizer.fingerprint for role, tokenizer in self.tokenizers.items()}
-        return {f"data_{split}": value for split, value in self.corpus.fingerprints.items()} | marks
-
-
-def prepare(
-    composition: Composition, splits: Sequence[str], tokenizers: dict[str, Tokenizer] | None = None
-) -> Prepared:
-    """Reads, tokenizes and encodes the splits; a second time from the cache.
-
-    Args:
-        composition: The configuration and the user's plugin.
-        splits: Which splits to prepare.
-        tokenizers: Those of a capsule; None trains them on the train split.
-    """
-    config, plugin = composition.config, composition.plugin
-    readers = plugin.corpora if plugin else {}
-    few_examples = config.trainer.overfit_examples
-    wanted = ("train",) if few_examples else splits
-    corpus = load_corpus(config.data, config.task.roles, splits=wanted, seed=SPLIT_SEED, readers=readers)
-    notes = list(corpus.notes)
-    if few_examples:
-        few = corpus.splits["train"]
-        few = few.select(np.arange(min(few_examples, len(few))))
-        corpus = Corpus(dict.fromkeys(splits, few), dict.fromkeys(splits, few.fingerprint()))
-    tokenizers = tokenizers or train_tokenizers(config, corpus, notes)
-    cache = cache_root() if config.data.cache else None
-    encoded = {}
-    for split, rows in corpus.splits.items():
-        mark = corpus.fingerprints[split]
-        encoded[split] = encode_corpus(rows.columns, tokenizers, fingerprint=mark, cache=cache, note=notes.append)
-    return Prepared(corpus, tokenizers, encoded, notes)
-
-
-def train_tokenizers(config: Config, corpus: Corpus, notes: list[str]) -> dict[str, Tokenizer]:
-    """One tokenizer for all roles, or one each; trained on the train split, or taken from the cache."""
-    rows, mark = corpus.splits["train"], corpus.fingerprints["train"]
-    roles = [role for role in config.task.roles if role != "label"]
-    groups = [roles] if config.tokenizer.joint else [[role] for role in roles]
-    trained: dict[str, Tokenizer] = {}
-    for group in groups:
-        tokenizer = cached_tokenizer(
-            config.tokenizer,
-            itertools.chain.from_iterable(rows.columns[role] for role in group),
-            config.data.normalize,
-            fingerprint=f"{mark} {' '.join(sorted(group))}",
-            cache=cache_root() if config.data.cache else None,
-            note=notes.append,
-        )
-        trained |= dict.fromkeys(group, tokenizer)
-    return trained
 
 
 # ---- the job
@@ -185,19 +113,19 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     quiet_lightning()
     config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
     clock = time.monotonic()
-    start = capsule_dir(config.init_from, "init_from") if config.init_from else None
-    prepared = prepare(composition, SPLITS, load_tokenizers(start) if start else None)
+    prepared = prepare(composition, SPLITS, _vocab(config, run_dir, job["resume"]))
     task, data = join(composition, prepared, world_size())
-    if start:
-        load_weights(
-            task, start / "model" / "model.safetensors", "needs the same task and model.* as the run it is from"
-        )
+    copied = None
+    if config.init_from and not job["resume"]:
+        from multihead.transfer import copy_weights, read_source
+
+        copied = copy_weights(task.model, prepared.vocab, read_source(capsule_dir(config.init_from, "init_from")))
     if not main:  # one rank speaks for all
         for name in LIBRARIES:
             logging.getLogger(name).setLevel(logging.WARNING)
     if main and not job["resume"]:
         known = environment(config, prepared.fingerprints, composition.plugin)
-        create(run_dir, job["tree"], job["words"], known)
+        create(run_dir, job["tree"], job["words"], known, prepared.vocab)
         copy_plugin(run_dir, composition.plugin)
     log_file = open_log(run_dir) if main else None
     events = Events(run_dir / "events.jsonl") if main else lambda name, **fields: None
@@ -205,6 +133,11 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     status = 1
     try:
         _announce(config, prepared, task, run_dir)
+        if copied is not None:
+            from multihead.transfer import as_rows, transfer_table
+
+            log.info("", extra={"renderable": transfer_table(copied)})
+            events("initialised", source=config.init_from, parts=as_rows(copied))
         resume = _checkpoint(run_dir) if job["resume"] else None
         steps = _steps(config, run_dir, data, prepared, events, resume)
         loggers = build_loggers(config, run_dir, job["tree"], step=steps.first_step) if main else []
@@ -245,26 +178,68 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
 
     config = composition.config
     L.seed_everything(config.seed, verbose=False)
-    task = build_task(config, prepared.tokenizers, composition.plugin)
+    task = build_task(config, prepared.vocab, composition.plugin)
+    if config.optim.freeze:
+        from multihead.optim import freeze
+
+        freeze(task.model.named_parameters(), config.optim.freeze)
     if config.compile:
         task.model.transformer.compile_layers()
-    task.texts = {split: rows.columns for split, rows in prepared.corpus.splits.items() if split != "train"}
-    encoded = {}
-    for split, rows in prepared.corpus.splits.items():
-        encoded[split], note = apply_overlong(
-            prepared.encoded[split], task.limits(), config.data.overlong, origin=rows.origin, split=split
-        )
-        prepared.notes += [note] if note else []
+    give_texts(task, prepared)
     data = DataModule(
-        encoded,
+        {name: source_of(config, task.member(name), prepared) for name in prepared.texts},
         config.data,
-        lengths=task.lengths,
-        collate=task.collate,
         seed=config.seed,
         accumulate=config.trainer.accumulate_grad_batches,
+        temperature=getattr(config.task, "temperature", 1.0),
     )
     data.accumulation(ranks)
     return task, data
+
+
+def give_texts(task: Task, prepared: Prepared) -> None:
+    """Gives the task what it is validated and tested on: by split, and for several tasks by task."""
+    texts: dict[str, dict[str, Any]] = {}
+    streams: dict[str, dict[str, Any]] = {}
+    for name, text in prepared.texts.items():
+        for split in ("val", "test"):
+            if text.lines and split in text.lines:
+                streams.setdefault(split, {})[name] = prepared.encoded[name][split]
+            elif not text.lines and split in text.corpus.splits:
+                texts.setdefault(split, {})[name] = text.corpus.splits[split].columns
+    several = len(task.members()) > 1 or task.settings.name not in prepared.texts
+    pick = (lambda found: found) if several else (lambda found: next(iter(found.values())))
+    task.texts = {split: pick(found) for split, found in texts.items()}
+    task.streams = {split: pick(found) for split, found in streams.items()}
+
+
+def source_of(config: Config, task: Task, prepared: Prepared) -> Source:
+    """The data of one task, what is too long for it dropped or cut, and the functions that make batches of it."""
+    from multihead.data.module import Source
+
+    name, encoded = task.settings.name, {}
+    text = prepared.texts[name]
+    for split, ids in prepared.encoded[name].items():
+        encoded[split] = ids
+        if isinstance(ids, Encoded):
+            origin = text.corpus.splits[split].origin
+            encoded[split], note = apply_overlong(ids, task.limits(), config.data.overlong, origin=origin, split=split)
+            prepared.notes += [note] if note else []
+    return Source(encoded, task.lengths, task.targets, task.collate)
+
+
+def _vocab(config: Config, run_dir: Path, resume: bool) -> Vocabulary | None:
+    """Tokenizers and classes that are given: those of the run that is resumed, or of the one it starts from."""
+    if resume:
+        return starting_vocab(run_dir)
+    if config.init_from and config.init_tokenizer == "same":
+        from multihead.tasks.base import Vocabulary
+        from multihead.transfer import tokenizers_from
+
+        members = config.task.members().values()
+        roles = [role for task in members for role in (*task.roles, *task.optional_roles) if role != "label"]
+        return Vocabulary(tokenizers_from(capsule_dir(config.init_from, "init_from"), roles))
+    return None
 
 
 def _steps(config: Config, run_dir: Path, data: DataModule, prepared: Prepared, events: Any, resume: Path | None):
@@ -335,10 +310,16 @@ def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> 
     """One line each on the data, the model and where the run lives."""
     for note in prepared.notes:
         log.info("data: %s", note)
-    counts = ", ".join(f"{split} {len(rows):,}" for split, rows in prepared.corpus.splits.items())
-    vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in prepared.tokenizers.values()}.values())
+    tokenizers = prepared.vocab.tokenizers.values()
+    vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in tokenizers}.values())
     parameters = sum(p.numel() for p in task.model.parameters())
-    log.info("data %s: %s examples; vocabulary %s", config.data.name, counts, vocabulary)
+    for name, splits in prepared.encoded.items():
+        counts = ", ".join(f"{split} {len(ids):,}" for split, ids in splits.items())
+        unit = "examples" if isinstance(next(iter(splits.values())), Encoded) else "tokens"
+        of_task = f" for {name}" if len(prepared.encoded) > 1 else ""
+        log.info("data %s%s: %s %s; vocabulary %s", config.data.name, of_task, counts, unit, vocabulary)
+    if prepared.vocab.labels:
+        log.info("classes: %s", ", ".join(prepared.vocab.labels))
     log.info(
         "model %s parameters; %d steps of up to %s target tokens; run %s",
         f"{parameters:,}",
@@ -370,7 +351,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, clock
         "parameters": sum(p.numel() for p in task.model.parameters()),
         **trained,
         "tokens_per_second": steps.tokens_per_second,
-        "padding": padding(data.plan, data.accumulation(trainer.world_size) * trainer.world_size),
+        "padding": data.plan.padding(data.accumulation(trainer.world_size) * trainer.world_size),
         "seed": config.seed,
         "git_commit": git_commit_label(commit, dirty),
         "best_checkpoint": f"checkpoints/{best.name}",
@@ -378,13 +359,6 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, clock
         **task.signatures(),
     }
     return write_result(run_dir, result) if trainer.is_global_zero else result
-
-
-def padding(plan: BatchPlan, parts: int) -> float:
-    """Share of the positions of the first epoch's batches that hold no token."""
-    cut = [part for step in plan.steps(0) for part in plan.parts(step, parts)]
-    positions = sum(plan.cost(part) for part in cut)
-    return 1 - sum(int(plan.widths[part].sum()) for part in cut) / positions
 
 
 def _write_samples(run_dir: Path, loggers: list[Any], split: str, step: int, samples: list[dict[str, Any]]) -> None:
@@ -401,7 +375,7 @@ def _write_samples(run_dir: Path, loggers: list[Any], split: str, step: int, sam
 def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any]) -> None:
     from multihead.progress import summary
 
-    samples = sorted(task.samples, key=lambda sample: sample["index"])[: config.task.num_samples]
+    samples = [sample for sample in task.samples if "output" in sample][: config.task.num_samples]
     shown = [(sample["source"], sample["reference"], sample["output"]) for sample in samples]
     summary(result, shown, next_commands(config, run_dir))
 

@@ -84,8 +84,10 @@ def load_corpus(
         DataError: A file is missing or a row is not as described.
     """
     read = _Source(config, roles, readers or {})
+    if "test" in splits and not read.has("test") and config.splits.get("test") == 0:
+        return _tested_on_val(load_corpus(config, roles, splits=_with_val(splits), seed=seed, readers=readers), splits)
     lacking = [split for split in ("val", "test") if not read.has(split)]
-    sizes = {split: config.splits[split] for split in lacking if split in config.splits}
+    sizes = {split: config.splits[split] for split in lacking if config.splits.get(split)}
     for split in splits:
         if split in lacking and split not in sizes:
             raise ConfigError(f"data.{split}", "no file, and data.splits holds nothing out", f"set data.{split}")
@@ -95,6 +97,20 @@ def load_corpus(
         read.notes += [f"{split}: {len(rows[split]):,} rows held out of train (data.splits)" for split in sizes]
     rows = {split: rows[split] for split in splits}
     return Corpus(rows, {split: part.fingerprint() for split, part in rows.items()}, read.notes)
+
+
+def _with_val(splits: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys("val" if split == "test" else split for split in splits))
+
+
+def _tested_on_val(corpus: Corpus, splits: Sequence[str]) -> Corpus:
+    """The corpus with the validation split as its test split (``data.splits.test: 0``)."""
+    source = {split: "val" if split == "test" else split for split in splits}
+    return Corpus(
+        {split: corpus.splits[source[split]] for split in splits},
+        {split: corpus.fingerprints[source[split]] for split in splits},
+        [*corpus.notes, "test: the validation split (data.splits.test is 0)"],
+    )
 
 
 class _Source:

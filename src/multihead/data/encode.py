@@ -70,6 +70,22 @@ class Encoded:
         lengths = {role: length[indices] for role, length in self._lengths.items()}
         return Encoded(self._flat, starts, lengths, self.rows[indices])
 
+    def index(self, indices: np.ndarray) -> np.ndarray:
+        """Row of the split that each of these examples is."""
+        return self.rows[indices]
+
+    def with_role(self, role: str, ids: Sequence[Sequence[int]]) -> Encoded:
+        """The same examples with one more role; ``ids`` are of every row of the split, before any was dropped."""
+        lengths = np.array([len(row) for row in ids], dtype=np.int64)
+        flat = np.fromiter((i for row in ids for i in row), dtype=np.int32, count=int(lengths.sum()))
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        return Encoded(
+            self._flat | {role: flat},
+            self._starts | {role: starts[self.rows]},
+            self._lengths | {role: lengths[self.rows]},
+            self.rows,
+        )
+
     def cut(self, limits: Mapping[str, int]) -> Encoded:
         """The same examples with at most so many ids per role; the ids are not copied."""
         lengths = {

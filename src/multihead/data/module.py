@@ -7,6 +7,7 @@ nothing and does not depend on the number of workers or ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -16,56 +17,80 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from multihead.config.data import DataConfig
 from multihead.data.encode import Encoded
+from multihead.data.mixture import Mixture, Plan
 from multihead.data.plan import BatchPlan, eval_batches
+from multihead.data.stream import BlockPlan, Stream
 from multihead.errors import ConfigError
 
-Lengths = Callable[[Encoded], tuple[np.ndarray, np.ndarray]]
-"""A task's (real target tokens [N], padded widths [N, C]) of every example."""
-Collate = Callable[[Encoded, np.ndarray], dict[str, Any]]
-"""A task's batch of the examples of these indices; no indices must give an empty, well-formed batch."""
+Collate = Callable[..., dict[str, Any]]
+"""A task's batch: (encoded, indices, epoch=0); no indices must give an empty, well-formed batch."""
+
+
+@dataclass
+class Source:
+    """The data of one task, and the task's pure functions that turn it into batches."""
+
+    splits: Mapping[str, Encoded | Stream]
+    """Split to encoded rows, or to running text in blocks."""
+    lengths: Callable[[Encoded], tuple[np.ndarray, np.ndarray]]
+    """Real target tokens [N] and padded widths [N, C] of every example; of blocks it is not asked."""
+    targets: Callable[[Any], Any]
+    """Terms of the loss of each example [N]; of running text, of blocks by their tokens."""
+    collate: Collate
+
+    def plan(self, config: DataConfig, seed: int) -> Plan:
+        """The plan of training."""
+        train = self.splits["train"]
+        sizes = {"batch_tokens": config.batch_tokens, "part_tokens": config.part_tokens, "seed": seed}
+        if isinstance(train, Stream):
+            return BlockPlan(train, **sizes, targets=self.targets)
+        return BatchPlan(*self.lengths(train), **sizes, targets=self.targets(train))
+
+    def evaluation(self, split: str, max_tokens: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        """Batches that hold every example once, and what each has beside them."""
+        encoded = self.splits[split]
+        if not isinstance(encoded, Stream):
+            return [(indices, {}) for indices in eval_batches(self.lengths(encoded)[1], max_tokens)]
+        starts, scored_from = encoded.evaluation()
+        many = max(1, max_tokens // encoded.block_size)
+        cuts = range(many, len(starts), many)
+        pairs = zip(np.split(starts, cuts), np.split(scored_from, cuts), strict=True)
+        return [(part, {"scored_from": torch.from_numpy(scored)}) for part, scored in pairs]
 
 
 class DataModule(lightning.LightningDataModule):
     """Loaders of the splits there are.
 
-    A training batch is one part of a step: what ``collate`` gives, and ``tokens_of_step`` (real target tokens of the
-    whole step, int), ``parts`` (ranks x accumulation, int) and ``index`` (rows of the split, LongTensor [B]). One of
-    evaluation has ``index`` alone beside the task's own; under several ranks it may be empty.
+    A training batch is one part of a step of one task: what ``collate`` gives, ``task`` (its name),
+    ``tokens_of_step`` and ``targets_of_step`` (real target tokens, and terms of the loss, of the whole step, int),
+    ``parts`` (ranks x accumulation, int) and ``index`` (rows of the split, LongTensor [B]). One of evaluation has
+    ``task`` and ``index`` alone beside the task's own; under several ranks it may be empty.
 
     Args:
-        splits: Encoded rows of train, val and test, as many as there are.
+        sources: Task to its data; one, or several that are mixed.
         config: Sizes of steps and parts, number of workers.
-        lengths: The task's lengths.
-        collate: The task's batches.
         seed: Of the batch plan.
         accumulate: Micro-batches per rank and step; 0 takes the least that ``part_tokens`` allows.
+        temperature: Of the mixture of several tasks.
     """
 
     def __init__(
         self,
-        splits: Mapping[str, Encoded],
+        sources: Mapping[str, Source],
         config: DataConfig,
         *,
-        lengths: Lengths,
-        collate: Collate,
         seed: int,
         accumulate: int = 0,
+        temperature: float = 1.0,
     ):
         super().__init__()
-        self.splits, self.config = dict(splits), config
-        self.lengths, self.collate = lengths, collate
+        self.sources, self.config = dict(sources), config
         self.seed, self.accumulate = seed, accumulate
-        self.plan: BatchPlan | None = None
+        self.plan: Mixture | None = None
         """The plan of training; None without a train split."""
-        if "train" in self.splits:
-            target_lengths, widths = lengths(self.splits["train"])
-            self.plan = BatchPlan(
-                target_lengths,
-                widths,
-                batch_tokens=config.batch_tokens,
-                part_tokens=config.part_tokens,
-                seed=seed,
-            )
+        if all("train" in source.splits for source in self.sources.values()):
+            plans = {name: source.plan(config, seed) for name, source in self.sources.items()}
+            self.plan = Mixture(plans, temperature=temperature, seed=seed)
         self._position = (0, 0)
         self._sampler: PartSampler | None = None
 
@@ -97,10 +122,6 @@ class DataModule(lightning.LightningDataModule):
         if self._sampler is not None:
             self._sampler.position = self._position
 
-    def position_at(self, num_steps: int) -> tuple[int, int]:
-        """(epoch, step) after so many optimizer steps of a run, as `set_position` takes it."""
-        return self.plan.position(num_steps)
-
     def train_dataloader(self) -> DataLoader:
         """This rank's parts; its length is that of a whole epoch, in micro-batches, wherever it starts."""
         rank, world_size = self._rank()
@@ -118,13 +139,16 @@ class DataModule(lightning.LightningDataModule):
 
     def _eval_loader(self, split: str) -> DataLoader:
         rank, world_size = self._rank()
-        _, widths = self.lengths(self.splits[split])
-        batches = eval_batches(widths, self.config.eval_tokens)
+        batches = [
+            (name, indices, extra)
+            for name, source in self.sources.items()
+            for indices, extra in source.evaluation(split, self.config.eval_tokens)
+        ]
         return self._loader(split, EvalSampler(batches, rank, world_size))
 
     def _loader(self, split: str, sampler: Sampler) -> DataLoader:
         return DataLoader(
-            PartDataset(self.splits[split], self.collate),
+            PartDataset(self.sources, split),
             sampler=sampler,
             batch_size=None,
             num_workers=self.config.num_workers,
@@ -140,13 +164,15 @@ class DataModule(lightning.LightningDataModule):
 class PartDataset(Dataset):
     """Parts to batches: collates in the worker, where there are some."""
 
-    def __init__(self, encoded: Encoded, collate: Collate):
-        self.encoded, self.collate = encoded, collate
+    def __init__(self, sources: Mapping[str, Source], split: str):
+        self.sources, self.split = sources, split
 
-    def __getitem__(self, part: tuple[np.ndarray, dict[str, int]]) -> dict[str, Any]:
-        indices, extra = part
-        index = torch.from_numpy(self.encoded.rows[indices])
-        return {**self.collate(self.encoded, indices), "index": index, **extra}
+    def __getitem__(self, part: tuple[str, np.ndarray, dict[str, Any]]) -> dict[str, Any]:
+        name, indices, extra = part
+        source = self.sources[name]
+        encoded = source.splits[self.split]
+        batch = source.collate(encoded, indices, extra.get("epoch", 0))
+        return {**batch, "index": torch.from_numpy(encoded.index(indices)), "task": name, **extra}
 
 
 class PartSampler(Sampler):
@@ -156,40 +182,40 @@ class PartSampler(Sampler):
     position to the next epoch; an iteration that is given up leaves it where it was.
     """
 
-    def __init__(self, plan: BatchPlan, rank: int, world_size: int, accumulation: int):
+    def __init__(self, plan: Mixture, rank: int, world_size: int, accumulation: int):
         self.plan, self.rank, self.world_size, self.accumulation = plan, rank, world_size, accumulation
         self.position = (0, 0)
 
     def __len__(self) -> int:
         return self.plan.num_steps(self.position[0]) * self.accumulation
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, dict[str, int]]]:
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray, dict[str, int]]]:
         epoch, first = self.position  # read at the first part: a loader with workers makes two iterators
         count = self.world_size * self.accumulation
         steps = self.plan.steps(epoch)
         for number in range(first, len(steps)):
             step = steps[number]
             parts = self.plan.parts(step, count)[self.rank :: self.world_size]
-            extra = {"tokens_of_step": step.tokens, "parts": count}
+            extra = {"tokens_of_step": step.tokens, "targets_of_step": step.targets, "parts": count, "epoch": epoch}
             for place, indices in enumerate(parts):
                 if number == len(steps) - 1 and place == len(parts) - 1:
                     self.position = (epoch + 1, 0)
-                yield indices, extra
+                yield step.part, indices, extra
 
 
 class EvalSampler(Sampler):
     """One rank's batches of evaluation: as many on each rank, filled up with empty ones."""
 
-    def __init__(self, batches: list[np.ndarray], rank: int, world_size: int):
+    def __init__(self, batches: list[tuple[str, np.ndarray, dict[str, Any]]], rank: int, world_size: int):
         lacking = max(-len(batches) % world_size, world_size - len(batches))
-        empty = [np.zeros(0, dtype=np.int64)] * lacking
+        empty = [(batches[0][0], np.zeros(0, dtype=np.int64), {})] * lacking
         self.batches = [*batches, *empty][rank::world_size]
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, dict[str, int]]]:
-        return iter([(indices, {}) for indices in self.batches])
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+        return iter(self.batches)
 
 
 def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:

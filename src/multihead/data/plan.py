@@ -32,6 +32,10 @@ class Step:
     """Example indices; within a bucket the widths are nearly equal."""
     tokens: int
     """Real target tokens."""
+    targets: int
+    """Terms of the loss: the target tokens, or what of them is predicted."""
+    part: str = ""
+    """The task that the step belongs to."""
 
     @property
     def indices(self) -> np.ndarray:
@@ -48,15 +52,24 @@ class BatchPlan:
         batch_tokens: Most real target tokens of a step.
         part_tokens: Most real target tokens of a bucket, and so of a part.
         seed: Of the epochs' order.
+        targets: Terms of the loss of each example, int [N]; the target tokens where None.
 
     Raises:
         ConfigError: One example alone is above a limit.
     """
 
     def __init__(
-        self, target_lengths: np.ndarray, widths: np.ndarray, *, batch_tokens: int, part_tokens: int, seed: int
+        self,
+        target_lengths: np.ndarray,
+        widths: np.ndarray,
+        *,
+        batch_tokens: int,
+        part_tokens: int,
+        seed: int,
+        targets: np.ndarray | None = None,
     ):
         self.lengths = np.asarray(target_lengths, dtype=np.int64)
+        self.targets = self.lengths if targets is None else np.asarray(targets, dtype=np.int64)
         widths = _columns(widths)
         self.widths = widths.astype(np.uint16) if widths.max(initial=0) < 1 << 16 else widths  # sorted much faster
         self._work = widths.sum(axis=1)
@@ -87,9 +100,12 @@ class BatchPlan:
             buckets = self._buckets(rng)
             order = rng.permutation(len(buckets))
             groups = [[buckets[i] for i in chosen] for chosen in np.array_split(order, self._num_steps)]
-            steps = [Step(tuple(group), int(sum(self.lengths[b].sum() for b in group))) for group in groups if group]
-            self._last = (epoch, steps)
+            self._last = (epoch, [self._step(group) for group in groups if group])
         return self._last[1]
+
+    def _step(self, buckets: Sequence[np.ndarray]) -> Step:
+        tokens, targets = (int(sum(counts[b].sum() for b in buckets)) for counts in (self.lengths, self.targets))
+        return Step(tuple(buckets), tokens, targets)
 
     def tokens(self, epoch: int) -> np.ndarray:
         """Real target tokens of each step of an epoch, int64."""
@@ -119,9 +135,10 @@ class BatchPlan:
         """Positions of a part, padding included, over all columns."""
         return len(indices) * int(self.widths[indices].max(axis=0).sum()) if len(indices) else 0
 
-    def position(self, num_steps: int) -> tuple[int, int]:
-        """(epoch, step within it) after so many optimizer steps; the end of an epoch is the start of the next."""
-        return divmod(num_steps, self._num_steps)
+    def padding(self, count: int) -> float:
+        """Share of the positions of the first epoch's parts, ``count`` a step, that hold no token."""
+        cut = [part for step in self.steps(0) for part in self.parts(step, count)]
+        return 1 - sum(int(self.widths[part].sum()) for part in cut) / sum(self.cost(part) for part in cut)
 
     def _least_buckets(self) -> int:
         """Buckets of an epoch: so many that a cut at whole examples never needs more."""

@@ -27,14 +27,14 @@ from multihead.errors import CheckpointError, DataError
 # Without a value the library warns in every forked worker of a DataLoader; workers tokenise nothing.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<sep>")
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<sep>", "<mask>")
 NUM_SPECIALS = len(SPECIALS)
 ESCAPE = "\0"
 """Stands before a special entry's name in the library's vocabulary: no text can spell it."""
 SUBWORD = ("bpe", "unigram")
 # A word or a run of punctuation with the space before it, a digit, or one blank. The bounds keep the time linear.
 PIECES = r" ?[\p{L}\p{M}]{1,64}| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]{1,16}|\s"
-VERSION = 1
+VERSION = 2
 
 
 class Tokenizer:
@@ -49,7 +49,7 @@ class Tokenizer:
         scores: Of unigram: the log-probability of each entry.
     """
 
-    pad_id, bos_id, eos_id, unk_id, sep_id = range(NUM_SPECIALS)
+    pad_id, bos_id, eos_id, unk_id, sep_id, mask_id = range(NUM_SPECIALS)
 
     def __init__(
         self,

@@ -11,17 +11,23 @@ from multihead.config.training import Config
 
 if TYPE_CHECKING:
     from multihead.plugin import Plugin
-    from multihead.tasks.base import Task
+    from multihead.tasks.base import Task, Vocabulary
 
-MODULES = {"translation": "multihead.tasks.translation:TranslationTask"}
+MODULES = {
+    "lm": "multihead.tasks.language_modeling:LanguageModelingTask",
+    "translation": "multihead.tasks.translation:TranslationTask",
+    "summarization": "multihead.tasks.summarization:SummarizationTask",
+    "classification": "multihead.tasks.classification:ClassificationTask",
+    "multitask": "multihead.tasks.multitask:MultiTask",
+}
 
 
-def build_task(config: Config, tokenizers: Mapping[str, Any], plugin: Plugin | None = None) -> Task:
+def build_task(config: Config, vocab: Vocabulary, plugin: Plugin | None = None) -> Task:
     """The LightningModule of ``config.task`` with a freshly initialised model.
 
     Args:
         config: The whole configuration.
-        tokenizers: Role to tokenizer.
+        vocab: Tokenizers and classes.
         plugin: What the user's own code adds.
     """
     from multihead.transformer import Blocks, FeedForward, MultiHeadAttention
@@ -30,13 +36,16 @@ def build_task(config: Config, tokenizers: Mapping[str, Any], plugin: Plugin | N
         attention=_block(config, plugin.attention if plugin else {}, config.model.attention, MultiHeadAttention),
         feed_forward=_block(config, plugin.feed_forward if plugin else {}, config.model.feed_forward, FeedForward),
     )
-    target = MODULES.get(config.task.name) or plugin.tasks[config.task.name][1]
-    if isinstance(target, str):
-        module, _, name = target.partition(":")
-        cls = getattr(importlib.import_module(module), name)
-    else:
-        cls = target()
-    return cls.build(config, tokenizers, blocks)
+    return task_class(config.task.name, plugin).build(config, vocab, blocks)
+
+
+def task_class(name: str, plugin: Plugin | None = None) -> type[Task]:
+    """The LightningModule of a task, ours or a plugin's."""
+    target = MODULES.get(name) or plugin.tasks[name][1]
+    if not isinstance(target, str):
+        return target()
+    module, _, cls = target.partition(":")
+    return getattr(importlib.import_module(module), cls)
 
 
 def _block(config: Config, added: Mapping[str, Any], name: str, default: type) -> Any:

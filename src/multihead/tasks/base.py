@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -11,9 +12,13 @@ import torch.distributed
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 
-from multihead.config.training import Config, TrainerConfig
+from multihead.config.check import require_choice
+from multihead.config.task import TaskConfig
+from multihead.config.training import Config, DecodingConfig, TrainerConfig
 from multihead.optim import build_optimizer, lr_factor
-from multihead.transformer import Transformer
+from multihead.transformer import Blocks, Transformer
+
+IGNORED = -100
 
 
 class Model(nn.Module):
@@ -25,30 +30,65 @@ class Model(nn.Module):
         self.head = head
 
 
+@dataclass
+class Vocabulary:
+    """What the numbers of a run stand for."""
+
+    tokenizers: Mapping[str, Any]
+    """Role to tokenizer."""
+    labels: list[str] = field(default_factory=list)
+    """Names of the classes, in the order of their numbers."""
+
+
+def new_transformer(config: Config, vocab: Vocabulary, blocks: Blocks) -> Transformer:
+    """The backbone with the stacks that the task uses: the encoder reads source or text, the decoder target or text."""
+    stacks, sizes = config.task.stacks, {role: t.vocab_size for role, t in vocab.tokenizers.items()}
+    return Transformer(
+        config.model,
+        source_vocab_size=sizes.get("source", sizes.get("text")) if "encoder" in stacks else None,
+        target_vocab_size=sizes.get("target", sizes.get("text")) if "decoder" in stacks else None,
+        blocks=blocks,
+    )
+
+
 class Task(L.LightningModule):
     """A `Model` with its objective. One subclass per task.
 
-    A subclass gives the pure functions `lengths` and `collate`, the loss in `training_step`, and its metrics. A
-    ``training_step`` returns ``sum * parts / tokens_of_step``: Lightning and DDP divide by the number of parts again,
-    so that the gradient of a step is the same however it is cut.
+    A subclass gives `new_head`, the pure functions `limits`, `lengths`, `targets` and `collate`, the loss in
+    ``training_step``, its evaluation, and what it predicts. A ``training_step`` returns ``sum * parts /
+    targets_of_step``: Lightning and DDP divide by the number of parts again, so that the gradient of a step is the
+    same however it is cut.
 
     Args:
         config: The whole configuration.
+        settings: The task's own node: ``config.task``, or one of its members where several tasks share a run.
         model: Backbone and head.
-        tokenizers: Role to tokenizer.
-        texts: Split to role to the texts as they stand in the corpus (references), for validation and test.
+        vocab: Tokenizers and classes.
     """
 
-    def __init__(self, config: Config, model: Model, tokenizers: Mapping[str, Any]):
+    def __init__(self, config: Config, settings: TaskConfig, model: Model, vocab: Vocabulary):
         super().__init__()
         self.config = config
+        self.settings = settings
         self.model = model
-        self.tokenizers = tokenizers
+        self.vocab = vocab
+        self.tokenizers = vocab.tokenizers
+        self.labels = vocab.labels
         self.texts: Mapping[str, Mapping[str, Sequence[str]]] = {}
+        """Split to role to the texts as they stand in the corpus, for validation and test."""
+        self.streams: Mapping[str, Any] = {}
+        """Split to running text, for validation and test of language models."""
         self.tokens_seen = 0
         self.samples: list[dict[str, Any]] = []
         self.recorded: dict[str, float] = {}
         self.on_samples: Callable[[str, int, list[dict[str, Any]]], None] | None = None
+
+    # ---- what a subclass gives
+
+    @classmethod
+    def new_head(cls, config: Config, settings: TaskConfig, transformer: Transformer, vocab: Vocabulary) -> nn.Module:
+        """What stands on the backbone, freshly initialised."""
+        raise NotImplementedError
 
     def limits(self) -> dict[str, int]:
         """Most tokens of a text of each role, so that it fits model.max_len with its marks."""
@@ -58,9 +98,55 @@ class Task(L.LightningModule):
         """Real target tokens of each example [N], and the widths it is padded in [N, k]."""
         raise NotImplementedError
 
-    def collate(self, encoded: Any, indices: Any) -> dict[str, Any]:
+    def targets(self, encoded: Any) -> Any:
+        """Terms of the loss of each example [N]; by default its target tokens."""
+        return self.lengths(encoded)[0]
+
+    def collate(self, encoded: Any, indices: Any, epoch: int = 0) -> dict[str, Any]:
         """The examples ``indices`` as one padded batch; a well-formed batch without targets for no indices."""
         raise NotImplementedError
+
+    def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
+        """Adds a batch of val or test to the metrics, and its examples to the samples."""
+        raise NotImplementedError
+
+    def finish_evaluation(self, split: str) -> dict[str, float]:
+        """The metrics of the split by their plain names; they start anew."""
+        raise NotImplementedError
+
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
+        """For each text its outputs, best first, as plain data."""
+        raise NotImplementedError
+
+    def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
+        """The outputs for one text as one line."""
+        return str(outputs[0]["text"]).replace("\n", " ")
+
+    def signatures(self) -> dict[str, str]:
+        """What makes published scores reproducible, such as sacreBLEU's signature."""
+        return {}
+
+    # ---- what all have
+
+    @classmethod
+    def build(cls, config: Config, vocab: Vocabulary, blocks: Blocks) -> Task:
+        """The task with a freshly initialised backbone and head."""
+        transformer = new_transformer(config, vocab, blocks)
+        head = cls.new_head(config, config.task, transformer, vocab)
+        return cls(config, config.task, Model(transformer, head), vocab)
+
+    def member(self, name: str = "") -> Task:
+        """The single task of this name; a run of one task has that one alone.
+
+        Raises:
+            ConfigError: There is no such task in this run.
+        """
+        require_choice("part", name or self.settings.name, (self.settings.name,))
+        return self
+
+    def members(self) -> dict[str, Task]:
+        """The single tasks of the run by name."""
+        return {self.settings.name: self}
 
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
@@ -73,7 +159,30 @@ class Task(L.LightningModule):
 
     def step_loss(self, loss_sum: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss to differentiate, scaled as the class says, and the plain sum for the record."""
-        return {"loss": loss_sum * (batch["parts"] / batch["tokens_of_step"]), "sum": loss_sum.detach()}
+        return {"loss": loss_sum * (batch["parts"] / batch["targets_of_step"]), "sum": loss_sum.detach()}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluate_batch(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluate_batch(batch, "test")
+
+    def on_validation_epoch_start(self) -> None:
+        self.samples = []
+
+    def on_test_epoch_start(self) -> None:
+        self.samples = []
+
+    def on_validation_epoch_end(self) -> None:
+        self._record("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._record("test")
+
+    def _record(self, split: str) -> None:
+        metrics = {f"{split}/{name}": value for name, value in self.finish_evaluation(split).items()}
+        self.record({**metrics, "tokens": self.tokens_seen}, self.trainer.global_step)
+        self.finish_samples(split)
 
     def record(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs plain numbers against optimizer steps, to every logger and to ``trainer.callback_metrics``."""
@@ -82,19 +191,19 @@ class Task(L.LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(dict(metrics), step)
 
-    def signatures(self) -> dict[str, str]:
-        """What makes published scores reproducible, such as sacreBLEU's signature."""
-        return {}
-
     def finish_samples(self, split: str) -> None:
         """Gathers the collected samples of all ranks, in order, and hands them to ``on_samples``."""
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, self.samples)
             self.samples = [sample for samples in gathered for sample in samples]
-        self.samples.sort(key=lambda sample: sample["index"])
+        self.samples = self.merged_samples(self.samples)
         if self.on_samples and self.trainer.is_global_zero:
             self.on_samples(split, self.trainer.global_step, self.samples)
+
+    def merged_samples(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The samples of all batches and ranks as they are written, in the order of the split."""
+        return sorted(samples, key=lambda sample: sample["index"])
 
 
 class LastAverage(WeightAveraging):

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.decoding import Hypothesis, generate, score
 from multihead.heads import VocabularyHead
 from multihead.metrics import CorpusBLEU, CorpusCHRF, WeightedMean
-from multihead.tasks.base import Model, Task
-from multihead.transformer import Blocks, Transformer
-
-IGNORED = -100
+from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
+from multihead.transformer import Transformer
 
 
 class TranslationTask(Task):
@@ -27,43 +26,41 @@ class TranslationTask(Task):
     With ``task.topology=decoder`` one causal stack reads ``<bos> source <sep> target`` and is trained on the target.
     """
 
-    def __init__(self, config: Config, model: Model, tokenizers: Mapping[str, Any]):
-        super().__init__(config, model, tokenizers)
-        self.decoder_only = config.task.topology == "decoder"
-        marks = tokenizers["target"]
+    def __init__(self, config: Config, settings: TranslationConfig, model: Model, vocab: Vocabulary):
+        super().__init__(config, settings, model, vocab)
+        self.decoder_only = settings.topology == "decoder"
+        marks = self.tokenizers["target"]
         self.pad, self.bos, self.eos, self.sep = marks.pad_id, marks.bos_id, marks.eos_id, marks.sep_id
-        self.loss_mean, self.accuracy = WeightedMean(), WeightedMean()
-        self.bleu, self.chrf = CorpusBLEU(), CorpusCHRF()
-        self.bleu_lowercase = CorpusBLEU(lowercase=True)
+        self.loss_mean, self.accuracy, self.bits = WeightedMean(), WeightedMean(), WeightedMean()
+        self.scores = self.new_scores()
 
     @classmethod
-    def build(cls, config: Config, tokenizers: Mapping[str, Any], blocks: Blocks) -> TranslationTask:
-        """The task with a freshly initialised backbone and vocabulary head."""
-        source_size, target_size = tokenizers["source"].vocab_size, tokenizers["target"].vocab_size
-        both = config.task.topology == "encoder_decoder"
-        transformer = Transformer(
-            config.model,
-            source_vocab_size=source_size if both else None,
-            target_vocab_size=target_size,
-            blocks=blocks,
-        )
+    def new_head(
+        cls, config: Config, settings: TranslationConfig, transformer: Transformer, vocab: Vocabulary
+    ) -> VocabularyHead:
         tied = config.model.tie_embeddings in ("target_output", "all")
         weight = transformer.decoder.embedding.weight if tied else None
-        return cls(config, Model(transformer, VocabularyHead(config.model.d_model, target_size, weight)), tokenizers)
+        return VocabularyHead(config.model.d_model, vocab.tokenizers["target"].vocab_size, weight)
+
+    def new_scores(self) -> nn.ModuleDict:
+        """Metrics of the decoded text by the name they are logged under; the last ones of test only."""
+        return nn.ModuleDict(
+            {"bleu": CorpusBLEU(), "chrf": CorpusCHRF(), "bleu_lowercase": CorpusBLEU(lowercase=True)}
+        )
 
     # ---- from ids to batches
 
     def limits(self) -> dict[str, int]:
         max_len = self.config.model.max_len
         each = (max_len - 2) // 2 if self.decoder_only else max_len - 1
-        return {"source": each, "target": each}
+        return {"source": min(each, self.settings.max_source_len or each), "target": each}
 
     def lengths(self, encoded: Any) -> tuple[np.ndarray, np.ndarray]:
         source, target = encoded.lengths("source") + 1, encoded.lengths("target") + 1
         widths = (source + target)[:, None] if self.decoder_only else np.stack([source, target], axis=1)
         return target, widths
 
-    def collate(self, encoded: Any, indices: np.ndarray) -> dict[str, Any]:
+    def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
         if len(indices) == 0:  # one row without targets: its loss is 0 and its gradient exists
             row = torch.full((1, 1), self.eos)
             batch = {"target": row, "labels": torch.full((1, 1), IGNORED)}
@@ -98,70 +95,58 @@ class TranslationTask(Task):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         hidden, labels = self(batch)
-        return self.step_loss(self.model.head.loss(hidden, labels, self.config.task.label_smoothing), batch)
+        return self.step_loss(self.model.head.loss(hidden, labels, self.settings.label_smoothing), batch)
 
     # ---- validation and test
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, "val", limit=self.config.trainer.limit_val_examples)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._evaluate(batch, "test", limit=0)
-
-    def on_validation_epoch_start(self) -> None:
-        self.samples = []
-
-    def on_test_epoch_start(self) -> None:
-        self.samples = []
-
-    def on_validation_epoch_end(self) -> None:
-        self._record("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._record("test")
-
-    def _evaluate(self, batch: dict[str, Any], split: str, limit: int) -> None:
+    def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
+        limit = self.config.trainer.limit_val_examples if split == "val" else 0
         hidden, labels = self(batch)
         logits = self.model.head(hidden).float()
-        self.loss_mean.update(F.cross_entropy(logits, labels, reduction="sum"), labels.numel())
+        nats = F.cross_entropy(logits, labels, reduction="sum")
+        self.loss_mean.update(nats, labels.numel())
         self.accuracy.update((logits.argmax(-1) == labels).sum(), labels.numel())
-        index = [int(i) for i in batch["index"] if not limit or int(i) < limit]
-        texts = self.texts[split]
+        texts, rows = self.texts[split], batch["index"].tolist()
+        num_bytes = sum(len(texts["target"][i].encode()) + 1 for i in rows)  # the end mark stands for the end of line
+        self.bits.update(nats / math.log(2), num_bytes)
+        index = [i for i in rows if not limit or i < limit]
         sources = [texts["source"][i] for i in index]
         outputs = [best[0][0] for best in self.translate(sources, self.config.decoding)]
         references = [texts["target"][i] for i in index]
-        for metric in (self.bleu, self.chrf, self.bleu_lowercase):
+        for metric in self.scores.values():
             metric.update(outputs, references)
         for i, source, reference, output in zip(index, sources, references, outputs, strict=True):
-            if split == "test" or i < self.config.task.num_samples:
+            if split == "test" or i < self.settings.num_samples:
                 self.samples.append({"index": i, "source": source, "reference": reference, "output": output})
 
-    def _record(self, split: str) -> None:
+    def finish_evaluation(self, split: str) -> dict[str, float]:
         loss = float(self.loss_mean.compute())
         metrics = {
             "loss": loss,
-            "perplexity": float(np.exp(min(loss, 700.0))),
+            "perplexity": math.exp(min(loss, 700.0)),
+            "bits_per_byte": float(self.bits.compute()),
             "token_accuracy": float(self.accuracy.compute()),
-            "bleu": float(self.bleu.compute()),
-            "chrf": float(self.chrf.compute()),
         }
-        if split == "test":
-            metrics["bleu_lowercase"] = float(self.bleu_lowercase.compute())
-        for metric in (self.loss_mean, self.accuracy, self.bleu, self.chrf, self.bleu_lowercase):
+        for name, metric in self.scores.items():
+            if split == "test" or f"val/{name}" in self.settings.METRICS:
+                metrics[name] = float(metric.compute())
+        for metric in (self.loss_mean, self.bits, self.accuracy, *self.scores.values()):
             metric.reset()
-        named = {f"{split}/{name}": value for name, value in metrics.items()}
-        self.record({**named, "tokens": self.tokens_seen}, self.trainer.global_step)
-        self.finish_samples(split)
+        return metrics
 
     def signatures(self) -> dict[str, str]:
-        return {"signature": self.bleu.signature(), "chrf_signature": self.chrf.signature()}
+        return {"signature": self.scores["bleu"].signature(), "chrf_signature": self.scores["chrf"].signature()}
 
     # ---- prediction
 
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
+        return [
+            [{"text": text, "score": round(h.score, 6), "log_prob": round(h.log_prob, 6)} for text, h in hypotheses]
+            for hypotheses in self.translate(texts, decoding)
+        ]
+
     @torch.inference_mode()
-    def translate(
-        self, texts: Sequence[str], decoding: DecodingConfig, step: Callable[[int], None] | None = None
-    ) -> list[list[tuple[str, Hypothesis]]]:
+    def translate(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[tuple[str, Hypothesis]]]:
         """Translations of ``texts``, in order, each with ``decoding.num_return_sequences`` hypotheses, best first.
 
         An empty text has an empty translation; a text longer than the model allows is cut.

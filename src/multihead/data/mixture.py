@@ -1,0 +1,89 @@
+"""Several plans as one: each step belongs to one task, in shares that follow the tasks' sizes and a temperature.
+
+A pure function of (seed, epoch), like the plans it mixes; with one plan it is that plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from multihead.data.plan import BatchPlan, Step
+from multihead.data.stream import BlockPlan
+
+Plan = BatchPlan | BlockPlan
+
+
+class Mixture:
+    """Steps of several tasks in random order.
+
+    An epoch has as many steps as the tasks' own epochs together, and at least one of each task. A task with fewer
+    steps than its own epoch has takes the rest of it in the next epoch; one with more starts its next epoch.
+
+    Args:
+        plans: Task to plan.
+        temperature: A task's share of the steps is proportional to its number of steps to the power 1 / temperature:
+            1 leaves the sizes as they are, large values make the shares equal (Arivazhagan et al. 2019,
+            arXiv:1907.05019).
+        seed: Of the order.
+    """
+
+    def __init__(self, plans: Mapping[str, Plan], *, temperature: float = 1.0, seed: int = 0):
+        self.plans, self.seed = dict(plans), seed
+        sizes = np.array([plan.num_steps(0) for plan in self.plans.values()], dtype=np.float64)
+        shares = sizes ** (1 / temperature)
+        counts = np.maximum(1, np.round(shares / shares.sum() * sizes.sum())).astype(np.int64)
+        self.counts = dict(zip(self.plans, counts.tolist(), strict=True))
+        """Steps of each task in an epoch."""
+        self._last: tuple[int, Sequence[tuple[str, int]]] = (-1, ())
+
+    def num_steps(self, epoch: int) -> int:
+        """Number of optimizer steps of an epoch."""
+        return sum(self.counts.values())
+
+    def steps(self, epoch: int) -> Sequence[Step]:
+        """The steps of an epoch, made as they are asked for."""
+        if self._last[0] != epoch:
+            labels = np.repeat(np.arange(len(self.plans)), list(self.counts.values()))
+            if len(self.plans) > 1:
+                labels = np.random.Generator(np.random.PCG64([self.seed, epoch, 0x317])).permutation(labels)
+            names = list(self.plans)
+            met = dict.fromkeys(names, 0)
+            order = []
+            for label in labels.tolist():
+                name = names[label]
+                order.append((name, epoch * self.counts[name] + met[name]))
+                met[name] += 1
+            self._last = (epoch, order)
+        return _MixedSteps(self, self._last[1])
+
+    def num_parts(self) -> int:
+        """Least number of parts into which every step can be cut."""
+        return max(plan.num_parts() for plan in self.plans.values())
+
+    def parts(self, step: Step, count: int) -> list[np.ndarray]:
+        """Cuts a step into ``count`` parts, as the plan of its task does."""
+        return self.plans[step.part].parts(step, count)
+
+    def padding(self, count: int) -> float:
+        """Share of the positions that hold no token, over the tasks by their steps."""
+        shares = [(self.counts[name], plan.padding(count)) for name, plan in self.plans.items()]
+        return sum(steps * share for steps, share in shares) / sum(steps for steps, _ in shares)
+
+
+class _MixedSteps(Sequence):
+    """The steps of one epoch of a `Mixture`: for each its task, and which of the task's steps it is."""
+
+    def __init__(self, mixture: Mixture, order: Sequence[tuple[str, int]]):
+        self.mixture, self.order = mixture, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, number: int) -> Step:
+        name, place = self.order[number]
+        plan = self.mixture.plans[name]
+        epoch, within = divmod(place, plan.num_steps(0))
+        return dataclasses.replace(plan.steps(epoch)[within], part=name)

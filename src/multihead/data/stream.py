@@ -1,0 +1,419 @@
+"""Running text as one array of token ids on disk, read in blocks: memory stays the same however large the text is.
+
+A `Stream` is the concatenation of the documents of a split, each ended by ``<eos>`` (`DataConfig.document`). Position i
+of it is predicted from what stands before; before position 0 stands an ``<eos>``, so that the first document starts as
+all others do. A block is named by the position of its first label; what it holds outside of the stream is padding.
+
+Shapes: N tokens of the stream, B blocks, T block size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from multihead.config.data import DataConfig
+from multihead.data.plan import Step
+from multihead.data.readers import Lines, find, folder_of
+from multihead.data.tokenizer import Tokenizer
+from multihead.errors import ConfigError, DataError
+
+LINES_AT_ONCE = 10_000
+OUTSIDE = -1
+"""What a window holds where it reaches beyond the stream."""
+HELD_OUT = ("val", "test")
+
+
+class Stream:
+    """Token ids of a split.
+
+    Args:
+        ids: The ids, or their file, which is mapped anew for each read, so that nothing of it stays in memory.
+        eos_id: The id that ends a document.
+        num_bytes: UTF-8 bytes of the text, ends of line included.
+        block_size: Tokens of a block.
+        stride: Tokens by which the window of evaluation moves on.
+        document_bytes: UTF-8 bytes of each document; None where they were not counted.
+    """
+
+    def __init__(
+        self,
+        ids: np.ndarray | Path,
+        eos_id: int,
+        num_bytes: int,
+        *,
+        block_size: int = 0,
+        stride: int = 0,
+        document_bytes: np.ndarray | None = None,
+    ):
+        self._ids = ids
+        self.eos_id, self.num_bytes = eos_id, num_bytes
+        self.block_size, self.stride = block_size, stride
+        self.document_bytes = document_bytes
+        self._length = len(self._array())
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _array(self) -> np.ndarray:
+        return np.load(self._ids, mmap_mode="r", allow_pickle=False) if isinstance(self._ids, Path) else self._ids
+
+    def blocked(self, block_size: int, stride: int) -> Stream:
+        """The same stream, to be read in blocks of this size."""
+        return Stream(
+            self._ids,
+            self.eos_id,
+            self.num_bytes,
+            block_size=block_size,
+            stride=stride,
+            document_bytes=self.document_bytes,
+        )
+
+    def index(self, starts: np.ndarray) -> np.ndarray:
+        """What names these blocks in a batch: their positions."""
+        return starts
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """The ids from ``start`` to ``stop``, which stand within the stream."""
+        return np.array(self._array()[start:stop])
+
+    def windows(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and labels int64 [B, T] of blocks; a label outside of the stream is -1, and so is its input.
+
+        The input of position 0 is ``<eos>``.
+        """
+        array = self._array()
+        labels = np.full((len(starts), self.block_size), OUTSIDE, dtype=np.int64)
+        inputs = labels.copy()
+        for row, start in enumerate(starts.tolist()):
+            first, last = max(start, 0), min(start + self.block_size, self._length)
+            if first >= last:
+                continue
+            labels[row, first - start : last - start] = array[first:last]
+            if first == 0:
+                inputs[row, -start] = self.eos_id
+            before = max(first, 1)
+            inputs[row, before - start : last - start] = array[before - 1 : last - 1]
+        return inputs, labels
+
+    def evaluation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Blocks that score every token once: their positions, and the place in each from which it scores.
+
+        The first scores all its tokens, each further one the ``stride`` last of them.
+        """
+        size, stride = self.block_size, self.stride or self.block_size
+        count = 1 + max(0, math.ceil((self._length - size) / stride))
+        starts = np.arange(count, dtype=np.int64) * stride
+        return starts, np.where(starts == 0, 0, size - stride)
+
+    def random_starts(self, count: int, seed: int) -> np.ndarray:
+        """Positions of blocks drawn with replacement, as nanoGPT does it."""
+        last = max(1, self._length - self.block_size)
+        return np.random.default_rng([seed, 0xB10C]).integers(0, last, size=count)
+
+    def document_starts(self) -> np.ndarray:
+        """Position of the first token of every document, int64; one document where no ``<eos>`` ends any."""
+        ends = np.flatnonzero(self._array()[:-1] == self.eos_id) + 1
+        return np.concatenate([[0], ends]).astype(np.int64)
+
+
+class BlockPlan:
+    """The steps of every epoch over a stream: whole blocks in random order, cut at another place in each epoch.
+
+    A pure function of (seed, epoch); the same interface as `BatchPlan`. Blocks are as wide as each other, and nothing
+    but the two ends of the stream is padded.
+
+    Args:
+        stream: With its block size.
+        batch_tokens: Most tokens of a step.
+        part_tokens: Most tokens of a part.
+        seed: Of the epochs' order.
+        targets: Tokens of a block, int [N], to terms of the loss.
+
+    Raises:
+        ConfigError: One block is above a limit.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        batch_tokens: int,
+        part_tokens: int,
+        seed: int,
+        targets: Callable[[np.ndarray], np.ndarray] = lambda tokens: tokens,
+    ):
+        self.length, self.block_size, self.seed, self.targets = len(stream), stream.block_size, seed, targets
+        for key, limit in (("data.batch_tokens", batch_tokens), ("data.part_tokens", part_tokens)):
+            if self.block_size > limit:
+                raise ConfigError(key, f"must be at least the block size, {self.block_size} tokens, got {limit}")
+        self.blocks_per_step = batch_tokens // self.block_size
+        self._num_parts = -(-self.blocks_per_step // (part_tokens // self.block_size))
+        self.num_blocks = -(-self.length // self.block_size) + 1
+        self._num_steps = -(-self.num_blocks // self.blocks_per_step)
+        self._last: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
+
+    def num_steps(self, epoch: int) -> int:
+        """Number of optimizer steps of an epoch."""
+        return self._num_steps
+
+    def steps(self, epoch: int) -> Sequence[Step]:
+        """The steps of an epoch, made as they are asked for; every token stands in exactly one block."""
+        if self._last[0] != epoch:
+            rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+            shift = int(rng.integers(self.block_size))
+            order = rng.permutation(np.arange(self.num_blocks, dtype=np.int32))
+            self._last = (epoch, order)
+            self._shift = shift
+        return _BlockSteps(self, *self._last, self._shift)
+
+    def num_parts(self) -> int:
+        """Least number of parts into which every step can be cut so that none is above ``part_tokens``."""
+        return self._num_parts
+
+    def parts(self, step: Step, count: int) -> list[np.ndarray]:
+        """Cuts a step into ``count`` parts of whole blocks, the largest first; the last may be empty."""
+        return np.array_split(step.indices, count)
+
+    def padding(self, count: int) -> float:
+        """Share of the positions of the first epoch's blocks that hold no token."""
+        return 1 - self.length / (self.num_blocks * self.block_size)
+
+
+class _BlockSteps(Sequence):
+    """The steps of one epoch of a `BlockPlan`."""
+
+    def __init__(self, plan: BlockPlan, epoch: int, order: np.ndarray, shift: int):
+        self.plan, self.order, self.shift = plan, order, shift
+
+    def __len__(self) -> int:
+        return self.plan.num_steps(0)
+
+    def __getitem__(self, number: int) -> Step:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        plan = self.plan
+        first, rest = divmod(plan.num_blocks, len(self))  # as np.array_split cuts
+        start = number * first + min(number, rest)
+        chosen = self.order[start : start + first + (number < rest)].astype(np.int64)
+        starts = chosen * plan.block_size - self.shift
+        tokens = np.minimum(starts + plan.block_size, plan.length) - np.maximum(starts, 0)
+        tokens = np.maximum(tokens, 0)
+        return Step((starts,), int(tokens.sum()), int(plan.targets(tokens).sum()))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text files, a line at a time
+
+
+@dataclass
+class TextFiles:
+    """The running text of the splits of ``format: text``, read a line at a time and never held whole.
+
+    Args:
+        config: Files, shares that are held out, and what a document is.
+    """
+
+    config: DataConfig
+
+    def __post_init__(self) -> None:
+        self._size = -1
+        if not self.files("train"):
+            raise ConfigError("data.train", "names no file", "data.train=FILE or a folder of .txt files")
+        self.notes: list[str] = []
+
+    def files(self, split: str) -> list[str]:
+        """The files of a split: one, those listed, or all ``.txt`` and ``.txt.gz`` below a folder, in order of name."""
+        named = getattr(self.config, split)
+        if named is None:
+            return []
+        names = []
+        for name in named if isinstance(named, list) else [named]:
+            folder = folder_of(self.config) / name
+            if not folder.is_dir():
+                names.append(name)
+                continue
+            found = sorted(str(path.relative_to(folder_of(self.config))) for path in folder.rglob("*.txt*"))
+            if not found:
+                raise DataError(str(folder), "holds no .txt or .txt.gz file", f"data.{split}=FILE or another folder")
+            names += found
+        return names
+
+    def lines(self, split: str) -> Iterator[str]:
+        """The lines of a split as the tokenizer reads them: with their newline where a file is one document.
+
+        An empty text stands between two files then; it becomes ``<eos>``.
+        """
+        held_out = any(not self.files(name) and self.config.splits.get(name) for name in HELD_OUT)
+        if split == "test" and not self.files("test") and self.config.splits.get("test") == 0:
+            yield from self.lines("val")
+        elif not self.files(split) or (split == "train" and held_out):
+            yield from self._cut(*self._bounds(split))
+        else:
+            yield from self._all_lines(split)
+
+    def _all_lines(self, split: str) -> Iterator[str]:
+        for number, name in enumerate(self.files(split)):
+            if number and self.config.document == "file":
+                yield ""
+            lines = Lines(find(self.config, name), name, self.config.on_bad_line == "skip")
+            for line in lines:
+                if line is not None:
+                    yield line + "\n" if self.config.document == "file" else line
+            self.notes += [note for note in lines.said() if note not in self.notes]
+
+    def _measure(self, line: str) -> int:
+        """What shares are counted in: characters where a file is one document, rows otherwise."""
+        return len(line) if self.config.document == "file" else 1
+
+    def _bounds(self, split: str) -> tuple[int, int]:
+        """From where to where a split reaches in the train files: train, then val, then test."""
+        if self._size < 0:
+            self._size = sum(self._measure(line) for line in self._all_lines("train"))
+        held = {}
+        for name in HELD_OUT:
+            size = 0 if self.files(name) else self.config.splits.get(name, 0)
+            held[name] = size if size >= 1 else size * self._size
+        first = int(self._size - held["val"] - held["test"])
+        second = int(self._size - held["test"])
+        bounds = {"train": (0, first), "val": (first, second), "test": (second, self._size)}[split]
+        if bounds[0] >= bounds[1]:
+            what = f"nothing is left for {split} of {self._size:,} " + (
+                "characters" if self.config.document == "file" else "lines"
+            )
+            raise ConfigError("data.splits", what, f"set data.{split}, or other shares")
+        return bounds
+
+    def _cut(self, start: int, stop: int) -> Iterator[str]:
+        """The lines between two measures; a line that is cut gives its part."""
+        at = 0
+        for line in self._all_lines("train"):
+            size = self._measure(line)
+            if at + size > start and at < stop:
+                whole = self.config.document == "row" or (at >= start and at + size <= stop)
+                yield line if whole else line[max(0, start - at) : stop - at]
+            elif size == 0 and start < at < stop:
+                yield line
+            at += size
+            if at >= stop:
+                return
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Encoding
+
+
+def fingerprint(lines: Iterable[str]) -> str:
+    """Sha256 of running text."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "replace"))
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def encode_stream(
+    lines: Callable[[], Iterable[str]],
+    tokenizer: Tokenizer,
+    *,
+    document: str,
+    mark: str,
+    cache: Path | None,
+    count_documents: bool,
+) -> Stream:
+    """Encodes running text, from the cache where the same was encoded before.
+
+    Args:
+        lines: Gives the text anew each time it is called.
+        tokenizer: What encodes it.
+        document: row: each line is a document; file: an empty line ends one, and nothing else does.
+        mark: Fingerprint of the text.
+        cache: Folder of the cache, or None for a folder that is deleted with the process.
+        count_documents: Keep the bytes of each document, for scores by document.
+    """
+    parent = cache / "streams" if cache is not None else Path(_scratch().name)
+    key = hashlib.sha256(f"{mark} {tokenizer.fingerprint} {document} {count_documents}".encode()).hexdigest()[:32]
+    folder = parent / key
+    if not (folder / "sums.json").is_file():
+        parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=parent, prefix=f"{key}.part"))
+        try:
+            _write(part, lines(), tokenizer, document, count_documents)
+            shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
+            os.rename(part, folder)
+        except OSError:
+            if not (folder / "sums.json").is_file():  # else another process was first, with the same content
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    facts = json.loads((folder / "sums.json").read_text())
+    if (folder / "ids.npy").stat().st_size != facts["size"]:
+        shutil.rmtree(folder)
+        return encode_stream(
+            lines, tokenizer, document=document, mark=mark, cache=cache, count_documents=count_documents
+        )
+    sizes = np.load(folder / "documents.npy", allow_pickle=False) if count_documents else None
+    return Stream(folder / "ids.npy", tokenizer.eos_id, facts["bytes"], document_bytes=sizes)
+
+
+_scratch_folder: list[tempfile.TemporaryDirectory] = []
+
+
+def _scratch() -> tempfile.TemporaryDirectory:
+    if not _scratch_folder:
+        _scratch_folder.append(tempfile.TemporaryDirectory(prefix="multihead-"))
+    return _scratch_folder[0]
+
+
+def _write(folder: Path, lines: Iterable[str], tokenizer: Tokenizer, document: str, count_documents: bool) -> None:
+    """Writes ``ids.npy`` as it goes, and at the end the header in front of it."""
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32)
+    count, num_bytes, sizes = 0, 0, []
+    body = folder / "ids.body"
+    with open(body, "wb") as file:
+        for texts in _chunks(lines):
+            size = [len(text.encode("utf-8", "replace")) for text in texts]
+            if document == "row":
+                size = [each + 1 for each in size]  # the end of the line, which <eos> stands for
+            num_bytes += sum(size)
+            ids: list[int] = []
+            for text, encoded in zip(texts, tokenizer.encode_batch(texts), strict=True):
+                ids += encoded
+                if document == "row" or not text:
+                    ids.append(tokenizer.eos_id)
+            if count_documents:
+                sizes += size if document == "row" else []
+            np.asarray(ids, dtype=dtype).tofile(file)
+            count += len(ids)
+    if count == 0:
+        raise DataError("data", "the text is empty", "see data.train, data.val and data.test")
+    with open(folder / "ids.npy", "wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+        np.lib.format.write_array_header_2_0(file, header)
+        with open(body, "rb") as source:
+            shutil.copyfileobj(source, file, 1 << 22)
+    body.unlink()
+    if count_documents:
+        np.save(folder / "documents.npy", np.asarray(sizes or [num_bytes], dtype=np.int64), allow_pickle=False)
+    facts = {"bytes": num_bytes, "tokens": count, "size": (folder / "ids.npy").stat().st_size}
+    (folder / "sums.json").write_text(json.dumps(facts))
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for line in lines:
+        chunk.append(line)
+        if len(chunk) == LINES_AT_ONCE:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,331 @@
+"""Language modelling on packed blocks: the next token (causal), or tokens that were hidden (masked).
+
+Shapes: B blocks, T block size, N predicted positions, D d_model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from multihead.config.task import LanguageModelingConfig
+from multihead.config.training import Config, DecodingConfig
+from multihead.decoding import Hypothesis, generate, score
+from multihead.errors import ConfigError
+from multihead.heads import VocabularyHead
+from multihead.metrics import WeightedMean
+from multihead.sampling import cut_at_stop, sample
+from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
+from multihead.transformer import Transformer
+
+OUTSIDE_SEGMENT = -1  # of positions outside of the stream
+PROMPT_WORDS = 4  # of a validation document, where task.prompts names none
+NEW_TOKENS = 64  # of a continuation, where decoding.max_new_tokens is 0
+
+
+class LanguageModelingTask(Task):
+    """Running text, cut into blocks of ``task.block_size`` tokens.
+
+    The label of a position is the stream's token there, its input the token before: ``<eos>`` of the document before is
+    what a document starts from. With ``task.document_mask`` documents in a block never see each other.
+    """
+
+    def __init__(self, config: Config, settings: LanguageModelingConfig, model: Model, vocab: Vocabulary):
+        super().__init__(config, settings, model, vocab)
+        self.causal = settings.objective == "causal"
+        self.tokenizer = self.tokenizers["text"]
+        self.loss_mean, self.accuracy, self.windows_mean = WeightedMean(), WeightedMean(), WeightedMean()
+
+    @classmethod
+    def new_head(
+        cls, config: Config, settings: LanguageModelingConfig, transformer: Transformer, vocab: Vocabulary
+    ) -> VocabularyHead:
+        stack = transformer.decoder if settings.objective == "causal" else transformer.encoder
+        weight = stack.embedding.weight if config.model.tie_embeddings in ("target_output", "all") else None
+        return VocabularyHead(config.model.d_model, vocab.tokenizers["text"].vocab_size, weight)
+
+    # ---- from ids to batches
+
+    def limits(self) -> dict[str, int]:
+        return {}
+
+    def targets(self, tokens: np.ndarray) -> np.ndarray:
+        """Predicted positions of blocks of so many tokens: all, or exactly the rounded share."""
+        return tokens if self.causal else np.round(self.settings.mask_share * tokens).astype(np.int64)
+
+    def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
+        if len(indices) == 0:  # one row without targets: its loss is 0 and its gradient exists
+            row = torch.full((1, 1), self.tokenizer.eos_id)
+            return {"inputs": row, "labels": torch.full((1, 1), IGNORED), "segments": torch.zeros_like(row)}
+        inputs, labels = encoded.windows(indices)
+        inside = labels >= 0
+        segments = None
+        if self.settings.document_mask:
+            source = inputs if self.causal else labels  # a document starts at the <eos> before it, or after it
+            ends = source == self.tokenizer.eos_id
+            if not self.causal:
+                ends = np.concatenate([np.zeros_like(ends[:, :1]), ends[:, :-1]], axis=1)
+            segments = torch.from_numpy(np.where(inside, ends.cumsum(axis=1), OUTSIDE_SEGMENT))
+        if not self.causal:
+            inputs, labels = self._masked(labels, inside, indices, epoch)
+        inputs = np.where(inside, inputs, self.tokenizer.pad_id)
+        labels = np.where(labels < 0, IGNORED, labels)
+        return {"inputs": torch.from_numpy(inputs), "labels": torch.from_numpy(labels), "segments": segments}
+
+    def _masked(
+        self, ids: np.ndarray, inside: np.ndarray, starts: np.ndarray, epoch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs with hidden tokens and labels of these alone; drawn from (seed, epoch, block) and nothing else."""
+        inputs, labels = ids.copy(), np.full_like(ids, IGNORED)
+        first = self.tokenizer.mask_id + 1  # the first entry that is not special
+        for row, start in enumerate(starts.tolist()):
+            rng = np.random.default_rng([self.config.seed, epoch, start + (1 << 20), 0x3A5C])
+            places = np.flatnonzero(inside[row])
+            count = int(self.targets(np.array(len(places))))
+            places = rng.permutation(places)[:count]
+            labels[row, places] = ids[row, places]
+            kind = rng.random(count)
+            inputs[row, places[kind < 0.8]] = self.tokenizer.mask_id
+            randomised = places[(kind >= 0.8) & (kind < 0.9)]
+            if self.tokenizer.vocab_size > first:
+                inputs[row, randomised] = rng.integers(first, self.tokenizer.vocab_size, size=len(randomised))
+        return inputs, labels
+
+    # ---- from batches to losses
+
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Hidden states [N, D] and labels [N] of the predicted positions."""
+        hidden = self.hidden(batch["inputs"], batch["segments"])  # [B, T, D]
+        real = batch["labels"] != IGNORED
+        return hidden[real], batch["labels"][real]
+
+    def hidden(self, inputs: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Hidden states [B, T, D] of inputs [B, T]."""
+        if self.causal:
+            return self.model.transformer.decode(inputs, segments=segments)
+        return self.model.transformer.encode(inputs, segments=segments)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        hidden, labels = self(batch)
+        return self.step_loss(self.model.head.loss(hidden, labels), batch)
+
+    # ---- validation and test
+
+    def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
+        labels = batch["labels"]
+        if "scored_from" in batch:
+            place = torch.arange(labels.size(1), device=labels.device)
+            labels = labels.masked_fill(place < batch["scored_from"][:, None], IGNORED)
+        real = labels != IGNORED
+        logits = self.model.head(self.hidden(batch["inputs"], batch["segments"])[real]).float()  # [N, V]
+        nats = F.cross_entropy(logits, labels[real], reduction="none")
+        self.loss_mean.update(nats.double().sum(), nats.numel())
+        self.accuracy.update((logits.argmax(-1) == labels[real]).sum(), nats.numel())
+        if split == "test" and self.causal:
+            self._collect(batch, real, nats)
+
+    def _collect(self, batch: dict[str, Any], real: Tensor, nats: Tensor) -> None:
+        """Nats of every scored position, by its place in the stream."""
+        places = batch["index"][:, None].to(real.device) + torch.arange(real.size(1), device=real.device)
+        self.samples.append({"places": places[real].cpu().numpy(), "nats": nats.float().cpu().numpy()})
+
+    def finish_evaluation(self, split: str) -> dict[str, float]:
+        loss = float(self.loss_mean.compute())
+        metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+        if self.causal:  # every token was scored once
+            stream = self.streams[split]
+            metrics["bits_per_byte"] = loss * len(stream) / math.log(2) / stream.num_bytes
+        metrics["token_accuracy"] = float(self.accuracy.compute())
+        if self.settings.random_windows:
+            metrics["loss_random_windows"] = self._random_windows(split)
+        for metric in (self.loss_mean, self.accuracy, self.windows_mean):
+            metric.reset()
+        if split == "val" and self.causal and self.trainer.is_global_zero:
+            self._continue_prompts(split)
+        return metrics
+
+    def _random_windows(self, split: str) -> float:
+        """Mean loss over blocks drawn with replacement, shared out over the ranks."""
+        stream, world = self.streams[split], self.trainer.world_size
+        starts = stream.random_starts(self.settings.random_windows, self.config.seed)
+        many = max(1, self.config.data.eval_tokens // stream.block_size)
+        for first in range(self.trainer.global_rank * many, len(starts), many * world):
+            batch = self.collate(stream, starts[first : first + many])
+            batch = {name: None if x is None else x.to(self.device) for name, x in batch.items()}
+            hidden, labels = self(batch)
+            nats = F.cross_entropy(self.model.head(hidden).float(), labels, reduction="sum")
+            self.windows_mean.update(nats, labels.numel())
+        return float(self.windows_mean.compute())
+
+    def _continue_prompts(self, split: str) -> None:
+        prompts = self.settings.prompts or self._first_words(split)
+        outputs = self.predict(prompts, self.config.decoding) if prompts else []
+        for index, (prompt, found) in enumerate(zip(prompts, outputs, strict=True)):
+            self.samples.append({"index": index, "source": prompt, "reference": "", "output": found[0]["text"]})
+
+    def _first_words(self, split: str) -> list[str]:
+        """The beginnings of the first documents of the split."""
+        stream = self.streams[split]
+        starts = stream.document_starts()[: self.settings.num_samples]
+        texts = [self._decode(stream.read(start, start + 50).tolist()) for start in starts.tolist()]
+        prompts = [" ".join(text.split(" ")[:PROMPT_WORDS]) for text in texts]
+        return [prompt for prompt in prompts if prompt.strip()]
+
+    def merged_samples(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        plain = [s for s in samples if "places" not in s]
+        scored = [s for s in samples if "places" in s]
+        if not scored:
+            return plain
+        stream = self.streams["test"]
+        places = np.concatenate([s["places"] for s in scored])
+        nats = np.zeros(len(stream))
+        nats[places] = np.concatenate([s["nats"] for s in scored])
+        starts = stream.document_starts()
+        sizes = stream.document_bytes
+        if len(starts) < 10:  # few documents: blocks stand for them
+            starts = np.arange(0, len(stream), stream.block_size)
+        sums, tokens = np.add.reduceat(nats, starts), np.diff([*starts, len(stream)])
+        if sizes is None or len(sizes) != len(starts):
+            texts = [stream.read(a, b).tolist() for a, b in zip(starts, [*starts[1:], len(stream)], strict=True)]
+            sizes = [len(text.encode()) for text in self.tokenizer.decode_batch(texts)]
+        rows = zip(sums.tolist(), tokens.tolist(), np.asarray(sizes).tolist(), strict=True)
+        return [{"index": i, "nats": round(a, 6), "tokens": b, "bytes": c} for i, (a, b, c) in enumerate(rows)] + plain
+
+    # ---- prediction
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        texts: Sequence[str],
+        decoding: DecodingConfig,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[list[dict[str, Any]]]:
+        """Continuations of prompts: sampled, or the most probable ones by greedy or beam search.
+
+        Args:
+            texts: Prompts; an empty one starts a document.
+            decoding: How.
+            on_text: Called with (output, new text) as the text of a single prompt grows.
+        """
+        self._require_causal()
+        if decoding.num_beams > 1:
+            return self._search(texts, decoding)
+        results: list[list[dict[str, Any]]] = []
+        size = max(1, self.config.data.eval_tokens // self.config.model.max_len)
+        for first in range(0, len(texts), size):
+            results += self._sample(texts[first : first + size], decoding, first, on_text)
+        return results
+
+    def _require_causal(self) -> None:
+        if not self.causal:
+            what = "a masked language model fills gaps and continues nothing"
+            raise ConfigError("task.objective", what, "a run of task.objective=causal")
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a prompt after the ``<eos>`` that a document starts from; lines are encoded as in training."""
+        lines = [text]
+        if self.config.data.document == "file":
+            lines = [line + "\n" for line in text.split("\n")]
+            lines[-1] = lines[-1].removesuffix("\n")
+        return [self.tokenizer.eos_id, *(i for ids in self.tokenizer.encode_batch(lines) for i in ids)]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; the blank that a tokenizer puts before each line's first word is taken out."""
+        text = self.tokenizer.decode_batch([ids])[0]
+        by_line = self.config.data.document == "file" and self.tokenizer.kind in ("bpe", "unigram")
+        return text.replace("\n ", "\n") if by_line else text
+
+    def _sample(
+        self, texts: Sequence[str], decoding: DecodingConfig, first: int, on_text: Callable[[int, str], None] | None
+    ) -> list[list[dict[str, Any]]]:
+        prompts = [self._encode(text) for text in texts]
+        prefix, mask = self._left_padded(prompts)
+        marks = self.tokenizer
+        shown = [""] * decoding.num_return_sequences
+        drawn: list[list[int]] = [[] for _ in shown]
+
+        def on_token(row: int, number: int, token: int) -> None:
+            drawn[number].append(token)
+            text = self._new_text(prompts[0], drawn[number])
+            if on_text is not None and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                on_text(number, text[len(shown[number]) :])
+                shown[number] = text
+
+        found = sample(
+            self.model.transformer,
+            self.model.head,
+            decoding,
+            prefix=prefix,
+            prefix_mask=mask,
+            eos_id=marks.eos_id,
+            pad_id=marks.pad_id,
+            max_new_tokens=decoding.max_new_tokens or NEW_TOKENS,
+            max_len=self.config.model.max_len,
+            forbidden=(marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id),
+            decode=self._decode,
+            on_token=on_token if on_text is not None and len(texts) == 1 else None,
+        )
+        return [
+            [self._output(prompt, hypothesis, decoding) for hypothesis in hypotheses]
+            for prompt, hypotheses in zip(prompts, found, strict=True)
+        ]
+
+    def _search(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
+        """By beam search, which does not slide: prompt and continuation share model.max_len."""
+        marks, max_len = self.tokenizer, self.config.model.max_len
+        results = []
+        for text in texts:
+            prompt = self._encode(text)[-max_len:]
+            room = max_len + 1 - len(prompt)
+            found = generate(
+                self.model.transformer,
+                self.model.head,
+                decoding,
+                prefix=torch.tensor([prompt], device=self.device),
+                eos_id=marks.eos_id,
+                pad_id=marks.pad_id,
+                max_new_tokens=min(decoding.max_new_tokens or NEW_TOKENS, room),
+                forbidden=(marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id),
+            )
+            results.append([self._output(prompt, hypothesis, decoding) for hypothesis in found[0]])
+        return results
+
+    def _output(self, prompt: list[int], hypothesis: Hypothesis, decoding: DecodingConfig) -> dict[str, Any]:
+        text = cut_at_stop(self._new_text(prompt, hypothesis.ids), decoding.stop_strings)
+        return {"text": text, "score": round(hypothesis.score, 6), "log_prob": round(hypothesis.log_prob, 6)}
+
+    def _new_text(self, prompt: list[int], ids: list[int]) -> str:
+        """What the ids add to the prompt's text."""
+        return self._decode([*prompt, *ids])[len(self._decode(prompt)) :]
+
+    def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
+        return "\t".join(str(output["text"]).replace("\n", "\\n") for output in outputs)
+
+    def _left_padded(self, rows: list[list[int]]) -> tuple[Tensor, Tensor | None]:
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.tokenizer.pad_id)
+        mask = torch.zeros(len(rows), width, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            ids[number, width - len(row) :] = torch.tensor(row)
+            mask[number, width - len(row) :] = True
+        return ids.to(self.device), None if bool(mask.all()) else mask.to(self.device)
+
+    @torch.inference_mode()
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """log p in nats of each text as a document, its end included; longer ones than model.max_len are refused."""
+        self._require_causal()
+        results = []
+        for text in texts:
+            ids = [*self._encode(text), self.tokenizer.eos_id]
+            if len(ids) > self.config.model.max_len + 1:
+                what = f"a text of {len(ids) - 1:,} tokens, the model reads {self.config.model.max_len:,}"
+                raise ConfigError("score", what, "score shorter texts")
+            target = torch.tensor([ids], device=self.device)
+            results.append(float(score(self.model.transformer, self.model.head, target=target).sum()))
+        return results

@@ -1,6 +1,6 @@
-"""What stands on the backbone's hidden states: logits over a vocabulary, and their loss.
+"""What stands on the backbone's hidden states: logits over a vocabulary and their loss, logits over classes.
 
-Shapes: N positions, D d_model, V vocabulary.
+Shapes: N positions, D d_model, V vocabulary; B batch, T time, C classes.
 """
 
 from __future__ import annotations
@@ -91,3 +91,46 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return (grad_hidden * grad).to(ctx.dtypes[0]), (grad_weight * grad).to(ctx.dtypes[1]), None, None, None
+
+
+class PooledClassifier(nn.Module):
+    """One vector for a text, dropout, and a linear map to its classes.
+
+    Args:
+        d_model: Width of the hidden states.
+        num_classes: Number of logits.
+        pooling: What the vector is: the hidden state of the ``first`` or of the ``last`` real position (which in a
+            causal stack is the only one that saw everything), their ``mean`` or ``max``, or with ``attention`` their
+            mean weighted by a softmax of products with a learned query (Yang et al. 2016, section 2.2).
+        dropout: Share of the vector that is zeroed in training.
+    """
+
+    def __init__(self, d_model: int, num_classes: int, pooling: str, dropout: float):
+        super().__init__()
+        self.pooling = pooling
+        if pooling == "attention":
+            self.query = nn.Parameter(torch.zeros(d_model))  # starts as the mean
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(d_model, num_classes)
+        nn.init.normal_(self.output.weight, std=d_model**-0.5)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of hidden states [B, T, D]; real positions are True in ``mask`` [B, T], None if all are."""
+        return self.output(self.dropout(self.pool(hidden, mask)))
+
+    def pool(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The vector [B, D] of each text; arguments as in `forward`, padding on the right."""
+        if self.pooling == "first":
+            return hidden[:, 0]
+        if self.pooling == "last":
+            ends = slice(None) if mask is None else torch.arange(len(hidden), device=hidden.device)
+            return hidden[ends, -1 if mask is None else mask.sum(1) - 1]
+        if self.pooling == "max":
+            return (hidden if mask is None else hidden.masked_fill(~mask[..., None], -torch.inf)).amax(1)
+        if self.pooling == "attention":
+            scores = (hidden * self.query).sum(-1) * hidden.size(-1) ** -0.5  # [B, T]
+        else:
+            scores = hidden.new_zeros(hidden.shape[:2])
+        scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+        return (scores.softmax(1)[..., None] * hidden).sum(1)

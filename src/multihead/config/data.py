@@ -113,7 +113,8 @@ class DataConfig:
         require_choice("data.split", self.split, SPLITS)
         require_choice("data.document", self.document, DOCUMENTS)
         for role in self.roles:
-            require_choice("data.roles", role.rpartition("_")[2] if role not in ROLES else role, ROLES)
+            of_one_task = [known for known in ROLES if role.endswith(f"_{known}")]  # classification_text_b
+            require_choice("data.roles", of_one_task[0] if of_one_task else role, ROLES)
         try:
             re.compile(self.label_pattern)
         except re.error as error:

@@ -105,7 +105,8 @@ def _set(
         if key.is_mapping and name != key.name:  # an entry, whose name may hold dots
             OmegaConf.select(root, key.name)[name.removeprefix(f"{key.name}.")] = value
         else:
-            OmegaConf.update(root, name, value, merge=not isinstance(value, list), force_add=True)
+            whole = isinstance(value, list) or value == {}  # replaces what stands there
+            OmegaConf.update(root, name, value, merge=not whole, force_add=True)
     except OmegaConfBaseException as refused:
         quoted = ",".join(map(str, value)) if isinstance(value, list) and key.type is str else ""
         fix = f"""write it as one text: '{name}="{quoted}"'""" if quoted else ""

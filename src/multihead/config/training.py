@@ -273,10 +273,14 @@ class Config:
             for name, task in self.task.members().items():
                 missing = [role for role in task.roles if column_of(self.data.roles, name, role) is None]
                 if missing:
+                    from multihead.config.datasets import datasets_with  # reads files
+
+                    others = datasets_with(name, task.roles)
+                    choose = f"choose another data set ({', '.join(others)})" if others else "choose another data set"
                     raise ConfigError(
                         f"data={self.data.name}",
                         f"has no {' and no '.join(missing)} for task={name}; it has {', '.join(self.data.roles)}",
-                        "choose another data set, or set data.roles",
+                        f"{choose}, or set data.roles",
                     )
         require(
             self.tokenizer.joint or self.model.tie_embeddings not in ("source_target", "all"),

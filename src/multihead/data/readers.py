@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from multihead.config.check import require
 from multihead.config.data import DataConfig
 from multihead.data.download import download
 from multihead.errors import ConfigError, DataError, MachineError
@@ -274,7 +275,18 @@ def read_separated(config: DataConfig, file: str, columns: Sequence[str]) -> Tab
         names = names or head
     if not names:
         raise ConfigError("data.columns", "must name the columns of a file without a header", "data.columns=[...]")
+    if config.last_takes_rest:
+        require(not quoted, "data.last_takes_rest", "false where fields are quoted", True, "data.quoting=false")
+        rows = _rest_joined(rows, len(names), separator)
     return _collect(config, file, names, columns, rows, lines)
+
+
+def _rest_joined(rows: Iterator[tuple[int, Row]], count: int, separator: str) -> Iterator[tuple[int, Row]]:
+    """Rows whose last of ``count`` columns is all that is left of the line."""
+    for number, row in rows:
+        if row is not None and len(row) > count:
+            row = [*row[: count - 1], separator.join(row[count - 1 :])]
+        yield number, row
 
 
 def _plain_rows(lines: Lines, separator: str) -> Iterator[tuple[int, Row]]:

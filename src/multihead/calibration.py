@@ -1,0 +1,266 @@
+"""What is decided after training, on the validation split: a temperature and thresholds of classes.
+
+Both stand in the capsule as ``model/calibration.json``; predict and evaluate use them from then on.
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from multihead.config.check import require, require_choice
+from multihead.errors import CheckpointError, ConfigError
+
+FILE = "calibration.json"
+FORMAT = 1
+COLDEST, HOTTEST = 1e-2, 1e2
+WORDS = ("calibrate", "threshold", "threshold_label")
+
+
+@dataclass
+class Threshold:
+    """From which probability on a class is decided for, and why."""
+
+    value: float
+    """Least probability; above 1 never."""
+    criterion: str
+    """``precision:P`` or ``cost:C``, as `choose_threshold` takes it."""
+
+
+@dataclass
+class Calibration:
+    """How logits become probabilities, and probabilities decisions; as it is made, it changes nothing."""
+
+    temperature: float = 1.0
+    """Logits are divided by it (Guo et al. 2017, arXiv:1706.04599)."""
+    thresholds: dict[str, Threshold] = field(default_factory=dict)
+    """By class name."""
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """What a file says; a new one where there is no file.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        if not path.is_file():
+            return cls()
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            thresholds = {name: Threshold(**entry) for name, entry in content["thresholds"].items()}
+            return cls(float(content["temperature"]), thresholds)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"is damaged ({type(error).__name__}: {error})"
+            raise CheckpointError(str(path), what, "delete it, and calibrate again") from None
+
+    def save(self, path: Path) -> None:
+        """Writes the file; beside it first, then renamed."""
+        beside = path.with_name(path.name + ".tmp")
+        content = json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, indent=1)
+        beside.write_text(content + "\n", encoding="utf-8")
+        os.replace(beside, path)
+
+    def probabilities(self, logits: Tensor, multi_label: bool = False) -> Tensor:
+        """Of every class [N, C]; they sum to 1 unless examples have several classes."""
+        logits = logits / self.temperature
+        return logits.sigmoid() if multi_label else logits.softmax(-1)
+
+    def nats(self, logits: Tensor, labels: Tensor, multi_label: bool = False) -> Tensor:
+        """Mean -log p of the labels over examples (with several classes over examples and classes)."""
+        logits = logits / self.temperature
+        return (
+            F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+            if multi_label
+            else F.cross_entropy(logits, labels)
+        )
+
+    def decide(self, probabilities: Tensor, names: Sequence[str], multi_label: bool = False) -> Tensor:
+        """The class of each example [N], or with several 1 for each class that it has [N, C].
+
+        Of one class each: a class with a threshold is decided for where it reaches it (of several, the one that
+        exceeds its own by the largest factor), else the most probable class without one. Of several: each class where
+        it reaches its threshold, one half unless it has its own.
+        """
+        limits = [self.thresholds[name].value if name in self.thresholds else None for name in names]
+        if multi_label:
+            least = probabilities.new_tensor([0.5 if limit is None else limit for limit in limits])
+            return (probabilities >= least).long()
+        own = torch.tensor([limit is not None for limit in limits], device=probabilities.device)
+        free = probabilities.masked_fill(own, -1.0) if not own.all() else probabilities
+        if not own.any():
+            return free.argmax(-1)
+        least = probabilities.new_tensor([math.inf if limit is None else limit for limit in limits])
+        factor, reached = (probabilities / least).max(-1)
+        return torch.where(factor >= 1, reached, free.argmax(-1))
+
+    def described(self) -> dict[str, Any]:
+        """What metrics say of it; nothing where it changes nothing."""
+        said: dict[str, Any] = {}
+        if self.temperature != 1.0:
+            said |= {"calibrated": True, "temperature": self.temperature}
+        for name, threshold in self.thresholds.items():
+            said |= {"threshold": threshold.value, "threshold_label": name, "threshold_criterion": threshold.criterion}
+        return said
+
+
+@dataclass
+class Request:
+    """What ``evaluate`` is asked to decide: ``calibrate=true threshold=precision:0.99 threshold_label=spam``."""
+
+    calibrate: bool = False
+    """Fit a temperature."""
+    threshold: str = ""
+    """The criterion of a threshold, ``none`` to take thresholds back, or empty."""
+    label: str = ""
+    """The class that the threshold is of."""
+
+    @classmethod
+    def take(cls, words: Sequence[str]) -> tuple[Request | None, list[str]]:
+        """Splits what is asked for from the overrides of the configuration.
+
+        Raises:
+            ConfigError: A value that cannot be.
+        """
+        given = dict(word.split("=", 1) for word in words if word.partition("=")[0] in WORDS and "=" in word)
+        rest = [word for word in words if word.partition("=")[0] not in given]
+        if not given:
+            return None, rest
+        calibrate, threshold = given.get("calibrate", "false"), given.get("threshold", "").strip("\"'")
+        require_choice("calibrate", calibrate, ("true", "false"))
+        if threshold not in ("", "none"):
+            parse_criterion(threshold)
+            require("threshold_label" in given, "threshold_label", "the class that threshold= is of", "")
+        return cls(calibrate == "true", threshold, given.get("threshold_label", "")), rest
+
+    def fulfil(
+        self, calibration: Calibration, logits: Tensor, labels: Tensor, names: Sequence[str], multi_label: bool = False
+    ) -> Calibration:
+        """The calibration with what was asked for, fitted on a validation split.
+
+        A threshold that stands already is chosen anew by its criterion where the temperature changes.
+
+        Args:
+            calibration: What stands so far.
+            logits: Of the validation split [N, C].
+            labels: Its classes, [N], or [N, C] of 0 and 1.
+            names: Of the classes.
+            multi_label: Whether examples have any number of classes.
+
+        Raises:
+            ConfigError: There is no such class, or no threshold does what is asked.
+        """
+        logits = logits.double()
+        temperature = fit_temperature(logits, labels, multi_label) if self.calibrate else calibration.temperature
+        criteria = {name: threshold.criterion for name, threshold in calibration.thresholds.items()}
+        if self.threshold == "none":
+            criteria = {}
+        elif self.threshold:
+            require_choice("threshold_label", self.label, names)
+            criteria = (criteria if multi_label else {}) | {self.label: self.threshold}
+        result = Calibration(temperature)
+        probabilities = result.probabilities(logits, multi_label)
+        for name, criterion in criteria.items():
+            number = list(names).index(name)
+            positive = labels[:, number] == 1 if multi_label else labels == number
+            result.thresholds[name] = Threshold(
+                choose_threshold(probabilities[:, number], positive, criterion), criterion
+            )
+        return result
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, multi_label: bool = False) -> float:
+    """The temperature of least negative log-likelihood (Guo et al. 2017, section 4.2), from 0.01 to 100.
+
+    The likelihood is concave in the inverse temperature, so that bisection of its derivative finds the maximum.
+
+    Args:
+        logits: [N, C].
+        labels: [N], or [N, C] of 0 and 1.
+        multi_label: Whether examples have any number of classes.
+    """
+    logits = logits.double()
+    if multi_label:
+        of_label = (logits * labels).sum()
+    else:
+        of_label = logits.gather(1, labels[:, None]).sum()
+
+    def slope(inverse: float) -> float:
+        """Derivative of the summed -log p by the inverse temperature."""
+        scaled = logits * inverse
+        expected = logits * (scaled.sigmoid() if multi_label else scaled.softmax(1))
+        return float(expected.sum() - of_label)
+
+    low, high = math.log(1 / HOTTEST), math.log(1 / COLDEST)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(math.exp(middle)) < 0 else (low, middle)
+    return math.exp(-(low + high) / 2)
+
+
+def parse_criterion(text: str) -> tuple[str, float]:
+    """``precision:P`` or ``cost:C`` in two.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    match = re.fullmatch(r"(precision|cost):(\d*\.?\d+(?:[eE][+-]?\d+)?)", text)
+    require(match is not None, "threshold", "precision:P, cost:C or none", text, "threshold=precision:0.99")
+    kind, number = match.group(1), float(match.group(2))
+    if kind == "precision":
+        require(0 < number <= 1, "threshold", "a precision in (0, 1]", text)
+    else:
+        require(0 < number < math.inf, "threshold", "a cost above 0 and finite", text)
+    return kind, number
+
+
+def choose_threshold(scores: Tensor, positive: Tensor, criterion: str) -> float:
+    """The threshold, half-way between two scores, that a criterion asks for.
+
+    ``precision:P``: the most positives found (the highest recall) where a share of at least P of what is decided for
+    is right. ``cost:C``: the least cost, where a false positive costs C false negatives; of equal ones the highest.
+
+    Args:
+        scores: Probabilities of the class [N].
+        positive: Whether examples are of the class [N].
+        criterion: As `parse_criterion` reads it.
+
+    Raises:
+        ConfigError: No threshold reaches the precision.
+    """
+    kind, number = parse_criterion(criterion)
+    order = scores.argsort(descending=True, stable=True)
+    sorted_scores, hits = scores[order].double(), positive[order].long().cumsum(0)
+    distinct = torch.ones(len(order), dtype=torch.bool, device=scores.device)
+    distinct[:-1] = sorted_scores[:-1] != sorted_scores[1:]  # a cut below each distinct score
+    ends = torch.nonzero(distinct).flatten()
+    found, decided = hits[ends], ends + 1
+    if kind == "precision":
+        precision = found / decided
+        enough = torch.nonzero((precision >= number) & (found > 0)).flatten()
+        if len(enough) == 0:
+            best = float(precision.max())
+            what = f"no threshold reaches {criterion} on the validation split; the best precision is {best:.4g}"
+            raise ConfigError("threshold", what, f"threshold=precision:{math.floor(best * 100) / 100:g}")
+        reached = found[enough]
+        place = int(enough[int((reached == reached.max()).long().argmax())])  # of equal recall the most precise
+    else:
+        cost = number * (decided - found) + (hits[-1] - found)
+        place = int(cost.argmin())
+        if float(hits[-1]) <= float(cost[place]):
+            top = float(sorted_scores[0])
+            return (top + 1) / 2 if top < 1 else math.nextafter(1.0, 2.0)
+    upper = float(sorted_scores[ends[place]])
+    lower = float(sorted_scores[ends[place + 1]]) if place + 1 < len(ends) else 0.0
+    return (upper + lower) / 2

@@ -1,0 +1,163 @@
+"""The label column: what part of it is the label, what people call it, which classes there are, and what is refused."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from multihead.config.data import DataConfig
+from multihead.data.corpus import Rows
+from multihead.errors import ConfigError, DataError
+
+
+def read_labels(config: DataConfig, rows: Rows, multi_label: bool = False) -> list[list[str]]:
+    """Names of the classes of each row: one, or with ``multi_label`` any number.
+
+    A label is what ``data.label_pattern`` matches in the column (its first group, if it has one), blanks around it
+    removed, and ``data.labels`` gives it the name that people see.
+
+    Args:
+        config: The pattern, the names and the separator.
+        rows: One split, with the role ``label``.
+        multi_label: Whether the column holds several labels, separated by ``data.label_separator``.
+
+    Raises:
+        DataError: A label that the pattern does not match, or that has no name.
+    """
+    pattern = re.compile(config.label_pattern) if config.label_pattern else None
+    names: dict[str, list[str]] = {}  # a column repeats a few texts
+    result = []
+    for index, text in enumerate(rows.columns["label"]):
+        if text not in names:
+            parts = text.split(config.label_separator) if multi_label else [text]
+            labels = [part.strip() for part in parts if part.strip() or not multi_label]
+            names[text] = list(dict.fromkeys(_name(config, rows, index, label, pattern) for label in labels))
+        result.append(names[text])
+    return result
+
+
+def _name(config: DataConfig, rows: Rows, index: int, label: str, pattern: re.Pattern[str] | None) -> str:
+    if pattern is not None:
+        match = pattern.search(label)
+        if match is None:
+            what = f"data.label_pattern={config.label_pattern} finds no label in {label!r}"
+            raise DataError(rows.origin(index, "label"), what, "change the pattern, or mend the line")
+        label = (match.group(1) if pattern.groups else match.group()) or ""
+    if not config.labels:
+        return label
+    if label not in config.labels:
+        what = f"the label {label!r} has no name in data.labels, which names {_listed(config.labels)}"
+        fix = f"data.labels.{label}=NAME, or mend the line" if re.fullmatch(r"\w+", label) else "mend the line"
+        raise DataError(rows.origin(index, "label"), what, fix)
+    return config.labels[label]
+
+
+def class_names(
+    labels: Sequence[Sequence[str]], rows: Rows, order: Iterable[str] = (), multi_label: bool = False
+) -> list[str]:
+    """The classes of the train split: in an order that is given, else sorted.
+
+    Args:
+        labels: What `read_labels` gave for the train split.
+        rows: The train split, for messages.
+        order: All names there may be (those of ``data.labels``), in the order that people expect.
+        multi_label: Whether one class is enough.
+
+    Raises:
+        DataError: There is one class only, or a class with one example.
+    """
+    counts = Counter(label for row in labels for label in row)
+    names = [name for name in dict.fromkeys(order) if counts[name]] or sorted(counts)
+    if len(names) < (1 if multi_label else 2):
+        raise _one_class(rows, names, "train")
+    for name in names:
+        if counts[name] == 1:
+            row = next(i for i, row in enumerate(labels) if name in row)
+            what = f"the class {name!r} has one example in train, which nothing can be learnt from"
+            raise DataError(rows.origin(row, "label"), what, "add examples of it, or drop the line")
+    return names
+
+
+def encode_labels(
+    labels: Sequence[Sequence[str]], classes: Sequence[str], rows: Rows, split: str = "", multi_label: bool = False
+) -> list[list[int]]:
+    """Numbers of the classes of each row.
+
+    Args:
+        labels: What `read_labels` gave for these rows.
+        classes: What `class_names` gave for the train split.
+        rows: The rows, for messages.
+        split: Its name, for messages.
+        multi_label: Whether rows may have several classes, or none.
+
+    Raises:
+        DataError: A label that is not among the classes, or a split that has one class only.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    for index, row in enumerate(labels):
+        for label in row:
+            if label not in numbers:
+                near = difflib.get_close_matches(label, classes, n=1, cutoff=0.0)[0]
+                what = f"the label {label!r} is not among the classes of train ({_listed(classes)}); nearest: {near}"
+                raise DataError(rows.origin(index, "label"), what, "mend the line, or name it in data.labels")
+    found = {label for row in labels for label in row}
+    if not multi_label and len(found) == 1:
+        raise _one_class(rows, sorted(found), split)
+    return [[numbers[label] for label in row] for row in labels]
+
+
+def _one_class(rows: Rows, names: Sequence[str], split: str) -> DataError:
+    has = f"one class only, {names[0]!r}," if names else "no label"
+    what = f"{split} has {has} in {len(rows):,} rows; to classify takes two".strip()
+    return DataError(rows.files["label"], what, "take other rows, or see data.roles.label")
+
+
+def _listed(names: Sequence[str] | dict[str, str], most: int = 8) -> str:
+    """The first names and how many more there are."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def subset(rows: Rows, count: int, labels: Sequence[Sequence[str]] | None = None, seed: int = 0) -> np.ndarray:
+    """Indices of ``count`` rows, drawn at random, in their order; classes keep their proportions.
+
+    The share of each class is rounded by largest remainders, and is at least two rows where the class has them and
+    ``count`` has room. A larger subset holds a smaller one, up to that rounding.
+
+    Args:
+        rows: All rows.
+        count: How many to draw (``data.train_examples``).
+        labels: Classes of each row; rows of the same classes are one stratum. None draws from all alike.
+        seed: Of the draw.
+
+    Raises:
+        ConfigError: There are fewer rows.
+    """
+    if count > len(rows):
+        raise ConfigError("data.train_examples", f"must be at most the {len(rows):,} rows of train, got {count:,}")
+    strata: dict[tuple[str, ...], list[int]] = {}
+    for index in range(len(rows)):
+        strata.setdefault(tuple(labels[index]) if labels else (), []).append(index)
+    rng = np.random.default_rng([seed, 0x5B5E7])
+    drawn = [rng.permutation(np.array(members)) for _, members in sorted(strata.items())]
+    sizes = _shares([len(members) for members in drawn], count)
+    return np.sort(np.concatenate([members[:size] for members, size in zip(drawn, sizes, strict=True)]))
+
+
+def _shares(sizes: list[int], count: int) -> list[int]:
+    """``count`` shared out in proportion to ``sizes``, by largest remainders; at least 2 each where there is room."""
+    least = [min(2, size) for size in sizes]
+    if sum(least) > count:
+        least = [0] * len(sizes)
+    exact = [count * size / sum(sizes) for size in sizes]
+    shares = [max(low, int(share)) for low, share in zip(least, exact, strict=True)]
+    while (rest := count - sum(shares)) != 0:
+        step = 1 if rest > 0 else -1
+        free = [i for i, share in enumerate(shares) if (share < sizes[i] if step > 0 else share > least[i])]
+        shares[max(free, key=lambda i: (step * (exact[i] - shares[i]), -i))] += step
+    return shares

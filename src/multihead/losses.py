@@ -1,0 +1,71 @@
+"""Losses of classification, each a sum over examples: divided by their number once, however a step is cut.
+
+Shapes: N examples, C classes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def class_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 0.0,
+) -> Tensor:
+    """Sum over examples of the cross-entropy in nats, or of the focal loss (arXiv:1708.02002).
+
+    Args:
+        logits: [N, C].
+        labels: [N].
+        weights: [C], of the classes; the sum is not divided by them.
+        label_smoothing: As `torch.nn.functional.cross_entropy`.
+        focal_gamma: Exponent of (1 - p), the factor of an example whose class has probability p; without smoothing.
+    """
+    if not focal_gamma:
+        return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=label_smoothing)
+    nats = F.cross_entropy(logits, labels, reduction="none")  # [N]
+    losses = _focal(nats, focal_gamma)
+    return (losses if weights is None else losses * weights[labels]).sum()
+
+
+def label_set_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    focal_gamma: float = 0.0,
+) -> Tensor:
+    """Sum over examples of the mean over classes of the binary cross-entropy in nats, or of its focal form.
+
+    Args:
+        logits: [N, C].
+        targets: [N, C], 1 where the example has the class.
+        weights: [2, C], of not having and of having each class.
+        label_smoothing: Targets move by half of it towards one half.
+        focal_gamma: As in `class_loss`, of the probability given to what is the case.
+    """
+    targets = targets.to(logits.dtype)
+    smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")  # [N, C]
+    if focal_gamma:
+        losses = _focal(losses, focal_gamma)
+    if weights is not None:
+        losses = losses * torch.where(targets > 0.5, weights[1], weights[0])
+    return losses.sum() / logits.size(1)
+
+
+def _focal(nats: Tensor, gamma: float) -> Tensor:
+    """-(1 - p)^gamma log p from -log p; the clamp keeps the gradient finite where p rounds to 1 and gamma < 1."""
+    return (-torch.expm1(-nats)).clamp(min=1e-7) ** gamma * nats
+
+
+def balanced_weights(counts: Tensor) -> Tensor:
+    """n / (C * count) for counts [C] along the first axis: every class weighs the same, and the mean weight is 1."""
+    return counts.sum(0) / (len(counts) * counts.clamp(min=1))

@@ -1,0 +1,237 @@
+"""A text, or a pair of texts, to one class or several: a stack, one vector for the text, a logit for each class.
+
+Shapes: B batch, T tokens, N examples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multihead.calibration import Calibration
+from multihead.classification_metrics import Confusion, Outputs, class_metrics, label_set_metrics
+from multihead.config.task import ClassificationConfig
+from multihead.config.training import Config, DecodingConfig
+from multihead.errors import DataError
+from multihead.heads import PooledClassifier
+from multihead.losses import balanced_weights, class_loss, label_set_loss
+from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
+from multihead.transformer import Transformer
+
+
+class ClassificationTask(Task):
+    """Classification of ``<bos> text <eos>``, or ``<bos> text <sep> text_b <eos>``.
+
+    The loss of a step is the sum over its examples divided by their number, class weights or not, so that it does not
+    depend on how the step is cut into parts. The loss of validation and test is the plain cross-entropy.
+    """
+
+    def __init__(self, config: Config, settings: ClassificationConfig, model: Model, vocab: Vocabulary):
+        super().__init__(config, settings, model, vocab)
+        marks = self.tokenizers["text"]
+        self.pad, self.bos, self.eos, self.sep = marks.pad_id, marks.bos_id, marks.eos_id, marks.sep_id
+        self.multi_label = settings.multi_label
+        self.pairs = "text_b" in self.tokenizers
+        self.outputs = Outputs(len(self.labels), self.multi_label)
+        self.calibration = Calibration()
+        """What was decided after training; it holds for evaluation and prediction."""
+        self.confusion: Confusion | None = None
+        """Of the last split that was evaluated."""
+        self._weights: tuple[Any, Tensor | None] = (None, None)
+
+    @classmethod
+    def new_head(
+        cls, config: Config, settings: ClassificationConfig, transformer: Transformer, vocab: Vocabulary
+    ) -> PooledClassifier:
+        return PooledClassifier(config.model.d_model, len(vocab.labels), settings.pooling, settings.head_dropout)
+
+    # ---- from ids to batches
+
+    def limits(self) -> dict[str, int]:
+        max_len = self.config.model.max_len
+        return {"text": (max_len - 3) // 2, "text_b": (max_len - 3) // 2} if self.pairs else {"text": max_len - 2}
+
+    def lengths(self, encoded: Any) -> tuple[np.ndarray, np.ndarray]:
+        total = encoded.lengths("text") + 2
+        if self.pairs:
+            total = total + encoded.lengths("text_b") + 1
+        return total, total[:, None]
+
+    def targets(self, encoded: Any) -> np.ndarray:
+        return np.ones(len(encoded), dtype=np.int64)
+
+    def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
+        shape = (1, len(self.labels)) if self.multi_label else (1,)
+        if len(indices) == 0:  # one row without a target: its loss is 0 and its gradient exists
+            return {"text": torch.tensor([[self.bos, self.eos]]), "mask": None, "labels": torch.full(shape, IGNORED)}
+        middle = ["text", self.sep, "text_b"] if self.pairs else ["text"]
+        tokens = encoded.joined([self.bos, *middle, self.eos], indices, pad_id=self.pad)
+        batch = self._masked(tokens, self.lengths(encoded)[0][indices])
+        batch["labels"] = self._labels(encoded, indices)
+        if self.settings.class_weights == "balanced":
+            batch["class_weights"] = self._class_weights(encoded)
+        return batch
+
+    def _masked(self, tokens: Tensor, lengths: np.ndarray) -> dict[str, Any]:
+        """Tokens [B, T] and which of them are real; no mask where all are."""
+        mask = torch.arange(tokens.size(1)) < torch.as_tensor(lengths)[:, None]
+        return {"text": tokens, "mask": None if bool(mask.all()) else mask}
+
+    def _labels(self, encoded: Any, indices: np.ndarray) -> Tensor:
+        """Classes of examples: [B], or with several [B, C] of 0 and 1."""
+        ids = encoded.joined(["label"], indices, pad_id=len(self.labels))
+        if not self.multi_label:
+            return ids[:, 0]
+        return torch.zeros(len(ids), len(self.labels) + 1, dtype=torch.long).scatter_(1, ids, 1)[:, :-1]
+
+    def _class_weights(self, encoded: Any) -> Tensor:
+        """Weights of the classes by their frequency in a split: [C], or [2, C] of not having and having each."""
+        if self._weights[0] is not encoded:
+            labels = self._labels(encoded, np.arange(len(encoded)))
+            if self.multi_label:
+                have = labels.sum(0)
+                counts = torch.stack([len(labels) - have, have])
+            else:
+                counts = torch.bincount(labels, minlength=len(self.labels))
+            self._weights = (encoded, balanced_weights(counts.float()))
+        return self._weights[1]
+
+    # ---- from batches to losses
+
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits [N, C] in float32 and labels of the examples of a batch."""
+        text, mask = batch["text"], batch["mask"]
+        if self.settings.stack == "encoder":
+            hidden = self.model.transformer.encode(text, mask)  # [B, T, D]
+        else:  # what is padded is on the right, after all real tokens: causality hides it
+            hidden = self.model.transformer.decode(text)
+        logits, labels = self.model.head(hidden, mask).float(), batch["labels"]
+        real = (labels if labels.ndim == 1 else labels[:, 0]) != IGNORED
+        return logits[real], labels[real]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        logits, labels = self(batch)
+        loss = label_set_loss if self.multi_label else class_loss
+        total = loss(
+            logits,
+            labels,
+            weights=batch.get("class_weights"),
+            label_smoothing=self.settings.label_smoothing,
+            focal_gamma=self.settings.focal_gamma,
+        )
+        return self.step_loss(total, batch)
+
+    # ---- validation and test
+
+    def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
+        logits, labels = self(batch)
+        self.outputs.update(logits, labels)
+        rows = batch["index"].tolist()
+        wanted = [place for place, row in enumerate(rows) if split == "test" or row < self.settings.num_samples]
+        answers = self._answers(logits[wanted], labels[wanted])
+        roles = [role for role in ("text", "text_b") if role in self.texts[split]]
+        for place, answer in zip(wanted, answers, strict=True):
+            texts = {role: self.texts[split][role][rows[place]] for role in roles}
+            self.samples.append({"index": rows[place], **texts, **answer})
+
+    def _answers(self, logits: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+        """Labels and predictions of examples, by name, as samples.jsonl has them."""
+        probabilities = self.calibration.probabilities(logits.double(), self.multi_label)
+        decided = self.calibration.decide(probabilities, self.labels, self.multi_label)
+        answers = []
+        for row, label, choice in zip(probabilities.tolist(), labels.tolist(), decided.tolist(), strict=True):
+            by_name = {name: round(p, 6) for name, p in zip(self.labels, row, strict=True)}
+            answer = {"label": self._named(label), "predicted": self._named(choice), "probabilities": by_name}
+            answers.append(answer if self.multi_label else answer | {"probability": by_name[answer["predicted"]]})
+        return answers
+
+    def _named(self, label: Any) -> Any:
+        """The name of a class, or with several a list of names for 0 and 1 of each class."""
+        if not self.multi_label:
+            return self.labels[label]
+        return [name for name, has in zip(self.labels, label, strict=True) if has]
+
+    def finish_evaluation(self, split: str) -> dict[str, float]:
+        logits, labels = self.outputs.compute()
+        self.outputs.reset()
+        probabilities = self.calibration.probabilities(logits, self.multi_label)
+        predicted = self.calibration.decide(probabilities, self.labels, self.multi_label)
+        self.confusion = Confusion.of(predicted, labels, self.labels, self.multi_label)
+        metrics = label_set_metrics if self.multi_label else class_metrics
+        loss = float(self.calibration.nats(logits, labels, self.multi_label))
+        return {"loss": loss, **metrics(probabilities, predicted, labels, self.labels)}
+
+    def signatures(self) -> dict[str, Any]:
+        return self.calibration.described()
+
+    def report(self, folder: Path, split: str) -> list[tuple[str, list[list[Any]]]]:
+        """Writes the confusion matrix of the last evaluation as files; returns it as a table with a title."""
+        if self.confusion is None:
+            return []
+        self.confusion.write(folder, f"confusion_{split}")
+        return [(f"confusion matrix of {split}", self.confusion.rows())]
+
+    # ---- prediction
+
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
+        """For each text all classes with their probabilities, the predicted one first, the others by probability.
+
+        With several classes they are all by probability, and ``predicted`` says which the text has. A pair of texts is
+        one line, with a tab between.
+        """
+        if not self.pairs:
+            return self.classify(texts)
+        pairs = [text.split("\t", 1) for text in texts]
+        if single := [text for text, parts in zip(texts, pairs, strict=True) if len(parts) == 1]:
+            raise DataError(
+                "input", f"{single[0][:40]!r} is one text, and this run classifies pairs", "TEXT<TAB>TEXT_B"
+            )
+        return self.classify([first for first, _ in pairs], [second for _, second in pairs])
+
+    def classify(self, texts: Sequence[str], others: Sequence[str] | None = None) -> list[list[dict[str, Any]]]:
+        """As `predict`, with the second texts of pairs given apart."""
+        probabilities = self.calibration.probabilities(self.logits(texts, others).double(), self.multi_label)
+        decided = self.calibration.decide(probabilities, self.labels, self.multi_label).tolist()
+        results = []
+        for row, choice in zip(probabilities.tolist(), decided, strict=True):
+            first = None if self.multi_label else choice
+            order = sorted(range(len(row)), key=lambda i: (i != first, -row[i], i))
+            results.append([{"label": self.labels[i], "probability": round(row[i], 6)} for i in order])
+            if self.multi_label:
+                for output, i in zip(results[-1], order, strict=True):
+                    output["predicted"] = bool(choice[i])
+        return results
+
+    def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
+        chosen = [output for output in outputs if output["predicted"]] if self.multi_label else outputs[:1]
+        separator = self.config.data.label_separator
+        labels = separator.join(output["label"] for output in chosen)
+        return labels + "\t" + separator.join(f"{output['probability']:.4f}" for output in chosen)
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[str], others: Sequence[str] | None = None) -> Tensor:
+        """Logits [N, C] of texts, or of pairs; what is longer than the model allows is cut."""
+        limits = self.limits()
+        rows = [[self.bos, *ids[: limits["text"]]] for ids in self.tokenizers["text"].encode_batch(list(texts))]
+        if self.pairs:
+            second = self.tokenizers["text_b"].encode_batch(list(others or [""] * len(rows)))
+            rows = [[*row, self.sep, *ids[: limits["text_b"]]] for row, ids in zip(rows, second, strict=True)]
+        rows = [[*row, self.eos] for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+        result = torch.zeros(len(rows), len(self.labels))
+        start = 0
+        while start < len(order):
+            width = len(rows[order[start]])
+            chosen = order[start : start + max(1, self.config.data.eval_tokens // width)]
+            tokens = torch.tensor([rows[i] + [self.pad] * (width - len(rows[i])) for i in chosen])
+            batch = self._masked(tokens, np.array([len(rows[i]) for i in chosen]))
+            batch["labels"] = torch.zeros(len(chosen), dtype=torch.long)
+            moved = {name: value if value is None else value.to(self.device) for name, value in batch.items()}
+            result[chosen] = self(moved)[0].cpu()
+            start += len(chosen)
+        return result

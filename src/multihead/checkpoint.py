@@ -260,7 +260,7 @@ class Steps(L.Callback):
         self.bad_validations = 0
         self.validated = -1
         self.sum: torch.Tensor | None = None
-        self.tokens = 0
+        self.targets = 0
         self.mark, self.trained_seconds, self.trained_tokens = 0.0, 0.0, 0
         self.restore_random: Mapping[str, Any] | None = None
         self.saved = self._read(resume) if resume else None
@@ -340,7 +340,7 @@ class Steps(L.Callback):
         self._set_counters(trainer, own["step"])
         self.epoch, self.step_in_epoch = own["position"]
         self.pending_validation = own["pending_validation"]
-        self.tokens = own["tokens"]
+        self.targets = own["targets"]
         ranks = own["ranks"]
         if trainer.world_size == len(ranks):
             self.restore_random, self.sum = ranks[trainer.global_rank]["random"], ranks[trainer.global_rank]["sum"]
@@ -388,14 +388,14 @@ class Steps(L.Callback):
         if self.micro_batches < trainer.accumulate_grad_batches:
             return
         self.micro_batches = 0
-        self._between_steps(trainer, pl_module, batch["tokens_of_step"])
+        self._between_steps(trainer, pl_module, batch["tokens_of_step"], batch["targets_of_step"])
         self.mark = time.monotonic()
 
-    def _between_steps(self, trainer: L.Trainer, pl_module: Task, tokens_of_step: int) -> None:
+    def _between_steps(self, trainer: L.Trainer, pl_module: Task, tokens_of_step: int, targets_of_step: int) -> None:
         step, config = trainer.global_step, self.config
         self.trained_seconds += time.monotonic() - self.mark
         self.trained_tokens += tokens_of_step
-        self.tokens += tokens_of_step
+        self.targets += targets_of_step
         pl_module.tokens_seen += tokens_of_step
         self._advance_position()
         last = step >= config.max_steps
@@ -433,22 +433,22 @@ class Steps(L.Callback):
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
 
     def _log_training(self, trainer: L.Trainer, module: Task, step: int) -> None:
-        """Mean loss per token since the last log, over all ranks."""
+        """Mean loss per target since the last log, over all ranks."""
         loss = self._require_finite(trainer, module)
-        self.sum, self.tokens = None, 0
+        self.sum, self.targets = None, 0
         epoch = self.epoch + self.step_in_epoch / self.data.plan.num_steps(self.epoch)
         rates = {f"optim/lr_{g.get('kind', 'adamw')}": g["lr"] for g in trainer.optimizers[0].param_groups}
         module.record({"train/loss": loss, "epoch": epoch, "tokens": module.tokens_seen, **rates}, step)
 
     def _require_finite(self, trainer: L.Trainer, module: Task) -> float:
         """Mean loss since the last log; a loss that is not finite ends the run before it reaches a checkpoint."""
-        if not self.tokens:
+        if not self.targets:
             return 0.0
         total = torch.zeros((), device=module.device) if self.sum is None else self.sum.detach()
         total = total.double()
         if trainer.world_size > 1:
             torch.distributed.all_reduce(total)
-        loss = total.item() / self.tokens
+        loss = total.item() / self.targets
         if not math.isfinite(loss):
             where = f"step {trainer.global_step}"
             what = f"the training loss is {loss} within the last {self.config.log_every_n_steps} steps"
@@ -540,7 +540,7 @@ class Steps(L.Callback):
             "bad_validations": self.bad_validations,
             "pending_validation": self.pending_validation,
             "recorded": {name: float(value) for name, value in pl_module.recorded.items()},
-            "tokens": self.tokens,
+            "targets": self.targets,
             "ranks": ranks,
             "extra": self.extra,
         }

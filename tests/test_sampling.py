@@ -175,6 +175,7 @@ def test_top_p():
     assert probabilities(keep_top_p(logits_of(0.05, 0.3, 0.1, 0.4, 0.15), 0.75)) == near([0, 6 / 17, 0, 8 / 17, 3 / 17])
     # of equals the first, and what is forbidden stays so
     assert probabilities(keep_top_p(logits_of(0.25, 0.25, 0.25, 0.25), 0.6)) == near([1 / 3, 1 / 3, 1 / 3, 0])
+    assert keep_top_p(torch.zeros(1, 1000), 0.0995).isfinite()[0].tolist() == [True] * 100 + [False] * 900
     assert probabilities(keep_top_p(logits_of(0, 0.5, 0, 0.5), 0.99)) == near([0, 0.5, 0, 0.5])
     # each row by itself
     both = keep_top_p(torch.cat((FIVE, FIVE.flip(1))), 0.65)
@@ -501,7 +502,7 @@ def test_tokens_are_told_as_they_come():
 
 def test_where_nothing_may_follow_a_sample_ends():
     model, head = tiny()
-    config = replace(DRAWN, no_repeat_ngram_size=1, min_new_tokens=8)
+    config = replace(DRAWN, no_repeat_ngram_size=1, min_new_tokens=8, temperature=2.0, top_k=3, top_p=0.9, min_p=0.01)
     ((found,),) = run(model, head, config, limit=12, forbidden=[5, 6, 7, 8])
     assert sorted(found.ids) == [3, 4]
     assert math.isfinite(found.log_prob)

@@ -158,12 +158,12 @@ def forbid(logits: Tensor, tokens: Sequence[int]) -> Tensor:
 def divide_by_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Logits over the temperature, less a constant of each row: p^(1 / temperature), normalised.
 
-    With the largest at 0 and in float64, no temperature is too low.
+    With the largest at 0, and divided in float64, no temperature is too low.
     """
     if temperature == 1:
         return logits
     best = logits.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
-    return (logits - best).double() / temperature
+    return ((logits - best).double() / temperature).to(logits.dtype)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -180,9 +180,10 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """
     if p >= 1:
         return logits
-    probabilities, order = torch.softmax(logits, -1, dtype=torch.float64).sort(dim=-1, descending=True, stable=True)
-    before = F.pad(probabilities.cumsum(-1)[:, :-1], (1, 0))  # [N, V] of those that are more probable
-    return logits.masked_fill((before >= p).gather(-1, order.argsort(-1)), -math.inf)
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    cumulated = torch.softmax(ordered, -1, dtype=torch.float64).cumsum(-1)
+    dropped = F.pad(cumulated[:, :-1], (1, 0)) >= p  # [N, V]: those before it have p already
+    return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -math.inf)
 
 
 def keep_min_p(logits: Tensor, share: float) -> Tensor:

@@ -210,7 +210,8 @@ def _stream(config: Config, text: TaskText, split: str, vocab: Vocabulary, cache
         cache=cache,
         count_documents=split != "train",
     )
-    return stream.blocked(text.settings.block_size or config.model.max_len, text.settings.stride)
+    block_size = text.settings.block_size or config.model.max_len
+    return stream.blocked(block_size, min(text.settings.stride, block_size))
 
 
 def _joint(marks: Sequence[str]) -> str:

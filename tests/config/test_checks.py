@@ -49,7 +49,7 @@ REFUSED = [
     (DataConfig, {"eval_tokens": 0}, "data.eval_tokens: must be at least 1, got 0"),
     (DataConfig, {"num_workers": -1}, "data.num_workers: must be at least 0, got -1"),
     (DataConfig, {"splits": {"dev": 0.1}}, "data.splits: must be one of val, test, got 'dev'"),
-    (DataConfig, {"splits": {"val": 0.0}}, "data.splits.val: must be above 0, got 0.0"),
+    (DataConfig, {"splits": {"val": 0.0}}, "data.splits.val: must be above 0 and finite, got 0.0"),
     (DataConfig, {"format": "parallel", "train": "a.tsv"}, "data.train: must be a list of files, one per column"),
     (DataConfig, {"train": ["a", "b"]}, "data.train: must be one file, got ['a', 'b']"),
     (TokenizerConfig, {"kind": "wordpiece"}, "tokenizer.kind: must be one of bpe, unigram, word, char, byte"),
@@ -125,7 +125,7 @@ REFUSED = [
             "tokenizer": TokenizerConfig(joint=False),
             "model": ModelConfig(tie_embeddings="none"),
         },
-        "tokenizer.joint: must be true where task.topology=decoder, got False",
+        "tokenizer.joint: must be true where task.topology=decoder and for several tasks, got False",
     ),
 ]
 

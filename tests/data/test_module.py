@@ -7,7 +7,7 @@ import torch
 
 from multihead.config.data import DataConfig
 from multihead.data.encode import Encoded
-from multihead.data.module import DataModule, EvalSampler, PartSampler
+from multihead.data.module import DataModule, EvalSampler, PartSampler, Source
 from multihead.data.plan import eval_batches
 from multihead.errors import ConfigError
 
@@ -24,7 +24,7 @@ def task_lengths(encoded):
     return encoded.lengths("target") + 1, np.stack([encoded.lengths("source"), encoded.lengths("target") + 1], 1)
 
 
-def task_collate(encoded, indices):
+def task_collate(encoded, indices, epoch=0):
     return {
         "source": encoded.padded("source", indices),
         "labels": encoded.padded("target", indices, append=[2], pad_id=-100),
@@ -34,9 +34,8 @@ def task_collate(encoded, indices):
 def module(workers=0, accumulate=0, splits=None, **options):
     options = {"batch_tokens": 400, "part_tokens": 200, "eval_tokens": 300, "num_workers": workers} | options
     splits = splits or {"train": encoded(), "val": encoded(50, 1), "test": encoded(7, 2)}
-    return DataModule(
-        splits, DataConfig(**options), lengths=task_lengths, collate=task_collate, seed=3, accumulate=accumulate
-    )
+    source = Source(splits, task_lengths, lambda encoded: task_lengths(encoded)[0], task_collate)
+    return DataModule({"translation": source}, DataConfig(**options), seed=3, accumulate=accumulate)
 
 
 def take(loader):
@@ -45,7 +44,7 @@ def take(loader):
 
 def test_batches_are_parts_of_steps():
     data = module()
-    plan, train = data.plan, data.splits["train"]
+    plan, train = data.plan, data.sources["translation"].splits["train"]
     assert data.accumulation(1) == 2
     loader = data.train_dataloader()
     batches = list(loader)
@@ -84,7 +83,6 @@ def test_a_position_yields_the_rest_of_the_epoch(workers):
         assert take(loader) == epochs[expected_epoch][2 * expected_step :]
         if expected_epoch < 2:
             assert take(loader) == epochs[expected_epoch + 1]
-        assert resumed.position_at(epoch * steps + step) == (expected_epoch, expected_step)
 
 
 def test_a_position_set_after_the_loader_was_made_counts():
@@ -129,8 +127,9 @@ def test_any_number_of_ranks_makes_the_same_steps(world_size, accumulation):
     for number, step in enumerate(plan.steps(0)):
         window = slice(number * accumulation, (number + 1) * accumulation)
         parts = [part for parts in epochs for part in parts[window]]
-        assert sorted(np.concatenate([indices for indices, _ in parts])) == sorted(step.indices)
-        assert all(extra == {"tokens_of_step": step.tokens, "parts": world_size * accumulation} for _, extra in parts)
+        assert sorted(np.concatenate([indices for _, indices, _ in parts])) == sorted(step.indices)
+        same = {"tokens_of_step": step.tokens, "targets_of_step": step.targets, "epoch": 0}
+        assert all(extra == same | {"parts": world_size * accumulation} for *_, extra in parts)
 
 
 def test_accumulation_is_the_least_that_fits():
@@ -158,16 +157,17 @@ def test_evaluation_sees_every_example_once(workers):
     for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
         for _ in range(2):
             seen = [i for batch in loader for i in batch["index"].tolist()]
-            assert sorted(seen) == list(range(len(data.splits[split])))
+            assert sorted(seen) == list(range(len(data.sources["translation"].splits[split])))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [1, 5, 50])
 def test_evaluation_is_shared_out_without_padding(world_size, count):
     _, widths = task_lengths(encoded(count))
-    samplers = [EvalSampler(eval_batches(widths, 300), rank, world_size) for rank in range(world_size)]
+    batches = [("translation", indices, {}) for indices in eval_batches(widths, 300)]
+    samplers = [EvalSampler(batches, rank, world_size) for rank in range(world_size)]
     assert len({len(sampler) for sampler in samplers}) == 1 and len(samplers[0]) >= 1
-    seen = [i for sampler in samplers for indices, _ in sampler for i in indices.tolist()]
+    seen = [i for sampler in samplers for _, indices, _ in sampler for i in indices.tolist()]
     assert sorted(seen) == list(range(count))
 
 

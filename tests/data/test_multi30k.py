@@ -13,7 +13,7 @@ import pytest
 from multihead.config.data import DataConfig, TokenizerConfig
 from multihead.data.corpus import load_corpus
 from multihead.data.encode import cached_tokenizer, encode_corpus
-from multihead.data.module import DataModule
+from multihead.data.module import DataModule, Source
 
 ROOT = os.environ.get("MULTIHEAD_DATA", "")
 pytestmark = [
@@ -42,7 +42,7 @@ def lengths(encoded):
     return target, np.stack([encoded.lengths("source"), target], axis=1)
 
 
-def collate(encoded, indices):
+def collate(encoded, indices, epoch=0):
     return {
         "source": encoded.padded("source", indices),
         "target": encoded.padded("target", indices, prepend=[1]),
@@ -66,8 +66,9 @@ def test_padding_fullness_and_speed(tmp_path, monkeypatch):
     start = time.perf_counter()
     splits = load(config, tmp_path)
     seconds = time.perf_counter() - start
-    data = DataModule(splits, config, lengths=lengths, collate=collate, seed=1)
-    plan = data.plan
+    source = Source(splits, lengths, lambda encoded: lengths(encoded)[0], collate)
+    data = DataModule({"translation": source}, config, seed=1)
+    plan = data.plan.plans["translation"]
     parts = [part for step in plan.steps(0) for part in plan.parts(step, plan.num_parts())]
     padded = sum(len(part) * plan.widths[part].max(axis=0).astype(int) for part in parts)
     padding = 1 - plan.widths.sum(axis=0) / padded

@@ -110,13 +110,6 @@ def test_few_examples_make_one_step_and_empty_parts():
     assert parts[-1].dtype == np.int64
 
 
-def test_position_ends_at_the_next_epoch():
-    plan = make()
-    steps = plan.num_steps(0)
-    assert [plan.position(n) for n in (0, 1, steps - 1, steps, 2 * steps + 3)] == [
-        (0, 0), (0, 1), (0, steps - 1), (1, 0), (2, 3)]  # fmt: skip
-
-
 def test_limits_below_the_longest_example():
     target, widths = lengths(100)
     longest = target.max()

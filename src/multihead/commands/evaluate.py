@@ -59,23 +59,26 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     """
     import lightning as L
 
-    from multihead.commands.train import devices, prepare
-    from multihead.data.encode import apply_overlong
+    from multihead.commands.train import devices, give_texts, source_of
     from multihead.data.module import DataModule
-    from multihead.run import capsule_dir, load_tokenizers, load_weights, write_result
+    from multihead.prepare import prepare
+    from multihead.run import capsule_dir, load_vocab, load_weights, write_result
     from multihead.tasks import build_task
 
     path = capsule_dir(run)
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=run)
     config, split = composition.config, composition.config.data.split
-    prepared = prepare(composition, (split,), load_tokenizers(path))
+    prepared = prepare(composition, (split,), load_vocab(path))
+    for text in prepared.texts.values():
+        text.rename(split, "test")
+    prepared.encoded = {name: {"test": splits[split]} for name, splits in prepared.encoded.items()}
     for note in prepared.notes:
         log.info("data: %s", note)
-    task = build_task(config, prepared.tokenizers, composition.plugin)
+    task = build_task(config, prepared.vocab, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
-    task.texts = {"test": prepared.corpus.splits[split].columns}
-    encoded, _ = apply_overlong(prepared.encoded[split], task.limits(), "cut", split="test")
-    data = DataModule({"test": encoded}, config.data, lengths=task.lengths, collate=task.collate, seed=config.seed)
+    give_texts(task, prepared)
+    sources = {name: source_of(config, task.member(name), prepared) for name in prepared.texts}
+    data = DataModule(sources, config.data, seed=config.seed)
     one_process = devices(config) | {"devices": 1, "strategy": "auto", "num_nodes": 1}
     clock = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="multihead-") as scratch:
@@ -83,7 +86,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         trainer.test(task, datamodule=data, verbose=False)
     metrics = {name: value for name, value in task.recorded.items() if name.startswith("test/")}
     result = {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}
-    result |= {"seconds": time.monotonic() - clock, "examples": len(prepared.encoded[split]), **task.signatures()}
+    result |= {"seconds": time.monotonic() - clock, "examples": sum(len(splits["test"]) for splits in prepared.encoded.values()), **task.signatures()}
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
     log.info("wrote %s", Path(path, name))

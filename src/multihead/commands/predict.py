@@ -38,7 +38,8 @@ def run(words: Sequence[str]) -> int:
     open_log(None, Console(stderr=True))  # standard output holds answers only
     loaded = load(runs[0], *words)
     task, decoding = loaded.task.member(part), loaded.config.decoding
-    if sys.stdin.isatty() and sys.stdout.isatty() and form == "text" and hasattr(task, "stream"):
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty() and form == "text"
+    if at_terminal and hasattr(task, "stream") and decoding.num_beams == decoding.num_return_sequences == 1:
         return stream(task, decoding)
     size = 1 if sys.stdin.isatty() else CHUNK
     for lines in chunks(sys.stdin.buffer, size):
@@ -50,11 +51,14 @@ def run(words: Sequence[str]) -> int:
 
 def stream(task: Task, decoding: DecodingConfig) -> int:
     """Continues prompts typed at a terminal, each word as it comes."""
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
     for (line,) in chunks(sys.stdin.buffer, 1):
-        for text in task.stream(line, decoding):
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
+        task.stream(line, decoding, write)
+        write("\n")
     return 0
 
 

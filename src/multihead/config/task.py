@@ -76,7 +76,8 @@ class LanguageModelingConfig(TaskConfig):
     block_size: int = 0
     """Tokens of a packed block; 0 means model.max_len."""
     stride: int = 0
-    """In evaluation, tokens by which the window moves on; those before them are context only. 0 means a whole block."""
+    """In evaluation, tokens by which the window moves on; those before them are context only. 0, or more than a
+    block, means a whole block."""
     document_mask: bool = False
     """Whether attention ends at the boundaries of documents, which then start at position 0."""
     mask_share: float = 0.15

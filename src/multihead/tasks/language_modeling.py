@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from multihead.decoding import Hypothesis, generate, score
 from multihead.errors import ConfigError
 from multihead.heads import VocabularyHead
 from multihead.metrics import WeightedMean
-from multihead.sampling import cut_at_stop, sample
+from multihead.sampling import cut_at_stop, sample, settled
 from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
 from multihead.transformer import Transformer
 
@@ -200,18 +201,12 @@ class LanguageModelingTask(Task):
     # ---- prediction
 
     @torch.inference_mode()
-    def predict(
-        self,
-        texts: Sequence[str],
-        decoding: DecodingConfig,
-        on_text: Callable[[int, str], None] | None = None,
-    ) -> list[list[dict[str, Any]]]:
-        """Continuations of prompts: sampled, or the most probable ones by greedy or beam search.
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
+        """Continuations of prompts, each ``text``, ``score`` and ``log_prob``: drawn, or searched for.
 
         Args:
             texts: Prompts; an empty one starts a document.
-            decoding: How.
-            on_text: Called with (output, new text) as the text of a single prompt grows.
+            decoding: How. A beam search does not slide: prompt and continuation share ``model.max_len`` tokens.
         """
         self._require_causal()
         if decoding.num_beams > 1:
@@ -219,8 +214,25 @@ class LanguageModelingTask(Task):
         results: list[list[dict[str, Any]]] = []
         size = max(1, self.config.data.eval_tokens // self.config.model.max_len)
         for first in range(0, len(texts), size):
-            results += self._sample(texts[first : first + size], decoding, first, on_text)
+            results += self._sample(texts[first : first + size], decoding, first)
         return results
+
+    @torch.inference_mode()
+    def stream(self, text: str, decoding: DecodingConfig, write: Callable[[str], None]) -> list[dict[str, Any]]:
+        """Continues one prompt and writes the text as it grows, up to a stop string."""
+        self._require_causal()
+        prompt, ids, shown = self._encode(text), [], 0
+
+        def on_token(row: int, number: int, token: int) -> None:
+            nonlocal shown
+            ids.append(token)
+            grown = settled(self._new_text(prompt, ids).rstrip("\N{REPLACEMENT CHARACTER}"), decoding.stop_strings)
+            write(grown[shown:])
+            shown = max(shown, len(grown))
+
+        outputs = self._sample([text], replace(decoding, num_return_sequences=1, num_beams=1), 0, on_token)[0]
+        write(outputs[0]["text"][shown:])
+        return outputs
 
     def _require_causal(self) -> None:
         if not self.causal:
@@ -242,21 +254,15 @@ class LanguageModelingTask(Task):
         return text.replace("\n ", "\n") if by_line else text
 
     def _sample(
-        self, texts: Sequence[str], decoding: DecodingConfig, first: int, on_text: Callable[[int, str], None] | None
+        self,
+        texts: Sequence[str],
+        decoding: DecodingConfig,
+        first: int,
+        on_token: Callable[[int, int, int], None] | None = None,
     ) -> list[list[dict[str, Any]]]:
         prompts = [self._encode(text) for text in texts]
         prefix, mask = self._left_padded(prompts)
         marks = self.tokenizer
-        shown = [""] * decoding.num_return_sequences
-        drawn: list[list[int]] = [[] for _ in shown]
-
-        def on_token(row: int, number: int, token: int) -> None:
-            drawn[number].append(token)
-            text = self._new_text(prompts[0], drawn[number])
-            if on_text is not None and not text.endswith("\N{REPLACEMENT CHARACTER}"):
-                on_text(number, text[len(shown[number]) :])
-                shown[number] = text
-
         found = sample(
             self.model.transformer,
             self.model.head,
@@ -269,7 +275,8 @@ class LanguageModelingTask(Task):
             max_len=self.config.model.max_len,
             forbidden=(marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id),
             decode=self._decode,
-            on_token=on_token if on_text is not None and len(texts) == 1 else None,
+            on_token=on_token,
+            numbers=range(first, first + len(texts)),
         )
         return [
             [self._output(prompt, hypothesis, decoding) for hypothesis in hypotheses]
@@ -277,7 +284,7 @@ class LanguageModelingTask(Task):
         ]
 
     def _search(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
-        """By beam search, which does not slide: prompt and continuation share model.max_len."""
+        """By beam search."""
         marks, max_len = self.tokenizer, self.config.model.max_len
         results = []
         for text in texts:

@@ -44,9 +44,7 @@ class TranslationTask(Task):
 
     def new_scores(self) -> nn.ModuleDict:
         """Metrics of the decoded text by the name they are logged under; the last ones of test only."""
-        return nn.ModuleDict(
-            {"bleu": CorpusBLEU(), "chrf": CorpusCHRF(), "bleu_lowercase": CorpusBLEU(lowercase=True)}
-        )
+        return nn.ModuleDict({"bleu": CorpusBLEU(), "chrf": CorpusCHRF(), "bleu_lowercase": CorpusBLEU(lowercase=True)})
 
     # ---- from ids to batches
 

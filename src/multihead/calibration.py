@@ -111,7 +111,10 @@ class Calibration:
         if self.temperature != 1.0:
             said |= {"calibrated": True, "temperature": self.temperature}
         for name, threshold in self.thresholds.items():
-            said |= {"threshold": threshold.value, "threshold_label": name, "threshold_criterion": threshold.criterion}
+            mark = f"/{name}" if len(self.thresholds) > 1 else ""
+            said |= {f"threshold{mark}": threshold.value, f"threshold_criterion{mark}": threshold.criterion}
+        if len(self.thresholds) == 1:
+            said["threshold_label"] = next(iter(self.thresholds))
         return said
 
 
@@ -125,6 +128,11 @@ class Request:
     """The criterion of a threshold, ``none`` to take thresholds back, or empty."""
     label: str = ""
     """The class that the threshold is of."""
+
+    @property
+    def word(self) -> str:
+        """The word that asks."""
+        return "threshold" if self.threshold else "calibrate"
 
     @classmethod
     def take(cls, words: Sequence[str]) -> tuple[Request | None, list[str]]:
@@ -141,7 +149,8 @@ class Request:
         require_choice("calibrate", calibrate, ("true", "false"))
         if threshold not in ("", "none"):
             parse_criterion(threshold)
-            require("threshold_label" in given, "threshold_label", "the class that threshold= is of", "")
+            if "threshold_label" not in given:
+                raise ConfigError("threshold_label", "is missing", "threshold_label=CLASS names what threshold= is of")
         return cls(calibrate == "true", threshold, given.get("threshold_label", "")), rest
 
     def fulfil(

@@ -347,6 +347,18 @@ def metrics_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def plain_table(title: str, rows: Sequence[Sequence[Any]]) -> Table:
+    """Rows as they are, the first of them the head; numbers stand at the right."""
+    head, *body = rows
+    table = Table(box=None, padding=(0, 2, 0, 1), title=Text(printable(title), style="dim"), title_justify="left")
+    for place, name in enumerate(head):
+        numeric = bool(body) and isinstance(body[0][place], int | float)
+        table.add_column(Text(printable(str(name))), justify="right" if numeric else "left")
+    for row in body:
+        table.add_row(*(Text(printable(f"{cell:,}" if isinstance(cell, int) else str(cell))) for cell in row))
+    return table
+
+
 def runs_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """Several runs' metrics, a column each, where their names differ at the end."""
     table = Table(box=None, padding=(0, 2, 0, 1))

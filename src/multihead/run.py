@@ -248,6 +248,14 @@ def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> Non
         raise CheckpointError(str(path), f"cannot be loaded ({reason})", fix) from error
 
 
+def load_calibration(task: Task, run_dir: Path) -> None:
+    """Gives the classifier of a run the temperature and thresholds that ``evaluate`` put into its capsule."""
+    from multihead import calibration
+
+    if (classifier := task.members().get("classification")) is not None:
+        classifier.calibration = calibration.Calibration.load(run_dir / "model" / calibration.FILE)
+
+
 @dataclass
 class Run:
     """A finished run, loaded: ``model`` is a plain ``nn.Module``; the verbs depend on the task.
@@ -321,6 +329,7 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
     task = build_task(composition.config, load_vocab(path), composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
+    load_calibration(task, path)
     task.eval()
     return Run(path, composition.config, task)
 

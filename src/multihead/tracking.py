@@ -78,6 +78,13 @@ def log_samples(loggers: Sequence[Logger], step: int, samples: Sequence[Mapping[
             logger.log_samples(step, samples)
 
 
+def log_table(loggers: Sequence[Logger], step: int, name: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Shows a table, the first row its head, where a logger has tables (W&B)."""
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.log_table(step, name, rows[0], rows[1:])
+
+
 def finish(loggers: Sequence[Logger], status: int) -> None:
     """Closes the loggers at the end of a run with its exit status, and says where W&B put things."""
     for logger in loggers:
@@ -263,12 +270,15 @@ class WandbMetrics(Logger):
 
     def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """A table of sentences: a column per key, a row per sample."""
-        import wandb
-
         if samples:
             columns = list(samples[0])
-            table = wandb.Table(columns=columns, data=[[sample[name] for name in columns] for sample in samples])
-            self._send({"step": step}, {"samples": table})
+            self.log_table(step, "samples", columns, [[sample[name] for name in columns] for sample in samples])
+
+    def log_table(self, step: int, name: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
+        """A table under a name."""
+        import wandb
+
+        self._send({"step": step}, {name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
     def _send(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         import wandb
@@ -469,6 +479,14 @@ NOISE = (
 )
 """Beginnings of Lightning's messages that say nothing that our own lines do not say, or advertise."""
 
+TALKERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.pytorch",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",  # a filter does not hold for loggers below its own
+)
+"""Loggers that say it."""
+
 WARNINGS = (
     ".*isinstance\\(treespec, LeafSpec\\).*",  # lightning 2.6 under torch 2.13
     ".*does not have many workers.*",  # batches are assembled from arrays in memory
@@ -486,7 +504,7 @@ class _Noise(logging.Filter):
 
 def quiet_lightning() -> None:
     """Drops `NOISE` and `WARNINGS`; errors and other warnings pass. Call it before a Trainer is made."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "lightning.pytorch"):
+    for name in TALKERS:
         logger = logging.getLogger(name)
         if not any(isinstance(existing, _Noise) for existing in logger.filters):
             logger.addFilter(_Noise())

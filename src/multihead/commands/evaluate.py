@@ -7,17 +7,25 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from multihead.config.compose import compose_from_run, load_yaml
+from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import Config
 from multihead.errors import ConfigError
+
+if TYPE_CHECKING:
+    from multihead.calibration import Request
+    from multihead.tasks.base import Task
 
 log = logging.getLogger("multihead")
 
 
 def run(words: Sequence[str]) -> int:
-    """``multihead evaluate run=RUN [run=RUN2 ...] [data.split=val] [data.test=FILE] [decoding.num_beams=8]``."""
+    """``multihead evaluate run=RUN [run=RUN2 ...] [data.split=val] [data.test=FILE] [decoding.num_beams=8]``.
+
+    A classifier also takes ``calibrate=true`` and ``threshold=precision:0.99 threshold_label=spam``, which are decided
+    on the validation split and stay in the capsule.
+    """
     from multihead.progress import metrics_table, open_log, runs_table
     from multihead.tracking import quiet_lightning
 
@@ -59,14 +67,17 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     """
     import lightning as L
 
+    from multihead.calibration import Request
     from multihead.commands.train import devices, give_texts, source_of
     from multihead.data.module import DataModule
     from multihead.prepare import prepare
-    from multihead.run import capsule_dir, load_vocab, load_weights, write_result
+    from multihead.progress import plain_table
+    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, write_result
     from multihead.tasks import build_task
 
     path = capsule_dir(run)
-    composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=run)
+    request, overrides = Request.take(words)
+    composition = compose_from_run(load_yaml(path / "config.yaml"), overrides, run=run)
     config, split = composition.config, composition.config.data.split
     prepared = prepare(composition, (split,), load_vocab(path))
     for text in prepared.texts.values():
@@ -76,6 +87,9 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         log.info("data: %s", note)
     task = build_task(config, prepared.vocab, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
+    load_calibration(task, path)
+    if request is not None:
+        _decide(request, task, composition, path)
     give_texts(task, prepared)
     sources = {name: source_of(config, task.member(name), prepared) for name in prepared.texts}
     data = DataModule(sources, config.data, seed=config.seed)
@@ -86,11 +100,40 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         trainer.test(task, datamodule=data, verbose=False)
     metrics = {name: value for name, value in task.recorded.items() if name.startswith("test/")}
     result = {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}
-    result |= {"seconds": time.monotonic() - clock, "examples": sum(len(splits["test"]) for splits in prepared.encoded.values()), **task.signatures()}
+    result |= {
+        "seconds": time.monotonic() - clock,
+        "examples": sum(len(splits["test"]) for splits in prepared.encoded.values()),
+        **task.signatures(),
+    }
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
+    for title, rows in task.report(path, Path(name).stem).items():
+        log.info("", extra={"renderable": plain_table(title, rows)})
     log.info("wrote %s", Path(path, name))
     return result
+
+
+def _decide(request: Request, task: Task, composition: Composition, path: Path) -> None:
+    """Fits a temperature or a threshold on the validation split, and keeps it in the capsule."""
+    import numpy as np
+
+    from multihead.calibration import FILE
+    from multihead.prepare import prepare
+
+    classifier = task.members().get("classification")
+    if classifier is None:
+        what = f"only a run of task=classification decides by thresholds, this one is task={task.settings.name}"
+        raise ConfigError(request.word, what, f"leave {request.word} out")
+    prepared = prepare(composition, ("val",), task.vocab)
+    columns, encoded = prepared.texts["classification"].corpus.splits["val"].columns, prepared.encoded["classification"]
+    task.eval()
+    logits = classifier.logits(columns["text"], columns.get("text_b"))
+    labels = classifier.labels_of(encoded["val"], np.arange(len(logits)))
+    names, multi_label = classifier.labels, classifier.multi_label
+    classifier.calibration = request.fulfil(classifier.calibration, logits, labels, names, multi_label)
+    classifier.calibration.save(path / "model" / FILE)
+    said = ", ".join(f"{name} {value}" for name, value in classifier.calibration.described().items())
+    log.info("decided on val (%d examples): %s; kept in %s", len(labels), said or "nothing", path / "model" / FILE)
 
 
 def result_name(config: Config, split: str, words: Sequence[str]) -> str:

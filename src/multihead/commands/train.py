@@ -146,10 +146,10 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
         steps.on_resumed = functools.partial(describe, run_dir, job["tree"], job["words"])
         with steps.signals():
             trainer.fit(task, datamodule=data)
-            result = _finish(job, run_dir, trainer, task, data, clock)
+            result, tables = _finish(job, run_dir, trainer, task, data, clock)
         status = 0
         if main:
-            _show(config, run_dir, task, result)
+            _show(config, run_dir, task, result, tables)
         return result
     except (MultiheadError, Stopped) as error:
         status = error.status
@@ -329,9 +329,14 @@ def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> 
     )
 
 
-def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, clock: float) -> dict[str, Any]:
-    """Loads the best checkpoint, exports it, tests what was exported, writes the result and reads it back."""
+def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, clock: float) -> tuple[dict, dict]:
+    """Loads the best checkpoint, exports it, tests what was exported, writes the result and reads it back.
+
+    Returns:
+        The result, and what the task shows beside it.
+    """
     from multihead.checkpoint import FolderCheckpointIO, Steps
+    from multihead.tracking import log_table
 
     steps = next(callback for callback in trainer.callbacks if isinstance(callback, Steps))
     config = task.config
@@ -358,7 +363,12 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, clock
         "best_step": steps.best["step"],
         **task.signatures(),
     }
-    return write_result(run_dir, result) if trainer.is_global_zero else result
+    if not trainer.is_global_zero:
+        return result, {}
+    tables = task.report(run_dir, "test")
+    for name, rows in tables.items():
+        log_table(trainer.loggers, trainer.global_step, name, rows)
+    return write_result(run_dir, result), tables
 
 
 def _write_samples(run_dir: Path, loggers: list[Any], split: str, step: int, samples: list[dict[str, Any]]) -> None:
@@ -372,18 +382,31 @@ def _write_samples(run_dir: Path, loggers: list[Any], split: str, step: int, sam
         log_samples(loggers, step, samples)
 
 
-def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any]) -> None:
-    from multihead.progress import summary
+def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
+    from multihead.progress import plain_table, summary
 
-    samples = [sample for sample in task.samples if "output" in sample][: config.task.num_samples]
-    shown = [(sample["source"], sample["reference"], sample["output"]) for sample in samples]
+    samples = [sample for sample in task.samples if "output" in sample or "predicted" in sample]
+    shown = [_shown(sample) for sample in samples[: config.task.num_samples]]
+    for name, rows in tables.items():
+        log.info("", extra={"renderable": plain_table(name, rows)})
     summary(result, shown, next_commands(config, run_dir))
+
+
+def _shown(sample: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Input, reference and output of a sample."""
+    if "output" in sample:
+        return sample["source"], sample["reference"], sample["output"]
+    listed = [", ".join(v) if isinstance(v, list) else v for v in (sample["label"], sample["predicted"])]
+    return " | ".join(sample[role] for role in ("text", "text_b") if role in sample), *listed
 
 
 def next_commands(config: Config, run_dir: Path) -> list[str]:
     """What to type next."""
+    tries = dict.fromkeys(("translation", "summarization"), "decoding.num_beams=5") | {
+        "classification": "calibrate=true"
+    }
     return [
         f'echo "..." | multihead predict run={run_dir}',
-        f"multihead evaluate run={run_dir} decoding.num_beams=5",
+        f"multihead evaluate run={run_dir} {tries.get(config.task.name, 'data.split=val')}",
         f"multihead explain run={run_dir} key=optim.lr",
     ]

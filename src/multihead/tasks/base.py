@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -124,6 +125,15 @@ class Task(L.LightningModule):
 
     def signatures(self) -> dict[str, str]:
         """What makes published scores reproducible, such as sacreBLEU's signature."""
+        return {}
+
+    def report(self, folder: Path, name: str) -> dict[str, list[list[Any]]]:
+        """What the last evaluation gave beside numbers: writes files, returns tables by title, each with its head.
+
+        Args:
+            folder: Where the files go.
+            name: Stands in their names.
+        """
         return {}
 
     # ---- what all have

@@ -72,7 +72,7 @@ class ClassificationTask(Task):
         middle = ["text", self.sep, "text_b"] if self.pairs else ["text"]
         tokens = encoded.joined([self.bos, *middle, self.eos], indices, pad_id=self.pad)
         batch = self._masked(tokens, self.lengths(encoded)[0][indices])
-        batch["labels"] = self._labels(encoded, indices)
+        batch["labels"] = self.labels_of(encoded, indices)
         if self.settings.class_weights == "balanced":
             batch["class_weights"] = self._class_weights(encoded)
         return batch
@@ -82,7 +82,7 @@ class ClassificationTask(Task):
         mask = torch.arange(tokens.size(1)) < torch.as_tensor(lengths)[:, None]
         return {"text": tokens, "mask": None if bool(mask.all()) else mask}
 
-    def _labels(self, encoded: Any, indices: np.ndarray) -> Tensor:
+    def labels_of(self, encoded: Any, indices: np.ndarray) -> Tensor:
         """Classes of examples: [B], or with several [B, C] of 0 and 1."""
         ids = encoded.joined(["label"], indices, pad_id=len(self.labels))
         if not self.multi_label:
@@ -92,7 +92,7 @@ class ClassificationTask(Task):
     def _class_weights(self, encoded: Any) -> Tensor:
         """Weights of the classes by their frequency in a split: [C], or [2, C] of not having and having each."""
         if self._weights[0] is not encoded:
-            labels = self._labels(encoded, np.arange(len(encoded)))
+            labels = self.labels_of(encoded, np.arange(len(encoded)))
             if self.multi_label:
                 have = labels.sum(0)
                 counts = torch.stack([len(labels) - have, have])
@@ -169,12 +169,12 @@ class ClassificationTask(Task):
     def signatures(self) -> dict[str, Any]:
         return self.calibration.described()
 
-    def report(self, folder: Path, split: str) -> list[tuple[str, list[list[Any]]]]:
-        """Writes the confusion matrix of the last evaluation as files; returns it as a table with a title."""
+    def report(self, folder: Path, name: str) -> dict[str, list[list[Any]]]:
+        """Writes the confusion matrix of the last evaluation as ``confusion_NAME`` (CSV, JSON, picture)."""
         if self.confusion is None:
-            return []
-        self.confusion.write(folder, f"confusion_{split}")
-        return [(f"confusion matrix of {split}", self.confusion.rows())]
+            return {}
+        self.confusion.write(folder, f"confusion_{name}")
+        return {f"confusion_{name}": self.confusion.rows()}
 
     # ---- prediction
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -88,6 +89,10 @@ class MultiTask(Task):
     def signatures(self) -> dict[str, str]:
         found = {name: part.signatures() for name, part in self.members().items()}
         return {f"{name}/{key}": text for name, texts in found.items() for key, text in texts.items()}
+
+    def report(self, folder: Path, name: str) -> dict[str, list[list[Any]]]:
+        parts = [part.report(folder, name) for part in self.members().values()]
+        return {title: rows for tables in parts for title, rows in tables.items()}
 
     def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
         return self.member().predict(texts, decoding)

@@ -60,12 +60,12 @@ def test_it_replaces_the_attention(run):
     assert type(layer.self_attention).__name__ == type(layer.cross_attention).__name__ == "LinearAttention"
     assert layer.self_attention.floor == 1e-5
     texts = ["Paul sees the dog.", "The cat sleeps where the old man has seen a dog.", ""]
-    together = loaded.hypotheses(texts, num_beams=3)
+    together = loaded.predict(texts, num_beams=3)
     for text, hypotheses in zip(texts, together, strict=True):
-        (alone,) = loaded.hypotheses([text], num_beams=3)
-        assert alone[0][0] == hypotheses[0][0]
+        (alone,) = loaded.predict([text], num_beams=3)
+        assert alone[0]["text"] == hypotheses[0]["text"]
         if len(alone[0][1].ids) < 15:
-            assert alone[0][1].log_prob == pytest.approx(hypotheses[0][1].log_prob, rel=1e-4)
+            assert alone[0]["log_prob"] == pytest.approx(hypotheses[0]["log_prob"], rel=1e-4)
     assert (run / "plugin" / FILE.name).read_text() == FILE.read_text()
 
 

@@ -195,7 +195,7 @@ class Stack(nn.Module):
         return torch.add(table[past:end] if positions is None else table[positions], x, alpha=scale)
 
     def _scope(
-        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int, segments: Tensor | None
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int, segments: Tensor | None = None
     ) -> Scope:
         """What each of the T new positions may attend to among S = ``past`` + T; no mask where none is needed."""
         length, total = x.size(1), past + x.size(1)

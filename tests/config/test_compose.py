@@ -167,7 +167,7 @@ REFUSED = [
     ("task=translation task.name=lm", r"task\.name: set by the choice of the task; fix: task=NAME"),
     ("task=translation task=translation trainer=3", r"trainer: a node, not a value; fix: set one of its keys"),
     ("task=translation ~seed", r"seed: only an entry of a mapping can be deleted"),
-    ("task=translation data=multi30k ~data.roles.label", r"roles\.label: nothing to delete; fix: data\.roles has source"),
+    ("task=translation data=multi30k ~data.roles.label", r"roles\.label: nothing to delete; fix: data"),
     ("task=translation options.x.y=1", r"options\.x\.y: no such options; no plugin adds any"),
     ("task=translation model.attention=linear", r"model\.attention: must be one of multi_head, got 'linear'"),
     ("task=translation model.feed_forward=moe", r"model\.feed_forward: must be one of dense, got 'moe'"),

@@ -147,7 +147,7 @@ class LanguageModelingTask(Task):
             metrics["loss_random_windows"] = self._random_windows(split)
         for metric in (self.loss_mean, self.accuracy, self.windows_mean):
             metric.reset()
-        if split == "val" and self.causal and self.trainer.is_global_zero:
+        if self.causal and self.trainer.is_global_zero:
             self._continue_prompts(split)
         return metrics
 

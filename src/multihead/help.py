@@ -43,6 +43,7 @@ multihead: one Transformer backbone, many heads. Every command takes key=value w
   multihead predict run=RUN                   reads lines from standard input, answers lines
   multihead explain key=model.d_model         a key's value, who set it, what it overrode, what it means
   multihead diff a=RUN b=RUN                  what differs between two runs
+  multihead compare runs=[A,B,...]            which is better, by how much, and whether that is more than chance
   multihead VERB --help                       more about one of them
 """
 EXAMPLES = """\
@@ -110,6 +111,27 @@ What differs between two runs: configuration, environment and results.
 
 Example:
   multihead diff a=outputs/translation/grammar/first b=outputs/translation/grammar/second
+""",
+    "compare": """\
+multihead compare runs=[A,B,...] [key=value ...]
+
+Which system is better on the test split, by how much, and whether that is more than chance. Runs that differ in
+their seed only are one system: mean, deviation and interval are over its seeds. Refuses runs of different test data.
+
+  runs=[A,B]               run directories, folders of them, or globs ('runs=[outputs/lm/*]', quoted)
+  group=FOLDER             all the runs below
+  names=[x,y]              of the systems, or of the entries of runs=; otherwise made of what differs
+  baseline=A               a system's name or run: compare all with it, instead of all pairs
+  metric=test/bleu         a key of result.json; otherwise the test metric that the runs were monitored by
+  format=markdown          markdown, latex, html or json, on standard output; with out= several: [markdown,html]
+  out=FILE                 write there (the suffix says the format); the html page holds the curves
+
+Tests: BLEU, chrF and ROUGE by paired bootstrap, accuracy by McNemar's, other classification and language modelling
+by paired permutation; with several seeds a t-test over seeds and examples. p is corrected by Holm.
+
+Examples:
+  multihead compare group=outputs/translation/multi30k out=comparison.html
+  multihead compare 'runs=[runs/scratch_*,runs/pretrained_*]' names=[scratch,pretrained] metric=test/accuracy
 """,
 }
 

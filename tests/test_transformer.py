@@ -421,3 +421,11 @@ def test_blocks_replace_a_class():
     assert isinstance(model.decoder.layers[0].feed_forward, FeedForward)
     ids = torch.ones(1, 3, dtype=torch.long)
     assert model(ids, None, ids).shape == (1, 3, 8)
+
+
+def test_blocks_by_what_attends_to_what():
+    config = ModelConfig(d_model=8, num_heads=2, d_ff=8, num_encoder_layers=1, num_decoder_layers=1, max_len=8)
+    roles = [type(role, (MultiHeadAttention,), {}) for role in ("ToItself", "ToThePast", "ToTheMemory")]
+    model = Transformer(config, source_vocab_size=5, target_vocab_size=5, blocks=Blocks(*roles))
+    attentions = [model.encoder.layers[0].self_attention, model.decoder.layers[0].self_attention]
+    assert [type(x) for x in [*attentions, model.decoder.layers[0].cross_attention]] == roles

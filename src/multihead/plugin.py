@@ -31,6 +31,10 @@ class Plugin:
 
     attention: dict[str, Callable] = field(default_factory=dict)
     """model.attention=NAME: a class with the constructor and forward of `MultiHeadAttention`."""
+    causal_attention: dict[str, Callable] = field(default_factory=dict)
+    """The same name's class where a decoder attends to itself, if it is not that of ``attention``."""
+    cross_attention: dict[str, Callable] = field(default_factory=dict)
+    """The same name's class where a decoder attends to the encoder's output, likewise."""
     feed_forward: dict[str, Callable] = field(default_factory=dict)
     """model.feed_forward=NAME: a class with the constructor and forward of `FeedForward`."""
     tasks: dict[str, tuple[type[TaskConfig], str | Callable]] = field(default_factory=dict)
@@ -114,6 +118,10 @@ def _check(plugin: object, path: str) -> None:
     for name, cls in plugin.options.items():
         if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
             raise ConfigError("plugin", f"{path}: options[{name!r}] must be a dataclass, got {cls!r}")
+    for role in ("causal_attention", "cross_attention"):
+        for name in getattr(plugin, role):
+            if name not in plugin.attention:
+                raise ConfigError("plugin", f"{path}: {role}[{name!r}] has no attention[{name!r}] beside it")
     for name, entry in plugin.tasks.items():
         pair = isinstance(entry, tuple) and len(entry) == 2
         if not (pair and isinstance(entry[0], type) and issubclass(entry[0], TaskConfig)):

@@ -147,7 +147,7 @@ class Stack(nn.Module):
         elif config.position == "alibi":
             self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(Layer(config, blocks, cross=cross) for _ in range(num_layers))
+        self.layers = nn.ModuleList(Layer(config, blocks, causal=causal, cross=cross) for _ in range(num_layers))
         self.norm = new_norm(config) if config.norm_placement == "pre" else nn.Identity()
         self._initialise(config)
 
@@ -249,13 +249,13 @@ class Layer(nn.Module):
     without care for the warm-up.
     """
 
-    def __init__(self, config: ModelConfig, blocks: Blocks, *, cross: bool = False):
+    def __init__(self, config: ModelConfig, blocks: Blocks, *, causal: bool, cross: bool):
         super().__init__()
         self.pre = config.norm_placement == "pre"
-        self.self_attention = blocks.attention(config)
+        self.self_attention = (blocks.causal_attention if causal else blocks.attention)(config)
         self.self_attention_norm = new_norm(config)
         if cross:
-            self.cross_attention = blocks.attention(config)
+            self.cross_attention = blocks.cross_attention(config)
             self.cross_attention_norm = new_norm(config)
         self.feed_forward = blocks.feed_forward(config)
         self.feed_forward_norm = new_norm(config)
@@ -379,7 +379,14 @@ class Blocks:
     """The classes that a layer is built from; a plugin replaces one by its own with the same signatures."""
 
     attention: type[nn.Module] = MultiHeadAttention
+    causal_attention: type[nn.Module] | None = None
+    """Of a decoder to itself, and `cross_attention` to the memory, where they differ from `attention`."""
+    cross_attention: type[nn.Module] | None = None
     feed_forward: type[nn.Module] = FeedForward
+
+    def __post_init__(self) -> None:
+        self.causal_attention = self.causal_attention or self.attention
+        self.cross_attention = self.cross_attention or self.attention
 
 
 @dataclass

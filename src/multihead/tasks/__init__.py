@@ -32,10 +32,15 @@ def build_task(config: Config, vocab: Vocabulary, plugin: Plugin | None = None) 
     """
     from multihead.transformer import Blocks, FeedForward, MultiHeadAttention
 
-    blocks = Blocks(
-        attention=_block(config, plugin.attention if plugin else {}, config.model.attention, MultiHeadAttention),
-        feed_forward=_block(config, plugin.feed_forward if plugin else {}, config.model.feed_forward, FeedForward),
-    )
+    blocks = Blocks()
+    if plugin:
+        attention, feed_forward = config.model.attention, config.model.feed_forward
+        blocks = Blocks(
+            attention=_block(config, plugin.attention, attention, MultiHeadAttention),
+            causal_attention=_block(config, plugin.causal_attention, attention, None),
+            cross_attention=_block(config, plugin.cross_attention, attention, None),
+            feed_forward=_block(config, plugin.feed_forward, feed_forward, FeedForward),
+        )
     return task_class(config.task.name, plugin).build(config, vocab, blocks)
 
 
@@ -48,7 +53,7 @@ def task_class(name: str, plugin: Plugin | None = None) -> type[Task]:
     return getattr(importlib.import_module(module), cls)
 
 
-def _block(config: Config, added: Mapping[str, Any], name: str, default: type) -> Any:
+def _block(config: Config, added: Mapping[str, Any], name: str, default: type | None) -> Any:
     """The class a name stands for; one with options of its own gets them as the argument ``options``."""
     if name not in added:
         return default

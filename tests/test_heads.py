@@ -1,11 +1,11 @@
-"""The vocabulary head: a product with its own matrix or with the embedding."""
+"""The vocabulary head: a product with its own matrix or with the embedding; the classifier: pooling by hand."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from multihead.config.model import ModelConfig
-from multihead.heads import VocabularyHead
+from multihead.heads import PooledClassifier, VocabularyHead
 from multihead.transformer import Transformer
 
 
@@ -48,3 +48,50 @@ def test_the_chunked_loss_and_its_gradients_are_torchs(count, smoothing):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(head.loss(hidden, labels, smoothing), expected, atol=0.1, rtol=1e-2)
+
+
+# PooledClassifier
+
+HIDDEN = torch.tensor([[[1.0, -1.0], [3.0, 5.0], [99.0, 99.0]], [[2.0, 2.0], [4.0, 0.0], [0.0, 1.0]]])
+MASK = torch.tensor([[True, True, False], [True, True, True]])
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("first", [[1.0, -1.0], [2.0, 2.0]]),
+        ("last", [[3.0, 5.0], [0.0, 1.0]]),
+        ("mean", [[2.0, 2.0], [2.0, 1.0]]),
+        ("max", [[3.0, 5.0], [4.0, 2.0]]),
+        ("attention", [[2.0, 2.0], [2.0, 1.0]]),  # an untrained query is zero: the mean
+    ],
+)
+def test_pooling_by_hand_without_the_padding(pooling, expected):
+    head = PooledClassifier(2, 3, pooling, 0.0)
+    torch.testing.assert_close(head.pool(HIDDEN, MASK), torch.tensor(expected))
+    torch.testing.assert_close(head.pool(HIDDEN[1:]), torch.tensor(expected[1:]))
+    torch.testing.assert_close(head(HIDDEN, MASK), head.output(torch.tensor(expected)))
+    assert head(HIDDEN, MASK).shape == (2, 3)
+
+
+def test_attention_pooling_is_a_softmax_of_scaled_products_with_the_query():
+    """Products with (sqrt 2 ln 3, 0) / sqrt 2 are ln 3 times the first coordinate: weights 3 : 27 of 1 and 3."""
+    head = PooledClassifier(2, 3, "attention", 0.0)
+    with torch.no_grad():
+        head.query[:] = torch.tensor([2**0.5 * torch.log(torch.tensor(3.0)), 0.0])
+    expected = torch.tensor([[(3 * 1 + 27 * 3) / 30, (3 * -1 + 27 * 5) / 30]])
+    torch.testing.assert_close(head.pool(HIDDEN[:1], MASK[:1]), expected)
+
+
+@pytest.mark.parametrize("pooling", ["first", "last", "mean", "max", "attention"])
+def test_padding_gets_no_gradient_and_real_positions_do(pooling):
+    hidden = HIDDEN.clone().requires_grad_()
+    PooledClassifier(2, 3, pooling, 0.0)(hidden, MASK).square().sum().backward()
+    assert not hidden.grad[0, 2].any() and hidden.grad.any(-1).any(-1).all()
+
+
+def test_dropout_acts_on_the_pooled_vector_in_training_only():
+    head = PooledClassifier(400, 2, "mean", 0.5)
+    hidden = torch.ones(1, 3, 400)
+    torch.testing.assert_close(head.eval()(hidden), head(hidden))
+    assert not torch.allclose(head.train()(hidden), head(hidden))

@@ -190,7 +190,8 @@ class Request:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, multi_label: bool = False) -> float:
-    """The temperature of least negative log-likelihood (Guo et al. 2017, section 4.2), from 0.01 to 100.
+    """The temperature of least negative log-likelihood (Guo et al. 2017, section 4.2), from 0.01 to 100; of equal ones
+    the highest.
 
     The likelihood is concave in the inverse temperature, so that bisection of its derivative finds the maximum.
 

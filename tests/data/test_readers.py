@@ -415,3 +415,29 @@ def test_hub_reads_what_the_library_loads(monkeypatch):
     one.hub = ""
     with pytest.raises(ConfigError, match=r"data.hub: must name a data set"):
         pairs(one, ["text"])
+
+
+# The rest of a line
+
+
+def test_the_last_column_takes_the_rest(tmp_path):
+    made = config(tmp_path, "DESC:manner How did serfdom end ?\nHUM:ind  Who ?\nNUM:x ?\n", separator=" ",
+                  columns=["label", "text"], last_takes_rest=True)  # fmt: skip
+    rows, _ = pairs(made, ("label", "text"))
+    assert rows == [("DESC:manner", "How did serfdom end ?"), ("HUM:ind", " Who ?"), ("NUM:x", "?")]
+
+
+def test_with_a_header_its_names_are_the_columns_and_a_short_line_is_still_bad(tmp_path):
+    options = {"separator": " ", "columns": [], "header": True, "last_takes_rest": True}
+    rows, _ = pairs(config(tmp_path, "source target\na b c d\n", **options))
+    assert rows == [("a", "b c d")]
+    with pytest.raises(DataError, match=r"rows.tsv:3: has 1 columns, expected 2 \(source, target\)"):
+        pairs(config(tmp_path, "source target\na b c\nalone\n", **options))
+
+
+def test_the_rest_of_a_line_is_refused_where_fields_are_quoted(tmp_path):
+    made = config(tmp_path, "a,b,c\n", format="csv", last_takes_rest=True)
+    with pytest.raises(ConfigError, match=r"data.last_takes_rest: must be false where fields are quoted, got True"):
+        pairs(made)
+    made.quoting = False
+    assert pairs(made)[0] == [("a", "b,c")]

@@ -1,0 +1,183 @@
+"""Metrics of classification against scikit-learn and by hand, alone and over two gloo ranks."""
+
+import csv
+import json
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from multihead.classification_metrics import Confusion, Outputs, class_metrics, label_set_metrics
+
+NAMES = ["ham", "spam", "scam"]
+
+
+def outputs(n=300, seed=0):
+    """Logits that lean towards the label, and labels of which the first class has most."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), n, replacement=True, generator=generator)
+    logits = torch.randn(n, 3, generator=generator, dtype=torch.float64) + 1.2 * torch.eye(3)[labels]
+    return logits, labels
+
+
+def label_sets(n=300, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(n, 3, generator=generator) < torch.tensor([0.5, 0.2, 0.05])).long()
+    return torch.randn(n, 3, generator=generator, dtype=torch.float64) + labels - 0.5, labels
+
+
+def test_of_one_class_each_they_are_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    logits, labels = outputs()
+    probabilities = logits.softmax(1)
+    predicted = probabilities.argmax(1)
+    metrics = class_metrics(probabilities, predicted, labels, NAMES)
+    y, p = labels.numpy(), predicted.numpy()
+    f1 = sklearn.f1_score(y, p, average=None)
+    expected = {
+        "accuracy": sklearn.accuracy_score(y, p),
+        "macro_f1": sklearn.f1_score(y, p, average="macro"),
+        "mcc": sklearn.matthews_corrcoef(y, p),
+        "auroc": sklearn.roc_auc_score(y, probabilities.numpy(), multi_class="ovr", average="macro"),
+        **{f"f1/{name}": value for name, value in zip(NAMES, f1, strict=True)},
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert set(metrics) == {*expected, "ece"}
+    assert 0.4 < metrics["macro_f1"] < 0.9
+
+
+def test_of_several_classes_they_are_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    logits, labels = label_sets()
+    probabilities = logits.sigmoid()
+    predicted = (probabilities >= 0.5).long()
+    metrics = label_set_metrics(probabilities, predicted, labels, NAMES)
+    y, p = labels.numpy(), predicted.numpy()
+    f1 = sklearn.f1_score(y, p, average=None)
+    expected = {
+        "accuracy": sklearn.accuracy_score(y, p),
+        "macro_f1": sklearn.f1_score(y, p, average="macro"),
+        "mcc": sklearn.matthews_corrcoef(y.ravel(), p.ravel()),
+        "auroc": sklearn.roc_auc_score(y, probabilities.numpy(), average="macro"),
+        **{f"f1/{name}": value for name, value in zip(NAMES, f1, strict=True)},
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_by_hand():
+    """Four ham and two spam; one spam missed, one ham taken for spam: spam has precision 1/2, recall 1/2."""
+    labels, predicted = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 0])
+    spam = torch.tensor([0.1, 0.2, 0.3, 0.6, 0.9, 0.4])
+    metrics = class_metrics(torch.stack([1 - spam, spam], 1), predicted, labels, ["ham", "spam"])
+    expected = {
+        "accuracy": 4 / 6,
+        "f1/ham": 3 / 4,
+        "f1/spam": 1 / 2,
+        "macro_f1": 5 / 8,
+        "mcc": (1 * 3 - 1 * 1) / (2 * 2 * 4 * 4) ** 0.5,
+        "auroc": 7 / 8,  # of 8 pairs one is in the wrong order: 0.4 below 0.6
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_expected_calibration_error_by_hand():
+    """Confidence 0.9 right 1 time of 2, confidence 0.6 right 2 times of 2: (2 * 0.4 + 2 * 0.4) / 4."""
+    top = torch.tensor([0.9, 0.9, 0.6, 0.6]).double()
+    labels = torch.tensor([0, 1, 0, 0])
+    metrics = class_metrics(torch.stack([top, 1 - top], 1), torch.zeros(4).long(), labels, ["a", "b"])
+    assert metrics["ece"] == pytest.approx(0.4, abs=1e-6)
+
+
+@pytest.mark.parametrize("predicted", [[0, 0, 0], [1, 1, 1], [0, 2, 1]])
+def test_what_is_undefined_is_left_out_without_a_warning(predicted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probabilities = torch.eye(3)[torch.tensor(predicted)].double()
+        metrics = class_metrics(probabilities, torch.tensor(predicted), torch.zeros(3).long(), NAMES)
+        assert "auroc" not in metrics and metrics["mcc"] == 0
+        assert metrics["f1/scam"] == 0 and metrics["accuracy"] == pytest.approx(predicted.count(0) / 3)
+        sets = label_set_metrics(probabilities, probabilities.long(), torch.ones(3, 3).long(), NAMES)
+        assert "auroc" not in sets
+        assert class_metrics(torch.zeros(0, 3), torch.zeros(0).long(), torch.zeros(0).long(), NAMES) == {}
+        assert label_set_metrics(torch.zeros(0, 3), *[torch.zeros(0, 3).long()] * 2, NAMES) == {}
+
+
+def test_auroc_is_the_mean_over_the_classes_that_can_have_one():
+    logits, labels = outputs()
+    probabilities, two = logits.softmax(1), labels.clamp(max=1)
+    metrics = class_metrics(probabilities, probabilities.argmax(1), two, NAMES)
+    areas = []
+    for number in (0, 1):
+        inside, outside = probabilities[two == number, number], probabilities[two != number, number]
+        areas.append(float((inside[:, None] > outside).double().mean()))
+    assert metrics["auroc"] == pytest.approx(sum(areas) / 2, abs=1e-6)
+
+
+# Over ranks
+
+SHARES = {"equal": (0, 50, 100), "unequal": (0, 13, 100), "one rank empty": (0, 0, 100)}
+
+
+def rank(number, address, results):
+    """One of two ranks: its share in batches of 7, and an empty one; what it gathers goes to ``results``."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=number, world_size=2)
+    gathered = {}
+    for name, cuts in SHARES.items():
+        for kind, (logits, labels) in {"one": outputs(100), "several": label_sets(100)}.items():
+            metric = Outputs(3, multi_label=kind == "several")
+            for start in range(cuts[number], cuts[number + 1], 7):
+                part = slice(start, min(start + 7, cuts[number + 1]))
+                metric.update(logits[part], labels[part])
+            metric.update(logits[:0], labels[:0])
+            gathered[name, kind] = [part.tolist() for part in metric.compute()]
+    results.put(gathered)
+    dist.destroy_process_group()
+
+
+def test_two_ranks_gather_what_one_has(tmp_path):
+    context = mp.get_context("spawn")
+    results = context.SimpleQueue()
+    mp.spawn(rank, (f"file://{tmp_path}/rendezvous", results), nprocs=2)
+    own = {"one": outputs(100), "several": label_sets(100)}
+    for _ in range(2):
+        for (name, kind), (logits, labels) in results.get().items():
+            assert logits == own[kind][0].tolist(), name
+            assert labels == own[kind][1].tolist(), name
+
+
+# Confusion
+
+
+def test_confusion_by_hand_as_csv_json_and_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    labels, predicted = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 1, 0])
+    confusion = Confusion.of(predicted, labels, ["ham, cured", "spam", "$cam_$"])
+    assert confusion.counts == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+    files = confusion.write(tmp_path, "confusion_test")
+    assert [file.name for file in files] == ["confusion_test.csv", "confusion_test.json", "confusion_test.png"]
+    with open(files[0], newline="") as file:
+        read = list(csv.reader(file))
+    assert read[0] == ["class \\ predicted", "ham, cured", "spam", "$cam_$"]
+    assert read[1] == ["ham, cured", "1", "1", "0"]
+    assert json.loads(files[1].read_text())["counts"] == confusion.counts
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_confusion_of_several_classes_counts_each_class_by_itself(tmp_path):
+    labels, predicted = torch.tensor([[1, 0], [1, 1], [0, 0]]), torch.tensor([[1, 1], [0, 1], [0, 0]])
+    confusion = Confusion.of(predicted, labels, ["joy", "anger"], multi_label=True)
+    assert confusion.rows() == [
+        ["class", "true positives", "false positives", "false negatives", "true negatives"],
+        ["joy", 1, 0, 1, 1],
+        ["anger", 1, 1, 0, 1],
+    ]
+    assert confusion.write(tmp_path, "c")[0].read_text().splitlines()[1] == "joy,1,0,1,1"
+
+
+def test_without_matplotlib_there_are_tables_only(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    files = Confusion(["a", "b"], [[1, 0], [0, 1]]).write(tmp_path, "c")
+    assert [file.name for file in files] == ["c.csv", "c.json"] and not (tmp_path / "c.png").exists()

@@ -64,7 +64,7 @@ def test_it_replaces_the_attention(run):
     for text, hypotheses in zip(texts, together, strict=True):
         (alone,) = loaded.predict([text], num_beams=3)
         assert alone[0]["text"] == hypotheses[0]["text"]
-        if len(alone[0][1].ids) < 15:
+        if len(alone[0]["text"].split()) < 12:  # ended before the limit
             assert alone[0]["log_prob"] == pytest.approx(hypotheses[0]["log_prob"], rel=1e-4)
     assert (run / "plugin" / FILE.name).read_text() == FILE.read_text()
 

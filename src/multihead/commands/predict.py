@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from multihead.commands.evaluate import run_words
 from multihead.commands.explain import take
 from multihead.config.check import require_choice
-from multihead.errors import ConfigError
+from multihead.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from multihead.config.training import DecodingConfig
@@ -41,11 +41,16 @@ def run(words: Sequence[str]) -> int:
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty() and form == "text"
     if at_terminal and hasattr(task, "stream") and decoding.num_beams == decoding.num_return_sequences == 1:
         return stream(task, decoding)
-    size = 1 if sys.stdin.isatty() else CHUNK
+    size, number = 1 if sys.stdin.isatty() else CHUNK, 0
     for lines in chunks(sys.stdin.buffer, size):
-        for line, outputs in zip(lines, task.predict(lines, decoding), strict=True):
+        flaws = [task.flaw(line) for line in lines]
+        good = next((place for place, flaw in enumerate(flaws) if flaw), len(lines))
+        for line, outputs in zip(lines[:good], task.predict(lines[:good], decoding), strict=True):
             sys.stdout.write(answer(task, line, outputs, form) + "\n")
         sys.stdout.flush()
+        if good < len(lines):
+            raise DataError(f"input:{number + good + 1}", *flaws[good])
+        number += len(lines)
     return 0
 
 
@@ -56,7 +61,9 @@ def stream(task: Task, decoding: DecodingConfig) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    for (line,) in chunks(sys.stdin.buffer, 1):
+    for number, (line,) in enumerate(chunks(sys.stdin.buffer, 1), start=1):
+        if flaw := task.flaw(line):
+            raise DataError(f"input:{number}", *flaw)
         task.stream(line, decoding, write)
         write("\n")
     return 0

@@ -405,8 +405,10 @@ def next_commands(config: Config, run_dir: Path) -> list[str]:
     tries = dict.fromkeys(("translation", "summarization"), "decoding.num_beams=5") | {
         "classification": "calibrate=true"
     }
+    members = list(config.task.members())
+    part = f" part={members[0]}" if len(members) > 1 else ""
     return [
-        f'echo "..." | multihead predict run={run_dir}',
+        f'echo "..." | multihead predict run={run_dir}{part}',
         f"multihead evaluate run={run_dir} {tries.get(config.task.name, 'data.split=val')}",
         f"multihead explain run={run_dir} key=optim.lr",
     ]

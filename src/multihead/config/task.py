@@ -190,6 +190,8 @@ class ClassificationConfig(TaskConfig):
     """Exponent of the focal loss (arXiv:1708.02002), which weakens easy examples; 0 is cross-entropy."""
     head_dropout: float = 0.1
     """Dropout between the pooled state and the classes."""
+    token_dropout: float = 0.0
+    """In training, the probability that a token is shown as <mask> (word dropout, Iyyer et al. 2015, P15-1162)."""
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
@@ -198,6 +200,7 @@ class ClassificationConfig(TaskConfig):
         require_choice("task.class_weights", self.class_weights, ("none", "balanced"))
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
         require(0 <= self.head_dropout < 1, "task.head_dropout", "in [0, 1)", self.head_dropout)
+        require(0 <= self.token_dropout < 1, "task.token_dropout", "in [0, 1)", self.token_dropout)
         require(0 <= self.focal_gamma < float("inf"), "task.focal_gamma", "at least 0", self.focal_gamma)
         require(
             not (self.focal_gamma and self.label_smoothing),

@@ -119,6 +119,10 @@ class Task(L.LightningModule):
         """For each text its outputs, best first, as plain data."""
         raise NotImplementedError
 
+    def flaw(self, text: str) -> tuple[str, str] | None:
+        """Why ``text`` cannot be an input of `predict`, and what to do about it; None where it can."""
+        return None
+
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
         """The outputs for one text as one line."""
         return str(outputs[0]["text"]).replace("\n", " ")

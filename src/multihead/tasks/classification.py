@@ -105,7 +105,7 @@ class ClassificationTask(Task):
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits [N, C] in float32 and labels of the examples of a batch."""
-        text, mask = batch["text"], batch["mask"]
+        text, mask = self._dropped(batch["text"]), batch["mask"]
         if self.settings.stack == "encoder":
             hidden = self.model.transformer.encode(text, mask)  # [B, T, D]
         else:  # what is padded is on the right, after all real tokens: causality hides it
@@ -113,6 +113,14 @@ class ClassificationTask(Task):
         logits, labels = self.model.head(hidden, mask).float(), batch["labels"]
         real = (labels if labels.ndim == 1 else labels[:, 0]) != IGNORED
         return logits[real], labels[real]
+
+    def _dropped(self, text: Tensor) -> Tensor:
+        """Ids [B, T] with some of the text's shown as ``<mask>``, in training."""
+        if not self.training or not self.settings.token_dropout:
+            return text
+        marks = self.tokenizers["text"]
+        chosen = torch.rand(text.shape, device=text.device) < self.settings.token_dropout
+        return text.masked_fill(chosen & (text > marks.mask_id), marks.mask_id)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         logits, labels = self(batch)
@@ -186,12 +194,16 @@ class ClassificationTask(Task):
         """
         if not self.pairs:
             return self.classify(texts)
+        for text in texts:
+            if flaw := self.flaw(text):
+                raise DataError("input", *flaw)
         pairs = [text.split("\t", 1) for text in texts]
-        if single := [text for text, parts in zip(texts, pairs, strict=True) if len(parts) == 1]:
-            raise DataError(
-                "input", f"{single[0][:40]!r} is one text, and this run classifies pairs", "TEXT<TAB>TEXT_B"
-            )
         return self.classify([first for first, _ in pairs], [second for _, second in pairs])
+
+    def flaw(self, text: str) -> tuple[str, str] | None:
+        if self.pairs and "\t" not in text:
+            return f"{text[:40]!r} is one text, and this run classifies pairs", "TEXT<TAB>TEXT_B"
+        return None
 
     def classify(self, texts: Sequence[str], others: Sequence[str] | None = None) -> list[list[dict[str, Any]]]:
         """As `predict`, with the second texts of pairs given apart."""

@@ -217,6 +217,12 @@ class LanguageModelingTask(Task):
             results += self._sample(texts[first : first + size], decoding, first)
         return results
 
+    def flaw(self, text: str) -> tuple[str, str] | None:
+        length, most = len(self._encode(text)), self.config.model.max_len
+        if length < most:
+            return None
+        return f"a prompt of {length - 1:,} tokens, longer than the context, model.max_len={most:,}", "a shorter prompt"
+
     @torch.inference_mode()
     def stream(self, text: str, decoding: DecodingConfig, write: Callable[[str], None]) -> list[dict[str, Any]]:
         """Continues one prompt and writes the text as it grows, up to a stop string."""

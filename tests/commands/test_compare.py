@@ -1,0 +1,491 @@
+"""``compare`` on small fabricated capsules: systems, tests, words, refusals, files."""
+
+import copy
+import csv
+import functools
+import json
+import math
+
+import numpy as np
+import pytest
+from sacrebleu.metrics import BLEU
+from scipy import stats
+
+from multihead.cli import main
+from multihead.commands import compare as command
+from multihead.commands.compare import compare
+from multihead.config.compose import compose, to_yaml
+from multihead.config.keys import GROUPS
+from multihead.errors import CheckpointError, ConfigError, DataError
+
+WORDS = [f"w{i}" for i in range(30)]
+TRUTH = {"data_train": "t1", "data_val": "v1", "data_test": "s1", "tokenizer_target": "k1"}
+
+
+@functools.cache
+def composed(*words):
+    """Composing takes a while, and many runs here differ in a value only."""
+    return compose(list(words)).tree
+
+
+def configuration(folder, words):
+    """The tree of group choices, then of single values."""
+    groups = [word for word in words if word.partition("=")[0] in GROUPS]
+    tree = copy.deepcopy(composed(*groups))
+    for word in [*words, f"run_dir={folder}"]:
+        key, _, value = word.partition("=")
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node[part]
+        if word not in groups:
+            node[last] = type(node[last])(value)
+    return tree
+
+
+def capsule(folder, words, result, samples, *, data=None, curve=(3.0, 2.0, 1.0), parameters=1000):
+    """Writes a finished run of the configuration that ``words`` make."""
+    folder.mkdir(parents=True)
+    tree = configuration(folder, words)
+    (folder / "config.yaml").write_text(to_yaml(tree))
+    (folder / "environment.json").write_text(json.dumps({"data": data or TRUTH, "seed": tree["seed"]}))
+    (folder / "result.json").write_text(json.dumps({**result, "parameters": parameters, "seed": tree["seed"]}))
+    rows = [{"split": "val", "step": 1, "index": 0, "source": "s", "reference": "r", "output": "o"}]
+    rows += [{"split": "test", "step": 9, "index": i, **sample} for i, sample in enumerate(samples)]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        monitor = tree["task"]["monitor"]
+        writer.writerow(["step", "train/loss", monitor])
+        writer.writerows([10 * i, value, value + 1] for i, value in enumerate(curve))
+    return folder
+
+
+def translations(share, seed, count=60):
+    """References that are the same for all, and outputs of which a share of words is wrong."""
+    fixed, rng = np.random.default_rng(0), np.random.default_rng(seed)
+    samples = []
+    for _ in range(count):
+        reference = list(fixed.choice(WORDS, 10))
+        output = [word if rng.random() > share else "x" for word in reference]
+        samples.append({"source": "s", "reference": " ".join(reference), "output": " ".join(output)})
+    return samples
+
+
+def bleu(samples):
+    return BLEU().corpus_score([s["output"] for s in samples], [[s["reference"] for s in samples]]).score
+
+
+def translation(folder, share, *words, seed=1, noise=0, **more):
+    samples = translations(share, 100 * noise + seed, more.pop("count", 60))
+    words = ["task=translation", f"seed={seed}", *words]
+    return capsule(folder, words, {"test/bleu": bleu(samples), "test/loss": share}, samples, **more)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Three seeds of each of two systems of different width, the second better."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2, 3):
+        translation(tmp_path / f"runs/narrow_{seed}", 0.30, "model.d_model=64", seed=seed, parameters=1000)
+        translation(tmp_path / f"runs/wide_{seed}", 0.10, "model.d_model=96", seed=seed, noise=1, parameters=1400)
+    return tmp_path
+
+
+# ---- systems and numbers
+
+
+def test_seeds_make_systems_named_by_what_differs(runs):
+    report = compare([], group=["runs"])
+    assert [system.name for system in report.systems] == ["model.d_model=64", "model.d_model=96"]
+    assert [system.seeds for system in report.systems] == [[1, 2, 3], [1, 2, 3]]
+    values = [bleu(translations(0.30, seed)) for seed in (1, 2, 3)]
+    found = report.systems[0].spread
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.deviation == pytest.approx(np.std(values, ddof=1))
+    half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    assert report.differences == {"model.d_model": ["64", "96"]}
+    assert report.warnings == ["parameters differ by 40.0%: model.d_model=64 1,000, model.d_model=96 1,400"]
+    (pair,) = report.pairs
+    assert pair.test.method == "t-test over seeds and examples"
+    assert pair.statement.startswith("model.d_model=96 is better than model.d_model=64 by ")
+    assert " BLEU (95 % CI " in pair.statement and "corrected" not in pair.statement
+    assert {name: len(curves) for name, curves in report.curves.items()} == {"val/bleu": 6, "train/loss": 6}
+    assert report.curves["train/loss"][0].points == [(0, 3.0), (10, 2.0), (20, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "words", [["runs/*"], ["runs"], ["runs/narrow_*", "runs/wide_*"], ["runs/narrow_1", "runs", "runs/narrow_1/"]]
+)
+def test_ways_to_name_runs(runs, words):
+    assert [len(system.runs) for system in compare(words).systems] == [3, 3]
+
+
+def test_what_a_capsule_holds_is_no_run(runs):
+    (runs / "runs/wide_1/wandb/files").mkdir(parents=True)
+    (runs / "runs/wide_1/wandb/files/config.yaml").write_text("wandb_version: 1\n")
+    assert len(compare(["runs/wide_*"]).systems[0].runs) == 3
+
+
+def test_one_seed_is_a_paired_bootstrap(runs):
+    report = compare(["runs/narrow_1", "runs/wide_1"])
+    (pair,) = report.pairs
+    difference = bleu(translations(0.30, 1)) - bleu(translations(0.10, 101))
+    assert pair.test.difference == pytest.approx(difference)
+    assert pair.test.method == "paired bootstrap"
+    assert pair.test.low < difference < pair.test.high < 0
+    assert pair.statement.endswith(", p < 0.001)")
+    assert any(note.startswith("One seed each") for note in report.notes)
+    assert report.systems[0].spread.deviation is None
+
+
+def test_not_distinguishable_and_corrected(runs):
+    for noise in (5, 6):
+        for seed in (1, 2, 3):
+            lr = f"optim.lr=0.00{noise}"
+            translation(runs / f"runs/again_{noise}_{seed}", 0.30, "model.d_model=64", lr, seed=seed, noise=noise)
+    report = compare(["runs/again_5_*", "runs/again_6_*", "runs/wide_*"], names=["five", "six", "wide"])
+    first, second, third = report.pairs
+    assert first.statement.startswith("five and six are not distinguishable (difference ")
+    assert second.statement.startswith("wide is better than five by ") and second.statement.endswith("corrected)")
+    p = sorted(pair.test.p for pair in report.pairs)
+    assert sorted(pair.corrected for pair in report.pairs) == pytest.approx(
+        [3 * p[0], max(3 * p[0], 2 * p[1]), max(p[2], 2 * p[1])]
+    )
+    assert third.corrected > third.test.p
+    assert any("corrected for 3 comparisons" in note for note in report.notes)
+
+
+def test_baseline_instead_of_all_pairs(runs):
+    translation(runs / "runs/other", 0.2, "model.d_model=32")
+    for baseline in ("runs/wide_2", "model.d_model=96"):
+        report = compare(["runs"], baseline=baseline)
+        assert [(pair.first, pair.second) for pair in report.pairs] == [
+            ("model.d_model=64", "model.d_model=96"),
+            ("model.d_model=32", "model.d_model=96"),
+        ]
+    assert any(note.startswith("model.d_model=32: one seed, taken to vary") for note in report.notes)
+    with pytest.raises(ConfigError, match="baseline: nowhere is none of the systems: model"):
+        compare(["runs"], baseline="nowhere")
+    with pytest.raises(ConfigError, match="baseline: runs is several of the systems"):
+        compare(["runs"], baseline="runs")
+
+
+def test_names(runs):
+    report = compare(["runs"], names=["slim", "broad"])
+    assert [system.name for system in report.systems] == ["slim", "broad"]
+    report = compare([f"runs/narrow_{i}" for i in (1, 2)] + ["runs/wide_1"], names=["a", "a", "b"])
+    assert {system.name: len(system.runs) for system in report.systems} == {"a": 2, "b": 1}
+    with pytest.raises(ConfigError, match=r"names: needs 2 different names, .*: model.d_model=64; model.d_model=96"):
+        compare(["runs"], names=["a", "b", "c"])
+    with pytest.raises(
+        ConfigError, match=r"names: a would hold runs/narrow_1 and runs/wide_1, which differ in model\.d_model"
+    ):
+        compare(["runs/narrow_1", "runs/wide_1"], names=["a", "a"])
+
+
+def test_a_repetition_is_no_seed(runs):
+    translation(runs / "runs/narrow_again", 0.31, "model.d_model=64", seed=2)
+    with pytest.raises(ConfigError, match="runs/narrow_2 and runs/narrow_again have the same configuration and seed"):
+        compare(["runs"])
+    report = compare(["runs/narrow_2", "runs/narrow_again"], names=["before", "after"])
+    assert [system.name for system in report.systems] == ["before", "after"]
+
+
+def test_runs_that_started_from_seeds_of_one_pretraining_are_one_system(runs):
+    for seed in (1, 2):
+        start = f"init_from=runs/wide_{seed}"
+        translation(runs / f"tuned/from_{seed}", 0.05, "model.d_model=96", start, seed=seed, noise=3)
+    report = compare(["tuned/*", "runs/wide_*"])
+    assert [system.name for system in report.systems] == ["init_from=runs/wide_1", "no init_from"]
+    assert [len(system.runs) for system in report.systems] == [2, 3]
+
+
+def test_systems_that_differ_in_much_are_named_by_little(runs):
+    for size in ("tiny", "small", "base"):
+        translation(runs / f"sizes/{size}", 0.2, f"model={size}")
+    names = [system.name for system in compare(["sizes"]).systems]
+    assert sorted(names) == ["model.d_model=128", "model.d_model=256", "model.d_model=512"]
+
+
+def test_a_run_from_before_a_key_existed(runs):
+    old = runs / "runs/narrow_1/config.yaml"
+    lines = old.read_text().splitlines()
+    old.write_text("\n".join(line for line in lines if "layer_decay" not in line and "freeze" not in line) + "\n")
+    assert len(compare(["runs/narrow_*"]).systems) == 1
+
+
+def test_one_system_only(runs):
+    report = compare(["runs/narrow_*"])
+    assert report.pairs == [] and report.notes[-1].startswith("All runs are seeds of one system")
+
+
+# ---- other tasks
+
+
+def classification(folder, right, *words, seed=1, result=None, task="classification"):
+    """Examples of two classes in turn, of which those in ``right`` are predicted."""
+    classes, samples = ("ham", "spam"), []
+    for i, hit in enumerate(right):
+        predicted = classes[i % 2] if hit else classes[1 - i % 2]
+        samples.append({"text": f"t{i}", "label": classes[i % 2], "predicted": predicted})
+    found = result or {"test/accuracy": sum(right) / len(right)}
+    return capsule(folder, [f"task={task}", f"seed={seed}", *words], found, samples)
+
+
+def test_accuracy_is_mcnemars(runs):
+    a = np.ones(60, dtype=int)
+    a[:6] = 0
+    b = np.ones(60, dtype=int)
+    b[4:20] = 0  # 2 examples wrong in both: only a wrong 4, only b wrong 14
+    classification(runs / "c/a", a, "optim.lr=0.1")
+    classification(runs / "c/b", b, "optim.lr=0.2")
+    (pair,) = compare(["c/a", "c/b"], names=["A", "B"]).pairs
+    assert pair.test.method == "McNemar"
+    assert pair.test.p == pytest.approx(stats.binomtest(4, 18).pvalue)
+    name, permuted = pair.test.also[0]
+    assert name == "permutation" and permuted == pytest.approx(stats.binomtest(4, 18).pvalue, abs=0.012)
+    assert pair.statement.startswith("A is better than B by 0.17 accuracy (95 % CI 0.0")
+
+
+def test_f1_of_a_class_is_a_permutation(runs):
+    for name, lr, wrong in (("a", "0.1", 6), ("b", "0.2", 20)):
+        right = np.ones(60, dtype=int)
+        right[:wrong] = 0
+        classification(runs / f"c/{name}", right, f"optim.lr={lr}", result={"test/f1/spam": 1 - wrong / 60})
+    report = compare(["c"], metric="f1/spam")
+    assert (report.metric, report.better) == ("test/f1/spam", "max")
+    assert report.pairs[0].test.method == "paired permutation"
+    assert " F1 of spam (" in report.pairs[0].statement
+    assert report.warnings == []  # as many errors in each class: F1 is the accuracy
+
+
+def language(folder, nats, *words, seed=1, tokenizer="k1", result=None):
+    samples = [{"nats": float(n), "tokens": 10 + i, "bytes": 40 + i} for i, n in enumerate(nats)]
+    total = sum(nats)
+    found = {
+        "test/loss": total / sum(s["tokens"] for s in samples),
+        "test/bits_per_byte": total / sum(s["bytes"] for s in samples) / math.log(2),
+    }
+    words = ["task=lm", f"seed={seed}", *words]
+    return capsule(folder, words, result or found, samples, data=TRUTH | {"tokenizer_text": tokenizer})
+
+
+def test_language_models_differ_by_document(runs):
+    rng = np.random.default_rng(6)
+    base = rng.gamma(5.0, 8.0, 40)
+    language(runs / "l/a", base, "optim.lr=0.1")
+    language(runs / "l/b", base + rng.normal(2.0, 1.0, 40), "optim.lr=0.2")
+    report = compare(["l"])
+    assert (report.metric, report.better) == ("test/loss", "min")
+    (pair,) = report.pairs
+    assert pair.test.method == "paired permutation" and pair.test.p < 0.001
+    assert pair.statement.startswith("optim.lr=0.1 is better than optim.lr=0.2 by 0.0")
+    assert " nats per token (95 % CI 0.0" in pair.statement
+    assert list(report.curves) == ["val/loss", "train/loss"]
+
+
+def test_other_tokenizers_are_compared_in_bits_per_byte(runs):
+    rng = np.random.default_rng(6)
+    language(runs / "l/a", rng.gamma(5.0, 8.0, 40), "optim.lr=0.1")
+    language(runs / "l/b", rng.gamma(5.0, 8.0, 40), "optim.lr=0.2", tokenizer="k2")
+    report = compare(["l"])
+    assert report.metric == "test/bits_per_byte"
+    assert report.notes[0].startswith("test/loss is per token and the runs have different tokenizers")
+    with pytest.raises(ConfigError, match="metric: test/loss is per token, and the runs have different tokenizers"):
+        compare(["l"], metric="loss")
+
+
+def test_documents_that_are_cut_otherwise_are_not_resampled(runs):
+    for seed in (1, 2):
+        language(runs / f"l/a{seed}", [40.0 + seed] * 40, "optim.lr=0.1", seed=seed)
+        language(runs / f"l/b{seed}", [45.0 + seed] * 30, "optim.lr=0.2", seed=seed)
+    report = compare(["l"])
+    assert report.pairs[0].test.method == "t-test over seeds"
+    assert "chance in the choice of documents is not looked at" in report.notes[0]
+
+
+def test_a_metric_that_examples_do_not_tell(runs):
+    report = compare(["runs"], metric="test/loss")
+    assert report.better == "min"
+    values = [[0.30] * 3, [0.10] * 3]
+    assert report.pairs[0].test.difference == pytest.approx(np.mean(values[0]) - np.mean(values[1]))
+    assert report.pairs[0].test.method == "t-test over seeds"
+    assert report.notes[0].startswith("samples.jsonl has nothing for each example about test/loss")
+    report = compare(["runs/narrow_1", "runs/wide_1"], metric="test/loss")
+    assert report.pairs[0].test is None
+    assert report.pairs[0].statement.endswith("differ by 0.2 nats per token; with one seed each there is no test")
+
+
+def test_few_examples_are_not_resampled(runs):
+    for name, lr in (("a", "0.1"), ("b", "0.2")):
+        translation(runs / f"few/{name}", 0.3, f"optim.lr={lr}", count=9)
+    report = compare(["few"])
+    assert report.notes[0].startswith("only 9 test examples") and report.pairs[0].test is None
+
+
+def test_a_later_test_of_the_same_example_counts(runs):
+    """A resumed run tests again, and its new lines stand below the old ones."""
+    path = runs / "runs/narrow_1/samples.jsonl"
+    wrong = [{"split": "test", "step": 5, "index": i, **s} for i, s in enumerate(translations(0.9, 1))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in wrong) + path.read_text())
+    assert not any("samples.jsonl" in text for text in compare(["runs"]).warnings)
+
+
+# ---- warnings and refusals
+
+
+def test_samples_that_disagree_with_the_result(runs):
+    path = runs / "runs/wide_1/result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test/bleu": 99.0}))
+    warnings = compare(["runs"]).warnings
+    assert any(text.startswith("runs/wide_1: samples.jsonl gives ") and "has 99" in text for text in warnings)
+
+
+def test_other_training_data_are_told(runs):
+    translation(runs / "runs/more", 0.1, "data.grammar.train_size=99", data=TRUTH | {"data_train": "t2"})
+    warnings = compare(["runs/narrow_1", "runs/more"], names=["a", "b"]).warnings
+    assert warnings[0] == "training data differ: a | b"
+
+
+def test_small_differences_in_size_are_not_told(runs):
+    translation(runs / "runs/x", 0.1, "model.d_model=128", parameters=1009)
+    assert compare(["runs/narrow_1", "runs/x"]).warnings == []
+
+
+def test_refused_runs(runs):
+    (runs / "empty").mkdir()
+    translation(runs / "elsewhere", 0.1, "optim.lr=0.5", data=TRUTH | {"data_test": "s2"})
+    what = "runs/narrow_1 and elsewhere have different test data \\(s1, s2\\)"
+    with pytest.raises(ConfigError, match=what):
+        compare(["runs/narrow_1", "elsewhere"])
+    translation(runs / "unknown", 0.1, "optim.lr=0.6", data={"data_train": "t1"})
+    with pytest.raises(ConfigError, match=r"unknown/environment\.json has no fingerprint of its test data"):
+        compare(["runs/narrow_1", "unknown"])
+    classification(runs / "sorted", [1, 0] * 30)
+    with pytest.raises(ConfigError, match="runs/narrow_1 and sorted have different tasks \\(translation, classificati"):
+        compare(["runs/narrow_1", "sorted"])
+    (runs / "runs/wide_3/result.json").unlink()
+    what = "runs/wide_3 has no result.json: the run did not get to its end; fix: finish it by resume=runs/wide_3, or"
+    with pytest.raises(ConfigError, match=what):
+        compare(["runs"])
+    with pytest.raises(ConfigError, match="runs: nothing/here does not exist"):
+        compare(["nothing/here"])
+    with pytest.raises(ConfigError, match=r"runs: nothing/\* matches no run"):
+        compare(["nothing/*"])
+    with pytest.raises(ConfigError, match="group: empty is no run and holds none"):
+        compare([], group=["empty"])
+
+
+def test_other_objectives_are_refused(runs):
+    for name, objective in (("a", "causal"), ("b", "masked")):
+        language(runs / f"l/{name}", [40.0] * 20, f"task.objective={objective}")
+    with pytest.raises(ConfigError, match=r"l/a and l/b have different objectives \(causal, masked\)"):
+        compare(["l"])
+
+
+def test_refused_metric(runs):
+    what = r"runs/narrow_1 has no test/blue; it has test/bleu, test/loss; fix: metric=test/bleu"
+    with pytest.raises(ConfigError, match=what):
+        compare(["runs"], metric="test/blue")
+
+
+def test_damaged_files(runs):
+    path = runs / "runs/narrow_1/samples.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    path.write_text("".join(lines[:30]) + "{\n" + "".join(lines[31:]))
+    with pytest.raises(DataError, match=r"narrow_1/samples\.jsonl:31: not an example as JSON"):
+        compare(["runs"])
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(ConfigError, match=r"have other test examples in samples\.jsonl \(59 and 60\)"):
+        compare(["runs"])
+    path.write_text(whole)
+    (runs / "runs/narrow_1/metrics.csv").write_text("step,train/loss\nx,1\n")
+    with pytest.raises(DataError, match=r"narrow_1/metrics\.csv: cannot be read"):
+        compare(["runs"])
+    (runs / "runs/narrow_1/result.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"narrow_1/result\.json: not readable as JSON"):
+        compare(["runs"])
+    (runs / "runs/narrow_1/result.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"narrow_1/result\.json: must be a mapping of keys to values"):
+        compare(["runs"])
+    (runs / "runs/narrow_1/environment.json").unlink()
+    with pytest.raises(CheckpointError, match=r"narrow_1/environment\.json: no such file"):
+        compare(["runs"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "runs: is missing: which runs to compare"),
+        (["run=runs"], "run: compare takes runs=, group=, .*fix: runs=runs"),
+        (["runs=runs", "format=pdf"], "format: must be one of markdown, latex, html, json, got pdf"),
+        (["runs=runs", "format=[html,json]"], "out: is missing: several formats need files"),
+        (["runs=runs", "out=x.pdf"], "out: x.pdf: no format ends in .pdf; fix: format=markdown"),
+        (["runs=runs", "out=runs"], "out: runs is a directory; fix: out=runs/comparison.html"),
+    ],
+)
+def test_refused_words(runs, words, message):
+    with pytest.raises(ConfigError, match=message):
+        command.run(words)
+
+
+# ---- through the door
+
+
+def test_the_terminal(runs, capsys):
+    assert main(["compare", "runs=[runs/narrow_*,runs/wide_*]", "names=[narrow,wide]", "out=new/report.html"]) == 0
+    told = capsys.readouterr()
+    rows = [line.split() for line in told.out.splitlines()]
+    assert ["system", "seeds", "mean", "sd", "95", "%", "CI", "over", "seeds", "parameters"] in rows
+    assert [row[:2] for row in rows if row[-1:] == ["1,400"]] == [["wide", "3"]]
+    assert "wide is better than narrow by " in told.out
+    assert told.err.splitlines() == [
+        "warning: parameters differ by 40.0%: narrow 1,000, wide 1,400",
+        "wrote new/report.html",
+    ]
+    page = (runs / "new/report.html").read_text()
+    assert page.count("<polyline") == 12 and "model.d_model" in page
+
+
+def test_several_files(runs, capsys):
+    assert main(["compare", "group=runs", "format=[markdown,html,json,latex]", "out=report.md"]) == 0
+    assert sorted(path.name for path in runs.glob("report.*")) == [
+        "report.html", "report.json", "report.md", "report.tex",
+    ]  # fmt: skip
+    capsys.readouterr()
+
+
+def test_standard_output_holds_the_format_only(runs, capsys):
+    assert main(["compare", "group=runs", "format=json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["metric"] == "test/bleu" and len(content["systems"]) == 2
+    assert content["pairs"][0]["test"]["p"] == content["pairs"][0]["corrected"]
+
+
+def test_one_line_and_status_2(runs, capsys):
+    translation(runs / "elsewhere", 0.1, data=TRUTH | {"data_test": "s2"})
+    assert main(["compare", "runs=[runs/wide_1,elsewhere]"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and len(told.err.splitlines()) == 1
+    assert told.err.startswith("error[config] runs: runs/wide_1 and elsewhere have different test data (s1, s2); fix:")
+
+
+def test_several_tasks_at_once(runs):
+    """Of a run that learned several tasks, one task's examples and metrics."""
+    for name, lr, wrong in (("a", "0.1", 5), ("b", "0.2", 30)):
+        right = [0] * wrong + [1] * (60 - wrong)
+        result = {"test/classification/accuracy": 1 - wrong / 60}
+        path = classification(runs / f"m/{name}", right, f"optim.lr={lr}", result=result, task="multitask")
+        lines = [json.loads(line) for line in (path / "samples.jsonl").read_text().splitlines()]
+        both = [{**line, "task": "classification"} for line in lines] + [
+            {"task": "translation", "split": "test", "step": 9, "index": i, **s}
+            for i, s in enumerate(translations(0.1, 1))
+        ]
+        (path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in both))
+    report = compare(["m"], metric="classification/accuracy")
+    assert report.metric == "test/classification/accuracy" and report.warnings == []
+    assert report.pairs[0].test.method == "McNemar"
+    assert report.pairs[0].statement.startswith("optim.lr=0.1 is better than optim.lr=0.2 by 0.42 accuracy")

@@ -56,6 +56,8 @@ def test_mcnemar_by_hand():
     # Agresti, Categorical Data Analysis, table 10.1 (approval of the prime minister): 150 and 86 changed their mind,
     # z^2 = (86 - 150)^2 / (86 + 150) = 17.36
     assert mcnemar(150, 86) == pytest.approx(math.erfc(math.sqrt(4096 / 236 / 2)))
+    for one, other in ((0, 5), (2, 2), (12, 12), (11, 13)):
+        assert mcnemar(one, other) == pytest.approx(stats.binomtest(one, one + other).pvalue)
     assert mcnemar(0, 0) == mcnemar(4, 4) == mcnemar(50, 50) == 1.0
 
 
@@ -183,6 +185,16 @@ def test_the_variance_of_examples_is_what_different_seeds_share():
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.05)
     same = over_seeds(a.mean(1), b.mean(1), boots[0], boots[0])  # shared examples cancel: seeds remain
     assert same.p == pytest.approx(over_seeds(a.mean(1), b.mean(1)).p)
+
+
+def test_seeds_that_do_not_vary_leave_a_normal_distribution():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(0.03, 1, 500), rng.normal(0, 1, 500)
+    boots = [np.stack([resampled(counted(run), mean, 2000)] * 2) for run in (a, b)]
+    found = over_seeds([a.mean()] * 2, [b.mean()] * 2, *boots)
+    error = (boots[0][0] - boots[1][0]).std(ddof=1)
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(found.difference) / error))
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * error, rel=1e-6)
 
 
 def test_equal_scores_of_all_runs():

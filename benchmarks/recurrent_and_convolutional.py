@@ -6,10 +6,11 @@
 
 ``lstm``: stacked LSTMs of torch.nn (Hochreiter and Schmidhuber 1997), in both directions in an encoder. ``conv``:
 stacked convolutions with gated linear units (Dauphin et al. 2017, arXiv:1612.08083), centred in an encoder. Embeddings,
-residual connections, norms, dropout and heads are the Transformer's. With ``model.feed_forward=none`` a layer is nothing
-but the LSTM or the convolution and has the parameters of attention and feed-forward together, as in the literature;
-with ``dense`` they replace self-attention alone. A decoder's attention to the encoder stays multi-head attention, as
-both literatures have attention there (Bahdanau et al. 2015, arXiv:1409.0473; Gehring et al. 2017, arXiv:1705.03122).
+residual connections, norms, dropout and heads are the Transformer's. With ``model.feed_forward=none`` a layer is
+nothing but the LSTM or the convolution and has the parameters of attention and feed-forward together, as in the
+literature; with ``dense`` they replace self-attention alone. A decoder's attention to the encoder stays multi-head
+attention, as both literatures have attention there (Bahdanau et al. 2015, arXiv:1409.0473; Gehring et al. 2017,
+arXiv:1705.03122).
 
 Shapes: B batch, T time, P pieces, D d_model, W width of the block.
 """

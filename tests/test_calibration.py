@@ -160,7 +160,7 @@ def test_the_words_are_split_from_the_configurations():
     assert Request.take(["data.split=val"]) == (None, ["data.split=val"])
     words = ["calibrate=true", "threshold=precision:0.99", "data.split=val", "threshold_label=spam"]
     assert Request.take(words) == (Request(True, "precision:0.99", "spam"), ["data.split=val"])
-    assert Request.take(['threshold="cost:5"', "threshold_label=spam"])[0] == Request(False, "cost:5", "spam")
+    assert Request.take(['threshold="cost:5"', "threshold_label=spam"])[0] == Request(None, "cost:5", "spam")
     with pytest.raises(ConfigError, match=r"calibrate: must be one of true, false, got 'yes'"):
         Request.take(["calibrate=yes"])
     with pytest.raises(ConfigError, match=r"threshold_label: is missing; fix: threshold_label=CLASS"):
@@ -180,6 +180,7 @@ def test_a_new_temperature_chooses_a_standing_threshold_anew():
     decided = [c.decide(c.probabilities(logits), names).tolist() for c in (first, both)]
     assert decided[0] == decided[1]  # of two classes the order of scores stays: the same examples
     assert both.described()["calibrated"] is True and both.described()["threshold_label"] == "spam"
+    assert Request(calibrate=False).fulfil(both, logits, labels, names) == first
     assert Request(threshold="none").fulfil(both, logits, labels, names).thresholds == {}
     other = Request(threshold="cost:2", label="ham").fulfil(both, logits, labels, names)
     assert list(other.thresholds) == ["ham"]  # of one class each there is one threshold

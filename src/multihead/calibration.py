@@ -122,8 +122,8 @@ class Calibration:
 class Request:
     """What ``evaluate`` is asked to decide: ``calibrate=true threshold=precision:0.99 threshold_label=spam``."""
 
-    calibrate: bool = False
-    """Fit a temperature."""
+    calibrate: bool | None = None
+    """Fit a temperature; False takes it back, None leaves what stands."""
     threshold: str = ""
     """The criterion of a threshold, ``none`` to take thresholds back, or empty."""
     label: str = ""
@@ -145,13 +145,15 @@ class Request:
         rest = [word for word in words if word.partition("=")[0] not in given]
         if not given:
             return None, rest
-        calibrate, threshold = given.get("calibrate", "false"), given.get("threshold", "").strip("\"'")
-        require_choice("calibrate", calibrate, ("true", "false"))
+        threshold = given.get("threshold", "").strip("\"'")
+        if "calibrate" in given:
+            require_choice("calibrate", given["calibrate"], ("true", "false"))
         if threshold not in ("", "none"):
             parse_criterion(threshold)
             if "threshold_label" not in given:
                 raise ConfigError("threshold_label", "is missing", "threshold_label=CLASS names what threshold= is of")
-        return cls(calibrate == "true", threshold, given.get("threshold_label", "")), rest
+        calibrate = given["calibrate"] == "true" if "calibrate" in given else None
+        return cls(calibrate, threshold, given.get("threshold_label", "")), rest
 
     def fulfil(
         self, calibration: Calibration, logits: Tensor, labels: Tensor, names: Sequence[str], multi_label: bool = False
@@ -171,7 +173,9 @@ class Request:
             ConfigError: There is no such class, or no threshold does what is asked.
         """
         logits = logits.double()
-        temperature = fit_temperature(logits, labels, multi_label) if self.calibrate else calibration.temperature
+        temperature = calibration.temperature if self.calibrate is None else 1.0
+        if self.calibrate:
+            temperature = fit_temperature(logits, labels, multi_label)
         criteria = {name: threshold.criterion for name, threshold in calibration.thresholds.items()}
         if self.threshold == "none":
             criteria = {}

@@ -168,5 +168,6 @@ def test_numbers_in_words():
     assert [p_text(p) for p in (0.0004, 0.0412, 0.2, 1.0)] == ["p < 0.001", "p = 0.041", "p = 0.20", "p = 1.00"]
     assert p_text(0.0004, bare=True) == "< 0.001" and p_text(None) == "-"
     assert signed(-0.0001, 2) == "0.00" and signed(-0.26, 1) == "-0.3"
+    assert signed(0.26, 1, plus=True) == "+0.3" and signed(0.0, 2, plus=True) == "0.00"
     widths = [(0, 1.6, 1), (0, 25, 0), (-0.004, 0.011, 3), (3, 3, 2)]
     assert [difference_digits(Test(0.0, low, high, 1.0, "")) for low, high, _ in widths] == [d for *_, d in widths]

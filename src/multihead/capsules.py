@@ -281,7 +281,7 @@ def require_one(capsules: Sequence[Capsule], what: str, of: Callable[[Capsule], 
     first = capsules[0]
     for other in capsules[1:]:
         if of(other) != of(first):
-            values = ", ".join(str(of(capsule))[:12] or "none" for capsule in (first, other))
+            values = ", ".join(str(of(capsule))[:14] or "none" for capsule in (first, other))
             raise ConfigError("runs", f"{first.path} and {other.path} have different {what} ({values})", fix)
 
 

@@ -112,7 +112,7 @@ def pairs_rows(report: Report) -> list[list[str]]:
         rows.append(
             [
                 name,
-                f"{test.difference:+.{digits}f}",
+                signed(test.difference, digits, plus=True),
                 f"{signed(test.low, digits)} to {signed(test.high, digits)}",
                 p_text(test.p, bare=True),
                 p_text(pair.corrected, bare=True),
@@ -145,10 +145,10 @@ def difference_digits(test: Test) -> int:
     return min(6, max(0, 1 - math.floor(math.log10(size)))) if size > 0 else 2
 
 
-def signed(value: float, digits: int) -> str:
-    """A number without the sign of a rounded zero."""
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text
+def signed(value: float, digits: int, plus: bool = False) -> str:
+    """A number without the sign of a rounded zero; with a plus where ``plus``."""
+    text = f"{value:{'+' if plus else ''}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
 
 
 def _digits(spreads: Sequence[Spread]) -> int:

@@ -364,7 +364,9 @@ def test_refused_runs(runs):
     with pytest.raises(ConfigError, match=r"unknown/environment\.json has no fingerprint of its test data"):
         compare(["runs/narrow_1", "unknown"])
     classification(runs / "sorted", [1, 0] * 30)
-    with pytest.raises(ConfigError, match="runs/narrow_1 and sorted have different tasks \\(translation, classificati"):
+    with pytest.raises(
+        ConfigError, match="runs/narrow_1 and sorted have different tasks \\(translation, classification"
+    ):
         compare(["runs/narrow_1", "sorted"])
     (runs / "runs/wide_3/result.json").unlink()
     what = "runs/wide_3 has no result.json: the run did not get to its end; fix: finish it by resume=runs/wide_3, or"
@@ -477,7 +479,7 @@ def test_several_tasks_at_once(runs):
     """Of a run that learned several tasks, one task's examples and metrics."""
     for name, lr, wrong in (("a", "0.1", 5), ("b", "0.2", 30)):
         right = [0] * wrong + [1] * (60 - wrong)
-        result = {"test/classification/accuracy": 1 - wrong / 60}
+        result = {"test/classification/accuracy": 1 - wrong / 60, "test/loss": 2.0}
         path = classification(runs / f"m/{name}", right, f"optim.lr={lr}", result=result, task="multitask")
         lines = [json.loads(line) for line in (path / "samples.jsonl").read_text().splitlines()]
         both = [{**line, "task": "classification"} for line in lines] + [
@@ -489,3 +491,6 @@ def test_several_tasks_at_once(runs):
     assert report.metric == "test/classification/accuracy" and report.warnings == []
     assert report.pairs[0].test.method == "McNemar"
     assert report.pairs[0].statement.startswith("optim.lr=0.1 is better than optim.lr=0.2 by 0.42 accuracy")
+    report = compare(["m"])
+    assert report.metric == "test/loss" and report.pairs[0].test is None
+    assert report.notes == ["test/loss is of several tasks: chance in the choice of examples is not looked at."]

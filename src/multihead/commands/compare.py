@@ -383,6 +383,8 @@ def _scores(capsules: Sequence[Capsule], metric: Metric) -> tuple[Scores, list[s
     scores = Scores({capsule.path: float(capsule.result[metric.key]) for capsule in capsules})
     if not metric.key.startswith("test/"):
         return scores, [f"{metric.key} is not of the test split: chance in the choice of examples is not looked at."]
+    if metric.task == "multitask":
+        return scores, [f"{metric.key} is of several tasks: chance in the choice of examples is not looked at."]
     samples = [capsule.samples(metric.part) for capsule in capsules]
     if metric.task == "lm":
         samples = [[sample for sample in run if "nats" in sample] for run in samples]
@@ -452,7 +454,7 @@ def _compare_pairs(
     counts = [(len(paths[i]), len(paths[j])) for i, j in pairs]
     if not pairs:
         report.notes.append("All runs are seeds of one system: there is nothing to compare.")
-    if (1, 1) in counts:
+    if (1, 1) in counts and scores.statistics:
         report.notes.append(
             "One seed each: this is about these runs, on texts like the test set; other seeds may differ."
         )

@@ -8,8 +8,9 @@ import sacrebleu
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torchmetrics.functional.text.rouge import rouge_score
 
-from multihead.metrics import CorpusBLEU, CorpusCHRF, WeightedMean
+from multihead.metrics import CorpusBLEU, CorpusCHRF, CorpusROUGE, WeightedMean
 
 SENTENCE = "Ein Mann im roten Hemd läßt sich, während er geht, von 3.5 Frauen (lachend) filmen . !"
 
@@ -102,7 +103,8 @@ def rank(number, address, results):
         mean = WeightedMean()
         for i in range(100)[share]:
             mean.update(1 / (i + 1), i % 5)
-        scores[name] = bleu.compute().item(), chrf.compute().item(), mean.compute().item()
+        rouge = in_batches(CorpusROUGE("rouge2"), hypotheses[share], references[share])
+        scores[name] = bleu.compute().item(), chrf.compute().item(), mean.compute().item(), rouge.compute().item()
     results.put(scores)
     dist.destroy_process_group()
 
@@ -115,6 +117,32 @@ def test_two_ranks_score_as_one(tmp_path):
     mean = sum(1 / (i + 1) for i in range(100)) / sum(i % 5 for i in range(100))
     bleu = sacrebleu.corpus_bleu(hypotheses, [references]).score
     chrf = sacrebleu.corpus_chrf(hypotheses, [references]).score
+    rouge = 100 * rouge_score(hypotheses, references, rouge_keys="rouge2")["rouge2_fmeasure"].item()
     for _ in range(2):
         for name, scores in results.get().items():
-            assert scores == (bleu, chrf, pytest.approx(mean, abs=1e-15)), name
+            expected = (bleu, chrf, pytest.approx(mean, abs=1e-15), pytest.approx(rouge, rel=1e-5))
+            assert scores == expected, name
+
+
+def test_rouge_of_a_worked_example():
+    # the cat sat on the mat / the cat lay on a mat: 4 of 6 words are shared (the, cat, on, mat), 1 of 5 pairs (the cat),
+    # and the longest common subsequence is "the cat on mat"
+    hypothesis, reference = ["The cat sat on the mat."], ["the cat lay on a mat"]
+    expected = {"rouge1": 400 / 6, "rouge2": 100 / 5, "rougeL": 400 / 6}
+    for key, score in expected.items():
+        metric = CorpusROUGE(key)
+        metric.update(hypothesis, reference)
+        assert metric.compute().item() == pytest.approx(score, rel=1e-5)
+        metric.update(reference, reference)
+        assert metric.compute().item() == pytest.approx((score + 100) / 2, rel=1e-5)
+    assert CorpusROUGE("rouge1").compute() == 0
+    with pytest.raises(ValueError, match="1 hypotheses for 2 references"):
+        CorpusROUGE("rouge1").update(["a"], ["a", "b"])
+
+
+@pytest.mark.parametrize("key", ["rouge1", "rouge2", "rougeL"])
+def test_rouge_agrees_with_torchmetrics_over_a_corpus(key):
+    hypotheses, references = corpus(100)
+    metric = in_batches(CorpusROUGE(key), hypotheses, references)
+    reference = rouge_score(hypotheses, references, rouge_keys=key)[f"{key}_fmeasure"]
+    assert metric.compute().item() == pytest.approx(100 * reference.item(), rel=1e-5)

@@ -169,3 +169,17 @@ def test_killed_under_two_ranks_and_resumed(tmp_path, plugin):
     ours, theirs = weights(tmp_path / "killed"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("task", ["lm", "multitask"])
+def test_every_task_scores_the_same_under_two_ranks(tmp_path, task):
+    words = [f"task={task}", "debug=smoke", "model.dropout=0", "trainer.max_steps=4", "trainer.val_every_n_steps=4"]
+    words += ["task.classification.head_dropout=0"] if task == "multitask" else ["task.random_windows=9"]
+    one = multihead.train([*words, f"run_dir={tmp_path / 'one'}"])
+    two = multihead.train([*words, f"run_dir={tmp_path / 'two'}", *TWO])
+    assert {name for name in one if "/" in name} == {name for name in two if "/" in name}
+    for name, value in one.items():
+        if name.startswith(("test/", "val/", "train/")):
+            assert two[name] == pytest.approx(value, rel=1e-3, abs=2e-3), name
+    samples = [(tmp_path / run / "samples.jsonl").read_text().count('"split": "test"') for run in ("one", "two")]
+    assert samples[0] == samples[1] > 20

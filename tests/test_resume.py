@@ -71,6 +71,24 @@ def test_killed_in_mid_epoch(tmp_path, words, step, micro_batch):
     assert same(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        "lm task.random_windows=5",
+        "lm task.objective=masked task.document_mask=true",
+        "summarization",
+        "classification task.token_dropout=0.2",
+        "multitask task.temperature=3 trainer.ema_decay=0.9",
+    ],
+)
+def test_every_task_goes_on_where_it_was(tmp_path, task):
+    words = [f"task={task.split()[0]}", "debug=smoke", *task.split()[1:], "trainer.max_steps=12"]
+    multihead.train([*words, f"run_dir={tmp_path / 'whole'}"])
+    assert struck(signal.SIGKILL, 8, *words, f"run_dir={tmp_path / 'killed'}")[0] == -signal.SIGKILL
+    resume(tmp_path / "killed")
+    assert same(tmp_path / "killed", tmp_path / "whole")
+
+
 def test_killed_twice_across_an_epochs_end(tmp_path):
     words = [*LENGTH, "trainer.val_every_n_steps=4", "trainer.checkpoint_every_n_steps=1", "data.part_tokens=256"]
     whole = train(tmp_path / "whole", *words)

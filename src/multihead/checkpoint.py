@@ -437,7 +437,10 @@ class Steps(L.Callback):
         loss = self._require_finite(trainer, module)
         self.sum, self.targets = None, 0
         epoch = self.epoch + self.step_in_epoch / self.data.plan.num_steps(self.epoch)
-        rates = {f"optim/lr_{g.get('kind', 'adamw')}": g["lr"] for g in trainer.optimizers[0].param_groups}
+        rates: dict[str, float] = {}
+        for group in trainer.optimizers[0].param_groups:  # with layer-wise rates the highest of each kind
+            name = f"optim/lr_{group.get('kind', 'adamw')}"
+            rates[name] = max(group["lr"], rates.get(name, 0.0))
         module.record({"train/loss": loss, "epoch": epoch, "tokens": module.tokens_seen, **rates}, step)
 
     def _require_finite(self, trainer: L.Trainer, module: Task) -> float:

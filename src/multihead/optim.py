@@ -5,8 +5,11 @@ Shapes: ``N`` stacked matrices of one shape, ``R`` rows, ``C`` columns, R <= C.
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from multihead.config.training import OptimConfig
+from multihead.errors import ConfigError
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration of Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/)."""
@@ -33,26 +37,78 @@ def build_optimizer(
             GPUs, a loop on CPUs. It must be False where gradients are clipped under mixed precision, since
             `torch.optim.AdamW` then unscales gradients itself and Lightning 2.6 refuses to clip.
     """
-    hidden, decayed, plain = [], [], []
-    for name, parameter in named_parameters:
-        if not parameter.requires_grad:
-            continue
-        if config.name == "muon" and parameter.ndim == 2 and ".layers." in name:
-            hidden.append(parameter)
-        else:
-            (decayed if parameter.ndim >= 2 else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+    named = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+    shares = layer_rates([name for name, _ in named], config.layer_decay)
+    members: dict[tuple[int, float], list[nn.Parameter]] = {}
+    for (name, parameter), share in zip(named, shares, strict=True):
+        is_hidden = config.name == "muon" and parameter.ndim == 2 and ".layers." in name
+        members.setdefault((2 if is_hidden else int(parameter.ndim < 2), -share), []).append(parameter)
     betas = (config.betas[0], config.betas[1])
+    groups = []
+    for (kind, share), parameters in sorted(members.items(), key=lambda item: item[0]):
+        group = {"params": parameters, "weight_decay": 0.0 if kind == 1 else config.weight_decay}
+        if kind == 2:
+            group |= {"momentum": config.muon_momentum, "num_iterations": config.muon_steps, "kind": "muon"}
+            group["lr"] = config.muon_lr * -share
+        else:
+            group["lr"] = config.lr * -share
+            if config.name == "muon":
+                group |= {"kind": "adamw", "betas": betas, "eps": config.eps, "fused": fused}
+        groups.append(group)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused or None)
-    for group in groups:
-        group |= {"kind": "adamw", "lr": config.lr, "betas": betas, "eps": config.eps, "fused": fused}
-    if hidden:
-        muon = {"momentum": config.muon_momentum, "num_iterations": config.muon_steps}
-        muon |= {"kind": "muon", "lr": config.muon_lr, "weight_decay": config.weight_decay}
-        groups.append({"params": hidden, **muon})
     return MuonAdamW(groups)
+
+
+def layer_rates(names: Sequence[str], decay: float) -> list[float]:
+    """The share of the learning rate of each parameter (Howard and Ruder 2018, arXiv:1801.06146, section 3.2).
+
+    Heads, final norms and the top layer of a stack have 1, each layer below ``decay`` times the one above, embeddings
+    and positions that of the lowest layer.
+
+    Args:
+        names: Of parameters, as in ``transformer.encoder.layers.0.feed_forward.up.weight``.
+        decay: 1 is the same rate everywhere.
+    """
+    places = [re.search(r"(\w+)\.layers\.(\d+)\.", name) for name in names]
+    depth: dict[str, int] = {}
+    for place in places:
+        if place:
+            depth[place[1]] = max(depth.get(place[1], 0), int(place[2]))
+    shares = []
+    for name, place in zip(names, places, strict=True):
+        below = depth[place[1]] - int(place[2]) if place else 0
+        if embedded := re.search(r"(\w+)\.(embedding|positions)\.", name):
+            below = depth.get(embedded[1], 0)
+        shares.append(decay**below)
+    return shares
+
+
+def freeze(named_parameters: Iterable[tuple[str, nn.Parameter]], patterns: Sequence[str]) -> list[str]:
+    """Takes the parameters whose names match out of training; returns these names.
+
+    Args:
+        named_parameters: Of the model.
+        patterns: ``optim.freeze``; ``*`` stands for anything.
+
+    Raises:
+        ConfigError: A pattern matches nothing, or nothing is left to learn.
+    """
+    named = dict(named_parameters)
+    frozen: dict[str, None] = {}
+    for pattern in patterns:
+        matched = fnmatch.filter(named, pattern)
+        if not matched:
+            near = difflib.get_close_matches(pattern, named, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                "optim.freeze", f"{pattern} is no parameter; the nearest is {near}", "* stands for anything"
+            )
+        frozen |= dict.fromkeys(matched)
+    if len(frozen) == len(named):
+        raise ConfigError("optim.freeze", "leaves nothing to learn", "freeze fewer parameters")
+    for name in frozen:
+        named[name].requires_grad_(False)
+    return list(frozen)
 
 
 class MuonAdamW(torch.optim.Optimizer):

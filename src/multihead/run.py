@@ -189,7 +189,7 @@ def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
 
 def load_vocab(run_dir: Path) -> Vocabulary:
     """Tokenizers by role and names of classes of a finished run, as ``model/model.json`` says."""
-    return _vocab(run_dir / "model", _description(run_dir)["tokenizers"])
+    return _vocab(run_dir / "model", describe_model(run_dir)["tokenizers"])
 
 
 def starting_vocab(run_dir: Path) -> Vocabulary:
@@ -213,7 +213,12 @@ def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
     return Vocabulary({role: loaded[name] for role, name in files.items()}, labels)
 
 
-def _description(run_dir: Path) -> dict[str, Any]:
+def describe_model(run_dir: Path) -> dict[str, Any]:
+    """What ``model/model.json`` says.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or of a newer version.
+    """
     path = run_dir / "model" / "model.json"
     try:
         description = json.loads(path.read_text())

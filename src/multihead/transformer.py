@@ -85,9 +85,7 @@ class Transformer(nn.Module):
             for layer in stack.layers if stack is not None else ():
                 layer.compile(dynamic=True)
 
-    def encode(
-        self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None
-    ) -> Tensor:
+    def encode(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """The memory [B, S, D] of source ids [B, S].
 
         Args:

@@ -402,7 +402,7 @@ def test_the_gist_follows_from_the_passage():
         sentences = passage.split(". ")
         name, job, town = re.match(r"(\w+), the (\w+) from (\w+), ", gist).groups()
         assert re.search(rf"\b{name} is a (\w+ )?{job} from {town}\b", passage)
-        assert re.search(rf"\b{name}\b", sentences[2])
+        assert re.search(rf"\b{name}\b", sentences[1])
         assert gist not in passage and "{" not in passage + gist
     lead = sacrebleu.corpus_chrf(
         [p.split(". ")[0] + "." for p in columns["passage"][:500]], [columns["gist"][:500]]

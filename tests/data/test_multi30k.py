@@ -13,7 +13,7 @@ import pytest
 from multihead.config.data import DataConfig, TokenizerConfig
 from multihead.data.corpus import load_corpus
 from multihead.data.encode import cached_tokenizer, encode_corpus
-from multihead.data.module import DataModule, Source
+from multihead.data.module import DataModule, TaskData
 
 ROOT = os.environ.get("MULTIHEAD_DATA", "")
 pytestmark = [
@@ -66,7 +66,7 @@ def test_padding_fullness_and_speed(tmp_path, monkeypatch):
     start = time.perf_counter()
     splits = load(config, tmp_path)
     seconds = time.perf_counter() - start
-    source = Source(splits, lengths, lambda encoded: lengths(encoded)[0], collate)
+    source = TaskData(splits, lengths, lambda encoded: lengths(encoded)[0], collate)
     data = DataModule({"translation": source}, config, seed=1)
     plan = data.plan.plans["translation"]
     parts = [part for step in plan.steps(0) for part in plan.parts(step, plan.num_parts())]

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     import lightning as L
 
     from multihead.checkpoint import Steps
-    from multihead.data.module import DataModule, Source
+    from multihead.data.module import DataModule, TaskData
     from multihead.tasks.base import Task, Vocabulary
+    from multihead.transfer import Source
 
 log = logging.getLogger("multihead")
 
@@ -75,7 +76,8 @@ def train(composition: Composition) -> dict[str, Any]:
     try:
         if ranks == 1:
             return {**_train(composition, job), "run_dir": str(run_dir)}
-        join(composition, prepare(composition, SPLITS), ranks)  # fills the caches, and bad data is told once
+        vocab = _vocab(config, run_dir, job["resume"])
+        join(composition, prepare(composition, SPLITS, vocab), ranks)  # fills the caches, and bad data is told once
         launch(ranks, job)
     except Exception as error:
         if is_main_rank() and (run_dir / "config.yaml").is_file():
@@ -109,17 +111,15 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     """The whole of a run: prepare, build, fit, test, write the result."""
     from multihead.progress import LIBRARIES, open_log
     from multihead.tracking import Events, build_loggers, finish, quiet_lightning
+    from multihead.transfer import as_rows, copy_weights, transfer_table
 
     quiet_lightning()
     config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
     clock = time.monotonic()
+    source = _source(config) if config.init_from and not job["resume"] else None
     prepared = prepare(composition, SPLITS, _vocab(config, run_dir, job["resume"]))
     task, data = join(composition, prepared, world_size())
-    copied = None
-    if config.init_from and not job["resume"]:
-        from multihead.transfer import copy_weights, read_source
-
-        copied = copy_weights(task.model, prepared.vocab, read_source(capsule_dir(config.init_from, "init_from")))
+    copied = copy_weights(task.model, prepared.vocab, source) if source else None
     if not main:  # one rank speaks for all
         for name in LIBRARIES:
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -134,9 +134,7 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     try:
         _announce(config, prepared, task, run_dir)
         if copied is not None:
-            from multihead.transfer import as_rows, transfer_table
-
-            log.info("", extra={"renderable": transfer_table(copied)})
+            log.info("", extra={"renderable": transfer_table(copied, config.init_from)})
             events("initialised", source=config.init_from, parts=as_rows(copied))
         resume = _checkpoint(run_dir) if job["resume"] else None
         steps = _steps(config, run_dir, data, prepared, events, resume)
@@ -213,9 +211,9 @@ def give_texts(task: Task, prepared: Prepared) -> None:
     task.streams = {split: pick(found) for split, found in streams.items()}
 
 
-def source_of(config: Config, task: Task, prepared: Prepared) -> Source:
+def source_of(config: Config, task: Task, prepared: Prepared) -> TaskData:
     """The data of one task, what is too long for it dropped or cut, and the functions that make batches of it."""
-    from multihead.data.module import Source
+    from multihead.data.module import TaskData
 
     name, encoded = task.settings.name, {}
     text = prepared.texts[name]
@@ -225,7 +223,7 @@ def source_of(config: Config, task: Task, prepared: Prepared) -> Source:
             origin = text.corpus.splits[split].origin
             encoded[split], note = apply_overlong(ids, task.limits(), config.data.overlong, origin=origin, split=split)
             prepared.notes += [note] if note else []
-    return Source(encoded, task.lengths, task.targets, task.collate)
+    return TaskData(encoded, task.lengths, task.targets, task.collate)
 
 
 def _vocab(config: Config, run_dir: Path, resume: bool) -> Vocabulary | None:
@@ -240,6 +238,19 @@ def _vocab(config: Config, run_dir: Path, resume: bool) -> Vocabulary | None:
         roles = [role for task in members for role in (*task.roles, *task.optional_roles) if role != "label"]
         return Vocabulary(tokenizers_from(capsule_dir(config.init_from, "init_from"), roles))
     return None
+
+
+def _source(config: Config) -> Source:
+    """The run that this one starts from, if its layers are of the same size.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    from multihead.transfer import check_same, read_source
+
+    source = read_source(capsule_dir(config.init_from, "init_from"))
+    check_same(config.model, source)
+    return source
 
 
 def _steps(config: Config, run_dir: Path, data: DataModule, prepared: Prepared, events: Any, resume: Path | None):
@@ -284,7 +295,7 @@ def devices(config: Config) -> dict[str, Any]:
     return {
         "accelerator": config.accelerator,
         "devices": listed or (config.devices if config.devices == "auto" else int(config.devices)),
-        "strategy": config.strategy,
+        "strategy": _strategy(config),
         "num_nodes": config.num_nodes,
         "precision": config.precision,
         "plugins": [FolderCheckpointIO()],
@@ -293,6 +304,12 @@ def devices(config: Config) -> dict[str, Any]:
         "enable_model_summary": False,
         "use_distributed_sampler": False,
     }
+
+
+def _strategy(config: Config) -> str:
+    """Of several tasks a step uses one, so that some parameters have no gradient, which DDP has to be told."""
+    several = len(config.task.members()) > 1 and world_size() > 1
+    return "ddp_find_unused_parameters_true" if several and config.strategy in ("auto", "ddp") else config.strategy
 
 
 def _checkpoint(run_dir: Path) -> Path:

@@ -27,7 +27,7 @@ Collate = Callable[..., dict[str, Any]]
 
 
 @dataclass
-class Source:
+class TaskData:
     """The data of one task, and the task's pure functions that turn it into batches."""
 
     splits: Mapping[str, Encoded | Stream]
@@ -76,7 +76,7 @@ class DataModule(lightning.LightningDataModule):
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, TaskData],
         config: DataConfig,
         *,
         seed: int,
@@ -164,7 +164,7 @@ class DataModule(lightning.LightningDataModule):
 class PartDataset(Dataset):
     """Parts to batches: collates in the worker, where there are some."""
 
-    def __init__(self, sources: Mapping[str, Source], split: str):
+    def __init__(self, sources: Mapping[str, TaskData], split: str):
         self.sources, self.split = sources, split
 
     def __getitem__(self, part: tuple[str, np.ndarray, dict[str, Any]]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Short passages with their gist: one sentence that joins facts from several places of the passage.
 
-A passage introduces two people in either order, tells what befell one of them, what the other did meanwhile, and how it
-ended. The gist says who the first one is, and what came of it:
+A passage introduces someone, tells what befell them, what somebody else did meanwhile, and how it ended. The gist says
+who the first one is, and what came of it:
 
-    Paul is a baker from Rome. Anna is a young teacher from Paris. Yesterday Anna lost her key in the park.
+    Anna is a young teacher from Paris. Yesterday Anna lost her key in the park.
     Meanwhile Paul sold a boat at the harbour. After a long search, Anna found it at the school.
     Anna, the teacher from Paris, found her key at the school.
 """
@@ -13,9 +13,8 @@ from __future__ import annotations
 from multihead.data.grammar.sampling import Sampler, read_rules
 
 RULES = """
-Passage = 1 told woman Job town man Job town Order Story Other | 1 told man Job town woman Job town Order Story Other
+Passage = 1 told woman Job town man Story Other | 1 told man Job town woman Story Other
 Job = 1 plain job | 1 described trait job
-Order = 1 hero_first | 1 hero_last
 Story = 1 story lost time thing place place | 1 story wanted time thing place place
     | 1 story broken time thing place place
 Other = 1 other meanwhile deed thing place
@@ -56,15 +55,14 @@ WOMEN = set(WORDS["woman"].split("|"))
 def draw(sampler: Sampler) -> tuple[str, str, float]:
     """A passage, its gist, and the natural logarithm of the probability of its derivation."""
     tree, log_prob = sampler.draw("Passage")
-    _, (name,), job, (town,), (other,), other_job, (other_town,), (order,), story, deed = tree
+    _, (name,), job, (town,), (other,), story, deed = tree
     _, (plot,), (time,), (thing,), (here,), (there,) = story
     _, (meanwhile,), (did,), (object_,), (place,) = deed
     she, her, own = ("she", "her", "her") if name in WOMEN else ("he", "him", "his")
     words = {"name": name, "thing": thing, "here": here, "there": there, "she": she, "her": her, "own": own}
     problem, end, gist = (part.format(**words) for part in plot.split(";"))
-    people = [f"{name} is a {_job(job)} from {town}", f"{other} is a {_job(other_job)} from {other_town}"]
     lines = [
-        *(people if order == "hero_first" else reversed(people)),
+        f"{name} is a {_job(job)} from {town}",
         f"{time} {name} {problem}",
         f"{meanwhile} {other} {did} a {object_} {place}",
         end,

@@ -128,7 +128,7 @@ class LanguageModelingTask(Task):
         nats = F.cross_entropy(logits, labels[real], reduction="none")
         self.loss_mean.update(nats.double().sum(), nats.numel())
         self.accuracy.update((logits.argmax(-1) == labels[real]).sum(), nats.numel())
-        if split == "test" and self.causal:
+        if split == "test" and self.causal and len(batch["index"]):
             self._collect(batch, real, nats)
 
     def _collect(self, batch: dict[str, Any], real: Tensor, nats: Tensor) -> None:

@@ -177,6 +177,16 @@ def test_confusion_of_several_classes_counts_each_class_by_itself(tmp_path):
     assert confusion.write(tmp_path, "c")[0].read_text().splitlines()[1] == "joy,1,0,1,1"
 
 
+def test_of_many_classes_the_most_frequent_confusions_are_shown():
+    labels, predicted = torch.arange(20).repeat(3), torch.arange(20).repeat(3)
+    predicted[:3], predicted[20] = torch.tensor([7, 8, 9]), 7
+    confusion = Confusion.of(predicted, labels, [f"class{i}" for i in range(20)])
+    assert confusion.summary()[:2] == [["class", "taken for", "examples"], ["class0", "class7", 2]]
+    assert sorted(row[2] for row in confusion.summary()[1:]) == [1, 1, 2]
+    few = Confusion(["a", "b"], [[1, 0], [0, 1]])
+    assert few.summary() == few.rows()
+
+
 def test_without_matplotlib_there_are_tables_only(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     files = Confusion(["a", "b"], [[1, 0], [0, 1]]).write(tmp_path, "c")

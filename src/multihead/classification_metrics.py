@@ -22,6 +22,9 @@ from torchmetrics.utilities import dim_zero_cat
 CALIBRATION_BINS = 15
 """Of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
 
+MOST_SHOWN = 12
+"""Classes up to which a confusion matrix is shown whole; the files always are."""
+
 
 class Outputs(Metric):
     """Logits [N, C] and labels ([N], or [N, C] of 0 and 1) of all examples of all ranks.
@@ -153,6 +156,19 @@ class Confusion:
         corner = "class" if self.multi_label else "class \\ predicted"
         body = [[name, *row] for name, row in zip(self.names, self.counts, strict=True)]
         return [[corner, *self.columns], *body]
+
+    def summary(self) -> list[list[str | int]]:
+        """The table, or of many classes the most frequent confusions, with a head."""
+        if self.multi_label or len(self.names) <= MOST_SHOWN:
+            return self.rows()
+        wrong = [
+            [name, self.names[j], count]
+            for i, (name, row) in enumerate(zip(self.names, self.counts, strict=True))
+            for j, count in enumerate(row)
+            if i != j and count
+        ]
+        wrong.sort(key=lambda cell: -cell[2])
+        return [["class", "taken for", "examples"], *wrong[:MOST_SHOWN]]
 
     def write(self, folder: Path, name: str) -> list[Path]:
         """Writes ``NAME.csv``, ``NAME.json`` and, where matplotlib is installed, ``NAME.png``."""

@@ -126,7 +126,8 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
     text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, readers=readers)
     notes += [note for note in text.corpus.notes if note not in notes]
     if few:
-        rows = text.corpus.splits["train"].select(np.arange(min(few, len(text.corpus.splits["train"]))))
+        rows = text.corpus.splits["train"]
+        rows = rows.select(_first_rows(text, rows, min(few, len(rows))))
         text.corpus = Corpus(dict.fromkeys(splits, rows), dict.fromkeys(splits, rows.fingerprint()))
     if isinstance(settings, ClassificationConfig):
         _read_labels(text, text.corpus.splits)
@@ -140,6 +141,13 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
     if is_lm:
         text.lines = {split: functools.partial(_column, rows) for split, rows in text.corpus.splits.items()}
     return text
+
+
+def _first_rows(text: TaskText, rows: Rows, count: int) -> np.ndarray:
+    """The first rows; of a classification some of each class, since files are often sorted by it."""
+    if not isinstance(text.settings, ClassificationConfig):
+        return np.arange(count)
+    return subset(rows, count, read_labels(text.data, rows, text.settings.multi_label), SPLIT_SEED)
 
 
 def _first_lines(lines: Callable[[], Iterable[str]], count: int) -> Iterable[str]:

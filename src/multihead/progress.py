@@ -34,6 +34,8 @@ LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
 """Loggers that share our console and file while a log is open."""
 FILE_WIDTH = 100
 """Columns of what rich draws into train.log."""
+MANY_CLASSES = 8
+"""Above it, a line of validation leaves the F1 of each class out."""
 
 
 class Log:
@@ -274,7 +276,10 @@ class Progress(L.Callback):
             return
         split = next(iter(values)).partition("/")[0]
         parts = [f"step {trainer.global_step:>{len(str(trainer.max_steps))}}/{trainer.max_steps}  {split}"]
-        for name in sorted(values, key=lambda name: name != self.monitor):  # the monitored one first
+        of_classes = [name for name in values if "/f1/" in name]
+        left_out = of_classes if len(of_classes) > MANY_CLASSES else ()  # metrics.csv has them
+        shown = (name for name in values if name not in left_out)
+        for name in sorted(shown, key=lambda name: name != self.monitor):  # the monitored one first
             best = " (best)" if is_best and name == self.monitor else ""
             parts.append(f"{short(name)} {number(values[name])}{best}")
         if quiet:

@@ -302,6 +302,7 @@ def test_predict_prints_label_and_probability_or_all_of_them(run, monkeypatch, c
     assert sum(output["probability"] for output in answer["outputs"]) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_capsule(run, monkeypatch, capsys):
     folder, result = run
     file = folder / "model" / "calibration.json"
@@ -339,6 +340,20 @@ def test_a_file_with_an_unknown_label_is_refused_in_evaluate(run, tmp_path):
         evaluate(str(run[0]), words)
     with pytest.raises(DataError, match=r"mine.tsv:3: the label '2' has no name in data.labels"):
         evaluate(str(run[0]), words[:1])
+
+
+def test_a_few_examples_of_a_sorted_file_are_of_every_class_and_many_classes_make_a_short_line(tmp_path):
+    lines = [f"topic{topic:02}\tword{topic} word{i}" for topic in range(10) for i in range(30)]
+    (tmp_path / "sorted.tsv").write_text("\n".join(lines) + "\n")
+    words = ["task=classification", *SMALL, "data=files", "data.columns=[label,text]", "debug=overfit",
+             "data.roles={text: text, label: label}", f"data.train={tmp_path / 'sorted.tsv'}",
+             f"run_dir={tmp_path / 'run'}", "trainer.max_steps=2"]  # fmt: skip
+    with torch.set_grad_enabled(True):
+        result = multihead.train(words)
+    assert json.loads((tmp_path / "run" / "model" / "labels.json").read_text()) == [f"topic{i:02}" for i in range(10)]
+    assert {f"test/f1/topic{i:02}" for i in range(10)} < set(result)
+    (line,) = [line for line in (tmp_path / "run" / "train.log").read_text().splitlines() if "  val  " in line]
+    assert "accuracy" in line and "f1/topic" not in line
 
 
 def test_other_tasks_decide_nothing_by_thresholds(tmp_path):

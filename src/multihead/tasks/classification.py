@@ -182,7 +182,7 @@ class ClassificationTask(Task):
         if self.confusion is None:
             return {}
         self.confusion.write(folder, f"confusion_{name}")
-        return {f"confusion_{name}": self.confusion.rows()}
+        return {f"confusion_{name}": self.confusion.summary()}
 
     # ---- prediction
 

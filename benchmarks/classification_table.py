@@ -1,0 +1,113 @@
+"""Transformer runs beside the linear baselines, one line a data set and configuration, as Markdown.
+
+    python benchmarks/classification_table.py runs=outputs/classification [runs=...]
+        [linear=benchmarks/results/linear_baselines.json] [names=scratch,pretrained] [out=FILE]
+
+``runs`` are capsules, folders of them or globs, as for `multihead compare`; seeds of one configuration become mean and
+standard deviation. The linear baselines are those of `linear_baselines.py`; a data set whose test or training rows
+are others there is refused. ``names`` are for the configurations in the order in which they are found; without them
+they are named by what differs.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rounds import split_words
+
+from multihead.capsules import Capsule, find_runs, group_by_recipe, name_systems
+from multihead.errors import ConfigError, MultiheadError
+
+OWN = {"linear": "benchmarks/results/linear_baselines.json", "names": "", "out": ""}
+
+
+def systems_of(entries: Sequence[str]) -> dict[str, list[list[Capsule]]]:
+    """Data set to its configurations, each a list of seeds.
+
+    Raises:
+        ConfigError: If a run is no classification.
+    """
+    paths = dict.fromkeys(path for entry in entries for path in find_runs(entry))
+    capsules = [Capsule.read(path) for path in paths]
+    by_data: dict[str, list[Capsule]] = {}
+    for capsule in capsules:
+        if capsule.task != "classification":
+            raise ConfigError("runs", f"{capsule.path} is a run of task={capsule.task}", "name runs of classification")
+        by_data.setdefault(capsule.config["data"]["name"], []).append(capsule)
+    return {name: group_by_recipe(members) for name, members in by_data.items()}
+
+
+def require_same_rows(capsule: Capsule, linear: Mapping[str, Any]) -> None:
+    """Refuses to set scores on different data side by side.
+
+    Raises:
+        ConfigError: If test or train are not what the linear baselines had.
+    """
+    name = capsule.config["data"]["name"]
+    for mark in ("data_test", "data_train"):
+        if capsule.data.get(mark) != linear["fingerprints"][mark]:
+            what = f"{capsule.path} has other rows of {mark.removeprefix('data_')} than the baselines of {name}"
+            raise ConfigError("runs", what, f"python benchmarks/linear_baselines.py data={name} with the same words")
+
+
+def row(
+    name: str, system: str, seeds: Sequence[Capsule], linear: Mapping[str, Any], titles: Sequence[str]
+) -> list[str]:
+    """One line: the baselines, the Transformer, and the difference to the best of them."""
+    key = f"test/{linear['metric']}"
+    values = [100 * float(capsule.result[key]) for capsule in seeds]
+    mean = statistics.fmean(values)
+    baselines = [linear["models"][title][key] for title in titles]
+    best = max(baselines)
+    cells = [f"**{value:.2f}**" if value == best > mean else f"{value:.2f}" for value in baselines]
+    found = f"{mean:.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+    found = f"**{found}**" if mean >= best else found
+    mark = " (1)" if linear["chosen_on_test"] else ""
+    return [name + mark, linear["metric"], *cells, system, found, str(len(values)), f"{mean - best:+.2f}"]
+
+
+def table(by_data: Mapping[str, list[list[Capsule]]], linear: Mapping[str, Any], names: Sequence[str] = ()) -> str:
+    """The Markdown table.
+
+    Raises:
+        ConfigError: If there is no baseline of a data set, or one on other rows.
+    """
+    unknown = [name for name in by_data if name not in linear]
+    if unknown:
+        raise ConfigError("linear", f"has no {unknown[0]}", f"python benchmarks/linear_baselines.py data={unknown[0]}")
+    titles = list(next(iter(linear.values()))["models"])
+    head = ["data", "metric", *titles, "configuration", "Transformer", "seeds", "to the best linear"]
+    lines = [head, ["---", "---", *["---:"] * len(titles), "---", "---:", "---:", "---:"]]
+    for data, systems in by_data.items():
+        labels = names if len(names) == len(systems) else name_systems(systems)
+        for label, seeds in zip(labels, systems, strict=True):
+            for capsule in seeds:
+                require_same_rows(capsule, linear[data])
+            lines.append(row(data, "-" if len(systems) == 1 and not names else label, seeds, linear[data], titles))
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    if any(linear[data]["chosen_on_test"] for data in by_data):
+        text += "\n\n(1) The validation split is the test split: C, and the step, were chosen on what is scored."
+    return text + "\n\nIn percent on the test split: mean ± standard deviation over seeds; the best of a line in bold."
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Makes the table of the runs of the command line."""
+    settings, rest = split_words(arguments, OWN)
+    entries = [word.removeprefix("runs=") for word in rest if word.startswith("runs=")]
+    if not entries or len(entries) < len(rest):
+        sys.exit("usage: python benchmarks/classification_table.py runs=DIR [runs=DIR ...] [linear=FILE] [out=FILE]")
+    try:
+        linear = json.loads(Path(settings["linear"]).read_text())
+        text = table(systems_of(entries), linear, [name for name in settings["names"].split(",") if name])
+    except MultiheadError as error:
+        sys.exit(str(error))
+    print(text)
+    if settings["out"]:
+        Path(settings["out"]).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,181 @@
+"""Transformer against LSTM and CNN with as many parameters, task by task: same data, steps and tokens, over seeds.
+
+    python benchmarks/transformers_against_others.py [tasks=translation,lm,classification] [seeds=3] [candidates=2]
+        [steps=N] [architectures=transformer,lstm,conv] [runs=DIR] [out=FILE] [KEY=VALUE ...]
+
+The blocks are those of `recurrent_and_convolutional.py`; ``lstm_mixer`` and ``conv_mixer`` keep the feed-forward. Each
+architecture has the positions that suit it. Each is tuned with the same effort: it tries so many ``candidates`` of the
+optimizer with one seed, and the one that is best on the validation split by the task's metric runs with all seeds.
+`multihead compare` does the rest, on the test split. All else is the framework's and the same for all; KEY=VALUE goes
+to every run. Runs that are finished already are not run again, so that what was interrupted goes on. Results are added
+to ``out`` by task, and stand beside it as Markdown.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rounds import split_words
+
+import multihead
+from multihead.commands.compare import compare
+from multihead.config.compose import compose
+
+PLUGIN = Path(__file__).with_name("recurrent_and_convolutional.py")
+OWN = {
+    "tasks": "translation,lm,classification",
+    "architectures": "transformer,lstm,conv",
+    "seeds": 3,
+    "candidates": 2,
+    "steps": 0,
+    "runs": "outputs/transformers_against_others",
+    "out": "benchmarks/results/transformers_against_others.json",
+}
+TASKS = {
+    "translation": (300, ["task=translation", "data=grammar"]),
+    "lm": (600, ["task=lm", "data=tinyshakespeare", "tokenizer.kind=char", "model.max_len=128"]),
+    "classification": (300, ["task=classification", "data=trec", "data.batch_tokens=1024", "model.dropout=0.1"]),
+}
+"""Steps where ``steps`` is 0, and what the runs of a task share."""
+LSTM, CONV = ([f"plugin={PLUGIN}", f"model.attention={name}"] for name in ("lstm", "conv"))
+ARCHITECTURES = {
+    "transformer": ["model.position=rotary"],
+    "lstm": [*LSTM, "model.position=none", "model.feed_forward=none"],
+    "conv": [*CONV, "model.position=sinusoidal", "model.feed_forward=none"],
+    "lstm_mixer": [*LSTM, "model.position=none"],
+    "conv_mixer": [*CONV, "model.position=sinusoidal"],
+}
+ADAMW = ["optim=adamw", "optim.schedule=cosine", "optim.warmup_steps=50"]
+CANDIDATES = [
+    ["optim=muon"],
+    [*ADAMW, "optim.lr=3e-3"],
+    [*ADAMW, "optim.lr=1e-3"],
+    ["optim=muon", "optim.muon_lr=5e-3"],
+]
+"""Ways to train, the first ones of which every architecture tries."""
+
+
+def folder_of(runs: Path, architecture: str, words: Sequence[str]) -> Path:
+    """Where the seeds of one configuration stand: other words, or another plugin, are another folder."""
+    content = PLUGIN.read_text() + "\0".join(word for word in words if not word.startswith("plugin="))
+    return runs / f"{architecture}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def run(words: Sequence[str], folder: Path, seed: int) -> dict[str, Any]:
+    """Trains one seed, if it was not trained yet; what result.json holds."""
+    run_dir = folder / f"seed_{seed}"
+    if not (run_dir / "result.json").is_file():
+        shutil.rmtree(run_dir, ignore_errors=True)  # interrupted
+        multihead.train([*words, f"seed={seed}", f"run_dir={run_dir}"])
+    return json.loads((run_dir / "result.json").read_text())
+
+
+def tune(
+    words: Sequence[str], architecture: str, runs: Path, candidates: int
+) -> tuple[list[str], Path, dict[str, float]]:
+    """The best candidate's words and folder, and the validation metric of each with the first seed."""
+    task = compose(words).config.task
+    sign = 1 if task.monitor_mode == "max" else -1
+    tried = []
+    for candidate in CANDIDATES[:candidates]:
+        folder = folder_of(runs, architecture, [*words, *candidate])
+        tried.append((run([*words, *candidate], folder, seed=1)[task.monitor], candidate, folder))
+    _, candidate, folder = max(tried, key=lambda row: sign * row[0])
+    return [*words, *candidate], folder, {" ".join(words): value for value, words, _ in tried}
+
+
+def measure(name: str, settings: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Tunes, trains and compares the architectures on one task."""
+    steps, of_task = TASKS[name]
+    steps = settings["steps"] or steps
+    length = [f"trainer.max_steps={steps}", f"trainer.val_every_n_steps={max(1, steps // 3)}", "logger=none"]
+    length.append(f"trainer.checkpoint_every_n_steps={steps}")
+    by_key = {word.partition("=")[0]: word for word in [*of_task, *length, *words]}  # the last word of a key holds
+    shared = list(by_key.values())
+    runs = Path(settings["runs"], name)
+    names = settings["architectures"].split(",")
+    details, folders = {}, []
+    for architecture in names:
+        own = [*shared, *ARCHITECTURES[architecture]]
+        chosen, folder, tried = tune(own, architecture, runs, settings["candidates"])
+        results = [run(chosen, folder, seed) for seed in range(1, settings["seeds"] + 1)]
+        folders.append(folder)
+        details[architecture] = {
+            "words": [word for word in chosen if word not in shared and not word.startswith("plugin=")],
+            "candidates": tried,
+            "tokens": results[0]["tokens"],
+            "seconds": [round(result["seconds"], 1) for result in results],
+        }
+    report = compare([str(folder) for folder in folders], names=names if len(names) > 1 else ())
+    about = json.loads((folders[0] / "seed_1" / "environment.json").read_text())
+    result = {
+        "words": shared,
+        "metric": report.metric,
+        "architectures": {
+            system.name: {"values": system.values, "parameters": system.parameters, **details[architecture]}
+            for architecture, system in zip(names, report.systems, strict=True)
+        },
+        "pairs": [asdict(pair) for pair in report.pairs],
+        "notes": [*report.warnings, *report.notes],
+        "versions": about["versions"],
+        "hardware": about["hardware"] | {"threads": about["threads"]},
+    }
+    return result
+
+
+def table(results: dict[str, Any]) -> str:
+    """All tasks as Markdown: mean and deviation of the test metric of each architecture, and what was found."""
+    names = list(dict.fromkeys(name for result in results.values() for name in result["architectures"]))
+    lines = [f"| task | data | metric | steps | seeds | {' | '.join(names)} |"]
+    lines.append("|---|---|---|---:|---:|" + "---:|" * len(names))
+    for task, result in results.items():
+        words = dict(word.split("=", 1) for word in result["words"])
+        found = [result["architectures"].get(name, {}).get("values", []) for name in names]
+        cells = [task, words["data"], result["metric"].removeprefix("test/"), words["trainer.max_steps"]]
+        lines.append(f"| {' | '.join([*cells, str(max(map(len, found))), *map(spread, found)])} |")
+    for task, result in results.items():
+        sizes = ", ".join(f"{name} {found['parameters']:,}" for name, found in result["architectures"].items())
+        seconds = ", ".join(f"{name} {mean(found['seconds']):.0f}" for name, found in result["architectures"].items())
+        lines += ["", f"**{task}** Parameters: {sizes}. Seconds a run: {seconds}."]
+        lines += [f"- {pair['statement']}" for pair in result["pairs"]] + [f"- {note}" for note in result["notes"]]
+    return "\n".join(lines)
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation (of a sample) in four digits; a dash where there is nothing."""
+    if not values:
+        return "-"
+    deviation = (sum((value - mean(values)) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
+    return f"{mean(values):.4g}" + (f" ± {deviation:.2g}" if len(values) > 1 else "")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measures the tasks of the command line."""
+    settings, words = split_words(arguments, OWN)
+    for key, known in (("tasks", TASKS), ("architectures", ARCHITECTURES)):
+        for name in settings[key].split(","):
+            if name not in known:
+                sys.exit(f"{key}={name}: there are {', '.join(known)}")
+    out = Path(settings["out"])
+    for name in settings["tasks"].split(","):
+        result = measure(name, settings, words)
+        known = json.loads(out.read_text()) if out.is_file() else {}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(known | {name: result}, indent=1) + "\n")
+        text = table(json.loads(out.read_text()))
+        out.with_suffix(".md").write_text(text + "\n")
+    print("\n" + text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

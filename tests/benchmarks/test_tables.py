@@ -1,0 +1,74 @@
+"""The drivers: Transformers beside linear baselines, and beside an LSTM and a CNN; on rows that are the same."""
+
+import json
+import os
+import statistics
+
+import pytest
+
+import multihead
+
+SMALL = ["data.grammar.train_size=300", "data.grammar.val_size=60", "data.grammar.test_size=80"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two seeds of a classifier."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = ["task=classification", "debug=smoke", *SMALL]
+    return folder, [multihead.train([*words, f"seed={s}", f"run_dir={folder / f'seed_{s}'}"]) for s in (1, 2)]
+
+
+def test_classification_table(runs, tmp_path, capsys):
+    import classification_table
+    import linear_baselines
+
+    folder, results = runs
+    linear = tmp_path / "linear.json"
+    linear_baselines.main(["data=grammar", f"out={linear}", *SMALL])
+    baseline = json.loads(linear.read_text())["grammar"]
+    capsys.readouterr()
+    classification_table.main([f"runs={folder}", f"linear={linear}", f"out={tmp_path / 'table.md'}"])
+    values = [100 * result["test/accuracy"] for result in results]
+    best = max(model["test/accuracy"] for model in baseline["models"].values())
+    line = capsys.readouterr().out.splitlines()[2]
+    assert line.startswith("| grammar | accuracy |")
+    assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in line
+    assert line.endswith(f"| 2 | {statistics.mean(values) - best:+.2f} |")
+    assert line in (tmp_path / "table.md").read_text()
+
+    baseline["fingerprints"]["data_train"] = "0" * 64
+    linear.write_text(json.dumps({"grammar": baseline}))
+    with pytest.raises(SystemExit, match="other rows of train than the baselines of grammar"):
+        classification_table.main([f"runs={folder}", f"linear={linear}"])
+    linear.write_text("{}")
+    with pytest.raises(SystemExit, match=r"has no grammar; fix: python benchmarks/linear_baselines\.py data=grammar"):
+        classification_table.main([f"runs={folder}", f"linear={linear}"])
+
+
+def test_transformers_against_others(tmp_path, capsys):
+    import transformers_against_others as driver
+
+    out = tmp_path / "results.json"
+    words = ["tasks=classification", "architectures=transformer,conv", "seeds=2", "candidates=2", "steps=4"]
+    words += [f"runs={tmp_path / 'runs'}", f"out={out}", "data=grammar", "debug=smoke", "model.d_model=64", *SMALL]
+    driver.main(words)
+    result = json.loads(out.read_text())["classification"]
+    assert set(result["architectures"]) == {"transformer", "conv"}
+    for name, found in result["architectures"].items():
+        folders = [path for path in (tmp_path / "runs" / "classification").iterdir() if path.name.startswith(name)]
+        assert len(folders) == 2  # one for each candidate; the better one has both seeds
+        chosen = max(folders, key=lambda path: len(list(path.iterdir())))
+        seeds = [json.loads((chosen / f"seed_{seed}" / "result.json").read_text()) for seed in (1, 2)]
+        assert found["values"] == [seed["test/accuracy"] for seed in seeds]
+        assert max(found["candidates"].values()) == seeds[0]["val/accuracy"]
+    sizes = [found["parameters"] for found in result["architectures"].values()]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    assert len(result["pairs"]) == 1
+    assert result["pairs"][0]["statement"] in out.with_suffix(".md").read_text()
+
+    before = {path: os.stat(path).st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
+    driver.main(words)
+    assert {path: os.stat(path).st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")} == before
+    with pytest.raises(SystemExit, match="architectures=gru: there are transformer, lstm"):
+        driver.main(["architectures=gru"])

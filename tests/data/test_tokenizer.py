@@ -201,6 +201,15 @@ def test_fingerprints_differ_with_the_content(tokenizers):
     assert len({tokenizer.fingerprint for tokenizer in [tokenizers["bpe"], *others]}) == 4
 
 
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_flat_ids_are_those_of_the_library(tokenizers, kind):
+    samples = [*texts()[:50], "", "naïve café – 北京 🙂", "".join(map(chr, range(1, 0x250))), "tab\tand\nline"]
+    for batch in (samples, [*samples, "a NUL \0 here"], [""], []):
+        ids, lengths = tokenizers[kind].encode_flat(batch)
+        expected = tokenizers[kind].encode_batch(batch)
+        assert ids.tolist() == [i for row in expected for i in row] and lengths.tolist() == [len(r) for r in expected]
+
+
 def test_damaged_files_are_refused(tokenizers, tmp_path):
     path = tmp_path / "tokenizer.json"
     for kind in TOKENIZERS:

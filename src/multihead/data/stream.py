@@ -27,7 +27,7 @@ from multihead.data.readers import Lines, find, folder_of
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import ConfigError, DataError
 
-LINES_AT_ONCE = 10_000
+LINES_AT_ONCE = 2_000
 OUTSIDE = -1
 """What a window holds where it reaches beyond the stream."""
 HELD_OUT = ("val", "test")
@@ -385,14 +385,12 @@ def _write(folder: Path, lines: Iterable[str], tokenizer: Tokenizer, document: s
             if document == "row":
                 size = [each + 1 for each in size]  # the end of the line, which <eos> stands for
             num_bytes += sum(size)
-            ids: list[int] = []
-            for text, encoded in zip(texts, tokenizer.encode_batch(texts), strict=True):
-                ids += encoded
-                if document == "row" or not text:
-                    ids.append(tokenizer.eos_id)
+            ids, lengths = tokenizer.encode_flat(texts)
+            ends = [document == "row" or not text for text in texts]
+            ids = np.insert(ids, np.cumsum(lengths)[ends], tokenizer.eos_id)
             if count_documents:
                 sizes += size if document == "row" else []
-            np.asarray(ids, dtype=dtype).tofile(file)
+            ids.astype(dtype).tofile(file)
             count += len(ids)
     if count == 0:
         raise DataError("data", "the text is empty", "see data.train, data.val and data.test")

@@ -9,13 +9,16 @@ A file holds the vocabulary and three settings only; what a kind of tokenizer do
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
@@ -77,6 +80,29 @@ class Tokenizer:
             texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts in one array, and how many each has: `encode_batch` for many texts.
+
+        Plain bytes need no library: they are looked up in a table.
+        """
+        if self.kind == "byte" and self.unicode_form == "none" and not self.lowercase:
+            encoded = [text.encode("utf-8", "replace") for text in texts]
+            joined = b"".join(encoded)
+            if b"\0" not in joined:
+                return self._byte_ids[np.frombuffer(joined, dtype=np.uint8)], np.array([len(each) for each in encoded])
+        batch = self.encode_batch(texts)
+        lengths = np.array([len(ids) for ids in batch], dtype=np.int64)
+        return np.fromiter(itertools.chain.from_iterable(batch), np.int32, int(lengths.sum())), lengths
+
+    @functools.cached_property
+    def _byte_ids(self) -> np.ndarray:
+        """Byte to id. The library names a byte by a letter: itself where that can be seen, else one from U+0100 on."""
+        visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+        others = [byte for byte in range(256) if byte not in set(visible)]
+        letters = {byte: chr(byte) for byte in visible} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+        ids = {entry: number for number, entry in enumerate(self.vocab)}
+        return np.array([ids[letters[byte]] for byte in range(256)], dtype=np.int32)
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """Detokenised text of each sequence. Special entries are left out, except that word and char show <unk>."""

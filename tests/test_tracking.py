@@ -24,6 +24,7 @@ from multihead.tracking import (
     build_loggers,
     finish,
     log_samples,
+    log_table,
     quiet_lightning,
     wandb_history,
     wandb_id,
@@ -141,6 +142,7 @@ def track(run_dir, monkeypatch, caplog, capfd):
             for logger in loggers:
                 logger.log_metrics({"train/loss": 1 / step, "tokens": 10 * step, "epoch": 0.1}, step)
         log_samples(loggers, last, [{"source": "a dog", "output": "ein Hund"}])
+        log_table(loggers, last, "confusion_test", [["class", "ham", "spam"], ["ham", 7, 0], ["spam", 1, 2]])
         finish(loggers, 0)
         seconds = time.monotonic() - start
         wandb.teardown()  # as the end of the process does it
@@ -185,8 +187,9 @@ def test_without_login_it_is_offline_and_reads_back(run_dir, track):
     assert values(content, "tokens")[-1][1] == 30
     assert num_rows(run_dir) == 3
     assert (run_dir / "wandb" / "id").read_text().strip() == folder.name.rsplit("-", 1)[1]
-    tables = list(folder.glob("files/media/table/*.json"))
-    assert json.loads(tables[0].read_text())["data"] == [["a dog", "ein Hund"]]
+    tables = {path.name.split("_")[0]: json.loads(path.read_text()) for path in folder.glob("files/media/table/*.json")}
+    assert tables["samples"]["data"] == [["a dog", "ein Hund"]]
+    assert tables["confusion"] == {"columns": ["class", "ham", "spam"], "data": [["ham", 7, 0], ["spam", 1, 2]]}
 
 
 def test_a_resumed_run_keeps_its_id_and_no_step_is_lost_or_doubled(run_dir, track):

@@ -123,7 +123,8 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
         return text
     readers = composition.plugin.corpora if composition.plugin else {}
     roles = list(text.data.roles) or list(settings.roles)
-    text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, readers=readers)
+    optional = ("label",) if getattr(settings, "multi_label", False) else ()
+    text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, readers=readers, may_be_empty=optional)
     notes += [note for note in text.corpus.notes if note not in notes]
     if few:
         rows = text.corpus.splits["train"]

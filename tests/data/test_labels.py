@@ -112,6 +112,19 @@ def test_an_empty_document_is_refused_with_its_line_or_skipped(tmp_path):
     assert any("skipped 1 rows" in note for note in corpus.notes)
 
 
+def test_an_empty_label_is_refused_unless_there_may_be_none(tmp_path):
+    file = tmp_path / "rows.tsv"
+    file.write_text("joy\tgood day\n\tsee you\n\t\njoy\tyes\n")
+    config = DataConfig(columns=["label", "text"], train=str(file), splits={})
+    with pytest.raises(DataError, match=r"rows.tsv:2: the label is empty, the text .* is not"):
+        load_corpus(config, ["text", "label"], splits=["train"])
+    corpus = load_corpus(config, ["text", "label"], splits=["train"], may_be_empty=["label"])
+    assert read_labels(config, corpus.splits["train"], multi_label=True) == [["joy"], [], ["joy"]]
+    file.write_text("joy\tgood day\njoy\t\n")
+    with pytest.raises(DataError, match=r"rows.tsv:2: the text is empty, the label .* is not"):
+        load_corpus(config, ["text", "label"], splits=["train"], may_be_empty=["label"])
+
+
 # Subsets
 
 

@@ -68,6 +68,7 @@ def load_corpus(
     splits: Sequence[str] = SPLITS,
     seed: int = 0,
     readers: Mapping[str, Reader] | None = None,
+    may_be_empty: Sequence[str] = (),
 ) -> Corpus:
     """Reads the splits of a data set, holding a share of train out for those without a file.
 
@@ -78,14 +79,16 @@ def load_corpus(
         seed: Of the choice of held-out rows. It belongs to the data, not to the run: runs with different seeds must
             be scored on the same sentences.
         readers: Plugins' corpora by data set name.
+        may_be_empty: Roles that a row need not fill, such as labels where there may be none.
 
     Raises:
         ConfigError: The data set has no such role, column or split.
         DataError: A file is missing or a row is not as described.
     """
-    read = _Source(config, roles, readers or {})
+    read = _Source(config, roles, readers or {}, may_be_empty)
     if "test" in splits and not read.has("test") and config.splits.get("test") == 0:
-        return _tested_on_val(load_corpus(config, roles, splits=_with_val(splits), seed=seed, readers=readers), splits)
+        options = {"seed": seed, "readers": readers, "may_be_empty": may_be_empty}
+        return _tested_on_val(load_corpus(config, roles, splits=_with_val(splits), **options), splits)
     lacking = [split for split in ("val", "test") if not read.has(split)]
     sizes = {split: config.splits[split] for split in lacking if config.splits.get(split)}
     for split in splits:
@@ -116,8 +119,10 @@ def _tested_on_val(corpus: Corpus, splits: Sequence[str]) -> Corpus:
 class _Source:
     """Reads one split at a time into rows by role, whatever the format."""
 
-    def __init__(self, config: DataConfig, roles: Sequence[str], readers: Mapping[str, Reader]):
-        self.config = config
+    def __init__(
+        self, config: DataConfig, roles: Sequence[str], readers: Mapping[str, Reader], may_be_empty: Sequence[str]
+    ):
+        self.config, self.may_be_empty = config, may_be_empty
         self.reader = readers.get(config.name)
         self.columns = {role: _column(config, role) for role in roles}
         self.notes: list[str] = []
@@ -162,14 +167,14 @@ class _Source:
         if len(rows.columns) == 1:
             return rows
         empty = {role: np.array([not text.strip() for text in texts]) for role, texts in rows.columns.items()}
-        lacking = np.any(list(empty.values()), axis=0)
+        all_empty = np.all(list(empty.values()), axis=0)
+        lacking = np.any([empty[role] for role in empty if role not in self.may_be_empty], axis=0)
         if not lacking.any():
             return rows
-        all_empty = np.all(list(empty.values()), axis=0)
         partly = np.flatnonzero(lacking & ~all_empty)
         if len(partly):
             row = partly[0]
-            bad = next(role for role in empty if empty[role][row])
+            bad = next(role for role in empty if empty[role][row] and role not in self.may_be_empty)
             good = next(role for role in empty if not empty[role][row])
             what = f"the {bad} is empty, the {good} ({rows.origin(row, good)}) is not"
             if self.config.on_bad_line == "error":

@@ -10,6 +10,7 @@ import pytest
 
 from multihead import cli
 from multihead.config.keys import conf_dir
+from multihead.config.task import TASKS
 from multihead.errors import CheckpointError, DataError, NumericsError, Stopped
 
 WRONG = [
@@ -187,7 +188,8 @@ def test_wrong_verbs(door, line, message):
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("python train.py task=", {"task=translation"}),
+        ("python train.py task=", {f"task={name}" for name in TASKS}),
+        ("python train.py task=tr", {"task=translation"}),
         ("python train.py model=t", {"model=tiny"}),
         ("python train.py task=translation optim.mu", {"optim.muon_lr=", "optim.muon_steps=", "optim.muon_momentum="}),
         ("multihead e", {"evaluate", "explain"}),

@@ -110,7 +110,7 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
     """The text of one task, of the rows that are wanted."""
     config = composition.config
     few = config.trainer.overfit_examples
-    text = TaskText(settings, _data_of(config.data, settings))
+    text = TaskText(settings, data_of(config.data, settings))
     wanted = ("train",) if few else tuple(splits)
     is_lm = isinstance(settings, LanguageModelingConfig)
     if is_lm and config.data.format == "text":
@@ -159,7 +159,7 @@ def _column(rows: Rows) -> list[str]:
     return rows.columns["text"]
 
 
-def _data_of(data: DataConfig, settings: TaskConfig) -> DataConfig:
+def data_of(data: DataConfig, settings: TaskConfig) -> DataConfig:
     """The data as one task sees it: its own roles alone."""
     roles = {
         role: column

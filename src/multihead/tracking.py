@@ -72,7 +72,7 @@ def build_loggers(config: Config, run_dir: Path, tree: Mapping[str, Any], *, ste
 
 
 def log_samples(loggers: Sequence[Logger], step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-    """Shows sentences and their outputs as a table where a logger has tables (W&B); all have the same keys."""
+    """Shows sentences and their outputs as a table where a logger has tables (W&B)."""
     for logger in loggers:
         if isinstance(logger, WandbMetrics):
             logger.log_samples(step, samples)
@@ -271,8 +271,8 @@ class WandbMetrics(Logger):
     def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """A table of sentences: a column per key, a row per sample."""
         if samples:
-            columns = list(samples[0])
-            self.log_table(step, "samples", columns, [[sample[name] for name in columns] for sample in samples])
+            columns = list(dict.fromkeys(name for sample in samples for name in sample))  # several tasks have several
+            self.log_table(step, "samples", columns, [[sample.get(name) for name in columns] for sample in samples])
 
     def log_table(self, step: int, name: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
         """A table under a name."""

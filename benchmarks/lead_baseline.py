@@ -1,0 +1,35 @@
+"""ROUGE of the first words of the source: python benchmarks/lead_baseline.py data=aeslc [words=8] [split=test].
+
+Reads the data as `task=summarization` does and prints ROUGE-1, ROUGE-2 and ROUGE-L of a summary that is nothing but the
+first eight words; a model has to beat that.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from rounds import split_words
+
+from multihead.config.compose import compose
+from multihead.data.corpus import load_corpus
+from multihead.metrics import CorpusROUGE
+from multihead.prepare import SPLIT_SEED, data_of
+
+
+def main() -> None:
+    own, words = split_words(sys.argv[1:], {"words": 8, "split": "test"})
+    config = compose(["task=summarization", *words]).config
+    data = data_of(config.data, config.task)
+    rows = load_corpus(data, config.task.roles, splits=[own["split"]], seed=SPLIT_SEED).splits[own["split"]]
+    outputs = [" ".join(text.split()[: own["words"]]) for text in rows.columns["source"]]
+    scores = {}
+    for key in ("rouge1", "rouge2", "rougeL"):
+        metric = CorpusROUGE(key)
+        metric.update(outputs, rows.columns["target"])
+        scores[key] = round(float(metric.compute()), 2)
+    print(json.dumps({"data": data.name, "split": own["split"], "examples": len(rows), "lead": own["words"], **scores}))
+
+
+if __name__ == "__main__":
+    main()

@@ -235,9 +235,9 @@ def test_examples_learnt_by_heart_reach_the_floor_of_label_smoothing(tmp_path):
 def test_init_from_starts_from_the_weights_and_tokenizer_of_a_run(capsule, tmp_path):
     first = capsule[0]
     still = ["optim.lr=1e-30", "optim.muon_lr=1e-30", "model.d_model=64"]
-    train(tmp_path / "second", f"init_from={first}", "seed=7", *still)
+    train(tmp_path / "second", f"init_from={first}", "init_tokenizer=same", "seed=7", *still)
     before, after = weights(first), weights(tmp_path / "second")
     assert all(torch.equal(before[name], after[name]) for name in before)
-    with pytest.raises(CheckpointError, match=r"size mismatch.*fix: needs the same task and model"):
+    with pytest.raises(ConfigError, match=r"has model\.d_model=64, this run has 16; fix: model\.d_model=64"):
         train(tmp_path / "third", f"init_from={first}", "model.d_model=16")
     assert not (tmp_path / "third").exists()

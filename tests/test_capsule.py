@@ -143,7 +143,9 @@ def test_scores_are_those_of_the_search(capsule):
     run, _ = capsule
     loaded = multihead.load(run)
     sources = ["Paul sees the dog.", "The cat sleeps."]
-    found = loaded.task.translate(sources, replace(loaded.config.decoding, num_beams=4, num_return_sequences=4, max_new_tokens=40))
+    found = loaded.task.translate(
+        sources, replace(loaded.config.decoding, num_beams=4, num_return_sequences=4, max_new_tokens=40)
+    )
     tokenizer = loaded.task.tokenizers["target"]
     compared = 0
     for source, hypotheses in zip(sources, found, strict=True):

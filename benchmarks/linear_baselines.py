@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy
 import sklearn
 from rounds import split_words
 from scipy.sparse import csr_matrix
@@ -94,7 +94,7 @@ def baselines(classes: int) -> dict[str, tuple[CountVectorizer, BaseEstimator]]:
     tf_idf = TfidfVectorizer(sublinear_tf=True, **WORDS_AND_PAIRS)
     return {
         "TF-IDF + logistic regression": (tf_idf, logistic),
-        "TF-IDF + linear SVM": (clone(tf_idf), LinearSVC(random_state=0, max_iter=1000)),
+        "TF-IDF + linear SVM": (tf_idf, LinearSVC(random_state=0, max_iter=1000)),
         "NB-SVM": (CountVectorizer(binary=True, **WORDS_AND_PAIRS), NBSVM()),
     }
 
@@ -108,23 +108,19 @@ def scores(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[st
 
 
 def fit_best(
-    features: CountVectorizer,
-    model: BaseEstimator,
-    texts: dict[str, list[str]],
-    labels: dict[str, list[str]],
-    metric: str,
+    model: BaseEstimator, x: dict[str, csr_matrix], labels: dict[str, list[str]], metric: str
 ) -> dict[str, Any]:
     """Fits on train with each C, takes the best on val, and scores that on test.
 
-    C grows until one does not converge (which is as good as no regularisation), or three bring nothing better.
+    C grows until one does not converge (which is as good as no regularisation), or, once it has done some good, three
+    bring nothing better.
     """
     start = time.perf_counter()
-    x = {"train": features.fit_transform(texts["train"])} | {s: features.transform(texts[s]) for s in ("val", "test")}
-    assert scipy.sparse.issparse(x["train"])
     classes = sorted(set(labels["train"]))
     found: list[tuple[float, BaseEstimator, dict[str, float]]] = []
     for cost in COSTS:
-        if len(found) > 3 and max(val[metric] for *_, val in found[:-3]) >= max(val[metric] for *_, val in found[-3:]):
+        reached = [val[metric] for *_, val in found]
+        if reached and max(reached[:-3], default=reached[0]) > reached[0] and max(reached[:-3]) >= max(reached[-3:]):
             break
         try:
             with warnings.catch_warnings(action="error", category=ConvergenceWarning):
@@ -151,10 +147,13 @@ def measure(name: str, words: Sequence[str]) -> dict[str, Any]:
     labels = {split: [row[0] for row in rows] for split, rows in text.labels.items()}
     frequent = max(Counter(labels["test"]).values()) / len(labels["test"])
     metric, marks = METRICS.get(name, "accuracy"), prepared.fingerprints
-    models = {
-        title: fit_best(features, model, texts, labels, metric)
-        for title, (features, model) in baselines(len(prepared.vocab.labels)).items()
-    }
+    models, features, x = {}, None, {}
+    for title, (wanted, model) in baselines(len(prepared.vocab.labels)).items():
+        if wanted is not features:
+            features, x = wanted, {}
+            x["train"] = features.fit_transform(texts["train"])
+            x |= {split: features.transform(texts[split]) for split in ("val", "test")}
+        models[title] = fit_best(model, x, labels, metric)
     about = environment(composition.config, {}, None)
     return {
         "metric": metric,

@@ -38,7 +38,10 @@ OWN = {
 }
 TASKS = {
     "translation": (300, ["task=translation", "data=grammar"]),
-    "lm": (600, ["task=lm", "data=tinyshakespeare", "tokenizer.kind=char", "model.max_len=128", "model.tie_embeddings=none"]),
+    "lm": (
+        600,
+        ["task=lm", "data=tinyshakespeare", "tokenizer.kind=char", "model.max_len=128", "model.tie_embeddings=none"],
+    ),
     "classification": (300, ["task=classification", "data=trec", "data.batch_tokens=1024", "model.dropout=0.1"]),
 }
 """Steps where ``steps`` is 0, and what the runs of a task share."""

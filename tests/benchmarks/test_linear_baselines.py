@@ -67,18 +67,34 @@ def test_c_is_chosen_on_the_validation_split_alone(linear):
     texts = {split: [" ".join(rng.choice(words, 5)) for _ in range(60)] for split in ("train", "val", "test")}
     labels = {split: ["yes" if "w0" in t or rng.random() < 0.3 else "no" for t in texts[split]] for split in texts}
     model = LogisticRegression(solver="liblinear", random_state=0)
-    found = linear.fit_best(TfidfVectorizer(), model, texts, labels, "accuracy")
+    features = TfidfVectorizer().fit(texts["train"])
+    x = {split: features.transform(texts[split]) for split in texts}
+    found = linear.fit_best(model, x, labels, "accuracy")
     flipped = labels | {"test": ["no" if label == "yes" else "yes" for label in labels["test"]]}
-    other = linear.fit_best(TfidfVectorizer(), model, texts, flipped, "accuracy")
+    other = linear.fit_best(model, x, flipped, "accuracy")
     assert (found["C"], found["val/accuracy"]) == (other["C"], other["val/accuracy"])
     assert found["test/accuracy"] == pytest.approx(100 - other["test/accuracy"])
-    features = TfidfVectorizer().fit(texts["train"])
     by_hand = []
     for cost in linear.COSTS[: linear.COSTS.index(found["largest_C"]) + 1]:
         fitted = LogisticRegression(C=cost, solver="liblinear", random_state=0)
-        fitted.fit(features.transform(texts["train"]), labels["train"])
-        by_hand.append(fitted.score(features.transform(texts["val"]), labels["val"]))
+        fitted.fit(x["train"], labels["train"])
+        by_hand.append(fitted.score(x["val"], labels["val"]))
     assert found["C"] == linear.COSTS[int(np.argmax(by_hand))]
+
+
+def test_regularised_to_the_ground_is_not_the_end(linear):
+    """While C is so small that all rows get the frequent class, no C is better than the one before."""
+    rng = np.random.default_rng(2)
+    seen = rng.random((200, 30)) < 0.02
+    labels = ["yes" if row[:3].any() else "no" for row in seen]
+    x = dict.fromkeys(("train", "val", "test"), csr_matrix(seen.astype(float)))
+    model = LogisticRegression(solver="liblinear", random_state=0)
+    found = linear.fit_best(model, x, dict.fromkeys(x, labels), "f1/yes")
+    assert (
+        LogisticRegression(C=0.03, solver="liblinear").fit(x["train"], labels).predict(x["val"]).tolist()
+        == ["no"] * 200
+    )
+    assert found["val/f1/yes"] == 100.0
 
 
 def test_scores_by_hand(linear):

@@ -1,9 +1,10 @@
 """One Transformer backbone, many heads.
 
-The way of the data: `config` (typed dataclasses, composed by Hydra) -> `data.corpus` (rows and roles) ->
-`data.tokenizer` -> `data.encode` -> `data.plan` (what each optimizer step sees) -> a task's ``collate`` ->
-`transformer` -> `heads` -> `metrics` -> the capsule (`run`, `checkpoint`). `cli` is the door, `commands` has a module
-per verb, and `commands.train` joins the parts.
+The way of the data: `config` (typed dataclasses, composed by Hydra) -> `data.corpus` (rows and roles) or `data.stream`
+(running text) -> `data.tokenizer` -> `data.encode` -> `data.plan` (what each optimizer step sees) and `data.mixture`
+(of which task) -> a task's ``collate`` -> `transformer` -> `heads` -> `metrics` -> the capsule (`run`, `checkpoint`).
+`prepare` goes this way up to the ids, `tasks` has a module per task, `transfer` starts a run from another's weights.
+`cli` is the door, `commands` has a module per verb, and `commands.train` joins the parts.
 """
 
 from __future__ import annotations

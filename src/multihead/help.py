@@ -32,15 +32,16 @@ MOST_USED = (
     "run_dir",
     "resume",
     "init_from",
+    "init_tokenizer",
     "logger",
     "plugin",
 )
 OVERVIEW = """\
 multihead: one Transformer backbone, many heads. Every command takes key=value words.
 
-  multihead train task=translation            trains; the same as python train.py task=translation
-  multihead evaluate run=RUN data.split=test  measures a finished run on any split, file and beam
-  multihead predict run=RUN                   reads lines from standard input, answers lines
+  multihead train task=TASK                   trains; the same as python train.py task=TASK
+  multihead evaluate run=RUN data.split=test  measures a finished run on any split or file; calibrates classifiers
+  multihead predict run=RUN                   continues, translates, summarizes or classifies lines of standard input
   multihead explain key=model.d_model         a key's value, who set it, what it overrode, what it means
   multihead diff a=RUN b=RUN                  what differs between two runs
   multihead compare runs=[A,B,...]            which is better, by how much, and whether that is more than chance
@@ -48,10 +49,13 @@ multihead: one Transformer backbone, many heads. Every command takes key=value w
 """
 EXAMPLES = """\
 Examples:
-  python train.py task=translation                                      # built-in data, no download
+  python train.py task=translation                                      # built-in data, no download; so all tasks
   python train.py task=translation data=multi30k model=small precision=bf16-mixed devices=4
   python train.py task=translation data=files data.train=my.tsv.gz      # your own two columns
-  python train.py -m task=translation model=tiny,small optim.lr=1e-3,3e-4
+  python train.py task=lm data=text data.train=book.txt                 # your own text, or a folder of it
+  python train.py task=classification data=sst2 init_from=outputs/lm/sst2/...
+  python train.py task=multitask 'task.parts=[lm,classification]'
+  python train.py -m task=lm model=tiny,small optim.lr=1e-3,3e-4
   python train.py resume=outputs/translation/grammar/...
 """
 FLAGS = """\
@@ -63,7 +67,7 @@ VERB_TEXTS = {
     "evaluate": """\
 multihead evaluate run=RUN [key=value ...]
 
-Measures a finished run by really decoding; writes beside its result.json, never over it.
+Measures a finished run (translations and summaries by really decoding); writes beside its result.json, never over it.
 The configuration is RUN/config.yaml plus what is typed.
 
   run=RUN                  the run's directory; run=[A,B] gives a table
@@ -72,23 +76,32 @@ The configuration is RUN/config.yaml plus what is typed.
   decoding.num_beams=8     and every other key of the configuration
   plugin=FILE.py           again, where the run was made with a plugin
 
+Of a classification, decided on the validation split and kept in the run for predict and evaluate:
+  calibrate=true           a temperature for its probabilities; false takes it back
+  threshold=precision:0.99 threshold_label=CLASS    a threshold of this class; cost:C, or none to take it back
+
 Examples:
   multihead evaluate run=outputs/translation/multi30k/... data.split=val decoding.num_beams=5
-  multihead evaluate run=outputs/translation/grammar/... data.grammar.seed=7
+  multihead evaluate run=outputs/lm/grammar/... task.stride=1
+  multihead evaluate run=outputs/classification/sms_spam/... calibrate=true
 """,
     "predict": """\
-multihead predict run=RUN [format=text|jsonl] [key=value ...] < lines
+multihead predict run=RUN [format=text|jsonl] [part=TASK] [key=value ...] < lines
 
-Answers every line of standard input with one line, in order. Needs nothing but RUN/model/.
+Answers every line of standard input with one line, in order: a translation or a summary, a continuation (its newlines
+as \\n), or label TAB probability. A pair of texts comes as TEXT TAB TEXT_B. Needs RUN/config.yaml and RUN/model/ only.
 
   run=RUN                           the run's directory
-  format=jsonl                      scores and n-best instead of the best text
+  part=TASK                         of a run of several tasks, which one answers
+  format=jsonl                      all outputs with scores, or all classes with probabilities
   decoding.num_beams=5              and every other key under decoding
-  decoding.num_return_sequences=5   hypotheses for each line (format=jsonl)
+  decoding.num_return_sequences=5   hypotheses for each line (format=jsonl), or continuations
+  decoding.do_sample=true           continuations are drawn: decoding.temperature, top_k, top_p, min_p, seed
   plugin=FILE.py                    again, where the run was made with a plugin
 
-Example:
+Examples:
   echo "A man rides a bike." | multihead predict run=outputs/translation/multi30k/...
+  echo "ROMEO:" | multihead predict run=outputs/lm/tinyshakespeare/... decoding.do_sample=true decoding.top_p=0.9
 """,
     "explain": """\
 multihead explain key=KEY [run=RUN] [key=value ...]

@@ -90,10 +90,8 @@ def test_regularised_to_the_ground_is_not_the_end(linear):
     x = dict.fromkeys(("train", "val", "test"), csr_matrix(seen.astype(float)))
     model = LogisticRegression(solver="liblinear", random_state=0)
     found = linear.fit_best(model, x, dict.fromkeys(x, labels), "f1/yes")
-    assert (
-        LogisticRegression(C=0.03, solver="liblinear").fit(x["train"], labels).predict(x["val"]).tolist()
-        == ["no"] * 200
-    )
+    weak = LogisticRegression(C=0.03, solver="liblinear").fit(x["train"], labels)
+    assert set(weak.predict(x["val"])) == {"no"}
     assert found["val/f1/yes"] == 100.0
 
 

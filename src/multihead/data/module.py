@@ -204,12 +204,19 @@ class PartSampler(Sampler):
 
 
 class EvalSampler(Sampler):
-    """One rank's batches of evaluation: as many on each rank, filled up with empty ones."""
+    """One rank's batches of evaluation: of each task as many on each rank, filled up with empty ones.
+
+    A metric that one rank never met could not be put together from all ranks.
+    """
 
     def __init__(self, batches: list[tuple[str, np.ndarray, dict[str, Any]]], rank: int, world_size: int):
-        lacking = max(-len(batches) % world_size, world_size - len(batches))
-        empty = [(batches[0][0], np.zeros(0, dtype=np.int64), {})] * lacking
-        self.batches = [*batches, *empty][rank::world_size]
+        by_task: dict[str, list[tuple[str, np.ndarray, dict[str, Any]]]] = {}
+        for batch in batches:
+            by_task.setdefault(batch[0], []).append(batch)
+        self.batches = []
+        for name, own in by_task.items():
+            empty = [(name, np.zeros(0, dtype=np.int64), {})] * (-len(own) % world_size)
+            self.batches += [*own, *empty][rank::world_size]
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -163,6 +163,8 @@ def test_the_words_are_split_from_the_configurations():
     assert Request.take(['threshold="cost:5"', "threshold_label=spam"])[0] == Request(None, "cost:5", "spam")
     with pytest.raises(ConfigError, match=r"calibrate: must be one of true, false, got 'yes'"):
         Request.take(["calibrate=yes"])
+    with pytest.raises(ConfigError, match=r"threshold_label: names a class, and no threshold= says how to choose"):
+        Request.take(["threshold_label=spam"])
     with pytest.raises(ConfigError, match=r"threshold_label: is missing; fix: threshold_label=CLASS"):
         Request.take(["threshold=cost:5"])
 

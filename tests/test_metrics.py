@@ -125,7 +125,7 @@ def test_two_ranks_score_as_one(tmp_path):
 
 
 def test_rouge_of_a_worked_example():
-    # the cat sat on the mat / the cat lay on a mat: 4 of 6 words are shared (the, cat, on, mat), 1 of 5 pairs (the cat),
+    # the cat sat on the mat, the cat lay on a mat: they share 4 of 6 words (the, cat, on, mat), 1 of 5 pairs (the cat),
     # and the longest common subsequence is "the cat on mat"
     hypothesis, reference = ["The cat sat on the mat."], ["the cat lay on a mat"]
     expected = {"rouge1": 400 / 6, "rouge2": 100 / 5, "rougeL": 400 / 6}

@@ -86,7 +86,7 @@ def test_is_checked_like_all_else(variant, words, message):
 def test_leaves_with_the_command(variant):
     """What a plugin added is unknown to the next composition without it."""
     compose([f"plugin={variant}", "task=noisy"])
-    with pytest.raises(ConfigError, match="task=noisy: no such task; have .*translation"):
+    with pytest.raises(ConfigError, match=r"task=noisy: no such task; have .*translation"):
         compose(["task=noisy"])
     with pytest.raises(ConfigError, match="data=poems: no such data"):
         compose(["task=translation", "data=poems"])

@@ -159,6 +159,9 @@ def test_a_run_starts_from_another_and_outlives_it(tmp_path):
     told = [json.loads(line) for line in (tmp_path / "second" / "events.jsonl").read_text().splitlines()]
     parts = next(event["parts"] for event in told if event["event"] == "initialised")
     assert sum(part["copied"] + part["resized"] + part["fresh"] for part in parts) == count(second.model)
+    other = ["task=classification", "debug=smoke", f"init_from={tmp_path / 'first'}", "init_tokenizer=same"]
+    assert "test/accuracy" in multihead.train([*other, f"run_dir={tmp_path / 'classifier'}"])
+    assert multihead.load(tmp_path / "classifier").classify(["The food was good."])
     (tmp_path / "first").rename(tmp_path / "gone")
     result = multihead.train([f"resume={tmp_path / 'second'}", "trainer.max_steps=12"])
     assert result["steps"] == 12

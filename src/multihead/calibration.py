@@ -152,6 +152,10 @@ class Request:
             parse_criterion(threshold)
             if "threshold_label" not in given:
                 raise ConfigError("threshold_label", "is missing", "threshold_label=CLASS names what threshold= is of")
+        elif "threshold_label" in given and threshold != "none":
+            raise ConfigError(
+                "threshold_label", "names a class, and no threshold= says how to choose", "threshold=cost:1"
+            )
         calibrate = given["calibrate"] == "true" if "calibrate" in given else None
         return cls(calibrate, threshold, given.get("threshold_label", "")), rest
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multihead.config.check import require
 from multihead.config.compose import Composition
 from multihead.config.data import DataConfig, column_of
 from multihead.config.task import ClassificationConfig, LanguageModelingConfig, TaskConfig
@@ -114,6 +115,7 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
     wanted = ("train",) if few else tuple(splits)
     is_lm = isinstance(settings, LanguageModelingConfig)
     if is_lm and config.data.format == "text":
+        require(not config.data.train_examples, "data.train_examples", "0 for running text", config.data.train_examples)
         files = TextFiles(text.data)
         source = dict.fromkeys(splits, "train") if few else {split: split for split in splits}
         for split in splits:
@@ -157,6 +159,12 @@ def _first_lines(lines: Callable[[], Iterable[str]], count: int) -> Iterable[str
 
 def _column(rows: Rows) -> list[str]:
     return rows.columns["text"]
+
+
+def roles_of(data: DataConfig, settings: TaskConfig) -> list[str]:
+    """The roles of a task that the data have: all it needs, and what of the others there is."""
+    have = [role for role in settings.optional_roles if column_of(data.roles, settings.name, role) is not None]
+    return [*settings.roles, *have]
 
 
 def data_of(data: DataConfig, settings: TaskConfig) -> DataConfig:

@@ -37,7 +37,10 @@ def test_evaluation_scores_every_token_once_with_the_context_it_is_promised(leng
     assert (seen == 1).all()
 
 
-@pytest.mark.parametrize(("length", "size", "batch"), [(1000, 64, 256), (1000, 7, 21), (63, 64, 64), (64, 64, 640)])
+@pytest.mark.parametrize(
+    ("length", "size", "batch"),
+    [(1000, 64, 256), (1025, 256, 256), (513, 256, 256), (512, 256, 256), (1000, 7, 21), (63, 64, 64), (64, 64, 640)],
+)
 def test_an_epoch_holds_every_token_once_and_its_counts_are_known(length, size, batch):
     one = stream(length, block_size=size)
     plan = BlockPlan(
@@ -48,7 +51,7 @@ def test_an_epoch_holds_every_token_once_and_its_counts_are_known(length, size, 
         for step in plan.steps(epoch):
             _, labels = one.windows(step.indices)
             real = labels >= 0
-            assert real.sum() == step.tokens <= batch
+            assert 0 < real.sum() == step.tokens <= batch
             assert step.targets == sum(round(0.15 * n) for n in real.sum(axis=1).tolist())
             tokens += labels[real].tolist()
         assert sorted(tokens) == list(range(10, 10 + length))
@@ -126,6 +129,12 @@ def test_a_folder_of_files_is_one_text_of_several_documents(tmp_path, monkeypatc
     source = TextFiles(DataConfig(format="text", train="books", val="books/a", test="books/b", document="file"))
     assert list(source.lines("train")) == ["text of a/1.txt\n", "", "text of b/2.txt\n"]
     assert list(source.lines("val")) == ["text of a/1.txt\n"]
+    for junk in ("b/2.txt~", "b/.2.txt.swp", "b/old.txt.bak"):
+        (tmp_path / "books" / junk).write_text("junk\n")
+    (tmp_path / "books" / "notes.txt.d").mkdir()
+    assert len(list(source.lines("train"))) == 3
+    both = TextFiles(DataConfig(format="text", train=["books/a", "books/b/2.txt"], splits={}, document="file"))
+    assert list(both.lines("train")) == ["text of a/1.txt\n", "", "text of b/2.txt\n"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: holds no \.txt or \.txt\.gz file; fix: data\.train=FILE"):
         TextFiles(DataConfig(format="text", train="empty"))

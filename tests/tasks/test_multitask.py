@@ -61,7 +61,7 @@ def test_predict_takes_the_part(run, capsys, monkeypatch):
     assert isinstance(loaded.generate(["The dog"], max_new_tokens=3)[0], str)
     assert len(loaded.score(["The dog."])) == len(loaded.score(["A dog."], ["Ein Hund."])) == 1
     with pytest.raises(
-        ConfigError, match="part: must be one of lm, translation, summarization, classification, got ''"
+        ConfigError, match="part: is missing: this run has lm, translation, summarization, classification; fix: part=lm"
     ):
         loaded.predict(["x"])
     assert main(["evaluate", f"run={path}"]) == 0

@@ -69,6 +69,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
 
     from multihead.calibration import Request
     from multihead.commands.train import devices, give_texts, source_of
+    from multihead.data.encode import Encoded
     from multihead.data.module import DataModule
     from multihead.prepare import prepare
     from multihead.progress import plain_table
@@ -102,7 +103,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     result = {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}
     result |= {
         "seconds": time.monotonic() - clock,
-        "examples": sum(len(splits["test"]) for splits in prepared.encoded.values()),
+        "examples": sum(len(ids["test"]) for ids in prepared.encoded.values() if isinstance(ids["test"], Encoded)),
         **task.signatures(),
     }
     name = result_name(config, split, words)

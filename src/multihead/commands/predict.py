@@ -45,7 +45,7 @@ def run(words: Sequence[str]) -> int:
     for lines in chunks(sys.stdin.buffer, size):
         flaws = [task.flaw(line) for line in lines]
         good = next((place for place, flaw in enumerate(flaws) if flaw), len(lines))
-        for line, outputs in zip(lines[:good], task.predict(lines[:good], decoding), strict=True):
+        for line, outputs in zip(lines[:good], task.predict(lines[:good], decoding, number), strict=True):
             sys.stdout.write(answer(task, line, outputs, form) + "\n")
         sys.stdout.flush()
         if good < len(lines):
@@ -64,7 +64,7 @@ def stream(task: Task, decoding: DecodingConfig) -> int:
     for number, (line,) in enumerate(chunks(sys.stdin.buffer, 1), start=1):
         if flaw := task.flaw(line):
             raise DataError(f"input:{number}", *flaw)
-        task.stream(line, decoding, write)
+        task.stream(line, decoding, write, number - 1)
         write("\n")
     return 0
 

@@ -17,7 +17,7 @@ from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import MultiheadError, Stopped
 from multihead.launch import is_main_rank, launch, local_ranks, world_size
-from multihead.prepare import Prepared, prepare
+from multihead.prepare import Prepared, prepare, roles_of
 from multihead.run import (
     capsule_dir,
     copy_plugin,
@@ -234,8 +234,8 @@ def _vocab(config: Config, run_dir: Path, resume: bool) -> Vocabulary | None:
         from multihead.tasks.base import Vocabulary
         from multihead.transfer import tokenizers_from
 
-        members = config.task.members().values()
-        roles = [role for task in members for role in (*task.roles, *task.optional_roles) if role != "label"]
+        found = [role for task in config.task.members().values() for role in roles_of(config.data, task)]
+        roles = list(dict.fromkeys(role for role in found if role != "label"))
         return Vocabulary(tokenizers_from(capsule_dir(config.init_from, "init_from"), roles))
     return None
 

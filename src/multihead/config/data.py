@@ -50,7 +50,8 @@ class DataConfig:
     """Role (source, target, text, text_b, label) to column; swap source and target to turn the direction round.
     TASK_ROLE (lm_text, classification_text) holds for one task only and wins there."""
     train: Any = None
-    """File of the train split; for format=parallel a list, one file per column."""
+    """File of the train split; for format=parallel a list, one file per column; for format=text also a folder, or a
+    list of files."""
     val: Any = None
     """File of the validation split; without one, a seeded share of train is held out."""
     test: Any = None
@@ -129,7 +130,7 @@ class DataConfig:
             require(kept and share < float("inf"), f"data.splits.{split}", "above 0 and finite", share)
         for split in SPLITS:
             files = getattr(self, split)
-            kinds = list if self.format == "parallel" else str
+            kinds = {"parallel": list, "text": str | list}.get(self.format, str)
             what = "a list of files, one per column" if self.format == "parallel" else "one file"
             require(files is None or isinstance(files, kinds), f"data.{split}", what, files)
 

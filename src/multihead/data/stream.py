@@ -159,6 +159,10 @@ class BlockPlan:
         self.blocks_per_step = batch_tokens // self.block_size
         self._num_parts = -(-self.blocks_per_step // (part_tokens // self.block_size))
         self.num_blocks = -(-self.length // self.block_size) + 1
+        # The last block starts at (num_blocks - 1) * block_size - shift, which has to be within the stream.
+        self._least_shift = (self.num_blocks - 1) * self.block_size - self.length + 1
+        if self._least_shift >= self.block_size:  # one token beyond a whole block: nothing to shift by
+            self.num_blocks, self._least_shift = self.num_blocks - 1, 0
         self._num_steps = -(-self.num_blocks // self.blocks_per_step)
         self._last: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
 
@@ -170,7 +174,7 @@ class BlockPlan:
         """The steps of an epoch, made as they are asked for; every token stands in exactly one block."""
         if self._last[0] != epoch:
             rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-            shift = int(rng.integers(self.block_size))
+            shift = int(rng.integers(self._least_shift, self.block_size))
             order = rng.permutation(np.arange(self.num_blocks, dtype=np.int32))
             self._last = (epoch, order)
             self._shift = shift
@@ -242,7 +246,8 @@ class TextFiles:
             if not folder.is_dir():
                 names.append(name)
                 continue
-            found = sorted(str(path.relative_to(folder_of(self.config))) for path in folder.rglob("*.txt*"))
+            paths = [path for path in folder.rglob("*") if path.is_file() and path.name.endswith((".txt", ".txt.gz"))]
+            found = sorted(str(path.relative_to(folder_of(self.config))) for path in paths)
             if not found:
                 raise DataError(str(folder), "holds no .txt or .txt.gz file", f"data.{split}=FILE or another folder")
             names += found

@@ -115,8 +115,14 @@ class Task(L.LightningModule):
         """The metrics of the split by their plain names; they start anew."""
         raise NotImplementedError
 
-    def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
-        """For each text its outputs, best first, as plain data."""
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
+        """For each text its outputs, best first, as plain data.
+
+        Args:
+            texts: Inputs.
+            decoding: How sequences are searched for or drawn.
+            first: Number of the first input, which with the seed decides what is drawn for it.
+        """
         raise NotImplementedError
 
     def flaw(self, text: str) -> tuple[str, str] | None:
@@ -173,7 +179,8 @@ class Task(L.LightningModule):
 
     def step_loss(self, loss_sum: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss to differentiate, scaled as the class says, and the plain sum for the record."""
-        return {"loss": loss_sum * (batch["parts"] / batch["targets_of_step"]), "sum": loss_sum.detach()}
+        share = batch["parts"] / max(1, batch["targets_of_step"])  # a block of few tokens may hide none of them
+        return {"loss": loss_sum * share, "sum": loss_sum.detach()}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self.evaluate_batch(batch, "val")

@@ -186,7 +186,7 @@ class ClassificationTask(Task):
 
     # ---- prediction
 
-    def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
         """For each text all classes with their probabilities, the predicted one first, the others by probability.
 
         With several classes they are all by probability, and ``predicted`` says which the text has. A pair of texts is

@@ -147,7 +147,7 @@ class LanguageModelingTask(Task):
             metrics["loss_random_windows"] = self._random_windows(split)
         for metric in (self.loss_mean, self.accuracy, self.windows_mean):
             metric.reset()
-        if self.causal and self.trainer.is_global_zero:
+        if split == "val" and self.causal and self.trainer.is_global_zero:
             self._continue_prompts(split)
         return metrics
 
@@ -201,20 +201,21 @@ class LanguageModelingTask(Task):
     # ---- prediction
 
     @torch.inference_mode()
-    def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
         """Continuations of prompts, each ``text``, ``score`` and ``log_prob``: drawn, or searched for.
 
         Args:
             texts: Prompts; an empty one starts a document.
             decoding: How. A beam search does not slide: prompt and continuation share ``model.max_len`` tokens.
+            first: Number of the first prompt.
         """
         self._require_causal()
         if decoding.num_beams > 1:
             return self._search(texts, decoding)
         results: list[list[dict[str, Any]]] = []
         size = max(1, self.config.data.eval_tokens // self.config.model.max_len)
-        for first in range(0, len(texts), size):
-            results += self._sample(texts[first : first + size], decoding, first)
+        for start in range(0, len(texts), size):
+            results += self._sample(texts[start : start + size], decoding, first + start)
         return results
 
     def flaw(self, text: str) -> tuple[str, str] | None:
@@ -224,8 +225,10 @@ class LanguageModelingTask(Task):
         return f"a prompt of {length - 1:,} tokens, longer than the context, model.max_len={most:,}", "a shorter prompt"
 
     @torch.inference_mode()
-    def stream(self, text: str, decoding: DecodingConfig, write: Callable[[str], None]) -> list[dict[str, Any]]:
-        """Continues one prompt and writes the text as it grows, up to a stop string."""
+    def stream(
+        self, text: str, decoding: DecodingConfig, write: Callable[[str], None], number: int = 0
+    ) -> list[dict[str, Any]]:
+        """Continues prompt ``number`` and writes the text as it grows, up to a stop string."""
         self._require_causal()
         prompt, ids, shown = self._encode(text), [], 0
 
@@ -236,7 +239,7 @@ class LanguageModelingTask(Task):
             write(grown[shown:])
             shown = max(shown, len(grown))
 
-        outputs = self._sample([text], replace(decoding, num_return_sequences=1, num_beams=1), 0, on_token)[0]
+        outputs = self._sample([text], replace(decoding, num_return_sequences=1, num_beams=1), number, on_token)[0]
         write(outputs[0]["text"][shown:])
         return outputs
 

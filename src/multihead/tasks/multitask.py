@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from multihead.config.check import require_choice
 from multihead.config.training import Config, DecodingConfig
+from multihead.errors import ConfigError
 from multihead.tasks import task_class
 from multihead.tasks.base import Model, Task, Vocabulary, new_transformer
 from multihead.transformer import Blocks, Transformer
@@ -49,6 +50,9 @@ class MultiTask(Task):
         return {name: getattr(self, f"part_{name}") for name in self.settings.parts}
 
     def member(self, name: str = "") -> Task:
+        if not name:
+            parts = self.settings.parts
+            raise ConfigError("part", f"is missing: this run has {', '.join(parts)}", f"part={parts[0]}")
         require_choice("part", name, self.settings.parts)
         return self.members()[name]
 
@@ -94,5 +98,5 @@ class MultiTask(Task):
         parts = [part.report(folder, name) for part in self.members().values()]
         return {title: rows for tables in parts for title, rows in tables.items()}
 
-    def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
-        return self.member().predict(texts, decoding)
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
+        return self.member().predict(texts, decoding, first)

@@ -137,7 +137,7 @@ class TranslationTask(Task):
 
     # ---- prediction
 
-    def predict(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
         return [
             [{"text": text, "score": round(h.score, 6), "log_prob": round(h.log_prob, 6)} for text, h in hypotheses]
             for hypotheses in self.translate(texts, decoding)

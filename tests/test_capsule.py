@@ -243,3 +243,8 @@ def test_init_from_starts_from_the_weights_and_tokenizer_of_a_run(capsule, tmp_p
     with pytest.raises(ConfigError, match=r"has model\.d_model=64, this run has 16; fix: model\.d_model=64"):
         train(tmp_path / "third", f"init_from={first}", "model.d_model=16")
     assert not (tmp_path / "third").exists()
+
+
+def test_sampling_is_refused_where_outputs_are_searched_for(capsule):
+    with pytest.raises(ConfigError, match=r"decoding\.do_sample: draws continuations of a language model"):
+        multihead.load(capsule[0]).translate(["A dog."], do_sample=True)

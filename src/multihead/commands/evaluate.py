@@ -101,11 +101,9 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         trainer.test(task, datamodule=data, verbose=False)
     metrics = {name: value for name, value in task.recorded.items() if name.startswith("test/")}
     result = {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}
-    result |= {
-        "seconds": time.monotonic() - clock,
-        "examples": sum(len(ids["test"]) for ids in prepared.encoded.values() if isinstance(ids["test"], Encoded)),
-        **task.signatures(),
-    }
+    examples = sum(len(ids["test"]) for ids in prepared.encoded.values() if isinstance(ids["test"], Encoded))
+    counted = {"examples": examples} if examples else {}  # running text has none
+    result |= {"seconds": time.monotonic() - clock, **counted, **task.signatures()}
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
     for title, rows in task.report(path, Path(name).stem).items():

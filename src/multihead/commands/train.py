@@ -424,8 +424,10 @@ def next_commands(config: Config, run_dir: Path) -> list[str]:
     }
     members = list(config.task.members())
     part = f" part={members[0]}" if len(members) > 1 else ""
+    masked = getattr(config.task, "objective", "causal") == "masked"  # it continues nothing, others start from it
+    use = f"python train.py task=classification init_from={run_dir}"
     return [
-        f'echo "..." | multihead predict run={run_dir}{part}',
+        use if masked else f'echo "..." | multihead predict run={run_dir}{part}',
         f"multihead evaluate run={run_dir} {tries.get(config.task.name, 'data.split=val')}",
         f"multihead explain run={run_dir} key=optim.lr",
     ]

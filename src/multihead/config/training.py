@@ -154,11 +154,11 @@ class DecodingConfig:
     min_new_tokens: int = 0
     """Fewest tokens before the end mark."""
     max_new_tokens: int = 0
-    """Most tokens; 0 means twice the source's length plus 10, and never beyond model.max_len."""
+    """Most tokens; 0 means twice the source's length plus 10, and never beyond model.max_len; of a continuation 64."""
     num_return_sequences: int = 1
     """Outputs per input: the best hypotheses (at most num_beams), or so many samples."""
     forced_prefix: str = ""
-    """Text that every output starts with."""
+    """Text that every output starts with; of no effect on continuations."""
     do_sample: bool = False
     """Draw tokens from the model's distribution instead of searching for the most probable output."""
     temperature: float = 1.0

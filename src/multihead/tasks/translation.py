@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.decoding import Hypothesis, generate, score
+from multihead.errors import ConfigError
 from multihead.heads import VocabularyHead
 from multihead.metrics import CorpusBLEU, CorpusCHRF, WeightedMean
 from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
@@ -148,7 +149,13 @@ class TranslationTask(Task):
         """Translations of ``texts``, in order, each with ``decoding.num_return_sequences`` hypotheses, best first.
 
         An empty text has an empty translation; a text longer than the model allows is cut.
+
+        Raises:
+            ConfigError: ``decoding.do_sample`` is on.
         """
+        if decoding.do_sample:
+            what = "draws continuations of a language model; here outputs are searched for"
+            raise ConfigError("decoding.do_sample", what, "decoding.num_beams=5")
         results: list[list[tuple[str, Hypothesis]]] = [[("", Hypothesis([], 0.0, 0.0))] for _ in texts]
         ids = self.tokenizers["source"].encode_batch(list(texts))
         limit = self.limits()["source"]

@@ -182,4 +182,4 @@ def test_every_task_scores_the_same_under_two_ranks(tmp_path, task):
         if name.startswith(("test/", "val/", "train/")):
             assert two[name] == pytest.approx(value, rel=1e-3, abs=2e-3), name
     samples = [(tmp_path / run / "samples.jsonl").read_text().count('"split": "test"') for run in ("one", "two")]
-    assert samples[0] == samples[1] > 20
+    assert samples[0] == samples[1] >= 20

@@ -173,7 +173,8 @@ def test_no_checkpoint_left(run):
     ("words", "message"),
     [
         (["data.grammar.train_size=399"], "data_train changed since this checkpoint"),
-        (["tokenizer.vocab_size=300"], "tokenizer_source changed since this checkpoint"),
+        (["tokenizer.vocab_size=300"], "tokenizer.vocab_size changed since this checkpoint .8000 then, 300 now"),
+        (["model.max_len=128"], "model.max_len changed since this checkpoint"),
         (["data.batch_tokens=256"], "data.batch_tokens changed since this checkpoint .512 then, 256 now"),
         (["seed=2"], "seed changed since this checkpoint .1 then, 2 now"),
         (["model.d_ff=32"], "does not fit the configuration"),

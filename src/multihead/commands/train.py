@@ -257,9 +257,9 @@ def _steps(config: Config, run_dir: Path, data: DataModule, prepared: Prepared, 
     from multihead.checkpoint import Steps
 
     monitor = (config.task.monitor, config.task.monitor_mode)
-    planned = {"seed": config.seed} | {
-        f"data.{name}": getattr(config.data, name) for name in ("batch_tokens", "part_tokens", "overlong")
-    }
+    planned = {"seed": config.seed, "model.max_len": config.model.max_len}
+    planned |= {f"tokenizer.{name}": getattr(config.tokenizer, name) for name in config.tokenizer.__slots__}
+    planned |= {f"data.{name}": getattr(config.data, name) for name in ("batch_tokens", "part_tokens", "overlong")}
     return Steps(run_dir, data, config.trainer, monitor, resume, events, prepared.fingerprints | planned)
 
 

@@ -65,6 +65,17 @@ def test_rows_of_embeddings_are_matched_by_token():
     assert f"{len(shared)} of {len(ours)} entries" in next(row.why for row in copied if row.part == "decoder embedding")
 
 
+def test_a_word_spelt_like_a_special_entry_is_another_one():
+    texts = ["the <unk> sees a <unk>", "a dog"] * 5
+    old, new = task("task=lm", texts=texts), task("task=lm", texts=[*texts, "more words here"] * 2, seed=1)
+    copy_weights(new.model, new.vocab, source_of(old))
+    ours, theirs = (made.model.transformer.decoder.embedding.weight for made in (new, old))
+    unk = new.tokenizer.unk_id
+    assert torch.equal(ours[unk], theirs[unk])
+    word = [made.tokenizer.encode_batch(["<unk>"])[0][0] for made in (new, old)]
+    assert unk not in word and torch.equal(ours[word[0]], theirs[word[1]])
+
+
 @pytest.mark.parametrize("ties", ["all", "none", "target_output"])
 @pytest.mark.parametrize(
     ("old", "new"),

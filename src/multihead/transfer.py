@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from multihead.config.model import ModelConfig
+from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import CheckpointError, ConfigError
 from multihead.run import describe_model, load_vocab
 
@@ -194,8 +195,10 @@ def _copy_rows(parameter: Tensor, theirs: Tensor, ours_of: Tokenizer, theirs_of:
         parameter.copy_(theirs)
         row.copied += parameter.numel()
         return ""
-    place = {entry: number for number, entry in enumerate(theirs_of.vocab)}
-    pairs = [(number, place[entry]) for number, entry in enumerate(ours_of.vocab) if entry in place]
+    special = range(NUM_SPECIALS)  # by number: a word of the text may be spelt like one
+    place = {entry: number for number, entry in enumerate(theirs_of.vocab) if number not in special}
+    words = [(number, entry) for number, entry in enumerate(ours_of.vocab) if number not in special]
+    pairs = [(number, number) for number in special] + [(number, place[e]) for number, e in words if e in place]
     ours, others = (torch.tensor(column) for column in zip(*pairs, strict=True))
     parameter[ours] = theirs[others].to(parameter.dtype)
     row.resized += len(pairs) * parameter.size(1)

@@ -208,9 +208,10 @@ def test_a_resumed_run_keeps_its_id_and_no_step_is_lost_or_doubled(run_dir, trac
     (file,) = run_dir.glob("wandb/offline-run-*/*.wandb")
     os.truncate(file, file.stat().st_size // 2)  # W&B writes in blocks, some seconds late: a kill may lose more
     assert num_rows(run_dir) < 30
+    time.sleep(1)  # folders are named by the second
     lines, _ = track(20, 40, {})
     assert "wandb sync " + str(run_dir / f"wandb/offline-run-*-{name}") in lines[-1]
-    time.sleep(1)  # folders are named by the second
+    time.sleep(1)
     track(35, 50, {})
     assert {folder.name.rsplit("-", 1)[1] for folder in run_dir.glob("wandb/offline-run-*")} == {name}
     assert sorted(values(inspect(run_dir), "train/loss")) == [(s, pytest.approx(1 / s)) for s in range(1, 51)]

@@ -37,7 +37,7 @@ class Mixture:
         counts = np.maximum(1, np.round(shares / shares.sum() * sizes.sum())).astype(np.int64)
         self.counts = dict(zip(self.plans, counts.tolist(), strict=True))
         """Steps of each task in an epoch."""
-        self._last: tuple[int, Sequence[tuple[str, int]]] = (-1, ())
+        self._last: tuple[int, Sequence[Step]] = (-1, ())
 
     def num_steps(self, epoch: int) -> int:
         """Number of optimizer steps of an epoch."""
@@ -46,18 +46,14 @@ class Mixture:
     def steps(self, epoch: int) -> Sequence[Step]:
         """The steps of an epoch, made as they are asked for."""
         if self._last[0] != epoch:
-            labels = np.repeat(np.arange(len(self.plans)), list(self.counts.values()))
+            labels = np.repeat(np.arange(len(self.plans), dtype=np.uint8), list(self.counts.values()))
             if len(self.plans) > 1:
                 labels = np.random.Generator(np.random.PCG64([self.seed, epoch, 0x317])).permutation(labels)
-            names = list(self.plans)
-            met = dict.fromkeys(names, 0)
-            order = []
-            for label in labels.tolist():
-                name = names[label]
-                order.append((name, epoch * self.counts[name] + met[name]))
-                met[name] += 1
-            self._last = (epoch, order)
-        return _MixedSteps(self, self._last[1])
+            places = np.zeros(len(labels), dtype=np.int64)
+            for label, count in enumerate(self.counts.values()):
+                places[labels == label] = epoch * count + np.arange(count)
+            self._last = (epoch, _MixedSteps(self, labels, places))
+        return self._last[1]
 
     def num_parts(self) -> int:
         """Least number of parts into which every step can be cut."""
@@ -76,14 +72,14 @@ class Mixture:
 class _MixedSteps(Sequence):
     """The steps of one epoch of a `Mixture`: for each its task, and which of the task's steps it is."""
 
-    def __init__(self, mixture: Mixture, order: Sequence[tuple[str, int]]):
-        self.mixture, self.order = mixture, order
+    def __init__(self, mixture: Mixture, labels: np.ndarray, places: np.ndarray):
+        self.mixture, self.labels, self.places = mixture, labels, places
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.labels)
 
     def __getitem__(self, number: int) -> Step:
-        name, place = self.order[number]
+        name = list(self.mixture.plans)[self.labels[number]]
         plan = self.mixture.plans[name]
-        epoch, within = divmod(place, plan.num_steps(0))
+        epoch, within = divmod(int(self.places[number]), plan.num_steps(0))
         return dataclasses.replace(plan.steps(epoch)[within], part=name)

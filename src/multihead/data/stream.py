@@ -175,7 +175,8 @@ class BlockPlan:
         if self._last[0] != epoch:
             rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             shift = int(rng.integers(self._least_shift, self.block_size))
-            order = rng.permutation(np.arange(self.num_blocks, dtype=np.int32))
+            order = np.arange(self.num_blocks, dtype=np.int32)
+            rng.shuffle(order)  # in place: of a large corpus a second copy would be felt
             self._last = (epoch, order)
             self._shift = shift
         return _BlockSteps(self, *self._last, self._shift)

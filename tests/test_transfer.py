@@ -201,6 +201,10 @@ def test_rates_fall_from_layer_to_layer():
     assert sorted({group["lr"] for group in groups if group["kind"] == "muon"}) == [0.01, 0.02, 0.04]
     assert sorted({group["lr"] for group in groups if group["kind"] == "adamw"}) == [5e-4, 1e-3, 2e-3]
     assert sum(len(group["params"]) for group in groups) == len(names) and lr_factor(config, 10, 3) == 1
+    freeze(made.model.named_parameters(), ["*.layers.*"])  # frozen layers still count
+    groups = build_optimizer(made.model.named_parameters(), config, fused=False).param_groups
+    embedding = made.model.transformer.encoder.embedding.weight
+    assert next(g["lr"] for g in groups if any(p is embedding for p in g["params"])) == 5e-4
 
 
 def test_frozen_parameters_stay():
@@ -214,6 +218,9 @@ def test_frozen_parameters_stay():
     optimizer.step()
     moved = {name for name, p in named.items() if not torch.equal(p, before[name])}
     assert moved and not moved & set(frozen)
+    tied = task("task=lm")
+    freeze(tied.model.named_parameters(remove_duplicate=False), ["head.*"])
+    assert not tied.model.transformer.decoder.embedding.weight.requires_grad
     with pytest.raises(ConfigError, match=r"optim\.freeze: head\.x is no parameter; the nearest is"):
         freeze(named.items(), ["head.x"])
     with pytest.raises(ConfigError, match=r"optim\.freeze: leaves nothing to learn"):

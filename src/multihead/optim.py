@@ -37,10 +37,12 @@ def build_optimizer(
             GPUs, a loop on CPUs. It must be False where gradients are clipped under mixed precision, since
             `torch.optim.AdamW` then unscales gradients itself and Lightning 2.6 refuses to clip.
     """
-    named = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
-    shares = layer_rates([name for name, _ in named], config.layer_decay)
+    named = list(named_parameters)
+    shares = layer_rates([name for name, _ in named], config.layer_decay)  # depth counts frozen layers too
     members: dict[tuple[int, float], list[nn.Parameter]] = {}
     for (name, parameter), share in zip(named, shares, strict=True):
+        if not parameter.requires_grad:
+            continue
         is_hidden = config.name == "muon" and parameter.ndim == 2 and ".layers." in name
         members.setdefault((2 if is_hidden else int(parameter.ndim < 2), -share), []).append(parameter)
     betas = (config.betas[0], config.betas[1])

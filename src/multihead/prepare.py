@@ -171,7 +171,7 @@ def data_of(data: DataConfig, settings: TaskConfig) -> DataConfig:
     """The data as one task sees it: its own roles alone."""
     roles = {
         role: column
-        for role in (*settings.roles, *settings.optional_roles)
+        for role in roles_of(data, settings)
         if (column := column_of(data.roles, settings.name, role)) is not None
     }
     return replace(data, roles=roles) if roles else data

@@ -172,15 +172,13 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     import lightning as L
 
     from multihead.data.module import DataModule
+    from multihead.optim import freeze
     from multihead.tasks import build_task
 
     config = composition.config
     L.seed_everything(config.seed, verbose=False)
     task = build_task(config, prepared.vocab, composition.plugin)
-    if config.optim.freeze:
-        from multihead.optim import freeze
-
-        freeze(task.model.named_parameters(), config.optim.freeze)
+    freeze(task.model.named_parameters(remove_duplicate=False), config.optim.freeze)
     if config.compile:
         task.model.transformer.compile_layers()
     give_texts(task, prepared)
@@ -196,19 +194,14 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
 
 
 def give_texts(task: Task, prepared: Prepared) -> None:
-    """Gives the task what it is validated and tested on: by split, and for several tasks by task."""
-    texts: dict[str, dict[str, Any]] = {}
-    streams: dict[str, dict[str, Any]] = {}
+    """Gives each task of the run what it is validated and tested on."""
     for name, text in prepared.texts.items():
+        member = task.member(name)
         for split in ("val", "test"):
-            if text.lines and split in text.lines:
-                streams.setdefault(split, {})[name] = prepared.encoded[name][split]
-            elif not text.lines and split in text.corpus.splits:
-                texts.setdefault(split, {})[name] = text.corpus.splits[split].columns
-    several = len(task.members()) > 1 or task.settings.name not in prepared.texts
-    pick = (lambda found: found) if several else (lambda found: next(iter(found.values())))
-    task.texts = {split: pick(found) for split, found in texts.items()}
-    task.streams = {split: pick(found) for split, found in streams.items()}
+            if split in text.lines:
+                member.streams[split] = prepared.encoded[name][split]
+            elif text.corpus is not None and split in text.corpus.splits:
+                member.texts[split] = text.corpus.splits[split].columns
 
 
 def source_of(config: Config, task: Task, prepared: Prepared) -> TaskData:

@@ -75,9 +75,9 @@ class Task(L.LightningModule):
         self.vocab = vocab
         self.tokenizers = vocab.tokenizers
         self.labels = vocab.labels
-        self.texts: Mapping[str, Mapping[str, Sequence[str]]] = {}
+        self.texts: dict[str, Mapping[str, Sequence[str]]] = {}
         """Split to role to the texts as they stand in the corpus, for validation and test."""
-        self.streams: Mapping[str, Any] = {}
+        self.streams: dict[str, Any] = {}
         """Split to running text, for validation and test of language models."""
         self.tokens_seen = 0
         self.samples: list[dict[str, Any]] = []
@@ -171,8 +171,7 @@ class Task(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         config = self.config
         clips_scaled = config.trainer.gradient_clip_val > 0 and config.precision in ("16-mixed", "bf16-mixed")
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        optimizer = build_optimizer(named, config.optim, fused=not clips_scaled)
+        optimizer = build_optimizer(self.model.named_parameters(), config.optim, fused=not clips_scaled)
         max_steps = config.trainer.max_steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config.optim, max_steps, step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from multihead.config.check import require_choice
-from multihead.config.training import Config, DecodingConfig
+from multihead.config.training import Config
 from multihead.errors import ConfigError
 from multihead.tasks import task_class
 from multihead.tasks.base import Model, Task, Vocabulary, new_transformer
@@ -67,10 +67,8 @@ class MultiTask(Task):
 
     def _start(self) -> None:
         self.samples = []
-        for name, part in self.members().items():
+        for part in self.members().values():
             part.samples = []
-            part.texts = {split: texts[name] for split, texts in self.texts.items() if name in texts}
-            part.streams = {split: found[name] for split, found in self.streams.items() if name in found}
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
         self.members()[batch["task"]].evaluate_batch(batch, split)
@@ -97,6 +95,3 @@ class MultiTask(Task):
     def report(self, folder: Path, name: str) -> dict[str, list[list[Any]]]:
         parts = [part.report(folder, name) for part in self.members().values()]
         return {title: rows for tables in parts for title, rows in tables.items()}
-
-    def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
-        return self.member().predict(texts, decoding, first)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SMOKE = ["task=translation", "debug=smoke"]
 STRIKE = """
 import os, sys
-from multihead.checkpoint import Steps
+from multihead.steps import Steps
 from multihead.cli import main
 hook, step, micro_batch, signum = sys.argv[1], *map(int, sys.argv[2:5])
 before = getattr(Steps, hook)

@@ -196,7 +196,7 @@ def _train(argv: list[str]) -> int:
         if statuses[-1] > 128:  # a signal ends the multirun too
             raise Stopped(statuses[-1] - 128)
 
-    if compositions[0].config.resume:  # Hydra does not read the run's configuration, and wants a task named
+    if compositions[0].config.resume and not multirun:  # Hydra does not read a run's configuration, and wants a task
         words = [f"task={compositions[0].config.task.name}", *(word for word in words if not word.startswith("task="))]
     with _sweep_dir(words, multirun) as extra, _argv([*line.argv(), *hydra_words(words), *extra]):
         _hydra_main(job)

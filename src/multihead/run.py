@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead import lock
 from multihead.config.compose import compose_from_run, load_yaml, to_yaml
 from multihead.config.training import Config
 from multihead.data.tokenizer import Tokenizer
@@ -48,8 +49,8 @@ def new_run_dir(config: Config) -> Path:
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         return Path("outputs") / config.task.name / config.data.name / f"{now}_{secrets.token_hex(2)}"
     path = Path(config.run_dir)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        fix = f"choose another directory, or resume={path} to go on with the run in it"
+    if path.exists() and (not path.is_dir() or any(file.name != lock.FILE for file in path.iterdir())):
+        fix = f"choose another directory, or resume=auto to go on with the run in {path}"
         raise ConfigError("run_dir", f"{path} exists already and is not empty", fix)
     return path
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead.config.compose import Composition, compose_from_run, load_yaml
+from multihead.config.compose import Composition, compose_from_run
 from multihead.config.data import SPLITS
+from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
-from multihead.errors import MultiheadError, Stopped
+from multihead.errors import ConfigError, MultiheadError, Stopped
 from multihead.launch import is_main_rank, launch, local_ranks, world_size
+from multihead.lock import locked
 from multihead.prepare import Prepared, prepare, roles_of
+from multihead.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.run import (
     capsule_dir,
     copy_plugin,
@@ -28,7 +34,6 @@ from multihead.run import (
     git_commit_label,
     git_state,
     load_weights,
-    new_run_dir,
     starting_vocab,
     write_result,
 )
@@ -36,14 +41,14 @@ from multihead.run import (
 if TYPE_CHECKING:
     import lightning as L
 
-    from multihead.checkpoint import Steps
     from multihead.data.module import DataModule, TaskData
+    from multihead.steps import Steps
     from multihead.tasks.base import Task, Vocabulary
     from multihead.transfer import Source
 
 log = logging.getLogger("multihead")
 
-NEVER = 10**12  # batches between Lightning's own validations: `multihead.checkpoint.Steps` validates
+NEVER = 10**12  # batches between Lightning's own validations: `multihead.steps.Steps` validates
 
 
 # ---- the job
@@ -62,55 +67,64 @@ def train(composition: Composition) -> dict[str, Any]:
         MultiheadError: What the user can mend.
         Stopped: If a signal ended the run, after its state was saved.
     """
-    composition, resume_dir = _resumed(composition)
+    if composition.config.plan:
+        from multihead.commands.plan import plan
+
+        return plan(composition)
+    found = aim(composition)
+    composition, run_dir = found.composition, found.run_dir
     config = composition.config
-    run_dir = resume_dir or new_run_dir(config)
+    if found.how == "done":
+        from multihead.progress import open_log
+
+        with contextlib.closing(open_log(None)):
+            log.info("%s is finished already: its result.json stands", run_dir)
+        return {**finished_result(run_dir), "run_dir": str(run_dir)}
     job = {
         "tree": composition.tree,
         "words": composition.words,
         "run_dir": str(run_dir),
-        "resume": resume_dir is not None,
+        "how": found.how,
+        "resume": found.resumes,
+        "force": config.resume_force,
         "plugin": config.plugin,
     }
     ranks = local_ranks(config)
     try:
-        if ranks == 1:
-            return {**_train(composition, job), "run_dir": str(run_dir)}
-        vocab = _vocab(config, run_dir, job["resume"])
-        join(composition, prepare(composition, SPLITS, vocab), ranks)  # fills the caches, and bad data is told once
+        with leaving_on_signals():
+            if ranks == 1:
+                return {**_train(composition, job), "run_dir": str(run_dir)}
+            vocab = _vocab(config, run_dir, job["resume"])
+            join(composition, prepare(composition, SPLITS, vocab), ranks)  # fills the caches; bad data is told once
         launch(ranks, job)
     except Exception as error:
         if is_main_rank() and (run_dir / "config.yaml").is_file():
-            file = run_dir / "crash.txt"
-            file.write_text(getattr(error, "traceback", "") or "".join(traceback.format_exception(error)))
-            error.crash_file = file  # the door names it
+            _write_crash(run_dir / "crash.txt", error)
         raise
-    return {**json.loads((run_dir / "result.json").read_text()), "run_dir": str(run_dir)}
+    return {**finished_result(run_dir), "run_dir": str(run_dir)}
 
 
-def _resumed(composition: Composition) -> tuple[Composition, Path | None]:
-    """For resume=RUN: the run's own configuration plus what was typed."""
-    if not composition.config.resume:
-        return composition, None
-    path = capsule_dir(composition.config.resume, "resume")
-    words = [word for word in composition.words if not word.lstrip("+").startswith("resume=")]
-    composed = compose_from_run(load_yaml(path / "config.yaml"), words)
-    typed = load_yaml(path / "overrides.yaml") if (path / "overrides.yaml").is_file() else []
-    composed.words = [*typed, *words]
-    return composed, path
+def _write_crash(file: Path, error: BaseException) -> None:
+    """Puts the traceback into the capsule; the door names the file."""
+    try:
+        file.write_text(getattr(error, "traceback", "") or "".join(traceback.format_exception(error)))
+        error.crash_file = file
+    except OSError:
+        log.debug("%s could not be written", file)
 
 
 def run_rank(job: Mapping[str, Any]) -> int:
     """One rank of several, in a process of its own."""
     words = [f"plugin={job['plugin']}"] if job["plugin"] else []
-    _train(compose_from_run(job["tree"], words), job)
+    with leaving_on_signals():
+        _train(compose_from_run(job["tree"], words), job)
     return 0
 
 
 def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     """The whole of a run: prepare, build, fit, test, write the result."""
     from multihead.progress import LIBRARIES, open_log
-    from multihead.tracking import Events, build_loggers, finish, quiet_lightning
+    from multihead.tracking import Events, quiet_lightning
     from multihead.transfer import as_rows, copy_weights, transfer_table
 
     quiet_lightning()
@@ -123,43 +137,103 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     if not main:  # one rank speaks for all
         for name in LIBRARIES:
             logging.getLogger(name).setLevel(logging.WARNING)
-    if main and not job["resume"]:
-        known = environment(config, prepared.fingerprints, composition.plugin)
-        create(run_dir, job["tree"], job["words"], known, prepared.vocab)
-        copy_plugin(run_dir, composition.plugin)
-    log_file = open_log(run_dir) if main else None
-    events = Events(run_dir / "events.jsonl") if main else lambda name, **fields: None
-    loggers: list[Any] = []
+        return _fit(composition, job, prepared, task, data, lambda name, **fields: None, clock)
+    with locked(run_dir), contextlib.ExitStack() as stack:
+        _open_capsule(composition, job, prepared)
+        stack.callback(open_log(run_dir).close)
+        events = Events(run_dir / "events.jsonl")
+        try:
+            _announce(config, prepared, task, run_dir)
+            if copied is not None:
+                log.info("", extra={"renderable": transfer_table(copied, config.init_from)})
+                events("initialised", source=config.init_from, parts=as_rows(copied))
+            return _fit(composition, job, prepared, task, data, events, clock)
+        except (MultiheadError, Stopped) as error:
+            events("failed" if isinstance(error, MultiheadError) else "left", status=error.status, reason=str(error))
+            raise
+        except Exception as error:
+            events("failed", status=1, reason=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _open_capsule(composition: Composition, job: Mapping[str, Any], prepared: Prepared) -> None:
+    """The directory of the run, as it has to be before the first step.
+
+    Raises:
+        ConfigError: Another process has made it meanwhile.
+        MachineError: It cannot be written.
+    """
+    run_dir = Path(job["run_dir"])
+    if job["resume"]:
+        return
+    if job["how"] == "again":
+        start_again(run_dir)
+    elif (run_dir / "config.yaml").exists():
+        raise ConfigError("run_dir", f"{run_dir} is the directory of another run", "choose another directory")
+    known = environment(composition.config, prepared.fingerprints, composition.plugin)
+    create(run_dir, job["tree"], job["words"], known, prepared.vocab)
+    copy_plugin(run_dir, composition.plugin)
+
+
+def _fit(
+    composition: Composition, job: Mapping[str, Any], prepared: Prepared, task: Task, data: DataModule, events: Any,
+    clock: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains, tests and writes the result; on every rank."""
+    from multihead.steps import Steps
+    from multihead.tracking import build_loggers, finish
+
+    config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
+    record = flatten(job["tree"]) | prepared.fingerprints
+    start = open_checkpoint(run_dir, record, job["force"], main) if job["resume"] else None
+    monitor = (config.task.monitor, config.task.monitor_mode)
+    steps = Steps(run_dir, data, config.trainer, monitor, start, events, record)
+    steps.began = clock
+    loggers = build_loggers(config, run_dir, job["tree"], step=steps.first_step) if main else []
     status = 1
     try:
-        _announce(config, prepared, task, run_dir)
-        if copied is not None:
-            log.info("", extra={"renderable": transfer_table(copied, config.init_from)})
-            events("initialised", source=config.init_from, parts=as_rows(copied))
-        resume = _checkpoint(run_dir) if job["resume"] else None
-        steps = _steps(config, run_dir, data, prepared, events, resume)
-        loggers = build_loggers(config, run_dir, job["tree"], step=steps.first_step) if main else []
         task.on_samples = functools.partial(_write_samples, run_dir, loggers)
         trainer = build_trainer(composition, data, loggers, steps)
-        steps.on_resumed = functools.partial(describe, run_dir, job["tree"], job["words"])
+        steps.on_resumed = functools.partial(_take_over, job)
         with steps.signals():
             trainer.fit(task, datamodule=data)
-            result, tables = _finish(job, run_dir, trainer, task, data, clock)
+            result, tables = _finish(job, run_dir, trainer, task, data, steps)
         status = 0
         if main:
+            events("finished", step=trainer.global_step)
             _show(config, run_dir, task, result, tables)
         return result
     except (MultiheadError, Stopped) as error:
         status = error.status
-        events("failed" if isinstance(error, MultiheadError) else "left", status=status, reason=str(error))
-        raise
-    except Exception as error:
-        events("failed", status=status, reason=f"{type(error).__name__}: {error}")
         raise
     finally:
         finish(loggers, status)
-        if log_file is not None:
-            log_file.close()
+
+
+def _take_over(job: Mapping[str, Any]) -> None:
+    """Once its checkpoint is known to fit: the capsule has the configuration that it goes on with."""
+    describe(Path(job["run_dir"]), job["tree"], job["words"])
+    set_aside_result(Path(job["run_dir"]))
+
+
+@contextlib.contextmanager
+def leaving_on_signals() -> Iterator[None]:
+    """Inside, before there are steps to finish, a signal ends the command at once, with the status of its own."""
+
+    def leave(signum: int, frame: Any) -> None:
+        raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before the first step")
+
+    caught = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    if threading.current_thread() is not threading.main_thread():
+        caught = ()
+    before = {signum: signal.getsignal(signum) for signum in caught if signal.getsignal(signum) is signal.SIG_DFL}
+    for signum in before:
+        signal.signal(signum, leave)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task, DataModule]:
@@ -246,18 +320,8 @@ def _source(config: Config) -> Source:
     return source
 
 
-def _steps(config: Config, run_dir: Path, data: DataModule, prepared: Prepared, events: Any, resume: Path | None):
-    from multihead.checkpoint import Steps
-
-    monitor = (config.task.monitor, config.task.monitor_mode)
-    planned = {"seed": config.seed, "model.max_len": config.model.max_len}
-    planned |= {f"tokenizer.{name}": getattr(config.tokenizer, name) for name in config.tokenizer.__slots__}
-    planned |= {f"data.{name}": getattr(config.data, name) for name in ("batch_tokens", "part_tokens", "overlong")}
-    return Steps(run_dir, data, config.trainer, monitor, resume, events, prepared.fingerprints | planned)
-
-
 def build_trainer(composition: Composition, data: DataModule, loggers: list[Any], steps: Steps) -> L.Trainer:
-    """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.checkpoint.Steps`."""
+    """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.steps.Steps`."""
     import lightning as L
 
     from multihead.progress import Progress
@@ -269,7 +333,6 @@ def build_trainer(composition: Composition, data: DataModule, loggers: list[Any]
         **devices(config),
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
-        max_time=config.trainer.max_time or None,
         accumulate_grad_batches=data.accumulation(world_size()),
         gradient_clip_val=config.trainer.gradient_clip_val or None,
         check_val_every_n_epoch=None,
@@ -305,17 +368,6 @@ def _strategy(config: Config) -> str:
     return "ddp_find_unused_parameters_true" if several and config.strategy in ("auto", "ddp") else config.strategy
 
 
-def _checkpoint(run_dir: Path) -> Path:
-    """The newest checkpoint whose hashes match; damaged ones are named and passed over."""
-    from multihead.checkpoint import newest_valid
-
-    path, passed = newest_valid(run_dir)
-    for line in passed:
-        log.warning("resume: %s; using %s", line, path.name)
-    log.info("resume: going on from %s", path)
-    return path
-
-
 def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> None:
     """One line each on the data, the model and where the run lives."""
     for note in prepared.notes:
@@ -339,18 +391,17 @@ def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> 
     )
 
 
-def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, clock: float) -> tuple[dict, dict]:
+def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, steps: Steps) -> tuple[dict, dict]:
     """Loads the best checkpoint, exports it, tests what was exported, writes the result and reads it back.
 
     Returns:
         The result, and what the task shows beside it.
     """
-    from multihead.checkpoint import FolderCheckpointIO, Steps
+    from multihead.checkpoint import FolderCheckpointIO
     from multihead.tracking import log_table
 
-    steps = next(callback for callback in trainer.callbacks if isinstance(callback, Steps))
     config = task.config
-    trained = {"steps": trainer.global_step, "tokens": task.tokens_seen, "seconds": time.monotonic() - clock}
+    trained = {"steps": trainer.global_step, "tokens": task.tokens_seen, "seconds": steps.seconds}
     best = run_dir / "checkpoints" / f"step_{steps.best['step']}"
     state = FolderCheckpointIO().load_checkpoint(best)["state_dict"]
     task.load_state_dict(state)

@@ -46,6 +46,7 @@ from multihead.config.keys import (
 )
 from multihead.config.merge import Composition, Layer, empty, merge, to_yaml, tree_of
 from multihead.config.task import TASKS, TaskConfig
+from multihead.config.training import SEARCHES
 from multihead.config.yaml_file import load_yaml, one_line
 from multihead.errors import CheckpointError, ConfigError, MultiheadError
 from multihead.plugin import Plugin, load_plugin
@@ -174,12 +175,14 @@ def parse(words: Iterable[str]) -> list[Override]:
 
 
 def resumed_run(overrides: list[Override]) -> str:
-    """The directory that ``resume=`` names, or an empty string.
+    """The directory that ``resume=`` names; empty where it names none or is to be searched for.
 
     Raises:
         ConfigError: It is not the directory of a run.
     """
     runs = [str(o.value()) for o in overrides if o.key_or_group == "resume" and not o.is_sweep_override() and o.value()]
+    if runs and runs[-1] in SEARCHES:
+        return ""
     if runs and not (Path(runs[-1]) / "config.yaml").is_file():
         what = "no config.yaml in it" if Path(runs[-1]).is_dir() else "no such directory"
         raise ConfigError("resume", f"{runs[-1]} is not a run: {what}", "give the directory of a run, outputs/...")

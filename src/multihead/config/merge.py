@@ -143,10 +143,13 @@ def _template(task_class: type[TaskConfig], options: tuple[tuple[str, type], ...
 
 
 def tree_of(config: Config) -> dict[str, Any]:
-    """A configuration as plain containers; the plugin by its name, since its path means nothing elsewhere."""
+    """A configuration as plain containers, without what was said to one command alone.
+
+    The plugin stands by its name, since its path means nothing elsewhere.
+    """
     tree = dataclasses.asdict(config)
     tree["plugin"] = Path(config.plugin).name
-    return tree
+    return tree | {"resume": "", "resume_force": [], "plan": False}
 
 
 def to_yaml(config: Config | dict[str, Any] | list[Any]) -> str:

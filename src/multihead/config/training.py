@@ -16,7 +16,10 @@ SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
+ON_NAN = ("stop", "skip", "rewind")
+SEARCHES = ("auto", "must")
+"""Values of resume that look for a run instead of naming one."""
 LOGGERS = ("auto", "none", "wandb", "tensorboard")
 
 
@@ -104,6 +107,13 @@ class TrainerConfig:
     """Distance of the averaged weights in steps."""
     limit_val_examples: int = 0
     """Decode at most so many validation examples at each validation; 0 means all. Test always uses all."""
+    on_nan: str = "stop"
+    """A gradient that is not finite: stop the run; skip that step's update; or rewind to the newest checkpoint's
+    weights and go on behind the examples that led there (arXiv:2204.02311, section 5.1)."""
+    watchdog_seconds: int = 600
+    """A job of several ranks is ended where no rank makes progress for so long; 0 turns it off."""
+    activation_checkpointing: bool = False
+    """Compute each layer again in the backward pass instead of keeping what it computed (arXiv:1604.06174)."""
     overfit_examples: int = 0
     """Train and validate on so many examples of the train split; 0 means all (debug=overfit)."""
 
@@ -124,8 +134,10 @@ class TrainerConfig:
             "limit_val_examples",
             "overfit_examples",
             "gradient_clip_val",
+            "watchdog_seconds",
         ):
             require(0 <= getattr(self, name) < float("inf"), f"trainer.{name}", "at least 0", getattr(self, name))
+        require_choice("trainer.on_nan", self.on_nan, ON_NAN)
         require(0 <= self.ema_decay < 1, "trainer.ema_decay", "in [0, 1)", self.ema_decay)
         require(
             not self.max_time or re.fullmatch(r"\d+:\d\d:\d\d:\d\d", self.max_time) is not None,
@@ -225,7 +237,7 @@ class Config:
     devices: str = "1"
     """Number of devices per node, 'auto', or a list such as '0,1'."""
     strategy: str = "auto"
-    """auto, or ddp: the whole model on each device."""
+    """auto; ddp: the whole model on each device; fsdp: a share of each layer on each device (FSDP2)."""
     num_nodes: int = 1
     """Machines that take part."""
     precision: str = "32-true"
@@ -235,7 +247,12 @@ class Config:
     run_dir: str = ""
     """The run's directory; empty means outputs/<task>/<data>/<date>_<time>_<id>."""
     resume: str = ""
-    """A run directory to continue."""
+    """A run directory to continue; or auto: the unfinished run of this configuration (in run_dir, else the newest), if
+    there is one; or must: the same, and an error where there is none."""
+    resume_force: list[str] = field(default_factory=list)
+    """Names of what differs from the checkpoint and is accepted nevertheless, as the refusal names them."""
+    plan: bool = False
+    """Print what the run will take (parameters, memory, time) and end without starting it."""
     init_from: str = ""
     """A finished run, of any task, whose embeddings and stacks this run starts from, as far as they fit."""
     init_tokenizer: str = "new"

@@ -6,6 +6,7 @@ nothing and does not depend on the number of workers or ranks.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,8 +64,9 @@ class DataModule(lightning.LightningDataModule):
 
     A training batch is one part of a step of one task: what ``collate`` gives, ``task`` (its name),
     ``tokens_of_step`` and ``targets_of_step`` (real target tokens, and terms of the loss, of the whole step, int),
-    ``parts`` (ranks x accumulation, int) and ``index`` (rows of the split, LongTensor [B]). One of evaluation has
-    ``task`` and ``index`` alone beside the task's own; under several ranks it may be empty.
+    ``parts`` (ranks x accumulation, int), ``epoch`` and ``step_in_epoch`` (where it belongs, int) and ``index`` (rows
+    of the split, LongTensor [B]). One of evaluation has ``task`` and ``index`` alone beside the task's own; under
+    several ranks it may be empty.
 
     Args:
         sources: Task to its data; one, or several that are mixed.
@@ -91,7 +93,8 @@ class DataModule(lightning.LightningDataModule):
         if all("train" in source.splits for source in self.sources.values()):
             plans = {name: source.plan(config, seed) for name, source in self.sources.items()}
             self.plan = Mixture(plans, temperature=temperature, seed=seed)
-        self._position = (0, 0)
+        self.position = (0, 0)
+        """Epoch and step in it where training starts."""
         self._sampler: PartSampler | None = None
 
     def accumulation(self, world_size: int) -> int:
@@ -118,15 +121,23 @@ class DataModule(lightning.LightningDataModule):
         steps = self.plan.num_steps(epoch)
         if not 0 <= step <= steps:
             raise ValueError(f"step {step} of an epoch of {steps} steps")
-        self._position = (epoch + 1, 0) if step == steps else (epoch, step)
+        self.position = (epoch + 1, 0) if step == steps else (epoch, step)
         if self._sampler is not None:
-            self._sampler.position = self._position
+            self._sampler.position = self.position
+
+    def batches_of(self, position: tuple[int, int]) -> Iterator[dict[str, Any]]:
+        """This rank's parts of one step of training, (epoch, step in it), made again."""
+        rank, world_size = self._rank()
+        sampler = PartSampler(self.plan, rank, world_size, self.accumulation(world_size))
+        sampler.position = position
+        dataset = PartDataset(self.sources, "train")
+        return (dataset[part] for part in itertools.islice(sampler, sampler.accumulation))
 
     def train_dataloader(self) -> DataLoader:
         """This rank's parts; its length is that of a whole epoch, in micro-batches, wherever it starts."""
         rank, world_size = self._rank()
         self._sampler = PartSampler(self.plan, rank, world_size, self.accumulation(world_size))
-        self._sampler.position = self._position
+        self._sampler.position = self.position
         return self._loader("train", self._sampler)
 
     def val_dataloader(self) -> DataLoader:
@@ -197,6 +208,7 @@ class PartSampler(Sampler):
             step = steps[number]
             parts = self.plan.parts(step, count)[self.rank :: self.world_size]
             extra = {"tokens_of_step": step.tokens, "targets_of_step": step.targets, "parts": count, "epoch": epoch}
+            extra["step_in_epoch"] = number
             for place, indices in enumerate(parts):
                 if number == len(steps) - 1 and place == len(parts) - 1:
                     self.position = (epoch + 1, 0)

@@ -12,6 +12,7 @@ import torch
 import torch.distributed
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from multihead.config.check import require_choice
 from multihead.config.task import TaskConfig
@@ -82,6 +83,8 @@ class Task(L.LightningModule):
         self.tokens_seen = 0
         self.samples: list[dict[str, Any]] = []
         self.recorded: dict[str, float] = {}
+        self.on_gradient: Callable[[Tensor], None] | None = None
+        """Told the norm of the gradient [] of each step, before it is clipped and used."""
         self.on_samples: Callable[[str, int, list[dict[str, Any]]], None] | None = None
 
     # ---- what a subclass gives
@@ -175,6 +178,16 @@ class Task(L.LightningModule):
         max_steps = config.trainer.max_steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config.optim, max_steps, step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if self.on_gradient:
+            self.on_gradient(norm)
+        if gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def step_loss(self, loss_sum: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss to differentiate, scaled as the class says, and the plain sum for the record."""

@@ -1,0 +1,64 @@
+"""What may differ between a run and the command that goes on with it."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multihead.config.keys import flatten
+
+OF_THE_COMMAND = ("run_dir", "resume", "resume_force", "plan", "logger", "plugin")
+"""Keys about one command and not about what is learned: they may differ without a word."""
+OF_THE_MACHINE = ("accelerator", "devices", "strategy", "num_nodes", "data.num_workers", "trainer.watchdog_seconds")
+"""Keys about where the run is computed."""
+MAY_CHANGE = (
+    *OF_THE_MACHINE,
+    *("precision", "compile", "trainer.*", "decoding.*", "optim.*"),
+    *("init_from", "init_tokenizer"),  # done already
+    *("model.*dropout", "task.*dropout", "task.*label_smoothing", "task.*class_weights", "task.*focal_gamma"),
+    *("task.*monitor*", "task.*num_samples", "task.*prompts", "task.*stride", "task.*random_windows"),
+    *("data.eval_tokens", "data.root", "data.train", "data.val", "data.test", "data.url*"),  # content has fingerprints
+)
+"""Keys that a resumed run may have otherwise; everything else has to be as it was."""
+MUST_STAY = ("optim.name", "optim.freeze")
+"""Keys that `MAY_CHANGE` names and that may not."""
+
+
+def same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether two configurations describe the same run, wherever it is computed."""
+    return not [name for name, _, _ in _differences(saved, wanted) if name not in OF_THE_MACHINE]
+
+
+def changes(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], force: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """What differs between the configuration of a checkpoint and the one that goes on from it.
+
+    Args:
+        saved: The checkpoint's, as a tree or as leaves.
+        wanted: The one to go on with.
+        force: Names whose difference is accepted.
+
+    Returns:
+        The differences that are refused and those that are taken over, as ``name: 1 -> 2``.
+    """
+    refused, taken = [], []
+    for name, before, after in _differences(saved, wanted):
+        may = any(fnmatch.fnmatchcase(name, pattern) for pattern in MAY_CHANGE) and name not in MUST_STAY
+        (taken if may or name in force else refused).append(f"{name}: {_short(before)} -> {_short(after)}")
+    return refused, taken
+
+
+def _short(value: Any) -> str:
+    text = "missing" if value is None else str(value)
+    if re.fullmatch(r"[0-9a-f]{64}", text):
+        return f"sha256 {text[:12]}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    before, after = flatten(dict(saved)), flatten(dict(wanted))
+    names = [name for name in dict.fromkeys([*before, *after]) if name not in OF_THE_COMMAND]
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

@@ -174,7 +174,7 @@ def test_no_checkpoint_left(run):
     [
         (
             ["data.grammar.train_size=399"],
-            r"data_train: sha256 \w{12} -> sha256 \w{12}.*resume_force=.data.grammar.train_size,data_train.",
+            r"data_train: sha256 \w+ -> sha256 \w+.*resume_force=.data.grammar.train_size,data_train.",
         ),
         (["tokenizer.vocab_size=300"], "tokenizer.vocab_size: 8000 -> 300"),
         (["model.max_len=128"], "model.max_len: 256 -> 128"),

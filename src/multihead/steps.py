@@ -293,7 +293,7 @@ class Steps(L.Callback):
         counts["in_a_row"] += 1
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # it looks for its scale this way
         if (self.config.on_nan == "stop" and not scaled) or counts["in_a_row"] >= MOST_IN_A_ROW:
-            self._fail(trainer, module, f"the gradient of step {trainer.global_step + 1} is not finite")
+            self._fail(trainer, module, "the gradient is not finite")
         if scaled:
             return
         counts["skipped"] += 1
@@ -422,14 +422,15 @@ class Steps(L.Callback):
 
     def _log_training(self, trainer: L.Trainer, module: Task, step: int) -> None:
         """Mean loss per target since the last log, over all ranks."""
-        loss = self._require_finite(trainer, module)
+        loss = {"train/loss": self._require_finite(trainer, module)} if self.targets else {}  # none: all were skipped
         self.sum, self.targets = None, 0
         epoch = self.epoch + self.step_in_epoch / self.data.plan.num_steps(self.epoch)
         rates: dict[str, float] = {}
         for group in trainer.optimizers[0].param_groups:  # with layer-wise rates the highest of each kind
             name = f"optim/lr_{group.get('kind', 'adamw')}"
             rates[name] = max(group["lr"], rates.get(name, 0.0))
-        module.record({"train/loss": loss, "epoch": epoch, "tokens": module.tokens_seen, **rates}, step)
+        skipped = {"optim/skipped_steps": self.not_finite["skipped"]} if self.not_finite["skipped"] else {}
+        module.record({**loss, "epoch": epoch, "tokens": module.tokens_seen, **rates, **skipped}, step)
 
     def _require_finite(self, trainer: L.Trainer, module: Task) -> float:
         """Mean loss since the last log; a loss that is not finite ends the run before it reaches a checkpoint."""

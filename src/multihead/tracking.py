@@ -476,6 +476,7 @@ NOISE = (
     "All distributed processes registered",
     "Restoring states from the checkpoint",
     "Restored all states from the checkpoint",
+    "Found current_model_state in the checkpoint",
 )
 """Beginnings of Lightning's messages that say nothing that our own lines do not say, or advertise."""
 

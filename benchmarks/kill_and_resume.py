@@ -1,0 +1,173 @@
+"""Does a run survive being killed again and again? python benchmarks/kill_and_resume.py
+
+For each task, in one process and with two ranks: the same command (``resume=auto run_dir=...``) is started, killed with
+SIGKILL at a random moment of its start, training, validation or saving, and started again, until it was killed so many
+times and then ends by itself. Everything is compared with the same command that nobody disturbed: every example of
+every step, losses as hexadecimal numbers, metrics, results and final weights.
+Settings: tasks=lm kills=20 steps=120 variants=one,ranks seed=0 folder=DIR out=FILE.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import exactness
+from rounds import split_words
+
+VARIANTS = {
+    "one": [
+        "trainer.val_every_n_steps=7",
+        "trainer.checkpoint_every_n_steps=5",
+        "trainer.accumulate_grad_batches=2",
+        "trainer.ema_decay=0.9",
+        "data.num_workers=2",
+    ],
+    "ranks": [
+        "trainer.val_every_n_steps=4",
+        "trainer.checkpoint_every_n_steps=3",
+        "devices=2",
+        "strategy=ddp",
+        "model.dropout=0.2",
+    ],
+}
+SETTINGS = {"tasks": ",".join(exactness.TASKS), "variants": "one,ranks", "kills": 20, "steps": 120, "seed": 0,
+            "folder": "", "out": ""}  # fmt: skip
+
+
+def last_event(run: Path) -> tuple[int, str]:
+    """Number of events so far, and the name of the last one."""
+    try:
+        lines = (run / "events.jsonl").read_text().split("\n")[:-1]
+        return len(lines), json.loads(lines[-1])["event"]
+    except (OSError, ValueError, IndexError):
+        return 0, "start-up"
+
+
+def kill_one(words: list[str], here: Path, wait: float, after_start: bool) -> str:
+    """Starts the command and kills its whole session: after ``wait`` seconds, or so long after training started.
+
+    Returns:
+        The last event before the kill, or ``ended`` where the run was faster.
+    """
+    events_before, _ = last_event(here / "run")
+    running = exactness.start(words, here / "ledger")
+    began = time.monotonic()
+    while after_start and running.poll() is None and time.monotonic() < began + 120:
+        count, _ = last_event(here / "run")
+        if count > events_before or (count and count < events_before):
+            break
+        time.sleep(0.01)
+    try:
+        running.wait(wait)
+    except subprocess.TimeoutExpired:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        while exactness.orphans(running.pid):
+            time.sleep(0.01)
+        running.stderr.close()
+        return last_event(here / "run")[1]
+    errors = running.stderr.read()
+    if running.returncode:
+        raise SystemExit(f"status {running.returncode}: {errors}")
+    return "ended"
+
+
+def prove(task: str, variant: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """One task in one variant: where it was killed, and what differed in the end."""
+    here, rng = folder / f"{task}_{variant}", random.Random(f"{settings['seed']} {task} {variant}")
+    plugin = exactness.write_plugin(folder)
+    words = exactness.words_of(
+        task, *VARIANTS[variant], f"trainer.max_steps={settings['steps']}", plugin, "resume=auto"
+    )
+    began = time.monotonic()
+    whole = exactness.start([*words, f"run_dir={here / 'whole'}"], here / "whole_ledger")
+    _, errors = whole.communicate()
+    if whole.returncode:
+        raise SystemExit(f"status {whole.returncode}: {errors}")
+    alone = time.monotonic() - began
+    longest = json.loads((here / "whole" / "result.json").read_text())["seconds"] * 1.5 / settings["kills"]
+    words = [*words, f"run_dir={here / 'run'}"]
+    where: collections.Counter[str] = collections.Counter()
+    while where.total() < settings["kills"]:
+        early = rng.random() < 0.15
+        event = kill_one(words, here, rng.uniform(0.0, alone / 2 if early else longest), after_start=not early)
+        if event == "ended":
+            break
+        where[event] += 1
+    last = exactness.start(words, here / "ledger")
+    _, errors = last.communicate()
+    if last.returncode:
+        raise SystemExit(f"status {last.returncode}: {errors}")
+    args = (here / "run", here / "ledger", here / "whole", here / "whole_ledger")
+    resumed = sum(json.loads(line)["event"] == "resumed" for line in (here / "run" / "events.jsonl").open())
+    result = {
+        "task": task,
+        "variant": variant,
+        "kills": where.total(),
+        "resumed": resumed,
+        "where": dict(where),
+        "steps_done": sum(map(len, _attempts(here / "ledger").values())),
+        "steps": len(exactness.ledger_rows(here / "whole_ledger")),
+        "differences": exactness.differences(*args),
+        "seconds": time.monotonic() - began,
+    }
+    shutil.rmtree(here)
+    return result
+
+
+def _attempts(ledger: Path) -> dict[str, list[str]]:
+    """Lines of each ledger: parts of steps that were done, those done again included."""
+    return {file.name: file.read_text().splitlines() for file in ledger.glob("ledger_*.jsonl")}
+
+
+def main(words: list[str]) -> int:
+    """Prints the table; status 1 where anything differed."""
+    settings, rest = split_words(words, SETTINGS)
+    if rest:
+        raise SystemExit(f"{rest[0]}: settings are {', '.join(SETTINGS)}")
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
+        for task in settings["tasks"].split(","):
+            for variant in settings["variants"].split(","):
+                rows.append(prove(task, variant, settings, Path(settings["folder"] or scratch)))
+                print(json.dumps(rows[-1]), flush=True)
+    head = [
+        "task",
+        "processes",
+        "kills",
+        "last event before",
+        "parts of steps: needed",
+        "done",
+        "differences",
+        "seconds",
+    ]
+    listed = [
+        [
+            row["task"],
+            {"one": "1, with 2 loader workers", "ranks": "2 ranks"}[row["variant"]],
+            row["kills"],
+            ", ".join(f"{name} {count}" for name, count in row["where"].items()),
+            row["steps"],
+            row["steps_done"],
+            len(row["differences"]),
+            round(row["seconds"]),
+        ]
+        for row in rows
+    ]
+    exactness.save("kill_and_resume", exactness.table(head, listed), {"rows": rows}, settings["out"])
+    return int(any(row["differences"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

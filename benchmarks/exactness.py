@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,17 +133,43 @@ def differences(run: Path, ledger: Path, whole: Path, whole_ledger: Path, partly
     return found
 
 
-def orphans(session: int) -> list[int]:
-    """Processes of a session that are still there."""
-    found = []
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it, ranks and loader workers too."""
+    children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(stat.parent.name))
+        if fields[0] != "Z":
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
     return found
+
+
+def alive(pids: Iterable[int]) -> list[int]:
+    """Those of the processes that are still there and not zombies."""
+    found = []
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state != "Z":
+            found.append(pid)
+    return found
+
+
+def kill(pid: int) -> None:
+    """SIGKILL to a process and all that descend from it, parents first, until none is left."""
+    everyone = family(pid)
+    for one in everyone:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    while alive(everyone):
+        time.sleep(0.01)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

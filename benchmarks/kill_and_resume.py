@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -55,7 +53,7 @@ def last_event(run: Path) -> tuple[int, str]:
 
 
 def kill_one(words: list[str], here: Path, wait: float, after_start: bool) -> str:
-    """Starts the command and kills its whole session: after ``wait`` seconds, or so long after training started.
+    """Starts the command and kills all its processes: after ``wait`` seconds, or so long after training started.
 
     Returns:
         The last event before the kill, or ``ended`` where the run was faster.
@@ -71,10 +69,8 @@ def kill_one(words: list[str], here: Path, wait: float, after_start: bool) -> st
     try:
         running.wait(wait)
     except subprocess.TimeoutExpired:
-        os.killpg(running.pid, signal.SIGKILL)
+        exactness.kill(running.pid)
         running.wait()
-        while exactness.orphans(running.pid):
-            time.sleep(0.01)
         running.stderr.close()
         return last_event(here / "run")[1]
     errors = running.stderr.read()

@@ -22,6 +22,8 @@ from multihead.data.tokenizer import Tokenizer, train_tokenizer
 from multihead.errors import CheckpointError, ConfigError, DataError
 
 TEXTS_AT_ONCE = 20_000
+SUM = ".sha256"
+"""Of the file beside a tokenizer of the cache."""
 Note = Callable[[str], None]
 
 
@@ -223,13 +225,22 @@ def cached_tokenizer(
     path = cache / "tokenizers" / f"{_key(fingerprint, settings, normalize)}.json"
     if path.exists():
         try:
-            return Tokenizer.load(path)
+            if _intact(path):
+                return Tokenizer.load(path)
         except CheckpointError:
-            note(f"{path}: damaged, trained again")
+            pass
+        note(f"{path}: damaged, trained again")
     tokenizer = train_tokenizer(config, texts, normalize)
     if _writable(path.parent, note):
         tokenizer.save(path)
+        path.with_suffix(SUM).write_text(tokenizer.fingerprint)
     return tokenizer
+
+
+def _intact(path: Path) -> bool:
+    """Whether a tokenizer of the cache is as it was written: two entries may have changed places."""
+    beside = path.with_suffix(SUM)
+    return beside.is_file() and beside.read_text() == sha256(path)
 
 
 def encode_corpus(
@@ -307,7 +318,7 @@ def _write(folder: Path, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) ->
         for role, (flat, offsets) in arrays.items():
             np.save(part / f"{role}.ids.npy", flat, allow_pickle=False)
             np.save(part / f"{role}.offsets.npy", offsets, allow_pickle=False)
-        sums = {path.name: _sha256(path) for path in sorted(part.iterdir())}
+        sums = {path.name: sha256(path) for path in sorted(part.iterdir())}
         (part / "sums.json").write_text(json.dumps(sums))
         try:
             os.rename(part, folder)
@@ -328,7 +339,7 @@ def _read(folder: Path, roles: Sequence[str]) -> Encoded:
     arrays = {}
     for role in roles:
         for name in (f"{role}.ids.npy", f"{role}.offsets.npy"):
-            if _sha256(folder / name) != sums[name]:
+            if sha256(folder / name) != sums[name]:
                 raise ValueError(name)
         ids, offsets = folder / f"{role}.ids.npy", folder / f"{role}.offsets.npy"
         mapped = np.load(ids, mmap_mode="r", allow_pickle=False)
@@ -336,6 +347,7 @@ def _read(folder: Path, roles: Sequence[str]) -> Encoded:
     return _joined_arrays(arrays)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Checksum of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from multihead.config.data import DataConfig
+from multihead.data.encode import sha256
 from multihead.data.plan import Step
 from multihead.data.readers import Lines, find, folder_of
 from multihead.data.tokenizer import Tokenizer
@@ -349,7 +350,7 @@ def encode_stream(
     parent = cache / "streams" if cache is not None else Path(_scratch().name)
     key = hashlib.sha256(f"{mark} {tokenizer.fingerprint} {document} {count_documents}".encode()).hexdigest()[:32]
     folder = parent / key
-    if not (folder / "sums.json").is_file():
+    if _damaged(folder, count_documents):
         parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=parent, prefix=f"{key}.part"))
         try:
@@ -357,18 +358,23 @@ def encode_stream(
             shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
             os.rename(part, folder)
         except OSError:
-            if not (folder / "sums.json").is_file():  # else another process was first, with the same content
+            if _damaged(folder, count_documents):  # else another process was first, with the same content
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
     facts = json.loads((folder / "sums.json").read_text())
-    if (folder / "ids.npy").stat().st_size != facts["size"]:
-        shutil.rmtree(folder)
-        return encode_stream(
-            lines, tokenizer, document=document, mark=mark, cache=cache, count_documents=count_documents
-        )
     sizes = np.load(folder / "documents.npy", allow_pickle=False) if count_documents else None
     return Stream(folder / "ids.npy", tokenizer.eos_id, facts["bytes"], document_bytes=sizes)
+
+
+def _damaged(folder: Path, count_documents: bool) -> bool:
+    """Whether a folder of the cache is missing, or not as it was written."""
+    try:
+        facts = json.loads((folder / "sums.json").read_text())
+        names = ("ids.npy", "documents.npy") if count_documents else ("ids.npy",)
+        return type(facts["bytes"]) is not int or any(sha256(folder / name) != facts["sha256"][name] for name in names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 _scratch_folder: list[tempfile.TemporaryDirectory] = []
@@ -408,7 +414,8 @@ def _write(folder: Path, lines: Iterable[str], tokenizer: Tokenizer, document: s
     body.unlink()
     if count_documents:
         np.save(folder / "documents.npy", np.asarray(sizes or [num_bytes], dtype=np.int64), allow_pickle=False)
-    facts = {"bytes": num_bytes, "tokens": count, "size": (folder / "ids.npy").stat().st_size}
+    sums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    facts = {"bytes": num_bytes, "tokens": count, "sha256": sums}
     (folder / "sums.json").write_text(json.dumps(facts))
 
 

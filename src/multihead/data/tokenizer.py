@@ -13,6 +13,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -147,7 +148,7 @@ class Tokenizer:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(str(path), f"is no tokenizer of ours ({error})", "restore the file") from error
         wrong = _flaw(content)
         if wrong:
@@ -185,13 +186,17 @@ def _flaw(content: object) -> str:
         isinstance(pair, list) and len(pair) == 2 and {*pair, "".join(pair)} <= entries for pair in merges
     ):
         return "merges must be pairs of entries"
-    if not isinstance(scores, list) or not all(isinstance(score, float | int) for score in scores):
-        return "scores must be numbers"
+    if not isinstance(scores, list) or not all(_is_finite(score) for score in scores):
+        return "scores must be finite numbers"
     if len(scores) != (len(vocab) if content["kind"] == "unigram" else 0) or not isinstance(
         content.get("lowercase"), bool
     ):
         return "scores or lowercase do not fit"
     return ""
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _keys(vocab: Sequence[str]) -> list[str]:

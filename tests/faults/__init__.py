@@ -1,0 +1,1 @@
+"""Real faults, one row each: see `harness`."""

@@ -1,0 +1,47 @@
+"""Every row of the fault matrix holds, and fails where its defect is put back."""
+
+import pytest
+
+from faults.harness import Bench, all_rows, seeded
+
+ROWS = all_rows()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("faults")
+
+
+def parameters():
+    return [pytest.param(row, id=row.number, marks=[pytest.mark.slow] * row.slow) for row in ROWS]
+
+
+@pytest.fixture
+def bench(tmp_path, shared, request):
+    made = Bench(tmp_path / "row", shared)
+    yield made
+    made.end()
+
+
+@pytest.mark.parametrize("row", parameters())
+def test_row(row, bench):
+    if why := row.needs():
+        pytest.skip(why)
+    row.check(bench)
+
+
+@pytest.mark.parametrize("row", parameters())
+def test_the_row_sees_its_defect(row, bench):
+    if why := row.needs():
+        pytest.skip(why)
+    bench.defect = row.defect
+    with seeded(row.defect):
+        try:
+            row.check(bench)
+        except Exception:
+            return
+    pytest.fail("the defect was not seen")
+
+
+def test_numbers_are_unique():
+    assert len({row.number for row in ROWS}) == len(ROWS)

@@ -13,20 +13,26 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multihead import errors
 from multihead.config.training import Config
-from multihead.errors import MultiheadError, PeerError, Stopped
+from multihead.errors import ConfigError, MultiheadError, PeerError, Stopped
+
+if TYPE_CHECKING:
+    from lightning.pytorch.plugins.environments import ClusterEnvironment
 
 SHUTDOWN_SECONDS = 8
-ELASTIC_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+NO_STEP = 2**32 - 16
+"""From here on, step numbers of SLURM stand for batch scripts and the like."""
 
 
 class RankError(RuntimeError):
@@ -41,29 +47,60 @@ class RankError(RuntimeError):
         self.traceback = traceback
 
 
+def by_torchrun() -> bool:
+    """Whether this process is a rank that torch's launcher started: ours, or ``torchrun``."""
+    return "LOCAL_RANK" in os.environ
+
+
+def by_srun() -> bool:
+    """Whether ``srun`` started this process, and not just a SLURM allocation or batch script that it runs in."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return not by_torchrun() and step.isdigit() and int(step) < NO_STEP and "SLURM_PROCID" in os.environ
+
+
 def world_size() -> int:
     """Number of ranks of this run, as its launcher (ours, torchrun or srun) says."""
-    return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    return int(os.environ["WORLD_SIZE"] if by_torchrun() else os.environ["SLURM_NTASKS"] if by_srun() else 1)
 
 
 def is_main_rank() -> bool:
     """Whether this process writes the capsule."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    return int(os.environ["RANK"] if by_torchrun() else os.environ["SLURM_PROCID"] if by_srun() else 0) == 0
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """Lightning's word for who started the ranks; its own guess takes any SLURM allocation for srun."""
+    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+    if by_srun():
+        return SLURMEnvironment(auto_requeue=False)  # `requeue` does it, after our own checkpoint
+    return TorchElasticEnvironment() if by_torchrun() else LightningEnvironment()
 
 
 def local_ranks(config: Config) -> int:
-    """How many ranks this process has to start: 1 means none beside itself."""
-    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
-        return 1
-    if config.devices == "auto":
-        if config.accelerator == "cpu":
-            return 1
-        import torch
+    """How many ranks this process has to start: 1 means none beside itself.
 
-        return max(1, torch.cuda.device_count()) if config.accelerator in ("auto", "gpu", "cuda") else 1
-    if "," in config.devices:
-        return len([part for part in config.devices.split(",") if part])
-    return int(config.devices)
+    Raises:
+        ConfigError: Several nodes, which torchrun or srun have to start; or devices that are not there.
+    """
+    if by_torchrun() or by_srun():
+        return 1
+    if config.num_nodes > 1:
+        what = f"{config.num_nodes} nodes need torchrun or srun, which start the same command on each"
+        raise ConfigError("num_nodes", what, "see docs/cluster.md, or num_nodes=1")
+    listed = [part for part in config.devices.split(",") if part]
+    wanted = len(listed) if "," in config.devices else 0 if config.devices == "auto" else int(config.devices)
+    if config.accelerator == "cpu":
+        return wanted or 1
+    import torch
+
+    found = torch.cuda.device_count()
+    if config.accelerator in ("gpu", "cuda") and not found and not torch.backends.mps.is_available():
+        raise ConfigError("accelerator", f"no {config.accelerator} on this machine", "accelerator=cpu")
+    if found and wanted > found:
+        raise ConfigError("devices", f"{wanted} wanted and {found} found on this machine", f"devices={found}")
+    on_gpus = found and config.accelerator in ("auto", "gpu", "cuda")
+    return wanted or (found if on_gpus else 1)
 
 
 def launch(ranks: int, job: dict[str, Any]) -> None:
@@ -79,10 +116,18 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from multihead.watchdog import Watchdog
+
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # their report is a page long
     job = {**job, "threads": max(1, (os.cpu_count() or 1) // ranks)}
-    with tempfile.TemporaryDirectory(prefix="multihead-") as folder, _own_signals():
+    run_dir, patience = Path(job["run_dir"]), job["tree"]["trainer"]["watchdog_seconds"]
+    with (
+        tempfile.TemporaryDirectory(prefix="multihead-", ignore_cleanup_errors=True) as folder,
+        _own_signals(),
+        Watchdog(Path(folder), ranks, patience, run_dir) as watchdog,
+    ):
+        signal.signal(signal.SIGUSR1, watchdog.pass_on)  # torch's launcher leaves it alone
         file = Path(folder) / "job.json"
         file.write_text(json.dumps(job))
         settings = LaunchConfig(
@@ -100,6 +145,8 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
             elastic_launch(settings, sys.executable)("-m", "multihead.launch", str(file))
         except ChildFailedError as error:
             exits = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            if watchdog.verdict:
+                raise PeerError(*watchdog.verdict, _resume(job["run_dir"])) from None
             raise _first_error(Path(folder), exits, job["run_dir"]) from None
         except SignalException as error:
             raise _first_error(Path(folder), {}, job["run_dir"], error.sigval) from None
@@ -108,7 +155,7 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
     """Puts signal handlers back, which torch's launcher replaces for good."""
-    before = {signum: signal.getsignal(signum) for signum in ELASTIC_SIGNALS}
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     try:
         yield
     finally:
@@ -126,7 +173,7 @@ def _first_error(folder: Path, exits: dict[int, int], run_dir: str, signum: int 
         run_dir: The run's directory.
         signum: The signal that ended all, if one did.
     """
-    resume = f"resume={run_dir} goes on from its newest checkpoint"
+    resume = _resume(run_dir)
     told = [json.loads(file.read_text()) for file in folder.glob("rank_*.json")]
     own = [failure for failure in told if not failure["peer"]]
     first = min(own, key=lambda failure: failure["time"], default=None)
@@ -144,6 +191,24 @@ def _first_error(folder: Path, exits: dict[int, int], run_dir: str, signum: int 
     return RankError(f"rank {first['rank']}: {first['message']}", first["traceback"])
 
 
+def _resume(run_dir: str) -> str:
+    return f"resume={run_dir} goes on from its newest checkpoint"
+
+
+def requeue() -> str:
+    """Under SLURM, after SIGUSR1: puts this job back into the queue; says so, or why not."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return ""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"; job {job} could not be requeued ({error})"
+    return f"; job {job} is requeued"
+
+
 def main(file: str) -> int:
     """One rank: reads its job and trains; what ends it goes to a file for the parent to tell."""
     from multihead.cli import mendable
@@ -156,10 +221,12 @@ def main(file: str) -> int:
         import torch
 
         from multihead.commands import train
+        from multihead.watchdog import guard_rank
 
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(job["threads"])
-        return train.run_rank(job)
+        with train.leaving_on_signals():
+            return train.run_rank(job, guard_rank(Path(file).parent, rank))
     except (Exception, Stopped) as caught:
         error = mendable(caught)
         failure = {"time": time.time(), "rank": rank, "kind": "", "status": getattr(error, "status", 1)}

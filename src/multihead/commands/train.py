@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import ConfigError, MultiheadError, Stopped
-from multihead.launch import is_main_rank, launch, local_ranks, world_size
+from multihead.launch import cluster_environment, is_main_rank, launch, local_ranks, requeue, world_size
 from multihead.lock import locked
 from multihead.prepare import Prepared, prepare, roles_of
 from multihead.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
@@ -74,6 +74,7 @@ def train(composition: Composition) -> dict[str, Any]:
     found = aim(composition)
     composition, run_dir = found.composition, found.run_dir
     config = composition.config
+    ranks = local_ranks(config)
     if found.how == "done":
         from multihead.progress import open_log
 
@@ -89,7 +90,6 @@ def train(composition: Composition) -> dict[str, Any]:
         "force": config.resume_force,
         "plugin": config.plugin,
     }
-    ranks = local_ranks(config)
     try:
         with leaving_on_signals():
             if ranks == 1:
@@ -97,6 +97,10 @@ def train(composition: Composition) -> dict[str, Any]:
             vocab = _vocab(config, run_dir, job["resume"])
             join(composition, prepare(composition, SPLITS, vocab), ranks)  # fills the caches; bad data is told once
         launch(ranks, job)
+    except Stopped as stopped:
+        if stopped.status == 128 + signal.SIGUSR1 and is_main_rank():
+            raise Stopped(signal.SIGUSR1, f"{stopped}{requeue()}") from None
+        raise
     except Exception as error:
         if is_main_rank() and (run_dir / "config.yaml").is_file():
             _write_crash(run_dir / "crash.txt", error)
@@ -113,15 +117,14 @@ def _write_crash(file: Path, error: BaseException) -> None:
         log.debug("%s could not be written", file)
 
 
-def run_rank(job: Mapping[str, Any]) -> int:
+def run_rank(job: Mapping[str, Any], heartbeat: L.Callback) -> int:
     """One rank of several, in a process of its own."""
     words = [f"plugin={job['plugin']}"] if job["plugin"] else []
-    with leaving_on_signals():
-        _train(compose_from_run(job["tree"], words), job)
+    _train(compose_from_run(job["tree"], words), job, [heartbeat])
     return 0
 
 
-def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
+def _train(composition: Composition, job: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """The whole of a run: prepare, build, fit, test, write the result."""
     from multihead.progress import LIBRARIES, open_log
     from multihead.tracking import Events, quiet_lightning
@@ -137,7 +140,8 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
     if not main:  # one rank speaks for all
         for name in LIBRARIES:
             logging.getLogger(name).setLevel(logging.WARNING)
-        return _fit(composition, job, prepared, task, data, lambda name, **fields: None, clock)
+        steps = _steps(composition, job, prepared, data, lambda name, **fields: None, clock)
+        return _fit(composition, job, task, steps, callbacks)
     with locked(run_dir), contextlib.ExitStack() as stack:
         _open_capsule(composition, job, prepared)
         stack.callback(open_log(run_dir).close)
@@ -147,7 +151,8 @@ def _train(composition: Composition, job: Mapping[str, Any]) -> dict[str, Any]:
             if copied is not None:
                 log.info("", extra={"renderable": transfer_table(copied, config.init_from)})
                 events("initialised", source=config.init_from, parts=as_rows(copied))
-            return _fit(composition, job, prepared, task, data, events, clock)
+            steps = _steps(composition, job, prepared, data, events, clock)
+            return _fit(composition, job, task, steps, callbacks)
         except (MultiheadError, Stopped) as error:
             events("failed" if isinstance(error, MultiheadError) else "left", status=error.status, reason=str(error))
             raise
@@ -175,32 +180,40 @@ def _open_capsule(composition: Composition, job: Mapping[str, Any], prepared: Pr
     copy_plugin(run_dir, composition.plugin)
 
 
-def _fit(
-    composition: Composition, job: Mapping[str, Any], prepared: Prepared, task: Task, data: DataModule, events: Any,
-    clock: float,
-) -> dict[str, Any]:  # fmt: skip
-    """Trains, tests and writes the result; on every rank."""
+def _steps(
+    composition: Composition, job: Mapping[str, Any], prepared: Prepared, data: DataModule, events: Any, clock: float
+) -> Steps:
+    """What happens between the steps, from the checkpoint on if there is one."""
     from multihead.steps import Steps
-    from multihead.tracking import build_loggers, finish
 
-    config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
+    config, run_dir = composition.config, Path(job["run_dir"])
     record = flatten(job["tree"]) | prepared.fingerprints
-    start = open_checkpoint(run_dir, record, job["force"], main) if job["resume"] else None
+    start = open_checkpoint(run_dir, record, job["force"], is_main_rank()) if job["resume"] else None
     monitor = (config.task.monitor, config.task.monitor_mode)
     steps = Steps(run_dir, data, config.trainer, monitor, start, events, record)
     steps.began = clock
+    steps.on_resumed = functools.partial(_take_over, job)
+    return steps
+
+
+def _fit(
+    composition: Composition, job: Mapping[str, Any], task: Task, steps: Steps, callbacks: Sequence[Any]
+) -> dict[str, Any]:
+    """Trains, tests and writes the result; on every rank."""
+    from multihead.tracking import build_loggers, finish
+
+    config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
     loggers = build_loggers(config, run_dir, job["tree"], step=steps.first_step) if main else []
     status = 1
     try:
         task.on_samples = functools.partial(_write_samples, run_dir, loggers)
-        trainer = build_trainer(composition, data, loggers, steps)
-        steps.on_resumed = functools.partial(_take_over, job)
+        trainer = build_trainer(composition, steps, loggers, callbacks)
         with steps.signals():
-            trainer.fit(task, datamodule=data)
-            result, tables = _finish(job, run_dir, trainer, task, data, steps)
+            trainer.fit(task, datamodule=steps.data)
+            result, tables = _finish(job, run_dir, trainer, task, steps)
         status = 0
         if main:
-            events("finished", step=trainer.global_step)
+            steps.events("finished", step=trainer.global_step)
             _show(config, run_dir, task, result, tables)
         return result
     except (MultiheadError, Stopped) as error:
@@ -320,7 +333,9 @@ def _source(config: Config) -> Source:
     return source
 
 
-def build_trainer(composition: Composition, data: DataModule, loggers: list[Any], steps: Steps) -> L.Trainer:
+def build_trainer(
+    composition: Composition, steps: Steps, loggers: list[Any], callbacks: Sequence[Any] = ()
+) -> L.Trainer:
     """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.steps.Steps`."""
     import lightning as L
 
@@ -333,13 +348,13 @@ def build_trainer(composition: Composition, data: DataModule, loggers: list[Any]
         **devices(config),
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
-        accumulate_grad_batches=data.accumulation(world_size()),
+        accumulate_grad_batches=steps.data.accumulation(world_size()),
         gradient_clip_val=config.trainer.gradient_clip_val or None,
         check_val_every_n_epoch=None,
         val_check_interval=NEVER,
         num_sanity_val_steps=0,
         logger=loggers or False,
-        callbacks=[*averaging(config.trainer), *added, Progress(config), steps],
+        callbacks=[*callbacks, *averaging(config.trainer), *added, Progress(config), steps],
     )
 
 
@@ -354,7 +369,7 @@ def devices(config: Config) -> dict[str, Any]:
         "strategy": _strategy(config),
         "num_nodes": config.num_nodes,
         "precision": config.precision,
-        "plugins": [FolderCheckpointIO()],
+        "plugins": [FolderCheckpointIO(), cluster_environment()],
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
@@ -391,7 +406,7 @@ def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> 
     )
 
 
-def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, steps: Steps) -> tuple[dict, dict]:
+def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) -> tuple[dict, dict]:
     """Loads the best checkpoint, exports it, tests what was exported, writes the result and reads it back.
 
     Returns:
@@ -400,7 +415,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, data: Any, steps
     from multihead.checkpoint import FolderCheckpointIO
     from multihead.tracking import log_table
 
-    config = task.config
+    config, data = task.config, steps.data
     trained = {"steps": trainer.global_step, "tokens": task.tokens_seen, "seconds": steps.seconds}
     best = run_dir / "checkpoints" / f"step_{steps.best['step']}"
     state = FolderCheckpointIO().load_checkpoint(best)["state_dict"]

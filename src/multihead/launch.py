@@ -69,12 +69,30 @@ def is_main_rank() -> bool:
 
 
 def cluster_environment() -> ClusterEnvironment:
-    """Lightning's word for who started the ranks; its own guess takes any SLURM allocation for srun."""
+    """Lightning's word for who started the ranks; its own guess takes any SLURM allocation for srun.
+
+    Raises:
+        ConfigError: srun was told of the tasks in a way that Lightning does not take.
+    """
     from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
     if by_srun():
-        return SLURMEnvironment(auto_requeue=False)  # `requeue` does it, after our own checkpoint
+        try:
+            return SLURMEnvironment(auto_requeue=False)  # `requeue` does it, after our own checkpoint
+        except RuntimeError as error:
+            fix = "docs/examples/slurm.sh shows how it is asked for"
+            raise ConfigError("srun", " ".join(str(error).split()), fix) from error
     return TorchElasticEnvironment() if by_torchrun() else LightningEnvironment()
+
+
+def placed(config: Config) -> tuple[str, int]:
+    """Devices of this node and number of nodes: as whoever started the ranks has placed them, else as configured."""
+    if by_torchrun():
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return (config.devices if "," in config.devices else str(local)), world_size() // local
+    if by_srun() and (tasks := os.environ.get("SLURM_NTASKS_PER_NODE", "")).isdigit():
+        return (config.devices if "," in config.devices else tasks), max(1, world_size() // int(tasks))
+    return config.devices, config.num_nodes
 
 
 def local_ranks(config: Config) -> int:
@@ -112,6 +130,7 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
         RankError: If a rank failed by a defect.
         Stopped: If a signal ended them.
     """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -140,6 +159,7 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
             max_restarts=0,
             monitor_interval=0.2,
             shutdown_timeout=SHUTDOWN_SECONDS,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
             elastic_launch(settings, sys.executable)("-m", "multihead.launch", str(file))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from multihead.config.check import require
 from multihead.config.model import ModelConfig
@@ -49,18 +50,14 @@ class Transformer(nn.Module):
         self.encoder: Stack | None = None
         self.decoder: Stack | None = None
         if source_vocab_size is not None:
-            layers = config.num_encoder_layers
-            self.encoder = Stack(config, source_vocab_size, layers, blocks, causal=False, cross=False)
+            depth = config.num_encoder_layers
+            self.encoder = Stack(config, source_vocab_size, depth, blocks, causal=False, cross=False)
         if target_vocab_size is not None:
             layers, cross = config.num_decoder_layers, self.encoder is not None
             self.decoder = Stack(config, target_vocab_size, layers, blocks, causal=True, cross=cross)
         if self.encoder and self.decoder and config.tie_embeddings in ("source_target", "all"):
-            require(
-                source_vocab_size == target_vocab_size,
-                "model.tie_embeddings",
-                f"none or target_output where the vocabularies differ ({source_vocab_size} and {target_vocab_size})",
-                config.tie_embeddings,
-            )
+            what = f"none or target_output where the vocabularies differ ({source_vocab_size} and {target_vocab_size})"
+            require(source_vocab_size == target_vocab_size, "model.tie_embeddings", what, config.tie_embeddings)
             self.decoder.embedding.weight = self.encoder.embedding.weight
 
     def forward(
@@ -81,9 +78,14 @@ class Transformer(nn.Module):
 
     def compile_layers(self) -> None:
         """Compiles every layer in place for any length; parameter names stay."""
-        for stack in (self.encoder, self.decoder):
-            for layer in stack.layers if stack is not None else ():
+        for stack in filter(None, (self.encoder, self.decoder)):
+            for layer in stack.layers:
                 layer.compile(dynamic=True)
+
+    def recompute_layers(self) -> None:
+        """In training keeps only what enters a layer; the backward pass computes the rest again (arXiv:1604.06174)."""
+        for stack in filter(None, (self.encoder, self.decoder)):
+            stack.recompute = True
 
     def encode(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """The memory [B, S, D] of source ids [B, S].
@@ -134,6 +136,7 @@ class Stack(nn.Module):
     ):
         super().__init__()
         self.causal = causal
+        self.recompute = False
         self.head_dim = config.head_dim
         self.max_len = config.max_len
         self.position = config.position
@@ -170,11 +173,13 @@ class Stack(nn.Module):
         past = 0 if cache is None else cache.length - tokens.size(1)
         x = self.dropout(self._embed(tokens, positions, past))  # [B, T, D]
         scope = self._scope(x, mask, positions, past, segments)
-        memory_scope = Scope(
-            scope.dtype, None if memory_mask is None else memory_mask[:, None, None, :]
-        )  # [N, 1, 1, S]
+        shown = None if memory_mask is None else memory_mask[:, None, None, :]  # [N, 1, 1, S]
+        memory_scope = Scope(scope.dtype, shown)
         for index, layer in enumerate(self.layers):
-            x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
+            if self.recompute and self.training:
+                x = checkpoint(layer, x, scope, memory, memory_scope, use_reentrant=False)
+            else:
+                x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
         return self.norm(x)
 
     def _embed(self, tokens: Tensor, positions: Tensor | None, past: int) -> Tensor:

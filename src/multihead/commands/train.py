@@ -20,7 +20,7 @@ from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import ConfigError, MultiheadError, Stopped
-from multihead.launch import cluster_environment, is_main_rank, launch, local_ranks, requeue, world_size
+from multihead.launch import cluster_environment, is_main_rank, launch, local_ranks, placed, requeue, world_size
 from multihead.lock import locked
 from multihead.prepare import Prepared, prepare, roles_of
 from multihead.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
@@ -268,6 +268,8 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     freeze(task.model.named_parameters(remove_duplicate=False), config.optim.freeze)
     if config.compile:
         task.model.transformer.compile_layers()
+    if config.trainer.activation_checkpointing:
+        task.model.transformer.recompute_layers()
     give_texts(task, prepared)
     data = DataModule(
         {name: source_of(config, task.member(name), prepared) for name in prepared.texts},
@@ -362,12 +364,13 @@ def devices(config: Config) -> dict[str, Any]:
     """Lightning's arguments for where and in what precision to compute, and what we do ourselves."""
     from multihead.checkpoint import FolderCheckpointIO
 
-    listed = [int(part) for part in config.devices.split(",") if part] if "," in config.devices else None
+    wanted, num_nodes = placed(config)
+    listed = [int(part) for part in wanted.split(",") if part] if "," in wanted else None
     return {
         "accelerator": config.accelerator,
-        "devices": listed or (config.devices if config.devices == "auto" else int(config.devices)),
+        "devices": listed or (wanted if wanted == "auto" else int(wanted)),
         "strategy": _strategy(config),
-        "num_nodes": config.num_nodes,
+        "num_nodes": num_nodes,
         "precision": config.precision,
         "plugins": [FolderCheckpointIO(), cluster_environment()],
         "enable_checkpointing": False,

@@ -16,7 +16,7 @@ SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-STRATEGIES = ("auto", "ddp", "fsdp")
+STRATEGIES = ("auto", "ddp")
 ON_NAN = ("stop", "skip", "rewind")
 SEARCHES = ("auto", "must")
 """Values of resume that look for a run instead of naming one."""
@@ -237,7 +237,7 @@ class Config:
     devices: str = "1"
     """Number of devices per node, 'auto', or a list such as '0,1'."""
     strategy: str = "auto"
-    """auto; ddp: the whole model on each device; fsdp: a share of each layer on each device (FSDP2)."""
+    """auto, or ddp: the whole model on each device."""
     num_nodes: int = 1
     """Machines that take part."""
     precision: str = "32-true"
@@ -276,6 +276,9 @@ class Config:
         require_choice("init_tokenizer", self.init_tokenizer, ("new", "same"))
         require(0 <= self.seed < 2**32, "seed", "in [0, 2**32)", self.seed)
         require(self.num_nodes >= 1, "num_nodes", "at least 1", self.num_nodes)
+        parts = self.run_dir.encode("utf-8", "replace").split(b"/")
+        possible = self.run_dir.isprintable() and all(len(part) <= 255 for part in parts)
+        require(possible, "run_dir", "a path without control characters, at most 255 bytes a name", self.run_dir[:300])
         require(
             re.fullmatch(r"auto|[1-9]\d*|\d+(,\d+)+,?|\d+,", self.devices) is not None,
             "devices",

@@ -60,10 +60,13 @@ class Calibration:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             thresholds = {name: Threshold(**entry) for name, entry in content["thresholds"].items()}
-            return cls(float(content["temperature"]), thresholds)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"is damaged ({type(error).__name__}: {error})"
-            raise CheckpointError(str(path), what, "delete it, and calibrate again") from None
+            made = cls(content["temperature"], thresholds)
+            flaw = _flaw(made)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            flaw = f"{type(error).__name__}: {error}"
+        if flaw:
+            raise CheckpointError(str(path), f"is damaged ({flaw})", "delete it, and calibrate again")
+        return made
 
     def save(self, path: Path) -> None:
         """Writes the file; beside it first, then renamed."""
@@ -195,6 +198,18 @@ class Request:
                 choose_threshold(probabilities[:, number], positive, criterion), criterion
             )
         return result
+
+
+def _flaw(made: Calibration) -> str:
+    """Why a calibration can be none of ours; empty where it can."""
+    numbers = {"temperature": made.temperature}
+    numbers |= {f"threshold of {name}": threshold.value for name, threshold in made.thresholds.items()}
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+            return f"{name} {number!r}"
+    if not all(isinstance(threshold.criterion, str) for threshold in made.thresholds.values()):
+        return "a criterion is no text"
+    return "" if made.temperature > 0 else f"temperature {made.temperature}"
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, multi_label: bool = False) -> float:

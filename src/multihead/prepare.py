@@ -22,6 +22,7 @@ from multihead.data.encode import Encoded, cache_root, cached_tokenizer, encode_
 from multihead.data.labels import class_names, encode_labels, read_labels, subset
 from multihead.data.stream import Stream, TextFiles, encode_stream, fingerprint
 from multihead.data.tokenizer import Tokenizer
+from multihead.errors import CheckpointError
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Vocabulary
@@ -100,6 +101,8 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
     labels = list(vocab.labels) if vocab else []
     for text in texts.values():
         if text.labels:
+            if not labels and "train" not in text.labels:
+                raise CheckpointError("labels.json", "names no class", "copy the run again")
             rows, multi = text.corpus.splits.get("train"), text.settings.multi_label
             labels = labels or class_names(text.labels["train"], rows, text.data.labels.values(), multi)
     vocab = Vocabulary(tokenizers, labels)

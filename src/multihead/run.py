@@ -189,7 +189,11 @@ def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
 
 
 def load_vocab(run_dir: Path) -> Vocabulary:
-    """Tokenizers by role and names of classes of a finished run, as ``model/model.json`` says."""
+    """Tokenizers by role and names of classes of a finished run, as ``model/model.json`` says.
+
+    Raises:
+        CheckpointError: If they are missing or damaged.
+    """
     return _vocab(run_dir / "model", describe_model(run_dir)["tokenizers"])
 
 
@@ -199,19 +203,35 @@ def starting_vocab(run_dir: Path) -> Vocabulary:
     Raises:
         CheckpointError: If they are missing or damaged.
     """
-    folder = run_dir / VOCABULARY
-    try:
-        return _vocab(folder, json.loads((folder / "roles.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(str(folder), f"cannot be read ({error})", "copy the run again") from error
+    return _vocab(run_dir / VOCABULARY, read_json(run_dir / VOCABULARY / "roles.json", dict))
 
 
 def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
     from multihead.tasks.base import Vocabulary
 
+    if not files or not all(isinstance(name, str) and Path(name).name == name for name in files.values()):
+        raise CheckpointError(str(folder), f"names no tokenizers of its own: {str(files)[:100]}", "copy the run again")
+    labels = read_json(folder / "labels.json", list)
+    if not all(isinstance(label, str) for label in labels):
+        raise CheckpointError(str(folder / "labels.json"), "must be a list of texts", "copy the run again")
     loaded = {name: Tokenizer.load(folder / name) for name in set(files.values())}
-    labels = json.loads((folder / "labels.json").read_text())
     return Vocabulary({role: loaded[name] for role, name in files.items()}, labels)
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """A JSON file of a capsule.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or of another kind.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(str(path), f"is damaged ({error})", "copy the run again") from None
+    if not isinstance(content, kind):
+        what = f"is damaged (a {type(content).__name__}, expected a {kind.__name__})"
+        raise CheckpointError(str(path), what, "copy the run again")
+    return content
 
 
 def describe_model(run_dir: Path) -> dict[str, Any]:
@@ -221,13 +241,15 @@ def describe_model(run_dir: Path) -> dict[str, Any]:
         CheckpointError: If it is missing, damaged or of a newer version.
     """
     path = run_dir / "model" / "model.json"
-    try:
-        description = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.is_file():
         fix = f"finish it first: resume={run_dir}"
-        raise CheckpointError(str(run_dir), "has no model/ yet: the run did not get to its end", fix) from None
-    except ValueError as error:
-        raise CheckpointError(str(path), f"is damaged ({error})", "copy the run again") from None
+        raise CheckpointError(str(run_dir), "has no model/ yet: the run did not get to its end", fix)
+    description = read_json(path, dict)
+    config = description.get("config")
+    whole = isinstance(description.get("format"), int) and isinstance(description.get("tokenizers"), dict)
+    if not whole or not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        what = "is damaged (it must hold format, tokenizers and config)"
+        raise CheckpointError(str(path), what, "copy the run again")
     if description["format"] > FORMAT:
         raise CheckpointError(str(path), f"was written in format {description['format']}; this version reads {FORMAT}")
     return description

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SAME = ("d_model", "num_heads", "num_kv_heads", "d_ff", "activation", "norm", "norm_placement", "position", "qk_norm",
         "bias", "attention", "feed_forward")  # fmt: skip
 """Of ``model.*``: what two models must agree in for weights of one to mean anything in the other."""
+MOST_TENSORS = 20_000
+"""Of a model that is read: a file of a few MB can name millions of empty ones."""
 OTHER = {"encoder": "decoder", "decoder": "encoder"}
 
 
@@ -69,8 +71,11 @@ def read_source(run_dir: Path) -> Source:
     description = describe_model(run_dir)
     try:
         with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            shared = file.metadata() or {}
+            names, shared = list(file.keys()), file.metadata() or {}
+            if len(names) > MOST_TENSORS:
+                what = f"holds {len(names):,} tensors, above the limit of {MOST_TENSORS:,}"
+                raise CheckpointError(str(path), what, "copy the run again")
+            state = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(str(path), f"cannot be loaded ({error})", "copy the run again") from error
     state |= {name: state[kept] for name, kept in shared.items() if kept in state}
@@ -98,6 +103,7 @@ def copy_weights(model: nn.Module, vocab: Vocabulary, source: Source) -> list[Co
 
     Raises:
         ConfigError: Width or another setting of the layers differs.
+        CheckpointError: A weight has another shape than its description says.
     """
     check_same(model.transformer.config, source)
     parts: dict[str, Copied] = {}
@@ -159,7 +165,11 @@ def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source,
         return _lacking(name, source.state)
     theirs = source.state[counterpart]
     if name.endswith(("embedding.weight", "head.weight")) or _is_vocabulary_head(name):
-        return _copy_rows(parameter, theirs, _tokenizer(name, vocab), _tokenizer(counterpart, source.vocab), row)
+        entries = _tokenizer(counterpart, source.vocab)
+        if theirs.shape != (entries.vocab_size, parameter.size(1)):
+            what = f"{counterpart} has the shape {tuple(theirs.shape)} for {entries.vocab_size:,} entries"
+            raise CheckpointError(f"{source.path}/model/model.safetensors", what, "copy the run again")
+        return _copy_rows(parameter, theirs, _tokenizer(name, vocab), entries, row)
     if name.endswith("positions.weight"):
         rows = min(len(parameter), len(theirs))
         parameter[:rows] = theirs[:rows]
@@ -170,6 +180,9 @@ def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source,
     if "output" in name and not name.startswith("transformer.") and vocab.labels != source.vocab.labels:
         row.fresh += size
         return "other classes"
+    if theirs.shape != parameter.shape and ".layers." in name:  # `check_same` has compared all that shapes them
+        what = f"{counterpart} has the shape {tuple(theirs.shape)}, and its model.json says {tuple(parameter.shape)}"
+        raise CheckpointError(f"{source.path}/model/model.safetensors", what, "copy the run again")
     if theirs.shape != parameter.shape:
         row.fresh += size
         return f"{tuple(theirs.shape)} is not {tuple(parameter.shape)}"

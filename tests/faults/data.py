@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import io
 import random
 import shutil
 import subprocess
@@ -12,16 +13,16 @@ import tarfile
 import zipfile
 
 import numpy as np
+
+from faults.harness import PRLIMIT, Bench, Section, raised
 from multihead.config.data import DataConfig, TokenizerConfig
 from multihead.data.corpus import load_corpus
 from multihead.data.encode import cached_tokenizer, encode_corpus
 from multihead.data.labels import class_names, encode_labels, read_labels
-from multihead.data.readers import LONGEST_LINE_BYTES, Lines
+from multihead.data.readers import Lines
 from multihead.data.stream import encode_stream
 from multihead.data.tokenizer import Tokenizer, train_tokenizer
 from multihead.errors import CheckpointError, DataError, MultiheadError
-
-from faults.harness import PRLIMIT, Bench, Section, raised
 
 ROWS = Section("C")
 PAIRS = "".join(f"the dog number {n} sleeps\tder Hund Nummer {n} schläft\n" for n in range(60))
@@ -438,7 +439,7 @@ def archives(bench):
                 info.name = name
                 for field, value in fields.items():
                     setattr(info, field, value)
-                archive.addfile(info, open(content, "rb") if not fields else None)
+                archive.addfile(info, io.BytesIO(content.read_bytes()) if not fields else None)
     with zipfile.ZipFile(home / "z.zip", "w") as archive:
         archive.writestr("../canary", "x")
     before = sorted(home.iterdir())
@@ -496,7 +497,8 @@ def forged_tokenizer(bench):
     wrong = [
         {"vocab": content["vocab"][:-1]}, {"vocab": "abc"}, {"scores": [float("nan")] * len(content["vocab"])},
         {"scores": ["x"] * len(content["vocab"])}, {"kind": "__import__"}, {"lowercase": "yes"}, {"version": 99},
-        {"vocab": content["vocab"] + ["\0x"]}, {"merges": [["a"]]}, {"kind": "bpe", "scores": [], "merges": [["q1", "z"]]},
+        {"vocab": content["vocab"] + ["\0x"]}, {"merges": [["a"]]},
+        {"kind": "bpe", "scores": [], "merges": [["q1", "z"]]},
     ]  # fmt: skip
     for change in wrong:
         path.write_text(json.dumps(content | change))

@@ -76,10 +76,11 @@ def train(composition: Composition) -> dict[str, Any]:
     config = composition.config
     ranks = local_ranks(config)
     if found.how == "done":
-        from multihead.progress import open_log
+        if is_main_rank():
+            from multihead.progress import open_log
 
-        with contextlib.closing(open_log(None)):
-            log.info("%s is finished already: its result.json stands", run_dir)
+            with contextlib.closing(open_log(None)):
+                log.info("%s is finished already: its result.json stands", run_dir)
         return {**finished_result(run_dir), "run_dir": str(run_dir)}
     job = {
         "tree": composition.tree,
@@ -94,8 +95,8 @@ def train(composition: Composition) -> dict[str, Any]:
         with leaving_on_signals():
             if ranks == 1:
                 return {**_train(composition, job), "run_dir": str(run_dir)}
-            vocab = _vocab(config, run_dir, job["resume"])
-            join(composition, prepare(composition, SPLITS, vocab), ranks)  # fills the caches; bad data is told once
+            prepared, _ = starting(composition, run_dir if job["resume"] else None)
+            join(composition, prepared, ranks)  # the caches are full, and bad data was told once
         launch(ranks, job)
     except Stopped as stopped:
         if stopped.status == 128 + signal.SIGUSR1 and is_main_rank():
@@ -133,8 +134,7 @@ def _train(composition: Composition, job: Mapping[str, Any], callbacks: Sequence
     quiet_lightning()
     config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
     clock = time.monotonic()
-    source = _source(config) if config.init_from and not job["resume"] else None
-    prepared = prepare(composition, SPLITS, _vocab(config, run_dir, job["resume"]))
+    prepared, source = starting(composition, run_dir if job["resume"] else None)
     task, data = join(composition, prepared, world_size())
     copied = copy_weights(task.model, prepared.vocab, source) if source else None
     if not main:  # one rank speaks for all
@@ -159,6 +159,18 @@ def _train(composition: Composition, job: Mapping[str, Any], callbacks: Sequence
         except Exception as error:
             events("failed", status=1, reason=f"{type(error).__name__}: {error}")
             raise
+
+
+def starting(composition: Composition, resumed: Path | None = None) -> tuple[Prepared, Source | None]:
+    """The data, ready for the task, and the run whose weights this one starts from, if there is one.
+
+    Args:
+        composition: The configuration.
+        resumed: The run to go on with, whose tokenizers and classes are kept.
+    """
+    config = composition.config
+    source = _source(config) if config.init_from and resumed is None else None
+    return prepare(composition, SPLITS, _vocab(config, resumed)), source
 
 
 def _open_capsule(composition: Composition, job: Mapping[str, Any], prepared: Prepared) -> None:
@@ -308,10 +320,10 @@ def source_of(config: Config, task: Task, prepared: Prepared) -> TaskData:
     return TaskData(encoded, task.lengths, task.targets, task.collate)
 
 
-def _vocab(config: Config, run_dir: Path, resume: bool) -> Vocabulary | None:
+def _vocab(config: Config, resumed: Path | None) -> Vocabulary | None:
     """Tokenizers and classes that are given: those of the run that is resumed, or of the one it starts from."""
-    if resume:
-        return starting_vocab(run_dir)
+    if resumed is not None:
+        return starting_vocab(resumed)
     if config.init_from and config.init_tokenizer == "same":
         from multihead.tasks.base import Vocabulary
         from multihead.transfer import tokenizers_from
@@ -415,6 +427,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     Returns:
         The result, and what the task shows beside it.
     """
+    from multihead.budget import peak_memory
     from multihead.checkpoint import FolderCheckpointIO
     from multihead.tracking import log_table
 
@@ -435,6 +448,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
         "parameters": sum(p.numel() for p in task.model.parameters()),
         **trained,
         "tokens_per_second": steps.tokens_per_second,
+        "peak_memory": peak_memory(task.device),
         "padding": data.plan.padding(data.accumulation(trainer.world_size) * trainer.world_size),
         "seed": config.seed,
         "git_commit": git_commit_label(commit, dirty),

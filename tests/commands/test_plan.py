@@ -1,0 +1,75 @@
+"""plan=true: what is counted is there, nothing is left behind, what cannot fit is refused before it is allocated."""
+
+import json
+import resource
+
+import pytest
+import torch
+from trial import SMOKE, train
+
+import multihead
+from multihead.budget import bytes_by_part, parameters_by_part, peak_memory
+from multihead.commands.train import join
+from multihead.config.compose import compose
+from multihead.config.data import SPLITS
+from multihead.errors import MachineError
+from multihead.prepare import prepare
+
+
+def built(*words):
+    composition = compose([*SMOKE, *words])
+    task, data = join(composition, prepare(composition, SPLITS), 1)
+    return composition.config, task, data
+
+
+def test_parameters_and_bytes_are_those_of_the_model_and_its_optimizer():
+    config, task, data = built("optim=muon", "trainer.ema_decay=0.9", "model.tie_embeddings=none")
+    parts = parameters_by_part(task.model)
+    assert sum(parts.values()) == sum(p.numel() for p in task.parameters())
+    assert parts["heads"] == task.model.head.weight.numel()
+    assert parts["embeddings"] == sum(stack.embedding.weight.numel() for stack in task.model.transformer.children())
+    optimizer = task.configure_optimizers()["optimizer"]
+    found = bytes_by_part(task.model, config, optimizer.param_groups)
+    task.training_step(next(iter(data.train_dataloader())), 0)["loss"].backward()
+    optimizer.step()
+    states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    assert found["optimizer"] == sum(value.nbytes for value in states if value.numel() > 1)
+    assert found["weights"] == found["gradients"] == found["averaged weights"] == 4 * sum(parts.values())
+    config.precision = "bf16-true"
+    assert bytes_by_part(task.model, config, optimizer.param_groups)["weights"] == 2 * sum(parts.values())
+
+
+@pytest.mark.parametrize("task", ["translation", "lm", "classification", "multitask"])
+def test_a_plan_is_made_and_nothing_is_left(tmp_path, monkeypatch, capsys, task):
+    monkeypatch.chdir(tmp_path)
+    plan = multihead.train([f"task={task}", "debug=smoke", "plan=true"])
+    assert list(tmp_path.iterdir()) == []
+    assert "peak, 1 rank" in capsys.readouterr().out
+    result = multihead.train([f"task={task}", "debug=smoke", "run_dir=run"])
+    for name in ("parameters", "steps"):
+        assert plan[name] == result[name]
+    assert plan["tokens"] == pytest.approx(result["tokens"], rel=0.05)
+    assert plan["padding"] == pytest.approx(result["padding"], abs=1e-9)
+    assert plan["seconds"] == pytest.approx(sum(v for name, v in plan.items() if name.startswith("seconds/")))
+    stacks = sum(plan.get(f"parameters/{stack}", 0) for stack in ("encoder", "decoder"))
+    assert plan["flops_per_step"] > 6 * stacks * plan["tokens_per_step"] / 4  # multitask: not every stack in each step
+    size = sum(f.stat().st_size for f in (tmp_path / "run" / "checkpoints" / "step_10").iterdir())
+    assert plan["disk/checkpoint"] == pytest.approx(size, rel=0.25)
+
+
+def test_what_cannot_fit_is_refused_and_not_allocated(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    words = ["plan=true", "model.d_model=65536", "model.d_ff=262144", "model.num_heads=64"]
+    with pytest.raises(
+        MachineError, match=r"memory: the run needs at least \d+.* GB .*and \d+.* GB are free; fix: a smal"
+    ) as e:
+        train(tmp_path / "run", *words)
+    assert e.value.status == 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_peak_stands_in_the_result(tmp_path):
+    result = train(tmp_path / "run")
+    assert 1e8 < result["peak_memory"] <= peak_memory()
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["peak_memory"] == result["peak_memory"]

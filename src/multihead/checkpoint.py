@@ -140,7 +140,11 @@ class FolderCheckpointIO(CheckpointIO):
         problem = damage(path)
         if problem:
             raise CheckpointError(str(path), problem, "resume from another checkpoint")
-        return unpack(json.loads((path / STATE).read_text()), load_file(path / TENSORS))
+        try:
+            return unpack(json.loads((path / STATE).read_text()), load_file(path / TENSORS))
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            what = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            raise CheckpointError(str(path), what, "resume from another checkpoint") from error
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("multihead")
 
+KEYS = {"step", "position", "tokens_seen", "seconds", "best", "recorded", "targets", "not_finite", "ranks", "record"}
+"""What a checkpoint must hold of a run, beside weights and optimizer."""
 MADE_AGAIN = ("metrics.csv", "events.jsonl", "samples.jsonl", "train.log", "crash.txt", "nan.json")
 """Files that a run which starts again in its directory writes from the beginning."""
 
@@ -125,7 +127,9 @@ def open_checkpoint(run_dir: Path, record: Mapping[str, Any], force: Sequence[st
     path, passed = newest_valid(run_dir)
     told = [f"resume: {line}; using {path.name}" for line in passed]
     state = FolderCheckpointIO().load_checkpoint(path)
-    own = state["multihead"]
+    own = state.get("multihead")
+    if not isinstance(own, dict) or not own.keys() >= KEYS or not isinstance(own["record"], dict):
+        raise CheckpointError(str(path), "is not the checkpoint of a run", "resume from another checkpoint")
     refused, taken = changes(own["record"], record, force)
     if refused:
         what = f"made with what may not change ({'; '.join(refused)})"

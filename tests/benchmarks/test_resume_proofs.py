@@ -1,0 +1,75 @@
+"""The proofs of exact resume, tiny; and that they find what they look for."""
+
+import json
+import shutil
+
+import pytest
+
+from multihead.data.module import DataModule
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_every_checkpoint_goes_on_exactly(tmp_path):
+    import resume_every_step
+
+    words = ["tasks=classification", "variants=validation in mid-epoch", "steps=5", f"out={tmp_path / 'out.json'}"]
+    assert resume_every_step.main(words) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["total"], found["identical"]) == (5, 5)
+    assert found["rows"][0]["epoch_ends"] >= 1
+    assert "| all |  | 5 |  | 5 |  |" in (tmp_path / "out.md").read_text()
+
+
+def test_random_streams_that_are_not_put_back_are_seen(tmp_path, monkeypatch):
+    import resume_every_step
+
+    monkeypatch.setattr("multihead.steps.set_random_state", lambda state: None)
+    found = resume_every_step.prove("classification", "accumulation", 3, tmp_path)
+    assert found["identical"] == 1  # the last checkpoint has no step after it
+    assert any("0x" in line for line in found["differences"]["step_1"])
+    assert any(line.startswith("weights") for line in found["differences"]["step_1"])
+
+
+def test_a_position_that_is_one_step_off_is_seen(tmp_path, monkeypatch):
+    import resume_every_step
+
+    right = DataModule.set_position
+    monkeypatch.setattr(DataModule, "set_position", lambda self, epoch, step: right(self, epoch, max(0, step - 1)))
+    found = resume_every_step.prove("classification", "plain", 3, tmp_path)
+    assert found["differences"]["step_2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["one", "ranks"])
+def test_kills_at_random_moments(tmp_path, variant):
+    import kill_and_resume
+
+    words = ["tasks=classification", f"variants={variant}", "kills=3", "steps=30", f"out={tmp_path / 'out.json'}"]
+    assert kill_and_resume.main(words) == 0
+    row = json.loads((tmp_path / "out.json").read_text())["rows"][0]
+    assert row["kills"] >= 2
+    assert row["differences"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_kills_within_a_save(tmp_path):
+    import kills_in_a_save
+
+    assert kills_in_a_save.main(["most=5", f"out={tmp_path / 'out.json'}"]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["order"]
+    assert sum(found["killed"].values()) >= 4
+
+
+@pytest.mark.slow
+def test_signals_to_ranks(tmp_path):
+    import signals_to_ranks
+
+    words = ["times=1", "cases=SIGTERM to rank 1;SIGKILL to rank 1", f"out={tmp_path / 'out.json'}"]
+    assert signals_to_ranks.main(words) == 0
+    assert "| SIGKILL to rank 1 | 1 of 1 | 6 |" in (tmp_path / "out.md").read_text()

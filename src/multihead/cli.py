@@ -28,6 +28,8 @@ VALUE_FLAGS = {"--config-dir": "--config-dir", "-cd": "--config-dir", "--cfg": "
 PLAIN_FLAGS = {"-m": "--multirun", "--multirun": "--multirun", "--resolve": "--resolve", "--hydra-help": "--hydra-help"}
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EIO,
                   errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
+NO_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
+"""How torch's errors say it."""
 SHOW_TRACEBACK = "MULTIHEAD_TRACEBACK"
 
 
@@ -81,9 +83,20 @@ def mendable(error: BaseException) -> BaseException:
     """The error as a `MachineError` where it is about disk, memory or permissions."""
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         return MachineError(str(error.filename or "disk"), str(error.strerror)).with_traceback(error.__traceback__)
-    if isinstance(error, MemoryError):
+    told = str(error)  # torch tells of memory by a class or a sentence of its own
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told)
+    ):
         fix = "smaller data.part_tokens, data.eval_tokens or model"
-        return MachineError("memory", f"not enough {error}".strip(), fix).with_traceback(error.__traceback__)
+        what = f"not enough ({told.rpartition('Allocator: ')[2][:120]})" if told else "not enough"
+        return MachineError("memory", what, fix).with_traceback(error.__traceback__)
+    if isinstance(error, RuntimeError) and told.startswith("DataLoader worker"):  # mostly by the kernel, for memory
+        fix = "the same command with resume=auto goes on; data.num_workers=0 takes less memory"
+        return MachineError("data.num_workers", told.strip(), fix).with_traceback(error.__traceback__)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in told:
+        fix = "resume; fewer data.num_workers where memory is short"
+        return MachineError("data.num_workers", told[:200], fix).with_traceback(error.__traceback__)
     return error
 
 

@@ -261,10 +261,10 @@ def damaged_capsules(bench):
                 if (name, content) == ("labels.json", b"[]"):
                     continue  # as of a task without classes
                 file.write_bytes(content)
-                told = raised(CheckpointError, lambda read=read, place=place: read(place), name)
+                told = raised(CheckpointError, lambda read=read, place=place: read(place), folder.name)
                 if number == 2:
                     for command in commands[place]:
-                        told = bench.main(*command).expect(3, name)
+                        told = bench.main(*command).expect(3, folder.name)
                 count += 1
             file.write_bytes(before)
     (whole / "model" / "labels.json").write_text("[]")

@@ -382,5 +382,5 @@ def tmpfs(folder: Path, size: str) -> Iterator[Path]:
 
 def all_rows() -> list[Row]:
     """The whole matrix, section by section."""
-    sections = ("data", "configuration", "foreign")
+    sections = ("storage", "data", "configuration", "foreign", "numerics", "promises")
     return [row for name in sections for row in importlib.import_module(f"{__package__}.{name}").ROWS]

@@ -40,6 +40,7 @@ from multihead.config.keys import (
     find,
     flatten,
     leaf_keys,
+    looks_secret,
     names_code,
     nearest_name,
     unknown_key,
@@ -57,6 +58,8 @@ HYDRA_WORDS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..
 MAX_CHECKED_TRIALS = 200
 _registered: str | None = None
 """Checksum of the plugin whose dataclasses Hydra knows at present; empty for ours alone."""
+SECRET = "looks like a secret, and would stand in the run's config.yaml"
+SECRET_FIX = "give it by the environment (WANDB_API_KEY, HF_TOKEN) or ~/.netrc"
 RUN_GROUPS = ("task", "model", "data", "optim")
 """Groups whose choice is a whole node, which it replaces over the configuration of a run."""
 
@@ -271,6 +274,8 @@ def _check_safe(override: Override) -> None:
         raise ConfigError(name, "not allowed: configuration is data and names no code", "plugin=FILE.py adds code")
     if contains(value, lambda text: "${" in text) or "${" in name:
         raise ConfigError(name, "interpolation is not allowed: configuration is data", "write the value itself")
+    if contains(value, looks_secret):
+        raise ConfigError(name, SECRET, SECRET_FIX)
     if override.package is not None:
         raise ConfigError(f"{name}@{override.package}", "a choice cannot be moved", f"{name}=CHOICE")
 
@@ -430,6 +435,8 @@ def _file_layer(source: str, tree: dict[str, Any], error: type[MultiheadError] =
             raise error(f"{source}: {name}", "not allowed: configuration is data and names no code")
         if contains(value, lambda text: "${" in text) or "${" in name:
             raise error(f"{source}: {name}", "interpolation is not allowed: configuration is data")
+        if contains(value, looks_secret):
+            raise error(f"{source}: {name}", SECRET, SECRET_FIX)
         if name.split(".")[0] == "hydra":
             raise error(f"{source}: {name}", "a file cannot configure Hydra")
         if name == "plugin":

@@ -24,6 +24,9 @@ from multihead.errors import ConfigError
 GROUPS = ("task", "model", "data", "optim", "hardware", "experiment", "debug")
 PRIMARY = "train"
 OPTIONAL_GROUPS = ("experiment", "debug")
+SECRET_KEYS = re.compile(r"[0-9a-f]{40}|(hf|gh[opsu]|github_pat|glpat|sk|wandb_v1)[_-]\w{20,200}|AKIA[0-9A-Z]{16}")
+"""W&B (40 hexadecimal digits), Hugging Face, GitHub, GitLab, OpenAI, AWS."""
+PASSWORD = re.compile(r"://[^/\s:@]{0,200}:[^/\s@]{1,200}@")
 TYPE_WORDS = {
     int: "a whole number",
     float: "a number",
@@ -168,6 +171,11 @@ def unknown_key(name: str, keys: Mapping[str, Key], source: str = "") -> ConfigE
 def names_code(name: str) -> bool:
     """Whether a dotted name has a part such as ``_target_``, which instantiation would act on."""
     return any(re.fullmatch(r"_\w+_", part) for part in re.split(r"[./@]", name))
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a value is a key of a well-known service, or an address with a password."""
+    return SECRET_KEYS.fullmatch(text.strip()) is not None or PASSWORD.search(text) is not None
 
 
 def contains(value: Any, test: Any) -> bool:

@@ -15,7 +15,7 @@ from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import SEARCHES
 from multihead.errors import CheckpointError, MultiheadError
 from multihead.lock import in_use
-from multihead.run import capsule_dir, new_run_dir
+from multihead.run import VOCABULARY, capsule_dir, new_run_dir
 
 if TYPE_CHECKING:
     from multihead.steps import Start
@@ -104,9 +104,10 @@ def _configuration(path: Path) -> Mapping[str, Any]:
 
 def start_again(run_dir: Path) -> None:
     """Takes away what a run left that ended before its first checkpoint."""
-    for name in MADE_AGAIN:
-        (run_dir / name).unlink(missing_ok=True)
-    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    for path in (*(run_dir / name for name in MADE_AGAIN), *run_dir.glob("*.tmp")):
+        path.unlink(missing_ok=True)
+    for folder in ("checkpoints", VOCABULARY):
+        shutil.rmtree(run_dir / folder, ignore_errors=True)
 
 
 def open_checkpoint(run_dir: Path, record: Mapping[str, Any], force: Sequence[str], main: bool) -> Start:

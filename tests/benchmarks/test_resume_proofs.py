@@ -73,3 +73,45 @@ def test_signals_to_ranks(tmp_path):
     words = ["times=1", "cases=SIGTERM to rank 1;SIGKILL to rank 1", f"out={tmp_path / 'out.json'}"]
     assert signals_to_ranks.main(words) == 0
     assert "| SIGKILL to rank 1 | 1 of 1 | 6 |" in (tmp_path / "out.md").read_text()
+
+
+def of_steps(ledger):
+    """Place in the data to the examples of that step, over all parts and ranks."""
+    import exactness
+
+    steps = {}
+    for (epoch, step, *_), rows in exactness.ledger_rows(ledger).items():
+        (row,) = rows
+        ids = json.loads(row[row.index("[") : row.index("]") + 1])
+        steps.setdefault((epoch, step), []).extend(ids)
+    return {place: sorted(ids) for place, ids in steps.items()}
+
+
+@pytest.mark.slow
+def test_two_ranks_to_one_and_back(tmp_path):
+    """The same examples in each step, losses within 1e-5; and a number of micro-batches that cannot be is refused."""
+    import exactness
+
+    plugin = exactness.write_plugin(tmp_path)
+    words = exactness.words_of("translation", plugin, "optim.schedule=constant", "trainer.val_every_n_steps=6")
+    two = ["devices=2", "strategy=ddp"]
+    run, ledger = tmp_path / "run", tmp_path / "ledger"
+    for steps, ranks in ((6, two), (12, []), (18, two)):
+        more = [f"trainer.max_steps={steps}", "resume=auto", f"run_dir={run}", *ranks]
+        running = exactness.start([*words, *more], ledger)
+        _, errors = running.communicate(timeout=180)
+        assert running.returncode == 0, errors
+    words += ["trainer.max_steps=18", f"run_dir={tmp_path / 'whole'}"]
+    whole = exactness.start(words, tmp_path / "whole_ledger")
+    whole.communicate(timeout=180)
+    assert of_steps(ledger) == of_steps(tmp_path / "whole_ledger")
+    ours, theirs = exactness.column(run, "train/loss"), exactness.column(tmp_path / "whole", "train/loss")
+    assert [step for step, _ in ours] == [step for step, _ in theirs] == list(range(1, 19))
+    assert [float(loss) for _, loss in ours] == pytest.approx([float(loss) for _, loss in theirs], rel=1e-5)
+    words = [f"resume={run}", plugin, "devices=1", "data.part_tokens=64", "resume_force=[data.part_tokens]"]
+    refused = exactness.start([*words, "trainer.accumulate_grad_batches=1", "trainer.max_steps=20"], ledger)
+    _, errors = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert errors.startswith(
+        "error[config] trainer.accumulate_grad_batches: must be at least 4 where data.batch_tokens"
+    )

@@ -242,8 +242,7 @@ def damaged_copies(content: bytes):
     "E1",
     "model.json, labels.json, tokenizer.json, roles.json and the weights damaged: evaluate, init_from, resume",
     "status 3 and the file's name each time",
-    'import json, multihead.run as r\npatch("multihead.run.json", type("Json", (), {"loads": '
-    'staticmethod(lambda text: {"format": 1, "tokenizers": {}, "config": {}}), "dumps": json.dumps}))',
+    'import json\npatch("multihead.run.read_json", lambda path, kind: json.loads(path.read_text()))',
 )
 def damaged_capsules(bench):
     from multihead.run import load_vocab, starting_vocab

@@ -30,7 +30,7 @@ SECRETS = {
     "import multihead.run as r\nbefore = r.environment\n"
     "def told(*rest):\n"
     '    return before(*rest) | {"variables": dict(__import__("os").environ)}\n'
-    'patch("multihead.run.environment", told)\npatch("multihead.commands.train.environment", told)',
+    'patch("multihead.commands.train.environment", told)',
     slow=True,
 )
 def environment_is_secret(bench):

@@ -342,10 +342,9 @@ def read_only_later(bench):
     "18",
     "the checkpoints are gone, and resume=must",
     "refused, status 3; resume=auto starts again",
-    'patch("multihead.resume.aim", lambda composition: '
-    '__import__("multihead.resume", fromlist=["Aim"]).Aim(composition, '
-    '__import__("pathlib").Path(composition.config.run_dir + "2"), "new"))\n'
-    'patch("multihead.commands.train.aim", __import__("multihead.resume", fromlist=["aim"]).aim)',
+    "from pathlib import Path\nfrom multihead.resume import Aim\n"
+    'patch("multihead.commands.train.aim", lambda composition: '
+    'Aim(composition, Path(composition.config.run_dir + "2"), "new"))',
 )
 def checkpoints_gone(bench):
     run = bench.unfinished("lm")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import itertools
 import time
 
 from faults.harness import ROOT, Section, raised
@@ -140,16 +139,16 @@ SIZES = (1 << 19, 1 << 20, 1 << 21)
 
 
 def growth(action, texts) -> float:
-    """The largest ratio of processor times between one length and twice that; the best of two each."""
+    """How much longer twice the length takes, on average over two doublings; the best processor time of three each."""
     took = []
     for text in texts:
         best = 1e9
-        for _ in range(2):
+        for _ in range(3):
             began = time.process_time()
             action(text)
             best = min(best, time.process_time() - began)
         took.append(best)
-    return max(b / max(a, 0.02) for a, b in itertools.pairwise(took))
+    return (took[-1] / max(took[0], 0.005)) ** (1 / (len(took) - 1))
 
 
 @functools.cache

@@ -69,6 +69,15 @@ def test_what_cannot_fit_is_refused_and_not_allocated(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_the_measured_steps_took_is_refused_for_all_ranks(tmp_path, monkeypatch):
+    from multihead import budget
+
+    monkeypatch.setattr(budget, "available_memory", lambda on_gpu: 50_000_000)
+    words = ["plan=true", "devices=4", "accelerator=cpu", "strategy=ddp"]
+    with pytest.raises(MachineError, match=r"memory: 4 ranks would take \d.* GB, and .* are free; fix: fewer devices"):
+        train(tmp_path / "run", *words)
+
+
 def test_the_peak_stands_in_the_result(tmp_path):
     result = train(tmp_path / "run")
     assert 1e8 < result["peak_memory"] <= peak_memory()

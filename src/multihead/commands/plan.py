@@ -45,6 +45,7 @@ def plan(composition: Composition) -> dict[str, Any]:
     prepared, _ = starting(composition)
     found = _counted(composition, prepared, ranks)
     found |= _measured(composition, prepared, ranks, time.monotonic() - began)
+    _refuse_unless_it_fits(found, ranks, composition.config)
     with contextlib.closing(open_log(None)):
         _show(found, ranks)
     return found
@@ -66,7 +67,7 @@ def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[s
         task = build_task(config, prepared.vocab, composition.plugin)
         groups = task.configure_optimizers()["optimizer"].param_groups
         parts, kept = parameters_by_part(task.model), bytes_by_part(task.model, config, groups)
-    on_gpu = torch.cuda.is_available() and config.accelerator != "cpu"
+    on_gpu = _on_gpu(config)
     needed = sum(kept.values()) + least_activations(config)
     total, free = needed * (1 if on_gpu else ranks), available_memory(on_gpu)
     if total > free:
@@ -82,6 +83,23 @@ def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[s
         "disk/checkpoint": checkpoint,
         "disk/run": checkpoint * (config.trainer.keep_checkpoints + 1) + kept["weights"],
     }
+
+
+def _refuse_unless_it_fits(found: dict[str, Any], ranks: int, config: Any) -> None:
+    """What one process took in the measured steps, for all ranks, against what is free and what this one holds.
+
+    Raises:
+        MachineError: It does not fit.
+    """
+    from multihead.budget import available_memory, resident_memory
+
+    if _on_gpu(config):  # one rank a device, and the steps ran there
+        return
+    free = available_memory(False) + resident_memory()
+    if found["memory"] > free:
+        named, taken = f"{ranks} rank{'s' * (ranks > 1)}", _gigabytes(found["memory"])
+        what = f"{named} would take {taken}, and {_gigabytes(free)} are free"
+        raise MachineError("memory", what, "fewer devices, a smaller data.part_tokens, or a smaller model")
 
 
 def _measured(composition: Composition, prepared: Prepared, ranks: int, start: float) -> dict[str, Any]:
@@ -260,6 +278,12 @@ def _show(found: dict[str, Any], ranks: int) -> None:
     log.info(
         "", extra={"renderable": plain_table("the plan, with the pace of a few measured steps", [["", "", ""], *body])}
     )
+
+
+def _on_gpu(config: Any) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and config.accelerator != "cpu"
 
 
 def _gigabytes(size: float) -> str:

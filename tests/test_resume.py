@@ -20,7 +20,7 @@ LENGTH = [
     "optim.lr=3e-3",
 ]
 """Two epochs of 13 steps and a part of the third; saved in mid-epoch."""
-CHANGING = ("seconds", "tokens_per_second", "git_commit", "run_dir")
+CHANGING = ("seconds", "tokens_per_second", "peak_memory", "git_commit", "run_dir")
 
 
 def same(resumed, whole):

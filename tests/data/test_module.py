@@ -128,7 +128,7 @@ def test_any_number_of_ranks_makes_the_same_steps(world_size, accumulation):
         window = slice(number * accumulation, (number + 1) * accumulation)
         parts = [part for parts in epochs for part in parts[window]]
         assert sorted(np.concatenate([indices for _, indices, _ in parts])) == sorted(step.indices)
-        same = {"tokens_of_step": step.tokens, "targets_of_step": step.targets, "epoch": 0}
+        same = {"tokens_of_step": step.tokens, "targets_of_step": step.targets, "epoch": 0, "step_in_epoch": number}
         assert all(extra == same | {"parts": world_size * accumulation} for *_, extra in parts)
 
 

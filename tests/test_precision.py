@@ -20,10 +20,13 @@ WORDS = [
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_precision_trains_and_resumes_exactly(tmp_path, precision):
+def test_every_precision_trains_and_resumes_exactly(tmp_path, capsys, precision):
     words = [*WORDS, f"precision={precision}", "accelerator=cpu"]
     whole = train(tmp_path / "whole", *words)
     assert whole["test/loss"] > 0
+    said = capsys.readouterr().err + (tmp_path / "whole" / "train.log").read_text()
+    assert "You passed" not in said
+    assert ("is for GPUs; a CPU computes in bf16-mixed instead" in said) == (precision == "16-mixed")
     first = train(tmp_path / "run", *words, "trainer.max_steps=4", "optim.schedule=constant")
     assert first["steps"] == 4
     train(tmp_path / "other", *words, "optim.schedule=constant")

@@ -383,13 +383,25 @@ def devices(config: Config) -> dict[str, Any]:
         "devices": listed or (wanted if wanted == "auto" else int(wanted)),
         "strategy": _strategy(config),
         "num_nodes": num_nodes,
-        "precision": config.precision,
+        "precision": _precision(config),
         "plugins": [FolderCheckpointIO(), cluster_environment()],
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "use_distributed_sampler": False,
     }
+
+
+def _precision(config: Config) -> str:
+    """What is computed in: PyTorch has no fp16 autocast on CPUs, and Lightning takes bf16 there."""
+    import torch
+
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if config.precision != "16-mixed" or (gpu and config.accelerator != "cpu"):
+        return config.precision
+    if is_main_rank():
+        log.warning("precision 16-mixed is for GPUs; a CPU computes in bf16-mixed instead")
+    return "bf16-mixed"
 
 
 def _strategy(config: Config) -> str:

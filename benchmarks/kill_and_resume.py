@@ -52,22 +52,22 @@ def last_event(run: Path) -> tuple[int, str]:
         return 0, "start-up"
 
 
-def kill_one(words: list[str], here: Path, wait: float, after_start: bool) -> str:
-    """Starts the command and kills all its processes: after ``wait`` seconds, or so long after training started.
+def kill_one(words: list[str], here: Path, many: int, delay: float) -> str:
+    """Starts the command and kills all its processes, ``delay`` seconds after it wrote ``many`` events.
 
     Returns:
         The last event before the kill, or ``ended`` where the run was faster.
     """
-    events_before, _ = last_event(here / "run")
+    before, _ = last_event(here / "run")
     running = exactness.start(words, here / "ledger")
-    began = time.monotonic()
-    while after_start and running.poll() is None and time.monotonic() < began + 120:
+    while running.poll() is None:
         count, _ = last_event(here / "run")
-        if count > events_before or (count and count < events_before):
+        before = min(before, count)  # a run without a checkpoint starts its files again
+        if count >= before + many:
             break
-        time.sleep(0.01)
+        time.sleep(0.005)
     try:
-        running.wait(wait)
+        running.wait(delay)
     except subprocess.TimeoutExpired:
         exactness.kill(running.pid)
         running.wait()
@@ -92,12 +92,13 @@ def prove(task: str, variant: str, settings: dict[str, Any], folder: Path) -> di
     if whole.returncode:
         raise SystemExit(f"status {whole.returncode}: {errors}")
     alone = time.monotonic() - began
-    longest = json.loads((here / "whole" / "result.json").read_text())["seconds"] / settings["kills"]
+    events, _ = last_event(here / "whole")
     words = [*words, f"run_dir={here / 'run'}"]
     where: collections.Counter[str] = collections.Counter()
     while where.total() < settings["kills"]:
-        early = rng.random() < 0.15
-        event = kill_one(words, here, rng.uniform(0.0, alone / 2 if early else longest), after_start=not early)
+        early = rng.random() < 0.15  # somewhere in the start-up
+        many = 0 if early else rng.randint(1, max(1, 3 * events // (2 * settings["kills"])))
+        event = kill_one(words, here, many, rng.uniform(0.0, alone / 2 if early else 0.1))
         if event == "ended":
             break
         where[event] += 1

@@ -57,6 +57,14 @@ def test_a_plan_is_made_and_nothing_is_left(tmp_path, monkeypatch, capsys, task)
     assert plan["disk/checkpoint"] == pytest.approx(size, rel=0.25)
 
 
+def test_what_is_kept_for_the_backward_pass_is_counted_as_it_is_computed():
+    words = ["task=translation", "debug=smoke", "accelerator=cpu", "plan=true"]
+    name = "memory/activations of a part"
+    plain = multihead.train(words)[name]
+    assert multihead.train([*words, "precision=bf16-mixed"])[name] < plain
+    assert multihead.train([*words, "trainer.activation_checkpointing=true"])[name] < 0.5 * plain
+
+
 def test_what_cannot_fit_is_refused_and_not_allocated(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     words = ["plan=true", "model.d_model=65536", "model.d_ff=262144", "model.num_heads=64"]

@@ -44,7 +44,7 @@ def plan(composition: Composition) -> dict[str, Any]:
     ranks = max(1, local_ranks(composition.config))
     prepared, _ = starting(composition)
     found = _counted(composition, prepared, ranks)
-    found |= _measured(composition, prepared, ranks, time.monotonic() - began)
+    found |= _measured(composition, prepared, ranks, began)
     _refuse_unless_it_fits(found, ranks, composition.config)
     with contextlib.closing(open_log(None)):
         _show(found, ranks)
@@ -102,7 +102,7 @@ def _refuse_unless_it_fits(found: dict[str, Any], ranks: int, config: Any) -> No
         raise MachineError("memory", what, "fewer devices, a smaller data.part_tokens, or a smaller model")
 
 
-def _measured(composition: Composition, prepared: Prepared, ranks: int, start: float) -> dict[str, Any]:
+def _measured(composition: Composition, prepared: Prepared, ranks: int, began: float) -> dict[str, Any]:
     """What a few steps, one validation and some decoding tell of the whole run."""
     from multihead.budget import kept_for_backward, peak_memory, resident_memory
     from multihead.commands.train import build_trainer, join
@@ -120,17 +120,22 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, start: f
         trainer.fit(task, datamodule=data)
         peak = _peak_since_reset() or peak_memory(task.device)
         one, texts = _decoding(task)
-        activations, flops = kept_for_backward(task, trainer.strategy.batch_to_device(next(data.batches_of((0, 0)))))
+        task.train()
+        with trainer.precision_plugin.train_step_context():
+            part = trainer.strategy.batch_to_device(next(data.batches_of((0, 0))))
+            activations, flops = kept_for_backward(task, part)
     plan, trained = data.plan, config.trainer
     sample = list(itertools.islice(plan.steps(0), 50))
     tokens = sum(step.tokens for step in sample) / len(sample)
     parts = len(list(data.batches_of((0, 0))))
     loss_pass = max(0.0, clock.seconds("validating", "validated") - one * texts["measured"])
-    validation = loss_pass + one * texts["val"]
+    limit = trained.limit_val_examples or texts["val"]
+    validation = loss_pass + one * min(limit, texts["val"])
     test = loss_pass * texts["test_to_val"] + one * texts["test"]
     often = -(-trained.max_steps // trained.val_every_n_steps)
     saves = clock.seconds("saving", "saved") * (-(-trained.max_steps // trained.checkpoint_every_n_steps))
     training = clock.step() * trained.max_steps / ranks
+    start = clock.events["started"] - began
     return {
         "memory/activations of a part": activations,
         "memory/process": process,

@@ -31,7 +31,8 @@ CASES = {
     ],
 }
 PROGRAM = (
-    "import json, sys, time, multihead; began = time.monotonic(); result = multihead.train(sys.argv[2:]); "
+    "import json, sys, time, multihead, multihead.commands.train; began = time.monotonic(); "
+    "result = multihead.train(sys.argv[2:]); "
     "json.dump(result | {'whole': time.monotonic() - began}, open(sys.argv[1], 'w'))"
 )
 

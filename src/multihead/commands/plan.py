@@ -35,12 +35,12 @@ def plan(composition: Composition) -> dict[str, Any]:
     Raises:
         MachineError: The run cannot fit into the memory there is.
     """
+    began = time.monotonic()  # imports of Lightning are part of the start
     from multihead.commands.train import starting
     from multihead.progress import open_log
     from multihead.tracking import quiet_lightning
 
     quiet_lightning()
-    began = time.monotonic()
     ranks = max(1, local_ranks(composition.config))
     prepared, _ = starting(composition)
     found = _counted(composition, prepared, ranks)

@@ -72,18 +72,17 @@ def write_plugin(folder: Path) -> str:
     return f"plugin={folder / 'ledger.py'}"
 
 
-def start(words: Sequence[str], ledger: Path, **options: Any) -> subprocess.Popen:
-    """``python train.py WORDS`` in a session of its own, one thread."""
+def start(words: Sequence[str], ledger: Path, before: Sequence[str] = ()) -> subprocess.Popen:
+    """``python train.py WORDS`` in a session of its own, one thread; ``before`` it a tracer, say."""
     ledger.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LEDGER": str(ledger)}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words],
+        [*before, sys.executable, str(ROOT / "train.py"), *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=environment | options.pop("env", {}),
-        **options,
+        env=environment,
     )
 
 

@@ -1,22 +1,28 @@
 """Is there a whole checkpoint at every moment of a save? python benchmarks/kills_in_a_save.py
 
-A process saves a checkpoint beside an earlier one, deletes the earlier one and then writes the new one again, by the
-code that a run saves with. It is killed at each system call that this takes, one after another (strace), and each time
-the newest valid checkpoint must load and hold what one of the saves wrote. The order of the calls shows that files are
-synced before they are renamed and the folder after.
-Settings: most=200 out=FILE. Needs strace, and the right to trace.
+A process saves checkpoints by the code that a run saves with: each beside an earlier one that it then deletes, and one
+in the place of itself. It is killed at each system call that this takes, one after another (strace), and each time the
+newest valid checkpoint must load and hold what one of the saves wrote. The order of the calls shows that files are
+synced before they are renamed and the folder after. Then whole runs are killed at calls of their saves, started again
+by the same command, and compared with a run that nobody disturbed.
+Settings: most=400 runs=5 seed=0 out=FILE. Needs strace, and the right to trace.
 """
 
 from __future__ import annotations
 
 import collections
+import os
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import exactness
 import torch
@@ -24,16 +30,15 @@ from rounds import split_words
 
 from multihead.checkpoint import FolderCheckpointIO, newest_valid
 
-SETTINGS = {"most": 200, "out": ""}
-CALLS = ("openat", "write", "fsync", "rename", "unlink", "unlinkat", "mkdir", "rmdir", "ftruncate", "close")
-SAVE = """
-import sys
-from pathlib import Path
-from kills_in_a_save import save
-save(Path(sys.argv[1]), 2)
-save(Path(sys.argv[1]), 3)
-save(Path(sys.argv[1]), 3)
-"""
+SETTINGS = {"most": 400, "runs": 5, "seed": 0, "out": ""}
+CALLS = (
+    *("openat", "write", "ftruncate", "fsync", "rename", "renameat", "renameat2"),
+    *("unlink", "unlinkat", "mkdir", "rmdir", "close"),
+)
+SAVES = (2, 3, 3, 4)
+"""Steps that are saved under strace, beside step 1; step 3 is written again, as by a run that went back to step 2."""
+RUN_CALLS = ("fsync", "rename")
+"""Calls at which whole runs are killed."""
 
 
 def state(step: int) -> dict[str, object]:
@@ -43,7 +48,7 @@ def state(step: int) -> dict[str, object]:
 
 
 def save(run: Path, step: int) -> None:
-    """As `multihead.steps.Steps` saves and forgets, with one checkpoint kept."""
+    """As `multihead.steps.Steps` saves and forgets, with one checkpoint kept beside the best."""
     from multihead.steps import Steps
 
     class Trainer:
@@ -53,37 +58,54 @@ def save(run: Path, step: int) -> None:
             FolderCheckpointIO().save_checkpoint(state(step), path)
 
     steps = object.__new__(Steps)
-    steps.run_dir, steps.best, steps.events = run, {}, lambda name, **fields: None
+    steps.run_dir, steps.best, steps.events = run, {"step": step}, lambda name, **fields: None
     steps.config = type("Kept", (), {"keep_checkpoints": 1})
     steps._save(Trainer())
 
 
-def traced(run: Path, *injected: str) -> tuple[int, list[str]]:
-    """Runs the saves under strace; the status, and the calls on the checkpoints."""
-    folder = run / "checkpoints"
-    names = [f"step_{step}{end}" for step in (1, 2, 3) for end in ("", ".tmp", ".old")]
-    files = ("", "/tensors.safetensors", "/state.json", "/manifest.json")
-    paths = [folder, *(Path(f"{folder / name}{file}") for name in names for file in files)]
-    paths += [folder / f"{name}{end}" for name in ("latest.json", "best.json") for end in ("", ".tmp")]
-    chosen = [word for path in paths for word in ("-P", str(path))]
+def traced(run: Path, calls: Sequence[str] = CALLS, *injected: str) -> tuple[int, list[str]]:
+    """A child of this process saves `SAVES` under strace: its status, and its system calls.
+
+    Raises:
+        SystemExit: If strace may not trace here.
+    """
+    ready, go = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(go)
+        os.read(ready, 1)
+        for step in SAVES:
+            save(run, step)
+        os._exit(0)
     with tempfile.NamedTemporaryFile("r") as log:
-        command = ["strace", "-f", "-y", "-o", log.name, *chosen, "-e", f"trace={','.join(CALLS)}", *injected]
-        done = subprocess.run(
-            [*command, sys.executable, "-c", SAVE, str(run)], cwd=Path(__file__).parent, capture_output=True
-        )
-        if not injected and done.returncode:
-            raise SystemExit(done.stderr.decode())
-        return done.returncode, log.read().splitlines()
+        command = ["strace", "-y", "-s", "200", "-o", log.name, "-e", f"trace={','.join(calls)}", *injected]
+        tracer = subprocess.Popen([*command, "-p", str(child)], stderr=subprocess.PIPE)
+        while "TracerPid:\t0\n" in Path(f"/proc/{child}/status").read_text() and tracer.poll() is None:
+            time.sleep(0.002)
+        os.write(go, b"1")
+        os.close(go)
+        os.close(ready)
+        _, status = os.waitpid(child, 0)
+        errors = tracer.communicate()[1].decode()
+        lines = log.read().splitlines()
+    if not lines:
+        raise SystemExit(f"strace: {errors}")
+    return os.waitstatus_to_exitcode(status), lines
+
+
+def counted(lines: list[str]) -> collections.Counter[str]:
+    """How often each call was made."""
+    return collections.Counter(line.partition("(")[0] for line in lines if "(" in line)
 
 
 def order_is_safe(lines: list[str]) -> bool:
     """Whether the files of step 2 were synced, then renamed, then the folder synced."""
-    at = {}
+    at: dict[str, int] = {}
     for number, line in enumerate(lines):
         for name, pattern in {
             "file": r"fsync\(.*step_2\.tmp/manifest\.json",
             "tensors": r"fsync\(.*step_2\.tmp/tensors",
-            "renamed": r"rename\(.*step_2\.tmp.*step_2\"",
+            "renamed": r"rename\(.*step_2\.tmp\".*step_2\"",
             "folder": r"fsync\(\d+<[^>]*/checkpoints>",
         }.items():
             if re.search(pattern, line) and (name != "folder" or "renamed" in at):
@@ -91,46 +113,93 @@ def order_is_safe(lines: list[str]) -> bool:
     return at["tensors"] < at["file"] < at["renamed"] < at["folder"]
 
 
+def kill_saves(most: int, folder: Path) -> dict[str, Any]:
+    """Kills `SAVES` at each of their calls, or at ``most`` of them: what was left each time."""
+    before, run = folder / "before", folder / "run"
+    save(before, 1)
+    shutil.copytree(before, run)
+    _, lines = traced(run)
+    counts, killed, found = counted(lines), collections.Counter(), collections.Counter()
+    failed = []
+    moments = [(call, k) for call in CALLS for k in range(1, counts[call] + 1)]
+    for call, k in moments[:: max(1, -(-len(moments) // most))]:
+        shutil.rmtree(run)
+        shutil.copytree(before, run)
+        status, _ = traced(run, [call], "-e", f"inject={call}:signal=KILL:when={k}")
+        killed[call] += status == -signal.SIGKILL
+        try:
+            path, _ = newest_valid(run)
+            step = int(path.name[5:].removesuffix(".old"))
+            loaded = FolderCheckpointIO().load_checkpoint(path)
+            whole = all(torch.equal(loaded["state_dict"][n], t) for n, t in state(step)["state_dict"].items())
+            found[f"step {step}"] += whole
+            failed += [] if whole else [f"{call} {k}: step {step} holds something else"]
+        except Exception as error:
+            failed.append(f"{call} {k}: {error}")
+    return {"counts": counts, "killed": killed, "found": found, "failed": failed, "order": order_is_safe(lines)}
+
+
+def run_traced(words: list[str], ledger: Path, *options: str) -> subprocess.Popen:
+    """``python train.py WORDS`` under strace; its main thread saves. (With ``--seccomp-bpf``, injections are lost.)"""
+    return exactness.start(words, ledger, before=["strace", "-y", "-s", "200", *options])
+
+
+def kill_runs(runs: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Kills whole runs at calls of their saves, and starts each again: where, and what differed in the end."""
+    plugin = exactness.write_plugin(folder)
+    words = exactness.words_of("translation", plugin, "trainer.max_steps=12", "trainer.checkpoint_every_n_steps=2")
+    words += ["trainer.val_every_n_steps=5", "trainer.ema_decay=0.9", "resume=auto"]
+    whole, log = folder / "whole", folder / "trace"
+    running = run_traced([*words, f"run_dir={whole}"], folder / "whole_ledger", "-o", str(log), "-e",
+                         f"trace={','.join(RUN_CALLS)}")  # fmt: skip
+    if running.wait():
+        raise SystemExit(running.stderr.read())
+    moments, seen = [], collections.Counter()
+    for line in log.read_text().splitlines():
+        call = line.partition("(")[0]
+        seen[call] += 1
+        if "/whole/checkpoints" in line:
+            moments.append((call, seen[call]))
+    killed, differences = [], []
+    for number, (call, k) in enumerate(random.Random(seed).sample(moments, min(runs, len(moments)))):
+        run, ledger = folder / f"run_{number}", folder / f"ledger_{number}"
+        command = [*words, f"run_dir={run}"]
+        injected = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={k}", "-o", str(log)]
+        status = run_traced(command, ledger, *injected).wait()
+        if status not in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            raise SystemExit(f"{call} {k}: was not killed but ended with {status}")
+        killed.append(f"{call} {k}")
+        again = exactness.start(command, ledger)
+        if again.wait():
+            differences.append(f"{call} {k}: {again.stderr.read()}")
+            continue
+        found = exactness.differences(run, ledger, whole, folder / "whole_ledger")
+        differences += [f"{call} {k}: {line}" for line in found]
+    return {"runs_killed": killed, "of": len(moments), "differences": differences}
+
+
 def main(words: list[str]) -> int:
-    """Prints the table; status 1 where no valid checkpoint was left."""
+    """Prints the table; status 1 where no valid checkpoint was left, or a run that was started again differed."""
     settings, rest = split_words(words, SETTINGS)
     if rest or shutil.which("strace") is None:
         raise SystemExit(f"settings are {', '.join(SETTINGS)}; strace must be installed")
-    began, failed = time.monotonic(), []
-    killed, found = collections.Counter(), collections.Counter()
+    torch.set_num_threads(1)  # a fork has the thread that forked only
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="saves-") as scratch:
-        before, run = Path(scratch) / "before", Path(scratch) / "run"
-        save(before, 1)
-        shutil.copytree(before, run)
-        _, lines = traced(run)
-        safe = order_is_safe(lines)
-        counts = collections.Counter(match[1] for line in lines if (match := re.match(r"\d+ +(\w+)\(", line)))
-        moments = [(call, k) for call in CALLS for k in range(1, counts[call] + 1)]
-        stride = max(1, -(-len(moments) // settings["most"]))
-        for call, k in moments[::stride]:
-            shutil.rmtree(run)
-            shutil.copytree(before, run)
-            status, _ = traced(run, "-e", f"inject={call}:signal=KILL:when={k}")
-            killed[call] += status not in (0, None)
-            try:
-                path, _ = newest_valid(run)
-                step = int(path.name[5:].removesuffix(".old"))
-                loaded = FolderCheckpointIO().load_checkpoint(path)
-                whole = all(torch.equal(loaded["state_dict"][n], t) for n, t in state(step)["state_dict"].items())
-                found[f"step {step}"] += whole
-                failed += [] if whole else [f"{call} {k}: step {step} holds something else"]
-            except Exception as error:
-                failed.append(f"{call} {k}: {error}")
+        result = kill_saves(settings["most"], Path(scratch))
+        result |= kill_runs(settings["runs"], settings["seed"], Path(scratch)) if settings["runs"] else {}
+    counts, killed = result["counts"], result["killed"]
     rows = [[call, counts[call], killed[call]] for call in CALLS if counts[call]]
-    rows.append(["all", sum(counts.values()), killed.total()])
-    text = exactness.table(["system call", "of three saves", "killed there"], rows)
-    text += (
-        f"\n\nThe newest valid checkpoint after {killed.total()} kills: {dict(found)}; failures: {failed or 'none'}.\n"
-    )
-    text += f"Synced before renamed, and the folder after: {safe}."
-    result = {"counts": counts, "killed": killed, "found": found, "failed": failed, "order": safe}
+    total, found = killed.total(), ", ".join(f"{name} {count}" for name, count in sorted(result["found"].items()))
+    rows.append(["all", counts.total(), total])
+    text = exactness.table(["system call", f"of {len(SAVES)} saves", "killed there"], rows)
+    text += f"\n\nThe newest valid checkpoint after {total} kills: {found}; failures: {result['failed'] or 'none'}.\n"
+    text += f"Synced before renamed, and the folder after: {result['order']}."
+    if settings["runs"]:
+        text += f"\nWhole runs killed within a save ({', '.join(result['runs_killed'])}; of {result['of']} such calls)"
+        text += f" and started again: differences {result['differences'] or 'none'}."
     exactness.save("kills_in_a_save", text, {**result, "seconds": time.monotonic() - began}, settings["out"])
-    return int(bool(failed) or not safe)
+    return int(bool(result["failed"] or result.get("differences")) or not result["order"])
 
 
 if __name__ == "__main__":

@@ -44,12 +44,15 @@ class Case:
     """A rank that is stopped (SIGSTOP) beforehand."""
     saves: bool = False
     """Whether the last step is saved on the way out."""
+    ranks: int = 2
+    """How many there are; one is a run without a parent."""
 
 
 CASES = {
     "SIGTERM to rank 0": Case("0", (signal.SIGTERM,), 143, 5, saves=True),
     "SIGTERM to rank 1": Case("1", (signal.SIGTERM,), 143, 5, saves=True),
     "SIGTERM to the parent": Case("parent", (signal.SIGTERM,), 143, 5, saves=True),
+    "SIGTERM to a run of one process": Case("parent", (signal.SIGTERM,), 143, 5, saves=True, ranks=1),
     "SIGINT to the parent": Case("parent", (signal.SIGINT,), 130, 5, saves=True),
     "SIGHUP to the parent": Case("parent", (signal.SIGHUP,), 129, 5, saves=True),
     "SIGUSR1 to the parent": Case("parent", (signal.SIGUSR1,), 138, 5, saves=True),
@@ -76,7 +79,8 @@ def ranks(parent: int) -> dict[str, int]:
 def disturb(case: Case, folder: Path) -> dict[str, Any]:
     """One trial; what was seen, and what of it was not as promised."""
     run = folder / "run"
-    words = exactness.words_of("lm", "devices=2", "strategy=ddp", f"run_dir={run}", "trainer.max_steps=100000")
+    words = exactness.words_of("lm", f"run_dir={run}", "trainer.max_steps=100000")
+    words += [f"devices={case.ranks}", "strategy=ddp"] if case.ranks > 1 else []
     words += ["trainer.val_every_n_steps=100000", "trainer.checkpoint_every_n_steps=50"]
     words += [f"trainer.watchdog_seconds={WATCHDOG if case.stopped and not case.signals else 600}"]
     running = exactness.start(words, folder)

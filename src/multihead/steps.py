@@ -99,6 +99,7 @@ class Steps(L.Callback):
         self.on_resumed: Callable[[], None] = lambda: None  # called once the checkpoint is known to fit
         self.best: dict[str, Any] = {}
         self.epoch, self.step_in_epoch = 0, 0
+        self.received = 0  # by this process; what all ranks agree on is `signum`
         self.signum = 0
         self.taken: list[signal.Signals] = []
         self.pending_validation = False
@@ -164,9 +165,9 @@ class Steps(L.Callback):
             self._leave(trainer, trainer.global_step)
 
     def _receive(self, signum: int, frame: Any) -> None:
-        if self.signum:  # the second signal does not wait
+        if self.received:  # the second signal does not wait
             os._exit(128 + signum)
-        self.signum = signum
+        self.received = signum
 
     def _probe(self, trainer: L.Trainer) -> None:
         """Refuses a disk that holds no checkpoint, and warns where it does not hold as many as are kept."""
@@ -496,8 +497,9 @@ class Steps(L.Callback):
     def _signal(self, trainer: L.Trainer) -> bool:
         """Whether any rank was told to stop; all ranks get the same answer."""
         if trainer.world_size == 1:
+            self.signum = self.received
             return bool(self.signum)
-        flag = torch.tensor([self.signum], device=trainer.strategy.root_device)
+        flag = torch.tensor([self.received], device=trainer.strategy.root_device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         self.signum = int(flag.item())
         return bool(self.signum)

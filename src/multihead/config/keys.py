@@ -8,6 +8,7 @@ import difflib
 import functools
 import inspect
 import itertools
+import os
 import re
 import textwrap
 import typing
@@ -66,7 +67,12 @@ class Key:
 
 
 def conf_dir() -> Path:
-    """The folder of our YAML files: inside an installed package, or at the top of the repository."""
+    """The folder of our YAML files: inside an installed package, or at the top of the repository.
+
+    ``MULTIHEAD_CONF`` names another one: the trials of a sweep read the files as they were when it began.
+    """
+    if frozen := os.environ.get("MULTIHEAD_CONF"):
+        return Path(frozen)
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "conf", package.parents[1] / "conf"):
         if (folder / f"{PRIMARY}.yaml").is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def load_yaml(path: str | Path) -> Any:
     Raises:
         CheckpointError: The file is missing, too large, neither a mapping nor a list, or holds anything but plain data.
     """
+    return load_yaml_with_lines(path)[0]
+
+
+def load_yaml_with_lines(path: str | Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
+    """As `load_yaml`, and for each key and entry, named by its path of keys and indices, its line in the file."""
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -50,12 +56,25 @@ def load_yaml(path: str | Path) -> Any:
     if len(content) > MAX_YAML_BYTES:
         raise CheckpointError(str(path), f"larger than {MAX_YAML_BYTES} bytes")
     try:
-        tree = yaml.load(content.decode("utf-8"), Loader=_StrictLoader)
+        loader = _StrictLoader(content.decode("utf-8"))
+        root = loader.get_single_node()
+        tree = loader.construct_document(root) if root is not None else None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(str(path), f"not readable as YAML: {one_line(error)}") from error
     if not isinstance(tree, list) and not (isinstance(tree, dict) and all(isinstance(key, str) for key in tree)):
         raise CheckpointError(str(path), "must be a mapping of keys to values, or a list")
-    return tree
+    return tree, dict(_lines(root, ()))
+
+
+def _lines(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*path, key.value), key.start_mark.line + 1
+            yield from _lines(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*path, index), value.start_mark.line + 1
+            yield from _lines(value, (*path, index))
 
 
 def one_line(error: BaseException) -> str:

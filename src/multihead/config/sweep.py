@@ -1,0 +1,511 @@
+"""W&B sweep files: what may stand in them, what each word of them means, and the line of what cannot be.
+
+The format is W&B's (https://docs.wandb.ai/guides/sweeps/define-sweep-configuration), without what a trial of ours could
+not take: nested parameters, null, and distributions that no sampler here draws from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from multihead.config.compose import MAX_CHECKED_TRIALS, compose, parse
+from multihead.config.keys import nearest_name
+from multihead.config.merge import Composition
+from multihead.config.task import TaskConfig
+from multihead.config.yaml_file import load_yaml_with_lines
+from multihead.errors import CheckpointError, ConfigError
+
+PROGRAM = "train.py"
+COMMAND = ["${env}", "python", "${program}", "${args_no_hyphens}"]
+KEYS = ("program", "method", "metric", "parameters", "command", "name", "description", "project", "entity", "run_cap",
+        "early_terminate", "kind", "apiVersion")  # fmt: skip
+METHODS = ("grid", "random", "bayes")
+GOALS = {"minimize": "min", "maximize": "max"}
+STOPPING_KEYS = ("type", "min_iter", "max_iter", "s", "eta")
+NOT_SWEPT = ("run_dir", "resume", "resume_force", "plan", "plugin", "plugin_sha256", "hydra/launcher", "hydra/sweeper")
+"""What the sweep itself decides, or what would not be a trial."""
+RANGES = {
+    "int_uniform": ("min", "max"),
+    "uniform": ("min", "max"),
+    "q_uniform": ("min", "max", "q"),
+    "log_uniform_values": ("min", "max"),
+    "log_uniform": ("min", "max"),
+}
+CHOICES = {"constant": ("value",), "categorical": ("values",)}
+Path_ = tuple[str | int, ...]
+
+
+@dataclass(kw_only=True)
+class Parameter:
+    """One key that the trials set, and the values that it can take."""
+
+    name: str
+    values: list[Any] = field(default_factory=list)
+    """The choices; one for a constant; empty for a range."""
+    low: float = 0
+    high: float = 0
+    integer: bool = False
+    """Of a range: whole numbers."""
+    log: bool = False
+    """Of a range: uniform in the logarithm."""
+    step: float = 0
+    """Of a range: multiples of it, counted from low; 0 is continuous."""
+    line: int = 0
+
+    @property
+    def constant(self) -> bool:
+        """Whether all trials have the same value."""
+        return len(self.values) == 1
+
+    def examples(self) -> list[Any]:
+        """Every choice, or both ends of a range."""
+        return self.values or [self.low, self.high]
+
+
+@dataclass(kw_only=True)
+class Sweep:
+    """A sweep file that was read and checked by itself; `check` holds it against the configuration."""
+
+    path: Path
+    text: str
+    """The file as it stands, for the ledger."""
+    name: str
+    method: str
+    metric: str
+    goal: str
+    """minimize or maximize."""
+    parameters: list[Parameter]
+    words: list[str]
+    """Fixed words of the command."""
+    run_cap: int = 0
+    """Most trials; 0 where the file does not say."""
+    min_iter: int = 0
+    """Validations before a trial can be stopped as hopeless; 0 lets all trials run to their end."""
+    eta: int = 3
+    """Of the trials that get to min_iter * eta**k validations, the best 1 / eta go on (arXiv:1810.05934)."""
+    lines: Mapping[Path_, int] = field(default_factory=dict)
+
+    def at(self, *path: str | int) -> str:
+        """``file:line`` of a key, or of the nearest one above it that has a line."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return f"{self.path}:{self.lines.get(path, 1)}"
+
+    @property
+    def swept(self) -> list[Parameter]:
+        """The parameters that differ between trials."""
+        return [parameter for parameter in self.parameters if not parameter.constant]
+
+    def grid_size(self) -> int:
+        """How many points a grid has."""
+        return math.prod(len(parameter.values) for parameter in self.parameters)
+
+    def point(self, values: Mapping[str, Any]) -> list[str]:
+        """The words of a trial, as W&B's ``${args_no_hyphens}`` writes them, after the command's fixed ones."""
+        constants = {p.name: p.values[0] for p in self.parameters if p.constant}
+        drawn = {p.name: values.get(p.name, constants.get(p.name)) for p in self.parameters}
+        return [*self.words, *(f"{name}={value}" for name, value in drawn.items())]
+
+
+def read_sweep(path: str) -> Sweep:
+    """Reads a sweep file.
+
+    Raises:
+        ConfigError: There is no such file, or something in it cannot be; with the line.
+    """
+    if not Path(path).is_file():
+        near = nearest_name(path, [str(file) for file in Path(path).parent.glob("*.yaml")])
+        raise ConfigError("file", f"no such sweep file: {path}", f"file={near}" if near else "file=sweeps/NAME.yaml")
+    try:
+        tree, lines = load_yaml_with_lines(path)
+    except CheckpointError as error:
+        raise ConfigError(path, error.what) from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}:1", "must be a mapping with program, method, metric and parameters")
+    sweep = Sweep(
+        path=Path(path),
+        text=Path(path).read_text(encoding="utf-8"),
+        name=str(tree.get("name") or Path(path).stem),
+        method=str(tree.get("method", "")),
+        metric="",
+        goal="",
+        parameters=[],
+        words=[],
+        lines=lines,
+    )
+    for key in tree:
+        if key not in KEYS:
+            near = nearest_name(key, KEYS)
+            raise ConfigError(sweep.at(key), f"{key}: no such key", f"{near}:" if near else f"one of {', '.join(KEYS)}")
+    _read_program(sweep, tree)
+    _choose(sweep, ("method",), tree.get("method"), METHODS)
+    _read_metric(sweep, tree.get("metric"))
+    _read_parameters(sweep, tree.get("parameters"))
+    if "run_cap" in tree:
+        sweep.run_cap = _whole(sweep, ("run_cap",), tree["run_cap"])
+    if "early_terminate" in tree:
+        _read_stopping(sweep, tree["early_terminate"])
+    if not re.fullmatch(r"[\w.-]{1,100}", sweep.name) or sweep.name.startswith("."):
+        raise ConfigError(sweep.at("name"), f"name: letters, digits, - and _, up to 100; got {sweep.name!r}")
+    return sweep
+
+
+def _choose(sweep: Sweep, path: Path_, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        got = "nothing" if value is None else repr(value)
+        near = nearest_name(str(value), choices)
+        fix = f"{path[-1]}: {near}" if near else ""
+        raise ConfigError(
+            sweep.at(*path), f"{'.'.join(map(str, path))}: must be one of {', '.join(choices)}; got {got}", fix
+        )
+
+
+def _whole(sweep: Sweep, path: Path_, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(
+            sweep.at(*path), f"{'.'.join(map(str, path))}: must be a whole number of at least 1; got {value!r}"
+        )
+    return value
+
+
+def _read_program(sweep: Sweep, tree: Mapping[str, Any]) -> None:
+    """The command must be one that W&B's agent makes words key=value of, and nothing but `train.py`."""
+    program, command = tree.get("program"), tree.get("command")
+    if program != PROGRAM:
+        what = f"program: must be {PROGRAM}; got {program!r}"
+        raise ConfigError(sweep.at("program"), what, "a file cannot name code to run; plugin=FILE.py adds yours")
+    written = "command: [" + ", ".join(f'"{part}"' for part in COMMAND) + "]"
+    if not isinstance(command, list) or "${args_no_hyphens}" not in command:
+        what = "command: must hold ${args_no_hyphens}, which gives key=value; by default W&B gives --key=value"
+        raise ConfigError(sweep.at("command" if "command" in tree else "program"), what, written)
+    for index, part in enumerate(command):
+        if part in (*COMMAND, "${interpreter}", "python3"):
+            continue
+        if not isinstance(part, str) or part.startswith(("-", "$")) or "=" not in part:
+            raise ConfigError(sweep.at("command", index), f"command: {part!r} is no word key=value", written)
+        sweep.words.append(part)
+
+
+def _read_metric(sweep: Sweep, metric: Any) -> None:
+    if not isinstance(metric, dict) or set(metric) - {"name", "goal", "target"}:
+        what = f"metric: must be a mapping with name and goal; got {metric!r}"
+        raise ConfigError(sweep.at("metric"), what, "metric: {name: val/loss, goal: minimize}")
+    _choose(sweep, ("metric", "goal"), metric.get("goal"), tuple(GOALS))
+    sweep.metric, sweep.goal = str(metric.get("name", "")), metric["goal"]
+    if not sweep.metric.startswith("val/"):
+        what = f"metric.name: must be a validation metric (val/...); got {sweep.metric!r}"
+        raise ConfigError(sweep.at("metric", "name"), what, "what is chosen by the test split is not measured by it")
+
+
+def _read_stopping(sweep: Sweep, stopping: Any) -> None:
+    path = ("early_terminate",)
+    if not isinstance(stopping, dict):
+        raise ConfigError(sweep.at(*path), "early_terminate: must be a mapping", "{type: hyperband, min_iter: 2}")
+    for key in stopping:
+        if key not in STOPPING_KEYS:
+            near = nearest_name(key, STOPPING_KEYS)
+            raise ConfigError(
+                sweep.at(*path, key), f"early_terminate.{key}: no such key", near or ", ".join(STOPPING_KEYS)
+            )
+    _choose(sweep, (*path, "type"), stopping.get("type"), ("hyperband",))
+    sweep.eta = _whole(sweep, (*path, "eta"), stopping.get("eta", 3))
+    if sweep.eta < 2:
+        raise ConfigError(sweep.at(*path, "eta"), f"early_terminate.eta: must be at least 2; got {sweep.eta}")
+    if "min_iter" in stopping:
+        sweep.min_iter = _whole(sweep, (*path, "min_iter"), stopping["min_iter"])
+    elif "max_iter" in stopping and "s" in stopping:
+        most, rungs = (_whole(sweep, (*path, key), stopping[key]) for key in ("max_iter", "s"))
+        sweep.min_iter = max(1, min(most // sweep.eta**power for power in range(1, rungs + 1)))
+    else:
+        raise ConfigError(sweep.at(*path), "early_terminate: needs min_iter, or max_iter and s", "min_iter: 2")
+
+
+# Parameters
+
+
+def _read_parameters(sweep: Sweep, parameters: Any) -> None:
+    if not isinstance(parameters, dict) or not parameters:
+        raise ConfigError(sweep.at("parameters"), "parameters: must be a mapping of at least one key to its values")
+    for name, spec in parameters.items():
+        path = ("parameters", name)
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][\w.-]*", name):
+            raise ConfigError(sweep.at(*path), f"{name!r} is no key of the configuration")
+        if name in NOT_SWEPT:
+            raise ConfigError(sweep.at(*path), f"{name}: not for a sweep to set", "take it out")
+        if not isinstance(spec, dict):
+            raise ConfigError(
+                sweep.at(*path), f"{name}: must say value, values, or min and max; got {spec!r}", f"value: {spec}"
+            )
+        if "parameters" in spec:
+            inner = f"{name}.{next(iter(spec['parameters'] or {}), 'key')}"
+            what = f"{name}: nested parameters reach a trial as one text that it cannot read"
+            raise ConfigError(sweep.at(*path), what, f"{inner}: ...")
+        sweep.parameters.append(_parameter(sweep, path, spec))
+    if sweep.method == "grid":
+        for parameter in sweep.parameters:
+            if not parameter.values:
+                what = f"{parameter.name}: a grid needs values; from {parameter.low} to {parameter.high} is a range"
+                raise ConfigError(
+                    sweep.at("parameters", parameter.name), what, "values: [...], or method: random or bayes"
+                )
+
+
+def _parameter(sweep: Sweep, path: Path_, spec: Mapping[str, Any]) -> Parameter:
+    """One parameter from what the file says of it."""
+    name = str(path[-1])
+    kind = spec.get("distribution") or _kind(spec)
+    known = CHOICES | RANGES
+    _choose(sweep, (*path, "distribution"), kind, tuple(known))
+    for key in spec:
+        if key not in (*known[kind], "distribution"):
+            near = nearest_name(str(key), known[kind])
+            what = f"{name}.{key}: no such key of {kind}"
+            raise ConfigError(sweep.at(*path, key), what, f"{near}:" if near else f"{', '.join(known[kind])}")
+    line = sweep.lines.get(path, 1)
+    if kind in CHOICES:
+        (key,) = CHOICES[kind]
+        values = spec.get(key) if key == "values" else [spec.get(key)]
+        if not isinstance(values, list) or not values:
+            raise ConfigError(
+                sweep.at(*path, key), f"{name}.{key}: must be a list of at least one value", "values: [...]"
+            )
+        for index, value in enumerate(values):
+            _check_value(sweep, (*path, key, index), name, value)
+        if len({str(value) for value in values}) < len(values):
+            raise ConfigError(sweep.at(*path, key), f"{name}.{key}: a value stands twice in {values}")
+        return Parameter(name=name, values=[v if not isinstance(v, list) else str(v) for v in values], line=line)
+    return _range(sweep, path, kind, spec, line)
+
+
+def _kind(spec: Mapping[str, Any]) -> str | None:
+    """The distribution that W&B takes where the file names none."""
+    if "value" in spec:
+        return "constant"
+    if "values" in spec:
+        return "categorical"
+    ends = [spec.get("min"), spec.get("max")]
+    if any(end is None for end in ends):
+        return None
+    return "int_uniform" if all(isinstance(end, int) for end in ends) else "uniform"
+
+
+def _range(sweep: Sweep, path: Path_, kind: str, spec: Mapping[str, Any], line: int) -> Parameter:
+    name = str(path[-1])
+    for key in ("min", "max", *(["q"] if "q" in spec else [])):
+        value = spec.get(key)
+        _check_value(sweep, (*path, key), name, value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(sweep.at(*path, key), f"{name}.{key}: must be a finite number; got {value!r}")
+    low, high, step = spec["min"], spec["max"], spec.get("q", 1.0 if kind == "q_uniform" else 0)
+    if not low < high:
+        raise ConfigError(sweep.at(*path), f"{name}: min must be below max; got {low} and {high}")
+    if kind == "log_uniform":  # of W&B: the ends are natural logarithms
+        low, high = math.exp(low), math.exp(high)
+    log = kind.startswith("log_uniform")
+    if log and low <= 0:
+        fix = "distribution: uniform, or min above 0"
+        raise ConfigError(sweep.at(*path, "min"), f"{name}.min: must be above 0 on a logarithmic scale; got {low}", fix)
+    integer = all(isinstance(value, int) for value in (low, high, step))
+    if integer and kind == "uniform":
+        integer = False
+    return Parameter(name=name, low=low, high=high, integer=integer, log=log, step=step, line=line)
+
+
+def _check_value(sweep: Sweep, path: Path_, name: str, value: Any) -> None:
+    """Refuses what would reach a trial as something else than what stands in the file."""
+    where = sweep.at(*path)
+    if value is None:
+        raise ConfigError(where, f"{name}: no value (null), which a trial would read as the text None", "write a value")
+    if isinstance(value, dict):
+        raise ConfigError(where, f"{name}: a mapping is no value; each key is a parameter of its own")
+    if isinstance(value, str):
+        if re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
+            fix = re.sub(r"^([+-]?\d+)", r"\1.0", value)
+            raise ConfigError(where, f"{name}: YAML reads {value} as a text, not a number", f"write {fix}")
+        if "${" in value:
+            raise ConfigError(where, f"{name}: interpolation is not allowed: configuration is data")
+
+
+# Against the configuration
+
+
+def check(sweep: Sweep, typed: Sequence[str] = ()) -> Composition:
+    """Composes the trials that the file can give, before the first one starts.
+
+    Every choice of every parameter and both ends of every range are tried once, and combinations of them as far as
+    there are at most `MAX_CHECKED_TRIALS`.
+
+    Args:
+        sweep: What `read_sweep` gave.
+        typed: Words of the command line, which every trial gets.
+
+    Returns:
+        The first trial's configuration.
+
+    Raises:
+        ConfigError: A parameter the task does not have, a value out of range, an impossible pair; with the line.
+    """
+    names = {parameter.name for parameter in sweep.parameters}
+    for override in parse(typed):
+        if override.key_or_group in names and not override.is_sweep_override():
+            name = override.key_or_group
+            what = f"{name} is set by the sweep, and typed as {override.input_line}"
+            raise ConfigError(sweep.at("parameters", name), what, "leave one of them out")
+    first = None
+    for point in _points(sweep.parameters):
+        composed = _compose(sweep, point, typed)
+        first = first or composed
+    assert first is not None
+    _check_metric(sweep, first)
+    return first
+
+
+def _points(parameters: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
+    """The first values of all; each other value alone; then combinations, as far as they are checked."""
+    base = {parameter.name: parameter.examples()[0] for parameter in parameters}
+    yield base
+    for parameter in parameters:
+        for value in parameter.examples()[1:]:
+            yield base | {parameter.name: value}
+    axes = [[(parameter.name, value) for value in parameter.examples()] for parameter in parameters]
+    for combination in itertools.islice(itertools.product(*axes), MAX_CHECKED_TRIALS):
+        if sum(base[name] != value for name, value in combination) > 1:
+            yield dict(combination)
+
+
+def _compose(sweep: Sweep, point: Mapping[str, Any], typed: Sequence[str]) -> Composition:
+    words = [*sweep.words, *(f"{name}={value}" for name, value in point.items()), *typed]
+    try:
+        return compose(words)
+    except ConfigError as error:
+        where = error.where.partition("=")[0]
+        found = [p.name for p in sweep.parameters if where in (p.name, f"{p.name}.name")]
+        changed = [p.name for p in sweep.parameters if point[p.name] != p.examples()[0]]
+        name = (found or changed or [None])[-1]
+        line = sweep.at("parameters", name) if name else sweep.at("parameters")
+        if name and point[name] in (values := _parameter_named(sweep, name).values):
+            key = "value" if len(values) == 1 else "values"
+            line = sweep.at("parameters", name, key, values.index(point[name]))
+        raise ConfigError(line, f"{error.where}: {error.what}", error.fix) from error
+
+
+def _parameter_named(sweep: Sweep, name: str) -> Parameter:
+    return next(parameter for parameter in sweep.parameters if parameter.name == name)
+
+
+def _check_metric(sweep: Sweep, composed: Composition) -> None:
+    """The metric is one that the task logs, the goal the way that is better, and pruning has something to go by."""
+    task, trainer = composed.config.task, composed.config.trainer
+    if type(task).METRICS is not TaskConfig.METRICS:  # a plugin's task logs what it likes
+        _choose(sweep, ("metric", "name"), sweep.metric, tuple(type(task).METRICS))
+        better = type(task).METRICS[sweep.metric]
+        if GOALS[sweep.goal] != better:
+            goal = next(goal for goal, mode in GOALS.items() if mode == better)
+            what = (
+                f"metric.goal: of {sweep.metric} less is better"
+                if better == "min"
+                else f"metric.goal: of {sweep.metric} more is better"
+            )
+            raise ConfigError(sweep.at("metric", "goal"), what, f"goal: {goal}")
+    validations = math.ceil(trainer.max_steps / trainer.val_every_n_steps)
+    if sweep.min_iter >= validations:
+        what = f"early_terminate: a trial has {validations} validations, so that none is stopped at {sweep.min_iter}"
+        raise ConfigError(
+            sweep.at("early_terminate"), what, "a smaller min_iter, or a smaller trainer.val_every_n_steps"
+        )
+
+
+# Words of the command
+
+
+@dataclass(kw_only=True)
+class SweepSettings:
+    """What ``multihead sweep`` takes besides the keys of a trial."""
+
+    file: str = ""
+    """The sweep file."""
+    name: str = ""
+    """The sweep's name; empty takes the file's."""
+    dir: str = ""
+    """Where it lives; empty means outputs/sweeps/NAME."""
+    workers: int = 1
+    """Trials at a time, on this machine."""
+    budget: str = ""
+    """Trials (20), or hours of trials, summed over all of them (8h, 30m); empty takes run_cap, or the whole grid."""
+    seeds: int = 1
+    """Runs per point, with seed, seed + 1, ...; what is optimised is their mean."""
+    storage: str = ""
+    """Where the ledger is: empty for a file in dir, or postgresql://USER@HOST/DATABASE for several machines."""
+    trial_time: str = ""
+    """Longest time of a run (90s, 30m, 2h); one that takes longer is ended and counts as failed."""
+    status: bool = False
+    """Print where the sweep is and write its report, no more."""
+    best: bool = False
+    """Print the command that trains the best configuration, no more."""
+    to: str = ""
+    """wandb: send the finished runs there."""
+
+    def __post_init__(self) -> None:
+        for key in ("workers", "seeds"):
+            if getattr(self, key) < 1:
+                raise ConfigError(key, f"must be at least 1; got {getattr(self, key)}")
+        if self.to not in ("", "wandb"):
+            raise ConfigError("to", f"must be wandb; got {self.to!r}", "to=wandb")
+        if self.name and not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name):
+            raise ConfigError("name", f"letters, digits, - and _, up to 100; got {self.name!r}")
+        if self.storage and not self.storage.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
+            shown = self.storage.partition("@")[2] or self.storage
+            raise ConfigError("storage", f"must be postgresql://USER@HOST/DATABASE or sqlite:///FILE; got {shown!r}")
+        self.limits()
+
+    def limits(self) -> tuple[int, float, float]:
+        """The budget in trials and in seconds of trials, and the longest time of a run in seconds; 0 for none."""
+        trials, seconds = 0, 0.0
+        if self.budget.isdigit():
+            trials = int(self.budget)
+            if trials < 1:
+                raise ConfigError("budget", f"must be at least 1 trial; got {self.budget}")
+        elif self.budget:
+            seconds = duration("budget", self.budget)
+        return trials, seconds, duration("trial_time", self.trial_time) if self.trial_time else 0.0
+
+
+def duration(key: str, text: str) -> float:
+    """Seconds of ``90s``, ``30m``, ``2.5h`` or ``1d``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not found or not float(found[1]):
+        also = "a number of trials, or " if key == "budget" else ""
+        raise ConfigError(key, f"must be {also}a time such as 90s, 30m or 2h; got {text!r}")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def sweep_settings(words: Sequence[str]) -> tuple[SweepSettings, list[str]]:
+    """The settings among the words of the command, and the words that are for every trial.
+
+    Raises:
+        ConfigError: A setting cannot be, or a word is not for a trial.
+    """
+    fields = {f.name: f for f in dataclasses.fields(SweepSettings)}
+    given: dict[str, Any] = {}
+    others = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in fields:
+            if key in NOT_SWEPT and key != "plugin":
+                raise ConfigError(key, "the sweep sets it for each trial", "leave it out")
+            others.append(word)
+            continue
+        kind = fields[key].type
+        if kind == "bool" and value not in ("true", "false"):
+            raise ConfigError(key, f"must be true or false; got {value!r}")
+        if kind == "int" and not re.fullmatch(r"\d{1,6}", value):
+            raise ConfigError(key, f"must be a whole number; got {value!r}")
+        given[key] = {"bool": value == "true", "int": int(value) if kind == "int" else 0}.get(kind, value)
+    return SweepSettings(**given), others

@@ -1,0 +1,157 @@
+"""A worker: claims trials one after the other and runs them, until the budget is spent or it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multihead.config.sweep import Sweep
+from multihead.errors import MachineError
+from multihead.lock import in_use
+from multihead.sweeping.ledger import BEAT_SECONDS, Claim, Ledger, start_of, this_process
+from multihead.sweeping.trial import GRACE_SECONDS, Outcome, Watch, end_with_parent, run_once
+
+TRIALS = "trials"
+FORMER_SECONDS = GRACE_SECONDS + 20
+
+
+@dataclass(kw_only=True)
+class Job:
+    """What a worker needs besides the ledger."""
+
+    words: list[str]
+    """Typed words that every trial gets."""
+    seeds: list[int]
+    """Of the runs of each point; a single one of -1 leaves the seed to the configuration."""
+    trials: int
+    seconds: float
+    trial_seconds: float
+    program: list[str]
+    """The command that trains, before its words."""
+    environment: dict[str, str]
+
+
+class Worker:
+    """One of a sweep's processes.
+
+    Args:
+        ledger: Of the sweep.
+        job: How trials are run.
+    """
+
+    def __init__(self, ledger: Ledger, job: Job):
+        self.ledger, self.job = ledger, job
+        self.signum = 0
+        self._beat = 0.0
+
+    def work(self) -> int:
+        """Claims and runs until nothing is left; returns 0, or 128 plus a signal's number."""
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, self._stop)
+        while not self.signum:
+            claim = self.ledger.claim(self.job.trials, self.job.seconds)
+            if claim is None:
+                if not any(row.state == "running" for row in self.ledger.rows()):
+                    return 0
+                time.sleep(1.0)  # another worker may be killed, and what it leaves is then to be taken over
+                continue
+            self._run(claim)
+        return 128 + self.signum
+
+    def _stop(self, signum: int, frame: Any) -> None:
+        self.signum = signum
+
+    def _run(self, claim: Claim) -> None:
+        """All runs of one point, and what came of them."""
+        folder = Path(claim.record.get("dir") or self.ledger.folder.resolve() / TRIALS / f"{claim.number:04d}")
+        self._end_former(claim, folder)
+        words = claim.record.get("words") or [*self.ledger.sweep.point(claim.values), *self.job.words]
+        self.ledger.note(claim.number, words=words, dir=str(folder))
+        began, values = time.time() - claim.record.get("elapsed", 0.0), []
+        for seed in self.job.seeds:
+            run_dir = folder if len(self.job.seeds) == 1 else folder / f"seed_{seed}"
+            given = [] if seed < 0 else [f"seed={seed}"]
+            command = [*self.job.program, *words, *given, f"run_dir={run_dir}", "resume=auto"]
+            outcome = run_once(command, run_dir, self.job.environment, self._watch(claim, not values, began))
+            if outcome.state == "stopped":
+                self.ledger.note(claim.number, elapsed=time.time() - began)
+                return self.ledger.release(claim)
+            if outcome.state != "complete":
+                return self._settle(claim, outcome, began, run_dir, values)
+            values.append(outcome.value)
+        self._settle(claim, Outcome("complete", statistics.fmean(values)), began, folder, values)
+
+    def _settle(self, claim: Claim, outcome: Outcome, began: float, run_dir: Path, values: Sequence[float]) -> None:
+        record = {
+            "seconds": time.time() - began,
+            "ended": time.time(),
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "log": f"{run_dir}.console.log",
+            "by_seed": list(values),
+        }
+        self.ledger.settle(claim.number, outcome.state, outcome.value, **record)
+
+    def _watch(self, claim: Claim, first: bool, began: float) -> Watch:
+        """Only the first seed's curve decides whether a point is hopeless."""
+
+        def value(step: int, found: float) -> bool:
+            return first and self.ledger.report(claim.number, step, found)
+
+        def tick() -> bool:
+            if time.monotonic() - self._beat > BEAT_SECONDS:
+                self._beat = time.monotonic()
+                self.ledger.note(claim.number, owner=this_process(), elapsed=time.time() - began)
+            return bool(self.signum)
+
+        return Watch(self.ledger.sweep.metric, self.job.trial_seconds, value, tick)
+
+    def _end_former(self, claim: Claim, folder: Path) -> None:
+        """Waits until the run of a killed worker has left its directory, which it was told to by the kernel."""
+        deadline = time.monotonic() + FORMER_SECONDS
+        while claim.attempt > 1 and any(in_use(path.parent) for path in folder.glob("**/.lock")):
+            if time.monotonic() > deadline:
+                for lock in folder.glob("**/.lock"):
+                    _kill_holder(lock)
+            time.sleep(0.1)
+
+
+def _kill_holder(lock: Path) -> None:
+    """Ends a run that hangs where nobody watches it any more; its lock says which process it is."""
+    holder = lock.read_text(errors="replace").split(" ")[0]
+    if holder.isdigit() and start_of(int(holder)):
+        try:
+            os.kill(int(holder), signal.SIGKILL)
+        except (ProcessLookupError, PermissionError) as error:
+            raise MachineError(str(lock.parent), f"process {holder} cannot be ended ({error.strerror})") from error
+
+
+def main(text: str) -> int:
+    """A worker process; ``text`` is the job as JSON, without the storage's URL, which may hold a password."""
+    from multihead.cli import guarded
+    from multihead.config.sweep import read_sweep
+
+    end_with_parent()
+    given: Mapping[str, Any] = json.loads(text)
+
+    def work() -> int:
+        sweep: Sweep = read_sweep(given["file"])
+        sweep.name = given["name"]
+        ledger = Ledger(sweep, Path(given["folder"]), os.environ.get(STORAGE, ""), val_every=given["val_every"])
+        return Worker(ledger, Job(**given["job"])).work()
+
+    return guarded(work)
+
+
+STORAGE = "MULTIHEAD_SWEEP_STORAGE"
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -8,9 +8,10 @@ whatever would let a file name code to run. Only this module and `cli` know Hydr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,11 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: _File
     files = files or _Files([o.input_line for o in overrides if o.is_hydra_override()], config_dir, plugin)
     task_class, layers = files.layers(choices)
     return merge(task_class, plugin, layers, _word_layers(values), words)
+
+
+def composer(words: Iterable[str]) -> Callable[[Iterable[str]], Composition]:
+    """A `compose` that looks for the files once, for many configurations with the plugin that ``words`` name."""
+    return functools.partial(compose, files=_Files([], None, _load_named_plugin(parse(words))))
 
 
 def compose_sweep(

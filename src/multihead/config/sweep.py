@@ -10,12 +10,12 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from multihead.config.compose import MAX_CHECKED_TRIALS, compose, parse
+from multihead.config.compose import composer, parse
 from multihead.config.keys import nearest_name
 from multihead.config.merge import Composition
 from multihead.config.task import TaskConfig
@@ -39,6 +39,8 @@ RANGES = {
     "log_uniform": ("min", "max"),
 }
 CHOICES = {"constant": ("value",), "categorical": ("values",)}
+MAX_COMBINATIONS = 100
+"""Of values that are composed before the first trial."""
 Path_ = tuple[str | int, ...]
 
 
@@ -340,7 +342,7 @@ def check(sweep: Sweep, typed: Sequence[str] = ()) -> Composition:
     """Composes the trials that the file can give, before the first one starts.
 
     Every choice of every parameter and both ends of every range are tried once, and combinations of them as far as
-    there are at most `MAX_CHECKED_TRIALS`.
+    there are at most `MAX_COMBINATIONS`.
 
     Args:
         sweep: What `read_sweep` gave.
@@ -358,9 +360,9 @@ def check(sweep: Sweep, typed: Sequence[str] = ()) -> Composition:
             name = override.key_or_group
             what = f"{name} is set by the sweep, and typed as {override.input_line}"
             raise ConfigError(sweep.at("parameters", name), what, "leave one of them out")
-    first = None
+    first, compose = None, composer(typed)
     for point in _points(sweep.parameters):
-        composed = _compose(sweep, point, typed)
+        composed = _compose(sweep, point, typed, compose)
         first = first or composed
     assert first is not None
     _check_metric(sweep, first)
@@ -375,12 +377,14 @@ def _points(parameters: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
         for value in parameter.examples()[1:]:
             yield base | {parameter.name: value}
     axes = [[(parameter.name, value) for value in parameter.examples()] for parameter in parameters]
-    for combination in itertools.islice(itertools.product(*axes), MAX_CHECKED_TRIALS):
+    for combination in itertools.islice(itertools.product(*axes), MAX_COMBINATIONS):
         if sum(base[name] != value for name, value in combination) > 1:
             yield dict(combination)
 
 
-def _compose(sweep: Sweep, point: Mapping[str, Any], typed: Sequence[str]) -> Composition:
+def _compose(
+    sweep: Sweep, point: Mapping[str, Any], typed: Sequence[str], compose: Callable[[list[str]], Composition]
+) -> Composition:
     words = [*sweep.words, *(f"{name}={value}" for name, value in point.items()), *typed]
     try:
         return compose(words)

@@ -8,15 +8,15 @@ that it is alive. What an owner leaves behind, because it was killed, the next c
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
+import functools
 import hashlib
 import os
 import socket
 import time
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from multihead.errors import CheckpointError, ConfigError, MachineError
 STALE_SECONDS = 120.0
 """An owner on another host that has not said for so long that it is alive is taken for dead."""
 BEAT_SECONDS = 20.0
+PATIENCE_SECONDS = 600.0
+"""For a database that does not answer."""
 SETTLED = ("complete", "pruned", "failed")
 
 
@@ -41,6 +43,8 @@ class Claim:
     """1, or more where an owner before was killed."""
     record: dict[str, Any]
     """What the ledger holds of it (`Ledger.note`)."""
+    lost: bool = False
+    """Another process has taken it."""
 
 
 @dataclass
@@ -55,6 +59,27 @@ class Row:
     record: dict[str, Any] = field(default_factory=dict)
     curve: dict[int, float] = field(default_factory=dict)
     """The metric by optimizer step, of the first seed."""
+
+
+def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that waits for a database that does not answer for a while: trials go on meanwhile."""
+
+    @functools.wraps(method)
+    def patient(self: Ledger, *arguments: Any, **options: Any) -> Any:
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import DBAPIError
+
+        deadline, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
+        while True:
+            try:
+                return method(self, *arguments, **options)
+            except (StorageInternalError, DBAPIError, MachineError) as error:
+                if time.monotonic() > deadline:
+                    raise error if isinstance(error, MachineError) else self._unreachable(error) from error
+                time.sleep(pause)
+                pause = min(2 * pause, 30.0)
+
+    return patient
 
 
 class Ledger:
@@ -181,6 +206,7 @@ class Ledger:
         """What `freeze` wrote down."""
         return self.study.user_attrs.get("launch", {})
 
+    @_patiently
     def rows(self) -> list[Row]:
         """All trials, in order of their numbers."""
         return [self._row(trial) for trial in self.study.get_trials(deepcopy=False)]
@@ -195,6 +221,7 @@ class Ledger:
 
     # One trial
 
+    @_patiently
     def claim(self, trials: int, seconds: float = 0.0) -> Claim | None:
         """The next trial for this process: one whose owner is gone, else a new one; None where nothing is left to do.
 
@@ -236,20 +263,29 @@ class Ledger:
     def _distributions(self) -> dict[str, Any]:
         return {parameter.name: distribution(parameter) for parameter in self.sweep.swept}
 
+    @_patiently
     def note(self, number: int, **record: Any) -> None:
         """Writes down what is known of a trial."""
         trial_id = self._id(number)
         for key, value in record.items():
             self.study._storage.set_trial_user_attr(trial_id, key, value)
 
-    def beat(self, claim: Claim) -> None:
-        """Says that the owner of a trial is alive, where others cannot see its process."""
-        self.note(claim.number, owner=this_process())
+    def beat(self, claim: Claim, elapsed: float) -> bool:
+        """Says that the owner of a trial is alive; False where the trial was taken from it, as after a long silence."""
+        if not self._mine(claim.number):
+            return False
+        self.note(claim.number, owner=this_process(), elapsed=elapsed)
+        return True
+
+    def _mine(self, number: int) -> bool:
+        owner, me = self._frozen(number).user_attrs.get("owner") or {}, this_process()
+        return all(owner.get(key) == me[key] for key in ("host", "boot", "pid", "start"))
 
     def release(self, claim: Claim) -> None:
         """Gives a trial back that is not finished, for whoever claims next."""
         self.note(claim.number, owner=None)
 
+    @_patiently
     def report(self, number: int, step: int, value: float) -> bool:
         """Writes down the metric at a step; returns whether the trial is hopeless."""
         from optuna.trial import Trial
@@ -259,22 +295,27 @@ class Ledger:
             trial.report(value, step)
         return trial.should_prune()
 
-    def settle(self, number: int, state: str, value: float | None = None, **record: Any) -> None:
-        """Ends a trial, once: complete with its value, pruned, or failed.
+    @_patiently
+    def settle(self, number: int, state: str, value: float | None = None, **record: Any) -> bool:
+        """Ends a trial of this process, once: complete with its value, pruned, or failed.
 
-        Raises:
-            RuntimeError: It is settled already: somebody else ran it, which must not happen.
+        Returns:
+            False where the trial was taken from this process: it is then not this process's to settle.
         """
         from optuna.trial import TrialState
 
         with self.exclusively():
+            if not self._mine(number):
+                return False
+            if self._frozen(number).state.is_finished():  # the database took it, and was lost before it could say so
+                return True
             self.note(number, **record)
             kind = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[state]
             curve = self._frozen(number).intermediate_values
             if state == "pruned" and curve:
                 value = curve[max(curve)]
             values = None if value is None else [value]
-            self.study._storage.set_trial_state_values(self._id(number), kind, values)
+            return bool(self.study._storage.set_trial_state_values(self._id(number), kind, values))
 
     # Optuna's storage, where its study has no word for it
 
@@ -357,8 +398,3 @@ def _boot() -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 80 else f"{text[:77]}..."
-
-
-def as_dict(row: Row) -> dict[str, Any]:
-    """A row as JSON can hold it."""
-    return dataclasses.asdict(row)

@@ -24,7 +24,7 @@ GRACE_SECONDS = 20.0
 """For a run to save and leave after SIGTERM, before it is killed."""
 POLL_SECONDS = 0.1
 TAIL_BYTES = 20_000
-REASONS = {2: "refused", 3: "checkpoint", 4: "diverged", 5: "out of memory or disk", 6: "a rank died"}
+REASONS = {1: "crashed", 2: "refused", 3: "checkpoint", 4: "diverged", 5: "out of memory or disk", 6: "a rank died"}
 """What an exit status means, in a word for the table."""
 
 
@@ -185,5 +185,7 @@ def _reason(status: int, log: Path) -> str:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"error\[\w+\]", line)]
-    said = (errors or lines or [""])[-1][:300]
+    said = re.sub(r"^error\[\w+\] |; (fix|a defect of ours|newest checkpoint)\b.*", "", (errors or lines or [""])[-1])[
+        :200
+    ]
     return f"{REASONS[status]}: {said}" if status in REASONS else said or f"exit status {status}"

@@ -16,7 +16,7 @@ from typing import Any
 from multihead.config.sweep import Sweep
 from multihead.errors import MachineError
 from multihead.lock import in_use
-from multihead.sweeping.ledger import BEAT_SECONDS, Claim, Ledger, start_of, this_process
+from multihead.sweeping.ledger import BEAT_SECONDS, Claim, Ledger, start_of
 from multihead.sweeping.trial import GRACE_SECONDS, Outcome, Watch, end_with_parent, run_once
 
 TRIALS = "trials"
@@ -81,6 +81,8 @@ class Worker:
             given = [] if seed < 0 else [f"seed={seed}"]
             command = [*self.job.program, *words, *given, f"run_dir={run_dir}", "resume=auto"]
             outcome = run_once(command, run_dir, self.job.environment, self._watch(claim, not values, began))
+            if claim.lost:
+                return None
             if outcome.state == "stopped":
                 self.ledger.note(claim.number, elapsed=time.time() - began)
                 return self.ledger.release(claim)
@@ -109,8 +111,8 @@ class Worker:
         def tick() -> bool:
             if time.monotonic() - self._beat > BEAT_SECONDS:
                 self._beat = time.monotonic()
-                self.ledger.note(claim.number, owner=this_process(), elapsed=time.time() - began)
-            return bool(self.signum)
+                claim.lost = not self.ledger.beat(claim, time.time() - began)
+            return bool(self.signum) or claim.lost
 
         return Watch(self.ledger.sweep.metric, self.job.trial_seconds, value, tick)
 

@@ -168,7 +168,6 @@ def test_help(door):
         assert max(map(len, out.splitlines())) <= 120
     out = door("train --help")[1]
     assert "multi30k" in out and "optim.lr=0.001" in out and "Peak learning rate of AdamW" in out
-    assert "sweep" not in door("--help")[1]
 
 
 @pytest.mark.parametrize(

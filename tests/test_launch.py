@@ -209,3 +209,35 @@ def test_a_multirun_of_two_ranks_each(tmp_path, monkeypatch):
     assert [json.loads(result.read_text())["seed"] for result in results] == [1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs"]
     assert multihead.load(results[0].parent).translate(["The dog sleeps."])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["submitit_local", "joblib"])
+def test_a_multirun_by_a_launcher_of_hydras(tmp_path, monkeypatch, launcher):
+    monkeypatch.chdir(tmp_path)
+    words = [*SMOKE, "seed=1,2", "accelerator=cpu", f"hydra/launcher={launcher}"]
+    running = process(str(ROOT / "train.py"), "-m", *words)
+    _, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    results = (tmp_path / "outputs").rglob("result.json")
+    assert sorted(json.loads(result.read_text())["seed"] for result in results) == [1, 2]
+    (tmp_path / "my.tsv").write_text("one\ttwo\n")
+    running = process(str(ROOT / "train.py"), "-m", *words, "data=files", "data.train=nowhere.tsv")
+    _, errors = running.communicate(timeout=300)
+    assert running.returncode == 2 and "a job of the multirun failed with status 2" in errors
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_trials_have_two_ranks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(
+        "program: train.py\nmethod: grid\nmetric: {name: val/bleu, goal: maximize}\n"
+        "parameters: {optim.lr: {values: [1.0e-3, 2.0e-3]}}\n"
+        'command: ["python", "${program}", "${args_no_hyphens}"]\n'
+    )
+    words = [*SMOKE, "devices=2", "accelerator=cpu", "strategy=ddp"]
+    running = process("-m", "multihead", "sweep", "file=s.yaml", *words)
+    output, errors = running.communicate(timeout=300)
+    assert running.returncode == 0 and "2 complete" in output, errors
+    runs = sorted((tmp_path / "outputs" / "sweeps" / "s" / "trials").glob("*/result.json"))
+    assert len(runs) == 2 and not list((tmp_path / "outputs").glob("translation"))

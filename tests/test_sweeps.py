@@ -1,77 +1,70 @@
-"""Every trial of the sweep files is a command line that W&B would run and that composes."""
+"""The sweep files mean the same to W&B and to us: each trial is the command line that W&B's own code makes of it."""
 
-import itertools
 from pathlib import Path
 
 import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from multihead.config.compose import compose, parse
+from multihead.config.compose import composer
 from multihead.config.keys import flatten
-from multihead.config.merge import Composition
+from multihead.config.sweep import check, read_sweep
+from multihead.config.task import SINGLE_TASKS
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 KEYS = {"program", "method", "metric", "parameters", "command", "name", "description", "run_cap", "early_terminate"}
-
-
-def trials(sweep: dict) -> list[dict]:
-    """Each combination of the parameters, as a W&B agent gets it; of a range both its ends."""
-    choices = []
-    for name, parameter in sweep["parameters"].items():
-        values = [parameter["value"]] if "value" in parameter else parameter.get("values")
-        values = values or [parameter["min"], parameter["max"]]
-        choices.append([(name, {"value": value}) for value in values])
-    return [dict(combination) for combination in itertools.product(*choices)]
+PARAMETER_KEYS = ({"value"}, {"values"}, {"min", "max"}, {"min", "max", "distribution"})
 
 
 @pytest.fixture(params=SWEEPS, ids=[path.stem for path in SWEEPS])
-def sweep(request) -> dict:
-    return yaml.safe_load(request.param.read_text())
+def path(request) -> Path:
+    return request.param
 
 
-def test_there_are_sweeps():
-    assert SWEEPS
+def points(sweep):
+    """The first values of all parameters, and each other value alone."""
+    base = {parameter.name: parameter.examples()[0] for parameter in sweep.parameters}
+    yield base
+    for parameter in sweep.parameters:
+        yield from (base | {parameter.name: value} for value in parameter.examples()[1:])
 
 
-def test_the_file_is_one_that_the_server_takes(sweep):
-    assert set(sweep) <= KEYS
-    assert sweep["method"] in ("grid", "random", "bayes")
-    assert sweep["metric"]["goal"] in ("minimize", "maximize")
-    assert (ROOT / sweep["program"]).is_file()
-    for name, parameter in sweep["parameters"].items():
-        values = parameter.get("values", [v for k, v in parameter.items() if k in ("value", "min", "max")])
-        for value in values:  # a null arrives as the text None, 1e-5 without a dot as a string
-            assert value is not None and not isinstance(value, dict), name
-            assert not (isinstance(value, str) and _is_number(value)), f"{name}: {value} is a string; write a dot"
+def test_there_is_one_for_each_task_and_one_for_the_backbone():
+    assert {path.stem for path in SWEEPS} == {*SINGLE_TASKS, "multitask", "backbone"}
 
 
-def test_the_command_gives_key_and_value_and_nothing_else(sweep):
-    assert create_sweep_command(list(sweep["command"])) == sweep["command"]
-    assert sweep["command"] == ["${env}", "python", "${program}", "${args_no_hyphens}"]
-    for trial in trials(sweep):
-        words = create_sweep_command_args({"args": trial})["args_no_hyphens"]
-        assert words == [f"{name}={parameter['value']}" for name, parameter in trial.items()]
+def test_the_file_is_one_that_the_server_takes(path):
+    """By its schema (of the package sweeps 0.3.0, read on 2026-11-23), as far as these files go."""
+    tree = yaml.safe_load(path.read_text())
+    assert set(tree) <= KEYS and tree["method"] in ("grid", "random", "bayes")
+    assert set(tree["metric"]) == {"name", "goal"} and (ROOT / tree["program"]).is_file()
+    for spec in tree["parameters"].values():
+        assert set(spec) in PARAMETER_KEYS
 
 
-def test_every_trial_composes_to_its_values(sweep, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for trial in trials(sweep):
-        words = create_sweep_command_args({"args": trial})["args_no_hyphens"]
-        composed: Composition = compose(words)
-        leaves = flatten(composed.tree)
-        for override in parse(words):
-            name = override.key_or_group
+def test_every_trial_is_the_command_that_wandb_makes_and_composes_to_its_values(path):
+    sweep, command = read_sweep(str(path)), yaml.safe_load(path.read_text())["command"]
+    assert create_sweep_command(list(command)) == command == ["${env}", "python", "${program}", "${args_no_hyphens}"]
+    compose = composer([])
+    for point in points(sweep):
+        words = create_sweep_command_args({"args": {k: {"value": v} for k, v in point.items()}})["args_no_hyphens"]
+        assert sweep.point(point) == words
+        leaves = flatten(compose(words).tree)
+        for name, value in point.items():
             if "." in name:
-                assert leaves[name] == trial[name]["value"], name
-        assert composed.config.task.monitor == sweep["metric"]["name"]
-        assert not list(tmp_path.iterdir())
+                assert leaves[name] == value, name
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def test_the_whole_is_sound(path):
+    sweep = read_sweep(str(path))
+    assert check(sweep).config.task.monitor == sweep.metric
+    assert sweep.run_cap or sweep.method == "grid"
+
+
+def test_the_variants_of_the_backbone_are_of_one_size():
+    """Parameters of the layers by their formulas: attention 4 d^2, feed-forward 2 d f, gated 3 d f."""
+    compose = composer([])
+    dense, gated = (compose(["task=translation", f"model={name}"]).config.model for name in ("tiny", "tiny_swiglu"))
+    sizes = [4 * m.d_model**2 + factor * m.d_model * m.d_ff for m, factor in ((dense, 2), (gated, 3))]
+    assert abs(sizes[0] / sizes[1] - 1) < 0.001

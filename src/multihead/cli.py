@@ -33,6 +33,7 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 NO_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
 """How torch's errors say it."""
 SHOW_TRACEBACK = "MULTIHEAD_TRACEBACK"
+SUBMITIT_DIR = "outputs/submitit"
 
 atexit.register(gc.freeze)  # the interpreter searches all objects for garbage as it ends: two thirds of leaving's time
 
@@ -202,6 +203,7 @@ def _train(argv: list[str]) -> int:
     else:
         compositions = [compose(words, config_dir=config_dir)]
     statuses: list[int] = []
+    launcher = next((word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")), "basic")
 
     def job(_: object) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -212,12 +214,39 @@ def _train(argv: list[str]) -> int:
         statuses.append(_run_job(composition))
         if statuses[-1] > 128:  # a signal ends the multirun too
             raise Stopped(statuses[-1] - 128)
+        if statuses[-1] and launcher != "basic":  # elsewhere: the list of this process does not hear of it
+            raise JobFailed(statuses[-1])
 
     if compositions[0].config.resume and not multirun:  # Hydra does not read a run's configuration, and wants a task
         words = [f"task={compositions[0].config.task.name}", *(word for word in words if not word.startswith("task="))]
-    with _sweep_dir(words, multirun) as extra, _argv([*line.argv(), *hydra_words(words), *extra]):
+    with _sweep_dir(words, multirun, launcher) as extra, _argv([*line.argv(), *hydra_words(words), *extra]):
+        if launcher == "basic":
+            _hydra_main(job)
+            return max(statuses, default=0)
+        return _elsewhere(job, launcher)
+
+
+class JobFailed(Exception):
+    """A job that a launcher ran in another process has failed; its error was told there."""
+
+    def __init__(self, status: int):
+        super().__init__(status)
+        self.status = status
+
+
+def _elsewhere(job: Callable[[object], None], launcher: str) -> int:
+    """Runs a multirun by a launcher's processes; returns the status of the first job that failed, or 0."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what a job raised, instead of telling it and leaving
+    if launcher.startswith("submitit"):
+        sys.stdout.write(f"jobs by {launcher}; their logs are in {SUBMITIT_DIR}/.submitit\n")
+        sys.stdout.flush()
+    try:
         _hydra_main(job)
-    return max(statuses, default=0)
+    except JobFailed as failed:
+        where = f"; its log is in {SUBMITIT_DIR}/.submitit" if launcher.startswith("submitit") else ""
+        _tell(f"a job of the multirun failed with status {failed.status}{where}")
+        return failed.status
+    return 0
 
 
 def _run_job(composition: Composition) -> int:
@@ -235,10 +264,16 @@ def _hydra_main(job: Callable[[object], None]) -> None:
 
 
 @contextlib.contextmanager
-def _sweep_dir(words: list[str], multirun: bool) -> Iterator[list[str]]:
-    """A place outside for the file that Hydra's sweeper insists on writing, unless the user names one."""
+def _sweep_dir(words: list[str], multirun: bool, launcher: str) -> Iterator[list[str]]:
+    """A place outside for the file that Hydra's sweeper insists on writing, unless the user names one.
+
+    What submitit writes there, its jobs' logs among it, has to be seen by other machines and to last.
+    """
     if not multirun or any(word.startswith("hydra.sweep.dir=") for word in words):
         yield []
+        return
+    if launcher.startswith("submitit"):
+        yield [f"hydra.sweep.dir={SUBMITIT_DIR}", "hydra.sweep.subdir=."]
         return
     with tempfile.TemporaryDirectory(prefix="multihead-multirun-") as folder:
         yield [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]

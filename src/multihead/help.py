@@ -45,6 +45,7 @@ multihead: one Transformer backbone, many heads. Every command takes key=value w
   multihead explain key=model.d_model         a key's value, who set it, what it overrode, what it means
   multihead diff a=RUN b=RUN                  what differs between two runs
   multihead compare runs=[A,B,...]            which is better, by how much, and whether that is more than chance
+  multihead sweep file=FILE                   runs a W&B sweep file on this machine or on several, without an account
   multihead VERB --help                       more about one of them
 """
 EXAMPLES = """\
@@ -145,6 +146,29 @@ by paired permutation; with several seeds a t-test over seeds and examples. p is
 Examples:
   multihead compare group=outputs/translation/multi30k out=comparison.html
   multihead compare 'runs=[runs/scratch_*,runs/pretrained_*]' names=[scratch,pretrained] metric=test/accuracy
+""",
+    "sweep": """\
+multihead sweep file=FILE [workers=N] [budget=20|8h] [key=value ...]
+
+Runs a W&B sweep file (method: bayes, random or grid) on Optuna. Each trial is a process with the command line of a
+single run. The same command again goes on with the sweep, whatever ended it. Exit status 7: some trials failed.
+
+  file=FILE                the sweep file; it also works with wandb sweep
+  workers=2                trials at a time on this machine
+  budget=20                trials; or hours of trials, summed over them (8h, 30m); else run_cap, or the whole grid
+  seeds=3                  runs per point, with seed, seed + 1, ...; their mean is optimised
+  trial_time=2h            a run that takes longer is ended and counts as failed
+  status=true              the table of trials and the page of pictures as they are now
+  best=true                the command that trains the best configuration
+  to=wandb                 sends the runs to W&B
+  name=NAME dir=DIR        of the sweep (the file's name, outputs/sweeps/NAME)
+  storage=postgresql://USER@HOST/DATABASE    the ledger where several machines see it: the same command on each
+  data=sst2 devices=2      and every other key: for every trial
+
+Examples:
+  multihead sweep file=sweeps/translation.yaml workers=2
+  multihead sweep file=sweeps/classification.yaml data=sst2 seeds=3
+  multihead sweep file=sweeps/translation.yaml best=true
 """,
 }
 

@@ -408,7 +408,8 @@ class _Files:
         posing = default.package is not None and default.package.split(".")[0] == "hydra"
         if not (posing or default.config_path.startswith("hydra/")):
             return False
-        trusted = result.provider in ("hydra", "schema") or result.path.startswith("pkg://")
+        installed = result.path.startswith(("pkg://", "structured://"))  # a package's, such as a launcher's
+        trusted = result.provider in ("hydra", "schema") or installed
         if not trusted:
             raise ConfigError(self._shown(default, result), "a file cannot configure Hydra")
         return True

@@ -189,7 +189,7 @@ def test_wrong_verbs(door, line, message):
     [
         ("python train.py task=", {f"task={name}" for name in TASKS}),
         ("python train.py task=tr", {"task=translation"}),
-        ("python train.py model=t", {"model=tiny"}),
+        ("python train.py model=t", {"model=tiny", "model=tiny_swiglu"}),
         ("python train.py task=translation optim.mu", {"optim.muon_lr=", "optim.muon_steps=", "optim.muon_momentum="}),
         ("multihead e", {"evaluate", "explain"}),
         ("multihead ", set(cli.VERBS)),

@@ -18,6 +18,7 @@ from multihead.config.check import require_choice
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config, DecodingConfig, TrainerConfig
 from multihead.optim import build_optimizer, lr_factor
+from multihead.sharding import gathered
 from multihead.transformer import Blocks, Transformer
 
 IGNORED = -100
@@ -183,7 +184,7 @@ class Task(L.LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        norm = gathered(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
         if self.on_gradient:
             self.on_gradient(norm)
         if gradient_clip_val:

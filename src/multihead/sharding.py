@@ -23,15 +23,22 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from multihead.errors import ConfigError
+
 
 class Sharded(ModelParallelStrategy):
     """Lightning's strategy, with our layers, one mesh of all ranks, and checkpoints of whole tensors.
 
     Args:
         ranks: How many there are, on all machines.
+
+    Raises:
+        ConfigError: This PyTorch cannot forget the passes of a validation.
     """
 
     def __init__(self, ranks: int):
+        if not hasattr(FSDPModule, "reset_iter_state"):
+            raise ConfigError("strategy", f"fsdp needs a newer PyTorch than {torch.__version__}", "strategy=ddp")
         super().__init__(data_parallel_size=ranks, tensor_parallel_size=1)
 
     def setup(self, trainer: L.Trainer) -> None:

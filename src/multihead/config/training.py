@@ -237,7 +237,7 @@ class Config:
     devices: str = "1"
     """Number of devices per node, 'auto', or a list such as '0,1'."""
     strategy: str = "auto"
-    """auto; ddp: the whole model on each device; or fsdp: weights, gradients and moments shared out over the devices."""
+    """auto; ddp: the whole model on each device; fsdp: weights, gradients and moments are shared out over all."""
     num_nodes: int = 1
     """Machines that take part."""
     precision: str = "32-true"

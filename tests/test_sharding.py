@@ -39,6 +39,11 @@ class Trouble(L.Callback):
             }
             (Path(folder) / f"held_{trainer.global_rank}.json").write_text(json.dumps(kept))
 
+    def on_before_zero_grad(self, trainer, module, optimizer):
+        if trainer.global_step == 6 and (folder := os.environ.get("HELD")):
+            clipped = [p.grad.full_tensor().square().sum() for p in module.parameters()]
+            (Path(folder) / f"norm_{trainer.global_rank}").write_text(str(float(sum(clipped) ** 0.5)))
+
     def strike(self, trainer, hook):
         last = trainer.global_rank == trainer.world_size - 1
         if last and os.environ.get("STRIKE") == f"{hook} {trainer.global_step}":
@@ -122,10 +127,11 @@ def test_what_is_not_sharded_is_left_alone():
 
 
 def test_two_ranks_learn_as_one_and_hold_half(tmp_path, plugin, monkeypatch):
-    """Losses to rounding, whole tensors on the disk, and in memory what a plan says."""
+    """Losses to rounding, gradients clipped by their whole norm, whole tensors on disk, in memory what a plan says."""
     monkeypatch.setenv("HELD", str(tmp_path))
-    train(tmp_path / "two", *SAME, *FSDP, plugin)
-    train(tmp_path / "one", *SAME, "devices=1", "strategy=fsdp", "accelerator=cpu")
+    same = [*SAME, "trainer.gradient_clip_val=0.1"]
+    train(tmp_path / "two", *same, *FSDP, plugin)
+    train(tmp_path / "one", *same, "devices=1", "strategy=fsdp", "accelerator=cpu")
     close(tmp_path / "two", tmp_path / "one", 1e-6)
     sizes = [
         (tmp_path / run / "checkpoints" / "step_10" / "tensors.safetensors").stat().st_size for run in ("two", "one")
@@ -133,6 +139,7 @@ def test_two_ranks_learn_as_one_and_hold_half(tmp_path, plugin, monkeypatch):
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)  # one more random state
     plan = multihead.train([*SMOKE, *SAME, *FSDP, "plan=true"])
     for rank in (0, 1):
+        assert float((tmp_path / f"norm_{rank}").read_text()) == pytest.approx(0.1, rel=1e-4)
         for name, size in json.loads((tmp_path / f"held_{rank}.json").read_text()).items():
             assert size == pytest.approx(plan[f"memory/{name}"], rel=0.01), name
     assert plan["memory/weights gathered for validation"] == pytest.approx(2 * plan["memory/weights"], abs=2)

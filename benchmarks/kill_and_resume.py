@@ -1,9 +1,9 @@
 """Does a run survive being killed again and again? python benchmarks/kill_and_resume.py
 
-For each task, in one process and with two ranks: the same command (``resume=auto run_dir=...``) is started, killed with
-SIGKILL at a random moment of its start, training, validation or saving, and started again, until it was killed so many
-times and then ends by itself. Everything is compared with the same command that nobody disturbed: every example of
-every step, losses as hexadecimal numbers, metrics, results and final weights.
+For each task, in one process and with two ranks (``variants=sharded``: two of FSDP2): the same command (``resume=auto
+run_dir=...``) is started, killed with SIGKILL at a random moment of its start, training, validation or saving, and
+started again, until it was killed so many times and then ends by itself. Everything is compared with the same command
+that nobody disturbed: every example of every step, losses as hexadecimal numbers, metrics, results and final weights.
 Settings: tasks=lm kills=20 steps=100 variants=one,ranks seed=0 folder=DIR out=FILE.
 """
 
@@ -36,6 +36,14 @@ VARIANTS = {
         "trainer.checkpoint_every_n_steps=3",
         "devices=2",
         "strategy=ddp",
+        "model.dropout=0.2",
+    ],
+    "sharded": [
+        "trainer.val_every_n_steps=4",
+        "trainer.checkpoint_every_n_steps=3",
+        "trainer.ema_decay=0.9",
+        "devices=2",
+        "strategy=fsdp",
         "model.dropout=0.2",
     ],
 }
@@ -152,7 +160,7 @@ def main(words: list[str]) -> int:
     listed = [
         [
             row["task"],
-            {"one": "1, with 2 loader workers", "ranks": "2 ranks"}[row["variant"]],
+            {"one": "1, with 2 loader workers", "ranks": "2 ranks", "sharded": "2 ranks, FSDP2"}[row["variant"]],
             row["kills"],
             ", ".join(f"{name} {count}" for name, count in row["where"].items()),
             row["steps"],

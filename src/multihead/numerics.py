@@ -11,6 +11,8 @@ import torch
 import torch.distributed
 from torch import nn
 
+from multihead.sharding import gathered, whole
+
 if TYPE_CHECKING:
     from multihead.data.module import DataModule
     from multihead.tasks.base import Task
@@ -29,11 +31,13 @@ def diagnose(trainer: L.Trainer, task: Task, data: DataModule, position: tuple[i
         ``module``; the same on every rank.
     """
     own: dict[str, Any] = {}
-    for batch in data.batches_of(position):
-        loss, module = _first_not_finite(trainer, task, trainer.strategy.batch_to_device(batch))
-        if module and not own:
-            own = {"task": batch["task"], "examples": batch["index"].tolist(), "loss": loss, "module": module}
-    own = own or _gradients(task)
+    gradients = _gradients(task)
+    with whole(task):
+        for batch in data.batches_of(position):
+            loss, module = _first_not_finite(trainer, task, trainer.strategy.batch_to_device(batch))
+            if module and not own:
+                own = {"task": batch["task"], "examples": batch["index"].tolist(), "loss": loss, "module": module}
+    own = own or gradients
     found = [{"rank": trainer.global_rank, **own}]
     if trainer.world_size > 1:
         found = [{} for _ in range(trainer.world_size)]
@@ -91,6 +95,6 @@ def _gradients(task: Task) -> dict[str, Any]:
     bad = [
         name
         for name, parameter in task.model.named_parameters()
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+        if parameter.grad is not None and not bool(torch.isfinite(gathered(parameter.grad)).all())
     ]
     return {"module": f"the gradient of {bad[-1]}" if bad else "the norm of the gradient, by overflow"}

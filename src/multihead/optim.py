@@ -19,6 +19,7 @@ from torch.optim.adamw import adamw
 
 from multihead.config.training import OptimConfig
 from multihead.errors import ConfigError
+from multihead.sharding import gathered, scattered
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration of Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/)."""
@@ -162,10 +163,10 @@ class MuonAdamW(torch.optim.Optimizer):
         for i, p in enumerate(parameters):
             stacks.setdefault((min(p.shape), max(p.shape), p.dtype, p.device), []).append(i)
         for members in stacks.values():
-            updates = orthogonalize([directions[i] for i in members], group["num_iterations"])
+            updates = orthogonalize([gathered(directions[i]) for i in members], group["num_iterations"])
             for i, update in zip(members, updates, strict=True):
                 rows, columns = parameters[i].shape
-                parameters[i].add_(update, alpha=-lr * max(1, rows / columns) ** 0.5)
+                parameters[i].add_(scattered(update, parameters[i]), alpha=-lr * max(1, rows / columns) ** 0.5)
 
     def _step_adamw(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
         fused = group["fused"]

@@ -38,6 +38,7 @@ from multihead.checkpoint import (
     set_random_state,
 )
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
+from multihead.sharding import scattered_state, whole
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Task
@@ -249,6 +250,7 @@ class Steps(L.Callback):
 
     def _load_weights(self, trainer: L.Trainer, module: Task, state: Mapping[str, Any]) -> None:
         """Weights, what the optimizer knows of them, and what other callbacks keep, such as averages."""
+        state = scattered_state(state, module, trainer.optimizers)
         module.load_state_dict(state.get("current_model_state", state["state_dict"]))
         for optimizer, saved in zip(trainer.optimizers, state["optimizer_states"], strict=True):
             configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
@@ -456,7 +458,8 @@ class Steps(L.Callback):
         self.pending_validation = True
         first_batch = trainer._logger_connector._first_loop_iter
         trainer.validating = True
-        loop.val_loop.run()
+        with whole(module):
+            loop.val_loop.run()
         trainer.training = True
         trainer._logger_connector._first_loop_iter = first_batch
         self.pending_validation = False

@@ -102,7 +102,7 @@ REFUSED = [
         "decoding.min_new_tokens: must be at most decoding.max_new_tokens=8, got 9",
     ),
     (Config, {"accelerator": "npu"}, "accelerator: must be one of auto, cpu, gpu, cuda, mps, tpu, got 'npu'"),
-    (Config, {"strategy": "deepspeed"}, "strategy: must be one of auto, ddp, got 'deepspeed'"),
+    (Config, {"strategy": "deepspeed"}, "strategy: must be one of auto, ddp, fsdp, got 'deepspeed'"),
     (Config, {"precision": "bf17"}, "precision: must be one of 32-true, bf16-mixed, bf16-true, 16-mixed, 64-true"),
     (Config, {"logger": "mlflow"}, "logger: must be one of auto, none, wandb, tensorboard, got 'mlflow'"),
     (Config, {"seed": -1}, "seed: must be in [0, 2**32), got -1"),

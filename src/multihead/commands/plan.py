@@ -45,6 +45,9 @@ def plan(composition: Composition) -> dict[str, Any]:
     prepared, _ = starting(composition)
     found = _counted(composition, prepared, ranks)
     found |= _measured(composition, prepared, ranks, began)
+    if _shared_out(composition.config, ranks):  # they were measured whole
+        parts = sum(found.get(f"memory/{name}", 0) for name in ("gradients", "optimizer", "averaged weights"))
+        found["memory"] -= (ranks - 1) * parts * (1 if _on_gpu(composition.config) else ranks)
     _refuse_unless_it_fits(found, ranks, composition.config)
     with contextlib.closing(open_log(None)):
         _show(found, ranks)
@@ -67,21 +70,26 @@ def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[s
         task = build_task(config, prepared.vocab, composition.plugin)
         groups = task.configure_optimizers()["optimizer"].param_groups
         parts, kept = parameters_by_part(task.model), bytes_by_part(task.model, config, groups)
-    on_gpu = _on_gpu(config)
-    needed = sum(kept.values()) + least_activations(config)
+    checkpoint = sum(size for name, size in kept.items() if name != "gradients")
+    on_gpu, weights, passing = _on_gpu(config), kept["weights"], least_activations(config)
+    if _shared_out(config, ranks):
+        kept = {name: -(-size // ranks) for name, size in kept.items()}
+        passing = max(passing, weights)
+    needed = sum(kept.values()) + passing
     total, free = needed * (1 if on_gpu else ranks), available_memory(on_gpu)
     if total > free:
         listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in kept.items())
         what = f"the run needs at least {_gigabytes(total)} ({listed}), and {_gigabytes(free)} are free"
         fix = "a smaller model, data.part_tokens, or precision=bf16-true"
         raise MachineError("memory", what, fix)
-    checkpoint = sum(size for name, size in kept.items() if name != "gradients")
+    gathered = {"memory/weights gathered for validation": weights} if _shared_out(config, ranks) else {}
     return {
         "parameters": sum(parts.values()),
         **{f"parameters/{name}": count for name, count in parts.items() if count},
         **{f"memory/{name}": size for name, size in kept.items() if size},
+        **gathered,
         "disk/checkpoint": checkpoint,
-        "disk/run": checkpoint * (config.trainer.keep_checkpoints + 1) + kept["weights"],
+        "disk/run": checkpoint * (config.trainer.keep_checkpoints + 1) + weights,
     }
 
 
@@ -283,6 +291,11 @@ def _show(found: dict[str, Any], ranks: int) -> None:
     log.info(
         "", extra={"renderable": plain_table("the plan, with the pace of a few measured steps", [["", "", ""], *body])}
     )
+
+
+def _shared_out(config: Any, ranks: int) -> bool:
+    """Whether each rank holds a part of weights, gradients and moments."""
+    return config.strategy == "fsdp" and ranks > 1
 
 
 def _on_gpu(config: Any) -> bool:

@@ -222,6 +222,7 @@ def _fit(
         trainer = build_trainer(composition, steps, loggers, callbacks)
         with steps.signals():
             trainer.fit(task, datamodule=steps.data)
+            task = _whole_task(composition, trainer, task)
             result, tables = _finish(job, run_dir, trainer, task, steps)
         status = 0
         if main:
@@ -404,8 +405,12 @@ def _precision(config: Config) -> str:
     return "bf16-mixed"
 
 
-def _strategy(config: Config) -> str:
+def _strategy(config: Config) -> Any:
     """Of several tasks a step uses one, so that some parameters have no gradient, which DDP has to be told."""
+    if config.strategy == "fsdp":
+        from multihead.sharding import Sharded
+
+        return Sharded(world_size()) if world_size() > 1 else "auto"  # one rank has nobody to share with
     several = len(config.task.members()) > 1 and world_size() > 1
     return "ddp_find_unused_parameters_true" if several and config.strategy in ("auto", "ddp") else config.strategy
 
@@ -431,6 +436,20 @@ def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> 
         f"{config.data.batch_tokens:,}",
         run_dir,
     )
+
+
+def _whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Task:
+    """What the end of the run loads weights into: the task, or where it is sharded another that is not."""
+    from multihead.sharding import is_sharded
+    from multihead.tasks import build_task
+
+    if not is_sharded(task):
+        return task
+    fresh = trainer.precision_plugin.convert_module(build_task(task.config, task.vocab, composition.plugin))
+    for name, member in task.members().items():
+        fresh.member(name).texts, fresh.member(name).streams = member.texts, member.streams
+    fresh.tokens_seen, fresh.recorded, fresh.on_samples = task.tokens_seen, task.recorded, task.on_samples
+    return fresh
 
 
 def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) -> tuple[dict, dict]:

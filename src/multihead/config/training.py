@@ -16,7 +16,7 @@ SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 ON_NAN = ("stop", "skip", "rewind")
 SEARCHES = ("auto", "must")
 """Values of resume that look for a run instead of naming one."""
@@ -237,7 +237,7 @@ class Config:
     devices: str = "1"
     """Number of devices per node, 'auto', or a list such as '0,1'."""
     strategy: str = "auto"
-    """auto, or ddp: the whole model on each device."""
+    """auto; ddp: the whole model on each device; fsdp: weights, gradients and moments are shared out over all."""
     num_nodes: int = 1
     """Machines that take part."""
     precision: str = "32-true"
@@ -307,6 +307,12 @@ class Config:
             "model.tie_embeddings",
             "none or target_output where tokenizer.joint=false",
             self.model.tie_embeddings,
+        )
+        require(
+            self.strategy != "fsdp" or self.precision not in ("16-mixed", "64-true"),
+            "precision",
+            "32-true, bf16-mixed or bf16-true where strategy=fsdp",
+            self.precision,
         )
         joint_only = len(self.task.members()) > 1 or getattr(self.task, "topology", "") == "decoder"
         require(

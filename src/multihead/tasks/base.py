@@ -18,6 +18,7 @@ from multihead.config.check import require_choice
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config, DecodingConfig, TrainerConfig
 from multihead.optim import build_optimizer, lr_factor
+from multihead.sharding import gathered, parted
 from multihead.transformer import Blocks, Transformer
 
 IGNORED = -100
@@ -183,7 +184,7 @@ class Task(L.LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        norm = gathered(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
         if self.on_gradient:
             self.on_gradient(norm)
         if gradient_clip_val:
@@ -239,6 +240,14 @@ class Task(L.LightningModule):
         return sorted(samples, key=lambda sample: sample["index"])
 
 
+class MovingAverage(EMAWeightAveraging):
+    """Exponential moving average of the weights."""
+
+    def _swap_models(self, pl_module: L.LightningModule) -> None:
+        with parted(pl_module):
+            super()._swap_models(pl_module)
+
+
 class LastAverage(WeightAveraging):
     """Equal average of the weights of the last steps (checkpoint averaging, section 6.1 of the Transformer paper).
 
@@ -258,7 +267,8 @@ class LastAverage(WeightAveraging):
 
     def _swap_models(self, pl_module: L.LightningModule) -> None:
         if not self._empty:
-            super()._swap_models(pl_module)
+            with parted(pl_module):
+                super()._swap_models(pl_module)
 
     def _copy_average_to_current(self, pl_module: L.LightningModule) -> None:
         if not self._empty:
@@ -274,7 +284,7 @@ class LastAverage(WeightAveraging):
 def averaging(config: TrainerConfig) -> list[L.Callback]:
     """The callback that averages weights, if the configuration asks for one."""
     if config.ema_decay:
-        return [EMAWeightAveraging(decay=config.ema_decay, use_buffers=False)]
+        return [MovingAverage(decay=config.ema_decay, use_buffers=False)]
     if config.average_last_steps:
         return [LastAverage(config.max_steps - config.average_last_steps + 1, config.average_every_n_steps)]
     return []

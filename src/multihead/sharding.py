@@ -1,0 +1,195 @@
+"""FSDP2: weights, gradients and moments in equal parts on all ranks (arXiv:2304.11277).
+
+What is sharded is a layer of a stack at a time, and what stands outside of the layers (embeddings, final norms, heads)
+with the whole task: it is needed at both ends of a pass, and shared embeddings are in one place. Checkpoints know
+nothing of it: they hold whole tensors, so that a run may go on with another strategy or another number of ranks.
+Validation and decoding run on whole weights, since ranks decode different numbers of tokens and must not wait for
+each other in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from multihead.errors import ConfigError
+
+
+class Sharded(ModelParallelStrategy):
+    """Lightning's strategy, with our layers, one mesh of all ranks, and checkpoints of whole tensors.
+
+    Args:
+        ranks: How many there are, on all machines.
+
+    Raises:
+        ConfigError: This PyTorch cannot forget the passes of a validation.
+    """
+
+    def __init__(self, ranks: int):
+        if not hasattr(FSDPModule, "reset_iter_state"):
+            raise ConfigError("strategy", f"fsdp needs a newer PyTorch than {torch.__version__}", "strategy=ddp")
+        super().__init__(data_parallel_size=ranks, tensor_parallel_size=1)
+
+    def setup(self, trainer: L.Trainer) -> None:
+        """Shards what is trained, before it is on the device as a whole; what is only tested stays whole."""
+        self.accelerator.setup(trainer)
+        self.model = self.precision_plugin.convert_module(self.model)
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            mesh = self.device_mesh["data_parallel"]
+            shard(self.lightning_module, mesh)
+            for callback in trainer.callbacks:
+                if isinstance(callback, WeightAveraging):
+                    shard(callback._average_model.module, mesh)
+        self.model_to_device()
+        self.barrier()
+        if fitting:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """This rank's part; `save_checkpoint` makes it whole."""
+        return self.lightning_module.state_dict()
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """This rank's part."""
+        return ParallelStrategy.optimizer_state(self, optimizer)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Rank 0 gathers one tensor after the other into its memory, with the help of all, and writes."""
+        whole_state = _whole_state(checkpoint, {}, self.is_global_zero)
+        ParallelStrategy.save_checkpoint(self, whole_state, filepath, storage_options)
+
+
+def shard(task: nn.Module, mesh: DeviceMesh) -> None:
+    """Leaves each rank of ``mesh`` its part of every parameter of ``task``, which all ranks hold whole and equal."""
+    for stack in (task.model.transformer.encoder, task.model.transformer.decoder):
+        for layer in stack.layers if stack is not None else ():
+            fully_shard(layer, mesh=mesh)
+    fully_shard(task, mesh=mesh)
+    register_fsdp_forward_method(task, "training_step")
+    # Else the first module that runs would become the root: a layer, where a run begins with a validation.
+    fully_shard.state(task)._lazy_init()
+
+
+def is_sharded(task: nn.Module) -> bool:
+    """Whether `shard` was here."""
+    return isinstance(task, FSDPModule)
+
+
+def _sharded_modules(task: nn.Module) -> list[FSDPModule]:
+    return [module for module in task.modules() if isinstance(module, FSDPModule)]
+
+
+@contextlib.contextmanager
+def whole(task: nn.Module) -> Iterator[None]:
+    """Inside, every rank has all weights, and a forward pass waits for nobody; nothing happens to what is not sharded.
+
+    All ranks have to enter. Gradients cannot be computed inside.
+    """
+    _gather(task)
+    try:
+        yield
+    finally:
+        _release(task)
+
+
+@contextlib.contextmanager
+def parted(task: nn.Module) -> Iterator[None]:
+    """Inside `whole`, for a moment: the parameters are each rank's parts again, and may be changed."""
+    inside = is_sharded(task) and not any(isinstance(p, DTensor) for p in task.parameters())
+    if inside:
+        _release(task)
+    yield
+    if inside:
+        _gather(task)
+
+
+def _gather(task: nn.Module) -> None:
+    for module in _sharded_modules(task):
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+
+
+def _release(task: nn.Module) -> None:
+    """Parts again; and what the passes inside left, by which the next backward pass would prefetch, is forgotten.
+
+    Ranks have made different numbers of passes, would prefetch in different orders, and wait for each other for ever.
+    """
+    if is_sharded(task):
+        task.reset_iter_state()
+    for module in _sharded_modules(task):
+        module.set_reshard_after_forward(module is not task, recurse=False)  # the root's are needed again at once
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole tensor, which all ranks have to ask for; itself where it is not sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def scattered(tensor: Any, like: Any) -> Any:
+    """This rank's part of a whole tensor, as ``like`` is sharded; itself where ``like`` is not."""
+    if not isinstance(like, DTensor) or not isinstance(tensor, Tensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def scattered_state(
+    state: Mapping[str, Any], task: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> Mapping[str, Any]:
+    """A checkpoint with this rank's parts in place of whole weights and moments; itself where nothing is sharded."""
+    if not is_sharded(task):
+        return state
+    held = task.state_dict()
+    parts = dict(state)
+    for name in ("state_dict", "current_model_state"):
+        if name in state:
+            parts[name] = {key: scattered(value, held.get(key)) for key, value in state[name].items()}
+    parts["optimizer_states"] = [
+        _scattered_moments(saved, optimizer)
+        for saved, optimizer in zip(state["optimizer_states"], optimizers, strict=True)
+    ]
+    return parts
+
+
+def _scattered_moments(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    known = dict(zip(numbers, parameters, strict=len(numbers) == len(parameters)))
+    moments = {
+        number: {name: scattered(value, known.get(number)) for name, value in values.items()}
+        for number, values in saved["state"].items()
+    }
+    return {**saved, "state": moments}
+
+
+def _whole_state(state: Any, known: dict[int, Tensor | None], keep: bool) -> Any:
+    """Nested state with whole tensors in the memory of this process, where it is to keep them, else None.
+
+    Args:
+        state: What all ranks have alike, but for their parts of the tensors.
+        known: Storage to its whole tensor: a shared weight stands in a state under several names.
+        keep: Whether this rank writes.
+    """
+    if isinstance(state, DTensor):
+        storage = state.to_local().untyped_storage().data_ptr() or id(state)  # 0: a part without elements
+        if storage not in known:
+            full = state.full_tensor()
+            known[storage] = full.cpu() if keep else None
+        return known[storage]
+    if isinstance(state, Mapping):
+        return {key: _whole_state(value, known, keep) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [_whole_state(value, known, keep) for value in state]
+    return state

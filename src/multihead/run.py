@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -96,13 +97,19 @@ def describe(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str]) -> No
     replace_synced(run_dir / "overrides.yaml", to_yaml(list(words)).encode())
 
 
-def environment(config: Config, fingerprints: Mapping[str, str], plugin: Plugin | None) -> dict[str, Any]:
-    """Versions, commit, hardware, threads, data fingerprints and seed; no environment variables, no host names."""
+def environment(
+    config: Config, fingerprints: Mapping[str, str], plugin: Plugin | None, words: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Command, versions, commit, hardware, threads, data fingerprints, seed; no environment variables, no host names.
+
+    The command is that of a run which begins: what a resume adds to it stands in overrides.yaml.
+    """
     import torch
 
     commit, dirty = git_state()
     cuda = torch.cuda.is_available()
     return {
+        "command": shlex.join(["python", "train.py", *words]),
         "versions": {"python": platform.python_version(), "multihead": metadata.version("multihead")}
         | {name: metadata.version(name) for name in LIBRARIES},
         "git_commit": commit,

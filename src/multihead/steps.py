@@ -39,6 +39,7 @@ from multihead.checkpoint import (
 )
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
 from multihead.sharding import scattered_state, whole
+from multihead.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Task
@@ -116,6 +117,7 @@ class Steps(L.Callback):
         self.updating = self.averaged = False
         self.boundary = Boundary()
         self.skipping = False
+        self.telemetry = Telemetry()
         self.not_finite = {"skipped": 0, "in_a_row": 0, "rewinds": 0, "rewound_to": ""}
         if start:
             epoch, step = start.own["position"]
@@ -147,6 +149,7 @@ class Steps(L.Callback):
         self._take_signals()
         trainer.fit_loop.epoch_loop._should_check_val_fx = lambda fetcher: False  # we validate, in `_validate`
         pl_module.on_gradient = functools.partial(self._on_gradient, trainer, pl_module)
+        self.telemetry.start(trainer)
         if self.start:
             self._restore(trainer, pl_module)
             self.saved = self.first_step
@@ -278,6 +281,7 @@ class Steps(L.Callback):
             set_random_state(self.restore_random)
             self.restore_random = None
         if self.micro_batches == 0:
+            self.telemetry.begin_step()
             here, there = (self.epoch, self.step_in_epoch), (batch["epoch"], batch["step_in_epoch"])
             if here != there:  # a loop that went astray must not train on
                 raise RuntimeError(f"step {trainer.global_step} is at {here} of the data, and its batch is of {there}")
@@ -287,6 +291,7 @@ class Steps(L.Callback):
 
     def _on_gradient(self, trainer: L.Trainer, module: Task, norm: Tensor) -> None:
         """Stops, or leaves out an update, whose gradient is not finite; ``norm`` is the same on every rank."""
+        self.telemetry.on_gradient(trainer, norm, self.config.log_every_n_steps)
         if self.config.on_nan == "stop" and norm.device.type != "cpu":
             return  # looking would make the host wait for the device at every step; `_require_finite` sees it later
         counts = self.not_finite
@@ -364,6 +369,7 @@ class Steps(L.Callback):
         step, config = trainer.global_step, self.config
         self.trained_seconds += time.monotonic() - self.mark
         self.trained_tokens += tokens_of_step
+        self.telemetry.end_step(trainer, tokens_of_step)
         self.targets += targets_of_step
         pl_module.tokens_seen += tokens_of_step
         self._advance_position()
@@ -433,7 +439,8 @@ class Steps(L.Callback):
             name = f"optim/lr_{group.get('kind', 'adamw')}"
             rates[name] = max(group["lr"], rates.get(name, 0.0))
         skipped = {"optim/skipped_steps": self.not_finite["skipped"]} if self.not_finite["skipped"] else {}
-        module.record({**loss, "epoch": epoch, "tokens": module.tokens_seen, **rates, **skipped}, step)
+        measured = self.telemetry.row(trainer, self.trained_tokens, self.trained_seconds)
+        module.record({**loss, "epoch": epoch, "tokens": module.tokens_seen, **rates, **skipped, **measured}, step)
 
     def _require_finite(self, trainer: L.Trainer, module: Task) -> float:
         """Mean loss since the last log; a loss that is not finite ends the run before it reaches a checkpoint."""
@@ -575,7 +582,9 @@ class Steps(L.Callback):
             "best": self.best,
             "bad_validations": self.bad_validations,
             "pending_validation": self.pending_validation,
-            "recorded": {name: float(value) for name, value in pl_module.recorded.items()},
+            "recorded": {
+                name: float(value) for name, value in pl_module.recorded.items() if not name.startswith("system/")
+            },
             "targets": self.targets,
             "not_finite": self.not_finite,
             "ranks": ranks,

@@ -38,6 +38,10 @@ PROBE_SECONDS = 5.0
 FINISH_SECONDS = 10.0
 """Longest wait for the upload at the end of an online run."""
 
+MOST_SAMPLES = 1000
+"""Newest rows of the table of samples."""
+ARTIFACT_FILES = ("config.yaml", "overrides.yaml", "environment.json", "result.json", "metrics.csv")
+
 Row = dict[str, str]
 
 
@@ -83,6 +87,24 @@ def log_table(loggers: Sequence[Logger], step: int, name: str, rows: Sequence[Se
     for logger in loggers:
         if isinstance(logger, WandbMetrics):
             logger.log_table(step, name, rows[0], rows[1:])
+
+
+def log_picture(loggers: Sequence[Logger], step: int, name: str, path: Path) -> None:
+    """Shows a PNG file where a logger has pictures (W&B, TensorBoard)."""
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.log_picture(step, name, path)
+        elif isinstance(logger, TensorBoardLogger):
+            from matplotlib.image import imread
+
+            logger.experiment.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
+
+
+def log_capsule(loggers: Sequence[Logger], run_dir: Path, result: Mapping[str, Any], whole: bool) -> None:
+    """The result where a logger has a summary; if ``whole``, what prediction and comparison need as an artifact."""
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.log_capsule(result, whole)
 
 
 def finish(loggers: Sequence[Logger], status: int) -> None:
@@ -181,6 +203,12 @@ def read_metrics(path: Path) -> list[Row]:
     return list(csv.DictReader(io.StringIO(whole, newline=""), restval=""))
 
 
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file that is still written, without one that a kill tore."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
 def _csv_line(cells: Sequence[str]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
@@ -269,10 +297,39 @@ class WandbMetrics(Logger):
         self._send(coordinates, values)
 
     def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        """A table of sentences: a column per key, a row per sample."""
-        if samples:
-            columns = list(dict.fromkeys(name for sample in samples for name in sample))  # several tasks have several
-            self.log_table(step, "samples", columns, [[sample.get(name) for name in columns] for sample in samples])
+        """The table of all validations' sentences so far: a column per key, a row per sample, the newest last.
+
+        samples.jsonl has them, ``samples`` among them; so the table is whole after a resume too.
+        """
+        if not samples:
+            return
+        known = [json.loads(line) for line in _whole_lines(self.run_dir / "samples.jsonl")]
+        shown = [row for row in known if row.pop("split") == "val" and row["step"] <= step][-MOST_SAMPLES:] or samples
+        columns = list(dict.fromkeys(name for row in shown for name in row))  # several tasks have several
+        self.log_table(step, "samples", columns, [[row.get(name) for name in columns] for row in shown])
+
+    def log_picture(self, step: int, name: str, path: Path) -> None:
+        """A PNG file."""
+        import wandb
+
+        self._send({"step": step}, {name: wandb.Image(str(path))})
+
+    def log_capsule(self, result: Mapping[str, Any], whole: bool) -> None:
+        """The result as the run's summary, and the capsule as an artifact of type ``model`` if ``whole``."""
+        import wandb
+
+        if self.run is None:
+            return
+        try:
+            self.run.summary.update({k: v for k, v in result.items() if isinstance(v, int | float | str)})
+            if whole:
+                artifact = wandb.Artifact(f"{self.run.id}-capsule", type="model")
+                artifact.add_dir(str(self.run_dir / "model"), name="model")
+                for name in ARTIFACT_FILES:
+                    artifact.add_file(str(self.run_dir / name))
+                self.run.log_artifact(artifact)
+        except (wandb.errors.Error, OSError, RuntimeError, ValueError) as error:
+            log.warning("W&B did not take the run as an artifact: %s", error)
 
     def log_table(self, step: int, name: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
         """A table under a name."""
@@ -407,9 +464,19 @@ def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) ->
         dir=str(run_dir),
         resume="allow",
         mode=mode,
-        config=dict(tree),
+        job_type=str(tree.get("task", {}).get("name", "run")),
+        config={**tree, "reproduce": reproduce(run_dir)},
         settings=settings,
     )
+
+
+def reproduce(run_dir: Path) -> dict[str, Any]:
+    """The commit and the command line of a run, as its capsule has them."""
+    try:
+        known = json.loads((run_dir / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: known[name] for name in ("command", "git_commit", "git_dirty") if name in known}
 
 
 def _choose_mode() -> tuple[str, str]:

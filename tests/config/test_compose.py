@@ -155,7 +155,7 @@ REFUSED = [
     ("task=translation precision=bf17", r"precision: must be one of 32-true, bf16-mixed.* got 'bf17'"),
     ("task=nope", r"task=nope: no such task; have .*translation"),
     ("task=tranlation", r"task=tranlation: no such task; .*fix: task=translation"),
-    ("task=translation model=tinny", r"no such model; have base, big, small, tiny; fix: model=tiny"),
+    ("task=translation model=tinny", r"no such model; have base, big, small, tiny, tiny_swiglu; fix: model=tiny"),
     ("task=translation data=multi30", r"no such data; have .*; fix: data=multi30k"),
     ("task=translation experiment=nope", r"experiment=nope: no such experiment"),
     ("task=translation model={d_model:3}", r"model: must name one of conf/model/"),

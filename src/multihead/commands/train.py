@@ -187,7 +187,7 @@ def _open_capsule(composition: Composition, job: Mapping[str, Any], prepared: Pr
         start_again(run_dir)
     elif (run_dir / "config.yaml").exists():
         raise ConfigError("run_dir", f"{run_dir} is the directory of another run", "choose another directory")
-    known = environment(composition.config, prepared.fingerprints, composition.plugin)
+    known = environment(composition.config, prepared.fingerprints, composition.plugin, job["words"])
     create(run_dir, job["tree"], job["words"], known, prepared.vocab)
     copy_plugin(run_dir, composition.plugin)
 
@@ -460,7 +460,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     """
     from multihead.budget import peak_memory
     from multihead.checkpoint import FolderCheckpointIO
-    from multihead.tracking import log_table
+    from multihead.tracking import log_capsule, log_picture, log_table
 
     config, data = task.config, steps.data
     trained = {"steps": trainer.global_step, "tokens": task.tokens_seen, "seconds": steps.seconds}
@@ -492,7 +492,26 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     tables = task.report(run_dir, "test")
     for name, rows in tables.items():
         log_table(trainer.loggers, trainer.global_step, name, rows)
-    return write_result(run_dir, result), tables
+    for path in (*run_dir.glob("confusion_test*.png"), *_attention_maps(run_dir, task, data)):
+        log_picture(trainer.loggers, trainer.global_step, path.stem, path)
+    written = write_result(run_dir, result)
+    log_capsule(trainer.loggers, run_dir, written, config.log_model)
+    return written, tables
+
+
+def _attention_maps(run_dir: Path, task: Task, data: DataModule) -> list[Path]:
+    """Pictures of where the heads look in an example of validation."""
+    from multihead.attention_maps import draw_all
+
+    batch = data.example("val")
+    if batch is None:
+        return []
+    batch = {name: value.to(task.device) if hasattr(value, "to") else value for name, value in batch.items()}
+    try:
+        return draw_all(task, batch, run_dir / "pictures")
+    except ImportError:
+        log.info('no pictures of attention: they need matplotlib (pip install "multihead[plot]")')
+        return []
 
 
 def _write_samples(run_dir: Path, loggers: list[Any], split: str, step: int, samples: list[dict[str, Any]]) -> None:

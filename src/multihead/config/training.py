@@ -259,6 +259,8 @@ class Config:
     """Of init_from: new (trained on this run's data; embeddings are matched token by token), or same (that run's)."""
     logger: str = "auto"
     """auto (W&B online if logged in, else offline), none, wandb or tensorboard; metrics.csv is always written."""
+    log_model: bool = False
+    """Whether the finished run (model/, configuration, results, metrics) goes to W&B as an artifact."""
     compile: bool = False
     """torch.compile the backbone's layers in place; seldom pays on a CPU."""
     plugin: str = ""

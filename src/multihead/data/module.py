@@ -148,6 +148,13 @@ class DataModule(lightning.LightningDataModule):
         """Every example of test once, over all ranks."""
         return self._eval_loader("test")
 
+    def example(self, split: str) -> dict[str, Any] | None:
+        """A batch from the middle of a split, where texts are neither short nor long; None where there is none."""
+        for name, source in self.sources.items():
+            if split in source.splits and (batches := source.evaluation(split, self.config.eval_tokens)):
+                return PartDataset(self.sources, split)[(name, *batches[len(batches) // 2])]
+        return None
+
     def _eval_loader(self, split: str) -> DataLoader:
         rank, world_size = self._rank()
         batches = [

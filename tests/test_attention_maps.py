@@ -1,0 +1,83 @@
+"""The maps are the weights of the very layers: against torch.nn's own, and by their product with the values."""
+
+import pytest
+import torch
+from torch import nn
+from trial import SMOKE
+
+import multihead
+from multihead.attention_maps import attention_weights, watched
+from multihead.config.model import ModelConfig
+from multihead.transformer import MultiHeadAttention, Scope, Transformer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("cross", [False, True])
+def test_they_are_those_of_torch(masked, cross):
+    torch.manual_seed(0)
+    ours = MultiHeadAttention(ModelConfig(d_model=16, num_heads=4))
+    theirs = nn.MultiheadAttention(16, 4, batch_first=True).eval()
+    theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key.weight, ours.value.weight]))
+    theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key.bias, ours.value.bias]))
+    x, memory = torch.randn(3, 5, 16), torch.randn(3, 7, 16)
+    context = memory if cross else x
+    shown = torch.arange(context.size(1)) < torch.tensor([[2], [4], [5]]) if masked else None
+    scope = Scope(torch.float32, None if shown is None else shown[:, None, None, :])
+    expected = theirs(
+        x, context, context, key_padding_mask=None if shown is None else ~shown, average_attn_weights=False
+    )
+    torch.testing.assert_close(attention_weights(ours, x, scope, memory if cross else None), expected[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_kv_heads": 2}, {"qk_norm": True}, {"position": "rotary"}, {"position": "alibi"}, {"position": "none"}],
+    ids=str,
+)
+def test_their_product_with_the_values_is_what_the_layer_gives(options):
+    torch.manual_seed(0)
+    sizes = {
+        "d_model": 16,
+        "num_heads": 4,
+        "d_ff": 32,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+        "dropout": 0.0,
+    }
+    config = ModelConfig(**{**sizes, "tie_embeddings": "all"}, **options)
+    model = Transformer(config, source_vocab_size=11, target_vocab_size=11).eval()
+    given = {}
+    for name, module in model.named_modules():
+        if isinstance(module, MultiHeadAttention):
+            module.register_forward_hook(lambda m, i, o, name=name: given.update({name: (m, i, o)}))
+    source, target = torch.randint(3, 11, (2, 6)), torch.randint(3, 11, (2, 4))
+    mask = torch.arange(6) < torch.tensor([[6], [4]])
+    with watched(model) as seen:
+        model(source, mask, target)
+    assert len(given) == 5 and given.keys() < seen.keys()
+    for name, (module, (x, _, *rest), output) in given.items():
+        memory = rest[0] if rest and rest[0] is not None else x
+        value = module.value(memory).unflatten(-1, (-1, module.head_dim))
+        value = value.repeat_interleave(4 // value.size(2), dim=2)
+        mixed = torch.einsum("hts,shk->thk", seen[name], value[0]).flatten(1)
+        torch.testing.assert_close(module.output(mixed), output[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "kinds"),
+    [
+        ("translation", {"encoder_self", "decoder_self", "decoder_cross"}),
+        ("lm", {"decoder_self"}),
+        ("classification", {"encoder_self"}),
+    ],
+)
+def test_a_run_leaves_its_pictures(tmp_path, task, kinds):
+    words = [word for word in SMOKE if not word.startswith("task=")]
+    multihead.train([f"task={task}", *words, f"run_dir={tmp_path / 'run'}"])
+    pictures = {
+        path.stem.removeprefix("attention_") for path in (tmp_path / "run" / "pictures").glob("attention_*.png")
+    }
+    assert pictures == kinds
+    assert all(path.stat().st_size < 400_000 for path in (tmp_path / "run" / "pictures").iterdir())

@@ -335,3 +335,24 @@ def test_quiet_lightning_drops_advertising_and_nothing_else(capsys):
         warnings.warn("The 'train_dataloader' does not have many workers which may be a bottleneck.", stacklevel=1)
         warnings.warn("the loss is not finite", stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["the loss is not finite"]
+
+
+def test_a_finished_run_is_sent_afterwards_with_its_whole_curve(tmp_path, monkeypatch):
+    from trial import train
+
+    from multihead.sweeping.upload import send_run
+    from multihead.tracking import read_metrics
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    train(tmp_path / "run", "logger=none")
+    send_run(tmp_path / "run")
+    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb")
+    sent = {row["step"]: row for row in wandb_history(file) if "train/loss" in row}
+    rows = {
+        int(row["step"]): float(row["train/loss"])
+        for row in read_metrics(tmp_path / "run" / "metrics.csv")
+        if row["train/loss"]
+    }
+    assert {step: row["train/loss"] for step, row in sent.items()} == rows and rows
+    assert b"mine" in file.read_bytes()

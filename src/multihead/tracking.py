@@ -69,7 +69,7 @@ def build_loggers(config: Config, run_dir: Path, tree: Mapping[str, Any], *, ste
     if config.logger == "tensorboard":
         loggers.append(_tensorboard(run_dir, step))
     elif config.logger in ("auto", "wandb"):
-        run = _start_wandb(run_dir, tree)
+        run = start_wandb(run_dir, tree)
         if run is not None:
             loggers.append(WandbMetrics(run, run_dir, metrics.rows()))
     return loggers
@@ -417,8 +417,8 @@ def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
                 yield {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def _start_wandb(run_dir: Path, tree: Mapping[str, Any]) -> Any:
-    """A W&B run, online where the user is logged in and the server answers, else offline; None if disabled."""
+def start_wandb(run_dir: Path, tree: Mapping[str, Any]) -> Any:
+    """A W&B run, online where the user is logged in and the server answers, else offline; None if it is left out."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 

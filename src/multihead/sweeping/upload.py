@@ -1,0 +1,66 @@
+"""Sends the runs of a sweep to W&B after the fact."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from multihead.config.sweep import Sweep
+from multihead.config.yaml_file import load_yaml
+from multihead.errors import MachineError
+from multihead.sweeping.ledger import SETTLED, Row
+
+log = logging.getLogger("multihead")
+
+
+def send(rows: Sequence[Row], sweep: Sweep) -> int:
+    """Every run of a settled trial, grouped under the sweep's name; returns 0.
+
+    Raises:
+        MachineError: W&B did not take one of them.
+    """
+    from multihead.progress import open_log
+
+    os.environ["WANDB_RUN_GROUP"] = sweep.name
+    sent = 0
+    with contextlib.closing(open_log(None)):
+        for row in rows:
+            if row.state not in SETTLED or "dir" not in row.record:
+                continue
+            for config in sorted(Path(row.record["dir"]).glob("**/config.yaml")):
+                send_run(config.parent, failed=row.state == "failed")
+                sent += 1
+        log.info("%d runs of the sweep %s", sent, sweep.name)
+    return 0
+
+
+def send_run(run_dir: Path, failed: bool = False) -> None:
+    """One run: what W&B has recorded offline, or else configuration, metrics and result as its capsule has them.
+
+    Raises:
+        MachineError: W&B did not take it.
+    """
+    recorded = sorted(run_dir.glob("wandb/offline-run-*"))
+    for folder in recorded:
+        done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder)], capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
+            raise MachineError(str(folder), f"wandb sync failed ({said[0][:200]})", "wandb login, then to=wandb again")
+    if recorded or list(run_dir.glob("wandb/run-*")):
+        return
+    from multihead.tracking import WandbMetrics, read_metrics, start_wandb
+
+    tree = load_yaml(run_dir / "config.yaml")
+    run = start_wandb(run_dir, tree)
+    if run is None:
+        raise MachineError("to=wandb", "W&B is switched off or did not start", "WANDB_MODE=online, wandb login")
+    logger = WandbMetrics(run, run_dir, read_metrics(run_dir / "metrics.csv"))
+    with contextlib.suppress(OSError, ValueError):  # a run that failed has no result
+        logger.log_capsule(json.loads((run_dir / "result.json").read_text()), whole=False)
+    logger.finish(1 if failed else 0)

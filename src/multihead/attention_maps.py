@@ -70,8 +70,10 @@ def watched(model: nn.Module) -> Iterator[dict[str, Any]]:
     def keep_weights(name: str) -> Any:
         def hook(module: MultiHeadAttention, arguments: tuple, options: dict[str, Any]) -> None:
             x, scope, memory, *_ = (*arguments, None)
+            dtype = module.query.weight.dtype
             with torch.autocast(x.device.type, enabled=False):
-                seen[name] = attention_weights(module, x.float(), scope, None if memory is None else memory.float())[0]
+                memory = None if memory is None else memory.to(dtype)
+                seen[name] = attention_weights(module, x.to(dtype), scope, memory)[0]
 
         return hook
 

@@ -49,7 +49,7 @@ class Telemetry:
         self.flops_per_token = 0.0
         self._counter: FlopCounterMode | None = None
         self._marked = (0, 0.0)
-        self._before: list[Tensor] = []
+        self._before: list[tuple[Tensor, Tensor]] = []
         self._update_norm: Tensor | None = None
 
     def start(self, trainer: L.Trainer) -> None:
@@ -73,12 +73,15 @@ class Telemetry:
             self._counter.__exit__(None, None, None)
         self.gradient_norm = norm
         if (trainer.global_step + 1) % every == 0:  # for a moment in which no activations are in memory
-            self._before = [p.detach().clone() for optimizer in trainer.optimizers for p in _learning(optimizer)]
+            moving = [
+                p for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]
+            ]
+            self._before = [(p, p.detach().clone()) for p in moving if p.grad is not None]
 
     def _after_update(self, optimizer: Optimizer, *arguments: Any) -> None:
         if self._before:
             with torch.no_grad():
-                moved = torch._foreach_sub(_learning(optimizer), self._before)
+                moved = [p - before for p, before in self._before]  # nothing, where the step was left out since
                 self._update_norm = gathered(torch.nn.utils.get_total_norm(moved))
             self._before = []
 
@@ -110,7 +113,3 @@ class Telemetry:
                 row["system/mfu"] = speed * self.flops_per_token / (self.peak * trainer.world_size)
         row["system/peak_memory_mb"] = peak_memory(trainer.strategy.root_device) / 1e6
         return row
-
-
-def _learning(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -337,7 +337,8 @@ def test_quiet_lightning_drops_advertising_and_nothing_else(capsys):
     assert [str(warning.message) for warning in caught] == ["the loss is not finite"]
 
 
-def test_a_finished_run_is_sent_afterwards_with_its_whole_curve(tmp_path, monkeypatch):
+def test_a_finished_run_is_sent_afterwards_with_its_whole_curve(run_dir, monkeypatch):
+    import wandb
     from trial import train
 
     from multihead.sweeping.upload import send_run
@@ -345,14 +346,14 @@ def test_a_finished_run_is_sent_afterwards_with_its_whole_curve(tmp_path, monkey
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
-    train(tmp_path / "run", "logger=none")
-    send_run(tmp_path / "run")
-    (file,) = (tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb")
+    run_dir.rmdir()
+    train(run_dir, "logger=none")
+    send_run(run_dir)
+    wandb.teardown()  # as the end of the process does it
+    (file,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
     sent = {row["step"]: row for row in wandb_history(file) if "train/loss" in row}
     rows = {
-        int(row["step"]): float(row["train/loss"])
-        for row in read_metrics(tmp_path / "run" / "metrics.csv")
-        if row["train/loss"]
+        int(row["step"]): float(row["train/loss"]) for row in read_metrics(run_dir / "metrics.csv") if row["train/loss"]
     }
     assert {step: row["train/loss"] for step, row in sent.items()} == rows and rows
     assert b"mine" in file.read_bytes()

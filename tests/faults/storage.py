@@ -284,7 +284,13 @@ def disk_too_small(bench):
     "13",
     "the folder of temporary files is full",
     "no effect",
-    "import tempfile\nopen(tempfile.mkstemp()[1], 'wb').write(b'x' * 4096)",
+    "import os\n"  # tempfile would go elsewhere where this folder is full
+    "from multihead.checkpoint import _write as write\n"
+    "def by_way_of(path, *rest):\n"
+    "    with open(os.environ['TMPDIR'] + '/beside', 'wb') as file:\n"
+    "        file.write(bytes(1 << 20))\n"
+    "    write(path, *rest)\n"
+    'patch("multihead.checkpoint._write", by_way_of)',
     needs=tmpfs_works,
     slow=True,
 )

@@ -354,9 +354,11 @@ def build_trainer(
     """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.steps.Steps`."""
     import lightning as L
 
+    from multihead.budget import limit_kernel_caches
     from multihead.progress import Progress
     from multihead.tasks.base import averaging
 
+    limit_kernel_caches()
     config, plugin = composition.config, composition.plugin
     added = [make() for make in plugin.callbacks.values()] if plugin else []
     return L.Trainer(

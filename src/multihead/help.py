@@ -43,6 +43,7 @@ multihead: one Transformer backbone, many heads. Every command takes key=value w
   multihead evaluate run=RUN data.split=test  measures a finished run on any split or file; calibrates classifiers
   multihead predict run=RUN                   continues, translates, summarizes or classifies lines of standard input
   multihead explain key=model.d_model         a key's value, who set it, what it overrode, what it means
+  multihead runs                              the runs there are, with state, best metric, time and size
   multihead diff a=RUN b=RUN                  what differs between two runs
   multihead compare runs=[A,B,...]            which is better, by how much, and whether that is more than chance
   multihead sweep file=FILE                   runs a W&B sweep file on this machine or on several, without an account
@@ -118,10 +119,28 @@ Examples:
   multihead explain key=model.d_model task=translation model=small
   multihead explain key=optim run=outputs/translation/grammar/...
 """,
+    "runs": """\
+multihead runs [dir=FOLDER] [key=value ...] [state=STATE] [sort=WHAT] [limit=N]
+
+Lists the runs below a folder: task, data, model (width x layers), state, best value of the metric that is monitored,
+steps, time, size on disk, and when they began (UTC). Damaged ones are named at the end.
+
+  dir=outputs              looks at all folders below
+  task=lm data=wikitext2   and every other key: runs whose configuration has this value
+  state=stopped            running, finished, failed, or stopped (resume=RUN goes on)
+  sort=metric              date (newest first), metric (best first), time, size, steps or parameters
+  limit=20                 the first ones only
+  format=jsonl             a line of JSON for each
+
+Examples:
+  multihead runs task=translation sort=metric
+  multihead runs dir=outputs/sweeps state=failed
+  multihead runs optim.lr=1e-3 model.d_model=128 format=jsonl
+""",
     "diff": """\
 multihead diff a=RUN b=RUN
 
-What differs between two runs: configuration, environment and results.
+What differs between two runs: configuration, environment and results; of a run that is not finished, the last values.
 
 Example:
   multihead diff a=outputs/translation/grammar/first b=outputs/translation/grammar/second

@@ -6,6 +6,7 @@ A call ``log_metrics(metrics, step)`` is one row: ``step`` counts optimizer step
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import http.client
@@ -13,6 +14,7 @@ import io
 import json
 import logging
 import os
+import queue
 import secrets
 import struct
 import threading
@@ -20,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,12 @@ log = logging.getLogger("multihead")
 COORDINATES = ("step", "epoch", "tokens", "seconds")
 PROBE_SECONDS = 5.0
 """Longest wait for an answer of the W&B server before the run goes on offline."""
-FINISH_SECONDS = 10.0
-"""Longest wait for the upload at the end of an online run."""
+FINISH_SECONDS = 7.0
+"""Longest wait for the upload at the end of an online run; what is then missing is kept."""
+QUEUE_SECONDS = 2.0
+"""Longest wait for tables and pictures to be handed over before that."""
+UPLOAD_SECONDS = 600.0
+"""Longest wait where the capsule is to be uploaded too."""
 
 MOST_SAMPLES = 1000
 """Newest rows of the table of samples."""
@@ -254,7 +260,11 @@ class WandbMetrics(Logger):
 
     W&B writes its file in blocks, so that a kill loses the last seconds of it. A resumed run therefore reads back
     what stands in the files of the same id, sends the rows of metrics.csv that are missing there, and skips what is
-    there already: over all files of the id nothing is lost and nothing doubled.
+    there already: over all files of the id nothing is lost and nothing doubled. Of a file that was sent while it was
+    written, only the rows count that the server says it has.
+
+    Tables, pictures and artifacts go through a thread: for each of them W&B asks the server, and waits for it. Whatever
+    W&B raises is said once, and the run goes on without it.
 
     Args:
         run: What ``wandb.init`` gave.
@@ -266,13 +276,18 @@ class WandbMetrics(Logger):
         super().__init__()
         self.run: Any = run
         self.run_dir = run_dir
+        self._waiting: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send_waiting, daemon=True)
+        self._sender.start()
         for name in ("step", "tokens"):
             run.define_metric(name)
         run.define_metric("*", step_metric="step", step_sync=True)
+        taken = run.starting_step if run.settings.mode == "online" else float("inf")
         self._recorded = {
             (int(row.get("step", -1)), name)
             for path in run_dir.glob(f"wandb/*run-*-{run.id}/run-{run.id}.wandb")
             for row in wandb_history(path)
+            if path.parent.name.startswith("offline-") or row["_step"] < taken
             for name in row
         }
         for row in rows:
@@ -312,60 +327,83 @@ class WandbMetrics(Logger):
         """A PNG file."""
         import wandb
 
-        self._send({"step": step}, {name: wandb.Image(str(path))})
+        self._waiting.put(lambda: self._send({"step": step}, {name: wandb.Image(str(path))}))
 
     def log_capsule(self, result: Mapping[str, Any], whole: bool) -> None:
         """The result as the run's summary, and the capsule as an artifact of type ``model`` if ``whole``."""
+        if self.run is None:
+            return
+        with self._left_out("at the end"):
+            self.run.summary.update({k: v for k, v in result.items() if isinstance(v, int | float | str)})
+        if whole:
+            self._waiting.put(self._send_capsule)
+
+    def _send_capsule(self) -> None:
         import wandb
 
         if self.run is None:
             return
-        try:
-            self.run.summary.update({k: v for k, v in result.items() if isinstance(v, int | float | str)})
-            if whole:
-                artifact = wandb.Artifact(f"{self.run.id}-capsule", type="model")
-                artifact.add_dir(str(self.run_dir / "model"), name="model")
-                for name in ARTIFACT_FILES:
-                    artifact.add_file(str(self.run_dir / name))
-                self.run.log_artifact(artifact)
-        except (wandb.errors.Error, OSError, RuntimeError, ValueError) as error:
-            log.warning("W&B did not take the run as an artifact: %s", error)
+        with self._left_out("at the artifact"):
+            artifact = wandb.Artifact(f"{self.run.id}-capsule", type="model")
+            artifact.add_dir(str(self.run_dir / "model"), name="model")
+            for name in ARTIFACT_FILES:
+                artifact.add_file(str(self.run_dir / name))
+            self.run.log_artifact(artifact)
 
     def log_table(self, step: int, name: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
         """A table under a name."""
         import wandb
 
-        self._send({"step": step}, {name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
+        rows = [list(row) for row in rows]
+        self._waiting.put(lambda: self._send({"step": step}, {name: wandb.Table(columns=list(columns), data=rows)}))
+
+    def _send_waiting(self) -> None:
+        """In the thread: one after the other, until there is nothing more to come."""
+        while (send := self._waiting.get()) is not None:
+            with self._left_out("at a table or picture"):
+                send()
 
     def _send(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        import wandb
-
         values = {k: v for k, v in values.items() if (coordinates["step"], k) not in self._recorded}
         if not values or self.run is None:
             return
-        try:
+        with self._left_out(f"at step {coordinates['step']}"):
             self.run.log({**coordinates, **values})
-        except (wandb.errors.Error, OSError, RuntimeError) as error:
-            log.warning("W&B stopped at step %s and is left out from here on: %s", coordinates["step"], error)
+
+    @contextlib.contextmanager
+    def _left_out(self, where: str) -> Iterator[None]:
+        """Inside, W&B may raise what it likes: it is left out from then on."""
+        try:
+            yield
+        except Exception as error:
+            told = " ".join(str(error).split())[:300] or type(error).__name__
+            log.warning("W&B stopped %s and is left out from here on (metrics.csv goes on): %s", where, told)
             self.run = None
 
     def finish(self, status: int) -> None:
         """Closes the run with its exit status and says in one line where it is."""
-        import wandb
-
         if self.run is None:
             return
-        run, self.run = self.run, None
+        self._waiting.put(None)
+        self._sender.join(QUEUE_SECONDS)
+        run, self.run, whole = self.run, None, not self._sender.is_alive()
+        if run is None:
+            return
         try:
             run.finish(exit_code=status)
-        except (wandb.errors.Error, OSError, RuntimeError) as error:
+        except TimeoutError:
+            whole = False
+        except Exception as error:
             log.warning("W&B could not be closed: %s", error)
-        if run.settings.mode == "online":
+        online = run.settings.mode == "online"
+        if online and whole:
             log.info("W&B: %s", run.url)
             return
-        files = sorted(self.run_dir.glob(f"wandb/offline-run-*-{run.id}"))
-        where = str(files[0]) if len(files) == 1 else f"{self.run_dir}/wandb/offline-run-*-{run.id}"
-        log.info("W&B: offline in %s/wandb; upload later: wandb sync %s", self.run_dir, where)
+        kind = "run" if online else "offline-run"
+        files = sorted(self.run_dir.glob(f"wandb/{kind}-*-{run.id}"))
+        where = str(files[0]) if len(files) == 1 else f"{self.run_dir}/wandb/{kind}-*-{run.id}"
+        how = "the server did not take everything; it is kept" if online else "offline"
+        log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, where)
 
 
 def wandb_id(run_dir: Path) -> str:
@@ -390,7 +428,7 @@ def wandb_id(run_dir: Path) -> str:
 def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
     """The logged rows of a ``.wandb`` file: a header, then records in LevelDB's log framing.
 
-    Ends quietly where the file ends in the middle of a record.
+    Ends quietly where the file ends in the middle of a record. ``_step`` counts a run's rows over all its files.
     """
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
@@ -455,7 +493,8 @@ def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) ->
         x_disable_machine_info=True,
         x_save_requirements=False,
         init_timeout=PROBE_SECONDS,
-        finish_timeout=FINISH_SECONDS,
+        finish_timeout=UPLOAD_SECONDS if tree.get("log_model") else FINISH_SECONDS,
+        finish_timeout_raises=True,
     )
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT") or "multihead",

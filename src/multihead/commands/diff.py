@@ -1,15 +1,16 @@
-"""``diff``: what differs between two runs, in configuration, environment and result."""
+"""``diff``: what differs between two runs, in configuration, environment and result, or what there is of one so far."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multihead.commands.explain import take
-from multihead.config.compose import load_yaml
 from multihead.config.keys import flatten
+from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FILES = {"configuration": "config.yaml", "environment": "environment.json", "result": "result.json"}
 MAX_JSON_BYTES = 50_000_000
 ABSENT = "-"
+METRICS = "metrics.csv"
 
 
 def run(words: Sequence[str]) -> int:
@@ -39,8 +41,12 @@ def run(words: Sequence[str]) -> int:
         console.print(_table(first, second, differences))
     for part, rows in differences.items():
         missing = [folder for folder in (first, second) if not (Path(folder) / FILES[part]).is_file()]
-        if missing:
-            console.print(f"{part}: no {FILES[part]} in {' and '.join(missing)}")
+        there = [folder for folder in missing if part == "result" and (Path(folder) / METRICS).is_file()]
+        for folder in there:
+            console.print(f"{part}: {folder} has none yet; compared by its last values in {METRICS}", markup=False)
+        if set(missing) - set(there):
+            absent = " and ".join(folder for folder in missing if folder not in there)
+            console.print(f"{part}: no {FILES[part]} in {absent}", markup=False)
         elif not rows:
             console.print(f"{part}: the same")
     return 0
@@ -48,6 +54,8 @@ def run(words: Sequence[str]) -> int:
 
 def diff(first: Path, second: Path, part: str) -> list[tuple[str, Any, Any]]:
     """Keys of one file whose values differ, with both values; nothing where a run has no such file.
+
+    A run without result.json is compared by the last values of its metrics.csv.
 
     Args:
         first: A run's directory.
@@ -57,14 +65,32 @@ def diff(first: Path, second: Path, part: str) -> list[tuple[str, Any, Any]]:
     Raises:
         CheckpointError: If a file cannot be read.
     """
-    paths = [folder / FILES[part] for folder in (first, second)]
-    if not all(path.is_file() for path in paths):
+    contents = [_content(folder, part) for folder in (first, second)]
+    if None in contents:
         return []
-    a, b = (flatten(_read(path)) for path in paths)
+    a, b = (flatten(content) for content in contents if content is not None)
     names = [*a, *(name for name in b if name not in a)]
     return [
         (name, a.get(name, ABSENT), b.get(name, ABSENT)) for name in names if a.get(name, ABSENT) != b.get(name, ABSENT)
     ]
+
+
+def _content(folder: Path, part: str) -> dict[str, Any] | None:
+    path = folder / FILES[part]
+    if path.is_file():
+        return _read(path)
+    return _so_far(folder / METRICS) if part == "result" and (folder / METRICS).is_file() else None
+
+
+def _so_far(path: Path) -> dict[str, Any]:
+    """The last value of each column of metrics.csv, under the names that result.json has for them."""
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        rows = list(csv.DictReader(file))
+    last = {name: text for row in rows for name, text in row.items() if name and text}
+    try:
+        return {{"step": "steps"}.get(name, name): float(text) for name, text in last.items()}
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(str(path), f"not readable: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -133,8 +133,10 @@ class LanguageModelingTask(Task):
 
     def _collect(self, batch: dict[str, Any], real: Tensor, nats: Tensor) -> None:
         """Nats of every scored position, by its place in the stream."""
+        if not self.samples:  # one array: small ones between the large tensors of batches would hold their memory
+            self.samples.append({"nats": np.zeros(len(self.streams["test"]), np.float32)})
         places = batch["index"][:, None].to(real.device) + torch.arange(real.size(1), device=real.device)
-        self.samples.append({"places": places[real].cpu().numpy(), "nats": nats.float().cpu().numpy()})
+        self.samples[0]["nats"][places[real].cpu().numpy()] = nats.float().cpu().numpy()
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
         loss = float(self.loss_mean.compute())
@@ -179,14 +181,12 @@ class LanguageModelingTask(Task):
         return [prompt for prompt in prompts if prompt.strip()]
 
     def merged_samples(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        plain = [s for s in samples if "places" not in s]
-        scored = [s for s in samples if "places" in s]
+        plain = [s for s in samples if "nats" not in s]
+        scored = [s["nats"] for s in samples if "nats" in s]
         if not scored:
             return plain
         stream = self.streams["test"]
-        places = np.concatenate([s["places"] for s in scored])
-        nats = np.zeros(len(stream))
-        nats[places] = np.concatenate([s["nats"] for s in scored])
+        nats = np.sum(scored, axis=0, dtype=np.float64)  # each place is a rank's own
         starts = stream.document_starts()
         sizes = stream.document_bytes
         if len(starts) < 10:  # few documents: blocks stand for them

@@ -69,37 +69,43 @@ class Case:
     status: int = 0
     resumed: bool = False
     """The run is killed in the middle, and the same command again."""
+    tables: bool = True
+    """Whether tables stand in W&B's files too, and not in the directory of the run alone."""
 
 
 def wait_for(run: Path, event: str, process: subprocess.Popen) -> None:
     """Until the run has told of an event."""
-    while f'"event": "{event}"' not in _read(run / "events.jsonl") and process.poll() is None:
+    while event not in _read(run / "events.jsonl") and process.poll() is None:
         time.sleep(0.02)
 
 
+def lost_early(process: subprocess.Popen, run: Path, server: WandbServer) -> None:
+    """The server dies before the first validation."""
+    wait_for(run, '"event": "started"', process)
+    server.die()
+
+
 def lost_in_the_middle(process: subprocess.Popen, run: Path, server: WandbServer) -> None:
-    """The server dies behind the first validation."""
-    wait_for(run, "validated", process)
+    """The server dies behind the third checkpoint."""
+    wait_for(run, f'"event": "saved", "step": {3 * OFTEN}', process)
     server.die()
 
 
 def silent_in_the_middle(process: subprocess.Popen, run: Path, server: WandbServer) -> None:
-    """The server answers nothing any more, behind the first validation."""
-    wait_for(run, "validated", process)
+    """The server answers nothing any more, behind the third checkpoint."""
+    wait_for(run, f'"event": "saved", "step": {3 * OFTEN}', process)
     server.silent.set()
 
 
-def lost_at_the_end(process: subprocess.Popen, run: Path, server: WandbServer) -> None:
+def silent_at_the_end(process: subprocess.Popen, run: Path, server: WandbServer) -> None:
     """The server answers nothing any more once the last step was saved."""
-    while f'"event": "saved", "step": {STEPS}' not in _read(run / "events.jsonl") and process.poll() is None:
-        time.sleep(0.02)
+    wait_for(run, f'"event": "saved", "step": {STEPS}', process)
     server.silent.set()
 
 
 def killed(process: subprocess.Popen, run: Path, server: Any) -> None:
     """SIGKILL behind the third checkpoint."""
-    while f'"event": "saved", "step": {3 * OFTEN}' not in _read(run / "events.jsonl") and process.poll() is None:
-        time.sleep(0.02)
+    wait_for(run, f'"event": "saved", "step": {3 * OFTEN}', process)
     exactness.kill(process.pid)
 
 
@@ -111,9 +117,12 @@ CASES = {
     "key, a server that never answers": Case("unreachable", server="silent"),
     "key, no network (unshare -n)": Case("unreachable", wrap=("unshare", "-n")),
     "online": Case("http://127.0.0.1", server="stand-in"),
+    "network lost before the first table": Case(
+        "did not take everything", server="stand-in", during=lost_early, tables=False
+    ),
     "network lost in the middle": Case("did not take everything", server="stand-in", during=lost_in_the_middle),
     "silence from the middle on": Case("did not take everything", server="stand-in", during=silent_in_the_middle),
-    "silence at the end": Case("did not take everything", server="stand-in", during=lost_at_the_end),
+    "silence at the end": Case("did not take everything", server="stand-in", during=silent_at_the_end),
     "killed and resumed, online": Case("http://127.0.0.1", server="stand-in", during=killed, resumed=True),
     "killed and resumed, offline": Case("WANDB_MODE=offline", OFFLINE, during=killed, resumed=True),
     "the run fails, online": Case("http://127.0.0.1", server="stand-in", words=("plugin=FAILS",), status=1),
@@ -182,7 +191,7 @@ def situation(case: Case, folder: Path, usual: dict[str, Any]) -> dict[str, Any]
         wrong.append("metrics.csv differs from that without W&B")
     found = _inspected(run)
     if case.environment.get("WANDB_MODE") != "disabled":
-        wrong += _not_whole(found, run, case.status)
+        wrong += _not_whole(found, run, case)
         if "log_model=true" in case.words and found["artifact_files"] < 5:
             wrong.append("no artifact with the capsule")
     if server is not None and (case.resumed or not case.during):
@@ -233,13 +242,15 @@ def _inspected(run: Path) -> dict[str, Any]:
     }
 
 
-def _not_whole(found: dict[str, Any], run: Path, status: int) -> list[str]:
+def _not_whole(found: dict[str, Any], run: Path, case: Case) -> list[str]:
     """What W&B's files of a run lack."""
     wrong = [f"{len(found['ids'])} ids"] if len(found["ids"]) != 1 else []
     wrong += _differ(found["rows"], run, twice=False) if not wrong else []
-    if status == 0:
-        wrong += [f"no {kind}" for kind in ("table-file", "image-file") if kind not in found["kinds"]]
-        wrong += [f"no {suffix} file" for suffix in (".json", ".png") if suffix not in found["media"]]
+    status = case.status
+    kinds = ("table-file", "image-file") if case.tables else ("image-file",)
+    wrong += [f"no {kind}" for kind in kinds if kind not in found["kinds"] and status == 0]
+    suffixes = (".json", ".png") if case.tables else (".png",)
+    wrong += [f"no {suffix} file" for suffix in suffixes if suffix not in found["media"] and status == 0]
     wrong += [f"no {name} in the configuration" for name in ("model", "optim", "task") if name not in found["config"]]
     wrong += [f"exits {found['exits']}"] if not found["exits"] or found["exits"][-1] != status else []
     return wrong

@@ -6,7 +6,6 @@ A call ``log_metrics(metrics, step)`` is one row: ``step`` counts optimizer step
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import datetime
 import http.client
@@ -37,10 +36,10 @@ log = logging.getLogger("multihead")
 COORDINATES = ("step", "epoch", "tokens", "seconds")
 PROBE_SECONDS = 5.0
 """Longest wait for an answer of the W&B server before the run goes on offline."""
-FINISH_SECONDS = 7.0
+FINISH_SECONDS = 3.0
 """Longest wait for the upload at the end of an online run; what is then missing is kept."""
-QUEUE_SECONDS = 2.0
-"""Longest wait for tables and pictures to be handed over before that."""
+QUEUE_SECONDS = 3.0
+"""Longest wait for tables to be handed over before that."""
 UPLOAD_SECONDS = 600.0
 """Longest wait where the capsule is to be uploaded too."""
 
@@ -263,8 +262,8 @@ class WandbMetrics(Logger):
     there already: over all files of the id nothing is lost and nothing doubled. Of a file that was sent while it was
     written, only the rows count that the server says it has.
 
-    Tables, pictures and artifacts go through a thread: for each of them W&B asks the server, and waits for it. Whatever
-    W&B raises is said once, and the run goes on without it.
+    Tables and artifacts go through a thread: for each of them W&B asks the server, and waits for it. Whatever
+    W&B raises is said once, and the run goes on.
 
     Args:
         run: What ``wandb.init`` gave.
@@ -277,6 +276,7 @@ class WandbMetrics(Logger):
         self.run: Any = run
         self.run_dir = run_dir
         self._waiting: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._left_out, self._all_sent, self._capsule_waits = False, True, False
         self._sender = threading.Thread(target=self._send_waiting, daemon=True)
         self._sender.start()
         for name in ("step", "tokens"):
@@ -309,7 +309,7 @@ class WandbMetrics(Logger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         coordinates = {"step": step or 0} | {k: float(v) for k, v in metrics.items() if k in COORDINATES}
         values = {k: float(v) for k, v in metrics.items() if k not in COORDINATES}
-        self._send(coordinates, values)
+        self._send_now(coordinates, values)
 
     def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         """The table of all validations' sentences so far: a column per key, a row per sample, the newest last.
@@ -327,28 +327,28 @@ class WandbMetrics(Logger):
         """A PNG file."""
         import wandb
 
-        self._waiting.put(lambda: self._send({"step": step}, {name: wandb.Image(str(path))}))
+        self._send_now({"step": step}, {name: wandb.Image(str(path))})
 
     def log_capsule(self, result: Mapping[str, Any], whole: bool) -> None:
         """The result as the run's summary, and the capsule as an artifact of type ``model`` if ``whole``."""
         if self.run is None:
             return
-        with self._left_out("at the end"):
+        try:
             self.run.summary.update({k: v for k, v in result.items() if isinstance(v, int | float | str)})
+        except Exception as error:
+            log.warning("W&B did not take the result: %s", _told(error))
         if whole:
+            self._capsule_waits = True
             self._waiting.put(self._send_capsule)
 
     def _send_capsule(self) -> None:
         import wandb
 
-        if self.run is None:
-            return
-        with self._left_out("at the artifact"):
-            artifact = wandb.Artifact(f"{self.run.id}-capsule", type="model")
-            artifact.add_dir(str(self.run_dir / "model"), name="model")
-            for name in ARTIFACT_FILES:
-                artifact.add_file(str(self.run_dir / name))
-            self.run.log_artifact(artifact)
+        artifact = wandb.Artifact(f"{self.run.id}-capsule", type="model")
+        artifact.add_dir(str(self.run_dir / "model"), name="model")
+        for name in ARTIFACT_FILES:
+            artifact.add_file(str(self.run_dir / name))
+        self.run.log_artifact(artifact)
 
     def log_table(self, step: int, name: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
         """A table under a name."""
@@ -357,44 +357,44 @@ class WandbMetrics(Logger):
         rows = [list(row) for row in rows]
         self._waiting.put(lambda: self._send({"step": step}, {name: wandb.Table(columns=list(columns), data=rows)}))
 
+    def _send_now(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        try:
+            self._send(coordinates, values)
+        except Exception as error:
+            step = coordinates["step"]
+            log.warning("W&B is left out from step %s on (metrics.csv goes on): %s", step, _told(error))
+            self._left_out = True
+
     def _send_waiting(self) -> None:
         """In the thread: one after the other, until there is nothing more to come."""
         while (send := self._waiting.get()) is not None:
-            with self._left_out("at a table or picture"):
-                send()
+            try:
+                if self._all_sent:
+                    send()
+            except Exception as error:
+                self._all_sent = False
+                if self.run is not None:
+                    log.warning("W&B takes no more tables (%s has their content): %s", self.run_dir, _told(error))
 
     def _send(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         values = {k: v for k, v in values.items() if (coordinates["step"], k) not in self._recorded}
-        if not values or self.run is None:
-            return
-        with self._left_out(f"at step {coordinates['step']}"):
+        if values and self.run is not None and not self._left_out:
             self.run.log({**coordinates, **values})
-
-    @contextlib.contextmanager
-    def _left_out(self, where: str) -> Iterator[None]:
-        """Inside, W&B may raise what it likes: it is left out from then on."""
-        try:
-            yield
-        except Exception as error:
-            told = " ".join(str(error).split())[:300] or type(error).__name__
-            log.warning("W&B stopped %s and is left out from here on (metrics.csv goes on): %s", where, told)
-            self.run = None
 
     def finish(self, status: int) -> None:
         """Closes the run with its exit status and says in one line where it is."""
         if self.run is None:
             return
         self._waiting.put(None)
-        self._sender.join(QUEUE_SECONDS)
-        run, self.run, whole = self.run, None, not self._sender.is_alive()
-        if run is None:
-            return
+        self._sender.join(UPLOAD_SECONDS if self._capsule_waits else QUEUE_SECONDS)
+        whole = self._all_sent and not self._left_out and not self._sender.is_alive()
+        run, self.run = self.run, None
         try:
             run.finish(exit_code=status)
         except TimeoutError:
             whole = False
         except Exception as error:
-            log.warning("W&B could not be closed: %s", error)
+            log.warning("W&B could not be closed: %s", _told(error))
         online = run.settings.mode == "online"
         if online and whole:
             log.info("W&B: %s", run.url)
@@ -404,6 +404,10 @@ class WandbMetrics(Logger):
         where = str(files[0]) if len(files) == 1 else f"{self.run_dir}/wandb/{kind}-*-{run.id}"
         how = "the server did not take everything; it is kept" if online else "offline"
         log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, where)
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def wandb_id(run_dir: Path) -> str:

@@ -15,12 +15,14 @@ import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from wandb_server import WandbServer
 
 from multihead.config.training import Config
 from multihead.errors import ConfigError
 from multihead.tracking import (
     CSVMetrics,
     Events,
+    WandbMetrics,
     build_loggers,
     finish,
     log_samples,
@@ -250,6 +252,63 @@ def test_a_server_that_answers_nonsense_costs_at_most_ten_seconds(run_dir, track
         server.shutdown()
     assert lines[0].startswith("W&B did not start (") and len(lines) == 2
     assert seconds < 15 and num_rows(run_dir) == 3
+
+
+@pytest.fixture
+def server():
+    """A stand-in for W&B's server."""
+    server = WandbServer()
+    yield server
+    server.die()
+
+
+def test_online_the_server_has_everything_and_a_resumed_run_sends_what_it_lacks(run_dir, track, server):
+    environment = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.address}
+    lines, seconds = track(0, 3, environment)
+    name = wandb_id(run_dir)
+    assert lines == [f"W&B: {server.address}/somebody/multihead/runs/{name}"] and seconds < 10
+    assert values(server.history[name], "train/loss") == [(s, pytest.approx(1 / s)) for s in (1, 2, 3)]
+    assert server.exits[name] == 0 and server.config[name]["optim"]["value"] == {"lr": 0.001}
+    assert any("samples" in file for file in server.files) and any("samples" in row for row in server.history[name])
+    del server.history[name][2:]  # as if the run had been killed before it sent them
+    time.sleep(1)  # folders are named by the second
+    track(3, 5, environment)
+    assert values(server.history[name], "train/loss") == [(s, pytest.approx(1 / s)) for s in range(1, 6)]
+
+
+def test_a_server_that_dies_costs_at_most_ten_seconds_and_nothing_that_was_logged(run_dir, track, server, monkeypatch):
+    log_metrics = WandbMetrics.log_metrics
+
+    def dies(self, metrics, step=None):
+        if step == 2:
+            server.die()
+        log_metrics(self, metrics, step)
+
+    monkeypatch.setattr(WandbMetrics, "log_metrics", dies)
+    lines, seconds = track(0, 4, {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.address})
+    (folder,) = run_dir.glob("wandb/run-*")
+    told = "the server did not take everything; it is kept in"
+    assert lines[-1] == f"W&B: {told} {run_dir}/wandb; upload later: wandb sync {folder}" and seconds < 12
+    assert sum("train/loss" in row for row in wandb_history(next(folder.glob("*.wandb")))) == 4
+
+
+def test_whatever_wandb_raises_the_run_goes_on(run_dir, track, monkeypatch):
+    import wandb
+
+    log, error = wandb.Run.log, TypeError("a defect\nof theirs")
+
+    def broken(self, data, **options):
+        if "samples" in data or data["step"] == 3:
+            raise error
+        log(self, data, **options)
+
+    monkeypatch.setattr(wandb.Run, "log", broken)
+    lines, _ = track(0, 2, {"WANDB_MODE": "offline"})
+    assert lines[1] == f"W&B takes no more tables ({run_dir} has their content): a defect of theirs" and len(lines) == 3
+    time.sleep(1)
+    lines, _ = track(2, 5, {})
+    assert lines[1] == "W&B is left out from step 3 on (metrics.csv goes on): a defect of theirs"
+    assert num_rows(run_dir) == 2 and [row["step"] for row in table(run_dir / "metrics.csv")] == list("12345")
 
 
 def test_wandb_mode_wins_and_a_bad_setting_does_not_stop_the_run(run_dir, track):

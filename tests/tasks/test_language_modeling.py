@@ -1,5 +1,6 @@
 """Language modelling: documents that never see each other, exact shares of masked tokens, windows by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import multihead
+from multihead.cli import main
 from multihead.config.compose import compose
 from multihead.data.stream import Stream
 from multihead.data.tokenizer import Tokenizer, train_tokenizer
@@ -185,6 +187,16 @@ def test_a_masked_model_continues_nothing_and_long_texts_are_refused():
     made = task(max_len=4)
     with pytest.raises(ConfigError, match="score: a text of 7 tokens, the model reads 4"):
         made.score(["the dog sees the old cat"])
+
+
+def test_a_validation_in_a_run_of_averaged_weights_is_all_of_them(tmp_path):
+    words = ["task=lm", "debug=smoke", "model.max_len=64", "trainer.ema_decay=0.95", "optim.lr=0.01"]
+    result = multihead.train([*words, f"run_dir={tmp_path / 'run'}", "task.random_windows=7"])
+    assert result["best_step"] == 10
+    assert main(["evaluate", f"run={tmp_path / 'run'}", "data.split=val"]) == 0
+    again = json.loads((tmp_path / "run" / "evaluate_val.json").read_text())  # of the saved weights, the averaged ones
+    for name in ("val/loss", "val/loss_random_windows"):
+        assert result[name] == pytest.approx(again[name], rel=1e-5)
 
 
 def test_a_run_of_each_objective_predicts_from_its_capsule(tmp_path):

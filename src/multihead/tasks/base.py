@@ -240,7 +240,17 @@ class Task(L.LightningModule):
         return sorted(samples, key=lambda sample: sample["index"])
 
 
-class MovingAverage(EMAWeightAveraging):
+class _UntilTheEnd(WeightAveraging):
+    """Averaged weights stay through the module's own end of validation, which comes behind that of callbacks."""
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Not yet."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
+class MovingAverage(_UntilTheEnd, EMAWeightAveraging):
     """Exponential moving average of the weights."""
 
     def _swap_models(self, pl_module: L.LightningModule) -> None:
@@ -248,7 +258,7 @@ class MovingAverage(EMAWeightAveraging):
             super()._swap_models(pl_module)
 
 
-class LastAverage(WeightAveraging):
+class LastAverage(_UntilTheEnd):
     """Equal average of the weights of the last steps (checkpoint averaging, section 6.1 of the Transformer paper).
 
     Validation, the saved model and the end of training use it from its first sample on, the current weights before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 MOST_TOKENS = 24
 """Of a side that is shown."""
 MOST_LAYERS = MOST_HEADS = 4
+LETTER = 0.08
+"""Inches of a letter in a label."""
+GAP = 3
+"""Rows of the image between two layers, of which the caption takes two."""
 TITLES = {
     "encoder_self": "encoder, self-attention",
     "decoder_self": "decoder, self-attention",
@@ -121,24 +126,36 @@ def _tokens(member: Task, stack: str, ids: Tensor) -> list[str]:
 
 
 def draw(found: dict[str, Any], title: str, path: Path) -> None:
-    """A grid of maps, a row for each layer, a column for each head; needs matplotlib."""
+    """A grid of maps, a row for each layer, a column for each head; needs matplotlib.
+
+    All maps are one image: an axis for each would take seconds.
+    """
     from matplotlib.figure import Figure
 
     weights, rows, columns = found["weights"], found["rows"], found["columns"]
-    layers, heads = weights.shape[:2]
-    size = 0.16 * max(len(rows), len(columns)) + 1.2
-    figure = Figure(figsize=(heads * size, layers * size), layout="constrained")
-    grid = figure.subplots(layers, heads, squeeze=False)
-    for layer in range(layers):
-        for head in range(heads):
-            axes = grid[layer][head]
-            axes.imshow(weights[layer, head].numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-            axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8)
-            axes.set_xticks(
-                range(len(columns)), _plain(columns) if layer == layers - 1 else [], rotation=90, fontsize=7
-            )
-            axes.set_yticks(range(len(rows)), _plain(rows) if head == 0 else [], fontsize=7)
-    figure.suptitle(title, fontsize=10)
+    layers, heads, height, width = weights.shape
+    below, beside = height + GAP, width + 1
+    grid = torch.full((layers * below - 1, heads * beside - 1), math.nan)
+    for layer, head in itertools.product(range(layers), range(heads)):
+        first = layer * below + GAP - 1, head * beside
+        grid[first[0] : first[0] + height, first[1] : first[1] + width] = weights[layer, head]
+    rows, columns = _plain(rows), _plain(columns)
+    left, bottom = (0.2 + LETTER * max(map(len, labels)) for labels in (rows, columns))
+    inner, outer = (0.16 * grid.size(1), 0.16 * grid.size(0)), (0.1, 0.3)  # inches
+    size = left + inner[0] + outer[0], bottom + inner[1] + outer[1]
+    figure = Figure(figsize=size)
+    place = left / size[0], bottom / size[1], inner[0] / size[0], inner[1] / size[1]
+    axes = figure.add_axes(place, frameon=False)
+    axes.imshow(grid.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    for layer, head in itertools.product(range(layers), range(heads)):
+        place = head * beside - 0.5, layer * below + GAP - 2
+        axes.text(*place, f"layer {layer + 1}, head {head + 1}", fontsize=8, va="bottom")
+    below_all = [head * beside + place for head in range(heads) for place in range(width)]
+    axes.set_xticks(below_all, columns * heads, rotation=90, fontsize=7)
+    beside_all = [layer * below + GAP - 1 + place for layer in range(layers) for place in range(height)]
+    axes.set_yticks(beside_all, rows * layers, fontsize=7)
+    axes.tick_params(length=0)
+    axes.set_title(title, fontsize=10)
     figure.savefig(path, dpi=80)
 
 

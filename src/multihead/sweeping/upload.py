@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from multihead.commands.runs import run_dirs
 from multihead.config.sweep import Sweep
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import MachineError
@@ -33,8 +34,8 @@ def send(rows: Sequence[Row], sweep: Sweep) -> int:
         for row in rows:
             if row.state not in SETTLED or "dir" not in row.record:
                 continue
-            for config in sorted(Path(row.record["dir"]).glob("**/config.yaml")):
-                send_run(config.parent, failed=row.state == "failed")
+            for folder in run_dirs(Path(row.record["dir"])):
+                send_run(folder, failed=row.state == "failed")
                 sent += 1
         log.info("%d runs of the sweep %s", sent, sweep.name)
     return 0

@@ -19,9 +19,8 @@ from wandb_server import WandbServer
 
 from multihead.config.training import Config
 from multihead.errors import ConfigError
+from multihead.records import CSVMetrics, Events
 from multihead.tracking import (
-    CSVMetrics,
-    Events,
     WandbMetrics,
     build_loggers,
     finish,
@@ -78,7 +77,7 @@ def test_resumed_csv_neither_loses_nor_doubles_rows(tmp_path):
 
 def test_csv_survives_sigkill_at_any_moment(tmp_path):
     code = """
-        import sys; from pathlib import Path; from multihead.tracking import CSVMetrics
+        import sys; from pathlib import Path; from multihead.records import CSVMetrics
         logger = CSVMetrics(Path(sys.argv[1]))
         print("ready", flush=True)
         for step in range(1, 10**6):
@@ -400,8 +399,8 @@ def test_a_finished_run_is_sent_afterwards_with_its_whole_curve(run_dir, monkeyp
     import wandb
     from trial import train
 
+    from multihead.records import read_metrics
     from multihead.sweeping.upload import send_run
-    from multihead.tracking import read_metrics
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_RUN_GROUP", "mine")

@@ -10,7 +10,7 @@ import glob
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError, DataError
 
 MAX_JSON_BYTES = 50_000_000
+NOT_RUNS = ("checkpoints", "model", "wandb", "tensorboard", "pictures", "vocabulary")
+"""Folders inside a run."""
 NO_MATTER = frozenset({
     "seed", "run_dir", "resume", "logger", "plugin", "accelerator", "devices", "strategy", "num_nodes",
     "data.root", "data.cache", "data.num_workers", "data.eval_tokens",
@@ -117,6 +119,16 @@ class Capsule:
             except (ValueError, KeyError, csv.Error) as error:
                 raise DataError(str(path), f"cannot be read ({error})", "copy the run again") from None
         return [point for point in points if all(map(math.isfinite, point))]
+
+
+def run_dirs(folder: Path) -> Iterator[Path]:
+    """Every directory at or below ``folder`` that has a run's config.yaml and environment.json, in order of names."""
+    for here, names, files in os.walk(folder):
+        if "config.yaml" in files and "environment.json" in files:
+            names[:] = ()
+            yield Path(here)
+        else:
+            names[:] = sorted(name for name in names if name not in NOT_RUNS and not name.startswith("."))
 
 
 def _json(path: Path) -> dict[str, Any]:

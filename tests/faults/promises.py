@@ -57,7 +57,7 @@ def typed_secrets(bench):
     ]
     words += ["data.root=AKIAIOSFODNN7EXAMPLE", "data.hub=ghp_0123456789abcdefghijABCDEFGHIJ012345"]
     for word in words:
-        done = bench.main("train", "task=lm", word)
+        done = bench.main("train", "task=lm", "debug=smoke", f"run_dir={bench.folder / 'run'}", word)
         told = done.expect(2, "looks like a secret")
         assert not any(part in done.err for part in ("hunter2", *SECRETS.values(), "AKIAI", "ghp_")), done.err
     bench.file("conf/experiment/mine.yaml", f"# @package _global_\ndata: {{url: {{x: '{address}'}}}}\n")

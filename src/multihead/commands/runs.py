@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from multihead.commands.diff import MAX_JSON_BYTES
+from multihead.capsules import MAX_JSON_BYTES, run_dirs
 from multihead.config.keys import Key, find, flatten, leaf_keys, nearest_name, unknown_key
 from multihead.config.task import TASKS
 from multihead.config.yaml_file import load_yaml
@@ -27,8 +27,6 @@ SORTS = ("date", "metric", "time", "size", "steps", "parameters")
 FORMATS = ("table", "jsonl")
 SHORT = {"task": "task.name", "data": "data.name"}
 """Words for groups, whose choice a run's configuration holds as a name."""
-NOT_RUNS = ("checkpoints", "model", "wandb", "tensorboard", "pictures", "vocabulary")
-"""Folders inside a run."""
 
 
 @dataclass
@@ -117,16 +115,6 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
     if not options["limit"].isdigit():
         raise ConfigError("limit", f"must be a whole number, not {options['limit']!r}", "limit=20")
     return options, wanted
-
-
-def run_dirs(folder: Path) -> Iterator[Path]:
-    """Every directory at or below ``folder`` that has a run's config.yaml and environment.json, in order of names."""
-    for here, names, files in os.walk(folder):
-        if "config.yaml" in files and "environment.json" in files:
-            names[:] = ()
-            yield Path(here)
-        else:
-            names[:] = sorted(name for name in names if name not in NOT_RUNS and not name.startswith("."))
 
 
 def read(folder: Path) -> tuple[Listed, dict[str, Any]]:

@@ -128,7 +128,8 @@ def run_rank(job: Mapping[str, Any], heartbeat: L.Callback) -> int:
 def _train(composition: Composition, job: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """The whole of a run: prepare, build, fit, test, write the result."""
     from multihead.progress import LIBRARIES, open_log
-    from multihead.tracking import Events, quiet_lightning
+    from multihead.records import Events
+    from multihead.tracking import quiet_lightning
     from multihead.transfer import as_rows, copy_weights, transfer_table
 
     quiet_lightning()

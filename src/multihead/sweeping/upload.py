@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from multihead.commands.runs import run_dirs
+from multihead.capsules import run_dirs
 from multihead.config.sweep import Sweep
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import MachineError
@@ -55,7 +55,8 @@ def send_run(run_dir: Path, failed: bool = False) -> None:
             raise MachineError(str(folder), f"wandb sync failed ({said[0][:200]})", "wandb login, then to=wandb again")
     if recorded or list(run_dir.glob("wandb/run-*")):
         return
-    from multihead.tracking import WandbMetrics, read_metrics, start_wandb
+    from multihead.records import read_metrics
+    from multihead.tracking import WandbMetrics, start_wandb
 
     tree = load_yaml(run_dir / "config.yaml")
     run = start_wandb(run_dir, tree)

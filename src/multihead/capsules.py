@@ -59,9 +59,9 @@ class Capsule:
         if not (folder / "result.json").is_file():
             fix = f"finish it by resume={path}, or leave it out"
             raise ConfigError("runs", f"{path} has no result.json: the run did not get to its end", fix)
-        environment = _json(folder / "environment.json")
+        environment = read_json(folder / "environment.json")
         data = environment.get("data")
-        return cls(path, load_yaml(folder / "config.yaml"), _json(folder / "result.json"), dict(data or {}))
+        return cls(path, load_yaml(folder / "config.yaml"), read_json(folder / "result.json"), dict(data or {}))
 
     @property
     def task(self) -> str:
@@ -131,7 +131,12 @@ def run_dirs(folder: Path) -> Iterator[Path]:
             names[:] = sorted(name for name in names if name not in NOT_RUNS and not name.startswith("."))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds a mapping.
+
+    Raises:
+        CheckpointError: It is missing, too large, or holds something else.
+    """
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(str(path), f"larger than {MAX_JSON_BYTES} bytes")

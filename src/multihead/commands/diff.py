@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead.capsules import read_json
 from multihead.commands.explain import take
 from multihead.config.keys import flatten
 from multihead.config.yaml_file import load_yaml
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FILES = {"configuration": "config.yaml", "environment": "environment.json", "result": "result.json"}
-MAX_JSON_BYTES = 50_000_000
 ABSENT = "-"
 METRICS = "metrics.csv"
 
@@ -94,15 +93,9 @@ def _so_far(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.suffix == ".yaml":
-        content = load_yaml(path)
-    else:
-        try:
-            if path.stat().st_size > MAX_JSON_BYTES:
-                raise CheckpointError(str(path), f"larger than {MAX_JSON_BYTES} bytes")
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(str(path), f"not readable as JSON: {error}") from error
+    if path.suffix != ".yaml":
+        return read_json(path)
+    content = load_yaml(path)
     if not isinstance(content, dict):
         raise CheckpointError(str(path), "must be a mapping of keys to values")
     return content

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from multihead.capsules import MAX_JSON_BYTES, run_dirs
+from multihead.capsules import read_json, run_dirs
 from multihead.config.keys import Key, find, flatten, leaf_keys, nearest_name, unknown_key
 from multihead.config.task import TASKS
 from multihead.config.yaml_file import load_yaml
@@ -184,18 +184,8 @@ def _same(value: Any, wanted: Any) -> bool:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """A JSON mapping; empty where there is no file."""
-    try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(str(file), f"larger than {MAX_JSON_BYTES} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(str(file), f"not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(str(file), "must be a mapping")
-    return content
+    """A mapping; empty where there is no file."""
+    return read_json(file) if file.is_file() else {}
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

@@ -24,6 +24,7 @@ from multihead.tracking import (
     WandbMetrics,
     build_loggers,
     finish,
+    log_picture,
     log_samples,
     log_table,
     quiet_lightning,
@@ -362,9 +363,13 @@ def test_tensorboard_reads_back(tmp_path):
     loggers = build_loggers(Config(logger="tensorboard"), tmp_path, {})
     for logger in loggers:
         logger.log_metrics({"train/loss": 2.5}, 20)
+    image = pytest.importorskip("matplotlib.image")
+    image.imsave(tmp_path / "map.png", [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]], cmap="Blues")
+    log_picture(loggers, 30, "attention", tmp_path / "map.png")
     finish(loggers, 0)
     events = accumulators.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(20, 2.5)]
+    assert [(event.step, event.height, event.width) for event in events.Images("attention")] == [(30, 2, 3)]
 
 
 def test_tensorboard_missing_is_one_clear_line(tmp_path, monkeypatch):

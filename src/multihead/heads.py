@@ -55,7 +55,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     passes over memory, and no [N, V] array. Logits and sums are in float32 whatever the matrices are multiplied in.
     """
 
-    ROWS = 256
+    ROWS = 512
 
     @staticmethod
     def forward(
@@ -70,16 +70,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(labels), _ChunkedCrossEntropy.ROWS):
             part = slice(start, start + _ChunkedCrossEntropy.ROWS)
             label = labels[part, None]
-            logits = (rows[part] @ matrix.T).to(exact)
-            log_sum = logits.logsumexp(1, keepdim=True)
-            total += log_sum.sum() - (1 - smoothing) * logits.gather(1, label).sum()
+            log_probs = torch.log_softmax(rows[part] @ matrix.T, 1, exact)
+            total -= (1 - smoothing) * log_probs.gather(1, label).sum()
             if smoothing:
-                total -= spread * logits.sum()
-            grad = logits.sub_(log_sum).exp_()  # softmax; minus the one-hot target; the even spread comes off below
-            grad.scatter_add_(1, label, torch.full_like(log_sum, smoothing - 1))
+                total -= spread * log_probs.sum()
+            grad = log_probs.exp_()  # softmax; minus the one-hot target; the even spread comes off below
+            grad.scatter_add_(1, label, grad.new_full(label.shape, smoothing - 1))
             grad = grad.to(dtype)
             grad_hidden[part] = grad @ matrix
-            grad_weight += grad.T @ rows[part]
+            if dtype == exact:
+                grad_weight.addmm_(grad.T, rows[part])
+            else:
+                grad_weight += grad.T @ rows[part]
         if smoothing:
             grad_hidden -= spread * weight.sum(0)
             grad_weight -= spread * hidden.sum(0)

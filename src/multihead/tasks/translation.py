@@ -144,7 +144,6 @@ class TranslationTask(Task):
             for hypotheses in self.translate(texts, decoding)
         ]
 
-    @torch.inference_mode()
     def translate(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[tuple[str, Hypothesis]]]:
         """Translations of ``texts``, in order, each with ``decoding.num_return_sequences`` hypotheses, best first.
 
@@ -156,8 +155,17 @@ class TranslationTask(Task):
         if decoding.do_sample:
             what = "draws continuations of a language model; here outputs are searched for"
             raise ConfigError("decoding.do_sample", what, "decoding.num_beams=5")
-        results: list[list[tuple[str, Hypothesis]]] = [[("", Hypothesis([], 0.0, 0.0))] for _ in texts]
         ids = self.tokenizers["source"].encode_batch(list(texts))
+        tokenizer = self.tokenizers["target"]
+        return [
+            list(zip(tokenizer.decode_batch([h.ids for h in hypotheses]), hypotheses, strict=True))
+            for hypotheses in self.search(ids, decoding)
+        ]
+
+    @torch.inference_mode()
+    def search(self, ids: Sequence[Sequence[int]], decoding: DecodingConfig) -> list[list[Hypothesis]]:
+        """Hypotheses for source ids without marks, in order, best first; rows of like length are decoded together."""
+        results = [[Hypothesis([], 0.0, 0.0)] for _ in ids]
         limit = self.limits()["source"]
         ids = [row[:limit] for row in ids]
         order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: (-len(ids[i]), i))
@@ -167,8 +175,7 @@ class TranslationTask(Task):
             count = max(1, room // (len(ids[order[start]]) + 1) // max(1, decoding.num_beams // 2))
             chosen = order[start : start + count]
             for i, hypotheses in zip(chosen, self._generate([ids[i] for i in chosen], decoding), strict=True):
-                outputs = self.tokenizers["target"].decode_batch([h.ids for h in hypotheses])
-                results[i] = list(zip(outputs, hypotheses, strict=True))
+                results[i] = hypotheses
             start += count
         return results
 

@@ -1,0 +1,133 @@
+"""Contestants as processes in environments of their own, one of them at work at a time, in rounds A B C A B C.
+
+Each contestant is a script in ``benchmarks/peers/`` that answers requests by `peers/pace.py`. Environments are made
+where they are missing, below MULTIHEAD_PEERS or ``~/.cache/multihead/peers``, from pinned versions.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+TORCH = "torch==2.13.0"
+PACKAGES = {
+    "huggingface": (TORCH, "transformers==5.23.0", "accelerate==1.15.0"),
+    "joeynmt": (TORCH, "joeynmt==2.3.0", "importlib-metadata"),
+    "x_transformers": (TORCH, "x-transformers==2.31.10"),
+    "ctranslate2": ("ctranslate2==4.8.5",),
+}
+"""Of the environments, numpy beside them; ``own`` is the environment that the benchmark runs in."""
+
+
+@dataclass
+class Contestant:
+    """Someone who can do the work."""
+
+    name: str
+    script: str
+    environment: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def python_of(environment: str) -> str:
+    """The interpreter of an environment, which is made where it is missing."""
+    if environment == "own":
+        return sys.executable
+    root = Path(os.environ.get("MULTIHEAD_PEERS") or Path.home() / ".cache/multihead/peers")
+    folder = root / environment
+    python, made = folder / "bin" / "python", folder / "made.json"
+    packages = [*PACKAGES[environment], "numpy"]
+    if not made.is_file() or json.loads(made.read_text()) != packages:
+        print(f"making the environment {environment}: {' '.join(packages)}", flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+        made.write_text(json.dumps(packages))
+    return str(python)
+
+
+class Process:
+    """One contestant at work.
+
+    Args:
+        contestant: Who.
+        folder: Holds settings.json and the data; the contestant's log goes there.
+    """
+
+    def __init__(self, contestant: Contestant, folder: Path):
+        self.name, self.log = contestant.name, folder / f"{contestant.name.replace(' ', '_').replace('/', '_')}.log"
+        mine = contestant.settings | {"name": self.log.stem}
+        words = [python_of(contestant.environment), str(HERE / "peers" / contestant.script), str(folder), json.dumps(mine)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log.open("w"), "text": True}
+        self._process = subprocess.Popen(words, cwd=folder, **pipes)
+        self.about = self._read()["about"]
+
+    def work(self, seconds: float) -> dict[str, Any]:
+        """Lets it work for about so many seconds; its answer."""
+        self._process.stdin.write(json.dumps({"seconds": seconds}) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended: {self.log.read_text()[-2000:]}")
+        return json.loads(line)
+
+    def end(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.wait()
+
+
+def contest(
+    contestants: Sequence[Contestant], folder: Path, rounds: int, seconds: float, warm_up: float
+) -> dict[str, dict[str, Any]]:
+    """What each contestant says of itself, and its units per second in each round.
+
+    Args:
+        contestants: In the order of a round.
+        folder: Holds settings.json and the data.
+        rounds: Counted rounds.
+        seconds: Of work in a round.
+        warm_up: Seconds of work beforehand, which are not counted.
+    """
+    processes: dict[str, Process] = {}
+    try:
+        for contestant in contestants:
+            processes[contestant.name] = Process(contestant, folder)
+            processes[contestant.name].work(warm_up)
+        speeds: dict[str, list[float]] = {name: [] for name in processes}
+        answers: dict[str, dict[str, Any]] = {}
+        for _ in range(rounds):
+            for name, process in processes.items():
+                answers[name] = process.work(seconds)
+                speeds[name].append(answers[name]["units"] / answers[name]["seconds"])
+    finally:
+        for process in processes.values():
+            process.end()
+    return {
+        name: {**process.about, "speeds": speeds[name], "median": statistics.median(speeds[name]), "last": answers[name]}
+        for name, process in processes.items()
+    }
+
+
+def table(title: str, unit: str, results: dict[str, dict[str, Any]]) -> str:
+    """Markdown: medians, spread, and the first contestant's ratio to each other one."""
+    lines = [f"**{title}**", "", f"| | {unit} a second | rounds | ratio | settings |", "| --- | --: | --- | --: | --- |"]
+    first = next(iter(results.values()))["median"]
+    for name, result in results.items():
+        spread = f"{min(result['speeds']):,.0f} to {max(result['speeds']):,.0f}"
+        about = ", ".join(
+            str(result[key]) for key in ("version", "batch", "attention", "search") if result.get(key) is not None
+        )
+        parameters = f", {result['parameters']:,} parameters" if result.get("parameters") else ""
+        ratio = first / result["median"]
+        lines.append(f"| {name} | {result['median']:,.0f} | {spread} | {ratio:.2f} | {about}{parameters} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,48 @@
+"""What the contestants of decoding share: inputs, weights, and passes over the test set. Needs numpy only."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from pace import Pace
+
+
+class TestSet:
+    """Source ids, and the file that the outputs go to.
+
+    Args:
+        folder: Holds ``sources.json`` and ``weights.npz``.
+        name: The contestant's.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.sources: list[list[int]] = json.loads((folder / "sources.json").read_text())
+        self._file = folder / f"{name}.outputs.json"
+
+    def serve(self, pace: Pace, batch: int, search: Callable[[list[list[int]]], Sequence[Sequence[int]]]) -> None:
+        """Decodes all sources, longest first in batches of so many, again and again.
+
+        ``search`` takes source ids without marks and returns target ids without marks.
+        """
+        order = sorted(range(len(self.sources)), key=lambda i: -len(self.sources[i]))
+        pace.ready()
+        while True:
+            outputs: list[list[int]] = [[] for _ in order]
+            for start in range(0, len(order), batch):
+                chosen = order[start : start + batch]
+                for i, ids in zip(chosen, search([self.sources[i] for i in chosen]), strict=True):
+                    outputs[i] = [int(token) for token in ids]
+            self._file.write_text(json.dumps(outputs))
+            pace.step(len(order))
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    """Multihead's parameters by name, and ``sinusoids``."""
+    return dict(np.load(folder / "weights.npz"))
+
+
+def until_end(ids: Sequence[int], eos: int, drop: Sequence[int]) -> list[int]:
+    """The ids before the end mark, without those to drop."""
+    ids = list(ids)
+    return [token for token in (ids[: ids.index(eos)] if eos in ids else ids) if token not in drop]

@@ -1,0 +1,82 @@
+"""Hugging Face ``generate`` with Multihead's weights: Pegasus has the same norms, positions and tied embeddings.
+
+Marian, which the benchmark of training has, is the same code with norms after the sums.
+"""
+
+import torch
+import transformers
+from decoding import TestSet, until_end, weights
+from pace import Pace, settings
+
+
+def pegasus(s: dict, state: dict[str, torch.Tensor]) -> transformers.PegasusForConditionalGeneration:
+    """The model, our parameters in it."""
+    config = transformers.PegasusConfig(
+        vocab_size=s["vocab_size"],
+        d_model=s["d_model"],
+        encoder_layers=s["num_encoder_layers"],
+        decoder_layers=s["num_decoder_layers"],
+        encoder_attention_heads=s["num_heads"],
+        decoder_attention_heads=s["num_heads"],
+        encoder_ffn_dim=s["d_ff"],
+        decoder_ffn_dim=s["d_ff"],
+        max_position_embeddings=s["max_len"],
+        activation_function="relu",
+        scale_embedding=True,
+        pad_token_id=s["pad"],
+        bos_token_id=s["bos"],
+        eos_token_id=s["eos"],
+        decoder_start_token_id=s["bos"],
+        forced_eos_token_id=None,
+    )
+    model = transformers.PegasusForConditionalGeneration(config).eval()
+    names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
+    renamed = {"model.shared.weight": state["encoder.embedding.weight"]}
+    for name, value in state.items():
+        stack, _, rest = name.partition(".")
+        if rest.startswith("layers."):
+            rest = rest.replace("feed_forward_norm", "final_layer_norm").replace("feed_forward.up", "fc1")
+            rest = rest.replace("feed_forward.down", "fc2").replace("cross_attention", "encoder_attn")
+            rest = rest.replace("self_attention", "self_attn").replace("attn_norm", "attn_layer_norm")
+            for ours, theirs in names.items():
+                rest = rest.replace(f".{ours}.", f".{theirs}.")
+            renamed[f"model.{stack}.{rest}"] = value
+        elif rest.startswith("norm."):
+            renamed[f"model.{stack}.layer_{rest}"] = value
+    for stack in ("encoder", "decoder"):
+        renamed[f"model.{stack}.embed_positions.weight"] = state["sinusoids"]
+    missing, unexpected = model.load_state_dict(renamed, strict=False)
+    model.tie_weights()
+    assert not unexpected, unexpected
+    assert all("embed_tokens" in name or "lm_head" in name or "final_logits_bias" in name for name in missing), missing
+    return model
+
+
+def main() -> None:
+    """Decodes for as long as the benchmark asks for it."""
+    s, folder = settings()
+    torch.set_num_threads(s["threads"])
+    model = pegasus(s, {name: torch.from_numpy(value) for name, value in weights(folder).items()})
+    pace = Pace(version=f"transformers {transformers.__version__}", attention=model.config._attn_implementation)
+    pace.say(search=f"sorted by length, batches of {s['batch']}, early_stopping=never", threads=torch.get_num_threads())
+
+    @torch.inference_mode()
+    def search(rows: list[list[int]]) -> list[list[int]]:
+        source = torch.nn.utils.rnn.pad_sequence([torch.tensor([*row, s["eos"]]) for row in rows], True, s["pad"])
+        outputs = model.generate(
+            input_ids=source,
+            attention_mask=(source != s["pad"]).long(),
+            num_beams=s["num_beams"],
+            length_penalty=s["length_penalty"],
+            early_stopping="never",
+            max_new_tokens=2 * max(map(len, rows)) + 10,
+            do_sample=False,
+            suppress_tokens=s["forbidden"],
+        )
+        return [until_end(row[1:], s["eos"], [s["pad"]]) for row in outputs.tolist()]
+
+    TestSet(folder, s["name"]).serve(pace, s["batch"], search)
+
+
+if __name__ == "__main__":
+    main()

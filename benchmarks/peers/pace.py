@@ -1,0 +1,64 @@
+"""A contestant's side of a contest: works only while the benchmark asks for it, and says what it did and how long it took.
+
+Needs nothing but the standard library, since each contestant runs in an environment of its own. The benchmark writes
+``{"seconds": 10}`` to standard input; the contestant works until so many seconds are over, ends the step that it is
+in, and answers ``{"units": 12345, "seconds": 10.2}``. An empty line or the end of the input ends it.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Pace:
+    """Reads requests and answers them; whatever else the contestant prints goes to standard error.
+
+    Args:
+        about: What the benchmark's report should say of the contestant: version, parameters, settings.
+    """
+
+    def __init__(self, **about: Any):
+        self._out = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        self._about = about
+        self._started = 0.0
+        self._asked = 0.0
+        self._units = 0
+
+    def say(self, **about: Any) -> None:
+        """Adds to what the report says."""
+        self._about |= about
+
+    def ready(self) -> None:
+        """Says that all is prepared, and waits for the first request."""
+        print(json.dumps({"about": self._about}), file=self._out)
+        self._wait()
+
+    def step(self, units: int) -> None:
+        """To be called after each step, with the units of work (say, real target tokens) that it did."""
+        self._units += units
+        seconds = time.perf_counter() - self._started
+        if seconds >= self._asked:
+            print(json.dumps({"units": self._units, "seconds": seconds}), file=self._out)
+            self._wait()
+
+    def _wait(self) -> None:
+        line = sys.stdin.readline().strip()
+        if not line:
+            os._exit(0)  # a library's own cleaning up could take minutes
+        self._asked = float(json.loads(line)["seconds"])
+        self._units = 0
+        self._started = time.perf_counter()
+
+
+current: Pace | None = None
+"""That of the process, where its maker and its user share no other variable."""
+
+
+def settings() -> tuple[dict[str, Any], Path]:
+    """What the benchmark asks of this contestant, and the folder where it put the data."""
+    folder = Path(sys.argv[1])
+    return json.loads((folder / "settings.json").read_text()) | json.loads(sys.argv[2]), folder

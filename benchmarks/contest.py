@@ -63,7 +63,12 @@ class Process:
     def __init__(self, contestant: Contestant, folder: Path):
         self.name, self.log = contestant.name, folder / f"{contestant.name.replace(' ', '_').replace('/', '_')}.log"
         mine = contestant.settings | {"name": self.log.stem}
-        words = [python_of(contestant.environment), str(HERE / "peers" / contestant.script), str(folder), json.dumps(mine)]
+        words = [
+            python_of(contestant.environment),
+            str(HERE / "peers" / contestant.script),
+            str(folder),
+            json.dumps(mine),
+        ]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.log.open("w"), "text": True}
         self._process = subprocess.Popen(words, cwd=folder, **pipes)
         self.about = self._read()["about"]
@@ -75,10 +80,10 @@ class Process:
         return self._read()
 
     def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended: {self.log.read_text()[-2000:]}")
-        return json.loads(line)
+        for line in self._process.stdout:
+            if line.startswith("{"):  # else it is chatter from before it knew better
+                return json.loads(line)
+        raise SystemExit(f"{self.name} ended: {self.log.read_text()[-2000:]}")
 
     def end(self) -> None:
         """Ends it."""
@@ -113,21 +118,29 @@ def contest(
         for process in processes.values():
             process.end()
     return {
-        name: {**process.about, "speeds": speeds[name], "median": statistics.median(speeds[name]), "last": answers[name]}
+        name: {
+            **process.about,
+            "speeds": speeds[name],
+            "median": statistics.median(speeds[name]),
+            "last": answers[name],
+        }
         for name, process in processes.items()
     }
 
 
 def table(title: str, unit: str, results: dict[str, dict[str, Any]]) -> str:
     """Markdown: medians, spread, and the first contestant's ratio to each other one."""
-    lines = [f"**{title}**", "", f"| | {unit} a second | rounds | ratio | settings |", "| --- | --: | --- | --: | --- |"]
+    lines = [
+        f"**{title}**",
+        "",
+        f"| | {unit} a second | rounds | ratio | settings |",
+        "| --- | --: | --- | --: | --- |",
+    ]
     first = next(iter(results.values()))["median"]
     for name, result in results.items():
         spread = f"{min(result['speeds']):,.0f} to {max(result['speeds']):,.0f}"
-        about = ", ".join(
-            str(result[key]) for key in ("version", "batch", "attention", "search") if result.get(key) is not None
-        )
-        parameters = f", {result['parameters']:,} parameters" if result.get("parameters") else ""
+        about = [str(result[key]) for key in ("version", "batch", "attention", "search") if key in result]
+        about += [f"{result['parameters']:,} parameters"] if "parameters" in result else []
         ratio = first / result["median"]
-        lines.append(f"| {name} | {result['median']:,.0f} | {spread} | {ratio:.2f} | {about}{parameters} |")
+        lines.append(f"| {name} | {result['median']:,.0f} | {spread} | {ratio:.2f} | {', '.join(about)} |")
     return "\n".join(lines) + "\n"

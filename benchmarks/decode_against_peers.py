@@ -1,6 +1,7 @@
 """Decoding speed against peers with the same weights: sentences per second of a beam search over the test set.
 
-    python benchmarks/decode_against_peers.py run=RUN [beams=5] [rounds=3] [threads=2] [sentences=0] [peers=all] [out=FILE]
+    python benchmarks/decode_against_peers.py run=RUN [beams=5] [rounds=3] [threads=2] [sentences=0] [peers=all]
+        [out=FILE]
 
 RUN is a capsule of translation with the paper's layers (norms before the sub-layers, sinusoids, ReLU, LayerNorm, shared
 embeddings), which all peers can hold. All search with the same beams over the same source ids without a length penalty
@@ -64,7 +65,12 @@ def export(run: str, folder: Path, quantization: str) -> str:
 def with_best_batch(contestant: Contestant, folder: Path) -> Contestant:
     """The contestant with the batch size that is fastest in one pass."""
     tries = [
-        Contestant(f"{contestant.name} {size}", contestant.script, contestant.environment, contestant.settings | {"batch": size})
+        Contestant(
+            f"{contestant.name} {size}",
+            contestant.script,
+            contestant.environment,
+            contestant.settings | {"batch": size},
+        )
         for size in TRIED[contestant.script]
     ]
     found = contest(tries, folder, 1, 0.0, 0.0)
@@ -91,11 +97,15 @@ def main() -> None:
         if settings["peers"] == "all" or "ctranslate2" in settings["peers"]:
             for quantization in ("float32", "int8"):
                 exported = {"model": export(settings["run"], folder, quantization)}
-                peers.append(Contestant(f"CTranslate2 {quantization}", "ctranslate2_decode.py", "ctranslate2", exported))
+                peers.append(
+                    Contestant(f"CTranslate2 {quantization}", "ctranslate2_decode.py", "ctranslate2", exported)
+                )
             (folder / "tokens.json").write_text(json.dumps(tokens_of(folder)))
         if settings["peers"] != "all":
             peers = [peer for peer in peers if any(chosen in peer.script for chosen in settings["peers"].split(","))]
-        results = contest([ours, *(with_best_batch(peer, folder) for peer in peers)], folder, settings["rounds"], 0.0, 0.0)
+        results = contest(
+            [ours, *(with_best_batch(peer, folder) for peer in peers)], folder, settings["rounds"], 0.0, 0.0
+        )
         compare_outputs(results, loaded, references, folder)
     print("\n" + table(f"beam {settings['beams']}", "sentences", results), flush=True)
     if settings["out"]:

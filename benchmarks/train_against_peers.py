@@ -5,8 +5,8 @@
 
 Translation is of Multi30k (MULTIHEAD_DATA), by ``model=tiny`` and ``model=small``; language modelling (``task=lm``) of
 tiny Shakespeare's characters, in nanoGPT's CPU setting (``sizes=nanogpt_cpu``) and with 10 million parameters
-(``sizes=10m``). All have the same sizes (parameters within 1 %), dropout in the same places, cross-entropy without label
-smoothing, AdamW and clipping. Multihead is ``python train.py`` with Lightning's loop, metrics.csv and progress.
+(``sizes=10m``). All have the same sizes (parameters within 1 %), dropout in the same places, cross-entropy without
+label smoothing, AdamW and clipping. Multihead is ``python train.py`` with Lightning's loop, metrics.csv and progress.
 Peers have the batches that their users would set, and their best: of the sizes in ``TRIED`` the fastest in a short try.
 Every contestant is a process in an environment of its own, and only one works at a time.
 """
@@ -43,7 +43,12 @@ TRIED = {"hf": (16, 32, 64, 128), "joeynmt": (1024, 2048, 4096)}
 def words_of(size: str, precision: str) -> list[str]:
     """Multihead's words for a size."""
     words = SIZES[size] + (LM if size in ("nanogpt_cpu", "10m") else ["task.label_smoothing=0.0"])
-    return [*words, "trainer.gradient_clip_val=1.0", f"precision={'bf16-mixed' if precision == 'bf16' else '32-true'}"]
+    return [
+        *words,
+        "optim=adamw",
+        "trainer.gradient_clip_val=1.0",
+        f"precision={'bf16-mixed' if precision == 'bf16' else '32-true'}",
+    ]
 
 
 def lay_out(composition: Composition, folder: Path, settings: dict[str, Any]) -> None:
@@ -87,7 +92,10 @@ def field_of(size: str, folder: Path, settings: dict[str, Any]) -> list[Contesta
         if settings["precision"] == "fp32":  # on a CPU JoeyNMT has nothing else
             peers.append(best("JoeyNMT, best batches", "joeynmt", folder, settings))
     chosen = settings["peers"]
-    return [ours, *(peer for peer in peers if peer and (chosen == "all" or any(c in peer.script for c in chosen.split(","))))]
+    return [
+        ours,
+        *(peer for peer in peers if peer and (chosen == "all" or any(c in peer.script for c in chosen.split(",")))),
+    ]
 
 
 def best(name: str, peer: str, folder: Path, settings: dict[str, Any]) -> Contestant | None:
@@ -116,8 +124,13 @@ def main() -> None:
             folder = Path(name)
             lay_out(compose(words_of(size, settings["precision"])), folder, settings)
             contestants = field_of(size, folder, settings)
-            results[size] = contest(contestants, folder, settings["rounds"], settings["seconds"], settings["seconds"] / 2)
-        print("\n" + table(f"{settings['task']}, {size}, {settings['precision']}", "real target tokens", results[size]), flush=True)
+            results[size] = contest(
+                contestants, folder, settings["rounds"], settings["seconds"], settings["seconds"] / 2
+            )
+        print(
+            "\n" + table(f"{settings['task']}, {size}, {settings['precision']}", "real target tokens", results[size]),
+            flush=True,
+        )
     if settings["out"]:
         Path(settings["out"]).write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""Hugging Face transformers' Trainer: a Marian model for translation, GPT-2 for language modelling, both from scratch."""
+"""Hugging Face's Trainer: a Marian model for translation, GPT-2 for language modelling, both from scratch."""
 
 import tempfile
 
@@ -161,7 +161,9 @@ class CountingTrainer(transformers.Trainer):
 
     def training_step(self, model, inputs, *rest):
         labels = inputs["labels"]  # of blocks, GPT-2 does not score the first token
-        self.paced.tokens += labels.numel() - len(labels) if "decoder_input_ids" not in inputs else int((labels != -100).sum())
+        self.paced.tokens += (
+            labels.numel() - len(labels) if "decoder_input_ids" not in inputs else int((labels != -100).sum())
+        )
         return super().training_step(model, inputs, *rest)
 
     def _get_train_sampler(self, train_dataset=None):

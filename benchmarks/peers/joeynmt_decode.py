@@ -31,7 +31,9 @@ def build(s: dict, state: dict[str, torch.Tensor], places: list[int]) -> nn.Modu
             for ours, theirs in norms[side].items():
                 rest = rest.replace(ours, theirs)
             rest = rest.replace("feed_forward_norm", "feed_forward.layer_norm")
-            rest = rest.replace("feed_forward.up", "feed_forward.pwff_layer.0").replace("feed_forward.down", "feed_forward.pwff_layer.3")
+            rest = rest.replace("feed_forward.up", "feed_forward.pwff_layer.0").replace(
+                "feed_forward.down", "feed_forward.pwff_layer.3"
+            )
             rest = rest.replace("cross_attention", "src_trg_att")
             rest = rest.replace("self_attention", "src_src_att" if side == "encoder" else "trg_trg_att")
             for ours, theirs in names.items():

@@ -1,4 +1,4 @@
-"""JoeyNMT (Kreutzer et al. 2019, arXiv:1907.12484) by its own training loop, with the same tokens as words of a file."""
+"""JoeyNMT (Kreutzer et al. 2019, arXiv:1907.12484) by its own loop, with the same tokens as words of a file."""
 
 import logging
 import os
@@ -37,7 +37,13 @@ def stack(s: dict, layers: int) -> dict:
 
 def side(folder: Path, name: str) -> dict:
     """The data of one side."""
-    return {"lang": name, "level": "word", "voc_file": str(folder / "vocab.txt"), "lowercase": False, "max_length": 1000}
+    return {
+        "lang": name,
+        "level": "word",
+        "voc_file": str(folder / "vocab.txt"),
+        "lowercase": False,
+        "max_length": 1000,
+    }
 
 
 def configuration(s: dict, folder: Path) -> dict:

@@ -44,5 +44,9 @@ if __name__ == "__main__":
     asked, folder = pace.settings()
     pace.current = pace.Pace(version="this checkout")
     words = [*asked["words"], f"plugin={__file__}", f"run_dir={folder}/run_{asked['name']}", "logger=none"]
-    never = ["trainer.max_steps=1000000", "trainer.val_every_n_steps=1000000", "trainer.checkpoint_every_n_steps=1000000"]
+    never = [
+        "trainer.max_steps=1000000",
+        "trainer.val_every_n_steps=1000000",
+        "trainer.checkpoint_every_n_steps=1000000",
+    ]
     multihead.train([*words, *never])

@@ -1,4 +1,4 @@
-"""A contestant's side of a contest: works only while the benchmark asks for it, and says what it did and how long it took.
+"""A contestant's side of a contest: works while the benchmark asks for it, and says what it did in what time.
 
 Needs nothing but the standard library, since each contestant runs in an environment of its own. The benchmark writes
 ``{"seconds": 10}`` to standard input; the contestant works until so many seconds are over, ends the step that it is

@@ -1,4 +1,4 @@
-"""A plain loop around `torch.nn.Transformer`, as tutorials have it: shuffled sentences, padded to the longest of a batch."""
+"""A plain loop around `torch.nn.Transformer`, as in tutorials: shuffled sentences, padded to the longest of a batch."""
 
 import math
 
@@ -48,7 +48,9 @@ class PlainTransformer(nn.Module):
         return F.linear(hidden, self.embedding.weight)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        return self.dropout(self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + self.positions[: ids.size(1)])
+        return self.dropout(
+            self.embedding(ids) * math.sqrt(self.embedding.embedding_dim) + self.positions[: ids.size(1)]
+        )
 
 
 def sinusoids(length: int, width: int) -> Tensor:

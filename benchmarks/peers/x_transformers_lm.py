@@ -31,7 +31,9 @@ def main() -> None:
         ),
     ).train()
     ids = torch.from_numpy(np.load(folder / "ids.npy").astype(np.int64))
-    optimizer = torch.optim.AdamW(model.parameters(), s["lr"], betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), s["lr"], betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True
+    )
     pace = Pace(version=f"x-transformers {version('x-transformers')}")
     pace.say(parameters=sum(p.numel() for p in model.parameters()), threads=torch.get_num_threads())
     pace.say(batch=f"{s['batch']} random windows, fused AdamW")

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multihead.kernels import product
+
 
 class VocabularyHead(nn.Module):
     """Hidden states to logits: the last linear map of section 3.4 of the paper (arXiv:1706.03762), without bias.
@@ -70,14 +72,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(labels), _ChunkedCrossEntropy.ROWS):
             part = slice(start, start + _ChunkedCrossEntropy.ROWS)
             label = labels[part, None]
-            log_probs = torch.log_softmax(rows[part] @ matrix.T, 1, exact)
+            log_probs = torch.log_softmax(product(rows[part], matrix), 1, exact)
             total -= (1 - smoothing) * log_probs.gather(1, label).sum()
             if smoothing:
                 total -= spread * log_probs.sum()
             grad = log_probs.exp_()  # softmax; minus the one-hot target; the even spread comes off below
             grad.scatter_add_(1, label, grad.new_full(label.shape, smoothing - 1))
             grad = grad.to(dtype)
-            grad_hidden[part] = grad @ matrix
+            grad_hidden[part] = product(grad, matrix.T)
             if dtype == exact:
                 grad_weight.addmm_(grad.T, rows[part])
             else:

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from multihead.config.check import require
 from multihead.config.model import ModelConfig
+from multihead.kernels import attend
 
 
 class Transformer(nn.Module):
@@ -333,26 +334,11 @@ class MultiHeadAttention(nn.Module):
         if key.size(0) != batch:  # beams of one source are further queries to it, not copies of it
             query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
         heads = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        y = attend(*heads, scope, self.dropout if self.training else 0.0)  # [N, H, B // N * T, K]
+        y = attend(*heads, scope.mask, scope.causal, self.dropout if self.training else 0.0)  # [N, H, B // N * T, K]
         return self.output(y.transpose(1, 2).reshape(batch, length, width))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, scope: Scope, dropout: float) -> Tensor:
-    """softmax(Q K^T / sqrt(K)) V of heads [N, H or G, T or S, K] by PyTorch's fused kernels.
-
-    On a CPU the fused kernel's backward in bfloat16 takes several times as long as in float32, which is used instead.
-    """
-    mask, dtype = scope.mask, query.dtype
-    if dtype == torch.bfloat16 and query.device.type == "cpu" and torch.is_grad_enabled():
-        query, key, value = query.float(), key.float(), value.float()
-        mask = mask.float() if mask is not None and mask.is_floating_point() else mask
-    grouped = query.size(1) != key.size(1)
-    with torch.autocast(query.device.type, enabled=False):
-        y = F.scaled_dot_product_attention(query, key, value, mask, dropout, scope.causal, enable_gqa=grouped)
-    return y.to(dtype)
 
 
 class FeedForward(nn.Module):

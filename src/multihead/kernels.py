@@ -1,0 +1,72 @@
+"""Attention and matrix products by the fastest of PyTorch's kernels for where they are and how large they are.
+
+Shapes: N inputs, H heads, G key-value heads, T queries, S keys, K head_dim. Masks are boolean, True = may be attended
+to, or are added to the scores.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHORT = 128
+"""Most keys that a CPU attends to without the fused kernel in training; that one keeps no scores, but takes longer."""
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, dropout: float) -> Tensor:
+    """softmax(Q K^T / sqrt(K)) V of heads [N, H or G, T or S, K].
+
+    On a CPU the fused kernel's backward in bfloat16 takes several times as long as in float32, which is used instead;
+    and of short sequences it takes longer than the products as they stand.
+
+    Args:
+        query: [N, H, T, K].
+        key: [N, G, S, K]; each serves H / G heads.
+        value: As the key.
+        mask: Broadcastable to [N, H, T, S]; None hides nothing.
+        causal: Each position sees itself and what stands before it; only without a mask.
+        dropout: Share of the weights that is zeroed.
+    """
+    dtype, grouped = query.dtype, query.size(1) != key.size(1)
+    trains_on_cpu = query.device.type == "cpu" and torch.is_grad_enabled()
+    if dtype == torch.bfloat16 and trains_on_cpu:
+        query, key, value = query.float(), key.float(), value.float()
+        mask = mask.float() if mask is not None and mask.is_floating_point() else mask
+    with torch.autocast(query.device.type, enabled=False):
+        if trains_on_cpu and not grouped and not dropout and key.size(2) <= SHORT:
+            y = _attend_plainly(query, key, value, mask, causal)
+        else:
+            y = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, enable_gqa=grouped)
+    return y.to(dtype)
+
+
+def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Equation 1 of the paper as two batched products."""
+    shape, scale, hidden = query.shape, query.size(-1) ** -0.5, None
+    if causal:
+        hidden = torch.ones(shape[2], key.size(2), dtype=torch.bool).triu(1)  # [T, S]
+    elif mask is not None and mask.dtype == torch.bool:
+        hidden = ~mask
+    if hidden is not None:
+        mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, -math.inf)
+    query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # [N * H, T or S, K]
+    if mask is None:
+        scores = torch.bmm(query * scale, key.mT)  # [N * H, T, S]
+    else:
+        mask = mask.expand(*shape[:3], key.size(1)).flatten(0, 1)
+        scores = torch.baddbmm(mask, query, key.mT, alpha=scale)
+    return torch.bmm(scores.softmax(-1), value).view(shape)
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T`` of two matrices without gradients; in float32 on a CPU by oneDNN.
+
+    There torch takes MKL, which on some processors is a third slower; in bfloat16 it takes oneDNN by itself.
+    """
+    if left.dtype == torch.float32 and left.device.type == "cpu" and HAS_ONEDNN:
+        return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+    return left @ right.T

@@ -1,0 +1,74 @@
+"""Attention and products by other kernels are those of torch's own."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from multihead import kernels
+from multihead.kernels import attend, product
+
+
+def heads(count: int, length: int, keys: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = (length, keys, keys)
+    return [torch.randn(count, 3, size, 8, generator=generator).requires_grad_() for size in sizes]
+
+
+def masks(length: int, keys: int) -> dict[str, torch.Tensor | None]:
+    rows = torch.ones(4, 1, 1, keys, dtype=torch.bool)
+    rows[1:, ..., keys - 2 :] = False
+    bias = torch.randn(1, 3, length, keys, generator=torch.Generator().manual_seed(1))
+    hidden = bias.clone()
+    hidden[..., 0, 1:] = -math.inf
+    return {"none": None, "boolean": rows, "added": bias, "added, with infinities": hidden}
+
+
+@pytest.mark.parametrize("mask", masks(5, 7))
+def test_short_attention_and_its_gradients_are_those_of_the_fused_kernel(mask):
+    tensors, shown = heads(4, 5, 7), masks(5, 7)[mask]
+    ours = attend(*tensors, shown, False, 0.0)
+    expected = F.scaled_dot_product_attention(*tensors, shown)
+    torch.testing.assert_close(ours, expected)
+    upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2))
+    for found, wanted in zip(
+        torch.autograd.grad(ours, tensors, upstream), torch.autograd.grad(expected, tensors, upstream), strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_causal_attention_sees_what_stands_before():
+    tensors = heads(2, 6, 6)
+    expected = F.scaled_dot_product_attention(*tensors, is_causal=True)
+    torch.testing.assert_close(attend(*tensors, None, True, 0.0), expected)
+    with torch.no_grad():  # the fused kernel
+        torch.testing.assert_close(attend(*tensors, None, True, 0.0), expected)
+
+
+def test_long_sequences_and_grouped_heads_go_to_the_fused_kernel(monkeypatch):
+    monkeypatch.setattr(kernels, "_attend_plainly", None)  # would fail
+    long = heads(1, 2, kernels.SHORT + 1)
+    attend(*long, None, False, 0.0)
+    query, key, value = heads(1, 2, 4)
+    grouped = attend(query, key[:, :1], value[:, :1], None, False, 0.0)
+    torch.testing.assert_close(grouped, attend_reference(query, key[:, :1], value[:, :1]))
+
+
+def attend_reference(query, key, value):
+    weights = (query @ key.mT / math.sqrt(query.size(-1))).softmax(-1)
+    return weights @ value
+
+
+def test_bfloat16_is_attended_to_in_float32_where_gradients_are_wanted():
+    tensors = [t.detach().bfloat16().requires_grad_() for t in heads(4, 5, 7)]
+    ours = attend(*tensors, None, False, 0.0)
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, F.scaled_dot_product_attention(*[t.float() for t in tensors]).bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_product_is_the_matrix_product(dtype):
+    left, right = torch.randn(33, 20).to(dtype), torch.randn(17, 20).to(dtype)
+    torch.testing.assert_close(product(left, right), left @ right.T)
+    torch.testing.assert_close(product(left, right.T.contiguous().T), left @ right.T)  # whatever lies how in memory

@@ -31,6 +31,7 @@ OF_LAYERS = {
 }
 """Name of a module in a layer to what a table calls it."""
 OUTPUT = "output layer and loss"
+OPTIMIZER = "optimizer"
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
@@ -116,7 +117,7 @@ class Product:
     """So many products of [rows, inner] and [inner, columns] at once."""
 
     kind: str
-    """The part of the model: a value of `OF_LAYERS`, or `OUTPUT`."""
+    """The part of the model: a value of `OF_LAYERS`, `OUTPUT` or `OPTIMIZER`."""
     count: int
     rows: int
     inner: int
@@ -160,6 +161,17 @@ def products(task: Task, batch: dict[str, Any]) -> tuple[list[Product], list[Pro
         logits = Product(OUTPUT, 1, int((batch["labels"] != -100).sum()), width, vocab_size)
         found += [logits, *logits.backward()]
     return found, backward
+
+
+def optimizer_products(groups: Sequence[dict[str, Any]]) -> list[Product]:
+    """The matrix products of an update: Muon's iterations, three in each (`multihead.optim.orthogonalize`)."""
+    found = []
+    for group in groups:
+        for p in group["params"] if group.get("kind") == "muon" else ():
+            few, many = sorted(p.shape)
+            both = [(many, few), (few, few), (few, many)]  # X X', its square, and that with X
+            found += [Product(OPTIMIZER, 1, few, a, b) for a, b in both] * group["num_iterations"]
+    return found
 
 
 def _note_linear(kind: str, found: list[Product]) -> Any:

@@ -19,7 +19,16 @@ import torch
 from lightning.pytorch.profilers import Profiler
 from torch import nn
 
-from multihead.budget import OF_LAYERS, OUTPUT, Product, bytes_by_part, bytes_moved, products
+from multihead.budget import (
+    OF_LAYERS,
+    OPTIMIZER,
+    OUTPUT,
+    Product,
+    bytes_by_part,
+    bytes_moved,
+    optimizer_products,
+    products,
+)
 from multihead.transformer import Cache, Layer, Stack
 
 if TYPE_CHECKING:
@@ -33,7 +42,6 @@ EMBEDDING = "embedding, positions, masks"
 NORMS = "norms, dropout, residuals"
 BACKWARD = "backward"
 CLIPPING = "gradient norm and clipping"
-OPTIMIZER = "optimizer"
 LOOP = "Lightning's loop"
 FORWARD = (EMBEDDING, *OF_LAYERS.values(), NORMS, OUTPUT)
 INSIDE = (DATA, *FORWARD, BACKWARD, CLIPPING, OPTIMIZER)
@@ -179,7 +187,7 @@ class StepProfiler(Profiler):
         place = step - (self.steps.config.max_steps - 1 - 2 * count)
         if not 0 <= place < 2 * count:
             return
-        if (place % 2 == 0) != (place >= count):
+        if (place % count % 2 == 0) == (place < count):
             self._hooks = [*watch(self.stopwatch, module), self._watch_optimizer(trainer.optimizers[0])]
             self.stopwatch.reset(True)
         position = self.steps.epoch, self.steps.step_in_epoch
@@ -273,6 +281,8 @@ def _floor(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """The least time of a step on this machine, and the operations of each part of it."""
     data = trainer.profiler.steps.data
+    groups = trainer.optimizers[0].param_groups
+    update = optimizer_products(groups)
     task.train()
     steps = []
     for position in positions:
@@ -283,17 +293,16 @@ def _floor(
             forward += found[0]
             backward += found[1]
         steps.append((forward, backward))
-    operations = dict.fromkeys((*FORWARD, BACKWARD), 0.0)
+    operations = dict.fromkeys((*FORWARD, BACKWARD), 0.0) | {OPTIMIZER: _operations(update)}
     for forward, backward in steps:
         for product in forward:
             operations[product.kind] += product.operations / len(steps)
         operations[BACKWARD] += sum(product.operations for product in backward) / len(steps)
     total = sum(operations.values())
-    usual = sorted((forward + backward for forward, backward in steps), key=_operations)[len(steps) // 2]
+    usual = sorted((forward + backward for forward, backward in steps), key=_operations)[len(steps) // 2] + update
     dtype = dtype_of(str(trainer.precision))
     best = matmul_rate(task.device, dtype)
     own = own_rate(usual, task.device, dtype)
-    groups = trainer.optimizers[0].param_groups
     moved, bandwidth = bytes_moved(bytes_by_part(task.model, task.config, groups)), copy_bandwidth(task.device)
     floor = {
         "operations": total,

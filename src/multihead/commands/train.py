@@ -76,6 +76,8 @@ def train(composition: Composition) -> dict[str, Any]:
     found = aim(composition)
     composition, run_dir = found.composition, found.run_dir
     config = composition.config
+    if config.trainer.profile_steps and found.resumes:
+        raise ConfigError("trainer.profile_steps", "a profile is of a new run", "trainer.profile_steps=0")
     ranks = local_ranks(config)
     if found.how == "done":
         if is_main_rank():
@@ -226,8 +228,10 @@ def _fit(
         with steps.signals():
             trainer.fit(task, datamodule=steps.data)
             if config.trainer.profile_steps:
+                found = _show_profile(run_dir, trainer, task)
+                steps.events("profiled", step=trainer.global_step)
                 status = 0
-                return _show_profile(run_dir, trainer, task)
+                return found
             task = _whole_task(composition, trainer, task)
             result, tables = _finish(job, run_dir, trainer, task, steps)
         status = 0

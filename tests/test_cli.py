@@ -193,7 +193,7 @@ def test_wrong_verbs(door, line, message):
         ("python train.py task=translation optim.mu", {"optim.muon_lr=", "optim.muon_steps=", "optim.muon_momentum="}),
         ("multihead e", {"evaluate", "explain"}),
         ("multihead ", set(cli.VERBS)),
-        ("multihead train debug=", {"debug=smoke", "debug=overfit"}),
+        ("multihead train debug=", {"debug=smoke", "debug=overfit", "debug=profile"}),
         ("multihead train hyd", set()),
         ("multihead train sch", set()),
     ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,22 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from multihead.config.training import Config
+from multihead.heads import VocabularyHead
+from multihead.transformer import MultiHeadAttention
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Task
 
 PARTS = ("embeddings", "encoder", "decoder", "heads")
 KEPT_KERNELS = "64"
+OF_LAYERS = {
+    "self_attention": "self-attention",
+    "cross_attention": "cross-attention",
+    "feed_forward": "feed-forward",
+}
+"""Name of a module in a layer to what a table calls it."""
+OUTPUT = "output layer and loss"
+OPTIMIZER = "optimizer"
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
@@ -74,13 +86,121 @@ def kept_for_backward(task: Task, batch: dict[str, Any]) -> tuple[int, int]:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter()
     with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = task.training_step(batch, 0)["loss"]
         size = sum(seen.values())
         loss.backward()
     task.zero_grad(set_to_none=True)
     return size, counter.get_total_flops()
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, which leaves out the fused attention of CPUs, with it: two products forwards, four backwards."""
+
+    def forward(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+        return 4 * math.prod(query) * key[2]
+
+    def backward(grad: Any, query: Any, key: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+        return 8 * math.prod(query) * key[2]
+
+    aten = torch.ops.aten
+    formulas = {
+        aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+    return FlopCounterMode(display=False, custom_mapping=formulas)
+
+
+@dataclass(frozen=True)
+class Product:
+    """So many products of [rows, inner] and [inner, columns] at once."""
+
+    kind: str
+    """The part of the model: a value of `OF_LAYERS`, `OUTPUT` or `OPTIMIZER`."""
+    count: int
+    rows: int
+    inner: int
+    columns: int
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions."""
+        return 2 * self.count * self.rows * self.inner * self.columns
+
+    def backward(self) -> list[Product]:
+        """The products of the gradients of both factors."""
+        kind, count, rows, inner, columns = self.kind, self.count, self.rows, self.inner, self.columns
+        return [Product(kind, count, rows, columns, inner), Product(kind, count, inner, rows, columns)]
+
+
+@torch.no_grad()
+def products(task: Task, batch: dict[str, Any]) -> tuple[list[Product], list[Product]]:
+    """The matrix products of the forward and of the backward pass of one part, from the sizes that its layers meet.
+
+    The output layer over a vocabulary makes its gradients in the forward pass. Scores of attention that a causal mask
+    hides count, as kernels that compute them do. A plugin's attention counts with its linear maps only.
+    """
+    found: list[Product] = []
+    hooks = []
+    for name, module in task.named_modules():
+        kind = next((OF_LAYERS[part] for part in name.split(".") if part in OF_LAYERS), OUTPUT)
+        if isinstance(module, nn.Linear):
+            hooks.append(module.register_forward_pre_hook(_note_linear(kind, found)))
+        elif isinstance(module, MultiHeadAttention):
+            hooks.append(module.register_forward_pre_hook(_note_attention(kind, found)))
+    try:
+        task.training_step(batch, 0)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    backward = [gradient for product in found for gradient in product.backward()]
+    head = task.members()[batch["task"]].model.head
+    if isinstance(head, VocabularyHead):
+        vocab_size, width = head.weight.shape
+        logits = Product(OUTPUT, 1, int((batch["labels"] != -100).sum()), width, vocab_size)
+        found += [logits, *logits.backward()]
+    return found, backward
+
+
+def optimizer_products(groups: Sequence[dict[str, Any]]) -> list[Product]:
+    """The matrix products of an update: Muon's iterations, three in each (`multihead.optim.orthogonalize`)."""
+    found = []
+    for group in groups:
+        for p in group["params"] if group.get("kind") == "muon" else ():
+            few, many = sorted(p.shape)
+            both = [(many, few), (few, few), (few, many)]  # X X', its square, and that with X
+            found += [Product(OPTIMIZER, 1, few, a, b) for a, b in both] * group["num_iterations"]
+    return found
+
+
+def _note_linear(kind: str, found: list[Product]) -> Any:
+    def note(module: nn.Linear, inputs: tuple[Any, ...]) -> None:
+        rows = inputs[0].numel() // module.in_features
+        found.append(Product(kind, 1, rows, module.in_features, module.out_features))
+
+    return note
+
+
+def _note_attention(kind: str, found: list[Product]) -> Any:
+    def note(module: MultiHeadAttention, inputs: tuple[Any, ...]) -> None:
+        x, memory = inputs[0], inputs[2] if len(inputs) > 2 else None
+        heads, keys = x.size(-1) // module.head_dim, (x if memory is None else memory).size(1)
+        count, length = x.size(0) * heads, x.size(1)
+        found.append(Product(kind, count, length, module.head_dim, keys))
+        found.append(Product(kind, count, length, keys, module.head_dim))
+
+    return note
+
+
+def bytes_moved(kept: dict[str, int]) -> int:
+    """The least that a step reads and writes of what stays from step to step, which is `bytes_by_part`.
+
+    Weights are read by the forward and by the backward pass, and read and written by the update; gradients are
+    written, read for their norm and read by the update; moments and averages are read and written.
+    """
+    state = kept["optimizer"] + kept["averaged weights"]
+    return 4 * kept["weights"] + 3 * kept["gradients"] + 2 * state
 
 
 def limit_kernel_caches() -> None:

@@ -58,6 +58,7 @@ Examples:
   python train.py task=classification data=sst2 init_from=outputs/lm/sst2/...
   python train.py task=multitask 'task.parts=[lm,classification]'
   python train.py -m task=lm model=tiny,small optim.lr=1e-3,3e-4
+  python train.py task=translation model=small debug=profile            # where a step's time goes; plan=true: how long
   python train.py resume=outputs/translation/grammar/...
 """
 FLAGS = """\

@@ -71,9 +71,13 @@ def train(composition: Composition) -> dict[str, Any]:
         from multihead.commands.plan import plan
 
         return plan(composition)
+    if composition.config.trainer.profile_steps and max(local_ranks(composition.config), world_size()) > 1:
+        raise ConfigError("trainer.profile_steps", "a profile is of one rank, and there are several", "devices=1")
     found = aim(composition)
     composition, run_dir = found.composition, found.run_dir
     config = composition.config
+    if config.trainer.profile_steps and found.resumes:
+        raise ConfigError("trainer.profile_steps", "a profile is of a new run", "trainer.profile_steps=0")
     ranks = local_ranks(config)
     if found.how == "done":
         if is_main_rank():
@@ -223,6 +227,11 @@ def _fit(
         trainer = build_trainer(composition, steps, loggers, callbacks)
         with steps.signals():
             trainer.fit(task, datamodule=steps.data)
+            if config.trainer.profile_steps:
+                found = _show_profile(run_dir, trainer, task)
+                steps.events("profiled", step=trainer.global_step)
+                status = 0
+                return found
             task = _whole_task(composition, trainer, task)
             result, tables = _finish(job, run_dir, trainer, task, steps)
         status = 0
@@ -356,11 +365,13 @@ def build_trainer(
     import lightning as L
 
     from multihead.budget import limit_kernel_caches
+    from multihead.profiling import StepProfiler
     from multihead.progress import Progress
     from multihead.tasks.base import averaging
 
     limit_kernel_caches()
     config, plugin = composition.config, composition.plugin
+    profiler = StepProfiler(steps) if config.trainer.profile_steps else None
     added = [make() for make in plugin.callbacks.values()] if plugin else []
     return L.Trainer(
         **devices(config),
@@ -372,6 +383,7 @@ def build_trainer(
         val_check_interval=NEVER,
         num_sanity_val_steps=0,
         logger=loggers or False,
+        profiler=profiler,
         callbacks=[*callbacks, *averaging(config.trainer), *added, Progress(config), steps],
     )
 
@@ -536,6 +548,18 @@ def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], 
     for name, rows in tables.items():
         log.info("", extra={"renderable": plain_table(name, rows)})
     summary(result, shown, next_commands(config, run_dir))
+
+
+def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:
+    """Where the time of the steps went, as tables and in profile.json."""
+    from multihead.profiling import report, tables
+    from multihead.progress import plain_table
+
+    found = report(trainer, task)
+    (run_dir / "profile.json").write_text(json.dumps(found, indent=1) + "\n")
+    for title, rows in tables(found).items():
+        log.info("", extra={"renderable": plain_table(title, rows)})
+    return found
 
 
 def _shown(sample: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -116,6 +116,8 @@ class TrainerConfig:
     """Compute each layer again in the backward pass instead of keeping what it computed (arXiv:1604.06174)."""
     overfit_examples: int = 0
     """Train and validate on so many examples of the train split; 0 means all (debug=overfit)."""
+    profile_steps: int = 0
+    """Measure so many of the last steps part by part, and as many without, then end (debug=profile); 0 turns it off."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -135,8 +137,12 @@ class TrainerConfig:
             "overfit_examples",
             "gradient_clip_val",
             "watchdog_seconds",
+            "profile_steps",
         ):
             require(0 <= getattr(self, name) < float("inf"), f"trainer.{name}", "at least 0", getattr(self, name))
+        most = (self.max_steps - 2) // 2  # a warm-up step, and the last one, which validates
+        what = f"at most {most} where trainer.max_steps={self.max_steps}"
+        require(self.profile_steps <= most or not self.profile_steps, "trainer.profile_steps", what, self.profile_steps)
         require_choice("trainer.on_nan", self.on_nan, ON_NAN)
         require(0 <= self.ema_decay < 1, "trainer.ema_decay", "in [0, 1)", self.ema_decay)
         require(
@@ -315,6 +321,12 @@ class Config:
             "precision",
             "32-true, bf16-mixed or bf16-true where strategy=fsdp",
             self.precision,
+        )
+        require(
+            not (self.compile and self.trainer.profile_steps),
+            "trainer.profile_steps",
+            "0 where compile=true: compiled layers have no parts",
+            self.trainer.profile_steps,
         )
         joint_only = len(self.task.members()) > 1 or getattr(self.task, "topology", "") == "decoder"
         require(

@@ -129,6 +129,10 @@ class Task(L.LightningModule):
         """
         raise NotImplementedError
 
+    def prompts_of(self, split: str) -> Sequence[str]:
+        """Texts of the split that `predict` generates from; none where the task generates nothing."""
+        return ()
+
     def flaw(self, text: str) -> tuple[str, str] | None:
         """Why ``text`` cannot be an input of `predict`, and what to do about it; None where it can."""
         return None

@@ -167,10 +167,13 @@ class LanguageModelingTask(Task):
         return float(self.windows_mean.compute())
 
     def _continue_prompts(self, split: str) -> None:
-        prompts = self.settings.prompts or self._first_words(split)
+        prompts = self.prompts_of(split)
         outputs = self.predict(prompts, self.config.decoding) if prompts else []
         for index, (prompt, found) in enumerate(zip(prompts, outputs, strict=True)):
             self.samples.append({"index": index, "source": prompt, "reference": "", "output": found[0]["text"]})
+
+    def prompts_of(self, split: str) -> Sequence[str]:
+        return (self.settings.prompts or self._first_words(split)) if self.causal else ()
 
     def _first_words(self, split: str) -> list[str]:
         """The beginnings of the first documents of the split."""

@@ -138,6 +138,9 @@ class TranslationTask(Task):
 
     # ---- prediction
 
+    def prompts_of(self, split: str) -> Sequence[str]:
+        return self.texts[split]["source"]
+
     def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
         return [
             [{"text": text, "score": round(h.score, 6), "log_prob": round(h.log_prob, 6)} for text, h in hypotheses]

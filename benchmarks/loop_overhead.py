@@ -3,16 +3,18 @@
     python benchmarks/loop_overhead.py [rounds=10] [steps=200] [ms=20] [threads=2] [save_every=200] [out=FILE]
 
 Ours is the loop of ``train``: Lightning's Trainer with all callbacks, a progress bar as in a terminal, metrics.csv, a
-row of it every 20 steps and a checkpoint every ``save_every``. The bare loop is that of ``train_speed.py``. Both train
-in one process on the same batches and in turn: at the end of a step a callback holds ours for a round of the bare
-loop. A step takes about ``ms``: a few tries choose data.batch_tokens, unless it is given; other keys of the
-configuration may be given too. CPU only.
+row of it every 20 steps and a checkpoint every ``save_every``. The bare loop is batch, forward, backward, clipping and
+optimizer. Both train in one process on the same batches and in turn: at the end of a step a callback holds ours for a
+round of the bare loop. A step takes about ``ms``: a few tries choose data.batch_tokens, unless it is given; other keys
+of the configuration may be given too. CPU only.
 """
 
+import itertools
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import lightning as L
 import torch
 from rich.console import Console
 from rounds import report, split_words
-from train_speed import ours as bare_loop
+from torch import nn
 
 from multihead.commands.train import build_trainer, join
 from multihead.config.compose import Composition, compose
@@ -34,6 +36,37 @@ OWN = {"rounds": 10, "steps": 200, "ms": 20.0, "threads": 2, "save_every": 200, 
 OURS, BARE = "multihead's loop", "bare loop"
 NEVER = 10**9
 TRIES, LEAST_TOKENS = 4, 64
+
+
+def bare_loop(task: Any, data: Any, steps: int) -> Callable[[], int]:
+    """A function that takes so many steps."""
+    optimizer = task.configure_optimizers()["optimizer"]
+    parameters, clip = list(task.model.parameters()), task.config.trainer.gradient_clip_val
+    task.train()
+    loader = data.train_dataloader()
+    count = data.accumulation(1)
+    batches = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
+
+    def work() -> int:
+        tokens = 0
+        for _ in range(steps):
+            optimizer.zero_grad()
+            for batch in itertools.islice(batches, count):
+                with autocast(task.config.precision):
+                    loss = task.training_step(batch, 0)["loss"]
+                (loss / count).backward()
+            if clip:
+                nn.utils.clip_grad_norm_(parameters, clip)
+            optimizer.step()
+            tokens += batch["tokens_of_step"]
+        return tokens
+
+    return work
+
+
+def autocast(precision: str) -> Any:
+    """What Lightning does for ``precision``."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
 
 
 class Turns(L.Callback):

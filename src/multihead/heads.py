@@ -81,7 +81,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad = grad.to(dtype)
             grad_hidden[part] = product(grad, matrix.T)
             if dtype == exact:
-                grad_weight.addmm_(grad.T, rows[part])
+                torch.addmm(grad_weight, grad.T, rows[part], out=grad_weight)
             else:
                 grad_weight += grad.T @ rows[part]
         if smoothing:

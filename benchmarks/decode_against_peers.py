@@ -35,7 +35,7 @@ def lay_out(loaded: Any, settings: dict[str, Any], folder: Path) -> list[str]:
     """Writes sources, weights and settings; returns the references."""
     run, task = settings["run"], loaded.task
     composition = compose_from_run(load_yaml(Path(run) / "config.yaml"), [], run=run)
-    rows = prepare(composition, ("test",), task.vocab).corpus.splits["test"].columns
+    rows = prepare(composition, ("test",), task.vocab).texts["translation"].corpus.splits["test"].columns
     count = settings["sentences"] or len(rows["source"])
     sources = task.tokenizers["source"].encode_batch(list(rows["source"][:count]))
     (folder / "sources.json").write_text(json.dumps(sources))

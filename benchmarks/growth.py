@@ -128,7 +128,7 @@ def _corpus(rows: int, tokens: int, seconds: float, sending: Any) -> None:
 
     import numpy as np
 
-    from multihead.budget import peak_memory, resident_memory
+    from multihead.budget import resident_memory
     from multihead.config.data import DataConfig
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule, TaskData
@@ -163,7 +163,13 @@ def _corpus(rows: int, tokens: int, seconds: float, sending: Any) -> None:
         seen += next(batches)["tokens_of_step"]
     speed = seen / (time.perf_counter() - start)
     found = {"tokens_per_second": speed, "first_batch_seconds": planned}
-    sending.send(found | {"memory_mb": peak_memory() / 1e6, "ids_mb": (held - before) / 1e6})
+    sending.send(found | {"memory_mb": peak() / 1e6, "ids_mb": (held - before) / 1e6})
+
+
+def peak() -> int:
+    """Most bytes that this process had in memory; getrusage would count what its parent had, too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def draw(found: dict[str, Any], file: Path) -> None:

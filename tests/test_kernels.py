@@ -42,14 +42,15 @@ def test_causal_attention_sees_what_stands_before():
     tensors = heads(2, 6, 6)
     expected = F.scaled_dot_product_attention(*tensors, is_causal=True)
     torch.testing.assert_close(attend(*tensors, None, True, 0.0), expected)
-    with torch.no_grad():  # the fused kernel
+    with torch.no_grad():
         torch.testing.assert_close(attend(*tensors, None, True, 0.0), expected)
 
 
-def test_long_sequences_and_grouped_heads_go_to_the_fused_kernel(monkeypatch):
+def test_long_sequences_single_queries_and_grouped_heads_go_to_the_fused_kernel(monkeypatch):
     monkeypatch.setattr(kernels, "_attend_plainly", None)  # would fail
     long = heads(1, 2, kernels.SHORT + 1)
     attend(*long, None, False, 0.0)
+    attend(*heads(1, 1, 4), None, False, 0.0)  # as does a single query
     query, key, value = heads(1, 2, 4)
     grouped = attend(query, key[:, :1], value[:, :1], None, False, 0.0)
     torch.testing.assert_close(grouped, attend_reference(query, key[:, :1], value[:, :1]))

@@ -6,14 +6,12 @@ to, or are added to the scores.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SHORT = 128
-"""Most keys that a CPU attends to without the fused kernel in training; that one keeps no scores, but takes longer."""
+"""Most keys that several queries on a CPU attend to without the fused kernel: it keeps no scores but takes longer."""
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -32,12 +30,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         dropout: Share of the weights that is zeroed.
     """
     dtype, grouped = query.dtype, query.size(1) != key.size(1)
-    trains_on_cpu = query.device.type == "cpu" and torch.is_grad_enabled()
-    if dtype == torch.bfloat16 and trains_on_cpu:
+    on_cpu, short = query.device.type == "cpu", query.size(2) > 1 and key.size(2) <= SHORT
+    if dtype == torch.bfloat16 and on_cpu and torch.is_grad_enabled():
         query, key, value = query.float(), key.float(), value.float()
         mask = mask.float() if mask is not None and mask.is_floating_point() else mask
     with torch.autocast(query.device.type, enabled=False):
-        if trains_on_cpu and not grouped and not dropout and key.size(2) <= SHORT:
+        if on_cpu and not torch.compiler.is_compiling() and short and not grouped and not dropout:
             y = _attend_plainly(query, key, value, mask, causal)
         else:
             y = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, enable_gqa=grouped)
@@ -51,13 +49,14 @@ def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
         hidden = torch.ones(shape[2], key.size(2), dtype=torch.bool).triu(1)  # [T, S]
     elif mask is not None and mask.dtype == torch.bool:
         hidden = ~mask
+    lowest = torch.finfo(query.dtype).min  # not -inf: a row that may attend to nothing stays finite
     if hidden is not None:
-        mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, -math.inf)
+        mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, lowest)
     query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # [N * H, T or S, K]
     if mask is None:
         scores = torch.bmm(query * scale, key.mT)  # [N * H, T, S]
     else:
-        mask = mask.expand(*shape[:3], key.size(1)).flatten(0, 1)
+        mask = mask.clamp(min=lowest).expand(*shape[:3], key.size(1)).flatten(0, 1)
         scores = torch.baddbmm(mask, query, key.mT, alpha=scale)
     return torch.bmm(scores.softmax(-1), value).view(shape)
 

@@ -208,7 +208,7 @@ class Stack(nn.Module):
         if segments is not None:
             same = segments[:, None, :, None] == segments[:, None, None, :]  # [B, 1, T, T]
             mask = same if mask is None else mask & same
-        causal = self.causal and length > 1
+        causal = bool(self.causal and length > 1)
         if causal and (past or mask is not None or self.position == "alibi"):
             causal = False
             before = torch.ones(1, 1, length, total, dtype=torch.bool, device=x.device).tril(past)  # [1, 1, T, S]

@@ -69,6 +69,9 @@ def check(task: Task, decoding: DecodingConfig) -> None:
     if with_encoder and model.position == "alibi":
         what = "CTranslate2 has ALiBi in a decoder only"
         raise ConfigError("model.position=alibi", what, "to=onnx, or train with task.topology=decoder")
+    if with_encoder and model.qk_norm:
+        what = "CTranslate2 computes another norm than ours in the attention to the encoder"
+        raise ConfigError("model.qk_norm=true", what, "to=onnx, or train with task.topology=decoder")
     stacks = {"num_encoder_layers": transformer.encoder if with_encoder else None}
     for key, stack in (stacks | {"num_decoder_layers": transformer.decoder}).items():
         if stack is not None and not len(stack.layers):
@@ -283,7 +286,7 @@ class Runtime:
         """The best output of each example; those with the same bounds and length of prompt in one batch."""
         results: list[list[int]] = [[] for _ in examples]
         for (limit, _), indices in self._groups(examples):
-            options = self.options(limit)
+            options = self.options(limit) | {"max_batch_size": 32}
             batch = [examples[i] for i in indices]
             if self.reference.prefixed:
                 found = self.model.generate_batch([self._prompt(e) for e in batch], **options)
@@ -311,7 +314,6 @@ class Runtime:
             "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
             "suppress_sequences": [[self._target[i]] for i in self.reference.forbidden],
             "return_end_token": True,  # so that it counts in the length that scores are divided by
-            "max_batch_size": 32,
         }
         if prefixed:
             bounds = {"max_length": limit, "min_length": decoding.min_new_tokens, "include_prompt_in_result": False}
@@ -340,13 +342,13 @@ class Runtime:
         return [self._target[i] for i in self.reference.prefix(example)]
 
 
-def readme(reference: Reference, files: Mapping[str, str], patience_1: float) -> str:
+def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, float]) -> str:
     """How to run the folder, as Markdown.
 
     Args:
         reference: The run's model.
         files: Role to the file of its tokenizer.
-        patience_1: The share of outputs that are also equal with CTranslate2's own patience.
+        equal: The share of outputs that are those of ``predict``, by patience.
     """
     decoding, prefixed = reference.decoding, reference.prefixed
     forbidden = [[vocabulary(reference.task, "target")[i]] for i in reference.forbidden]
@@ -369,7 +371,7 @@ def readme(reference: Reference, files: Mapping[str, str], patience_1: float) ->
     source_file, target_file = _vocabulary_files(reference)
     longest = "64" if reference.name == "lm" else "2 * len(ids) + 10"
     field = "sequences" if prefixed else "hypotheses"
-    text = f"""# {reference.name} for CTranslate2
+    return f"""# {reference.name} for CTranslate2
 
 ```python
 import json, ctranslate2
@@ -385,16 +387,12 @@ target = Tokenizer.load("{files["target" if role == "source" else role]}")
 print(target.decode_batch([[index[name] for name in found[0].{field}[0]]])[0])
 ```
 
-The outputs are those of `multihead predict` but for rounding. `return_end_token` lets the end mark count in the length
-that scores are divided by, as it does there; `suppress_sequences` keeps marks out of the output.
+Of the inputs that were compared (`verification.json` says how many), the outputs were those of `multihead predict`
+in {", ".join(f"{share:.1%} (`{word}`)" for word, share in equal.items())}. `return_end_token` lets the end mark count
+in the length that scores are divided by, as it does there; `suppress_sequences` keeps marks out of the output.
+CTranslate2 stops when `beam_size * patience` hypotheses are finished, Multihead when none can get better: a large
+patience finds the same, 1 is faster.
 """
-    if decoding.num_beams > 1:
-        text += f"""
-CTranslate2 stops when `beam_size * patience` hypotheses are finished, Multihead when none can get better. With
-`patience={EXHAUSTIVE_PATIENCE:g}` the two are the same; with the usual `patience=1`, which is faster, {patience_1:.1%}
-of the outputs that were compared are. `verification.json` says on what.
-"""
-    return text
 
 
 def _vocabulary_files(reference: Reference) -> tuple[str, str]:

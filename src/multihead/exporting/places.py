@@ -42,7 +42,7 @@ def examples(task: Task, run_dir: Path, count: int) -> list[Example]:
             seen.add(key)
     rng = random.Random(0)
     while len(found) < count:
-        found.append(_drawn(task, rng))
+        found.append(drawn(task, rng))
     return found
 
 
@@ -76,7 +76,7 @@ def _classified(task: Task, texts: list[str]) -> Example | None:
     return Example([*row, marks.eos_id], [])
 
 
-def _drawn(task: Task, rng: random.Random) -> Example:
+def drawn(task: Task, rng: random.Random) -> Example:
     """Ids drawn evenly from the entries that are not special, within what the model reads."""
     name, max_len = task.settings.name, task.config.model.max_len
     room = max(1, (max_len - 4) // 2)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from multihead.config.training import DecodingConfig
 from multihead.decoding import generate
@@ -41,16 +41,35 @@ class Example:
     """What follows; empty for classes and masked tokens."""
 
 
+class Allowed(nn.Module):
+    """A head whose probabilities are shared out among the tokens that may be emitted, as CTranslate2 does.
+
+    Args:
+        head: Of the vocabulary.
+        forbidden: Ids of the others.
+    """
+
+    def __init__(self, head: nn.Module, forbidden: Sequence[int]):
+        super().__init__()
+        self.head, self.forbidden = head, torch.tensor(forbidden)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., D], -inf of what is forbidden."""
+        return self.head(hidden).index_fill(-1, self.forbidden, -math.inf)
+
+
 class Reference:
-    """The run's own model on examples, one at a time and without padding, in evaluation mode.
+    """The run's own model on examples, in evaluation mode.
 
     Args:
         task: A single task.
         decoding: How outputs are searched for.
+        shared_out: Whether what a forbidden token had of the probability is shared out among the others before the
+            search, instead of being lost.
     """
 
-    def __init__(self, task: Task, decoding: DecodingConfig):
-        self.task, self.decoding = task, decoding
+    def __init__(self, task: Task, decoding: DecodingConfig, *, shared_out: bool = False):
+        self.task, self.decoding, self.shared_out = task, decoding, shared_out
         self.name = task.settings.name
         stacks, self.classifies = task.settings.stacks, self.name == "classification"
         self.searches = not self.classifies and "decoder" in stacks
@@ -112,13 +131,14 @@ class Reference:
         return results
 
     def _search(self, examples: Sequence[Example], decoding: DecodingConfig) -> list[list[int]]:
+        head = self.task.model.head
         prefix, prefix_mask = self.padded([self.prefix(example) for example in examples], left=True)
         source = source_mask = None
         if not self.prefixed:
             source, source_mask = self.padded([self.source(example) for example in examples])
         found = generate(
             self.task.model.transformer,
-            self.task.model.head,
+            Allowed(head, self.forbidden) if self.shared_out else head,
             decoding,
             prefix=prefix,
             prefix_mask=prefix_mask,

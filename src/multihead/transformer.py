@@ -188,7 +188,8 @@ class Stack(nn.Module):
         scale = math.sqrt(x.size(-1))
         if self.position not in ("learned", "sinusoidal"):
             return x * scale
-        end = past + tokens.size(1) if positions is None else int(positions.max()) + 1 if positions.numel() else 0
+        counted = positions is None or torch.compiler.is_exporting()  # a traced program knows lengths, and no values
+        end = past + tokens.size(1) if counted else int(positions.max()) + 1 if positions.numel() else 0
         if end > self.max_len:
             raise ValueError(
                 f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "

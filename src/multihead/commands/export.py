@@ -32,7 +32,9 @@ def run(words: Sequence[str]) -> int:
     request.check()
     quiet_lightning()
     open_log(None)
-    folder, verification = export(load(runs[0], *words), request)
+    folder, verification = export(
+        load(runs[0], *words), request, [word for word in words if word.startswith("plugin=")]
+    )
     log.info("", extra={"renderable": plain_table("compared with the run's own model", verification.table())})
     log.info("wrote %s", folder)
     return 0

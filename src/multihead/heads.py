@@ -128,7 +128,7 @@ class PooledClassifier(nn.Module):
         if self.pooling == "first":
             return hidden[:, 0]
         if self.pooling == "last":
-            ends = slice(None) if mask is None else torch.arange(len(hidden), device=hidden.device)
+            ends = slice(None) if mask is None else torch.arange(hidden.size(0), device=hidden.device)
             return hidden[ends, -1 if mask is None else mask.sum(1) - 1]
         if self.pooling == "max":
             return (hidden if mask is None else hidden.masked_fill(~mask[..., None], -torch.inf)).amax(1)

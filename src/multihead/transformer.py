@@ -189,7 +189,8 @@ class Stack(nn.Module):
         scale = math.sqrt(x.size(-1))
         if self.position not in ("learned", "sinusoidal"):
             return x * scale
-        end = past + tokens.size(1) if positions is None else int(positions.max()) + 1 if positions.numel() else 0
+        counted = positions is None or torch.compiler.is_exporting()  # a traced program knows lengths, and no values
+        end = past + tokens.size(1) if counted else int(positions.max()) + 1 if positions.numel() else 0
         if end > self.max_len:
             raise ValueError(
                 f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "
@@ -209,7 +210,7 @@ class Stack(nn.Module):
         if segments is not None:
             same = segments[:, None, :, None] == segments[:, None, None, :]  # [B, 1, T, T]
             mask = same if mask is None else mask & same
-        causal = self.causal and length > 1
+        causal = bool(self.causal and length > 1)
         if causal and (past or mask is not None or self.position == "alibi"):
             causal = False
             before = torch.ones(1, 1, length, total, dtype=torch.bool, device=x.device).tril(past)  # [1, 1, T, S]

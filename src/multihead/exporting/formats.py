@@ -1,0 +1,133 @@
+"""The formats: each writes a folder, reads it back, and is compared before the folder is put in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from multihead.config.check import require, require_choice
+from multihead.config.task import SINGLE_TASKS
+from multihead.errors import ConfigError
+from multihead.exporting import ctranslate, places, programs, weights
+from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify
+from multihead.run import Run, save_vocab
+from multihead.tasks.base import Task
+
+FORMATS = ("ctranslate2", "onnx", "torch_export", "safetensors")
+
+
+@dataclass(kw_only=True)
+class Request:
+    """What is asked for on the command line."""
+
+    to: str
+    """One of `FORMATS`."""
+    out: str = ""
+    """The folder; by default RUN/export/FORMAT, with the quantization in its name where there is one."""
+    quantization: str = ""
+    """Of ctranslate2: how weights are stored; float32 where it is empty."""
+    sentences: int = 100
+    """Inputs that are compared."""
+    part: str = ""
+    """The task, of a run of several."""
+
+    def check(self) -> None:
+        """Refuses what cannot be, before anything heavy happens.
+
+        Raises:
+            ConfigError: A word, or a package that is not installed.
+        """
+        if not self.to:
+            raise ConfigError("to", f"is missing; there are {', '.join(FORMATS)}", "to=ctranslate2")
+        require_choice("to", self.to, FORMATS)
+        if self.quantization:
+            what = f"left out where to={self.to}: only ctranslate2 stores weights in other types"
+            require(self.to == "ctranslate2", "quantization", what, self.quantization)
+            require_choice("quantization", self.quantization, ctranslate.QUANTIZATIONS)
+        if self.to == "safetensors":
+            require(not self.part, "part", "left out: to=safetensors holds all tasks of a run", self.part)
+        if self.to == "ctranslate2":
+            ctranslate.import_ctranslate2()
+        if self.to == "onnx":
+            programs.import_onnx()
+
+    def folder(self, run_dir: Path) -> Path:
+        """Where the export goes."""
+        if self.out:
+            return Path(self.out)
+        kind = f"_{self.quantization}" if self.quantization not in ("", "float32") else ""
+        return run_dir / "export" / (self.to + kind)
+
+
+def export(run: Run, request: Request, words: Sequence[str] = ()) -> tuple[Path, Verification]:
+    """Writes a run in another format; returns where, and how it compares with the run's own model.
+
+    Args:
+        run: A finished run.
+        request: What is asked for.
+        words: ``plugin=FILE.py`` where the run needs one.
+
+    Raises:
+        ConfigError: The format has no words for the model, or a package is not installed.
+        CheckpointError: What was written does not do what the run does; nothing is left of it.
+        MachineError: It cannot be written.
+    """
+    out = request.folder(run.path)
+    with places.put_in_place(out) as folder:
+        if request.to == "safetensors":
+            verification = _safetensors(folder, run, request, words)
+        else:
+            reference = _reference(run, run.task.member(request.part))
+            examples = places.examples(reference.task, run.path, request.sentences)
+            write = _ctranslate2 if request.to == "ctranslate2" else _programs
+            verification = write(folder, reference, examples, request)
+        verification.save(folder)
+    return out, verification
+
+
+def _reference(run: Run, task: Task) -> Reference:
+    name = task.settings.name
+    require(name in SINGLE_TASKS, "run", f"a run of {', '.join(SINGLE_TASKS)} to be compared", name)
+    return Reference(task, replace(run.config.decoding, do_sample=False, num_return_sequences=1))
+
+
+def _ctranslate2(folder: Path, reference: Reference, examples: list[Example], request: Request) -> Verification:
+    """Refused where it finds others than our search by the library's rules; how often those of ``predict`` is told."""
+    task, quantization = reference.task, request.quantization or "float32"
+    ctranslate.check(task, reference.decoding)
+    ctranslate.write(task, folder, quantization)
+    files = save_vocab(folder, task.vocab)
+    plain = replace(reference.decoding, no_repeat_ngram_size=0, min_new_tokens=0)
+    ours = Reference(task, plain, shared_out=True)
+    runtime = ctranslate.Runtime(folder, ours)
+    verification = verify(runtime, ours, examples, ours.outputs(examples), exact=quantization == "float32")
+    predicted = reference.outputs(examples)
+    told = {}
+    for patience in (1.0, ctranslate.EXHAUSTIVE_PATIENCE) if plain.num_beams > 1 else (1.0,):
+        found = ctranslate.Runtime(folder, reference, patience).outputs(examples)
+        told[f"patience={patience:g}"] = equal_share(found, predicted)
+    verification.settings = {"words": runtime.settings(), "equal_to_predict": told}
+    (folder / "README.md").write_text(ctranslate.readme(reference, files, told), encoding="utf-8")
+    return verification
+
+
+def _programs(folder: Path, reference: Reference, examples: list[Example], request: Request) -> Verification:
+    programs.write(reference, folder, request.to)
+    files = save_vocab(folder, reference.task.vocab)
+    (folder / "README.md").write_text(programs.readme(reference, files, request.to), encoding="utf-8")
+    wanted = reference.outputs(examples, greedy=True)
+    return verify(programs.Runtime(folder, reference, request.to), reference, examples, wanted, exact=True)
+
+
+def _safetensors(folder: Path, run: Run, request: Request, words: Sequence[str]) -> Verification:
+    """Every task of the run is compared; what is told is the one that differs most, of all inputs together."""
+    weights.write(run.task, run.path, folder)
+    fresh, found = weights.load(folder, words).members(), []
+    for name, task in run.task.members().items():
+        reference = _reference(run, task)
+        examples = places.examples(task, run.path, request.sentences)
+        wanted = reference.outputs(examples)
+        found.append(verify(weights.Runtime(fresh[name], reference), reference, examples, wanted, exact=True))
+    worst = max(found, key=lambda each: (1 - each.equal_outputs, each.largest_difference))
+    return replace(worst, inputs=sum(each.inputs for each in found))

@@ -1,0 +1,119 @@
+"""Where the examples of a comparison come from, and where a finished export goes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from multihead.data.tokenizer import NUM_SPECIALS
+from multihead.errors import ConfigError, MachineError
+from multihead.exporting.verify import Example
+from multihead.records import whole_lines
+from multihead.tasks.base import Task
+
+DRAWN_LENGTHS = (4, 12)
+"""Fewest and most tokens of an input that is drawn."""
+
+
+def examples(task: Task, run_dir: Path, count: int) -> list[Example]:
+    """Inputs with targets: the run's test samples, then its validation samples, then ids drawn from the tokenizer.
+
+    Args:
+        task: A single task.
+        run_dir: Its capsule, for samples.jsonl.
+        count: How many.
+    """
+    path, name = run_dir / "samples.jsonl", task.settings.name
+    rows = [json.loads(line) for line in whole_lines(path)] if path.is_file() else []
+    rows = [row for row in rows if row.get("task", name) == name]
+    rows = [row for row in rows if row["split"] == "test"] + [row for row in reversed(rows) if row["split"] != "test"]
+    found, seen = [], set()
+    for row in rows:
+        example = _read(task, row)
+        key = None if example is None else tuple(example.source)
+        if example is not None and key not in seen and len(found) < count:
+            found.append(example)
+            seen.add(key)
+    rng = random.Random(0)
+    while len(found) < count:
+        found.append(drawn(task, rng))
+    return found
+
+
+def _read(task: Task, row: dict[str, Any]) -> Example | None:
+    """A sample as ids, cut to what the model reads; None where it has no input."""
+    name, max_len, tokenizers = task.settings.name, task.config.model.max_len, task.tokenizers
+    if name == "classification":
+        return _classified(task, [row[role] for role in ("text", "text_b") if role in row])
+    source, target = row.get("source"), row.get("reference") or row.get("output")
+    if not source or not target:
+        return None
+    if name == "lm":
+        ids = tokenizers["text"].encode_batch([source, source + target])
+        prompt = [tokenizers["text"].eos_id, *ids[0]][: max(1, max_len // 2)]
+        return Example(prompt, ids[1][len(prompt) - 1 : max_len - 1])
+    limits = task.limits()
+    source_ids = tokenizers["source"].encode_batch([source])[0][: limits["source"]]
+    target_ids = tokenizers["target"].encode_batch([target])[0][: limits["target"]]
+    return Example(source_ids, target_ids) if source_ids and target_ids else None
+
+
+def _classified(task: Task, texts: list[str]) -> Example | None:
+    """``<bos> text <eos>``, or ``<bos> text <sep> text_b <eos>``."""
+    if not texts:
+        return None
+    marks, limits = task.tokenizers["text"], task.limits()
+    row = [marks.bos_id]
+    for role, text in zip(("text", "text_b"), texts, strict=False):
+        row += [marks.sep_id] if role == "text_b" else []
+        row += task.tokenizers[role].encode_batch([text])[0][: limits[role]]
+    return Example([*row, marks.eos_id], [])
+
+
+def drawn(task: Task, rng: random.Random) -> Example:
+    """Ids drawn evenly from the entries that are not special, within what the model reads."""
+    name, max_len = task.settings.name, task.config.model.max_len
+    room = max(1, (max_len - 4) // 2)
+
+    def draw(role: str) -> list[int]:
+        tokenizer = task.tokenizers.get(role) or task.tokenizers["text"]
+        size = min(room, rng.randint(*DRAWN_LENGTHS))
+        return [rng.randrange(NUM_SPECIALS, max(NUM_SPECIALS + 1, tokenizer.vocab_size)) for _ in range(size)]
+
+    source, target = draw("source"), draw("target")
+    marks = task.tokenizers.get("target") or task.tokenizers["text"]
+    if name == "classification":
+        return Example([marks.bos_id, *source, marks.eos_id], [])
+    if name == "lm":
+        return Example([marks.eos_id, *source], target)
+    return Example(source, target)
+
+
+@contextlib.contextmanager
+def put_in_place(out: Path) -> Iterator[Path]:
+    """An empty folder beside ``out`` that takes its place at the end; where the body fails nothing of it remains.
+
+    Raises:
+        ConfigError: ``out`` exists and is no earlier export.
+        MachineError: It cannot be written.
+    """
+    if out.exists() and not (out / "verification.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError("out", f"{out} exists already and is no earlier export", "out=ANOTHER")
+    beside, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        if out.exists():
+            os.rename(out, old)
+        os.rename(beside, out)
+    except OSError as error:
+        raise MachineError(str(out), f"cannot be written ({error.strerror or error})", "out=ANOTHER") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,351 @@
+"""The model as programs that need none of our code: torch.export's ``.pt2`` files, and ONNX.
+
+One program maps ids to logits; an encoder-decoder has two, so that a source is encoded once. Decoding is the caller's.
+Batch and lengths are dynamic. Shapes: B batch, T target time, S source time, D d_model, V vocabulary, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from multihead.errors import ConfigError
+from multihead.exporting.verify import BATCH, Example, Reference
+from multihead.transformer import Transformer
+
+SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}
+LARGEST_BATCH = 1 << 16
+LARGEST_FILE = 1 << 30
+"""Bytes of weights that stand in an .onnx file itself, whose format ends at 2 GiB; more stand beside it."""
+Program = Callable[..., Tensor]
+"""Called with the inputs by name."""
+
+
+class Encode(nn.Module):
+    """Source ids [B, S] and their mask to the memory [B, S, D]."""
+
+    def __init__(self, transformer: Transformer):
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, source: Tensor, source_mask: Tensor) -> Tensor:
+        return self.transformer.encode(source, source_mask)
+
+
+class Decode(nn.Module):
+    """Target ids [B, T], the memory [B, S, D] and its mask to logits [B, T, V]."""
+
+    def __init__(self, transformer: Transformer, head: nn.Module):
+        super().__init__()
+        self.transformer, self.head = transformer, head
+
+    def forward(self, target: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        return self.head(self.transformer.decode(target, memory=memory, memory_mask=memory_mask))
+
+
+class Logits(nn.Module):
+    """Ids [B, T] and their mask to logits [B, T, V] of a decoder, padded on the left, or of an encoder."""
+
+    def __init__(self, transformer: Transformer, head: nn.Module, causal: bool):
+        super().__init__()
+        self.transformer, self.head, self.causal = transformer, head, causal
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        if self.causal:
+            return self.head(self.transformer.decode(tokens, target_mask=mask))
+        return self.head(self.transformer.encode(tokens, mask))
+
+
+class Next(nn.Module):
+    """Ids [B, T] to logits [B, T, V] of a language model; what is padded on the right is never seen."""
+
+    def __init__(self, transformer: Transformer, head: nn.Module):
+        super().__init__()
+        self.transformer, self.head = transformer, head
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.transformer.decode(tokens))
+
+
+class Classify(nn.Module):
+    """Ids [B, T] and their mask, padded on the right, to logits [B, C] of classes."""
+
+    def __init__(self, transformer: Transformer, head: nn.Module, causal: bool):
+        super().__init__()
+        self.transformer, self.head, self.causal = transformer, head, causal
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.transformer.decode(tokens) if self.causal else self.transformer.encode(tokens, mask)
+        return self.head(hidden, mask)
+
+
+def modules(reference: Reference) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
+    """The programs of a task by name, each with inputs to trace it with.
+
+    Args:
+        reference: The run's model.
+    """
+    transformer, head = reference.task.model.transformer, reference.task.model.head
+    causal, width = reference.task.settings.stacks == ("decoder",), reference.task.config.model.d_model
+    tokens, mask = torch.full((2, 3), reference.eos), torch.tensor([[True] * 3, [False, True, True]])
+    if reference.classifies:
+        return {"logits": (Classify(transformer, head, causal), {"tokens": tokens, "mask": mask.flip(1)})}
+    if reference.name == "lm" and causal:
+        return {"logits": (Next(transformer, head), {"tokens": tokens})}
+    if causal or not reference.searches:
+        return {
+            "logits": (Logits(transformer, head, causal), {"tokens": tokens, "mask": mask if causal else mask.flip(1)})
+        }
+    source, source_mask = torch.full((2, 5), reference.eos), torch.ones(2, 5, dtype=torch.bool)
+    memory = torch.zeros(2, 5, width)
+    return {
+        "encode": (Encode(transformer), {"source": source, "source_mask": source_mask}),
+        "decode": (Decode(transformer, head), {"target": tokens, "memory": memory, "memory_mask": source_mask}),
+    }
+
+
+def write(reference: Reference, folder: Path, to: str) -> None:
+    """Writes every program into an existing folder.
+
+    Args:
+        reference: The run's model, in evaluation mode.
+        folder: Where to.
+        to: torch_export or onnx.
+
+    Raises:
+        ConfigError: ONNX is not installed, or a plugin's block cannot be traced.
+    """
+    longest = reference.task.config.model.max_len
+    batch, lengths = Dim("batch", max=LARGEST_BATCH), {"s": Dim("source_length", max=longest)}
+    lengths["t"] = Dim("length", max=longest)
+    size = sum(x.numel() * x.element_size() for x in reference.task.model.parameters())
+    for name, (module, inputs) in modules(reference).items():
+        kinds = {key: "s" if key.startswith(("source", "memory")) else "t" for key in inputs}
+        shapes = {key: {0: batch, 1: lengths[kind]} for key, kind in kinds.items()}
+        path = folder / (name + SUFFIXES[to])
+        try:
+            with torch.no_grad(), quiet():
+                program = torch.export.export(module.eval(), (), inputs, dynamic_shapes=shapes)
+                _forget_paths(program)
+                if to == "torch_export":
+                    torch.export.save(program, path)
+                else:
+                    output = "memory" if name == "encode" else "logits"
+                    torch.onnx.export(
+                        program,
+                        (),
+                        path,
+                        kwargs=inputs,
+                        output_names=[output],
+                        external_data=size > LARGEST_FILE,
+                        dynamo=True,
+                        verbose=False,
+                    )
+        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+            told = " ".join(str(error).split())[:200]
+            raise ConfigError("to", f"{name} cannot be traced for {to} ({told})", "to=safetensors") from error
+
+
+def _forget_paths(program: torch.export.ExportedProgram) -> None:
+    """Takes out which lines of which files each operation comes from: they name this machine's folders."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's progress, its log, and the deprecations of what it calls inside of torch."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def import_onnx() -> tuple[Any, Any, Any]:
+    """onnx, onnxscript (which the exporter writes with) and onnxruntime.
+
+    Raises:
+        ConfigError: One is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript
+    except ImportError as error:
+        what = f"onnx needs {error.name}, which is not installed"
+        raise ConfigError("to", what, 'pip install "multihead[export]"') from error
+    return onnx, onnxscript, onnxruntime
+
+
+def load(path: Path) -> Program:
+    """A program from disk, called with tensors by name."""
+    if path.suffix == ".pt2":
+        with quiet():
+            module = torch.export.load(path).module()
+        return lambda **inputs: module(**inputs)
+    _, _, onnxruntime = import_onnx()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def call(**inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: x.numpy() for name, x in inputs.items()})[0])
+
+    return call
+
+
+class Runtime:
+    """Programs from disk, with a greedy search around them that takes the whole target anew at each step.
+
+    Args:
+        folder: What `write` wrote.
+        reference: The run's model, for what to feed them.
+        to: torch_export or onnx.
+    """
+
+    measured = "logits"
+    greedy = True
+
+    def __init__(self, folder: Path, reference: Reference, to: str):
+        self.reference, self.to = reference, to
+        self.programs = {path.stem: load(path) for path in folder.glob(f"*{SUFFIXES[to]}")}
+
+    def versions(self) -> Mapping[str, str]:
+        """What ran them, torch apart."""
+        if self.to == "torch_export":
+            return {}
+        return {module.__name__: module.__version__ for module in import_onnx()}
+
+    def expected(self, example: Example) -> Tensor:
+        """What `teacher_forced` should give."""
+        return self.reference.logits(example)
+
+    def teacher_forced(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Logits [T, V] that predict each example's target and its end mark; [C] of classes, [S, V] of tokens."""
+        results: list[Tensor] = []
+        for start in range(0, len(examples), BATCH):
+            results += self._forced(examples[start : start + BATCH])
+        return results
+
+    @torch.inference_mode()
+    def _forced(self, examples: Sequence[Example]) -> list[Tensor]:
+        reference = self.reference
+        if not reference.searches:
+            tokens, mask = reference.padded([example.source for example in examples])
+            logits = self.programs["logits"](tokens=tokens, mask=mask)
+            if reference.classifies:
+                return list(logits)
+            return [row[: len(example.source)] for row, example in zip(logits, examples, strict=True)]
+        prefixes = [reference.prefix(example) for example in examples]
+        rows = [[*prefix, *example.target] for prefix, example in zip(prefixes, examples, strict=True)]
+        logits, left = self._step(examples)(rows)
+        cut = []
+        for row, prefix, tokens in zip(logits, prefixes, rows, strict=True):
+            start = logits.size(1) - len(tokens) if left else 0
+            cut.append(row[start + len(prefix) - 1 : start + len(tokens)])
+        return cut
+
+    def _step(self, examples: Sequence[Example]) -> Callable[[list[list[int]]], tuple[Tensor, bool]]:
+        """A function from rows of tokens to logits [B, T, V] and whether they are padded on the left."""
+        reference = self.reference
+        if not reference.prefixed:
+            source, mask = reference.padded([reference.source(example) for example in examples])
+            memory = self.programs["encode"](source=source, source_mask=mask)
+            decode = self.programs["decode"]
+            return lambda rows: (decode(target=reference.padded(rows)[0], memory=memory, memory_mask=mask), False)
+        program = self.programs["logits"]
+        if reference.name == "lm":
+            return lambda rows: (program(tokens=reference.padded(rows)[0]), False)
+
+        def step(rows: list[list[int]]) -> tuple[Tensor, bool]:
+            tokens, mask = reference.padded(rows, left=True)
+            return program(tokens=tokens, mask=mask), True
+
+        return step
+
+    def outputs(self, examples: Sequence[Example]) -> list[list[int]]:
+        """The greedy output of each example."""
+        if not self.reference.searches:
+            return [self.reference.decide(logits) for logits in self.teacher_forced(examples)]
+        results: list[list[int]] = []
+        for start in range(0, len(examples), BATCH):
+            results += self._greedy(examples[start : start + BATCH])
+        return results
+
+    @torch.inference_mode()
+    def _greedy(self, examples: Sequence[Example]) -> list[list[int]]:
+        reference, step = self.reference, self._step(examples)
+        prefixes = [reference.prefix(example) for example in examples]
+        limits = [reference.limit(example) for example in examples]
+        rows, running = [list(prefix) for prefix in prefixes], set(range(len(examples)))
+        while running:
+            logits, left = step(rows)
+            logits[..., reference.forbidden] = -torch.inf
+            for i in sorted(running):
+                token = int(logits[i, -1 if left else len(rows[i]) - 1].argmax())
+                if token == reference.eos:
+                    running.discard(i)
+                    continue
+                rows[i].append(token)
+                if len(rows[i]) - len(prefixes[i]) == limits[i]:
+                    running.discard(i)
+        return [row[len(prefix) :] for row, prefix in zip(rows, prefixes, strict=True)]
+
+
+def readme(reference: Reference, files: Mapping[str, str], to: str) -> str:
+    """How to run the folder, as Markdown.
+
+    Args:
+        reference: The run's model.
+        files: Role to the file of its tokenizer.
+        to: torch_export or onnx.
+    """
+    lines = []
+    for name, (module, inputs) in modules(reference).items():
+        shapes = {"memory": "[B, S, D] float32", "source": "[B, S] int64"}
+        described = [f"`{key}` {shapes.get(key, '[B, T] int64')}" for key in inputs if "mask" not in key]
+        described += [f"`{key}` bool, True where a token is real" for key in inputs if "mask" in key]
+        lines.append(f"- `{name}{SUFFIXES[to]}`: {', '.join(described)}. {(module.__doc__ or '').strip()}")
+    first = next(iter(modules(reference)))
+    run = f"""import torch
+
+program = torch.export.load("{first}.pt2").module()
+output = program(**inputs)  # tensors by name"""
+    if to == "onnx":
+        run = f"""import onnxruntime
+
+program = onnxruntime.InferenceSession("{first}.onnx")
+output = program.run(None, inputs)[0]  # numpy arrays by name"""
+    start = {True: "`<bos> source <sep>`", False: "`<bos>`"}[reference.prefixed]
+    rows = {
+        "classification": "A row is `<bos> text <eos>`, or `<bos> text <sep> text_b <eos>`.",
+        "lm": "A row starts with `<eos>`." if reference.searches else "A row is running text with `<mask>` in it.",
+    }.get(reference.name, f"A source ends with `<eos>`, unless it is a prompt; decoding starts from {start}.")
+    tokenizers = ", ".join(f"{role}: `{name}`" for role, name in files.items())
+    return f"""# {reference.name} as {"ONNX" if to == "onnx" else "torch.export"} programs
+
+{chr(10).join(lines)}
+
+Batch and lengths are free, up to {reference.task.config.model.max_len} tokens. {rows}
+Tokenizers, read by `multihead.data.tokenizer.Tokenizer.load`: {tokenizers}. Special entries are ids 0 to 5:
+`<pad>`, `<bos>`, `<eos>`, `<unk>`, `<sep>`, `<mask>`. `verification.json` says how the programs were compared.
+
+```python
+{run}
+```
+"""

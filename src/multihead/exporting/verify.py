@@ -1,0 +1,287 @@
+"""Whether an exported model does what the run's own does: logits under teacher forcing, and outputs.
+
+Shapes: T target tokens, S source tokens, V vocabulary, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from multihead.config.training import DecodingConfig
+from multihead.decoding import generate
+from multihead.errors import CheckpointError
+from multihead.tasks.base import Task
+from multihead.tasks.language_modeling import NEW_TOKENS
+
+TOLERANCE = 1e-3
+"""Largest difference in float32, relative to the largest magnitude of what is compared."""
+EQUAL_SHARE = 0.99
+"""Least share of equal outputs in float32."""
+BATCH = 32
+"""Inputs that are searched for together."""
+
+
+@dataclass
+class Example:
+    """An input of the run as ids, without marks except those of a prompt."""
+
+    source: list[int]
+    """Of a translation the source, of a language model the prompt, of a classifier the whole row."""
+    target: list[int]
+    """What follows; empty for classes and masked tokens."""
+
+
+class Allowed(nn.Module):
+    """A head whose probabilities are shared out among the tokens that may be emitted, as CTranslate2 does.
+
+    Args:
+        head: Of the vocabulary.
+        forbidden: Ids of the others.
+    """
+
+    def __init__(self, head: nn.Module, forbidden: Sequence[int]):
+        super().__init__()
+        self.head, self.forbidden = head, torch.tensor(forbidden)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., D], -inf of what is forbidden."""
+        return self.head(hidden).index_fill(-1, self.forbidden, -math.inf)
+
+
+class Reference:
+    """The run's own model on examples, in evaluation mode.
+
+    Args:
+        task: A single task.
+        decoding: How outputs are searched for.
+        shared_out: Whether what a forbidden token had of the probability is shared out among the others before the
+            search, instead of being lost.
+    """
+
+    def __init__(self, task: Task, decoding: DecodingConfig, *, shared_out: bool = False):
+        self.task, self.decoding, self.shared_out = task, decoding, shared_out
+        self.name = task.settings.name
+        stacks, self.classifies = task.settings.stacks, self.name == "classification"
+        self.searches = not self.classifies and "decoder" in stacks
+        """Whether outputs are sequences; else they are the best class, or the best token at each place."""
+        self.prefixed = self.searches and stacks == ("decoder",)
+        """Whether decoding starts from a prompt instead of from a source."""
+        marks = task.tokenizers.get("target") or task.tokenizers["text"]
+        self.bos, self.eos, self.pad, self.sep = marks.bos_id, marks.eos_id, marks.pad_id, marks.sep_id
+        self.forbidden = [marks.pad_id, marks.bos_id, marks.sep_id]
+        if self.name == "lm":
+            self.forbidden += [marks.unk_id, marks.mask_id]
+
+    def prefix(self, example: Example) -> list[int]:
+        """What decoding starts from: the prompt, or ``<bos> source <sep>``, or ``<bos>``."""
+        if self.name == "lm":
+            return example.source
+        return [self.bos, *example.source, self.sep] if self.prefixed else [self.bos]
+
+    def source(self, example: Example) -> list[int]:
+        """What the encoder reads."""
+        return [*example.source, self.eos]
+
+    def limit(self, example: Example) -> int:
+        """Most tokens of the output, its end mark included."""
+        longest = NEW_TOKENS if self.name == "lm" else 2 * len(example.source) + 10
+        room = self.task.config.model.max_len - len(self.prefix(example))
+        return max(1, min(self.decoding.max_new_tokens or longest, room))
+
+    @torch.inference_mode()
+    def logits(self, example: Example) -> Tensor:
+        """Logits [T, V] that predict the target and its end mark; [C] of a class, or [S, V] at each place."""
+        transformer, head = self.task.model.transformer, self.task.model.head
+        if not self.searches:
+            row = torch.tensor([example.source])
+            hidden = transformer.encode(row) if self.task.settings.stacks == ("encoder",) else transformer.decode(row)
+            return head(hidden)[0]
+        prefix = self.prefix(example)
+        source = None if self.prefixed else torch.tensor([self.source(example)])
+        hidden = transformer(source=source, target=torch.tensor([[*prefix, *example.target]]))  # [1, P + T - 1, D]
+        return head(hidden)[0, len(prefix) - 1 :]
+
+    @torch.inference_mode()
+    def outputs(self, examples: Sequence[Example], greedy: bool = False) -> list[list[int]]:
+        """The best output of each example: ids, or classes, or the best token at each place.
+
+        Args:
+            examples: The inputs.
+            greedy: Whether to leave out the run's beams and its rules of what may be emitted.
+        """
+        if not self.searches:
+            return [self.decide(self.logits(example)) for example in examples]
+        order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].source), i))
+        results: list[list[int]] = [[] for _ in examples]
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            found = self._search([examples[i] for i in chosen], DecodingConfig() if greedy else self.decoding)
+            for i, ids in zip(chosen, found, strict=True):
+                results[i] = ids
+        return results
+
+    def _search(self, examples: Sequence[Example], decoding: DecodingConfig) -> list[list[int]]:
+        head = self.task.model.head
+        prefix, prefix_mask = self.padded([self.prefix(example) for example in examples], left=True)
+        source = source_mask = None
+        if not self.prefixed:
+            source, source_mask = self.padded([self.source(example) for example in examples])
+        found = generate(
+            self.task.model.transformer,
+            Allowed(head, self.forbidden) if self.shared_out else head,
+            decoding,
+            prefix=prefix,
+            prefix_mask=prefix_mask,
+            source=source,
+            source_mask=source_mask,
+            eos_id=self.eos,
+            pad_id=self.pad,
+            max_new_tokens=torch.tensor([self.limit(example) for example in examples]),
+            forbidden=self.forbidden,
+        )
+        return [hypotheses[0].ids for hypotheses in found]
+
+    def decide(self, logits: Tensor) -> list[int]:
+        """What is read off logits where nothing is searched for: the class [1], which of C classes, or tokens [S]."""
+        if self.classifies and self.task.settings.multi_label:
+            return (logits > 0).int().tolist()
+        return logits.argmax(-1).reshape(-1).tolist()
+
+    def padded(self, rows: Sequence[Sequence[int]], left: bool = False) -> tuple[Tensor, Tensor]:
+        """Ids and a mask [B, T] of rows of different length."""
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.pad)
+        mask = torch.zeros(len(rows), width, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            place = slice(width - len(row), width) if left else slice(0, len(row))
+            ids[number, place] = torch.tensor(row)
+            mask[number, place] = True
+        return ids, mask
+
+
+class Runtime(Protocol):
+    """An exported model, read back from disk."""
+
+    measured: str
+    """What `teacher_forced` gives."""
+    greedy: bool
+    """Whether `outputs` takes the most probable token at each step, whatever the run's decoding says."""
+
+    def versions(self) -> dict[str, str]:
+        """What ran it."""
+
+    def teacher_forced(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Numbers of each example."""
+
+    def expected(self, example: Example) -> Tensor:
+        """What they should be."""
+
+    def outputs(self, examples: Sequence[Example]) -> list[list[int]]:
+        """The output of each example."""
+
+
+@dataclass
+class Verification:
+    """What the comparison found."""
+
+    inputs: int
+    """Number of examples."""
+    measured: str
+    """What was compared under teacher forcing."""
+    largest_difference: float
+    """Between those numbers and the run's."""
+    scale: float
+    """Their largest magnitude."""
+    tolerance: float | None
+    """Of the difference relative to the scale; None where nothing is refused."""
+    equal_outputs: float
+    """Share of outputs that are equal."""
+    search: str
+    """How outputs were searched for."""
+    versions: dict[str, str]
+    """What ran the exported model."""
+    seconds: float
+    """Of the exported model for all outputs."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """With which words outputs are those of the run, where the runtime has words of its own."""
+
+    def save(self, folder: Path) -> None:
+        """Writes ``verification.json``."""
+        (folder / "verification.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    def table(self) -> list[list[str]]:
+        """Rows for the screen, the first of them the head."""
+        size = f"of at most {self.scale:.4g}" + (f"; refused above {self.tolerance:g} of it" if self.tolerance else "")
+        return [
+            ["", "", ""],
+            ["inputs", str(self.inputs), "of the run"],
+            ["largest difference", f"{self.largest_difference:.3g}", f"{self.measured}, {size}"],
+            ["equal outputs", f"{self.equal_outputs:.1%}", self.search],
+            ["seconds", f"{self.seconds:.2f}", ", ".join(f"{k} {v}" for k, v in self.versions.items())],
+        ]
+
+
+def verify(
+    runtime: Runtime, reference: Reference, examples: Sequence[Example], wanted: Sequence[list[int]], *, exact: bool
+) -> Verification:
+    """Compares an exported model with the run's own.
+
+    Args:
+        runtime: The exported one.
+        reference: The run's.
+        examples: At least one.
+        wanted: The run's outputs for them, as ``Reference.outputs`` finds them.
+        exact: Whether a difference is refused; else it is only told.
+
+    Raises:
+        CheckpointError: Logits differ by more than `TOLERANCE`, or less than `EQUAL_SHARE` of the outputs are equal.
+    """
+    expected = [runtime.expected(example) for example in examples]
+    found = runtime.teacher_forced(examples)
+    largest = max(_difference(a, b) for a, b in zip(found, expected, strict=True))
+    scale = max(float(x.abs().max()) for x in expected)
+    start = time.perf_counter()
+    outputs = runtime.outputs(examples)
+    seconds = time.perf_counter() - start
+    share = equal_share(outputs, wanted)
+    beams = 1 if runtime.greedy else reference.decoding.num_beams
+    search = ("greedy" if beams == 1 else f"{beams} beams") if reference.searches else "largest logit"
+    if exact and not (largest <= TOLERANCE * scale and share >= EQUAL_SHARE):
+        what = (
+            f"the exported model differs from the run's: {runtime.measured} by up to {largest:.3g} of {scale:.3g}, "
+            f"{share:.1%} of {len(examples)} outputs equal ({search}); nothing was put in place"
+        )
+        raise CheckpointError("export", what, "another to=FORMAT")
+    return Verification(
+        inputs=len(examples),
+        measured=runtime.measured,
+        largest_difference=largest,
+        scale=scale,
+        tolerance=TOLERANCE if exact else None,
+        equal_outputs=share,
+        search=search,
+        versions=runtime.versions() | {"torch": torch.__version__, "multihead": metadata.version("multihead")},
+        seconds=round(seconds, 3),
+    )
+
+
+def equal_share(a: Sequence[list[int]], b: Sequence[list[int]]) -> float:
+    """Share of places at which two lists of outputs are equal."""
+    return sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """The largest; infinite where the shapes differ or a number is not one."""
+    if a.shape != b.shape or not bool(torch.isfinite(a).all()):
+        return math.inf
+    return float((a.float() - b.float()).abs().max())

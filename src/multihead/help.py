@@ -42,6 +42,7 @@ multihead: one Transformer backbone, many heads. Every command takes key=value w
   multihead train task=TASK                   trains; the same as python train.py task=TASK
   multihead evaluate run=RUN data.split=test  measures a finished run on any split or file; calibrates classifiers
   multihead predict run=RUN                   continues, translates, summarizes or classifies lines of standard input
+  multihead export run=RUN to=FORMAT          the model for CTranslate2, ONNX, torch.export, or as tensors
   multihead explain key=model.d_model         a key's value, who set it, what it overrode, what it means
   multihead runs                              the runs there are, with state, best metric, time and size
   multihead diff a=RUN b=RUN                  what differs between two runs
@@ -105,6 +106,29 @@ as \\n), or label TAB probability. A pair of texts comes as TEXT TAB TEXT_B. Nee
 Examples:
   echo "A man rides a bike." | multihead predict run=outputs/translation/multi30k/...
   echo "ROMEO:" | multihead predict run=outputs/lm/tinyshakespeare/... decoding.do_sample=true decoding.top_p=0.9
+""",
+    "export": """\
+multihead export run=RUN to=FORMAT [out=DIR] [key=value ...]
+
+Writes a finished run's model for another runtime, reads it back from disk, and compares it with the run's own on its
+test inputs: logits under teacher forcing, and outputs. The folder is put in place only where they agree (in float32:
+logits to 1e-3 of their scale, 99 % of the outputs); verification.json keeps what was measured, README.md says how to
+run it. Exit status 3: they do not.
+
+  run=RUN                  the run's directory
+  to=ctranslate2           translation, summarization, lm; also to=onnx, torch_export (all tasks), safetensors
+  out=DIR                  otherwise RUN/export/FORMAT; an earlier export is replaced when the new one is whole
+  quantization=int8        of ctranslate2: int8, int16, float16, bfloat16, int8_float32, int8_float16, int8_bfloat16
+  sentences=100            how many inputs are compared
+  part=TASK                of a run of several tasks, which one
+  decoding.num_beams=5     how ctranslate2's outputs are searched for, and every other key under decoding
+  plugin=FILE.py           again, where the run was made with a plugin
+
+Needs the extra export, but for torch_export and safetensors: pip install "multihead[export]".
+
+Examples:
+  multihead export run=outputs/translation/multi30k/... to=ctranslate2 quantization=int8 decoding.num_beams=5
+  multihead export run=outputs/classification/sst2/... to=onnx
 """,
     "explain": """\
 multihead explain key=KEY [run=RUN] [key=value ...]

@@ -1,0 +1,136 @@
+"""``export``: end to end on a run, what is refused, and that nothing is left where the comparison fails."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from trial import ROOT, train
+
+from multihead.cli import main
+from multihead.errors import CheckpointError, ConfigError
+from multihead.exporting import ctranslate, weights
+from multihead.exporting.formats import Request
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A translation run of a few steps."""
+    path = tmp_path_factory.mktemp("exported") / "run"
+    train(path)
+    return path
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it that a test may write into."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "folder", "files"),
+    [
+        (["to=ctranslate2", "decoding.num_beams=2"], "ctranslate2", ["model.bin", "config.json"]),
+        (["to=ctranslate2", "quantization=int8"], "ctranslate2_int8", ["model.bin", "config.json"]),
+        (["to=torch_export"], "torch_export", ["encode.pt2", "decode.pt2"]),
+        (["to=safetensors"], "safetensors", ["model.safetensors", "config.json"]),
+    ],
+)
+def test_every_format(words, folder, files, run, capsys):
+    assert main(["export", f"run={run}", "sentences=8", *words]) == 0
+    out = run / "export" / folder
+    assert {*files, "README.md", "verification.json", "tokenizer.json"} <= {file.name for file in out.iterdir()}
+    verification = json.loads((out / "verification.json").read_text())
+    assert verification["inputs"] == 8
+    if "int8" not in folder:
+        assert verification["equal_outputs"] == 1.0
+        assert verification["largest_difference"] <= 1e-4 * verification["scale"]
+    said = capsys.readouterr().out
+    assert "largest difference" in said and f"wrote {out}" in said.replace("\n", "")
+
+
+def test_it_is_written_again_where_it_was(run, tmp_path):
+    for _ in range(2):
+        assert main(["export", f"run={run}", "to=safetensors", "sentences=2", f"out={tmp_path / 'there'}"]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run", "there"]
+
+
+def test_a_difference_is_refused_and_nothing_is_left(run, monkeypatch, capsys):
+    fill = ctranslate._fill_linear
+
+    def doubled(spec, *layers):
+        fill(spec, *layers)
+        spec.weight *= 1.5
+
+    monkeypatch.setattr(ctranslate, "_fill_linear", doubled)
+    assert main(["export", f"run={run}", "to=ctranslate2", "sentences=4"]) == 3
+    error = capsys.readouterr().err
+    assert error.startswith("error[checkpoint] export: the exported model differs from the run's: log-probabilities")
+    assert "outputs equal (greedy)" in error and error.count("\n") == 1
+    assert not list((run / "export").iterdir())
+
+
+@torch.no_grad()
+def test_shared_tensors_stand_once(run):
+    assert main(["export", f"run={run}", "to=safetensors", "sentences=2"]) == 0
+    folder = run / "export" / "safetensors"
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names, shared = set(file.keys()), file.metadata()
+    described = json.loads((folder / "config.json").read_text())
+    tied = {"head.weight", "transformer.encoder.embedding.weight", "transformer.decoder.embedding.weight"}
+    assert len(tied & names) == 1 and len(tied & set(shared)) == 2
+    assert set(described["tensors"]) == names | (set(shared) & set(described["tensors"]))
+    fresh = weights.load(folder)
+    assert fresh.model.head.weight is fresh.model.transformer.decoder.embedding.weight
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"model.safetensors: cannot be loaded"):
+        weights.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["to=tflite"], "to: must be one of ctranslate2, onnx, torch_export, safetensors, got 'tflite'"),
+        ([], "to: is missing"),
+        (["to=onnx", "quantization=int8"], "quantization: must be left out where to=onnx"),
+        (["to=ctranslate2", "quantization=int3"], "quantization: must be one of float32, int8"),
+        (["to=safetensors", "part=lm"], "part: must be left out"),
+        (["to=ctranslate2", "sentences=none"], "sentences: must be a number of at least 1"),
+        (["to=ctranslate2", "part=lm"], "part: must be one of translation"),
+    ],
+)
+def test_words_that_are_refused(words, message, run, capsys):
+    assert main(["export", f"run={run}", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (run / "export").exists() or not list((run / "export").iterdir())
+
+
+def test_the_names_of_folders(tmp_path):
+    assert Request(to="ctranslate2", quantization="float32").folder(tmp_path).name == "ctranslate2"
+    assert Request(to="onnx", out="there").folder(tmp_path).name == "there"
+    with pytest.raises(ConfigError, match="only ctranslate2 stores weights in other types"):
+        Request(to="safetensors", quantization="int8").check()
+
+
+def test_a_part_of_several_tasks(tmp_path, capsys):
+    run = tmp_path / "run"
+    train(run, "task=multitask", "task.parts=[lm,translation]")
+    assert main(["export", f"run={run}", "to=ctranslate2", "sentences=4"]) == 2
+    assert "part: is missing" in capsys.readouterr().err
+    for part in ("lm", "translation"):
+        words = [f"run={run}", "to=ctranslate2", f"part={part}", "sentences=4", f"out={tmp_path / part}"]
+        assert main(["export", *words]) == 0
+    assert main(["export", f"run={run}", "to=safetensors", "sentences=4"]) == 0
+    verification = json.loads((run / "export" / "safetensors" / "verification.json").read_text())
+    assert verification["inputs"] == 8
+
+
+def test_a_plugins_attention_is_traced_and_refused_by_ctranslate2(tmp_path, capsys):
+    plugin = f"plugin={ROOT / 'docs' / 'examples' / 'linear_attention.py'}"
+    run = tmp_path / "run"
+    train(run, "task=lm", plugin, "model.attention=linear", "trainer.max_steps=2")
+    assert main(["export", f"run={run}", "to=ctranslate2", plugin]) == 2
+    assert "model.attention=linear: CTranslate2 runs its own blocks" in capsys.readouterr().err
+    assert main(["export", f"run={run}", "to=safetensors", "sentences=2", plugin]) == 0
+    assert main(["export", f"run={run}", "to=torch_export", "sentences=2", plugin]) in (0, 2)

@@ -173,7 +173,7 @@ def test_help(door):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("trian task=translation", "error[config] trian: not a command; there are train, evaluate, predict, export, explain,"),
+        ("trian task=translation", "error[config] trian: not a command; there are train, evaluate, predict, export, "),
         ("task=translation", "error[config] task=translation: not a command; .*fix: multihead train ..."),
         ("evaluate --verbose", "error[config] --verbose: evaluate takes key=value and no flags"),
         ("frobnicate", "error[config] frobnicate: not a command;"),

@@ -7,8 +7,7 @@ RUN is a capsule of translation with the paper's layers (norms before the sub-la
 embeddings), which all peers can hold. All search with the same beams over the same source ids without a length penalty
 (JoeyNMT's is another formula), and never emit marks. How many outputs are those of Multihead, token for token, is
 counted; outputs that differ have another score by rounding, or by another rule of when to stop. CTranslate2 has the
-model that ``multihead export`` writes, in fp32 with its own rule of when to stop (patience 1) and with a longer one,
-and in int8 with the BLEU that it costs. Peers take the sentences sorted by length, in the batch of ``TRIED`` that is
+model that ``multihead export`` writes, in fp32 and in int8 with the BLEU that it costs. Peers take the sentences sorted by length, in the batch of ``TRIED`` that is
 fastest on every fifth of them.
 """
 
@@ -103,10 +102,9 @@ def main() -> None:
         ]
         if settings["peers"] == "all" or "ctranslate2" in settings["peers"]:
             models = {name: export(settings["run"], folder, name) for name in ("float32", "int8")}
-            for kind, patience in (("float32", 1.0), ("float32", 3.0), ("int8", 1.0)):
-                own = {"model": models[kind], "patience": patience}
+            for kind, model in models.items():
                 peers.append(
-                    Contestant(f"CTranslate2 {kind} {patience:g}", "ctranslate2_decode.py", "ctranslate2", own)
+                    Contestant(f"CTranslate2 {kind}", "ctranslate2_decode.py", "ctranslate2", {"model": model})
                 )
             (folder / "tokens.json").write_text(json.dumps(tokens_of(folder)))
         if settings["peers"] != "all":

@@ -16,16 +16,15 @@ def main() -> None:
     ids = {token: number for number, token in enumerate(tokens)}
     pace = Pace(version=f"ctranslate2 {ctranslate2.__version__}, {model.compute_type}", threads=s["threads"])
     pace.say(
-        search=f"sorted by length, batches of {s['batch']}, patience {s['patience']:g}",
+        search=f"sorted by length, batches of {s['batch']}",
         size=(Path(s["model"]) / "model.bin").stat().st_size,
     )
 
     def search(rows: list[list[int]]) -> list[list[int]]:
         results = model.translate_batch(
-            [[tokens[i] for i in [*row, s["eos"]]] for row in rows],
+            [[tokens[i] for i in row] for row in rows],  # the model adds the end mark
             beam_size=s["num_beams"],
             length_penalty=s["length_penalty"],
-            patience=s["patience"],
             max_batch_size=s["batch"],
             max_decoding_length=2 * max(map(len, rows)) + 10,
             suppress_sequences=[[tokens[i]] for i in s["forbidden"]],

@@ -191,7 +191,7 @@ def test_wrong_verbs(door, line, message):
         ("python train.py task=tr", {"task=translation"}),
         ("python train.py model=t", {"model=tiny", "model=tiny_swiglu"}),
         ("python train.py task=translation optim.mu", {"optim.muon_lr=", "optim.muon_steps=", "optim.muon_momentum="}),
-        ("multihead e", {"evaluate", "explain"}),
+        ("multihead e", {"evaluate", "explain", "export"}),
         ("multihead ", set(cli.VERBS)),
         ("multihead train debug=", {"debug=smoke", "debug=overfit", "debug=profile"}),
         ("multihead train hyd", set()),

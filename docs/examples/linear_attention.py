@@ -29,7 +29,7 @@ class LinearAttention(MultiHeadAttention):
             key, value = F.elu(self._heads(self.key(memory))) + 1, self._heads(self.value(memory))  # [N, S, H, K]
             key, value = (key, value) if cache is None else cache.append(key, value)
         key = key if scope.mask is None else key * scope.mask[:, 0, -1, :, None, None]  # the last query sees all real
-        query = query.reshape(len(key), -1, *query.shape[2:])  # beams of one source are further queries to it
+        query = query.reshape(key.size(0), -1, *query.shape[2:])  # beams of one source are further queries to it
         causal = scope.causal or (scope.mask is not None and scope.mask.size(2) > 1)
         add = (lambda y: y.cumsum(1)[:, -query.size(1) :]) if causal else (lambda y: y.sum(1, keepdim=True))
         y = (query[..., None] * add(key[..., None] * value[..., None, :])).sum(-2)  # [N, T, H, K]

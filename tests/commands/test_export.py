@@ -133,4 +133,4 @@ def test_a_plugins_attention_is_traced_and_refused_by_ctranslate2(tmp_path, caps
     assert main(["export", f"run={run}", "to=ctranslate2", plugin]) == 2
     assert "model.attention=linear: CTranslate2 runs its own blocks" in capsys.readouterr().err
     assert main(["export", f"run={run}", "to=safetensors", "sentences=2", plugin]) == 0
-    assert main(["export", f"run={run}", "to=torch_export", "sentences=2", plugin]) in (0, 2)
+    assert main(["export", f"run={run}", "to=torch_export", "sentences=2", plugin]) == 0

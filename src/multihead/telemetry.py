@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-from multihead.budget import peak_memory
+from multihead.budget import flop_counter, peak_memory
 from multihead.sharding import gathered
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Telemetry:
     def begin_step(self) -> None:
         """Before a step's first part."""
         if self.peak and not self.flops_per_token and self._counter is None:
-            self._counter = FlopCounterMode(display=False)
+            self._counter = flop_counter()
             self._counter.__enter__()
 
     def on_gradient(self, trainer: L.Trainer, norm: Tensor, every: int) -> None:

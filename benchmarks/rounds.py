@@ -1,11 +1,10 @@
-"""What the benchmarks share: words, interleaved rounds, and a report as a table and as JSON."""
+"""What the benchmarks share: words, and a report of speeds as a table and as JSON."""
 
 import json
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,6 @@ def split_words(words: Sequence[str], own: Mapping[str, Any]) -> tuple[dict[str,
         else:
             rest.append(word)
     return settings, rest
-
-
-def interleaved(work: Mapping[str, Callable[[], int]], rounds: int) -> dict[str, list[float]]:
-    """Units per second of each contestant in rounds A B A B, so that a machine that changes pace meets all alike.
-
-    Args:
-        work: Name to a function that does a piece of work and returns its units (say, tokens). Each is called once
-            beforehand and not counted.
-        rounds: Counted calls of each.
-    """
-    speeds: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(rounds + 1):
-        for name, function in work.items():
-            start = time.perf_counter()
-            units = function()
-            if number:
-                speeds[name].append(units / (time.perf_counter() - start))
-    return speeds
 
 
 def report(unit: str, speeds: Mapping[str, Sequence[float]], about: Mapping[str, Any], out: str) -> dict[str, Any]:

@@ -30,7 +30,8 @@ GRID = FILE.replace("{{distribution: log_uniform_values, min: 1.0e-4, max: 1.0e-
 def opened(folder, method="random", text=FILE):
     folder.mkdir(exist_ok=True)
     file = folder / "s.yaml"
-    file.write_text(text.format(method=method))
+    if not file.exists():  # another process may be reading it
+        file.write_text(text.format(method=method))
     return Ledger(read_sweep(str(file)), folder, val_every=10)
 
 

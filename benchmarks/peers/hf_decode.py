@@ -6,30 +6,13 @@ Marian, which the benchmark of training has, is the same code with norms after t
 import torch
 import transformers
 from decoding import TestSet, until_end, weights
+from hf_train import sizes
 from pace import Pace, settings
 
 
 def pegasus(s: dict, state: dict[str, torch.Tensor]) -> transformers.PegasusForConditionalGeneration:
     """The model, our parameters in it."""
-    config = transformers.PegasusConfig(
-        vocab_size=s["vocab_size"],
-        d_model=s["d_model"],
-        encoder_layers=s["num_encoder_layers"],
-        decoder_layers=s["num_decoder_layers"],
-        encoder_attention_heads=s["num_heads"],
-        decoder_attention_heads=s["num_heads"],
-        encoder_ffn_dim=s["d_ff"],
-        decoder_ffn_dim=s["d_ff"],
-        max_position_embeddings=s["max_len"],
-        activation_function="relu",
-        scale_embedding=True,
-        pad_token_id=s["pad"],
-        bos_token_id=s["bos"],
-        eos_token_id=s["eos"],
-        decoder_start_token_id=s["bos"],
-        forced_eos_token_id=None,
-    )
-    model = transformers.PegasusForConditionalGeneration(config).eval()
+    model = transformers.PegasusForConditionalGeneration(transformers.PegasusConfig(**sizes(s))).eval()
     names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
     renamed = {"model.shared.weight": state["encoder.embedding.weight"]}
     for name, value in state.items():

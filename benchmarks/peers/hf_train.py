@@ -75,31 +75,34 @@ class Paced(transformers.TrainerCallback):
         self.pace.step(tokens)
 
 
+def sizes(s: dict) -> dict:
+    """The words of an encoder-decoder's configuration: our sizes, dropout and marks."""
+    return {
+        "vocab_size": s["vocab_size"],
+        "d_model": s["d_model"],
+        "encoder_layers": s["num_encoder_layers"],
+        "decoder_layers": s["num_decoder_layers"],
+        "encoder_attention_heads": s["num_heads"],
+        "decoder_attention_heads": s["num_heads"],
+        "encoder_ffn_dim": s["d_ff"],
+        "decoder_ffn_dim": s["d_ff"],
+        "max_position_embeddings": s["max_len"],
+        "activation_function": "relu",
+        "dropout": s["dropout"],
+        "attention_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "scale_embedding": True,
+        "pad_token_id": s["pad"],
+        "bos_token_id": s["bos"],
+        "eos_token_id": s["eos"],
+        "decoder_start_token_id": s["bos"],
+        "forced_eos_token_id": None,
+    }
+
+
 def marian(s: dict) -> transformers.MarianMTModel:
     """Marian of our sizes: one embedding for source, target and output, sinusoids, norms after the sums."""
-    config = transformers.MarianConfig(
-        vocab_size=s["vocab_size"],
-        d_model=s["d_model"],
-        encoder_layers=s["num_encoder_layers"],
-        decoder_layers=s["num_decoder_layers"],
-        encoder_attention_heads=s["num_heads"],
-        decoder_attention_heads=s["num_heads"],
-        encoder_ffn_dim=s["d_ff"],
-        decoder_ffn_dim=s["d_ff"],
-        max_position_embeddings=s["max_len"],
-        activation_function="relu",
-        dropout=s["dropout"],
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        scale_embedding=True,
-        pad_token_id=s["pad"],
-        bos_token_id=s["bos"],
-        eos_token_id=s["eos"],
-        decoder_start_token_id=s["bos"],
-        forced_eos_token_id=None,
-        use_cache=False,
-    )
-    return transformers.MarianMTModel(config)
+    return transformers.MarianMTModel(transformers.MarianConfig(**sizes(s), use_cache=False))
 
 
 def gpt2(s: dict) -> transformers.GPT2LMHeadModel:

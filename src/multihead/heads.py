@@ -53,11 +53,12 @@ class VocabularyHead(nn.Module):
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Linear map and cross-entropy at once, a few hundred rows at a time.
 
-    The gradient of a chunk's logits is made where its softmax is, and no chunk's logits outlive it: a quarter of the
-    passes over memory, and no [N, V] array. Logits and sums are in float32 whatever the matrices are multiplied in.
+    The gradient of a chunk's logits takes their place, and no chunk's logits outlive it: no [N, V] array. On a CPU
+    its softmax is made of so few rows at a time that they stay in the cache. Sums are in float32 whatever the matrices
+    are multiplied in.
     """
 
-    ROWS = 512
+    ROWS, CACHED_ROWS = 512, 32
 
     @staticmethod
     def forward(
@@ -68,25 +69,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=exact, device=hidden.device)
         grad_hidden = torch.empty(hidden.shape, dtype=exact, device=hidden.device)
         grad_weight = torch.zeros(weight.shape, dtype=exact, device=hidden.device)
-        spread = smoothing / weight.size(0)
         for start in range(0, len(labels), _ChunkedCrossEntropy.ROWS):
             part = slice(start, start + _ChunkedCrossEntropy.ROWS)
-            label = labels[part, None]
-            log_probs = torch.log_softmax(product(rows[part], matrix), 1, exact)
-            total -= (1 - smoothing) * log_probs.gather(1, label).sum()
-            if smoothing:
-                total -= spread * log_probs.sum()
-            grad = log_probs.exp_()  # softmax; minus the one-hot target; the even spread comes off below
-            grad.scatter_add_(1, label, grad.new_full(label.shape, smoothing - 1))
-            grad = grad.to(dtype)
-            grad_hidden[part] = product(grad, matrix.T)
+            logits = product(rows[part], matrix)
+            total += _cross_entropy_to_grad(logits, labels[part, None], 1 - smoothing, exact)
+            grad_hidden[part] = product(logits, matrix.T)
             if dtype == exact:
-                torch.addmm(grad_weight, grad.T, rows[part], out=grad_weight)
+                torch.addmm(grad_weight, logits.T, rows[part], out=grad_weight)
             else:
-                grad_weight += grad.T @ rows[part]
-        if smoothing:
-            grad_hidden -= spread * weight.sum(0)
-            grad_weight -= spread * hidden.sum(0)
+                grad_weight += logits.T @ rows[part]
+        if smoothing:  # an even share of the target is for every entry
+            spread = smoothing / weight.size(0)
+            hidden_sum, weight_sum = hidden.sum(0, dtype=exact), weight.sum(0, dtype=exact)
+            total -= spread * (hidden_sum @ weight_sum)
+            grad_hidden -= spread * weight_sum
+            grad_weight -= spread * hidden_sum
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total
@@ -95,6 +92,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return (grad_hidden * grad).to(ctx.dtypes[0]), (grad_weight * grad).to(ctx.dtypes[1]), None, None, None
+
+
+def _cross_entropy_to_grad(logits: Tensor, labels: Tensor, target: float, exact: torch.dtype) -> Tensor:
+    """Sum of logsumexp - target * logit of the label over rows; in place, ``logits`` [N, V] become its gradient."""
+    total = torch.zeros((), dtype=exact, device=logits.device)
+    size = _ChunkedCrossEntropy.CACHED_ROWS if logits.device.type == "cpu" else len(logits)
+    for some, label in zip(logits.split(size), labels.split(size), strict=True):
+        largest, chosen = some.amax(1).to(exact), some.gather(1, label).to(exact)
+        probs = torch.softmax(some, 1, exact)
+        logsumexp = largest - probs.amax(1).log()  # the largest probability is at least 1 / V
+        total += logsumexp.sum() - target * chosen.sum()
+        some.copy_(probs.scatter_add_(1, label, probs.new_full(label.shape, -target)))
+    return total
 
 
 class PooledClassifier(nn.Module):

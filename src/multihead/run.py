@@ -358,8 +358,10 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
         ConfigError: If there is no such run.
         CheckpointError: If its model is missing or damaged, or needs a plugin that was not named.
     """
+    from multihead.kernels import keep_freed_memory
     from multihead.tasks import build_task
 
+    keep_freed_memory()
     path = capsule_dir(str(run))
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
     task = build_task(composition.config, load_vocab(path), composition.plugin)

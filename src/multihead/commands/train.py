@@ -282,9 +282,11 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     import lightning as L
 
     from multihead.data.module import DataModule
+    from multihead.kernels import keep_freed_memory
     from multihead.optim import freeze
     from multihead.tasks import build_task
 
+    keep_freed_memory()
     config = composition.config
     L.seed_everything(config.seed, verbose=False)
     task = build_task(config, prepared.vocab, composition.plugin)

@@ -10,6 +10,7 @@ they are named by what differs.
 """
 
 import json
+import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,11 @@ def row(
     return [name + mark, linear["metric"], *cells, system, found, str(len(values)), f"{mean - best:+.2f}"]
 
 
+def without_folders(label: str) -> str:
+    """A label with the run that another started from, and not where that lies."""
+    return re.sub(r"(init_from=)\S*/", r"\1", label)
+
+
 def table(by_data: Mapping[str, list[list[Capsule]]], linear: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     """The Markdown table.
 
@@ -82,7 +88,7 @@ def table(by_data: Mapping[str, list[list[Capsule]]], linear: Mapping[str, Any],
     head = ["data", "metric", *titles, "configuration", "Transformer", "seeds", "to the best linear"]
     lines = [head, ["---", "---", *["---:"] * len(titles), "---", "---:", "---:", "---:"]]
     for data, systems in by_data.items():
-        labels = names if len(names) == len(systems) else name_systems(systems)
+        labels = names if len(names) == len(systems) else [without_folders(name) for name in name_systems(systems)]
         for label, seeds in zip(labels, systems, strict=True):
             for capsule in seeds:
                 require_same_rows(capsule, linear[data])

@@ -23,7 +23,8 @@ PACKAGES = {
     "x_transformers": (TORCH, "x-transformers==2.31.10"),
     "ctranslate2": ("ctranslate2==4.8.5",),
 }
-"""Of the environments, numpy beside them; ``own`` is the environment that the benchmark runs in."""
+"""Of the environments, numpy beside them; ``own`` is the environment that the benchmark runs in, for everybody where
+MULTIHEAD_PEERS=own (where nothing can be installed, and all is there)."""
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Contestant:
 
 def python_of(environment: str) -> str:
     """The interpreter of an environment, which is made where it is missing."""
-    if environment == "own":
+    if environment == "own" or os.environ.get("MULTIHEAD_PEERS") == "own":
         return sys.executable
     root = Path(os.environ.get("MULTIHEAD_PEERS") or Path.home() / ".cache/multihead/peers")
     folder = root / environment

@@ -1,14 +1,15 @@
 """Decoding speed against peers with the same weights: sentences per second of a beam search over the test set.
 
     python benchmarks/decode_against_peers.py run=RUN [beams=5] [rounds=3] [threads=2] [sentences=0] [peers=all]
-        [out=FILE]
+        [device=cpu] [out=FILE]
 
 RUN is a capsule of translation with the paper's layers (norms before the sub-layers, sinusoids, ReLU, LayerNorm, shared
 embeddings), which all peers can hold. All search with the same beams over the same source ids without a length penalty
 (JoeyNMT's is another formula), and never emit marks. How many outputs are those of Multihead, token for token, is
 counted; outputs that differ have another score by rounding, or by another rule of when to stop. CTranslate2 has the
 model that ``multihead export`` writes, in fp32 and in int8 with the BLEU that it costs. Peers take the sentences sorted
-by length, in the batch of ``TRIED`` that is fastest on every fifth of them.
+by length, in the batch of ``TRIED`` that is fastest on every fifth of them. With ``device=cuda`` Multihead and Hugging
+Face decode on the GPU (``peers=hf``; the others have no part in it).
 """
 
 import json
@@ -27,8 +28,10 @@ from multihead.config.compose import compose_from_run, load_yaml
 from multihead.metrics import CorpusBLEU
 from multihead.prepare import prepare
 
-OWN = {"run": "", "beams": 5, "rounds": 3, "threads": 2, "sentences": 0, "peers": "all", "out": ""}
+OWN = {"run": "", "beams": 5, "rounds": 3, "threads": 2, "sentences": 0, "peers": "all", "device": "cpu",
+       "out": ""}  # fmt: skip
 TRIED = {"hf_decode.py": (32, 64, 128), "joeynmt_decode.py": (32, 64), "ctranslate2_decode.py": (16, 32, 64)}
+TRIED_ON_GPU = (64, 128, 256, 512)
 
 
 def lay_out(loaded: Any, settings: dict[str, Any], folder: Path) -> list[str]:
@@ -47,7 +50,8 @@ def lay_out(loaded: Any, settings: dict[str, Any], folder: Path) -> list[str]:
     shared = {name: getattr(model, name) for name in names} | {"vocab_size": tokenizer.vocab_size}
     shared |= {"pad": task.pad, "bos": task.bos, "eos": task.eos, "unk": tokenizer.unk_id}
     shared |= {"forbidden": [task.pad, task.bos, task.sep], "num_beams": settings["beams"], "length_penalty": 0.0}
-    (folder / "settings.json").write_text(json.dumps(shared | {"threads": settings["threads"]}))
+    shared |= {name: settings[name] for name in ("threads", "device")}
+    (folder / "settings.json").write_text(json.dumps(shared))
     return list(rows["target"][:count])
 
 
@@ -62,7 +66,7 @@ def export(run: str, folder: Path, quantization: str) -> str:
     return str(target)
 
 
-def with_best_batch(contestant: Contestant, folder: Path) -> Contestant:
+def with_best_batch(contestant: Contestant, folder: Path, device: str) -> Contestant:
     """The contestant with the batch size that is fastest on every fifth sentence."""
     few = folder / "few"
     few.mkdir(exist_ok=True)
@@ -77,7 +81,7 @@ def with_best_batch(contestant: Contestant, folder: Path) -> Contestant:
             contestant.environment,
             contestant.settings | {"batch": size},
         )
-        for size in TRIED[contestant.script]
+        for size in (TRIED[contestant.script] if device == "cpu" else TRIED_ON_GPU)
     ]
     found = contest(tries, few, 1, 0.0, 0.0)
     print(contestant.name, {name.rsplit(" ", 1)[1]: round(one["median"], 1) for name, one in found.items()}, flush=True)
@@ -88,6 +92,8 @@ def with_best_batch(contestant: Contestant, folder: Path) -> Contestant:
 def main() -> None:
     """Measures and reports."""
     settings, words = split_words(sys.argv[1:], OWN)
+    if settings["device"] != "cpu" and settings["peers"] != "hf":
+        raise SystemExit("device=cuda wants peers=hf: the others have no part in it")
     os.environ["OMP_NUM_THREADS"] = str(settings["threads"])
     settings["run"] = os.path.abspath(settings["run"])
     loaded = multihead.load(settings["run"])
@@ -109,9 +115,8 @@ def main() -> None:
             (folder / "tokens.json").write_text(json.dumps(tokens_of(folder)))
         if settings["peers"] != "all":
             peers = [peer for peer in peers if any(chosen in peer.script for chosen in settings["peers"].split(","))]
-        results = contest(
-            [ours, *(with_best_batch(peer, folder) for peer in peers)], folder, settings["rounds"], 0.0, 0.0
-        )
+        chosen = [with_best_batch(peer, folder, settings["device"]) for peer in peers]
+        results = contest([ours, *chosen], folder, settings["rounds"], 0.0, 0.0)
         compare_outputs(results, loaded, references, folder)
     print("\n" + table(f"beam {settings['beams']}", "sentences", results), flush=True)
     if settings["out"]:

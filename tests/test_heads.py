@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from multihead import heads
 from multihead.config.model import ModelConfig
 from multihead.heads import PooledClassifier, VocabularyHead
 from multihead.transformer import Transformer
@@ -36,7 +37,8 @@ def test_a_tied_weight_of_another_shape_is_a_defect():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("count", [0, 5, 700])
-def test_the_chunked_loss_and_its_gradients_are_torchs(count, smoothing):
+def test_the_chunked_loss_and_its_gradients_are_torchs(count, smoothing, monkeypatch):
+    monkeypatch.setattr(heads, "_chunk_rows", lambda *size: 300)
     head = VocabularyHead(16, 50)
     hidden, labels = torch.randn(count, 16, requires_grad=True), torch.randint(50, (count,))
     loss = head.loss(hidden, labels, smoothing)
@@ -48,6 +50,32 @@ def test_the_chunked_loss_and_its_gradients_are_torchs(count, smoothing):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(head.loss(hidden, labels, smoothing), expected, atol=0.1, rtol=1e-2)
+
+
+def test_a_label_of_no_probability_costs_what_its_logit_says():
+    head = VocabularyHead(1, 3, torch.nn.Parameter(torch.tensor([[0.0], [200.0], [-100.0]])))
+    hidden = torch.ones(1, 1, requires_grad=True)
+    loss = head.loss(hidden, torch.tensor([2]))
+    loss.backward()
+    assert loss.item() == 300.0  # exp(-300) is 0 in float32
+    assert hidden.grad.item() == pytest.approx(300.0)
+
+
+def test_chunks_hold_a_fixed_number_of_bytes():
+    assert heads._chunk_rows("cpu", 8000, torch.bfloat16) == 1048
+    assert heads._chunk_rows("cuda", 8000, torch.float32) == 8388
+    assert heads._chunk_rows("cpu", 10**9, torch.float32) == 1
+
+
+@pytest.mark.parametrize("count", [0, 5, 700])
+def test_evaluation_in_chunks_is_torchs_at_once(count, monkeypatch):
+    monkeypatch.setattr(heads, "_chunk_rows", lambda *size: 300)
+    head = VocabularyHead(16, 50)
+    hidden, labels = torch.randn(count, 16), torch.randint(50, (count,))
+    nats, hits = head.evaluate(hidden, labels)
+    logits = head(hidden)
+    torch.testing.assert_close(nats, F.cross_entropy(logits, labels, reduction="none"))
+    assert torch.equal(hits, logits.argmax(1) == labels)
 
 
 # PooledClassifier

@@ -1,6 +1,8 @@
 """Attention and products by other kernels are those of torch's own."""
 
+import ctypes
 import math
+import platform
 
 import pytest
 import torch
@@ -73,3 +75,27 @@ def test_product_is_the_matrix_product(dtype):
     left, right = torch.randn(33, 20).to(dtype), torch.randn(17, 20).to(dtype)
     torch.testing.assert_close(product(left, right), left @ right.T)
     torch.testing.assert_close(product(left, right.T.contiguous().T), left @ right.T)  # whatever lies how in memory
+
+
+def test_freed_memory_is_kept_by_glibcs_own_words(monkeypatch):
+    told = []
+
+    class Library:
+        def mallopt(self, parameter: int, value: int) -> int:
+            told.append((parameter, value))
+            return 1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Library())
+    kernels.keep_freed_memory()
+    assert told == [(-3, 32 * 2**20), (-1, 2**31 - 1)]  # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+def test_glibc_takes_these_words():
+    library = ctypes.CDLL(None)
+    assert library.mallopt(-3, 2**25) == 1 and library.mallopt(-1, 2**31 - 1) == 1
+
+
+def test_without_glibc_nothing_happens(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    kernels.keep_freed_memory()

@@ -39,13 +39,14 @@ def main() -> None:
     """Decodes for as long as the benchmark asks for it."""
     s, folder = settings()
     torch.set_num_threads(s["threads"])
-    model = pegasus(s, {name: torch.from_numpy(value) for name, value in weights(folder).items()})
+    model = pegasus(s, {name: torch.from_numpy(value) for name, value in weights(folder).items()}).to(s["device"])
     pace = Pace(version=f"transformers {transformers.__version__}", attention=model.config._attn_implementation)
     pace.say(search=f"sorted by length, batches of {s['batch']}, early_stopping=never", threads=torch.get_num_threads())
 
     @torch.inference_mode()
     def search(rows: list[list[int]]) -> list[list[int]]:
         source = torch.nn.utils.rnn.pad_sequence([torch.tensor([*row, s["eos"]]) for row in rows], True, s["pad"])
+        source = source.to(s["device"])
         outputs = model.generate(
             input_ids=source,
             attention_mask=(source != s["pad"]).long(),

@@ -11,7 +11,7 @@ def main() -> None:
     pace = Pace(version="this checkout", search="batches by tokens, finished sentences leave")
     import multihead
 
-    task = multihead.load(s["run"], *s["words"]).task
+    task = multihead.load(s["run"], *s["words"]).task.to(s["device"])
     decoding = task.config.decoding
     pace.say(parameters=sum(p.numel() for p in task.model.parameters()), threads=torch.get_num_threads())
     sources = TestSet(folder, s["name"])

@@ -49,16 +49,36 @@ class VocabularyHead(nn.Module):
         with torch.autocast(device, enabled=False):
             return _ChunkedCrossEntropy.apply(hidden, self.weight, labels, label_smoothing, dtype)
 
+    def evaluate(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy [N] in nats, and whether the largest logit is the label's [N], without an [N, V] array.
+
+        Args:
+            hidden: [N, D], real positions only.
+            labels: [N].
+        """
+        nats, hits = [], []
+        rows = _chunk_rows(hidden.device.type, self.weight.size(0), torch.float32)
+        for some, label in zip(hidden.split(rows), labels.split(rows), strict=True):
+            logits = self(some).float()
+            nats.append(F.cross_entropy(logits, label, reduction="none"))
+            hits.append(logits.argmax(-1) == label)
+        return torch.cat(nats), torch.cat(hits)
+
+
+def _chunk_rows(device: str, vocab_size: int, dtype: torch.dtype) -> int:
+    """So many rows of logits at a time take 16 MiB on a CPU, whose memory is then reused, and 256 MiB elsewhere."""
+    return max(1, (2**24 if device == "cpu" else 2**28) // (vocab_size * dtype.itemsize))
+
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Linear map and cross-entropy at once, a few hundred rows at a time.
+    """Linear map and cross-entropy at once, some rows at a time.
 
     The gradient of a chunk's logits takes their place, and no chunk's logits outlive it: no [N, V] array. On a CPU
     its softmax is made of so few rows at a time that they stay in the cache. Sums are in float32 whatever the matrices
     are multiplied in.
     """
 
-    ROWS, CACHED_ROWS = 512, 32
+    CACHED_ROWS = 32
 
     @staticmethod
     def forward(
@@ -69,8 +89,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=exact, device=hidden.device)
         grad_hidden = torch.empty(hidden.shape, dtype=exact, device=hidden.device)
         grad_weight = torch.zeros(weight.shape, dtype=exact, device=hidden.device)
-        for start in range(0, len(labels), _ChunkedCrossEntropy.ROWS):
-            part = slice(start, start + _ChunkedCrossEntropy.ROWS)
+        size = _chunk_rows(hidden.device.type, weight.size(0), dtype)
+        for start in range(0, len(labels), size):
+            part = slice(start, start + size)
             logits = product(rows[part], matrix)
             total += _cross_entropy_to_grad(logits, labels[part, None], 1 - smoothing, exact)
             grad_hidden[part] = product(logits, matrix.T)

@@ -78,13 +78,13 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed for the next request, up to 1 GiB a piece; elsewhere this does nothing.
+    """Tells glibc to keep what is freed for the next request, up to 32 MiB a piece; elsewhere this does nothing.
 
-    It would give every array above 32 MiB back to the system and take new pages for the next one, filled with zeros
-    one page at a time: of a step with a large vocabulary that is a third of the time.
+    It would give it back to the system, and take new pages for the next array, filled with zeros one page at a time.
+    Larger arrays are still given back: of those that small ones come to lie between, memory would grow.
     """
     trim_threshold, mmap_threshold = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(mmap_threshold, 2**25)
         libc.mallopt(trim_threshold, 2**31 - 1)

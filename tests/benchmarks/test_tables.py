@@ -72,3 +72,10 @@ def test_transformers_against_others(tmp_path, capsys):
     assert {path: os.stat(path).st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")} == before
     with pytest.raises(SystemExit, match="architectures=gru: there are transformer, lstm"):
         driver.main(["architectures=gru"])
+
+
+def test_a_label_names_the_run_and_not_its_folder():
+    from classification_table import without_folders
+
+    assert without_folders("init_from=/home/me/runs/mlm, seed=1") == "init_from=mlm, seed=1"
+    assert without_folders("no init_from") == "no init_from"

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from multihead.config.task import LanguageModelingConfig
 from multihead.config.training import Config, DecodingConfig
@@ -124,10 +123,10 @@ class LanguageModelingTask(Task):
             place = torch.arange(labels.size(1), device=labels.device)
             labels = labels.masked_fill(place < batch["scored_from"][:, None], IGNORED)
         real = labels != IGNORED
-        logits = self.model.head(self.hidden(batch["inputs"], batch["segments"])[real]).float()  # [N, V]
-        nats = F.cross_entropy(logits, labels[real], reduction="none")
+        hidden = self.hidden(batch["inputs"], batch["segments"])[real]  # [N, D]
+        nats, hits = self.model.head.evaluate(hidden, labels[real])
         self.loss_mean.update(nats.double().sum(), nats.numel())
-        self.accuracy.update((logits.argmax(-1) == labels[real]).sum(), nats.numel())
+        self.accuracy.update(hits.sum(), hits.numel())
         if split == "test" and self.causal and len(batch["index"]):
             self._collect(batch, real, nats)
 
@@ -162,8 +161,8 @@ class LanguageModelingTask(Task):
             batch = self.collate(stream, starts[first : first + many])
             batch = {name: None if x is None else x.to(self.device) for name, x in batch.items()}
             hidden, labels = self(batch)
-            nats = F.cross_entropy(self.model.head(hidden).float(), labels, reduction="sum")
-            self.windows_mean.update(nats, labels.numel())
+            nats, _ = self.model.head.evaluate(hidden, labels)
+            self.windows_mean.update(nats.double().sum(), labels.numel())
         return float(self.windows_mean.compute())
 
     def _continue_prompts(self, split: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
@@ -101,10 +100,10 @@ class TranslationTask(Task):
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
         limit = self.config.trainer.limit_val_examples if split == "val" else 0
         hidden, labels = self(batch)
-        logits = self.model.head(hidden).float()
-        nats = F.cross_entropy(logits, labels, reduction="sum")
+        each, hits = self.model.head.evaluate(hidden, labels)
+        nats = each.double().sum()
         self.loss_mean.update(nats, labels.numel())
-        self.accuracy.update((logits.argmax(-1) == labels).sum(), labels.numel())
+        self.accuracy.update(hits.sum(), hits.numel())
         texts, rows = self.texts[split], batch["index"].tolist()
         num_bytes = sum(len(texts["target"][i].encode()) + 1 for i in rows)  # the end mark stands for the end of line
         self.bits.update(nats / math.log(2), num_bytes)

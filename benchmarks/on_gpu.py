@@ -1,0 +1,203 @@
+"""What a GPU is asked for, in one command: training at 124 M parameters, Multi30k, decoding beside Hugging Face.
+
+    python benchmarks/on_gpu.py folder=DIR [parts=rate,lm,translation,decoding] [minutes=8] [accelerator=gpu] [small=0]
+
+- ``rate``: operations per second of large products in bfloat16, and of copies.
+- ``lm``: GPT-2's size (12 layers, width 768, context 1,024, 50,257 words; Radford et al. 2019) in bf16-mixed, by
+  ``train.py`` on made-up words: tokens per second and the share of the device's peak that 6 N + 12 L D T operations a
+  token are (PaLM, arXiv:2204.02311, appendix B; N without the positions, T the context), for some sizes of a part,
+  compiled or not; then where the time of a step goes (``debug=profile``).
+- ``translation``: ``experiment=multi30k_en_de`` (MULTIHEAD_DATA) with the words behind it; BLEU and minutes.
+- ``decoding``: the test set with 5 beams by that run, beside ``generate`` with the same weights.
+
+Each part leaves DIR/PART.json at once, so that a call that is cut short loses one part. ``accelerator=cpu small=1``
+tries all of it in small, in ten minutes. MULTIHEAD_PEERS=own takes transformers from this environment.
+"""
+
+import csv
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rounds import split_words
+
+ROOT = Path(__file__).parents[1]
+OWN = {"folder": "", "parts": "rate,lm,translation,decoding", "minutes": 8.0, "accelerator": "gpu", "small": 0}
+WIDTH, LAYERS, CONTEXT, WORDS = 768, 12, 1024, 50257
+SMALL = {WIDTH: 64, LAYERS: 2, CONTEXT: 64, WORDS: 500}
+PARTS_OF_A_STEP = (16, 32, 64)
+"""Contexts that are computed at once; a step has 64."""
+
+
+class Bench:
+    """What all parts need.
+
+    Args:
+        settings: As in ``OWN``.
+        words: Of the configuration, for the translation.
+    """
+
+    def __init__(self, settings: dict[str, Any], words: list[str]):
+        self.folder = Path(settings["folder"]).absolute()
+        self.small, self.words = bool(settings["small"]), words
+        self.device = torch.device("cuda" if settings["accelerator"] == "gpu" else "cpu")
+        self.placed = [f"accelerator={settings['accelerator']}", "devices=1", "precision=bf16-mixed", "logger=none"]
+        self.seconds = 60 * settings["minutes"]
+
+    def size(self, whole: int) -> int:
+        """A size, or what stands for it in small."""
+        return SMALL[whole] if self.small else whole
+
+    def run(self, *command: str) -> None:
+        """A command in a process of its own, within the minutes of a part.
+
+        Raises:
+            RuntimeError: If it fails or takes too long.
+        """
+        print("$ python", " ".join(command), flush=True)
+        try:
+            done = subprocess.run([sys.executable, *command], cwd=ROOT, timeout=self.seconds)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"took more than {self.seconds:.0f} s: {' '.join(command)}") from None
+        if done.returncode:
+            raise RuntimeError(f"exit status {done.returncode}: {' '.join(command)}")
+
+    def train(self, name: str, *words: str) -> dict[str, Any]:
+        """A run of train.py in the folder; what it leaves: its result.json, or with ``debug=profile`` profile.json."""
+        run_dir = self.folder / name
+        shutil.rmtree(run_dir, ignore_errors=True)
+        self.run("train.py", *self.placed, *words, f"run_dir={run_dir}")
+        left = run_dir / ("profile.json" if "debug=profile" in words else "result.json")
+        return json.loads(left.read_text())
+
+
+def rate(bench: Bench) -> dict[str, Any]:
+    """The device at its best."""
+    from multihead.profiling import copy_bandwidth, matmul_rate
+
+    return {
+        "operations_per_second": matmul_rate(bench.device, torch.bfloat16),
+        "bytes_per_second": copy_bandwidth(bench.device),
+    }
+
+
+def lm(bench: Bench) -> dict[str, Any]:
+    """Training at GPT-2's size, as fast as it goes."""
+    from multihead.profiling import matmul_rate
+    from multihead.telemetry import peak_flops
+
+    context, layers, width = (bench.size(size) for size in (CONTEXT, LAYERS, WIDTH))
+    corpus = made_up_words(bench)
+    words = ["task=lm", "data=text", f"data.train={corpus}", "tokenizer.kind=word", "tokenizer.min_frequency=1",
+             f"tokenizer.vocab_size={bench.size(WORDS) + 100}", f"model.d_model={width}", f"model.d_ff={4 * width}",
+             f"model.num_heads={width // 64}", f"model.num_decoder_layers={layers}", f"model.max_len={context}",
+             "model.dropout=0.0", "model.position=learned", "model.activation=gelu", "optim=adamw",
+             f"data.batch_tokens={64 * context}"]  # fmt: skip
+    short = ["trainer.max_steps=60", "trainer.log_every_n_steps=10", "trainer.val_every_n_steps=1000000",
+             "trainer.checkpoint_every_n_steps=1000000", "trainer.limit_val_examples=8"]  # fmt: skip
+    peaks = {"data sheet": peak_flops(torch.cuda.get_device_name(), "bf16-mixed") if bench.device.type == "cuda" else 0}
+    peaks["measured"] = matmul_rate(bench.device, torch.bfloat16)
+    found: dict[str, Any] = {"context": context, "peaks": peaks, "tries": {}}
+    for at_once in PARTS_OF_A_STEP[: 1 if bench.small else None]:
+        for compiled in ("false", "true"):
+            name = f"lm_{at_once}_compile_{compiled}"
+            tokens = [f"data.part_tokens={at_once * context}", f"data.eval_tokens={at_once * context}"]
+            try:
+                result = bench.train(name, *words, *short, *tokens, f"compile={compiled}")
+            except RuntimeError as error:  # out of memory, say: the others are still worth their time
+                found["tries"][name] = {"failed": str(error)}
+                continue
+            speed = last_speed(bench.folder / name / "metrics.csv")
+            operations = 6 * (result["parameters"] - context * width) + 12 * layers * width * context
+            found["parameters"] = result["parameters"]
+            found["tries"][name] = {
+                "tokens_per_second": speed,
+                **{f"share of {peak}": speed * operations / value for peak, value in peaks.items() if value},
+                "peak_memory": result["peak_memory"],
+            }
+    usual = f"data.part_tokens={PARTS_OF_A_STEP[0] * context}"
+    return found | {"profile": bench.train("lm_profile", *words, "debug=profile", usual)}
+
+
+def made_up_words(bench: Bench) -> Path:
+    """A text of words without meaning, each word at least once."""
+    draw, count = random.Random(1), bench.size(WORDS)
+    words = [f"w{number}" for number in range(count)]
+    path = bench.folder / "words.txt"
+    with open(path, "w") as file:
+        for _ in range(200 if bench.small else 60):
+            draw.shuffle(words)
+            file.writelines(" ".join(words[start : start + 20]) + "\n" for start in range(0, count, 20))
+    return path
+
+
+def last_speed(metrics: Path) -> float:
+    """Median of the tokens per second that a run's last four logs tell."""
+    with open(metrics, newline="") as file:
+        told = [row["system/tokens_per_second"] for row in csv.DictReader(file)]
+    return statistics.median([float(value) for value in told if value][-4:])
+
+
+def translation(bench: Bench) -> dict[str, Any]:
+    """Multi30k to its score."""
+    small = ["trainer.max_steps=20", "trainer.val_every_n_steps=20", "trainer.limit_val_examples=20",
+             "trainer.checkpoint_every_n_steps=20"]  # fmt: skip
+    start = time.perf_counter()
+    words = [*(small if bench.small else []), *bench.words]
+    result = bench.train("multi30k", "experiment=multi30k_en_de", "data.part_tokens=4096", *words)
+    wanted = ("test/bleu", "test/bleu_lowercase", "steps", "seconds", "tokens_per_second", "parameters", "signature")
+    told = {name: value for name, value in result.items() if name in wanted}
+    return told | {"words": words, "minutes": (time.perf_counter() - start) / 60}
+
+
+def decoding(bench: Bench) -> dict[str, Any]:
+    """Beside ``generate``."""
+    out = bench.folder / "decode_against_peers.json"
+    few = ["sentences=40", "rounds=1"] if bench.small else []
+    words = [f"run={bench.folder / 'multi30k'}", "peers=hf", f"device={bench.device.type}", f"out={out}", *few]
+    bench.run("benchmarks/decode_against_peers.py", *words)
+    return json.loads(out.read_text())
+
+
+PARTS = {"rate": rate, "lm": lm, "translation": translation, "decoding": decoding}
+
+
+def main() -> None:
+    """Measures part after part."""
+    settings, words = split_words(sys.argv[1:], OWN)
+    if not settings["folder"]:
+        raise SystemExit("folder=DIR: where the results go")
+    unknown = set(settings["parts"].split(",")) - set(PARTS)
+    if unknown:
+        raise SystemExit(
+            f"parts={settings['parts']}: no part {', '.join(sorted(unknown))}; there are {','.join(PARTS)}"
+        )
+    if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
+        raise SystemExit("no GPU is at hand; accelerator=cpu small=1 tries the script")
+    bench = Bench(settings, words)
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    name = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"{os.cpu_count()} CPU cores"
+    about = {"device": name, "torch": torch.__version__, "python": sys.version.split()[0]}
+    failed = False
+    for part in settings["parts"].split(","):
+        start = time.perf_counter()
+        try:
+            found = PARTS[part](bench)
+        except RuntimeError as error:  # the other parts are still worth their time
+            found, failed = {"failed": str(error)}, True
+        found |= {"about": about | {"minutes": (time.perf_counter() - start) / 60}}
+        (bench.folder / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(part, json.dumps({key: value for key, value in found.items() if key != "profile"}, indent=1), flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

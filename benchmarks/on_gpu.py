@@ -10,8 +10,9 @@
 - ``translation``: ``experiment=multi30k_en_de`` (MULTIHEAD_DATA) with the words behind it; BLEU and minutes.
 - ``decoding``: the test set with 5 beams by that run, beside ``generate`` with the same weights.
 
-Each part leaves DIR/PART.json at once, so that a call that is cut short loses one part. ``accelerator=cpu small=1``
-tries all of it in small, in ten minutes. MULTIHEAD_PEERS=own takes transformers from this environment.
+Each part leaves DIR/PART.json at once, so that a call that is cut short loses one part. A single command of a part may
+take ``minutes``. ``accelerator=cpu small=1`` tries all of it in small, in ten minutes. MULTIHEAD_PEERS=own takes
+transformers from this environment.
 """
 
 import csv
@@ -57,7 +58,7 @@ class Bench:
         return SMALL[whole] if self.small else whole
 
     def run(self, *command: str) -> None:
-        """A command in a process of its own, within the minutes of a part.
+        """A command in a process of its own, within the minutes that one may take.
 
         Raises:
             RuntimeError: If it fails or takes too long.

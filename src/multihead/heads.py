@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from multihead.kernels import product
 
+CACHED_ROWS = 32
+"""Rows of logits whose softmax is made at once on a CPU."""
+
 
 class VocabularyHead(nn.Module):
     """Hidden states to logits: the last linear map of section 3.4 of the paper (arXiv:1706.03762), without bias.
@@ -78,8 +81,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     are multiplied in.
     """
 
-    CACHED_ROWS = 32
-
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float, dtype: torch.dtype
@@ -118,7 +119,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _cross_entropy_to_grad(logits: Tensor, labels: Tensor, target: float, exact: torch.dtype) -> Tensor:
     """Sum of logsumexp - target * logit of the label over rows; in place, ``logits`` [N, V] become its gradient."""
     total = torch.zeros((), dtype=exact, device=logits.device)
-    size = _ChunkedCrossEntropy.CACHED_ROWS if logits.device.type == "cpu" else len(logits)
+    size = CACHED_ROWS if logits.device.type == "cpu" else len(logits)
     for some, label in zip(logits.split(size), labels.split(size), strict=True):
         largest, chosen = some.amax(1).to(exact), some.gather(1, label).to(exact)
         probs = torch.softmax(some, 1, exact)

@@ -76,7 +76,11 @@ class Process:
 
     def work(self, seconds: float) -> dict[str, Any]:
         """Lets it work for about so many seconds; its answer."""
-        self._process.stdin.write(json.dumps({"seconds": seconds}) + "\n")
+        return self.ask({"seconds": seconds})
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Its answer to any request that `peers/pace.py` knows."""
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return self._read()
 

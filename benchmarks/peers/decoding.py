@@ -25,16 +25,23 @@ class TestSet:
 
         ``search`` takes source ids without marks and returns target ids without marks.
         """
-        order = sorted(range(len(self.sources)), key=lambda i: -len(self.sources[i]))
         pace.ready()
         while True:
-            outputs: list[list[int]] = [[] for _ in order]
-            for start in range(0, len(order), batch):
-                chosen = order[start : start + batch]
-                for i, ids in zip(chosen, search([self.sources[i] for i in chosen]), strict=True):
-                    outputs[i] = [int(token) for token in ids]
-            self._file.write_text(json.dumps(outputs))
-            pace.step(len(order))
+            self._file.write_text(json.dumps(in_batches(self.sources, search, batch)))
+            pace.step(len(self.sources))
+
+
+def in_batches(
+    sources: Sequence[list[int]], search: Callable[[list[list[int]]], Sequence[Sequence[int]]], batch: int = 64
+) -> list[list[int]]:
+    """The outputs of a search, in order, longest sources first in batches of so many."""
+    order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
+    outputs: list[list[int]] = [[] for _ in order]
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        for i, ids in zip(chosen, search([sources[i] for i in chosen]), strict=True):
+            outputs[i] = [int(token) for token in ids]
+    return outputs
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:

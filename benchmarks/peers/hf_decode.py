@@ -5,8 +5,8 @@ Marian, which the benchmark of training has, is the same code with norms after t
 
 import torch
 import transformers
-from decoding import TestSet, until_end, weights
-from hf_train import sizes
+from decoding import TestSet, weights
+from hf_train import beam_search, sizes
 from pace import Pace, settings
 
 
@@ -43,23 +43,7 @@ def main() -> None:
     pace = Pace(version=f"transformers {transformers.__version__}", attention=model.config._attn_implementation)
     pace.say(search=f"sorted by length, batches of {s['batch']}, early_stopping=never", threads=torch.get_num_threads())
 
-    @torch.inference_mode()
-    def search(rows: list[list[int]]) -> list[list[int]]:
-        source = torch.nn.utils.rnn.pad_sequence([torch.tensor([*row, s["eos"]]) for row in rows], True, s["pad"])
-        source = source.to(s["device"])
-        outputs = model.generate(
-            input_ids=source,
-            attention_mask=(source != s["pad"]).long(),
-            num_beams=s["num_beams"],
-            length_penalty=s["length_penalty"],
-            early_stopping="never",
-            max_new_tokens=2 * max(map(len, rows)) + 10,
-            do_sample=False,
-            suppress_tokens=s["forbidden"],
-        )
-        return [until_end(row[1:], s["eos"], [s["pad"]]) for row in outputs.tolist()]
-
-    TestSet(folder, s["name"]).serve(pace, s["batch"], search)
+    TestSet(folder, s["name"]).serve(pace, s["batch"], lambda rows: beam_search(model, s, rows))
 
 
 if __name__ == "__main__":

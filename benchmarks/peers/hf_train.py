@@ -1,10 +1,12 @@
 """Hugging Face's Trainer: a Marian model for translation, GPT-2 for language modelling, both from scratch."""
 
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import transformers
+from decoding import in_batches, until_end
 from pace import Pace, settings
 from pairs import Pairs
 from torch.utils.data import Dataset
@@ -123,6 +125,24 @@ def gpt2(s: dict) -> transformers.GPT2LMHeadModel:
     return transformers.GPT2LMHeadModel(config)
 
 
+@torch.inference_mode()
+def beam_search(model: transformers.PreTrainedModel, s: dict, rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Target ids of source ids, both without marks, by ``generate``; ended where no other beam can become better."""
+    source = torch.nn.utils.rnn.pad_sequence([torch.tensor([*row, s["eos"]]) for row in rows], True, s["pad"])
+    source = source.to(model.device)
+    outputs = model.generate(
+        input_ids=source,
+        attention_mask=(source != s["pad"]).long(),
+        num_beams=s["num_beams"],
+        length_penalty=s.get("length_penalty", 1.0),
+        early_stopping="never",
+        max_new_tokens=2 * max(map(len, rows)) + 10,
+        do_sample=False,
+        suppress_tokens=s.get("forbidden"),
+    )
+    return [until_end(row[1:], s["eos"], [s["pad"]]) for row in outputs.tolist()]
+
+
 def main() -> None:
     """Trains for as long as the benchmark asks for it."""
     s, folder = settings()
@@ -144,6 +164,9 @@ def main() -> None:
         adam_epsilon=1e-9,
         max_grad_norm=s["clip"],
         bf16=s["bf16"],
+        lr_scheduler_type="inverse_sqrt" if s.get("warmup") else "linear",
+        warmup_steps=s.get("warmup", 0),
+        label_smoothing_factor=s.get("label_smoothing", 0.0),
         use_cpu=True,
         save_strategy="no",
         report_to="none",
@@ -156,6 +179,14 @@ def main() -> None:
         model=model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[paced]
     )
     trainer.paced = paced
+
+    def translate(rows: list[list[int]]) -> list[list[int]]:
+        model.eval()
+        outputs = in_batches(rows, lambda some: beam_search(model, s, some))
+        model.train()
+        return outputs
+
+    paced.pace.translate = translate
     trainer.train()
 
 

@@ -3,11 +3,10 @@
 from types import SimpleNamespace
 
 import torch
-from decoding import TestSet, until_end, weights
+from decoding import TestSet, weights
 from joeynmt.model import build_model
-from joeynmt.search import search as joey_search
 from joeynmt.vocabulary import Vocabulary
-from joeynmt_translation import stack
+from joeynmt_translation import beam_search, stack
 from pace import Pace, settings
 from torch import nn
 
@@ -55,25 +54,12 @@ def main() -> None:
     torch.set_num_threads(s["threads"])
     own = [s["pad"], s["bos"], s["eos"]]
     places = [s["unk"], *own, *(i for i in range(s["vocab_size"]) if i not in (*own, s["unk"]))]
-    theirs = {ours: number for number, ours in enumerate(places)}
     state = {name: torch.from_numpy(value) for name, value in weights(folder).items() if name != "sinusoids"}
     model = build(s, state, places)
     pace = Pace(version="joeynmt 2.3.0", threads=torch.get_num_threads())
     pace.say(search=f"sorted by length, batches of {s['batch']}")
 
-    @torch.inference_mode()
-    def search(rows: list[list[int]]) -> list[list[int]]:
-        source = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor([theirs[i] for i in [*row, s["eos"]]]) for row in rows], True, theirs[s["pad"]]
-        )
-        lengths = torch.tensor([len(row) + 1 for row in rows])
-        batch = SimpleNamespace(src=source, src_length=lengths, src_mask=(source != theirs[s["pad"]]).unsqueeze(1))
-        batch.has_trg, batch.trg_prompt_mask = False, None
-        longest = 2 * max(map(len, rows)) + 10
-        outputs, _, _ = joey_search(model, batch, longest, s["num_beams"], -1.0)  # no length penalty
-        return [until_end([places[token] for token in row], s["eos"], [s["pad"]]) for row in outputs.tolist()]
-
-    TestSet(folder, s["name"]).serve(pace, s["batch"], search)
+    TestSet(folder, s["name"]).serve(pace, s["batch"], lambda rows: beam_search(model, s, rows, places))
 
 
 if __name__ == "__main__":

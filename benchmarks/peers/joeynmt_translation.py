@@ -3,9 +3,13 @@
 import logging
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+from decoding import in_batches, until_end
+from joeynmt.search import search as joey_search
 from joeynmt.training import TrainManager, train
 from pace import Pace, settings
 from pairs import Pairs
@@ -59,8 +63,9 @@ def configuration(s: dict, folder: Path) -> dict:
         "optimizer": "adamw",
         "adam_betas": [0.9, 0.98],
         "learning_rate": s["lr"],
-        "scheduling": "noam",
-        "label_smoothing": 0.0,
+        "scheduling": "warmupinversesquareroot" if s.get("warmup") else "noam",
+        "learning_rate_warmup": s.get("warmup", 4000),
+        "label_smoothing": s.get("label_smoothing", 0.0),
         "clip_grad_norm": s["clip"],
         "normalization": "tokens",
         "batch_size": s["batch"],
@@ -86,6 +91,22 @@ def configuration(s: dict, folder: Path) -> dict:
     }
 
 
+@torch.inference_mode()
+def beam_search(
+    model: torch.nn.Module, s: dict, rows: Sequence[Sequence[int]], places: Sequence[int], alpha: float = -1.0
+) -> list[list[int]]:
+    """Our target ids of our source ids, both without marks; ``places`` are our ids in the order of theirs."""
+    theirs: Mapping[int, int] = {ours: number for number, ours in enumerate(places)}
+    source = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor([theirs[i] for i in [*row, s["eos"]]]) for row in rows], True, theirs[s["pad"]]
+    )
+    lengths = torch.tensor([len(row) + 1 for row in rows])
+    batch = SimpleNamespace(src=source, src_length=lengths, src_mask=(source != theirs[s["pad"]]).unsqueeze(1))
+    batch.has_trg, batch.trg_prompt_mask = False, None
+    outputs, _, _ = joey_search(model, batch, 2 * max(map(len, rows)) + 10, s["num_beams"], alpha)
+    return [until_end([places[token] for token in row], s["eos"], [s["pad"]]) for row in outputs.tolist()]
+
+
 def main() -> None:
     """Trains for as long as the benchmark asks for it."""
     s, folder = settings()
@@ -95,6 +116,15 @@ def main() -> None:
     os.mkdir(here / "model")
     write(here, Pairs(folder), s["vocab_size"], [s["pad"], s["bos"], s["eos"]])
     pace, original, tokens = Pace(version="joeynmt 2.3.0"), TrainManager._train_step, []
+
+    marks = [s["pad"], s["bos"], s["eos"]]
+    places = [-1, *marks, *(i for i in range(s["vocab_size"]) if i not in marks)]  # -1: their <unk>, which ours is not
+
+    def translate(model: torch.nn.Module, rows: list[list[int]]) -> list[list[int]]:
+        model.eval()
+        outputs = in_batches(rows, lambda some: beam_search(model, s, some, places, alpha=1.0), 32)
+        model.train()
+        return [[token for token in row if token >= 0] for row in outputs]
 
     def paced(self: TrainManager, batch: object) -> tuple:
         """A step begins where the one before has ended."""
@@ -108,6 +138,7 @@ def main() -> None:
                     module.pwff_layer[2].p = 0.0
             pace.say(parameters=sum(p.numel() for p in self.model.parameters()), threads=torch.get_num_threads())
             pace.say(batch=f"{s['batch']} tokens with padding (batch_type: token)")
+            pace.translate = lambda rows: translate(self.model, rows)
             pace.ready()
         tokens.append(int(batch.ntokens))
         return original(self, batch)

@@ -2,13 +2,16 @@
 
 Needs nothing but the standard library, since each contestant runs in an environment of its own. The benchmark writes
 ``{"seconds": 10}`` to standard input; the contestant works until so many seconds are over, ends the step that it is
-in, and answers ``{"units": 12345, "seconds": 10.2}``. An empty line or the end of the input ends it.
+in, and answers ``{"units": 12345, "seconds": 10.2, "processor_seconds": 20.1}``. One that can translate is asked to by ``{"translate": FILE}``,
+which holds source ids without marks, and answers ``{"outputs": [[...]]}``. An empty line or the end of the input ends
+it.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,11 @@ class Pace:
         self._out = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
         self._about = about
-        self._started = 0.0
+        self._started = self._processor_started = 0.0
         self._asked = 0.0
         self._units = 0
+        self.translate: Callable[[list[list[int]]], list[list[int]]] | None = None
+        """Target ids of source ids, both without marks and in the same order."""
 
     def say(self, **about: Any) -> None:
         """Adds to what the report says."""
@@ -42,16 +47,24 @@ class Pace:
         self._units += units
         seconds = time.perf_counter() - self._started
         if seconds >= self._asked:
-            print(json.dumps({"units": self._units, "seconds": seconds}), file=self._out)
+            answer = {"units": self._units, "seconds": seconds}
+            answer["processor_seconds"] = time.process_time() - self._processor_started
+            print(json.dumps(answer), file=self._out)
             self._wait()
 
     def _wait(self) -> None:
-        line = sys.stdin.readline().strip()
-        if not line:
-            os._exit(0)  # a library's own cleaning up could take minutes
-        self._asked = float(json.loads(line)["seconds"])
+        request: dict[str, Any] = {}
+        while "seconds" not in request:
+            if request:
+                outputs = self.translate(json.loads(Path(request["translate"]).read_text()))
+                print(json.dumps({"outputs": outputs}), file=self._out)
+            line = sys.stdin.readline().strip()
+            if not line:
+                os._exit(0)  # a library's own cleaning up could take minutes
+            request = json.loads(line)
+        self._asked = float(request["seconds"])
         self._units = 0
-        self._started = time.perf_counter()
+        self._started, self._processor_started = time.perf_counter(), time.process_time()
 
 
 current: Pace | None = None

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from multihead.kernels import product
 
-CACHED_ROWS = 32
-"""Rows of logits whose softmax is made at once on a CPU."""
+CACHED_ROWS, CACHED_LOGITS = 32, 2**17
+"""On a CPU the softmax is made of so many rows of logits at once: at least these, or as many as these logits are."""
 
 
 class VocabularyHead(nn.Module):
@@ -119,7 +119,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _cross_entropy_to_grad(logits: Tensor, labels: Tensor, target: float, exact: torch.dtype) -> Tensor:
     """Sum of logsumexp - target * logit of the label over rows; in place, ``logits`` [N, V] become its gradient."""
     total = torch.zeros((), dtype=exact, device=logits.device)
-    size = CACHED_ROWS if logits.device.type == "cpu" else len(logits)
+    size = max(CACHED_ROWS, CACHED_LOGITS // logits.size(1)) if logits.device.type == "cpu" else len(logits)
     for some, label in zip(logits.split(size), labels.split(size), strict=True):
         largest, chosen = some.amax(1).to(exact), some.gather(1, label).to(exact)
         probs = torch.softmax(some, 1, exact)

@@ -15,6 +15,7 @@ from pace import Pace, settings
 s, folder = settings()
 print("chatter that is no answer")
 pace = Pace(version="1", parameters=7)
+pace.translate = lambda rows: [row[::-1] for row in rows]
 pace.ready()
 while True:
     time.sleep(0.01)
@@ -44,6 +45,21 @@ def test_each_contestant_works_in_its_turn_and_is_counted(folder: Path) -> None:
     turns = (folder / "order.txt").read_text()
     changes = sum(first != second for first, second in itertools.pairwise(turns))
     assert changes == 5  # warm-up and two rounds: a b a b a b
+
+
+def test_a_contestant_translates_between_two_rounds_of_work(folder: Path) -> None:
+    from contest import Contestant, Process
+
+    (folder / "sources.json").write_text("[[1, 2, 3], [4]]")
+    process = Process(Contestant("a", str(folder / "worker.py"), "own", {"units": 1}), folder)
+    try:
+        first = process.work(0.05)
+        assert process.ask({"translate": str(folder / "sources.json")}) == {"outputs": [[3, 2, 1], [4]]}
+        second = process.work(0.05)
+    finally:
+        process.end()
+    for answer in (first, second):  # the pause is nobody's time, and a worker that sleeps takes no processor time
+        assert answer["units"] <= answer["seconds"] / 0.01 and answer["processor_seconds"] < answer["seconds"]
 
 
 def test_the_ratio_is_of_the_first_to_the_others() -> None:

@@ -1,0 +1,141 @@
+"""Time to quality: minutes of training until Multi30k's test_2016_flickr is translated with BLEU of 35 (lower-cased).
+
+    python benchmarks/time_to_quality.py [target=35] [who=multihead,hf,torch,joeynmt] [threads=2] [every=120] [budget=0]
+        [precision=bf16] [steps=1000] [sentences=0] [out=FILE] [KEY=VALUE ...]
+
+Multihead is ``experiment=multi30k_en_de`` with a horizon of ``steps``, KEY=VALUE added to it; its minutes are those of
+the training, validations and checkpoints included, and its BLEU is that of the test at the end (beam 5). A peer trains
+with the same ids, sizes, dropout and label smoothing, by its recipe in ``RECIPES``: the batches that are fastest for
+it, AdamW, and a warm-up followed by 1 / sqrt(step), which has no horizon that it would have to know. After every
+``every`` seconds of training, which alone are counted, it translates the test set by its own beam search (5 beams; the
+plain loop greedily, as in tutorials). It is stopped at the target or after ``budget`` minutes; 0 means three times
+Multihead's. With ``threads=1`` minutes are those of the processor, Multihead's from start to result, so that other work
+on the machine does not count, and contestants may be run beside each other. ``sentences`` tests peers on the first ones only (to try the command). Results are added to ``out``.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from contest import Contestant, Process
+from rounds import split_words
+from train_against_peers import lay_out
+
+import multihead
+from multihead.config.compose import compose
+from multihead.metrics import CorpusBLEU
+from multihead.prepare import prepare
+
+OWN = {
+    "target": 35.0,
+    "who": "multihead,hf,torch,joeynmt",
+    "threads": 2,
+    "every": 120.0,
+    "budget": 0.0,
+    "precision": "bf16",
+    "steps": 1000,
+    "sentences": 0,
+    "out": "benchmarks/results/time_to_quality.json",
+}
+RECIPES = {
+    "hf": Contestant(
+        "Hugging Face Trainer, Marian", "hf_train.py", "huggingface", {"batch": 64, "group_by_length": True, "lr": 1e-3}
+    ),
+    "torch": Contestant("torch.nn.Transformer, plain loop", "torch_translation.py", "own", {"batch": 64, "lr": 1e-3}),
+    "joeynmt": Contestant(
+        "JoeyNMT", "joeynmt_translation.py", "joeynmt", {"batch": 1024, "lr": 1e-3, "bf16": False}
+    ),  # has no bfloat16 on a CPU
+}
+SHARED = {"warmup": 1000, "label_smoothing": 0.1, "num_beams": 5}
+
+
+def multihead_result(words: list[str], folder: Path) -> dict[str, Any]:
+    """Minutes and BLEU of Multihead's own run."""
+    start = time.process_time()
+    result = multihead.train([*words, f"run_dir={folder / 'run'}", "logger=none"])
+    processor = time.process_time() - start
+    about = json.loads((folder / "run" / "environment.json").read_text())
+    return {
+        "minutes": (processor if about["threads"] == 1 else result["seconds"]) / 60,
+        "bleu": result["test/bleu_lowercase"],
+        "tokens": result["tokens"],
+        "versions": about["versions"],
+        "hardware": about["hardware"] | {"threads": about["threads"]},
+    }
+
+
+def peer_result(
+    contestant: Contestant, folder: Path, references: list[str], tokenizer: Any, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The learning curve of a peer up to the target or the end of its budget."""
+    process = Process(contestant, folder)
+    clock = "processor_seconds" if settings["threads"] == 1 else "seconds"
+    seconds, tokens, curve = 0.0, 0, []
+    try:
+        while seconds < 60 * settings["budget"]:
+            answer = process.work(settings["every"])
+            seconds, tokens = seconds + answer[clock], tokens + answer["units"]
+            outputs = process.ask({"translate": str(folder / "sources.json")})["outputs"]
+            bleu = CorpusBLEU(lowercase=True)
+            bleu.update(tokenizer.decode_batch(outputs), references)
+            curve.append({"minutes": seconds / 60, "tokens": tokens, "bleu": float(bleu.compute())})
+            print(f"{contestant.name}: {seconds / 60:.1f} min, BLEU {curve[-1]['bleu']:.2f}", flush=True)
+            if curve[-1]["bleu"] >= settings["target"]:
+                break
+    finally:
+        process.end()
+    return curve[-1] | {"curve": curve, "about": process.about, "recipe": contestant.settings | SHARED}
+
+
+def table(results: dict[str, dict[str, Any]], target: float) -> str:
+    """Markdown: who got to the target, and when."""
+    lines = [f"| | minutes of training | BLEU then | to {target:g} |", "| --- | --: | --: | --- |"]
+    for name, result in results.items():
+        reached = "yes" if result["bleu"] >= target else "not within its budget"
+        lines.append(f"| {name} | {result['minutes']:.1f} | {result['bleu']:.2f} | {reached} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Trains one contestant after the other and reports."""
+    settings, words = split_words(sys.argv[1:], OWN)
+    os.environ["OMP_NUM_THREADS"] = str(settings["threads"])  # of the peers
+    precision = "bf16-mixed" if settings["precision"] == "bf16" else "32-true"
+    every = max(1, settings["steps"] // 4)
+    rhythm = [f"trainer.val_every_n_steps={every}", f"trainer.checkpoint_every_n_steps={every}"]
+    words = ["experiment=multi30k_en_de", f"precision={precision}", f"trainer.max_steps={settings['steps']}", *rhythm,
+             *words]  # fmt: skip
+    out = Path(settings["out"])
+    results = json.loads(out.read_text()) if out.is_file() else {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for who in settings["who"].split(","):
+            if who == "multihead":
+                results["Multihead"] = multihead_result(words, folder)
+            else:
+                settings["budget"] = settings["budget"] or 3 * results["Multihead"]["minutes"]
+                composition = compose(words)
+                lay_out(composition, folder, settings | {"task": "translation"})
+                (folder / "settings.json").write_text(
+                    json.dumps(json.loads((folder / "settings.json").read_text()) | SHARED)
+                )
+                prepared = prepare(composition, ("train", "test"))
+                rows = prepared.texts["translation"].corpus.splits["test"].columns
+                tokenizers = prepared.vocab.tokenizers
+                count = settings["sentences"] or len(rows["source"])
+                sources = tokenizers["source"].encode_batch(list(rows["source"][:count]))
+                (folder / "sources.json").write_text(json.dumps(sources))
+                results[RECIPES[who].name] = peer_result(
+                    RECIPES[who], folder, list(rows["target"][:count]), tokenizers["target"], settings
+                )
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(results, indent=1) + "\n")
+    print("\n" + table(results, settings["target"]))
+
+
+if __name__ == "__main__":
+    main()

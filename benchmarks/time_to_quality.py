@@ -9,8 +9,9 @@ with the same ids, sizes, dropout and label smoothing, by its recipe in ``RECIPE
 it, AdamW, and a warm-up followed by 1 / sqrt(step), which has no horizon that it would have to know. After every
 ``every`` seconds of training, which alone are counted, it translates the test set by its own beam search (5 beams; the
 plain loop greedily, as in tutorials). It is stopped at the target or after ``budget`` minutes; 0 means three times
-Multihead's. With ``threads=1`` minutes are those of the processor, Multihead's from start to result, so that other work
-on the machine does not count, and contestants may be run beside each other. ``sentences`` tests peers on the first ones only (to try the command). Results are added to ``out``.
+Multihead's. With ``threads=1`` minutes are those of the processor, Multihead's from start to result, so that other
+work on the machine does not count, and contestants may be run beside each other. ``sentences`` tests peers on the first
+ones only (to try the command). Results are added to ``out``.
 """
 
 import json

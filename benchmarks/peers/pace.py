@@ -2,9 +2,9 @@
 
 Needs nothing but the standard library, since each contestant runs in an environment of its own. The benchmark writes
 ``{"seconds": 10}`` to standard input; the contestant works until so many seconds are over, ends the step that it is
-in, and answers ``{"units": 12345, "seconds": 10.2, "processor_seconds": 20.1}``. One that can translate is asked to by ``{"translate": FILE}``,
-which holds source ids without marks, and answers ``{"outputs": [[...]]}``. An empty line or the end of the input ends
-it.
+in, and answers ``{"units": 12345, "seconds": 10.2, "processor_seconds": 20.1}``. One that can translate is asked to by
+``{"translate": FILE}``, which holds source ids without marks, and answers ``{"outputs": [[...]]}``. An empty line or
+the end of the input ends it.
 """
 
 import json

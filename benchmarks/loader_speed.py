@@ -106,11 +106,14 @@ def corpus(settings: dict[str, Any]) -> dict[str, Any]:
             start = time.perf_counter()
             bare(file, tokenizer._backend, tokenizer.eos_id, folder / "bare.bin")
             seconds["bare loop"].append(time.perf_counter() - start)
-            same = np.array_equal(stream.read(0, len(stream)), np.fromfile(folder / "bare.bin", np.uint16))
-            assert same, "the two must encode alike"
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            other = np.memmap(folder / "bare.bin", np.uint16, "r")
+            assert len(stream) == len(other), "the two must encode alike"
+            for first in range(0, len(other), 2**20):
+                part = other[first : first + 2**20]
+                assert np.array_equal(stream.read(first, first + len(part)), part), "the two must encode alike"
     rates = {who: [written / 1e6 / each for each in times] for who, times in seconds.items()}
     medians = {who: statistics.median(rate) for who, rate in rates.items()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"unit": "megabytes of text per second", "medians": medians, "rounds": rates, "megabytes": written / 1e6,
             "ratio": medians["Multihead"] / medians["bare loop"], "peak_resident_MB": peak}  # fmt: skip
 

@@ -413,7 +413,7 @@ def test_batches_side_by_side_are_those_one_after_the_other(two_threads):
     model, head = tiny(end=1.0)
     config, batches = DecodingConfig(num_beams=3, num_return_sequences=2), [[7, 4], [5], [3, 2, 1], [2, 2]]
     apart = [search(model, head, config, *sources(lengths)) for lengths in batches]
-    together = side_by_side(lambda lengths: search(model, head, config, *sources(lengths)), batches)
+    together = side_by_side(lambda lengths: search(model, head, config, *sources(lengths)), batches, 2)
     for found, expected in zip(together, apart, strict=True):
         for hypotheses, wanted in zip(found, expected, strict=True):
             same(hypotheses, [(h.score, h.ids) for h in wanted])
@@ -428,8 +428,8 @@ def test_modes_go_along_to_the_threads_and_two_work_at_a_time(two_threads):
         return item, torch.get_num_threads(), *modes
 
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert side_by_side(work, range(4)) == [(i, 1, True, True, torch.bfloat16) for i in range(4)]
-    assert [found[2:4] for found in side_by_side(work, range(2))] == [(False, False)] * 2
+        assert side_by_side(work, range(4), 2) == [(i, 1, True, True, torch.bfloat16) for i in range(4)]
+    assert [found[2:4] for found in side_by_side(work, range(2), 2)] == [(False, False)] * 2
     assert torch.get_num_threads() == 2
 
 
@@ -443,13 +443,12 @@ def test_an_error_in_a_thread_is_raised_and_nothing_further_begins(two_threads):
         time.sleep(0.05)
 
     with pytest.raises(ValueError, match="item 0"):
-        side_by_side(work, range(100))
+        side_by_side(work, range(100), 2)
     assert len(begun) < 100
     assert torch.get_num_threads() == 2
 
 
-def test_one_thread_starts_no_other(two_threads):
+def test_one_at_a_time_starts_no_thread(two_threads):
     main = threading.current_thread()
-    assert side_by_side(lambda item: threading.current_thread() is main, [1]) == [True]
-    torch.set_num_threads(1)
-    assert side_by_side(lambda item: threading.current_thread() is main, [1, 2]) == [True, True]
+    assert side_by_side(lambda item: threading.current_thread() is main, [1], 2) == [True]
+    assert side_by_side(lambda item: threading.current_thread() is main, [1, 2], 1) == [True, True]

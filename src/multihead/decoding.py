@@ -132,14 +132,14 @@ def score(
     return log_probs if target_mask is None else log_probs.masked_fill(~(before & target_mask[:, 1:]), 0.0)
 
 
-def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """``[work(item) for item in items]`` on a CPU, where each item has some of the threads and a few go on at once.
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
+    """``[work(item) for item in items]`` on a CPU, so many at once, each with its share of torch's threads.
 
     A step of the search is hundreds of operations, most of them too small to gain from a second core; so two batches
     on a core each are done sooner than one after the other on both. While an operation runs, Python runs elsewhere.
     """
     threads = torch.get_num_threads()
-    workers = min(WORKERS, threads, len(items))
+    workers = min(workers, len(items))
     if workers < 2:
         return [work(item) for item in items]
     inference, enabled, dtype = (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
-from multihead.decoding import Hypothesis, generate, score, side_by_side
+from multihead.decoding import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.errors import ConfigError
 from multihead.heads import VocabularyHead
 from multihead.metrics import CorpusBLEU, CorpusCHRF, WeightedMean
@@ -175,14 +175,15 @@ class TranslationTask(Task):
         limit = self.limits()["source"]
         ids = [row[:limit] for row in ids]
         order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: (-len(ids[i]), i))
-        room = max(1, self.config.data.eval_tokens)
+        together = self.side_by_side and self.device.type == "cpu" and not self.config.compile
+        workers = min(WORKERS, torch.get_num_threads()) if together else 1
+        room = max(1, self.config.data.eval_tokens // workers)
         batches, start = [], 0
         while start < len(order):
             count = max(1, room // (len(ids[order[start]]) + 1) // max(1, decoding.num_beams // 2))
             batches.append([ids[i] for i in order[start : start + count]])
             start += count
-        together = self.side_by_side and self.device.type == "cpu" and not self.config.compile
-        found = (side_by_side if together else map)(lambda rows: self._generate(rows, decoding), batches)
+        found = side_by_side(lambda rows: self._generate(rows, decoding), batches, workers)
         for i, hypotheses in zip(order, itertools.chain.from_iterable(found), strict=True):
             results[i] = hypotheses
         return results

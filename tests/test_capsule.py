@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -218,6 +219,22 @@ def test_a_decoder_alone_trains_and_translates(tmp_path):
     together = loaded.translate(texts, num_beams=2)
     assert together == [loaded.translate([text], num_beams=2)[0] for text in texts]
     assert all(score < 0 for score in loaded.score(texts, texts))
+
+
+def test_batches_are_searched_side_by_side_to_the_same_outputs(capsule):
+    task = multihead.load(capsule[0], "data.eval_tokens=16", "decoding.num_beams=2").task
+    texts, threads, before = ["Paul sees the dog.", "The cat sleeps."] * 4, set(), torch.get_num_threads()
+    task.model.transformer.encoder.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
+    try:
+        torch.set_num_threads(2)
+        together = task.translate(texts, task.config.decoding)
+        assert threading.get_ident() not in threads
+        task.side_by_side = False
+        threads.clear()
+        assert [found[0][0] for found in task.translate(texts, task.config.decoding)] == [n[0][0] for n in together]
+        assert threads == {threading.get_ident()}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_examples_learnt_by_heart_reach_the_floor_of_label_smoothing(tmp_path):

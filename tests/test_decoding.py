@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from torch import nn
 
 from multihead.config.model import POSITIONS, ModelConfig
 from multihead.config.training import DecodingConfig
-from multihead.decoding import Hypothesis, generate, score
+from multihead.decoding import Beams, Candidates, Hypothesis, generate, score, side_by_side
 from multihead.heads import VocabularyHead
 from multihead.transformer import Transformer
 
@@ -207,6 +209,20 @@ def test_prompts_of_a_decoder_alone_may_differ_in_length():
         same(hypotheses, [(h.score, h.ids) for h in alone])
 
 
+@pytest.mark.parametrize("vocab_size", [9, 101, 900, 1000])  # one part, parts of one token, of 180 and of 200
+@pytest.mark.parametrize("beams", [1, 3])
+def test_candidates_are_the_best_of_all(vocab_size, beams):
+    torch.manual_seed(vocab_size)
+    log_probs = torch.randn(2 * beams, vocab_size)
+    log_probs[:, : vocab_size // 2] = -math.inf
+    running = Beams(torch.arange(2), torch.tensor([9, 9]), torch.randn(2, beams), torch.zeros(2, beams, 1))
+    found = Candidates.of(running, log_probs, 2 * beams)
+    sums = (log_probs.view(2, beams, -1) + running.log_probs[..., None]).flatten(1)
+    values, places = sums.topk(2 * beams)
+    assert torch.equal(found.log_probs, values)
+    assert torch.equal(found.parents * vocab_size + found.tokens, places)
+
+
 # ---- rules
 
 
@@ -380,3 +396,59 @@ def test_the_search_runs_in_bf16(beams):
     assert all(math.isfinite(h.score) for n in mixed for h in n)
     with pytest.raises(ValueError, match=r"41 tokens is longer than model.max_len=40"):
         search(*tiny(position="sinusoidal", end=-99.0), config, *sources([6, 3]), limit=50)
+
+
+# ---- side by side
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_batches_side_by_side_are_those_one_after_the_other(two_threads):
+    model, head = tiny(end=1.0)
+    config, batches = DecodingConfig(num_beams=3, num_return_sequences=2), [[7, 4], [5], [3, 2, 1], [2, 2]]
+    apart = [search(model, head, config, *sources(lengths)) for lengths in batches]
+    together = side_by_side(lambda lengths: search(model, head, config, *sources(lengths)), batches, 2)
+    for found, expected in zip(together, apart, strict=True):
+        for hypotheses, wanted in zip(found, expected, strict=True):
+            same(hypotheses, [(h.score, h.ids) for h in wanted])
+
+
+def test_modes_go_along_to_the_threads_and_two_work_at_a_time(two_threads):
+    both = threading.Barrier(2, timeout=20)
+
+    def work(item):
+        both.wait()
+        modes = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+        return item, torch.get_num_threads(), *modes
+
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert side_by_side(work, range(4), 2) == [(i, 1, True, True, torch.bfloat16) for i in range(4)]
+    assert [found[2:4] for found in side_by_side(work, range(2), 2)] == [(False, False)] * 2
+    assert torch.get_num_threads() == 2
+
+
+def test_an_error_in_a_thread_is_raised_and_nothing_further_begins(two_threads):
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            raise ValueError("item 0")
+        time.sleep(0.05)
+
+    with pytest.raises(ValueError, match="item 0"):
+        side_by_side(work, range(100), 2)
+    assert len(begun) < 100
+    assert torch.get_num_threads() == 2
+
+
+def test_one_at_a_time_starts_no_thread(two_threads):
+    main = threading.current_thread()
+    assert side_by_side(lambda item: threading.current_thread() is main, [1], 2) == [True]
+    assert side_by_side(lambda item: threading.current_thread() is main, [1, 2], 1) == [True, True]

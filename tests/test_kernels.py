@@ -46,6 +46,8 @@ def test_causal_attention_sees_what_stands_before():
     torch.testing.assert_close(attend(*tensors, None, True, 0.0), expected)
     with torch.no_grad():
         torch.testing.assert_close(attend(*tensors, None, True, 0.0), expected)
+        found = attend(*(tensor.bfloat16() for tensor in tensors), None, True, 0.0)
+        torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
 
 
 def test_long_sequences_single_queries_and_grouped_heads_go_to_the_fused_kernel(monkeypatch):
@@ -53,6 +55,8 @@ def test_long_sequences_single_queries_and_grouped_heads_go_to_the_fused_kernel(
     long = heads(1, 2, kernels.SHORT + 1)
     attend(*long, None, False, 0.0)
     attend(*heads(1, 1, 4), None, False, 0.0)  # as does a single query
+    with torch.no_grad():
+        attend(*heads(1, 5, 7), None, False, 0.0)  # and what wants no gradient
     query, key, value = heads(1, 2, 4)
     grouped = attend(query, key[:, :1], value[:, :1], None, False, 0.0)
     torch.testing.assert_close(grouped, attend_reference(query, key[:, :1], value[:, :1]))

@@ -1,6 +1,7 @@
 """CTranslate2 with the model that ``multihead export to=ctranslate2`` wrote."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import ctranslate2
@@ -11,16 +12,16 @@ from pace import Pace, settings
 def main() -> None:
     """Decodes for as long as the benchmark asks for it."""
     s, folder = settings()
-    model = ctranslate2.Translator(s["model"], device="cpu", inter_threads=1, intra_threads=s["threads"])
+    model = ctranslate2.Translator(s["model"], device="cpu", inter_threads=s["threads"], intra_threads=1)
     tokens = json.loads((folder / "tokens.json").read_text())
     ids = {token: number for number, token in enumerate(tokens)}
     pace = Pace(version=f"ctranslate2 {ctranslate2.__version__}, {model.compute_type}", threads=s["threads"])
     pace.say(
-        search=f"sorted by length, batches of {s['batch']}",
+        search=f"sorted by length, batches of {s['batch']}, one on each thread",
         size=(Path(s["model"]) / "model.bin").stat().st_size,
     )
 
-    def search(rows: list[list[int]]) -> list[list[int]]:
+    def search(rows: list[list[int]]) -> Iterator[list[int]]:
         results = model.translate_batch(
             [[tokens[i] for i in row] for row in rows],  # the model adds the end mark
             beam_size=s["num_beams"],
@@ -28,8 +29,9 @@ def main() -> None:
             max_batch_size=s["batch"],
             max_decoding_length=2 * max(map(len, rows)) + 10,
             suppress_sequences=[[tokens[i]] for i in s["forbidden"]],
+            asynchronous=True,  # waited for as outputs are read, so that each thread has a batch
         )
-        return [[ids[token] for token in result.hypotheses[0]] for result in results]
+        return ([ids[token] for token in one.result().hypotheses[0]] for one in results)
 
     TestSet(folder, s["name"]).serve(pace, s["batch"], search)
 

@@ -1,7 +1,8 @@
 """What the contestants of decoding share: inputs, weights, and passes over the test set. Needs numpy only."""
 
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ class TestSet:
         self.sources: list[list[int]] = json.loads((folder / "sources.json").read_text())
         self._file = folder / f"{name}.outputs.json"
 
-    def serve(self, pace: Pace, batch: int, search: Callable[[list[list[int]]], Sequence[Sequence[int]]]) -> None:
+    def serve(self, pace: Pace, batch: int, search: Callable[[list[list[int]]], Iterable[Sequence[int]]]) -> None:
         """Decodes all sources, longest first in batches of so many, again and again.
 
         ``search`` takes source ids without marks and returns target ids without marks.
@@ -32,15 +33,15 @@ class TestSet:
 
 
 def in_batches(
-    sources: Sequence[list[int]], search: Callable[[list[list[int]]], Sequence[Sequence[int]]], batch: int = 64
+    sources: Sequence[list[int]], search: Callable[[list[list[int]]], Iterable[Sequence[int]]], batch: int = 64
 ) -> list[list[int]]:
     """The outputs of a search, in order, longest sources first in batches of so many."""
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     outputs: list[list[int]] = [[] for _ in order]
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        for i, ids in zip(chosen, search([sources[i] for i in chosen]), strict=True):
-            outputs[i] = [int(token) for token in ids]
+    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+    found = [search([sources[i] for i in chosen]) for chosen in batches]
+    for i, ids in zip(order, itertools.chain.from_iterable(found), strict=True):
+        outputs[i] = [int(token) for token in ids]
     return outputs
 
 

@@ -8,7 +8,7 @@ from pace import Pace, settings
 def main() -> None:
     """Decodes for as long as the benchmark asks for it."""
     s, folder = settings()
-    pace = Pace(version="this checkout", search="batches by tokens, finished sentences leave")
+    pace = Pace(version="this checkout", search="batches by tokens, side by side, finished sentences leave")
     import multihead
 
     task = multihead.load(s["run"], *s["words"]).task.to(s["device"])

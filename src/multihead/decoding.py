@@ -13,14 +13,23 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from multihead.config.training import DecodingConfig
 from multihead.transformer import Cache, Transformer
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+WORKERS = 4
+"""Most batches that are searched at the same time on a CPU."""
+PART = 200
+"""Most tokens of a part of the vocabulary that is looked through at once for the best candidates."""
 
 
 @dataclass
@@ -85,10 +94,7 @@ def generate(
         memory = None if source is None else transformer.encode(source, source_mask)
         cache = transformer.new_cache(memory, source_mask)
         hidden = transformer.decode(prefix[chosen], target_mask=prefix_mask, cache=cache)[:, -1]  # [N, D]
-        beams = Beams.start(chosen, limits[chosen], config.num_beams)
-        rows = torch.arange(len(chosen), device=device).repeat_interleave(config.num_beams)
-        cache.select(rows)
-        hidden = hidden[rows]  # [N * K, D]
+        beams = Beams.start(chosen, limits[chosen])
         while True:
             log_probs = torch.log_softmax(head(hidden).float(), dim=-1)  # [N * K, V]
             beams = _advance(beams, log_probs, rules, finished, cache)
@@ -126,6 +132,33 @@ def score(
     return log_probs if target_mask is None else log_probs.masked_fill(~(before & target_mask[:, 1:]), 0.0)
 
 
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
+    """``[work(item) for item in items]`` on a CPU, so many at once, each with its share of torch's threads.
+
+    A step of the search is hundreds of operations, most of them too small to gain from a second core; so two batches
+    on a core each are done sooner than one after the other on both. While an operation runs, Python runs elsewhere.
+    """
+    threads = torch.get_num_threads()
+    workers = min(workers, len(items))
+    if workers < 2:
+        return [work(item) for item in items]
+    inference, enabled, dtype = (
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+    )
+
+    def inside(item: Item) -> Result:  # modes belong to a thread
+        with torch.inference_mode(inference), torch.autocast("cpu", dtype, enabled):
+            return work(item)
+
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
+            return list(pool.map(inside, items))
+    finally:
+        torch.set_num_threads(threads)  # of threads that are to come
+
+
 @dataclass
 class Beams:
     """The running beams of the inputs that are still searched for."""
@@ -140,11 +173,10 @@ class Beams:
     """[N, K, L] tokens so far."""
 
     @classmethod
-    def start(cls, inputs: Tensor, limits: Tensor, num_beams: int) -> Beams:
-        """One empty beam per input, and room for the others."""
-        log_probs = torch.full((len(inputs), num_beams), -math.inf, device=inputs.device)
-        log_probs[:, 0] = 0.0
-        return cls(inputs, limits, log_probs, inputs.new_empty(len(inputs), num_beams, 0))
+    def start(cls, inputs: Tensor, limits: Tensor) -> Beams:
+        """One empty beam per input; there are more as soon as there are candidates for them."""
+        log_probs = torch.zeros(len(inputs), 1, device=inputs.device)
+        return cls(inputs, limits, log_probs, inputs.new_empty(len(inputs), 1, 0))
 
 
 class Finished:
@@ -218,13 +250,20 @@ class Candidates:
     """[N, C] tokens that they add."""
 
     @classmethod
-    def of(cls, beams: Beams, log_probs: Tensor) -> Candidates:
-        """The best 2 K, since at most K of them add the end mark; equals in the order of beam and token."""
-        (count, num_beams), vocab_size = beams.log_probs.shape, log_probs.size(-1)
-        values, tokens = log_probs.topk(min(2 * num_beams, vocab_size))  # [N * K, min(2 K, V)]
-        values = values.view(count, num_beams, -1) + beams.log_probs[..., None]
-        places = tokens.view_as(values) + vocab_size * torch.arange(num_beams, device=tokens.device)[:, None]
-        values, index = values.flatten(1).topk(min(2 * num_beams, values[0].numel()))  # [N, C]
+    def of(cls, beams: Beams, log_probs: Tensor, count: int) -> Candidates:
+        """The best ``count`` (where so many exist) among log p [N * K, V]; equals in the order of beam and token.
+
+        They stand in those ``count`` parts of the vocabulary whose best tokens are best, so that all else is looked at
+        once only, for the maximum of each part.
+        """
+        num_inputs, vocab_size = len(beams.log_probs), log_probs.size(-1)
+        size = next(size for size in range(PART, 0, -1) if vocab_size % size == 0)
+        parts = log_probs.view(num_inputs, -1, size)  # [N, K * V / size, size]
+        sums = beams.log_probs.repeat_interleave(vocab_size // size, dim=1)  # [N, K * V / size]
+        best = (parts.amax(-1) + sums).topk(min(count, parts.size(1))).indices  # [N, C]
+        values = parts[torch.arange(num_inputs, device=best.device)[:, None], best] + sums.gather(1, best)[..., None]
+        places = best[..., None] * size + torch.arange(size, device=best.device)  # [N, C, size], of K * V
+        values, index = values.flatten(1).topk(min(count, values[0].numel()))  # [N, C]
         places, order = places.flatten(1).gather(1, index).sort(dim=1)
         values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
         places = places.gather(1, order)
@@ -233,13 +272,13 @@ class Candidates:
 
 def _advance(beams: Beams, log_probs: Tensor, rules: Rules, finished: list[Finished], cache: Cache) -> Beams:
     """One step of the search: the next beams, of the inputs that are not finished; the cache follows them."""
-    num_beams, step = beams.ids.size(1), beams.ids.size(2) + 1
+    width, step = rules.config.num_beams, beams.ids.size(2) + 1
     rules.apply(log_probs, beams)
-    candidates = Candidates.of(beams, log_probs)
+    candidates = Candidates.of(beams, log_probs, 2 * width)  # at most half of them add the end mark
     ended = candidates.tokens == rules.eos_id  # [N, C]
-    _finish(beams, candidates, ended, finished)
+    _finish(beams, candidates, ended, finished, width)
 
-    order = ended.byte().argsort(dim=1, stable=True)[:, :num_beams]  # those that go on, best first
+    order = ended.byte().argsort(dim=1, stable=True)[:, :width]  # those that go on, best first
     running = candidates.log_probs.masked_fill(ended, -math.inf).gather(1, order)  # [N, K]
     parents, tokens = candidates.parents.gather(1, order), candidates.tokens.gather(1, order)
 
@@ -249,27 +288,27 @@ def _advance(beams: Beams, log_probs: Tensor, rules: Rules, finished: list[Finis
     length = beams.limits if penalty > 0 else torch.full_like(beams.limits, step + 1)
     done = worst >= running[:, 0].double() / length.double() ** penalty
     done |= beams.limits == step
-    if num_beams == 1:  # greedy: the first end mark ends it
+    if width == 1:  # greedy: the first end mark ends it
         done |= worst > -math.inf
 
     kept = (~done).nonzero()[:, 0]
     running, parents, tokens = running[kept], parents[kept], tokens[kept]
-    rows = (kept[:, None] * num_beams + parents).flatten()
+    rows = (kept[:, None] * beams.ids.size(1) + parents).flatten()  # [N * K]
     if not torch.equal(rows, torch.arange(log_probs.size(0), device=rows.device)):
         cache.select(rows, kept if len(kept) < len(done) else None)
     ids = torch.cat((beams.ids[kept[:, None], parents], tokens[..., None]), dim=-1)  # [N, K, L + 1]
     return Beams(beams.inputs[kept], beams.limits[kept], running, ids)
 
 
-def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[Finished]) -> None:
-    """Takes in those of the K best candidates that end, by the end mark or because they may grow no longer.
+def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[Finished], width: int) -> None:
+    """Takes in those of the ``width`` best candidates that end, by the end mark or since they may grow no longer.
 
     Where no token at all may follow, the beams themselves are taken in as they are.
     """
-    num_beams, length = beams.ids.size(1), beams.ids.size(2) + 1
-    exists = candidates.log_probs[:, :num_beams] > -math.inf  # [N, K]
+    length = beams.ids.size(2) + 1
+    exists = candidates.log_probs[:, :width] > -math.inf  # [N, K]
     last = (beams.limits == length)[:, None]
-    row, place = (exists & (ended[:, :num_beams] | last)).nonzero(as_tuple=True)
+    row, place = (exists & (ended[:, :width] | last)).nonzero(as_tuple=True)
     parents, tokens = candidates.parents[row, place], candidates.tokens[row, place]
     new = zip(
         beams.inputs[row].tolist(),

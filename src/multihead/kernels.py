@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHORT = 128
-"""Most keys that several queries on a CPU attend to without the fused kernel: it keeps no scores but takes longer."""
+"""Most keys that several queries on a CPU attend to without the fused kernel, which keeps no scores: see `attend`."""
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -22,7 +22,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
     """softmax(Q K^T / sqrt(K)) V of heads [N, H or G, T or S, K].
 
     On a CPU the fused kernel's backward in bfloat16 takes several times as long as in float32, which is used instead;
-    and of short sequences it takes longer than the products as they stand.
+    and of short sequences it takes longer than the products as they stand, except in float32 without gradients.
 
     Args:
         query: [N, H, T, K].
@@ -41,7 +41,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         query, key, value = query.float(), key.float(), value.float()
         mask = mask.float() if mask is not None and mask.is_floating_point() else mask
     with torch.autocast(query.device.type, enabled=False):
-        if on_cpu and not (traced or grouped or dropout) and query.size(2) > 1 and key.size(2) <= SHORT:
+        short = query.size(2) > 1 and key.size(2) <= SHORT and (torch.is_grad_enabled() or dtype != torch.float32)
+        if on_cpu and short and not (traced or grouped or dropout):
             y = _attend_plainly(query, key, value, mask, causal)
         else:
             y = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, enable_gqa=grouped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
-from multihead.decoding import Hypothesis, generate, score
+from multihead.decoding import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.errors import ConfigError
 from multihead.heads import VocabularyHead
 from multihead.metrics import CorpusBLEU, CorpusCHRF, WeightedMean
@@ -25,6 +26,9 @@ class TranslationTask(Task):
 
     With ``task.topology=decoder`` one causal stack reads ``<bos> source <sep> target`` and is trained on the target.
     """
+
+    side_by_side = True
+    """Whether batches are searched at the same time on a CPU; not where what happens in them is timed."""
 
     def __init__(self, config: Config, settings: TranslationConfig, model: Model, vocab: Vocabulary):
         super().__init__(config, settings, model, vocab)
@@ -171,14 +175,17 @@ class TranslationTask(Task):
         limit = self.limits()["source"]
         ids = [row[:limit] for row in ids]
         order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: (-len(ids[i]), i))
-        room = max(1, self.config.data.eval_tokens)
-        start = 0
+        together = self.side_by_side and self.device.type == "cpu" and not self.config.compile
+        workers = min(WORKERS, torch.get_num_threads()) if together else 1
+        room = max(1, self.config.data.eval_tokens // workers)
+        batches, start = [], 0
         while start < len(order):
             count = max(1, room // (len(ids[order[start]]) + 1) // max(1, decoding.num_beams // 2))
-            chosen = order[start : start + count]
-            for i, hypotheses in zip(chosen, self._generate([ids[i] for i in chosen], decoding), strict=True):
-                results[i] = hypotheses
+            batches.append([ids[i] for i in order[start : start + count]])
             start += count
+        found = side_by_side(lambda rows: self._generate(rows, decoding), batches, workers)
+        for i, hypotheses in zip(order, itertools.chain.from_iterable(found), strict=True):
+            results[i] = hypotheses
         return results
 
     def _generate(self, rows: list[list[int]], decoding: DecodingConfig) -> list[list[Hypothesis]]:

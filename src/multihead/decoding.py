@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from multihead.config.training import DecodingConfig
+from multihead.heads import CopyHead, CopySource
 from multihead.transformer import Cache, Transformer
 
 
@@ -58,7 +59,7 @@ def generate(
 
     Args:
         transformer: With a decoder, in evaluation mode.
-        head: Maps hidden states to logits.
+        head: Maps hidden states to logits; a `CopyHead` looks at the source too.
         config: Beams, penalties, bounds.
         prefix: Ids [B, P] that decoding starts from, padded on the left.
         prefix_mask: [B, P]; None where nothing is padded.
@@ -84,16 +85,19 @@ def generate(
         )
         memory = None if source is None else transformer.encode(source, source_mask)
         cache = transformer.new_cache(memory, source_mask)
+        copied = _copied(head, source, memory, source_mask)
         hidden = transformer.decode(prefix[chosen], target_mask=prefix_mask, cache=cache)[:, -1]  # [N, D]
         beams = Beams.start(chosen, limits[chosen], config.num_beams)
         rows = torch.arange(len(chosen), device=device).repeat_interleave(config.num_beams)
         cache.select(rows)
         hidden = hidden[rows]  # [N * K, D]
         while True:
-            log_probs = torch.log_softmax(head(hidden).float(), dim=-1)  # [N * K, V]
+            searched, log_probs = beams.inputs, _log_probs(head, hidden, copied)  # [N * K, V]
             beams = _advance(beams, log_probs, rules, finished, cache)
             if not len(beams.inputs):
                 break
+            if copied is not None and len(beams.inputs) < len(searched):
+                copied = copied.select(torch.searchsorted(searched, beams.inputs))
             hidden = transformer.decode(beams.ids[:, :, -1].view(-1, 1), cache=cache)[:, -1]  # [N * K, D]
     return [hypotheses.best or [Hypothesis([], 0.0, 0.0)] for hypotheses in finished]
 
@@ -112,7 +116,7 @@ def score(
 
     Args:
         transformer: With a decoder, in evaluation mode.
-        head: Maps hidden states to logits.
+        head: Maps hidden states to logits; a `CopyHead` looks at the source too.
         target: Ids [B, T], begin mark first, padded on either side.
         target_mask: [B, T]; None where nothing is padded.
         source: Ids [B, S] for the encoder, where there is one.
@@ -120,8 +124,9 @@ def score(
     """
     target_mask, source_mask = _if_padded(target_mask), _if_padded(source_mask)
     before = None if target_mask is None else target_mask[:, :-1]
-    hidden = transformer(source, source_mask, target[:, :-1], before)  # [B, T - 1, D]
-    log_probs = torch.log_softmax(head(hidden).float(), dim=-1)  # [B, T - 1, V]
+    memory = None if source is None else transformer.encode(source, source_mask)
+    hidden = transformer.decode(target[:, :-1], target_mask=before, memory=memory, memory_mask=source_mask)
+    log_probs = _log_probs(head, hidden, _copied(head, source, memory, source_mask))  # [B, T - 1, V]
     log_probs = log_probs.gather(-1, target[:, 1:, None])[..., 0]  # [B, T - 1]
     return log_probs if target_mask is None else log_probs.masked_fill(~(before & target_mask[:, 1:]), 0.0)
 
@@ -287,6 +292,19 @@ def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[
     )
     for i, ids, log_prob in new:
         finished[i].add(ids, log_prob, length - 1)
+
+
+def _copied(
+    head: nn.Module, source: Tensor | None, memory: Tensor | None, source_mask: Tensor | None
+) -> CopySource | None:
+    """What the head may copy, made once for each source; None for a head that copies nothing."""
+    return head.source(source, memory, source_mask) if isinstance(head, CopyHead) else None
+
+
+def _log_probs(head: nn.Module, hidden: Tensor, copied: CopySource | None) -> Tensor:
+    """log p [..., V] of hidden states [..., D]."""
+    logits = head(hidden) if copied is None else head(hidden, copied)
+    return torch.log_softmax(logits.float(), dim=-1)
 
 
 def _if_padded(mask: Tensor | None) -> Tensor | None:

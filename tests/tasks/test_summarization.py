@@ -1,5 +1,8 @@
 """Summarization: translation's model under ROUGE."""
 
+import json
+import random
+
 import pytest
 
 import multihead
@@ -21,3 +24,48 @@ def test_a_run_reports_rouge_and_counts_what_it_cuts(tmp_path, caplog):
 @pytest.mark.parametrize("monitor", ["val/rouge1", "val/rouge2", "val/rougeL"])
 def test_rouge_can_be_monitored(monitor):
     assert compose(["task=summarization", f"task.monitor={monitor}"]).config.task.monitor == monitor
+
+
+def test_a_run_that_copies_predicts_scores_and_exports_what_it_was_tested_on(tmp_path):
+    words = ["task=summarization", "debug=smoke", "task.copy=true", "decoding.num_beams=3", "trainer.ema_decay=0.5"]
+    result = multihead.train([*words, f"run_dir={tmp_path / 'run'}"])
+    loaded = multihead.load(tmp_path / "run")
+    assert {"head.query.weight", "head.key.weight", "head.gate.weight"} <= set(loaded.model.state_dict())
+    tested = [sample for sample in samples(tmp_path / "run") if sample["split"] == "test"]
+    sources, outputs = [sample["source"] for sample in tested], [sample["output"] for sample in tested]
+    assert loaded.summarize(sources, num_beams=3) == outputs
+    references = [sample["reference"] for sample in tested]
+    nats = -sum(loaded.score(sources, references))
+    tokens = sum(len(row) + 1 for row in loaded.task.tokenizers["target"].encode_batch(references))
+    assert nats / tokens == pytest.approx(result["test/loss"], rel=1e-4)
+
+
+def samples(run):
+    return [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+
+
+def test_names_that_were_seen_once_are_copied(tmp_path):
+    """A gist of two words out of six: what comes behind "of" and before it. Half of the test's words are new pairs."""
+    rng = random.Random(0)
+    names = [f"n{number}" for number in range(400)]
+
+    def row():
+        words = rng.sample(names, 6)
+        place = rng.randrange(1, 6)
+        return " ".join([*words[:place], "of", *words[place:]]) + "\t" + f"{words[place - 1]} {words[place]}"
+
+    for split, count in (("train", 2000), ("val", 50), ("test", 50)):
+        (tmp_path / f"{split}.tsv").write_text("".join(row() + "\n" for _ in range(count)))
+    words = ["task=summarization", "data=files", "model=tiny", "model.d_model=64", "model.d_ff=128"]
+    words += [f"data.{split}={tmp_path / f'{split}.tsv'}" for split in ("train", "val", "test")]
+    words += ["tokenizer.kind=word", "data.batch_tokens=256", "data.cache=false", "optim=muon", "logger=none"]
+    words += [
+        "trainer.max_steps=200",
+        "trainer.val_every_n_steps=200",
+        "optim.warmup_steps=20",
+        "model.position=rotary",
+    ]
+    copying = multihead.train([*words, "task.copy=true", f"run_dir={tmp_path / 'copying'}"])
+    plain = multihead.train([*words, f"run_dir={tmp_path / 'plain'}"])
+    print(copying["test/rougeL"], plain["test/rougeL"], copying["seconds"], plain["seconds"])
+    assert copying["test/rougeL"] > 95 > 50 > plain["test/rougeL"]

@@ -85,19 +85,16 @@ def generate(
         )
         memory = None if source is None else transformer.encode(source, source_mask)
         cache = transformer.new_cache(memory, source_mask)
-        copied = _copied(head, source, memory, source_mask)
         hidden = transformer.decode(prefix[chosen], target_mask=prefix_mask, cache=cache)[:, -1]  # [N, D]
-        beams = Beams.start(chosen, limits[chosen], config.num_beams)
+        beams = Beams.start(chosen, limits[chosen], config.num_beams, _copied(head, source, memory, source_mask))
         rows = torch.arange(len(chosen), device=device).repeat_interleave(config.num_beams)
         cache.select(rows)
         hidden = hidden[rows]  # [N * K, D]
         while True:
-            searched, log_probs = beams.inputs, _log_probs(head, hidden, copied)  # [N * K, V]
+            log_probs = _log_probs(head, hidden, beams.copied)  # [N * K, V]
             beams = _advance(beams, log_probs, rules, finished, cache)
             if not len(beams.inputs):
                 break
-            if copied is not None and len(beams.inputs) < len(searched):
-                copied = copied.select(torch.searchsorted(searched, beams.inputs))
             hidden = transformer.decode(beams.ids[:, :, -1].view(-1, 1), cache=cache)[:, -1]  # [N * K, D]
     return [hypotheses.best or [Hypothesis([], 0.0, 0.0)] for hypotheses in finished]
 
@@ -143,13 +140,15 @@ class Beams:
     """[N, K] of the tokens so far, descending; -inf for a beam that is none."""
     ids: Tensor
     """[N, K, L] tokens so far."""
+    copied: CopySource | None = None
+    """Of N sources, where the head copies."""
 
     @classmethod
-    def start(cls, inputs: Tensor, limits: Tensor, num_beams: int) -> Beams:
+    def start(cls, inputs: Tensor, limits: Tensor, num_beams: int, copied: CopySource | None = None) -> Beams:
         """One empty beam per input, and room for the others."""
         log_probs = torch.full((len(inputs), num_beams), -math.inf, device=inputs.device)
         log_probs[:, 0] = 0.0
-        return cls(inputs, limits, log_probs, inputs.new_empty(len(inputs), num_beams, 0))
+        return cls(inputs, limits, log_probs, inputs.new_empty(len(inputs), num_beams, 0), copied)
 
 
 class Finished:
@@ -263,7 +262,8 @@ def _advance(beams: Beams, log_probs: Tensor, rules: Rules, finished: list[Finis
     if not torch.equal(rows, torch.arange(log_probs.size(0), device=rows.device)):
         cache.select(rows, kept if len(kept) < len(done) else None)
     ids = torch.cat((beams.ids[kept[:, None], parents], tokens[..., None]), dim=-1)  # [N, K, L + 1]
-    return Beams(beams.inputs[kept], beams.limits[kept], running, ids)
+    copied = beams.copied if beams.copied is None or len(kept) == len(done) else beams.copied.select(kept)
+    return Beams(beams.inputs[kept], beams.limits[kept], running, ids, copied)
 
 
 def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[Finished]) -> None:

@@ -27,22 +27,6 @@ TRACED = [
 ]
 ONNX = [(TASKS[0], OPTIONS[7]), (TASKS[1], [*OPTIONS[3], "model.position=learned"]),
         (TASKS[5], ["task.pooling=last", "model.position=alibi"]), (COPYING, ["model.position=rotary"])]  # fmt: skip
-ALL = ["model.num_encoder_layers=1", "model.num_decoder_layers=1"]
-TASKS = [["task=translation"], ["task=translation", "task.topology=decoder"], ["task=lm"],
-         ["task=lm", "task.objective=masked"], ["task=classification"],
-         ["task=classification", "task.stack=decoder"]]  # fmt: skip
-COPYING = ["task=summarization", "task.copy=true"]
-TRACED = [
-    (TASKS[0], OPTIONS[3]),
-    (TASKS[0], ["model.position=alibi", "model.norm_placement=post", "model.qk_norm=true"]),
-    (TASKS[1], OPTIONS[4]),
-    (TASKS[1], OPTIONS[7]),
-    (TASKS[2], OPTIONS[5]),
-    (TASKS[3], OPTIONS[8]),
-    (COPYING, OPTIONS[3]),
-]
-ONNX = [(COPYING, ["model.position=rotary"]), (TASKS[0], OPTIONS[7]), (TASKS[1], [*OPTIONS[3], "model.position=learned"]),
-        (TASKS[5], ["task.pooling=last", "model.position=alibi"])]  # fmt: skip
 ALL = [(task, words) for task in TASKS for words in OPTIONS + ALIBI]
 
 

@@ -44,28 +44,21 @@ def samples(run):
     return [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
 
 
-def test_names_that_were_seen_once_are_copied(tmp_path):
-    """A gist of two words out of six: what comes behind "of" and before it. Half of the test's words are new pairs."""
+def test_names_that_hardly_occur_are_copied(tmp_path):
+    """A gist of two words out of seven, those around "of", where a name occurs twice in all of train."""
     rng = random.Random(0)
-    names = [f"n{number}" for number in range(400)]
+    names = [f"n{number}" for number in range(3000)]
 
     def row():
-        words = rng.sample(names, 6)
-        place = rng.randrange(1, 6)
-        return " ".join([*words[:place], "of", *words[place:]]) + "\t" + f"{words[place - 1]} {words[place]}"
+        words, place = rng.sample(names, 6), rng.randrange(1, 6)
+        return " ".join([*words[:place], "of", *words[place:]]) + f"\t{words[place - 1]} {words[place]}\n"
 
-    for split, count in (("train", 2000), ("val", 50), ("test", 50)):
-        (tmp_path / f"{split}.tsv").write_text("".join(row() + "\n" for _ in range(count)))
-    words = ["task=summarization", "data=files", "model=tiny", "model.d_model=64", "model.d_ff=128"]
-    words += [f"data.{split}={tmp_path / f'{split}.tsv'}" for split in ("train", "val", "test")]
-    words += ["tokenizer.kind=word", "data.batch_tokens=256", "data.cache=false", "optim=muon", "logger=none"]
-    words += [
-        "trainer.max_steps=200",
-        "trainer.val_every_n_steps=200",
-        "optim.warmup_steps=20",
-        "model.position=rotary",
-    ]
+    words = ["task=summarization", "data=files", "model=tiny", "model.d_model=64", "model.d_ff=128", "logger=none"]
+    for split, count in (("train", 1000), ("val", 50), ("test", 50)):
+        (tmp_path / f"{split}.tsv").write_text("".join(row() for _ in range(count)))
+        words.append(f"data.{split}={tmp_path / f'{split}.tsv'}")
+    words += ["tokenizer.kind=word", "tokenizer.min_frequency=1", "data.batch_tokens=256", "data.cache=false"]
+    words += ["trainer.max_steps=80", "optim=muon", "optim.warmup_steps=20", "model.position=rotary"]
     copying = multihead.train([*words, "task.copy=true", f"run_dir={tmp_path / 'copying'}"])
     plain = multihead.train([*words, f"run_dir={tmp_path / 'plain'}"])
-    print(copying["test/rougeL"], plain["test/rougeL"], copying["seconds"], plain["seconds"])
-    assert copying["test/rougeL"] > 95 > 50 > plain["test/rougeL"]
+    assert copying["test/rougeL"] > 80 > 40 > plain["test/rougeL"]

@@ -84,8 +84,11 @@ class TranslationTask(Task):
 
     # ---- from batches to losses
 
-    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Hidden states [N, D] and labels [N] of the real target positions."""
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """What the head's loss takes: hidden states [N, D] and labels [N] of the real target positions.
+
+        Of a `CopyHead` their shares [N, 1 + S] and their source's ids [N, S] too.
+        """
         source, mask = batch.get("source"), batch.get("source_mask")
         transformer = self.model.transformer
         memory = None if source is None else transformer.encode(source, mask)

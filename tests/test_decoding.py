@@ -13,7 +13,7 @@ from torch import nn
 from multihead.config.model import POSITIONS, ModelConfig
 from multihead.config.training import DecodingConfig
 from multihead.decoding import Beams, Candidates, Hypothesis, generate, score, side_by_side
-from multihead.heads import VocabularyHead
+from multihead.heads import CopyHead, VocabularyHead
 from multihead.transformer import Transformer
 
 PAD, BOS, EOS = 0, 1, 2
@@ -221,6 +221,60 @@ def test_candidates_are_the_best_of_all(vocab_size, beams):
     values, places = sums.topk(2 * beams)
     assert torch.equal(found.log_probs, values)
     assert torch.equal(found.parents * vocab_size + found.tokens, places)
+
+
+# ---- copying
+
+
+def copying(seed=0):
+    """A random model with a head that copies, sharpened, and that head for one source at a time."""
+    model, _ = tiny(seed=seed)
+    head = CopyHead(16, VOCAB)
+    with torch.no_grad():
+        head.weight *= 2
+        head.query.weight *= 4
+        head.weight[EOS] += 0.5
+
+    def over(source):
+        return lambda hidden: head(hidden[None], head.source(source, model.encode(source), None))[0]
+
+    return model, head, over
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_searches_that_copy_are_those_by_hand(beams):
+    """Beams share a source's keys, and sources leave with their sentences, which end at different steps."""
+    lengths = set()
+    for seed in range(3):
+        model, head, over = copying(seed)
+        source, mask = sources([6, 3, 5, 1])
+        limits = torch.tensor([8, 7, 3, 6])
+        config = DecodingConfig(num_beams=beams, num_return_sequences=beams, no_repeat_ngram_size=2)
+        for i, hypotheses in enumerate(search(model, head, config, source, mask, limits)):
+            alone = source[i : i + 1][mask[i : i + 1]][None]
+            if beams == 1:
+                config = replace(config, no_repeat_ngram_size=0)
+                (hypotheses,) = search(model, head, config, alone, None, int(limits[i]))
+                ids, total, length = greedy_by_hand(model, over(alone), alone, int(limits[i]))
+                same(hypotheses, [(total / length, ids)])
+            else:
+                same(hypotheses, beams_by_hand(model, over(alone), config, alone, int(limits[i])))
+            lengths.add(len(hypotheses[0].ids))
+    assert len(lengths) > 2
+
+
+@torch.no_grad()
+def test_the_score_of_what_is_copied_is_that_of_a_full_pass():
+    model, head, over = copying()
+    source, mask = sources([6, 3])
+    target = torch.tensor([[BOS, 5, 4, EOS], [BOS, 7, EOS, PAD]])
+    result = score(model, head, target=target, target_mask=target != PAD, source=source, source_mask=mask)
+    for i, length in enumerate([4, 3]):
+        alone, row = source[i : i + 1][mask[i : i + 1]][None], target[i].tolist()
+        for place in range(1, length):
+            log_probs = next_log_probs(model, over(alone), row[:1], row[1:place], alone)
+            assert result[i, place - 1].item() == pytest.approx(log_probs[row[place]], abs=1e-5)
+    assert result[1, 2] == 0
 
 
 # ---- rules

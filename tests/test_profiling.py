@@ -51,6 +51,7 @@ def built(*words):
     [
         ["task=translation"],
         ["task=translation", "task.topology=decoder", "model.num_kv_heads=1", "model.activation=swiglu"],
+        ["task=summarization", "task.copy=true"],
         ["task=lm", "model.max_len=64"],
         ["task=lm", "task.objective=masked", "model.max_len=64"],
         ["task=classification"],

@@ -174,7 +174,8 @@ def test_killed_under_two_ranks_and_resumed(tmp_path, plugin):
 @pytest.mark.parametrize("task", ["lm", "multitask"])
 def test_every_task_scores_the_same_under_two_ranks(tmp_path, task):
     words = [f"task={task}", "debug=smoke", "model.dropout=0", "trainer.max_steps=4", "trainer.val_every_n_steps=4"]
-    words += ["task.classification.head_dropout=0"] if task == "multitask" else ["task.random_windows=9"]
+    own = ["task.classification.head_dropout=0", "task.translation.copy=true"]
+    words += own if task == "multitask" else ["task.random_windows=9"]
     one = multihead.train([*words, f"run_dir={tmp_path / 'one'}"])
     two = multihead.train([*words, f"run_dir={tmp_path / 'two'}", *TWO])
     assert {name for name in one if "/" in name} == {name for name in two if "/" in name}

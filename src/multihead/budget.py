@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from multihead.config.training import Config
-from multihead.heads import VocabularyHead
+from multihead.heads import CopyHead, VocabularyHead
 from multihead.kernels import HAS_ONEDNN
 from multihead.transformer import MultiHeadAttention
 
@@ -166,6 +166,11 @@ def products(task: Task, batch: dict[str, Any]) -> tuple[list[Product], list[Pro
         vocab_size, width = head.weight.shape
         logits = Product(OUTPUT, 1, int((batch["labels"] != -100).sum()), width, vocab_size)
         found += [logits, *logits.backward()]
+    if isinstance(head, CopyHead):
+        (count, keys), length = batch["source"].shape, batch["target"].size(1)
+        pointing = [Product(OUTPUT, count, length, width, keys), Product(OUTPUT, count, length, keys, width)]
+        found += pointing
+        backward += [gradient for product in pointing for gradient in product.backward()]
     return found, backward
 
 

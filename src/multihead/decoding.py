@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from multihead.config.training import DecodingConfig
+from multihead.heads import CopyHead, CopySource
 from multihead.transformer import Cache, Transformer
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -67,7 +68,7 @@ def generate(
 
     Args:
         transformer: With a decoder, in evaluation mode.
-        head: Maps hidden states to logits.
+        head: Maps hidden states to logits; a `CopyHead` looks at the source too.
         config: Beams, penalties, bounds.
         prefix: Ids [B, P] that decoding starts from, padded on the left.
         prefix_mask: [B, P]; None where nothing is padded.
@@ -94,9 +95,9 @@ def generate(
         memory = None if source is None else transformer.encode(source, source_mask)
         cache = transformer.new_cache(memory, source_mask)
         hidden = transformer.decode(prefix[chosen], target_mask=prefix_mask, cache=cache)[:, -1]  # [N, D]
-        beams = Beams.start(chosen, limits[chosen])
+        beams = Beams.start(chosen, limits[chosen], _copied(head, source, memory, source_mask))
         while True:
-            log_probs = torch.log_softmax(head(hidden).float(), dim=-1)  # [N * K, V]
+            log_probs = _log_probs(head, hidden, beams.copied)  # [N * K, V]
             beams = _advance(beams, log_probs, rules, finished, cache)
             if not len(beams.inputs):
                 break
@@ -118,7 +119,7 @@ def score(
 
     Args:
         transformer: With a decoder, in evaluation mode.
-        head: Maps hidden states to logits.
+        head: Maps hidden states to logits; a `CopyHead` looks at the source too.
         target: Ids [B, T], begin mark first, padded on either side.
         target_mask: [B, T]; None where nothing is padded.
         source: Ids [B, S] for the encoder, where there is one.
@@ -126,8 +127,9 @@ def score(
     """
     target_mask, source_mask = _if_padded(target_mask), _if_padded(source_mask)
     before = None if target_mask is None else target_mask[:, :-1]
-    hidden = transformer(source, source_mask, target[:, :-1], before)  # [B, T - 1, D]
-    log_probs = torch.log_softmax(head(hidden).float(), dim=-1)  # [B, T - 1, V]
+    memory = None if source is None else transformer.encode(source, source_mask)
+    hidden = transformer.decode(target[:, :-1], target_mask=before, memory=memory, memory_mask=source_mask)
+    log_probs = _log_probs(head, hidden, _copied(head, source, memory, source_mask))  # [B, T - 1, V]
     log_probs = log_probs.gather(-1, target[:, 1:, None])[..., 0]  # [B, T - 1]
     return log_probs if target_mask is None else log_probs.masked_fill(~(before & target_mask[:, 1:]), 0.0)
 
@@ -171,12 +173,14 @@ class Beams:
     """[N, K] of the tokens so far, descending; -inf for a beam that is none."""
     ids: Tensor
     """[N, K, L] tokens so far."""
+    copied: CopySource | None = None
+    """Of N sources, where the head copies."""
 
     @classmethod
-    def start(cls, inputs: Tensor, limits: Tensor) -> Beams:
+    def start(cls, inputs: Tensor, limits: Tensor, copied: CopySource | None = None) -> Beams:
         """One empty beam per input; there are more as soon as there are candidates for them."""
         log_probs = torch.zeros(len(inputs), 1, device=inputs.device)
-        return cls(inputs, limits, log_probs, inputs.new_empty(len(inputs), 1, 0))
+        return cls(inputs, limits, log_probs, inputs.new_empty(len(inputs), 1, 0), copied)
 
 
 class Finished:
@@ -297,7 +301,8 @@ def _advance(beams: Beams, log_probs: Tensor, rules: Rules, finished: list[Finis
     if not torch.equal(rows, torch.arange(log_probs.size(0), device=rows.device)):
         cache.select(rows, kept if len(kept) < len(done) else None)
     ids = torch.cat((beams.ids[kept[:, None], parents], tokens[..., None]), dim=-1)  # [N, K, L + 1]
-    return Beams(beams.inputs[kept], beams.limits[kept], running, ids)
+    copied = beams.copied if beams.copied is None or len(kept) == len(done) else beams.copied.select(kept)
+    return Beams(beams.inputs[kept], beams.limits[kept], running, ids, copied)
 
 
 def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[Finished], width: int) -> None:
@@ -326,6 +331,19 @@ def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[
     )
     for i, ids, log_prob in new:
         finished[i].add(ids, log_prob, length - 1)
+
+
+def _copied(
+    head: nn.Module, source: Tensor | None, memory: Tensor | None, source_mask: Tensor | None
+) -> CopySource | None:
+    """What the head may copy, made once for each source; None for a head that copies nothing."""
+    return head.source(source, memory, source_mask) if isinstance(head, CopyHead) else None
+
+
+def _log_probs(head: nn.Module, hidden: Tensor, copied: CopySource | None) -> Tensor:
+    """log p [..., V] of hidden states [..., D]."""
+    logits = head(hidden) if copied is None else head(hidden, copied)
+    return torch.log_softmax(logits.float(), dim=-1)
 
 
 def _if_padded(mask: Tensor | None) -> Tensor | None:

@@ -61,6 +61,11 @@ REFUSED = [
     (TranslationConfig, {"topology": "encoder"}, "task.topology: must be one of encoder_decoder, decoder"),
     (TranslationConfig, {"label_smoothing": 1.0}, "task.label_smoothing: must be in [0, 1), got 1.0"),
     (TranslationConfig, {"num_samples": -1}, "task.num_samples: must be at least 0, got -1"),
+    (
+        TranslationConfig,
+        {"copy": True, "topology": "decoder"},
+        "task.copy: must be false where task.topology=decoder, got True",
+    ),
     (OptimConfig, {"name": "sgd"}, "optim.name: must be one of adamw, muon, got 'sgd'"),
     (OptimConfig, {"schedule": "linear"}, "optim.schedule: must be one of noam, cosine, wsd, constant, got 'linear'"),
     (OptimConfig, {"lr": 0.0}, "optim.lr: must be above 0 and finite, got 0.0"),
@@ -126,6 +131,15 @@ REFUSED = [
             "model": ModelConfig(tie_embeddings="none"),
         },
         "tokenizer.joint: must be true where task.topology=decoder and for several tasks, got False",
+    ),
+    (
+        Config,
+        {
+            "task": TranslationConfig(copy=True),
+            "tokenizer": TokenizerConfig(joint=False),
+            "model": ModelConfig(tie_embeddings="none"),
+        },
+        "tokenizer.joint: must be true where task.copy=true: what is copied is an entry of the target's vocabulary",
     ),
 ]
 

@@ -72,6 +72,7 @@ def test_a_model_that_differs_is_refused(tmp_path):
         ([*TRANSLATION, "model.qk_norm=true"], r"model.qk_norm=true: .* in the attention to the encoder"),
         ([*TRANSLATION, "model.num_encoder_layers=0"], r"model.num_encoder_layers=0: CTranslate2 needs a layer"),
         ([*LM, "task.objective=masked"], r"task.objective=masked: .* no logits of masked tokens"),
+        ([*TRANSLATION, "task.copy=true"], r"task.copy=true: CTranslate2 cannot copy tokens of the source"),
         (["task=classification"], r"task=classification: CTranslate2 has no head of classes"),
         ([*TRANSLATION, "decoding.forced_prefix=der"], r"decoding.forced_prefix: .* does not count"),
     ],

@@ -15,6 +15,7 @@ SMALL = ["model.num_encoder_layers=1", "model.num_decoder_layers=1"]
 TASKS = [["task=translation"], ["task=translation", "task.topology=decoder"], ["task=lm"],
          ["task=lm", "task.objective=masked"], ["task=classification"],
          ["task=classification", "task.stack=decoder"]]  # fmt: skip
+COPYING = ["task=summarization", "task.copy=true"]
 TRACED = [
     (TASKS[0], OPTIONS[3]),
     (TASKS[0], ["model.position=alibi", "model.norm_placement=post", "model.qk_norm=true"]),
@@ -22,9 +23,10 @@ TRACED = [
     (TASKS[1], OPTIONS[7]),
     (TASKS[2], OPTIONS[5]),
     (TASKS[3], OPTIONS[8]),
+    (COPYING, OPTIONS[3]),
 ]
 ONNX = [(TASKS[0], OPTIONS[7]), (TASKS[1], [*OPTIONS[3], "model.position=learned"]),
-        (TASKS[5], ["task.pooling=last", "model.position=alibi"])]  # fmt: skip
+        (TASKS[5], ["task.pooling=last", "model.position=alibi"]), (COPYING, ["model.position=rotary"])]  # fmt: skip
 ALL = [(task, words) for task in TASKS for words in OPTIONS + ALIBI]
 
 
@@ -97,7 +99,7 @@ def test_a_package_is_missing(package, monkeypatch):
         programs.import_onnx()
 
 
-@pytest.mark.parametrize("words", TASKS, ids=ids)
+@pytest.mark.parametrize("words", [*TASKS, COPYING], ids=ids)
 @pytest.mark.parametrize("to", programs.SUFFIXES)
 def test_the_readme_names_every_file_and_input(words, to):
     ours = reference(new_task(*words, *SMALL))

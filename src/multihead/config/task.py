@@ -126,12 +126,17 @@ class TranslationConfig(TaskConfig):
     """Share of the target distribution spread over the vocabulary (section 5.4 of the paper)."""
     max_source_len: int = 0
     """Most tokens of a source, below what model.max_len allows; 0 means no other limit. Longer ones: data.overlong."""
+    copy: bool = False
+    """Whether tokens of the source can be copied, by an attention of the head: a pointer-generator (arXiv:1704.04368).
+    Needs encoder_decoder and a joint vocabulary."""
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
         require_choice("task.topology", self.topology, TOPOLOGIES)
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
         require(self.max_source_len >= 0, "task.max_source_len", "at least 0", self.max_source_len)
+        alone = self.topology == "decoder"
+        require(not (self.copy and alone), "task.copy", "false where task.topology=decoder", self.copy)
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -335,3 +335,6 @@ class Config:
             "true where task.topology=decoder and for several tasks",
             self.tokenizer.joint,
         )
+        copies = any(getattr(task, "copy", False) for task in self.task.members().values())
+        what = "true where task.copy=true: what is copied is an entry of the target's vocabulary"
+        require(self.tokenizer.joint or not copies, "tokenizer.joint", what, self.tokenizer.joint)

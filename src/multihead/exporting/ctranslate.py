@@ -19,7 +19,7 @@ from multihead.config.training import DecodingConfig
 from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting.verify import Example, Reference
-from multihead.heads import VocabularyHead
+from multihead.heads import CopyHead, VocabularyHead
 from multihead.tasks.base import Task
 from multihead.transformer import RMSNorm, Stack
 
@@ -58,6 +58,8 @@ def check(task: Task, decoding: DecodingConfig) -> None:
     if getattr(task, "causal", True) is False:
         what = "CTranslate2's encoder gives hidden states, and no logits of masked tokens"
         raise ConfigError("task.objective=masked", what, "to=onnx or torch_export")
+    if isinstance(task.model.head, CopyHead):
+        raise ConfigError("task.copy=true", "CTranslate2 cannot copy tokens of the source", "to=onnx or torch_export")
     for key, value, ours in (
         ("attention", model.attention, "multi_head"),
         ("feed_forward", model.feed_forward, "dense"),

@@ -20,6 +20,7 @@ from torch.export import Dim
 
 from multihead.errors import ConfigError
 from multihead.exporting.verify import BATCH, Example, Reference
+from multihead.heads import CopyHead
 from multihead.transformer import Transformer
 
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}
@@ -50,6 +51,18 @@ class Decode(nn.Module):
 
     def forward(self, target: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         return self.head(self.transformer.decode(target, memory=memory, memory_mask=memory_mask))
+
+
+class DecodeCopying(nn.Module):
+    """Target ids [B, T], the memory [B, S, D], its mask and the source ids [B, S] to log-probabilities [B, T, V]."""
+
+    def __init__(self, transformer: Transformer, head: CopyHead):
+        super().__init__()
+        self.transformer, self.head = transformer, head
+
+    def forward(self, target: Tensor, memory: Tensor, memory_mask: Tensor, source: Tensor) -> Tensor:
+        hidden = self.transformer.decode(target, memory=memory, memory_mask=memory_mask)
+        return self.head(hidden, self.head.source(source, memory, memory_mask))
 
 
 class Logits(nn.Module):
@@ -107,10 +120,11 @@ def modules(reference: Reference) -> dict[str, tuple[nn.Module, dict[str, Tensor
         }
     source, source_mask = torch.full((2, 5), reference.eos), torch.ones(2, 5, dtype=torch.bool)
     memory = torch.zeros(2, 5, width)
-    return {
-        "encode": (Encode(transformer), {"source": source, "source_mask": source_mask}),
-        "decode": (Decode(transformer, head), {"target": tokens, "memory": memory, "memory_mask": source_mask}),
-    }
+    inputs = {"target": tokens, "memory": memory, "memory_mask": source_mask}
+    decode = Decode(transformer, head), inputs
+    if isinstance(head, CopyHead):
+        decode = DecodeCopying(transformer, head), inputs | {"source": source}
+    return {"encode": (Encode(transformer), {"source": source, "source_mask": source_mask}), "decode": decode}
 
 
 def write(reference: Reference, folder: Path, to: str) -> None:
@@ -265,9 +279,11 @@ class Runtime:
         reference = self.reference
         if not reference.prefixed:
             source, mask = reference.padded([reference.source(example) for example in examples])
-            memory = self.programs["encode"](source=source, source_mask=mask)
+            inputs = {"memory": self.programs["encode"](source=source, source_mask=mask), "memory_mask": mask}
+            if isinstance(reference.task.model.head, CopyHead):
+                inputs["source"] = source
             decode = self.programs["decode"]
-            return lambda rows: (decode(target=reference.padded(rows)[0], memory=memory, memory_mask=mask), False)
+            return lambda rows: (decode(target=reference.padded(rows)[0], **inputs), False)
         program = self.programs["logits"]
         if reference.name == "lm":
             return lambda rows: (program(tokens=reference.padded(rows)[0]), False)

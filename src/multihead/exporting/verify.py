@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from multihead.config.training import DecodingConfig
 from multihead.decoding import generate
 from multihead.errors import CheckpointError
+from multihead.heads import CopyHead
 from multihead.tasks.base import Task
 from multihead.tasks.language_modeling import NEW_TOKENS
 
@@ -100,7 +101,10 @@ class Reference:
 
     @torch.inference_mode()
     def logits(self, example: Example) -> Tensor:
-        """Logits [T, V] that predict the target and its end mark; [C] of a class, or [S, V] at each place."""
+        """Logits [T, V] that predict the target and its end mark; [C] of a class, or [S, V] at each place.
+
+        Those of a `CopyHead` are log-probabilities.
+        """
         transformer, head = self.task.model.transformer, self.task.model.head
         if not self.searches:
             row = torch.tensor([example.source])
@@ -108,8 +112,10 @@ class Reference:
             return head(hidden)[0]
         prefix = self.prefix(example)
         source = None if self.prefixed else torch.tensor([self.source(example)])
-        hidden = transformer(source=source, target=torch.tensor([[*prefix, *example.target]]))  # [1, P + T - 1, D]
-        return head(hidden)[0, len(prefix) - 1 :]
+        memory = None if source is None else transformer.encode(source)
+        hidden = transformer.decode(torch.tensor([[*prefix, *example.target]]), memory=memory)  # [1, P + T - 1, D]
+        copied = (head.source(source, memory, None),) if isinstance(head, CopyHead) else ()
+        return head(hidden, *copied)[0, len(prefix) - 1 :]
 
     @torch.inference_mode()
     def outputs(self, examples: Sequence[Example], greedy: bool = False) -> list[list[int]]:

@@ -15,7 +15,7 @@ from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.decoding import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.errors import ConfigError
-from multihead.heads import VocabularyHead
+from multihead.heads import CopyHead, VocabularyHead
 from multihead.metrics import CorpusBLEU, CorpusCHRF, WeightedMean
 from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
 from multihead.transformer import Transformer
@@ -44,7 +44,8 @@ class TranslationTask(Task):
     ) -> VocabularyHead:
         tied = config.model.tie_embeddings in ("target_output", "all")
         weight = transformer.decoder.embedding.weight if tied else None
-        return VocabularyHead(config.model.d_model, vocab.tokenizers["target"].vocab_size, weight)
+        kind = CopyHead if settings.copy else VocabularyHead
+        return kind(config.model.d_model, vocab.tokenizers["target"].vocab_size, weight)
 
     def new_scores(self) -> nn.ModuleDict:
         """Metrics of the decoded text by the name they are logged under; the last ones of test only."""
@@ -87,24 +88,33 @@ class TranslationTask(Task):
 
     # ---- from batches to losses
 
-    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Hidden states [N, D] and labels [N] of the real target positions."""
-        hidden = self.model.transformer(
-            source=batch.get("source"), source_mask=batch.get("source_mask"), target=batch["target"]
-        )  # [B, T, D]
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """What the head's loss takes: hidden states [N, D] and labels [N] of the real target positions.
+
+        Of a `CopyHead` their shares [N, 1 + S] and their source's ids [N, S] too.
+        """
+        source, mask = batch.get("source"), batch.get("source_mask")
+        transformer = self.model.transformer
+        memory = None if source is None else transformer.encode(source, mask)
+        hidden = transformer.decode(batch["target"], memory=memory, memory_mask=mask)  # [B, T, D]
         real = batch["labels"] != IGNORED
-        return hidden[real], batch["labels"][real]
+        positions = hidden[real], batch["labels"][real]
+        if not self.settings.copy:
+            return positions
+        shares = self.model.head.shares(hidden, self.model.head.source(source, memory, mask))  # [B, T, 1 + S]
+        return (*positions, shares[real], source[real.nonzero()[:, 0]])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        hidden, labels = self(batch)
-        return self.step_loss(self.model.head.loss(hidden, labels, self.settings.label_smoothing), batch)
+        loss = self.model.head.loss(*self(batch), label_smoothing=self.settings.label_smoothing)
+        return self.step_loss(loss, batch)
 
     # ---- validation and test
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
         limit = self.config.trainer.limit_val_examples if split == "val" else 0
-        hidden, labels = self(batch)
-        each, hits = self.model.head.evaluate(hidden, labels)
+        positions = self(batch)
+        labels = positions[1]
+        each, hits = self.model.head.evaluate(*positions)
         nats = each.double().sum()
         self.loss_mean.update(nats, labels.numel())
         self.accuracy.update(hits.sum(), hits.numel())

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multihead.kernels import product
+from multihead.ngrams import NGramClasses
 
 CACHED_ROWS = 32
 """Rows of logits whose softmax is made at once on a CPU."""
@@ -139,11 +140,15 @@ class PooledClassifier(nn.Module):
             causal stack is the only one that saw everything), their ``mean`` or ``max``, or with ``attention`` their
             mean weighted by a softmax of products with a learned query (Yang et al. 2016, section 2.2).
         dropout: Share of the vector that is zeroed in training.
+        ngrams: Logits by the n-grams of the text; None has none.
     """
 
-    def __init__(self, d_model: int, num_classes: int, pooling: str, dropout: float):
+    def __init__(
+        self, d_model: int, num_classes: int, pooling: str, dropout: float, ngrams: NGramClasses | None = None
+    ):
         super().__init__()
         self.pooling = pooling
+        self.ngrams = ngrams
         if pooling == "attention":
             self.query = nn.Parameter(torch.zeros(d_model))  # starts as the mean
         self.dropout = nn.Dropout(dropout)
@@ -151,9 +156,22 @@ class PooledClassifier(nn.Module):
         nn.init.normal_(self.output.weight, std=d_model**-0.5)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits [B, C] of hidden states [B, T, D]; real positions are True in ``mask`` [B, T], None if all are."""
-        return self.output(self.dropout(self.pool(hidden, mask)))
+    def forward(self, hidden: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
+        """Logits [B, C]: of the pooled state, plus those of n-grams where there are; arguments as in `opinions`."""
+        return sum(self.opinions(hidden, mask, tokens))
+
+    def opinions(
+        self, hidden: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None
+    ) -> list[Tensor]:
+        """Logits [B, C] of the pooled state and, where there are, of the n-grams.
+
+        Args:
+            hidden: [B, T, D].
+            mask: [B, T], True at real positions; None if all are.
+            tokens: Ids [B, T], where there are n-grams.
+        """
+        logits = self.output(self.dropout(self.pool(hidden, mask)))
+        return [logits] if self.ngrams is None else [logits, self.ngrams(tokens, mask)]
 
     def pool(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """The vector [B, D] of each text; arguments as in `forward`, padding on the right."""

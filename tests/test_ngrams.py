@@ -1,5 +1,7 @@
 """Hashed n-grams against a loop by hand, and what they must never cross."""
 
+import itertools
+
 import pytest
 import torch
 from test_transformer import assert_close, ragged, tiny
@@ -88,7 +90,7 @@ def test_classes_by_a_loop():
     logits = classes(ids, mask)
     for row, length in enumerate((7, 4, 1)):
         text = ids[row, :length].tolist()
-        found = {1 + _key([word]) % 49 for word in text} | {1 + _key(pair) % 49 for pair in zip(text, text[1:], strict=False)}
+        found = {1 + _key([word]) % 49 for word in text} | {1 + _key(pair) % 49 for pair in itertools.pairwise(text)}
         assert row or len(found) < 2 * length - 1  # some occur twice
         votes = (classes.weight * classes.ratio)[list(found)].sum(0)
         expected = NGramClasses.GAIN * votes / len(found) ** 0.5

@@ -363,7 +363,9 @@ def test_initialisation():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"position": "learned", "activation": "swiglu", "qk_norm": True}, {"bias": False}, {"ngram_buckets": 9}], ids=str
+    "changes",
+    [{}, {"position": "learned", "activation": "swiglu", "qk_norm": True}, {"bias": False}, {"ngram_buckets": 9}],
+    ids=str,
 )
 def test_gradients_reach_every_parameter(changes):
     model = tiny(**changes)

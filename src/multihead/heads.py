@@ -5,6 +5,7 @@ Shapes: N positions, D d_model, V vocabulary; B batch, T time, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -141,14 +142,21 @@ class PooledClassifier(nn.Module):
             mean weighted by a softmax of products with a learned query (Yang et al. 2016, section 2.2).
         dropout: Share of the vector that is zeroed in training.
         ngrams: Logits by the n-grams of the text; None has none.
+        ngram_share: Weight of these in the mean of both.
     """
 
     def __init__(
-        self, d_model: int, num_classes: int, pooling: str, dropout: float, ngrams: NGramClasses | None = None
+        self,
+        d_model: int,
+        num_classes: int,
+        pooling: str,
+        dropout: float,
+        ngrams: NGramClasses | None = None,
+        ngram_share: float = 0.0,
     ):
         super().__init__()
         self.pooling = pooling
-        self.ngrams = ngrams
+        self.ngrams, self.ngram_share = ngrams, ngram_share
         if pooling == "attention":
             self.query = nn.Parameter(torch.zeros(d_model))  # starts as the mean
         self.dropout = nn.Dropout(dropout)
@@ -157,12 +165,16 @@ class PooledClassifier(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
-        """Logits [B, C]: of the pooled state, plus those of n-grams where there are; arguments as in `opinions`."""
-        return sum(self.opinions(hidden, mask, tokens))
+        """Logits [B, C]; arguments as in `opinions`."""
+        return self.joined(self.opinions(hidden, mask, tokens))
 
-    def opinions(
-        self, hidden: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None
-    ) -> list[Tensor]:
+    def joined(self, opinions: Sequence[Tensor]) -> Tensor:
+        """The weighted mean [B, C] of what `opinions` gave."""
+        if self.ngrams is None:
+            return opinions[0]
+        return (1 - self.ngram_share) * opinions[0] + self.ngram_share * opinions[1]
+
+    def opinions(self, hidden: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None) -> list[Tensor]:
         """Logits [B, C] of the pooled state and, where there are, of the n-grams.
 
         Args:

@@ -84,7 +84,7 @@ class NGramClasses(nn.Module):
         num_classes: Number of logits.
     """
 
-    GAIN = 16.0
+    GAIN = 5.0
     """Factor of the sum: rates that suit embeddings, where many numbers move together, are too small for one weight."""
     START = 0.1 / GAIN
     """What weights start with."""

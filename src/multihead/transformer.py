@@ -189,7 +189,7 @@ class Stack(nn.Module):
         return self.norm(x)
 
     def _placed(self, x: Tensor, positions: Tensor | None, past: int) -> Tensor:
-        """Embeddings [B, T, D] times sqrt(d_model) (section 3.4), plus learned or sinusoidal positions (section 3.5)."""
+        """Embeddings [B, T, D] times sqrt(d_model) (section 3.4), plus a table's positions (section 3.5)."""
         scale = math.sqrt(x.size(-1))
         if self.position not in ("learned", "sinusoidal"):
             return x * scale

@@ -23,7 +23,9 @@ def built(*words):
 
 
 def test_parameters_and_bytes_are_those_of_the_model_and_its_optimizer():
-    config, task, data = built("optim=muon", "trainer.ema_decay=0.9", "model.tie_embeddings=none", "model.ngram_buckets=50")
+    config, task, data = built(
+        "optim=muon", "trainer.ema_decay=0.9", "model.tie_embeddings=none", "model.ngram_buckets=50"
+    )
     parts = parameters_by_part(task.model)
     assert sum(parts.values()) == sum(p.numel() for p in task.parameters())
     assert parts["heads"] == task.model.head.weight.numel()

@@ -139,7 +139,8 @@ def test_ngrams_start_from_log_count_ratios_of_the_training_texts(multi_label):
     ratio = (inside / inside[seen].sum(0)).log() - (outside / outside[seen].sum(0)).log()
     words = [made.bos, made.eos, *made.tokenizers["text"].encode_batch(["not bad"])[0]]
     expected = NGramClasses.GAIN * NGramClasses.START * ratio[words].sum(0) / 2  # the root of four words
-    torch.testing.assert_close(made.logits(["not bad"])[0], plain.logits(["not bad"])[0] + expected)
+    by_hand = 0.3 * plain.logits(["not bad"])[0] + 0.7 * expected
+    torch.testing.assert_close(made.logits(["not bad"])[0], by_hand)
 
 
 def test_ngrams_see_dropped_tokens():
@@ -155,17 +156,14 @@ def test_ngrams_see_dropped_tokens():
 # Loss
 
 
-def test_ngrams_learn_alone_and_the_stack_what_they_leave_gradient():
+def test_ngrams_and_the_stack_learn_alone_gradient():
     made = task("task.ngram_buckets=500")
     rows = encoded(made)
     made.start_from(rows)
     batch = made.collate(rows, np.arange(6)) | {"parts": 1, "targets_of_step": 6}
     (stack, ngrams), labels = made.opinions(batch)
     loss = made.training_step(batch, 0)["loss"]
-    alone = F.cross_entropy(ngrams, labels)
-    torch.testing.assert_close(loss, (F.cross_entropy(stack + ngrams, labels) + alone) / 2)
-    weight = made.model.head.ngrams.weight
-    torch.testing.assert_close(torch.autograd.grad(loss, weight), torch.autograd.grad(alone / 2, weight))
+    torch.testing.assert_close(loss, (F.cross_entropy(stack, labels) + F.cross_entropy(ngrams, labels)) / 2)
 
 
 @pytest.mark.parametrize("words", [[], ["task.label_smoothing=0.1"], ["task.focal_gamma=2"], ["task.multi_label=true"]])

@@ -194,9 +194,12 @@ class ClassificationConfig(TaskConfig):
     """In training, the probability that a token is shown as <mask> (word dropout, Iyyer et al. 2015, P15-1162)."""
     ngram_buckets: int = 0
     """Rows that the n-grams of a text are hashed to, each with a log-count ratio of the training split and a learned
-    weight for each class, which are added to the logits (arXiv:1606.07792; NB-SVM, P12-2018); 0 is none."""
+    weight for each class, as a second classifier beside the stack (NB-SVM, P12-2018; arXiv:1606.07792); 0 is none."""
     ngram_max: int = 2
     """Of task.ngram_buckets: most tokens of an n-gram."""
+    ngram_share: float = 0.7
+    """Of task.ngram_buckets: weight of the n-grams' logits in the mean with those of the stack. Each has a loss of its
+    own."""
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
@@ -213,6 +216,7 @@ class ClassificationConfig(TaskConfig):
             self.ngram_buckets,
         )
         require(1 <= self.ngram_max <= 8, "task.ngram_max", "in [1, 8]", self.ngram_max)
+        require(0 <= self.ngram_share <= 1, "task.ngram_share", "in [0, 1]", self.ngram_share)
         require(0 <= self.focal_gamma < float("inf"), "task.focal_gamma", "at least 0", self.focal_gamma)
         require(
             not (self.focal_gamma and self.label_smoothing),

@@ -51,7 +51,8 @@ class ClassificationTask(Task):
     ) -> PooledClassifier:
         classes, buckets = len(vocab.labels), settings.ngram_buckets
         ngrams = NGramClasses(buckets, settings.ngram_max, classes) if buckets else None
-        return PooledClassifier(config.model.d_model, classes, settings.pooling, settings.head_dropout, ngrams)
+        pooling, dropout, share = settings.pooling, settings.head_dropout, settings.ngram_share
+        return PooledClassifier(config.model.d_model, classes, pooling, dropout, ngrams, share)
 
     @torch.no_grad()
     def start_from(self, encoded: Any) -> None:
@@ -124,7 +125,7 @@ class ClassificationTask(Task):
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits [N, C] in float32 and labels of the examples of a batch."""
         found, labels = self.opinions(batch)
-        return sum(found), labels
+        return self.model.head.joined(found), labels
 
     def opinions(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], Tensor]:
         """Logits [N, C] in float32 of each part of the head, and labels of the examples of a batch."""
@@ -147,10 +148,8 @@ class ClassificationTask(Task):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         found, labels = self.opinions(batch)
-        if len(found) == 2:  # n-grams learn alone, or a stack that knows all by heart leaves them nothing to learn
-            found = [found[0] + found[1].detach(), found[1]]
         loss = label_set_loss if self.multi_label else class_loss
-        totals = [
+        totals = [  # each learns alone: a stack that knows all by heart would leave n-grams nothing to learn
             loss(
                 logits,
                 labels,

@@ -174,10 +174,8 @@ class Stack(nn.Module):
         if positions is None and segments is not None:
             positions = segment_positions(segments)  # [B, T]
         past = 0 if cache is None else cache.length - tokens.size(1)
-        x = self.embedding(tokens)  # [B, T, D]
-        if self.ngrams is not None:
-            x = x + self.ngrams(tokens, mask, cache, segments)
-        x = self.dropout(self._placed(x, positions, past))
+        more = None if self.ngrams is None else self.ngrams(tokens, mask, cache, segments)
+        x = self.dropout(self._embed(tokens, positions, past, more))  # [B, T, D]
         scope = self._scope(x, mask, positions, past, segments)
         shown = None if memory_mask is None else memory_mask[:, None, None, :]  # [N, 1, 1, S]
         memory_scope = Scope(scope.dtype, shown)
@@ -188,13 +186,15 @@ class Stack(nn.Module):
                 x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
         return self.norm(x)
 
-    def _placed(self, x: Tensor, positions: Tensor | None, past: int) -> Tensor:
-        """Embeddings [B, T, D] times sqrt(d_model) (section 3.4), plus a table's positions (section 3.5)."""
+    def _embed(self, tokens: Tensor, positions: Tensor | None, past: int, more: Tensor | None = None) -> Tensor:
+        """Embeddings, and ``more`` (n-grams), times sqrt(d_model) (section 3.4), plus a table's positions (3.5)."""
+        x = self.embedding(tokens)  # [B, T, D]
+        x = x if more is None else x + more
         scale = math.sqrt(x.size(-1))
         if self.position not in ("learned", "sinusoidal"):
             return x * scale
         counted = positions is None or torch.compiler.is_exporting()  # a traced program knows lengths, and no values
-        end = past + x.size(1) if counted else int(positions.max()) + 1 if positions.numel() else 0
+        end = past + tokens.size(1) if counted else int(positions.max()) + 1 if positions.numel() else 0
         if end > self.max_len:
             raise ValueError(
                 f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "

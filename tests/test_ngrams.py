@@ -8,6 +8,7 @@ from test_transformer import assert_close, ragged, tiny
 from torch import nn
 
 from multihead.config.model import ModelConfig
+from multihead.config.task import ClassificationConfig
 from multihead.errors import ConfigError
 from multihead.ngrams import MULTIPLIER, NOTHING, PRIME, NGramClasses, NGramEmbedding
 from multihead.transformer import Cache
@@ -166,3 +167,17 @@ def test_rows_of_a_cache_that_are_replaced_keep_their_ngrams():
 def test_values_are_checked(changes, message):
     with pytest.raises(ConfigError, match=message):
         ModelConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ngram_buckets": 1}, r"task.ngram_buckets: must be 0, or at least 2"),
+        ({"ngram_max": 0}, r"task.ngram_max: must be in \[1, 8\]"),
+        ({"ngram_max": 9}, r"task.ngram_max: must be in \[1, 8\]"),
+        ({"ngram_share": 1.1}, r"task.ngram_share: must be in \[0, 1\]"),
+    ],
+)
+def test_values_of_a_classification_are_checked(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        ClassificationConfig(**changes)

@@ -166,7 +166,8 @@ def test_ngrams_and_the_stack_learn_alone_gradient():
     torch.testing.assert_close(loss, (F.cross_entropy(stack, labels) + F.cross_entropy(ngrams, labels)) / 2)
 
 
-@pytest.mark.parametrize("words", [[], ["task.label_smoothing=0.1"], ["task.focal_gamma=2"], ["task.multi_label=true"]])
+@pytest.mark.parametrize("words", [[], ["task.label_smoothing=0.1"], ["task.focal_gamma=2"], ["task.multi_label=true"],
+                                   ["task.ngram_buckets=90", "model.ngram_buckets=20"]])  # fmt: skip
 @pytest.mark.parametrize("weights", ["none", "balanced"])
 def test_the_gradient_of_a_step_does_not_depend_on_its_parts(words, weights):
     made = task(*words, f"task.class_weights={weights}")

@@ -70,10 +70,10 @@ def test_only_the_door_knows_hydra(name):
     assert not uses(name, "omegaconf") or name in ("config/compose.py", "config/merge.py")
 
 
-@pytest.mark.parametrize("name", ["transformer.py", "heads.py", "decoding.py", "sampling.py"])
+@pytest.mark.parametrize("name", ["transformer.py", "ngrams.py", "heads.py", "decoding.py", "sampling.py"])
 def test_the_backbone_knows_torch_and_its_configuration(name):
     ours = {found.split(".")[1] if found.count(".") else found for found in uses(name, "multihead")}
-    assert ours <= {"config", "errors", "transformer", "heads", "decoding", "kernels"}
+    assert ours <= {"config", "errors", "transformer", "heads", "ngrams", "decoding", "kernels"}
     allowed = ("multihead.config.model", "multihead.config.training", "multihead.config.check")
     assert all(found.startswith(allowed) for found in uses(name, "multihead.config"))
     assert not uses(name, "lightning", "tokenizers", "wandb")

@@ -127,6 +127,34 @@ def test_heads_are_copied_where_they_mean_the_same():
     assert torch.equal(several.model.heads["classification"].output.weight, old.model.head.output.weight)
 
 
+@pytest.mark.parametrize(
+    ("words", "changes", "why"),
+    [
+        ([], {}, ""),
+        ([], {"texts": OTHERS}, "another vocabulary: its n-grams are others"),
+        (["model.ngram_buckets=30", "task.ngram_buckets=40"], {}, "is not"),
+        (["model.ngram_buckets=0", "task.ngram_buckets=0"], {}, None),
+        (["model.ngram_max=3"], {}, ""),  # pairs are where they were
+    ],
+)
+def test_tables_of_ngrams_are_copied_where_their_rows_mean_the_same(words, changes, why):
+    both = ["task=classification", "model.ngram_buckets=20", "task.ngram_buckets=50"]
+    old = task(*both, labels=["bad", "good"])
+    with torch.no_grad():
+        old.model.transformer.encoder.ngrams.weight.normal_()
+        old.model.head.ngrams.ratio.normal_()
+    new = task(*both, *words, labels=["bad", "good"], seed=1, **changes)
+    copied = {row.part: row.why for row in copy_weights(new.model, new.vocab, source_of(old))}
+    if why is None:
+        assert "encoder ngrams" not in copied
+        return
+    ours, theirs = dict(new.model.named_parameters()), dict(old.model.named_parameters())
+    for name in ("transformer.encoder.ngrams.weight", "head.ngrams.ratio"):
+        assert torch.equal(ours[name], theirs[name]) == (why == "")
+        assert ours[name].any() == (why == "")
+    assert why in copied["encoder ngrams"] and why in copied["head"]
+
+
 def test_deeper_longer_and_crossed_models_keep_what_has_no_counterpart():
     old = task("task=lm", "model.position=learned", "model.max_len=16")
     new = task("task=translation", "model.position=learned", "model.max_len=24", "model.num_decoder_layers=3", seed=1)

@@ -27,6 +27,7 @@ VARIANTS = [
     {"position": position, "norm": norm, "norm_placement": placement, **attention}
     for position, norm, placement, attention in itertools.product(POSITIONS, NORMS, NORM_PLACEMENTS, ATTENTIONS)
 ]
+NGRAMS = [{"position": position, "ngram_buckets": 30, "ngram_max": 3} for position in POSITIONS]
 
 
 def tiny(source=13, target=13, **changes) -> Transformer:
@@ -49,6 +50,8 @@ def tiny(source=13, target=13, **changes) -> Transformer:
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
             nn.init.normal_(parameter, mean=float("norm" in name and name.endswith("weight")), std=0.2)
+        elif "ngrams" in name:  # they start at zero
+            nn.init.normal_(parameter[1:], std=0.2)
     return model.eval()
 
 
@@ -203,7 +206,7 @@ def test_relative_positions_have_no_longest_sequence(position):
 # ---- every variant against itself
 
 
-@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: "-".join(map(str, changes.values())))
+@pytest.mark.parametrize("changes", VARIANTS + NGRAMS, ids=lambda changes: "-".join(map(str, changes.values())))
 @torch.no_grad()
 def test_every_variant_is_consistent(changes):
     """Cached decoding is the full pass, a padded batch is its sentences, and the future does not change the past."""
@@ -244,7 +247,7 @@ def test_every_variant_is_consistent(changes):
 @torch.no_grad()
 def test_rows_of_the_cache_are_chosen_by_index(position):
     """Beams share their source's memory, are reordered by index, and finished sources leave."""
-    model = tiny(position=position, num_kv_heads=2)
+    model = tiny(position=position, num_kv_heads=2, ngram_buckets=30)
     source, mask = ragged([5, 3, 4], 5)
     target, _ = ragged([6] * 6, 6)
     memory = model.encode(source, mask)
@@ -360,7 +363,9 @@ def test_initialisation():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"position": "learned", "activation": "swiglu", "qk_norm": True}, {"bias": False}], ids=str
+    "changes",
+    [{}, {"position": "learned", "activation": "swiglu", "qk_norm": True}, {"bias": False}, {"ngram_buckets": 9}],
+    ids=str,
 )
 def test_gradients_reach_every_parameter(changes):
     model = tiny(**changes)

@@ -39,7 +39,7 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
     """Parameters of the embeddings, the layers of each stack, and the heads; what is shared counts once."""
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
-        if ".embedding." in name or ".positions." in name:
+        if any(table in name for table in (".embedding.", ".ngrams.", ".positions.")):
             part = "embeddings"
         else:
             part = next((stack for stack in ("encoder", "decoder") if f"transformer.{stack}." in name), "heads")

@@ -5,6 +5,7 @@ Shapes: N positions (or sources), D d_model, V vocabulary; B batch, T time, S so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multihead.kernels import product
+from multihead.ngrams import NGramClasses
 
 CACHED_ROWS, CACHED_LOGITS = 32, 2**17
 """On a CPU the softmax is made of so many rows of logits at once: at least these, or as many as these logits are."""
@@ -317,11 +319,22 @@ class PooledClassifier(nn.Module):
             causal stack is the only one that saw everything), their ``mean`` or ``max``, or with ``attention`` their
             mean weighted by a softmax of products with a learned query (Yang et al. 2016, section 2.2).
         dropout: Share of the vector that is zeroed in training.
+        ngrams: Logits by the n-grams of the text; None has none.
+        ngram_share: Weight of these in the mean of both.
     """
 
-    def __init__(self, d_model: int, num_classes: int, pooling: str, dropout: float):
+    def __init__(
+        self,
+        d_model: int,
+        num_classes: int,
+        pooling: str,
+        dropout: float,
+        ngrams: NGramClasses | None = None,
+        ngram_share: float = 0.0,
+    ):
         super().__init__()
         self.pooling = pooling
+        self.ngrams, self.ngram_share = ngrams, ngram_share
         if pooling == "attention":
             self.query = nn.Parameter(torch.zeros(d_model))  # starts as the mean
         self.dropout = nn.Dropout(dropout)
@@ -329,9 +342,26 @@ class PooledClassifier(nn.Module):
         nn.init.normal_(self.output.weight, std=d_model**-0.5)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits [B, C] of hidden states [B, T, D]; real positions are True in ``mask`` [B, T], None if all are."""
-        return self.output(self.dropout(self.pool(hidden, mask)))
+    def forward(self, hidden: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
+        """Logits [B, C]; arguments as in `opinions`."""
+        return self.joined(self.opinions(hidden, mask, tokens))
+
+    def joined(self, opinions: Sequence[Tensor]) -> Tensor:
+        """The weighted mean [B, C] of what `opinions` gave."""
+        if self.ngrams is None:
+            return opinions[0]
+        return (1 - self.ngram_share) * opinions[0] + self.ngram_share * opinions[1]
+
+    def opinions(self, hidden: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None) -> list[Tensor]:
+        """Logits [B, C] of the pooled state and, where there are, of the n-grams.
+
+        Args:
+            hidden: [B, T, D].
+            mask: [B, T], True at real positions; None if all are.
+            tokens: Ids [B, T], where there are n-grams.
+        """
+        logits = self.output(self.dropout(self.pool(hidden, mask)))
+        return [logits] if self.ngrams is None else [logits, self.ngrams(tokens, mask)]
 
     def pool(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         """The vector [B, D] of each text; arguments as in `forward`, padding on the right."""

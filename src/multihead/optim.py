@@ -66,8 +66,8 @@ def build_optimizer(
 def layer_rates(names: Sequence[str], decay: float) -> list[float]:
     """The share of the learning rate of each parameter (Howard and Ruder 2018, arXiv:1801.06146, section 3.2).
 
-    Heads, final norms and the top layer of a stack have 1, each layer below ``decay`` times the one above, embeddings
-    and positions that of the lowest layer.
+    Heads, final norms and the top layer of a stack have 1, each layer below ``decay`` times the one above, embeddings,
+    n-grams and positions that of the lowest layer.
 
     Args:
         names: Of parameters, as in ``transformer.encoder.layers.0.feed_forward.up.weight``.
@@ -81,7 +81,7 @@ def layer_rates(names: Sequence[str], decay: float) -> list[float]:
     shares = []
     for name, place in zip(names, places, strict=True):
         below = depth[place[1]] - int(place[2]) if place else 0
-        if embedded := re.search(r"(\w+)\.(embedding|positions)\.", name):
+        if embedded := re.search(r"(\w+)\.(embedding|ngrams|positions)\.", name):
             below = depth.get(embedded[1], 0)
         shares.append(decay**below)
     return shares

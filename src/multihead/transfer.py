@@ -177,7 +177,11 @@ def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source,
         row.copied, row.resized = row.copied + whole * size, row.resized + (not whole) * parameter[:rows].numel()
         row.fresh += 0 if whole else size - parameter[:rows].numel()
         return "" if whole else f"{rows:,} of {len(parameter):,} positions"
-    if "output" in name and not name.startswith("transformer.") and vocab.labels != source.vocab.labels:
+    if ".ngrams." in name and _tokenizer(name, vocab).vocab != _tokenizer(counterpart, source.vocab).vocab:
+        row.fresh += size
+        return "another vocabulary: its n-grams are others"
+    of_classes = not name.startswith("transformer.") and ("output" in name or "ngrams" in name)
+    if of_classes and vocab.labels != source.vocab.labels:
         row.fresh += size
         return "other classes"
     if theirs.shape != parameter.shape and ".layers." in name:  # `check_same` has compared all that shapes them

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from multihead.config.check import require
 from multihead.config.model import ModelConfig
 from multihead.kernels import attend
+from multihead.ngrams import NGramEmbedding
 
 
 class Transformer(nn.Module):
@@ -142,6 +143,7 @@ class Stack(nn.Module):
         self.max_len = config.max_len
         self.position = config.position
         self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.ngrams = NGramEmbedding(config) if config.ngram_buckets else None
         if config.position == "learned":
             self.positions = nn.Embedding(config.max_len, config.d_model)
         elif config.position == "sinusoidal":
@@ -172,7 +174,8 @@ class Stack(nn.Module):
         if positions is None and segments is not None:
             positions = segment_positions(segments)  # [B, T]
         past = 0 if cache is None else cache.length - tokens.size(1)
-        x = self.dropout(self._embed(tokens, positions, past))  # [B, T, D]
+        more = None if self.ngrams is None else self.ngrams(tokens, mask, cache, segments)
+        x = self.dropout(self._embed(tokens, positions, past, more))  # [B, T, D]
         scope = self._scope(x, mask, positions, past, segments)
         shown = None if memory_mask is None else memory_mask[:, None, None, :]  # [N, 1, 1, S]
         memory_scope = Scope(scope.dtype, shown)
@@ -183,9 +186,10 @@ class Stack(nn.Module):
                 x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
         return self.norm(x)
 
-    def _embed(self, tokens: Tensor, positions: Tensor | None, past: int) -> Tensor:
-        """Embeddings times sqrt(d_model) (section 3.4), plus learned or sinusoidal positions (section 3.5)."""
+    def _embed(self, tokens: Tensor, positions: Tensor | None, past: int, more: Tensor | None = None) -> Tensor:
+        """Embeddings, and ``more`` (n-grams), times sqrt(d_model) (section 3.4), plus a table's positions (3.5)."""
         x = self.embedding(tokens)  # [B, T, D]
+        x = x if more is None else x + more
         scale = math.sqrt(x.size(-1))
         if self.position not in ("learned", "sinusoidal"):
             return x * scale
@@ -494,6 +498,7 @@ class Cache:
         self.memory, self.memory_mask = memory, memory_mask
         self.layers = [LayerCache() for _ in range(num_layers)]
         self._mask: Tensor | None = None  # [B, S], None where no row is padded
+        self.recent: Tensor | None = None  # [B, P], the last tokens, where there are n-grams
 
     def extend(self, tokens: Tensor, mask: Tensor | None) -> Tensor | None:
         """Takes in the mask of new tokens [B, T]; returns that of all so far [B, S], None where nothing is padded."""
@@ -513,6 +518,8 @@ class Cache:
         """
         if self._mask is not None:
             self._mask = self._mask[rows]
+        if self.recent is not None:
+            self.recent = self.recent[rows]
         for layer in self.layers:
             layer.self_attention.select(rows)
             if sources is not None:
@@ -527,6 +534,8 @@ class Cache:
         mask[rows, :start], mask[rows, start:] = False, True if other._mask is None else other._mask
         dropped = int(mask.any(0).byte().argmax())
         self._mask, self.length = mask[:, dropped:], self.length - dropped
+        if self.recent is not None:
+            self.recent = self.recent.index_copy(0, rows, other.recent)
         for layer, new in zip(self.layers, other.layers, strict=True):
             layer.self_attention.replace(rows, new.self_attention, dropped)
 

@@ -23,11 +23,14 @@ def built(*words):
 
 
 def test_parameters_and_bytes_are_those_of_the_model_and_its_optimizer():
-    config, task, data = built("optim=muon", "trainer.ema_decay=0.9", "model.tie_embeddings=none")
+    config, task, data = built(
+        "optim=muon", "trainer.ema_decay=0.9", "model.tie_embeddings=none", "model.ngram_buckets=50"
+    )
     parts = parameters_by_part(task.model)
     assert sum(parts.values()) == sum(p.numel() for p in task.parameters())
     assert parts["heads"] == task.model.head.weight.numel()
-    assert parts["embeddings"] == sum(stack.embedding.weight.numel() for stack in task.model.transformer.children())
+    tables = [table for stack in task.model.transformer.children() for table in (stack.embedding, stack.ngrams)]
+    assert parts["embeddings"] == sum(table.weight.numel() for table in tables)
     optimizer = task.configure_optimizers()["optimizer"]
     found = bytes_by_part(task.model, config, optimizer.param_groups)
     task.training_step(next(iter(data.train_dataloader())), 0)["loss"].backward()

@@ -70,6 +70,7 @@ def test_a_model_that_differs_is_refused(tmp_path):
     [
         ([*TRANSLATION, "model.position=alibi"], r"model.position=alibi: CTranslate2 has ALiBi in a decoder only"),
         ([*TRANSLATION, "model.qk_norm=true"], r"model.qk_norm=true: .* in the attention to the encoder"),
+        ([*LM, "model.ngram_buckets=9"], r"model.ngram_buckets: CTranslate2 has no embeddings of n-grams"),
         ([*TRANSLATION, "model.num_encoder_layers=0"], r"model.num_encoder_layers=0: CTranslate2 needs a layer"),
         ([*LM, "task.objective=masked"], r"task.objective=masked: .* no logits of masked tokens"),
         ([*TRANSLATION, "task.copy=true"], r"task.copy=true: CTranslate2 cannot copy tokens of the source"),

@@ -11,6 +11,7 @@ from multihead.errors import ConfigError
 from multihead.exporting import programs
 from multihead.exporting.verify import verify
 
+NGRAMS = ["model.ngram_buckets=30", "model.ngram_max=3", "task.ngram_buckets=90"]
 SMALL = ["model.num_encoder_layers=1", "model.num_decoder_layers=1"]
 TASKS = [["task=translation"], ["task=translation", "task.topology=decoder"], ["task=lm"],
          ["task=lm", "task.objective=masked"], ["task=classification"],
@@ -24,9 +25,13 @@ TRACED = [
     (TASKS[2], OPTIONS[5]),
     (TASKS[3], OPTIONS[8]),
     (COPYING, OPTIONS[3]),
+    (TASKS[0], NGRAMS[:2]),
+    (TASKS[1], NGRAMS[:2]),
+    (TASKS[4], NGRAMS),
 ]
 ONNX = [(TASKS[0], OPTIONS[7]), (TASKS[1], [*OPTIONS[3], "model.position=learned"]),
-        (TASKS[5], ["task.pooling=last", "model.position=alibi"]), (COPYING, ["model.position=rotary"])]  # fmt: skip
+        (TASKS[5], ["task.pooling=last", "model.position=alibi", *NGRAMS]),
+        (COPYING, ["model.position=rotary"])]  # fmt: skip
 ALL = [(task, words) for task in TASKS for words in OPTIONS + ALIBI]
 
 

@@ -49,6 +49,8 @@ def new_task(*words, seed=0):
         for name, parameter in task.named_parameters():
             if parameter.ndim == 1:  # biases and gains start at 0 and 1
                 parameter += 0.1 * torch.randn_like(parameter)
+            elif "ngrams" in name:  # they start at 0, or all the same
+                parameter[1:] = 0.3 * torch.randn_like(parameter[1:])
             elif name.endswith("head.weight") or "embedding" in name:
                 parameter *= 2.0
     return task.eval()

@@ -20,6 +20,7 @@ from multihead.data.encode import encode_corpus
 from multihead.data.tokenizer import train_tokenizer
 from multihead.errors import CheckpointError, ConfigError, DataError
 from multihead.losses import balanced_weights
+from multihead.ngrams import NGramClasses
 from multihead.tasks import build_task
 from multihead.tasks.base import IGNORED, Vocabulary
 
@@ -109,10 +110,64 @@ def test_long_texts_are_cut_to_fit_with_their_marks(pairs):
     )
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_ngrams_of_a_batch_are_as_those_of_its_texts(stack, pairs):
+    made = task("task.ngram_buckets=500", "model.ngram_buckets=50", f"task.stack={stack}", pairs=pairs)
+    made.start_from(encoded(made))
+    with torch.no_grad():
+        getattr(made.model.transformer, stack).ngrams.weight[1:].normal_()
+    together = made.logits(TEXTS, OTHERS if pairs else None)
+    for i in range(6):
+        alone = made.logits(TEXTS[i : i + 1], OTHERS[i : i + 1] if pairs else None)
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_ngrams_start_from_log_count_ratios_of_the_training_texts(multi_label):
+    made = task("task.ngram_buckets=5000", "task.ngram_max=1", f"task.multi_label={str(multi_label).lower()}")
+    plain = task(f"task.multi_label={str(multi_label).lower()}")
+    labels = [[1], [0, 2], [1], [], [1], [2]] if multi_label else LABELS
+    made.start_from(encoded(made, labels))
+    plain.start_from(encoded(plain, labels))  # which has nothing to start
+    counts = torch.zeros(len(made.tokenizers["text"].vocab), 3)
+    for text, classes in zip(TEXTS, labels, strict=True):
+        for word in {made.bos, made.eos, *made.tokenizers["text"].encode_batch([text])[0]}:
+            counts[word, classes] += 1
+    inside, outside = counts + 1, counts.sum(1, keepdim=True) - counts + 1
+    seen = counts.sum(1) > 0
+    ratio = (inside / inside[seen].sum(0)).log() - (outside / outside[seen].sum(0)).log()
+    words = [made.bos, made.eos, *made.tokenizers["text"].encode_batch(["not bad"])[0]]
+    expected = NGramClasses.GAIN * NGramClasses.START * ratio[words].sum(0) / 2  # the root of four words
+    by_hand = 0.3 * plain.logits(["not bad"])[0] + 0.7 * expected
+    torch.testing.assert_close(made.logits(["not bad"])[0], by_hand)
+
+
+def test_ngrams_see_dropped_tokens():
+    made = task("task.ngram_buckets=500", "task.token_dropout=0.9")
+    made.start_from(encoded(made))
+    batch = made.collate(encoded(made), np.arange(6))
+    quiet, _ = made.opinions(batch)
+    made.train()
+    dropped, _ = made.opinions(batch)
+    assert not torch.equal(dropped[0], quiet[0]) and torch.equal(dropped[1], quiet[1])
+
+
 # Loss
 
 
-@pytest.mark.parametrize("words", [[], ["task.label_smoothing=0.1"], ["task.focal_gamma=2"], ["task.multi_label=true"]])
+def test_ngrams_and_the_stack_learn_alone_gradient():
+    made = task("task.ngram_buckets=500")
+    rows = encoded(made)
+    made.start_from(rows)
+    batch = made.collate(rows, np.arange(6)) | {"parts": 1, "targets_of_step": 6}
+    (stack, ngrams), labels = made.opinions(batch)
+    loss = made.training_step(batch, 0)["loss"]
+    torch.testing.assert_close(loss, (F.cross_entropy(stack, labels) + F.cross_entropy(ngrams, labels)) / 2)
+
+
+@pytest.mark.parametrize("words", [[], ["task.label_smoothing=0.1"], ["task.focal_gamma=2"], ["task.multi_label=true"],
+                                   ["task.ngram_buckets=90", "model.ngram_buckets=20"]])  # fmt: skip
 @pytest.mark.parametrize("weights", ["none", "balanced"])
 def test_the_gradient_of_a_step_does_not_depend_on_its_parts(words, weights):
     made = task(*words, f"task.class_weights={weights}")

@@ -290,6 +290,8 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     config = composition.config
     L.seed_everything(config.seed, verbose=False)
     task = build_task(config, prepared.vocab, composition.plugin)
+    for name, member in task.members().items():
+        member.start_from(prepared.encoded[name]["train"])
     freeze(task.model.named_parameters(remove_duplicate=False), config.optim.freeze)
     if config.compile:
         task.model.transformer.compile_layers()

@@ -46,6 +46,11 @@ class ModelConfig:
     """pre (norm before each sub-layer and a final norm) or post (the paper: norm after each residual sum)."""
     position: str = "sinusoidal"
     """sinusoidal (the paper), learned, rotary (arXiv:2104.09864), alibi (arXiv:2108.12409) or none."""
+    ngram_buckets: int = 0
+    """Rows of a table of hashed n-grams, whose embeddings are added to those of the tokens (arXiv:1607.01759); 0 is
+    none."""
+    ngram_max: int = 2
+    """Of model.ngram_buckets: most tokens of an n-gram, the fewest being 2."""
     qk_norm: bool = False
     """RMS-normalise queries and keys of each head (arXiv:2010.04245)."""
     bias: bool = True
@@ -67,6 +72,13 @@ class ModelConfig:
             require(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
         for name in ("dropout", "attention_dropout", "ff_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", "in [0, 1)", getattr(self, name))
+        require(
+            self.ngram_buckets == 0 or self.ngram_buckets >= 2,
+            "model.ngram_buckets",
+            "0, or at least 2",
+            self.ngram_buckets,
+        )
+        require(2 <= self.ngram_max <= 8, "model.ngram_max", "in [2, 8]", self.ngram_max)
         require_choice("model.activation", self.activation, ACTIVATIONS)
         require_choice("model.norm", self.norm, NORMS)
         require_choice("model.norm_placement", self.norm_placement, NORM_PLACEMENTS)

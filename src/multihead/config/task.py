@@ -197,6 +197,14 @@ class ClassificationConfig(TaskConfig):
     """Dropout between the pooled state and the classes."""
     token_dropout: float = 0.0
     """In training, the probability that a token is shown as <mask> (word dropout, Iyyer et al. 2015, P15-1162)."""
+    ngram_buckets: int = 0
+    """Rows that the n-grams of a text are hashed to, each with a log-count ratio of the training split and a learned
+    weight for each class, as a second classifier beside the stack (NB-SVM, P12-2018; arXiv:1606.07792); 0 is none."""
+    ngram_max: int = 2
+    """Of task.ngram_buckets: most tokens of an n-gram."""
+    ngram_share: float = 0.7
+    """Of task.ngram_buckets: weight of the n-grams' logits in the mean with those of the stack. Each has a loss of its
+    own."""
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
@@ -206,6 +214,14 @@ class ClassificationConfig(TaskConfig):
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
         require(0 <= self.head_dropout < 1, "task.head_dropout", "in [0, 1)", self.head_dropout)
         require(0 <= self.token_dropout < 1, "task.token_dropout", "in [0, 1)", self.token_dropout)
+        require(
+            self.ngram_buckets == 0 or self.ngram_buckets >= 2,
+            "task.ngram_buckets",
+            "0, or at least 2",
+            self.ngram_buckets,
+        )
+        require(1 <= self.ngram_max <= 8, "task.ngram_max", "in [1, 8]", self.ngram_max)
+        require(0 <= self.ngram_share <= 1, "task.ngram_share", "in [0, 1]", self.ngram_share)
         require(0 <= self.focal_gamma < float("inf"), "task.focal_gamma", "at least 0", self.focal_gamma)
         require(
             not (self.focal_gamma and self.label_smoothing),

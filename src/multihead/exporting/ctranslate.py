@@ -67,6 +67,8 @@ def check(task: Task, decoding: DecodingConfig) -> None:
         if value != ours:
             what = f"CTranslate2 runs its own blocks, not a plugin's; it has model.{key}={ours}"
             raise ConfigError(f"model.{key}={value}", what, "to=onnx or torch_export")
+    if model.ngram_buckets:
+        raise ConfigError("model.ngram_buckets", "CTranslate2 has no embeddings of n-grams", "to=onnx or torch_export")
     with_encoder = transformer.encoder is not None and not _alone(task)
     if with_encoder and model.position == "alibi":
         what = "CTranslate2 has ALiBi in a decoder only"

@@ -98,7 +98,7 @@ class Classify(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         hidden = self.transformer.decode(tokens) if self.causal else self.transformer.encode(tokens, mask)
-        return self.head(hidden, mask)
+        return self.head(hidden, mask, tokens)
 
 
 def modules(reference: Reference) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:

@@ -109,7 +109,7 @@ class Reference:
         if not self.searches:
             row = torch.tensor([example.source])
             hidden = transformer.encode(row) if self.task.settings.stacks == ("encoder",) else transformer.decode(row)
-            return head(hidden)[0]
+            return (head(hidden, tokens=row) if self.classifies else head(hidden))[0]
         prefix = self.prefix(example)
         source = None if self.prefixed else torch.tensor([self.source(example)])
         memory = None if source is None else transformer.encode(source)

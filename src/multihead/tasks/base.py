@@ -103,6 +103,9 @@ class Task(L.LightningModule):
         """Real target tokens of each example [N], and the widths it is padded in [N, k]."""
         raise NotImplementedError
 
+    def start_from(self, encoded: Any) -> None:
+        """Sets weights that start from what the training split holds; by default none do."""
+
     def targets(self, encoded: Any) -> Any:
         """Terms of the loss of each example [N]; by default its target tokens."""
         return self.lengths(encoded)[0]

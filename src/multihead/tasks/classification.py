@@ -20,6 +20,7 @@ from multihead.config.training import Config, DecodingConfig
 from multihead.errors import DataError
 from multihead.heads import PooledClassifier
 from multihead.losses import balanced_weights, class_loss, label_set_loss
+from multihead.ngrams import NGramClasses
 from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
 from multihead.transformer import Transformer
 
@@ -48,7 +49,25 @@ class ClassificationTask(Task):
     def new_head(
         cls, config: Config, settings: ClassificationConfig, transformer: Transformer, vocab: Vocabulary
     ) -> PooledClassifier:
-        return PooledClassifier(config.model.d_model, len(vocab.labels), settings.pooling, settings.head_dropout)
+        classes, buckets = len(vocab.labels), settings.ngram_buckets
+        ngrams = NGramClasses(buckets, settings.ngram_max, classes) if buckets else None
+        pooling, dropout, share = settings.pooling, settings.head_dropout, settings.ngram_share
+        return PooledClassifier(config.model.d_model, classes, pooling, dropout, ngrams, share)
+
+    @torch.no_grad()
+    def start_from(self, encoded: Any) -> None:
+        ngrams = self.model.head.ngrams
+        if ngrams is None:
+            return
+        counts = torch.zeros(ngrams.weight.shape)
+        for indices in np.array_split(np.arange(len(encoded)), max(1, len(encoded) // 256)):
+            batch = self.collate(encoded, indices)
+            labels = batch["labels"]
+            has = labels.float() if self.multi_label else torch.nn.functional.one_hot(labels, len(self.labels)).float()
+            rows = ngrams.rows(batch["text"], batch["mask"])  # [B, M]
+            counts.index_add_(0, rows.flatten(), has.repeat_interleave(rows.size(1), 0))
+        counts[0] = 0
+        ngrams.start_from(counts)
 
     # ---- from ids to batches
 
@@ -105,14 +124,19 @@ class ClassificationTask(Task):
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Logits [N, C] in float32 and labels of the examples of a batch."""
+        found, labels = self.opinions(batch)
+        return self.model.head.joined(found), labels
+
+    def opinions(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], Tensor]:
+        """Logits [N, C] in float32 of each part of the head, and labels of the examples of a batch."""
         text, mask = self._dropped(batch["text"]), batch["mask"]
         if self.settings.stack == "encoder":
             hidden = self.model.transformer.encode(text, mask)  # [B, T, D]
         else:  # what is padded is on the right, after all real tokens: causality hides it
             hidden = self.model.transformer.decode(text)
-        logits, labels = self.model.head(hidden, mask).float(), batch["labels"]
+        found, labels = self.model.head.opinions(hidden, mask, batch["text"]), batch["labels"]
         real = (labels if labels.ndim == 1 else labels[:, 0]) != IGNORED
-        return logits[real], labels[real]
+        return [logits.float()[real] for logits in found], labels[real]
 
     def _dropped(self, text: Tensor) -> Tensor:
         """Ids [B, T] with some of the text's shown as ``<mask>``, in training."""
@@ -123,16 +147,19 @@ class ClassificationTask(Task):
         return text.masked_fill(chosen & (text > marks.mask_id), marks.mask_id)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        logits, labels = self(batch)
+        found, labels = self.opinions(batch)
         loss = label_set_loss if self.multi_label else class_loss
-        total = loss(
-            logits,
-            labels,
-            weights=batch.get("class_weights"),
-            label_smoothing=self.settings.label_smoothing,
-            focal_gamma=self.settings.focal_gamma,
-        )
-        return self.step_loss(total, batch)
+        totals = [  # each learns alone: a stack that knows all by heart would leave n-grams nothing to learn
+            loss(
+                logits,
+                labels,
+                weights=batch.get("class_weights"),
+                label_smoothing=self.settings.label_smoothing,
+                focal_gamma=self.settings.focal_gamma,
+            )
+            for logits in found
+        ]
+        return self.step_loss(sum(totals) / len(totals), batch)
 
     # ---- validation and test
 

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from contest import Contestant, Process
 from rounds import split_words
 from train_against_peers import lay_out
@@ -54,14 +55,14 @@ RECIPES = {
 SHARED = {"warmup": 1000, "label_smoothing": 0.1, "num_beams": 5}
 
 
-def multihead_result(words: list[str], folder: Path) -> dict[str, Any]:
+def multihead_result(words: list[str], folder: Path, threads: int) -> dict[str, Any]:
     """Minutes and BLEU of Multihead's own run."""
     start = time.process_time()
     result = multihead.train([*words, f"run_dir={folder / 'run'}", "logger=none"])
     processor = time.process_time() - start
     about = json.loads((folder / "run" / "environment.json").read_text())
     return {
-        "minutes": (processor if about["threads"] == 1 else result["seconds"]) / 60,
+        "minutes": (processor if threads == 1 else result["seconds"]) / 60,
         "bleu": result["test/bleu_lowercase"],
         "tokens": result["tokens"],
         "versions": about["versions"],
@@ -105,18 +106,25 @@ def main() -> None:
     """Trains one contestant after the other and reports."""
     settings, words = split_words(sys.argv[1:], OWN)
     os.environ["OMP_NUM_THREADS"] = str(settings["threads"])  # of the peers
+    torch.set_num_threads(settings["threads"])
     precision = "bf16-mixed" if settings["precision"] == "bf16" else "32-true"
     every = max(1, settings["steps"] // 4)
     rhythm = [f"trainer.val_every_n_steps={every}", f"trainer.checkpoint_every_n_steps={every}"]
     words = ["experiment=multi30k_en_de", f"precision={precision}", f"trainer.max_steps={settings['steps']}", *rhythm,
              *words]  # fmt: skip
     out = Path(settings["out"])
-    results = json.loads(out.read_text()) if out.is_file() else {}
+    asked = {name: settings[name] for name in ("target", "threads", "precision", "steps", "sentences")}
+    known = json.loads(out.read_text()) if out.is_file() else {"settings": asked, "results": {}}
+    if known["settings"] != asked:
+        raise SystemExit(f"{out} holds results of other settings ({known['settings']}): name another out=")
+    results = known["results"]
+    if not settings["budget"] and "Multihead" not in results and not settings["who"].startswith("multihead"):
+        raise SystemExit("without a result of Multihead's, budget= says how many minutes a peer may take")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for who in settings["who"].split(","):
             if who == "multihead":
-                results["Multihead"] = multihead_result(words, folder)
+                results["Multihead"] = multihead_result(words, folder, settings["threads"])
             else:
                 settings["budget"] = settings["budget"] or 3 * results["Multihead"]["minutes"]
                 composition = compose(words)
@@ -134,7 +142,7 @@ def main() -> None:
                     RECIPES[who], folder, list(rows["target"][:count]), tokenizers["target"], settings
                 )
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(results, indent=1) + "\n")
+            out.write_text(json.dumps({"settings": asked, "results": results}, indent=1) + "\n")
     print("\n" + table(results, settings["target"]))
 
 

@@ -229,9 +229,12 @@ def test_batches_are_searched_side_by_side_to_the_same_outputs(capsule):
         torch.set_num_threads(2)
         together = task.translate(texts, task.config.decoding)
         assert threading.get_ident() not in threads
-        task.side_by_side = False
+        task.searches_side_by_side = False
         threads.clear()
         assert [found[0][0] for found in task.translate(texts, task.config.decoding)] == [n[0][0] for n in together]
+        assert threads == {threading.get_ident()}
+        task.searches_side_by_side, task.config.strategy = True, "fsdp"  # its hooks follow one pass at a time
+        task.translate(texts, task.config.decoding)
         assert threads == {threading.get_ident()}
     finally:
         torch.set_num_threads(before)

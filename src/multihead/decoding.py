@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multihead.config.training import DecodingConfig
@@ -139,6 +140,7 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], workers:
 
     A step of the search is hundreds of operations, most of them too small to gain from a second core; so two batches
     on a core each are done sooner than one after the other on both. While an operation runs, Python runs elsewhere.
+    What interrupts it waits for the items that are being worked on.
     """
     threads = torch.get_num_threads()
     workers = min(workers, len(items))
@@ -255,15 +257,18 @@ class Candidates:
 
     @classmethod
     def of(cls, beams: Beams, log_probs: Tensor, count: int) -> Candidates:
-        """The best ``count`` (where so many exist) among log p [N * K, V]; equals in the order of beam and token.
+        """The best ``count`` (where so many exist) among log p [N * K, V], best first; of equals any.
 
         They stand in those ``count`` parts of the vocabulary whose best tokens are best, so that all else is looked at
         once only, for the maximum of each part.
         """
         num_inputs, vocab_size = len(beams.log_probs), log_probs.size(-1)
-        size = next(size for size in range(PART, 0, -1) if vocab_size % size == 0)
+        size = min(PART, vocab_size)
+        if vocab_size % size:  # whole parts: tokens that nobody chooses, unless there is nothing else
+            log_probs = F.pad(log_probs, (0, -vocab_size % size), value=-math.inf)
+        width = log_probs.size(-1)
         parts = log_probs.view(num_inputs, -1, size)  # [N, K * V / size, size]
-        sums = beams.log_probs.repeat_interleave(vocab_size // size, dim=1)  # [N, K * V / size]
+        sums = beams.log_probs.repeat_interleave(width // size, dim=1)  # [N, K * V / size]
         best = (parts.amax(-1) + sums).topk(min(count, parts.size(1))).indices  # [N, C]
         values = parts[torch.arange(num_inputs, device=best.device)[:, None], best] + sums.gather(1, best)[..., None]
         places = best[..., None] * size + torch.arange(size, device=best.device)  # [N, C, size], of K * V
@@ -271,7 +276,7 @@ class Candidates:
         places, order = places.flatten(1).gather(1, index).sort(dim=1)
         values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
         places = places.gather(1, order)
-        return cls(values, places // vocab_size, places % vocab_size)
+        return cls(values, places // width, (places % width).clamp(max=vocab_size - 1))
 
 
 def _advance(beams: Beams, log_probs: Tensor, rules: Rules, finished: list[Finished], cache: Cache) -> Beams:
@@ -342,8 +347,9 @@ def _copied(
 
 def _log_probs(head: nn.Module, hidden: Tensor, copied: CopySource | None) -> Tensor:
     """log p [..., V] of hidden states [..., D]."""
-    logits = head(hidden) if copied is None else head(hidden, copied)
-    return torch.log_softmax(logits.float(), dim=-1)
+    if copied is not None:
+        return head(hidden, copied)
+    return torch.log_softmax(head(hidden).float(), dim=-1)
 
 
 def _if_padded(mask: Tensor | None) -> Tensor | None:

@@ -129,8 +129,8 @@ class CopyHead(VocabularyHead):
             scores = scores.masked_fill(~source.mask[:, None], -torch.inf)
         attention = scores.softmax(-1)
         context = (attention.to(keys.dtype) @ keys).view(batch, length, width)
-        gate = _exact(self.gate(torch.cat((hidden, context), dim=-1))).sigmoid()  # [B, T, 1]
-        return torch.cat((gate, (1 - gate) * attention.view(batch, length, -1)), dim=-1)
+        gate = _exact(self.gate(torch.cat((hidden, context), dim=-1)))  # [B, T, 1]
+        return torch.cat((gate.sigmoid(), (-gate).sigmoid() * attention.view(batch, length, -1)), dim=-1)
 
     def forward(self, hidden: Tensor, source: CopySource) -> Tensor:
         """log p [B, T, V] of hidden states [B, T, D], or [B, V] of one position each [B, D]."""

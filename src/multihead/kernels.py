@@ -33,16 +33,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         dropout: Share of the weights that is zeroed.
     """
     dtype, grouped = query.dtype, query.size(1) != key.size(1)
-    on_cpu, traced = (
-        query.device.type == "cpu",
-        torch.compiler.is_compiling(),
-    )  # a program that is traced has any length
+    on_cpu = query.device.type == "cpu"
+    plain = on_cpu and not (torch.compiler.is_compiling() or grouped or dropout)
+    plain = plain and (torch.is_grad_enabled() or dtype != torch.float32)
     if dtype == torch.bfloat16 and on_cpu and torch.is_grad_enabled():
         query, key, value = query.float(), key.float(), value.float()
         mask = mask.float() if mask is not None and mask.is_floating_point() else mask
     with torch.autocast(query.device.type, enabled=False):
-        short = query.size(2) > 1 and key.size(2) <= SHORT and (torch.is_grad_enabled() or dtype != torch.float32)
-        if on_cpu and short and not (traced or grouped or dropout):
+        if plain and query.size(2) > 1 and key.size(2) <= SHORT:  # lengths last: a traced program has any
             y = _attend_plainly(query, key, value, mask, causal)
         else:
             y = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, enable_gqa=grouped)

@@ -424,8 +424,8 @@ def _watching(stopwatch: Stopwatch, task: Task, rows: list[int]) -> Iterator[Non
     if transformer.encoder is not None:
         hooks += timed_module(stopwatch, transformer.encoder, ENCODE)
     with contextlib.ExitStack() as stack:
-        stack.callback(setattr, task, "side_by_side", True)
-        task.side_by_side = False  # a stopwatch follows one thread
+        stack.callback(setattr, task, "searches_side_by_side", True)
+        task.searches_side_by_side = False  # a stopwatch follows one thread
         for hook in hooks:
             stack.callback(hook.remove)
         stack.enter_context(_timed(stopwatch, torch, "log_softmax", LOG_PROBS))

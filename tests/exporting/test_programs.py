@@ -25,6 +25,7 @@ TRACED = [
     (TASKS[2], OPTIONS[5]),
     (TASKS[3], OPTIONS[8]),
     (COPYING, OPTIONS[3]),
+    (TASKS[0], ["model.max_len=256"]),  # lengths on both sides of kernels.SHORT
     (TASKS[0], NGRAMS[:2]),
     (TASKS[1], NGRAMS[:2]),
     (TASKS[4], NGRAMS),

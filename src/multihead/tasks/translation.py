@@ -27,7 +27,7 @@ class TranslationTask(Task):
     With ``task.topology=decoder`` one causal stack reads ``<bos> source <sep> target`` and is trained on the target.
     """
 
-    side_by_side = True
+    searches_side_by_side = True
     """Whether batches are searched at the same time on a CPU; not where what happens in them is timed."""
 
     def __init__(self, config: Config, settings: TranslationConfig, model: Model, vocab: Vocabulary):
@@ -185,7 +185,8 @@ class TranslationTask(Task):
         limit = self.limits()["source"]
         ids = [row[:limit] for row in ids]
         order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: (-len(ids[i]), i))
-        together = self.side_by_side and self.device.type == "cpu" and not self.config.compile
+        together = self.searches_side_by_side and self.device.type == "cpu" and not self.config.compile
+        together = together and self.config.strategy != "fsdp"  # whose hooks follow one pass at a time
         workers = min(WORKERS, torch.get_num_threads()) if together else 1
         room = max(1, self.config.data.eval_tokens // workers)
         batches, start = [], 0

@@ -120,6 +120,7 @@ def main() -> None:
         compare_outputs(results, loaded, references, folder)
     print("\n" + table(f"beam {settings['beams']}", "sentences", results), flush=True)
     if settings["out"]:
+        settings["run"] = Path(settings["run"]).name
         Path(settings["out"]).write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
 
 

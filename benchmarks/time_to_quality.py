@@ -1,17 +1,19 @@
 """Time to quality: minutes of training until Multi30k's test_2016_flickr is translated with BLEU of 35 (lower-cased).
 
-    python benchmarks/time_to_quality.py [target=35] [who=multihead,hf,torch,joeynmt] [threads=2] [every=120] [budget=0]
-        [precision=bf16] [steps=1000] [sentences=0] [out=FILE] [KEY=VALUE ...]
+    python benchmarks/time_to_quality.py [target=35] [who=multihead,hf,hf_linear,torch,joeynmt] [threads=2] [every=120]
+        [budget=0] [precision=bf16] [steps=1100] [sentences=0] [out=FILE] [KEY=VALUE ...]
 
 Multihead is ``experiment=multi30k_en_de`` with a horizon of ``steps``, KEY=VALUE added to it; its minutes are those of
 the training, validations and checkpoints included, and its BLEU is that of the test at the end (beam 5). A peer trains
 with the same ids, sizes, dropout and label smoothing, by its recipe in ``RECIPES``: the batches that are fastest for
-it, AdamW, and a warm-up followed by 1 / sqrt(step), which has no horizon that it would have to know. After every
-``every`` seconds of training, which alone are counted, it translates the test set by its own beam search (5 beams; the
-plain loop greedily, as in tutorials). It is stopped at the target or after ``budget`` minutes; 0 means three times
-Multihead's. With ``threads=1`` minutes are those of the processor, Multihead's from start to result, so that other
-work on the machine does not count, and contestants may be run beside each other. ``sentences`` tests peers on the first
-ones only (to try the command). Results are added to ``out``.
+it, AdamW, and a warm-up followed by 1 / sqrt(step), which has no horizon that it would have to know. ``hf_linear`` has
+one: the Trainer's own linear decay, to 0 after the steps that ``hf`` takes, at its mean pace, in Multihead's minutes; a
+tenth of them warm up. After every ``every`` seconds of training, which alone are counted, a peer translates the test
+set by its own beam search (5 beams; the plain loop greedily, as in tutorials), so that its minutes are rounded up to
+these. It is stopped at the target, at its horizon or after ``budget`` minutes; 0 means three times Multihead's. With
+``threads=1`` minutes are those of the processor, Multihead's from start to result, so that other work on the machine
+does not count, and contestants may be run beside each other. ``sentences`` tests peers on the first ones only (to try
+the command). Results are added to ``out``.
 """
 
 import json
@@ -19,6 +21,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +37,19 @@ from multihead.prepare import prepare
 
 OWN = {
     "target": 35.0,
-    "who": "multihead,hf,torch,joeynmt",
+    "who": "multihead,hf,hf_linear,torch,joeynmt",
     "threads": 2,
     "every": 120.0,
     "budget": 0.0,
     "precision": "bf16",
-    "steps": 1000,
+    "steps": 1100,
     "sentences": 0,
     "out": "benchmarks/results/time_to_quality.json",
 }
+HF = {"batch": 64, "group_by_length": True, "lr": 1e-3}
 RECIPES = {
-    "hf": Contestant(
-        "Hugging Face Trainer, Marian", "hf_train.py", "huggingface", {"batch": 64, "group_by_length": True, "lr": 1e-3}
-    ),
+    "hf": Contestant("Hugging Face Trainer, Marian", "hf_train.py", "huggingface", HF),
+    "hf_linear": Contestant("Hugging Face Trainer, linear decay", "hf_train.py", "huggingface", HF),
     "torch": Contestant("torch.nn.Transformer, plain loop", "torch_translation.py", "own", {"batch": 64, "lr": 1e-3}),
     "joeynmt": Contestant(
         "JoeyNMT", "joeynmt_translation.py", "joeynmt", {"batch": 1024, "lr": 1e-3, "bf16": False}
@@ -86,27 +89,57 @@ def peer_result(
             bleu.update(tokenizer.decode_batch(outputs), references)
             curve.append({"minutes": seconds / 60, "tokens": tokens, "bleu": float(bleu.compute())})
             print(f"{contestant.name}: {seconds / 60:.1f} min, BLEU {curve[-1]['bleu']:.2f}", flush=True)
-            if curve[-1]["bleu"] >= settings["target"]:
+            if curve[-1]["bleu"] >= settings["target"] or answer.get("done"):
                 break
     finally:
         process.end()
-    return curve[-1] | {"curve": curve, "about": process.about, "recipe": contestant.settings | SHARED}
+    return curve[-1] | {"curve": curve, "about": process.about, "recipe": SHARED | contestant.settings}
 
 
 def table(results: dict[str, dict[str, Any]], target: float) -> str:
     """Markdown: who got to the target, and when."""
     lines = [f"| | minutes of training | BLEU then | to {target:g} |", "| --- | --: | --: | --- |"]
     for name, result in results.items():
-        reached = "yes" if result["bleu"] >= target else "not within its budget"
+        reached = "yes" if result["bleu"] >= target else "not in these minutes"
         lines.append(f"| {name} | {result['minutes']:.1f} | {result['bleu']:.2f} | {reached} |")
     return "\n".join(lines) + "\n"
+
+
+def recipe(who: str, results: dict[str, dict[str, Any]], mean: float) -> Contestant:
+    """A peer with its settings; targets have ``mean`` tokens."""
+    peer = RECIPES[who]
+    if who != "hf_linear":
+        return peer
+    endless = results[RECIPES["hf"].name]
+    tokens = endless["tokens"] / endless["minutes"] * results["Multihead"]["minutes"]
+    horizon = round(tokens / (peer.settings["batch"] * mean))
+    return replace(peer, settings=peer.settings | {"horizon": horizon, "warmup": horizon // 10})
+
+
+def turn(
+    who: str, words: list[str], folder: Path, results: dict[str, dict[str, Any]], settings: dict[str, Any]
+) -> None:
+    """Adds the result of one contestant; the first peer's turn sets ``settings["budget"]`` where it is 0."""
+    if who == "multihead":
+        results["Multihead"] = multihead_result(words, folder, settings["threads"])
+        return
+    settings["budget"] = settings["budget"] or 3 * results["Multihead"]["minutes"]
+    composition = compose(words)
+    lay_out(composition, folder, settings | {"task": "translation"})
+    shared = json.loads((folder / "settings.json").read_text()) | SHARED
+    (folder / "settings.json").write_text(json.dumps(shared))
+    prepared = prepare(composition, ("train", "test"))
+    rows = prepared.texts["translation"].corpus.splits["test"].columns
+    tokenizers = prepared.vocab.tokenizers
+    count = settings["sentences"] or len(rows["source"])
+    (folder / "sources.json").write_text(json.dumps(tokenizers["source"].encode_batch(list(rows["source"][:count]))))
+    peer = recipe(who, results, float((prepared.encoded["translation"]["train"].lengths("target") + 1).mean()))
+    results[peer.name] = peer_result(peer, folder, list(rows["target"][:count]), tokenizers["target"], settings)
 
 
 def main() -> None:
     """Trains one contestant after the other and reports."""
     settings, words = split_words(sys.argv[1:], OWN)
-    os.environ["OMP_NUM_THREADS"] = str(settings["threads"])  # of the peers
-    torch.set_num_threads(settings["threads"])
     precision = "bf16-mixed" if settings["precision"] == "bf16" else "32-true"
     every = max(1, settings["steps"] // 4)
     rhythm = [f"trainer.val_every_n_steps={every}", f"trainer.checkpoint_every_n_steps={every}"]
@@ -114,33 +147,23 @@ def main() -> None:
              *words]  # fmt: skip
     out = Path(settings["out"])
     asked = {name: settings[name] for name in ("target", "threads", "precision", "steps", "sentences")}
+    asked["words"] = words
     known = json.loads(out.read_text()) if out.is_file() else {"settings": asked, "results": {}}
     if known["settings"] != asked:
         raise SystemExit(f"{out} holds results of other settings ({known['settings']}): name another out=")
     results = known["results"]
-    if not settings["budget"] and "Multihead" not in results and not settings["who"].startswith("multihead"):
-        raise SystemExit("without a result of Multihead's, budget= says how many minutes a peer may take")
+    there = set(results)
+    for who in settings["who"].split(","):
+        needs = {"Multihead"} if who != "multihead" and not settings["budget"] else set()
+        needs |= {"Multihead", RECIPES["hf"].name} if who == "hf_linear" else set()
+        if needs - there:
+            raise SystemExit(f"{who} needs the results of {', '.join(sorted(needs - there))}: name them first in who=")
+        there.add("Multihead" if who == "multihead" else RECIPES[who].name)
+    os.environ["OMP_NUM_THREADS"] = str(settings["threads"])  # of the peers
+    torch.set_num_threads(settings["threads"])
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         for who in settings["who"].split(","):
-            if who == "multihead":
-                results["Multihead"] = multihead_result(words, folder, settings["threads"])
-            else:
-                settings["budget"] = settings["budget"] or 3 * results["Multihead"]["minutes"]
-                composition = compose(words)
-                lay_out(composition, folder, settings | {"task": "translation"})
-                (folder / "settings.json").write_text(
-                    json.dumps(json.loads((folder / "settings.json").read_text()) | SHARED)
-                )
-                prepared = prepare(composition, ("train", "test"))
-                rows = prepared.texts["translation"].corpus.splits["test"].columns
-                tokenizers = prepared.vocab.tokenizers
-                count = settings["sentences"] or len(rows["source"])
-                sources = tokenizers["source"].encode_batch(list(rows["source"][:count]))
-                (folder / "sources.json").write_text(json.dumps(sources))
-                results[RECIPES[who].name] = peer_result(
-                    RECIPES[who], folder, list(rows["target"][:count]), tokenizers["target"], settings
-                )
+            turn(who, words, Path(name), results, settings)
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps({"settings": asked, "results": results}, indent=1) + "\n")
     print("\n" + table(results, settings["target"]))

@@ -138,6 +138,7 @@ def beam_search(model: transformers.PreTrainedModel, s: dict, rows: Sequence[Seq
         early_stopping="never",
         max_new_tokens=2 * max(map(len, rows)) + 10,
         do_sample=False,
+        use_cache=True,
         suppress_tokens=s.get("forbidden"),
     )
     return [until_end(row[1:], s["eos"], [s["pad"]]) for row in outputs.tolist()]
@@ -158,13 +159,13 @@ def main() -> None:
     arguments = transformers.TrainingArguments(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=batch,
-        max_steps=1_000_000,
+        max_steps=s.get("horizon", 1_000_000),
         learning_rate=s["lr"],
         adam_beta2=0.98,
         adam_epsilon=1e-9,
         max_grad_norm=s["clip"],
         bf16=s["bf16"],
-        lr_scheduler_type="inverse_sqrt" if s.get("warmup") else "linear",
+        lr_scheduler_type="inverse_sqrt" if s.get("warmup") and not s.get("horizon") else "linear",
         warmup_steps=s.get("warmup", 0),
         label_smoothing_factor=s.get("label_smoothing", 0.0),
         use_cpu=True,
@@ -188,6 +189,7 @@ def main() -> None:
 
     paced.pace.translate = translate
     trainer.train()
+    paced.pace.finish()
 
 
 class CountingTrainer(transformers.Trainer):

@@ -2,9 +2,9 @@
 
 Needs nothing but the standard library, since each contestant runs in an environment of its own. The benchmark writes
 ``{"seconds": 10}`` to standard input; the contestant works until so many seconds are over, ends the step that it is
-in, and answers ``{"units": 12345, "seconds": 10.2, "processor_seconds": 20.1}``. One that can translate is asked to by
-``{"translate": FILE}``, which holds source ids without marks, and answers ``{"outputs": [[...]]}``. An empty line or
-the end of the input ends it.
+in, and answers ``{"units": 12345, "seconds": 10.2, "processor_seconds": 20.1}``, with ``"done": true`` where its work
+is at an end. One that can translate is asked to by ``{"translate": FILE}``, which holds source ids without marks, and
+answers ``{"outputs": [[...]]}``. An empty line or the end of the input ends it.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Pace:
@@ -45,12 +45,22 @@ class Pace:
     def step(self, units: int) -> None:
         """To be called after each step, with the units of work (say, real target tokens) that it did."""
         self._units += units
-        seconds = time.perf_counter() - self._started
-        if seconds >= self._asked:
-            answer = {"units": self._units, "seconds": seconds}
-            answer["processor_seconds"] = time.process_time() - self._processor_started
-            print(json.dumps(answer), file=self._out)
+        if time.perf_counter() - self._started >= self._asked:
+            self._answer()
             self._wait()
+
+    def finish(self) -> NoReturn:
+        """To be called when there is no further step to do."""
+        while True:
+            self._answer(done=True)
+            self._wait()
+
+    def _answer(self, done: bool = False) -> None:
+        answer: dict[str, Any] = {"units": self._units, "seconds": time.perf_counter() - self._started}
+        answer["processor_seconds"] = time.process_time() - self._processor_started
+        if done:
+            answer["done"] = True
+        print(json.dumps(answer), file=self._out)
 
     def _wait(self) -> None:
         request: dict[str, Any] = {}

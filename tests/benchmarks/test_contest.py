@@ -17,10 +17,11 @@ print("chatter that is no answer")
 pace = Pace(version="1", parameters=7)
 pace.translate = lambda rows: [row[::-1] for row in rows]
 pace.ready()
-while True:
+for _ in range(s.get("steps", 10**9)):
     time.sleep(0.01)
     (folder / "order.txt").open("a").write(s["name"])
     pace.step(s["units"])
+pace.finish()
 """
 
 
@@ -60,6 +61,21 @@ def test_a_contestant_translates_between_two_rounds_of_work(folder: Path) -> Non
         process.end()
     for answer in (first, second):  # the pause is nobody's time, and a worker that sleeps takes no processor time
         assert answer["units"] <= answer["seconds"] / 0.01 and answer["processor_seconds"] < answer["seconds"]
+
+
+def test_a_contestant_at_its_end_says_so_and_still_translates(folder: Path) -> None:
+    from contest import Contestant, Process
+
+    (folder / "sources.json").write_text("[[1, 2, 3], [4]]")
+    process = Process(Contestant("a", str(folder / "worker.py"), "own", {"units": 2, "steps": 5}), folder)
+    try:
+        assert "done" not in process.work(0.0)
+        last = process.work(60)
+        assert last["done"] and last["units"] == 8 and last["seconds"] < 60
+        assert process.ask({"translate": str(folder / "sources.json")}) == {"outputs": [[3, 2, 1], [4]]}
+        assert process.work(60)["units"] == 0
+    finally:
+        process.end()
 
 
 def test_the_ratio_is_of_the_first_to_the_others() -> None:

@@ -31,3 +31,21 @@ def test_growth_is_measured_and_drawn(tmp_path):
     assert (small["size"], large["size"]) == (200, 400) and small["tokens_per_second"] > 0 and large["memory_mb"] > 50
     with pytest.raises(SystemExit, match="settings are widths"):
         growth.main(["width=3"])
+
+
+def test_a_peer_with_a_horizon_needs_the_minutes_and_the_pace_of_others(tmp_path, monkeypatch):
+    import time_to_quality
+
+    results = {
+        "Multihead": {"minutes": 8.0},
+        time_to_quality.RECIPES["hf"].name: {"minutes": 12.0, "tokens": 3_840_000},
+    }
+    settings = time_to_quality.recipe("hf_linear", results, mean=10.0).settings
+    assert (settings["horizon"], settings["warmup"]) == (4000, 400)  # 320,000 tokens a minute, 640 a step
+    assert "horizon" not in time_to_quality.recipe("hf", results, mean=10.0).settings
+    monkeypatch.setattr(
+        "sys.argv", ["time_to_quality.py", "who=torch,hf_linear", "budget=1", f"out={tmp_path / 'out'}"]
+    )
+    with pytest.raises(SystemExit, match="hf_linear needs the results of Hugging Face Trainer, Marian, Multihead"):
+        time_to_quality.main()
+    assert not (tmp_path / "out").exists()

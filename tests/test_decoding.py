@@ -209,9 +209,8 @@ def test_prompts_of_a_decoder_alone_may_differ_in_length():
         same(hypotheses, [(h.score, h.ids) for h in alone])
 
 
-@pytest.mark.parametrize(
-    "vocab_size", [9, 101, 900, 1000]
-)  # one part; parts that the vocabulary fills and does not fill
+# one part, parts that the vocabulary does not fill, and parts that it does
+@pytest.mark.parametrize("vocab_size", [9, 101, 900, 1000])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_candidates_are_the_best_of_all(vocab_size, beams):
     torch.manual_seed(vocab_size)

@@ -17,8 +17,9 @@ from multihead.errors import ConfigError
 from multihead.watchdog import Watchdog, processes, read_beats
 
 RANK = """
-import sys, time
+import sys, time, types
 from pathlib import Path
+sys.modules["lightning"] = types.SimpleNamespace(Callback=object)  # importing it takes seconds
 from multihead.watchdog import guard_rank
 heartbeat = guard_rank(Path(sys.argv[1]), int(sys.argv[2]))
 for number in range(int(sys.argv[3])):

@@ -31,6 +31,7 @@ def test_there_are_options_in_every_group():
     assert all(options(group) for group in GROUPS if group != "experiment")
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("task", options("task"))
 def test_every_task_and_data_set_compose_or_lack_a_role(task):
     composed = []
@@ -42,7 +43,15 @@ def test_every_task_and_data_set_compose_or_lack_a_role(task):
     assert "grammar" in composed and (task == "multitask" or len(composed) > 1)
 
 
-@pytest.mark.parametrize("groups", [("model", "optim"), ("optim", "hardware", "debug")])
+@pytest.mark.unhurried
+@pytest.mark.parametrize(
+    "groups",
+    [
+        ("model", "optim"),
+        ("hardware", "debug"),
+        pytest.param(("optim", "hardware", "debug"), marks=pytest.mark.slow),
+    ],
+)
 def test_every_combination_composes(groups):
     for task in options("task"):
         words = [f"task={task}", *product(*groups)]
@@ -202,6 +211,7 @@ def test_refused(words, message, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("value", ["text", -1, 0, float("nan"), float("inf"), 10**30, [], {"a": 1}, None])
 def test_any_value_of_any_key_is_taken_or_refused_by_name(value):
     """Every leaf with an absurd value: accepted, or a `ConfigError` that names the key or its node; nothing else."""

@@ -1,6 +1,5 @@
 """The ledger: each trial claimed once, what a killed owner leaves taken over, settled once, and never begun anew."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import time
 
 import optuna
 import pytest
+from trial import FORKS
 
 from multihead.config.sweep import read_sweep
 from multihead.errors import CheckpointError
@@ -45,9 +45,8 @@ def claim_all(folder, method, text, trials, queue):
 @pytest.mark.parametrize(("method", "text", "trials"), [("random", FILE, 8), ("grid", GRID, 0)])
 def test_processes_share_the_trials_without_doing_one_twice(tmp_path, method, text, trials):
     opened(tmp_path / "s", method, text)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=claim_all, args=(tmp_path / "s", method, text, trials, queue)) for _ in range(2)]
+    queue = FORKS.Queue()
+    workers = [FORKS.Process(target=claim_all, args=(tmp_path / "s", method, text, trials, queue)) for _ in range(2)]
     for worker in workers:
         worker.start()
     found = []

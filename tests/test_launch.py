@@ -75,7 +75,7 @@ def test_the_rank_with_the_least_progress_is_named(tmp_path, job):
     assert what.startswith("made no progress for 1 s (stacks of all threads in ")
     stacks = (tmp_path / "run" / "stacks.txt").read_text()
     assert "rank 0:" in stacks
-    assert 'File "<string>", line 10 in <module>' in stacks
+    assert 'File "<string>", line 11 in <module>' in stacks
 
 
 def test_a_stopped_rank_is_named_whatever_its_progress(tmp_path, job):

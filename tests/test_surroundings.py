@@ -10,7 +10,8 @@ PARENT = """
 import os, signal, subprocess, sys
 for signum in (signal.SIGINT, signal.SIGHUP):
     signal.signal(signum, signal.SIG_IGN)
-import conftest
+import surroundings
+surroundings.hear_signals()
 for signum in (signal.SIGINT, signal.SIGHUP):
     os.kill(os.getpid(), signum)
 subprocess.run([sys.executable, "-c", sys.argv[1]])

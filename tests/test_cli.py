@@ -253,6 +253,21 @@ def test_the_documented_door(tmp_path):
     assert len(script.read_text().splitlines()) < 20
 
 
+def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, capfd):
+    """Before torch is imported, whose libraries end the process there."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    statuses = [cli.main(words) for words in (["train", "task=lm"], ["predict", "run=r"], ["runs"])]
+    out, err = capfd.readouterr()
+    assert (statuses, out) == ([5, 5, 5], "")
+    assert set(err.splitlines()) == {
+        "error[machine] working directory: it is gone (No such file or directory); fix: cd ~"
+    }
+    assert cli.main(["--help"]) == 0
+
+
 def test_a_reader_that_leaves(tmp_path):
     """A closed pipe, as under ``| head``, is no traceback."""
     code = (

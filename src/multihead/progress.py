@@ -375,18 +375,29 @@ class Progress(L.Callback):
 # ---- the end
 
 
-def samples_grid(samples: Sequence[Mapping[str, str]]) -> RenderableType:
-    """Sample outputs, each as names and texts one below the other; an output that is the reference is green."""
-    grid = Table.grid(padding=(0, 2), expand=False)
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for i, sample in enumerate(samples):
-        if i:
-            grid.add_row("", "")
-        for name, text in sample.items():
-            right = "green" if text == sample.get("reference") else "bold"
-            grid.add_row(Text(printable(name)), Text(printable(text), style=right if name == "output" else ""))
-    return Group("", Padding(grid, (0, 0, 0, 1)))
+def summary(result: Mapping[str, Any], samples: Sequence[Mapping[str, str]], next_commands: Sequence[str]) -> None:
+    """Shows the metrics of a finished run, sample outputs, and what to type next.
+
+    Args:
+        result: Of the run.
+        samples: Names and texts of what is shown of each; an ``output`` that is the ``reference`` is green.
+        next_commands: As they are typed.
+    """
+    parts: list[RenderableType] = ["", metrics_table(result)]
+    if samples:
+        grid = Table.grid(padding=(0, 2), expand=False)
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for i, sample in enumerate(samples):
+            if i:
+                grid.add_row("", "")
+            for name, text in sample.items():
+                style = "green" if text == sample.get("reference") else "bold"
+                grid.add_row(Text(printable(name)), Text(printable(text), style=style if name == "output" else ""))
+        parts += ["", Padding(grid, (0, 0, 0, 1))]
+    log.info("", extra={"renderable": Group(*parts)})
+    if next_commands:  # as lines of text, which are not cut at the terminal's width and can be copied
+        log.info("\nnext:\n%s", "\n".join(f"  {command}" for command in next_commands))
 
 
 def metrics_table(result: Mapping[str, Any]) -> Table:

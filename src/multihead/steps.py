@@ -180,8 +180,8 @@ class Steps(TaskCallback):
         groups = trainer.optimizers[0].param_groups
         states = sum(p.nbytes * (1 if group.get("kind") == "muon" else 2) for group in groups for p in group["params"])
         weights = sum(p.nbytes for p in trainer.lightning_module.parameters())
-        averages = bool(self.config.ema_decay or self.config.average_last_steps)
-        size = weights * (2 if averages else 1) + states
+        averages = sum(tensor.nbytes for c in trainer.callbacks if isinstance(c, Averaging) for tensor in c.averages)
+        size = weights + averages + states
         folder = self.run_dir / "checkpoints"
         probe(folder, size)
         needed = size * (self.config.keep_checkpoints + 2 - len(checkpoints(self.run_dir)))  # beside the best, one more

@@ -72,7 +72,8 @@ def train(composition: Composition) -> dict[str, Any]:
     if composition.config.plan:
         from multihead.commands.plan import plan
 
-        return plan(composition)
+        with leaving_on_signals():
+            return plan(composition)
     if composition.config.trainer.profile_steps and max(local_ranks(composition.config), world_size()) > 1:
         raise ConfigError("trainer.profile_steps", "a profile is of one rank, and there are several", "devices=1")
     found = aim(composition)
@@ -537,18 +538,15 @@ def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
 
 @side_output("the summary on the screen")
 def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
-    from multihead.progress import metrics_table, plain_table, samples_grid
+    from multihead.progress import plain_table, summary
 
     for name, rows in tables.items():
         with side_output(f"the table {name}"):
             log.info("", extra={"renderable": plain_table(name, rows)})
-    log.info("", extra={"renderable": metrics_table(result)})
+    shown: list[dict[str, str]] = []
     with side_output("the samples on the screen"):
         shown = [_shown(sample) for sample in task.samples if "nats" not in sample][: config.task.num_samples]
-        if shown:
-            log.info("", extra={"renderable": samples_grid(shown)})
-    commands = next_commands(config, run_dir)  # as lines of text, which no terminal cuts and which can be copied
-    log.info("\nnext:\n%s", "\n".join(f"  {command}" for command in commands))
+    summary(result, shown, next_commands(config, run_dir))
 
 
 def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:

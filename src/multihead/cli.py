@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from multihead.config.keys import nearest_name
 from multihead.errors import ConfigError, MachineError, MultiheadError, Stopped
+from multihead.ranks import check_numbers
 
 if TYPE_CHECKING:
     from multihead.config.compose import Composition
@@ -154,6 +155,7 @@ def _dispatch(argv: list[str]) -> int:
 
         sys.stdout.write(verb_help(verb))
         return 0
+    check_numbers()
     if verb == "train":
         return _complete(words) if any(word in ("-sc", "--shell-completion") for word in words) else _train(words)
     if flags := [word for word in words if word.startswith("-")]:

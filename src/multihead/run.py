@@ -16,13 +16,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead import lock
+from multihead import capabilities, lock
 from multihead.config.compose import compose_from_run, load_yaml, to_yaml
 from multihead.config.training import Config
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import CheckpointError, ConfigError, MachineError
-from multihead.launch import is_main_rank, world_size
 from multihead.plugin import Plugin
+from multihead.ranks import is_main_rank, world_size
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Model, Task, Vocabulary
@@ -116,7 +116,7 @@ def environment(
         "git_dirty": dirty,
         "hardware": {
             "processor": _processor(),
-            "cores": os.cpu_count(),
+            "cores": capabilities.cores(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         },
         "threads": torch.get_num_threads(),
@@ -362,6 +362,7 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
     from multihead.tasks import build_task
 
     keep_freed_memory()
+    capabilities.limit_threads()
     path = capsule_dir(str(run))
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
     task = build_task(composition.config, load_vocab(path), composition.plugin)

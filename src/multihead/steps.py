@@ -155,6 +155,8 @@ class Steps(TaskCallback):
         if self.start:
             self._restore(trainer, pl_module)
             self.saved = self.first_step
+        elif trainer.global_rank:  # all ranks have drawn the same weights; from here on dropout differs
+            self._own_stream(trainer.global_rank)
         if trainer.is_global_zero:
             self._probe(trainer)
         self.events("started", step=trainer.global_step, tokens=pl_module.tokens_seen)
@@ -223,11 +225,15 @@ class Steps(TaskCallback):
         if rank < len(ranks):
             self.restore_random = ranks[rank]["random"]
         else:
-            torch.manual_seed(self.data.seed + 1_000_003 * rank + self.first_step)
+            self._own_stream(rank)
         if trainer.world_size == len(ranks):
             self.sum = ranks[rank]["sum"]
         elif trainer.is_global_zero and ranks[0]["sum"] is not None:
             self.sum = sum(other["sum"] for other in ranks)
+
+    def _own_stream(self, rank: int) -> None:
+        """Random numbers of this rank alone, for dropout: ranks with the same masks would average less noise."""
+        torch.manual_seed(self.data.seed + 1_000_003 * rank + self.first_step)
 
     def _still_best(self, best: Mapping[str, Any]) -> dict[str, Any]:
         """The best checkpoint so far, if it can still be read at the end."""

@@ -161,7 +161,7 @@ REFUSED = [
     ("task=translation devices=[0,1]", r"devices: must be text, got \[0, 1\]; fix: write it as one text"),
     ("task=translation model.d_model=???", r"model\.d_model: a value is missing"),
     ("task=translation model.d_model=100 model.num_heads=3", r"must be a divisor of model\.d_model=100, got 3"),
-    ("task=translation precision=bf17", r"precision: must be one of 32-true, bf16-mixed.* got 'bf17'"),
+    ("task=translation precision=bf17", r"precision: must be one of auto, 32-true, bf16-mixed.* got 'bf17'"),
     ("task=nope", r"task=nope: no such task; have .*translation"),
     ("task=tranlation", r"task=tranlation: no such task; .*fix: task=translation"),
     ("task=translation model=tinny", r"no such model; have base, big, small, tiny, tiny_swiglu; fix: model=tiny"),
@@ -318,7 +318,7 @@ def test_words_over_a_run(run_config):
     assert changed.provenance["precision"] == [
         ("default of Config", "32-true"),
         ("outputs/x/config.yaml", "32-true"),
-        ("conf/hardware/gpu.yaml", "bf16-mixed"),
+        ("conf/hardware/gpu.yaml", "auto"),
     ]
     assert compose_from_run(run_config, ["debug=smoke"]).config.trainer.max_steps == 10
 

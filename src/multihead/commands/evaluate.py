@@ -72,6 +72,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     from multihead.commands.train import devices, give_texts, source_of
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule
+    from multihead.precision import cautions, settle
     from multihead.prepare import prepare
     from multihead.progress import plain_table
     from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, write_result
@@ -80,6 +81,8 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     path = capsule_dir(run)
     request, overrides = Request.take(words)
     composition = compose_from_run(load_yaml(path / "config.yaml"), overrides, run=run)
+    for line in [*settle(composition), *cautions(composition.config)]:
+        log.info("%s", line)
     config, split = composition.config, composition.config.data.split
     prepared = prepare(composition, (split,), load_vocab(path))
     for text in prepared.texts.values():

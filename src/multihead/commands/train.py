@@ -15,15 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead import capabilities
 from multihead.config.compose import Composition, compose_from_run
 from multihead.config.data import SPLITS
 from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import ConfigError, MultiheadError, Stopped
-from multihead.launch import cluster_environment, is_main_rank, launch, local_ranks, placed, requeue, world_size
+from multihead.launch import cluster_environment, launch, local_ranks, placed, requeue
 from multihead.lock import locked
+from multihead.precision import cautions, settle
 from multihead.prepare import Prepared, prepare, roles_of
+from multihead.ranks import check_ranks, is_main_rank, world_size
 from multihead.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.run import (
     capsule_dir,
@@ -69,6 +72,7 @@ def train(composition: Composition) -> dict[str, Any]:
         MultiheadError: What the user can mend.
         Stopped: If a signal ended the run, after its state was saved.
     """
+    check_ranks()
     if composition.config.plan:
         from multihead.commands.plan import plan
 
@@ -82,6 +86,7 @@ def train(composition: Composition) -> dict[str, Any]:
     if config.trainer.profile_steps and found.resumes:
         raise ConfigError("trainer.profile_steps", "a profile is of a new run", "trainer.profile_steps=0")
     ranks = local_ranks(config)
+    notes = settle(composition)
     if found.how == "done":
         if is_main_rank():
             from multihead.progress import open_log
@@ -97,6 +102,7 @@ def train(composition: Composition) -> dict[str, Any]:
         "resume": found.resumes,
         "force": config.resume_force,
         "plugin": config.plugin,
+        "notes": notes,
     }
     try:
         with leaving_on_signals():
@@ -155,7 +161,7 @@ def _train(composition: Composition, job: Mapping[str, Any], callbacks: Sequence
         stack.callback(open_log(run_dir).close)
         events = Events(run_dir / "events.jsonl")
         try:
-            _announce(config, prepared, task, run_dir)
+            _announce(config, [*job["notes"], *cautions(config)], prepared, task, run_dir)
             if copied is not None:
                 log.info("", extra={"renderable": transfer_table(copied, config.init_from)})
                 events("initialised", source=config.init_from, parts=as_rows(copied))
@@ -287,6 +293,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     from multihead.tasks import build_task
 
     keep_freed_memory()
+    capabilities.limit_threads()
     config = composition.config
     L.seed_everything(config.seed, verbose=False)
     task = build_task(config, prepared.vocab, composition.plugin)
@@ -369,12 +376,11 @@ def build_trainer(
     import lightning as L
 
     from multihead.averaging import averaging
-    from multihead.budget import limit_kernel_caches
     from multihead.profiling import StepProfiler
     from multihead.progress import Progress
     from multihead.tracking import SamplesFile
 
-    limit_kernel_caches()
+    capabilities.limit_kernel_caches()
     config, plugin = composition.config, composition.plugin
     profiler = StepProfiler(steps) if config.trainer.profile_steps else None
     added = [make() for make in plugin.callbacks.values()] if plugin else []
@@ -400,29 +406,17 @@ def devices(config: Config) -> dict[str, Any]:
     wanted, num_nodes = placed(config)
     listed = [int(part) for part in wanted.split(",") if part] if "," in wanted else None
     return {
-        "accelerator": config.accelerator,
+        "accelerator": capabilities.device_of(config.accelerator),
         "devices": listed or (wanted if wanted == "auto" else int(wanted)),
         "strategy": _strategy(config),
         "num_nodes": num_nodes,
-        "precision": _precision(config),
+        "precision": config.precision,
         "plugins": [FolderCheckpointIO(), cluster_environment()],
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "use_distributed_sampler": False,
     }
-
-
-def _precision(config: Config) -> str:
-    """What is computed in: PyTorch has no fp16 autocast on CPUs, and Lightning takes bf16 there."""
-    import torch
-
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if config.precision != "16-mixed" or (gpu and config.accelerator != "cpu"):
-        return config.precision
-    if is_main_rank():
-        log.warning("precision 16-mixed is for GPUs; a CPU computes in bf16-mixed instead")
-    return "bf16-mixed"
 
 
 def _strategy(config: Config) -> Any:
@@ -435,8 +429,10 @@ def _strategy(config: Config) -> Any:
     return "ddp_find_unused_parameters_true" if several and config.strategy in ("auto", "ddp") else config.strategy
 
 
-def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> None:
-    """One line each on the data, the model and where the run lives."""
+def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Task, run_dir: Path) -> None:
+    """One line each on the device, the data, the model and where the run lives."""
+    for note in notes:
+        log.info("%s", note)
     for note in prepared.notes:
         log.info("data: %s", note)
     tokenizers = prepared.vocab.tokenizers.values()

@@ -65,6 +65,7 @@ def test_their_product_with_the_values_is_what_the_layer_gives(options):
         torch.testing.assert_close(module.output(mixed), output[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(
     ("task", "kinds"),
     [

@@ -29,7 +29,7 @@ def poisoned(self, batch, index):
 l.LanguageModelingTask.training_step = poisoned
 """
 UNSEEN = (
-    'patch("multihead.steps.Steps._on_gradient", lambda self, *rest: None)\n'
+    'patch("multihead.steps.Steps.on_gradient", lambda self, *rest: None)\n'
     'patch("multihead.steps.Steps._require_finite", lambda self, trainer, module: 0.0)'
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import Config
 from multihead.errors import ConfigError
+from multihead.side_outputs import side_output
 
 if TYPE_CHECKING:
     from multihead.calibration import Request
@@ -110,8 +111,9 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     result |= {"seconds": time.monotonic() - clock, **counted, **task.signatures()}
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
-    for title, rows in task.report(path, Path(name).stem).items():
-        log.info("", extra={"renderable": plain_table(title, rows)})
+    with side_output("the task's report"):
+        for title, rows in task.report(path, Path(name).stem).items():
+            log.info("", extra={"renderable": plain_table(title, rows)})
     log.info("wrote %s", Path(path, name))
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import logging
 import signal
@@ -37,6 +38,7 @@ from multihead.run import (
     starting_vocab,
     write_result,
 )
+from multihead.side_outputs import side_output
 
 if TYPE_CHECKING:
     import lightning as L
@@ -207,10 +209,8 @@ def _steps(
     record = flatten(job["tree"]) | prepared.fingerprints
     start = open_checkpoint(run_dir, record, job["force"], is_main_rank()) if job["resume"] else None
     monitor = (config.task.monitor, config.task.monitor_mode)
-    steps = Steps(run_dir, data, config.trainer, monitor, start, events, record)
-    steps.began = clock
-    steps.on_resumed = functools.partial(_take_over, job)
-    return steps
+    take_over = functools.partial(_take_over, job)
+    return Steps(run_dir, data, config.trainer, monitor, start, events, record, clock, take_over)
 
 
 def _fit(
@@ -223,7 +223,6 @@ def _fit(
     loggers = build_loggers(config, run_dir, job["tree"], step=steps.first_step) if main else []
     status = 1
     try:
-        task.on_samples = functools.partial(_write_samples, run_dir, loggers)
         trainer = build_trainer(composition, steps, loggers, callbacks)
         with steps.signals():
             trainer.fit(task, datamodule=steps.data)
@@ -370,10 +369,11 @@ def build_trainer(
     """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.steps.Steps`."""
     import lightning as L
 
+    from multihead.averaging import averaging
     from multihead.budget import limit_kernel_caches
     from multihead.profiling import StepProfiler
     from multihead.progress import Progress
-    from multihead.tasks.base import averaging
+    from multihead.tracking import SamplesFile
 
     limit_kernel_caches()
     config, plugin = composition.config, composition.plugin
@@ -390,7 +390,7 @@ def build_trainer(
         num_sanity_val_steps=0,
         logger=loggers or False,
         profiler=profiler,
-        callbacks=[*callbacks, *averaging(config.trainer), *added, Progress(config), steps],
+        callbacks=[*callbacks, *averaging(config.trainer), *added, SamplesFile(steps.run_dir), Progress(config), steps],
     )
 
 
@@ -470,7 +470,7 @@ def _whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Tas
     fresh = trainer.precision_plugin.convert_module(build_task(task.config, task.vocab, composition.plugin))
     for name, member in task.members().items():
         fresh.member(name).texts, fresh.member(name).streams = member.texts, member.streams
-    fresh.tokens_seen, fresh.recorded, fresh.on_samples = task.tokens_seen, task.recorded, task.on_samples
+    fresh.tokens_seen, fresh.recorded = task.tokens_seen, task.recorded
     return fresh
 
 
@@ -512,50 +512,47 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     }
     if not trainer.is_global_zero:
         return result, {}
-    tables = task.report(run_dir, "test")
+    tables: dict[str, Any] = {}
+    with side_output("the task's report on the test split"):
+        tables = task.report(run_dir, "test")
     for name, rows in tables.items():
         log_table(trainer.loggers, trainer.global_step, name, rows)
-    for path in (*run_dir.glob("confusion_test*.png"), *_attention_maps(run_dir, task, data)):
+    with side_output("the pictures of attention"):
+        _draw_attention(run_dir, task, data)
+    for path in (*run_dir.glob("confusion_test*.png"), *sorted(run_dir.glob("pictures/attention_*.png"))):
         log_picture(trainer.loggers, trainer.global_step, path.stem, path)
     written = write_result(run_dir, result)
     log_capsule(trainer.loggers, run_dir, written, config.log_model)
     return written, tables
 
 
-def _attention_maps(run_dir: Path, task: Task, data: DataModule) -> list[Path]:
-    """Pictures of where the heads look in an example of validation."""
+def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
+    """Pictures of where the heads look in an example of validation; none without matplotlib, which is an extra."""
+    if importlib.util.find_spec("matplotlib") is None:
+        log.info('no pictures of attention: they need matplotlib (pip install "multihead[plot]")')
+        return
     from multihead.attention_maps import draw_all
 
     batch = data.example("val")
-    if batch is None:
-        return []
-    batch = {name: value.to(task.device) if hasattr(value, "to") else value for name, value in batch.items()}
-    try:
-        return draw_all(task, batch, run_dir / "pictures")
-    except ImportError:
-        log.info('no pictures of attention: they need matplotlib (pip install "multihead[plot]")')
-        return []
+    if batch is not None:
+        batch = {name: value.to(task.device) if hasattr(value, "to") else value for name, value in batch.items()}
+        draw_all(task, batch, run_dir / "pictures")
 
 
-def _write_samples(run_dir: Path, loggers: list[Any], split: str, step: int, samples: list[dict[str, Any]]) -> None:
-    """Appends to samples.jsonl and to loggers that hold tables."""
-    from multihead.tracking import log_samples
-
-    with open(run_dir / "samples.jsonl", "a", encoding="utf-8") as file:
-        for sample in samples:
-            file.write(json.dumps({"split": split, "step": step, **sample}, ensure_ascii=False) + "\n")
-    if split == "val":
-        log_samples(loggers, step, samples)
-
-
+@side_output("the summary on the screen")
 def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
-    from multihead.progress import plain_table, summary
+    from multihead.progress import metrics_table, plain_table, samples_grid
 
-    samples = [sample for sample in task.samples if "output" in sample or "predicted" in sample]
-    shown = [_shown(sample) for sample in samples[: config.task.num_samples]]
     for name, rows in tables.items():
-        log.info("", extra={"renderable": plain_table(name, rows)})
-    summary(result, shown, next_commands(config, run_dir))
+        with side_output(f"the table {name}"):
+            log.info("", extra={"renderable": plain_table(name, rows)})
+    log.info("", extra={"renderable": metrics_table(result)})
+    with side_output("the samples on the screen"):
+        shown = [_shown(sample) for sample in task.samples if "nats" not in sample][: config.task.num_samples]
+        if shown:
+            log.info("", extra={"renderable": samples_grid(shown)})
+    commands = next_commands(config, run_dir)  # as lines of text, which no terminal cuts and which can be copied
+    log.info("\nnext:\n%s", "\n".join(f"  {command}" for command in commands))
 
 
 def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:
@@ -565,17 +562,22 @@ def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, An
 
     found = report(trainer, task)
     (run_dir / "profile.json").write_text(json.dumps(found, indent=1) + "\n")
-    for title, rows in tables(found).items():
-        log.info("", extra={"renderable": plain_table(title, rows)})
+    with side_output("the tables of the profile"):
+        for title, rows in tables(found).items():
+            log.info("", extra={"renderable": plain_table(title, rows)})
     return found
 
 
-def _shown(sample: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Input, reference and output of a sample."""
-    if "output" in sample:
-        return sample["source"], sample["reference"], sample["output"]
-    listed = [", ".join(v) if isinstance(v, list) else v for v in (sample["label"], sample["predicted"])]
-    return " | ".join(sample[role] for role in ("text", "text_b") if role in sample), *listed
+def _shown(sample: Mapping[str, Any]) -> dict[str, str]:
+    """Names and texts of what is shown of a sample: input, reference and output, or whatever a plugin's task gives."""
+    text = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in sample.items()}
+    if sample.keys() >= {"source", "reference", "output"}:
+        return {name: text[name] for name in ("source", "reference", "output")}
+    if sample.keys() >= {"text", "label", "predicted"}:
+        source = " | ".join(text[role] for role in ("text", "text_b") if role in text)
+        labels = (", ".join(v) if isinstance(v, list) else str(v) for v in (sample["label"], sample["predicted"]))
+        return dict(zip(("source", "reference", "output"), (source, *labels), strict=True))
+    return {name: value for name, value in text.items() if name != "index"}
 
 
 def next_commands(config: Config, run_dir: Path) -> list[str]:

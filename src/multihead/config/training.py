@@ -104,7 +104,7 @@ class TrainerConfig:
     average_last_steps: int = 0
     """Average the weights of the last so many steps (sampled every average_every_n_steps); 0 turns it off."""
     average_every_n_steps: int = 100
-    """Distance of the averaged weights in steps."""
+    """Steps between two samples of average_last_steps; at least 2 samples have to be among the last steps."""
     limit_val_examples: int = 0
     """Decode at most so many validation examples at each validation; 0 means all. Test always uses all."""
     on_nan: str = "stop"
@@ -157,6 +157,20 @@ class TrainerConfig:
             "0 where trainer.ema_decay is on: one average at a time",
             self.average_last_steps,
         )
+        self._check_average()
+
+    def _check_average(self) -> None:
+        """The weights of one step are no average, and those of none are no weights.
+
+        Raises:
+            ConfigError: trainer.average_every_n_steps passes over the last steps.
+        """
+        every, last = self.average_every_n_steps, min(self.average_last_steps, self.max_steps)
+        sampled = self.max_steps // every - (self.max_steps - last) // every
+        if self.average_last_steps and self.max_steps > 1 and sampled < 2:
+            what = f"{every} (steps between two samples) samples {sampled} of the last {last} steps, and 2 are needed"
+            fix = f"trainer.average_every_n_steps={max(1, last // 10)}" if last > 1 else "trainer.average_last_steps=0"
+            raise ConfigError("trainer.average_every_n_steps", what, fix)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -21,6 +21,7 @@ from multihead.errors import ConfigError
 from multihead.heads import VocabularyHead
 from multihead.metrics import WeightedMean
 from multihead.sampling import cut_at_stop, sample, settled
+from multihead.side_outputs import side_output
 from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
 from multihead.transformer import Transformer
 
@@ -167,6 +168,7 @@ class LanguageModelingTask(Task):
             self.windows_mean.update(nats.double().sum(), labels.numel())
         return float(self.windows_mean.compute())
 
+    @side_output("the continuations of prompts")
     def _continue_prompts(self, split: str) -> None:
         prompts = self.prompts_of(split)
         outputs = self.predict(prompts, self.config.decoding) if prompts else []

@@ -110,8 +110,8 @@ def test_every_line_is_answered_in_order(capsule, monkeypatch, capsys):
         b"",
         b"the dog " * 5000,
         "\N{PILE OF POO}\N{ZERO WIDTH JOINER} \u2028 \u0085 \x0b \x0c \x00 \x1b[31m".encode(),
-        b"\xff\xfe broken \xc3",
-        b"   ",
+        b" \t  ",
+        "\u3000\xa0\u200b".encode(),
         b"<eos> <pad> <bos>",
         b"The cat sleeps.\r",
     ]
@@ -119,7 +119,7 @@ def test_every_line_is_answered_in_order(capsule, monkeypatch, capsys):
     assert answers.endswith("\n")
     answers = answers[:-1].split("\n")
     assert len(answers) == len(lines)
-    assert answers[1] == ""
+    assert answers[1] == answers[4] == answers[5] == ""
     loaded = multihead.load(run)
     assert answers[0] == loaded.translate(["Paul sees the dog."])[0]
     assert answers[7] == loaded.translate(["The cat sleeps."])[0]

@@ -25,7 +25,7 @@ from multihead.errors import ConfigError, MultiheadError, Stopped
 from multihead.launch import cluster_environment, launch, local_ranks, placed, requeue
 from multihead.lock import locked
 from multihead.precision import cautions, settle
-from multihead.prepare import Prepared, prepare, roles_of
+from multihead.prepare import Prepared, prepare, roles_of, warn_of_skipped
 from multihead.ranks import check_ranks, is_main_rank, world_size
 from multihead.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.run import (
@@ -244,6 +244,7 @@ def _fit(
         if main:
             steps.events("finished", step=trainer.global_step)
             _show(config, run_dir, task, result, tables)
+            warn_of_skipped(steps.data.skipped, ("val", "test"))
         return result
     except (MultiheadError, Stopped) as error:
         status = error.status
@@ -311,6 +312,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
         seed=config.seed,
         accumulate=config.trainer.accumulate_grad_batches,
         temperature=getattr(config.task, "temperature", 1.0),
+        skipped=prepared.skipped,
     )
     data.accumulation(ranks)
     return task, data
@@ -435,6 +437,7 @@ def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Ta
         log.info("%s", note)
     for note in prepared.notes:
         log.info("data: %s", note)
+    warn_of_skipped(prepared.skipped)
     tokenizers = prepared.vocab.tokenizers.values()
     vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in tokenizers}.values())
     parameters = sum(p.numel() for p in task.model.parameters())
@@ -501,6 +504,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
         "git_commit": git_commit_label(commit, dirty),
         "best_checkpoint": f"checkpoints/{best.name}",
         "best_step": steps.best["step"],
+        **{f"skipped_rows_{split}": count for split, (count, _) in data.skipped.items()},
         **task.signatures(),
     }
     if not trainer.is_global_zero:

@@ -150,6 +150,10 @@ class Task(L.LightningModule):
         """Why ``text`` cannot be an input of `predict`, and what to do about it; None where it can."""
         return None
 
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """Which inputs of `predict` are longer than the model reads, so that they are cut."""
+        return [False] * len(texts)
+
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
         """The outputs for one text as one line."""
         return str(outputs[0]["text"]).replace("\n", " ")

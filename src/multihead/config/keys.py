@@ -130,11 +130,11 @@ def nearest_key(name: str, keys: Mapping[str, Key]) -> str:
     same_field = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]]
     if "." not in name and same_field:
         return same_field[0]
-    near = min(
-        candidates,
-        key=lambda key: (edit_distance(name, key), -difflib.SequenceMatcher(None, name, key).ratio(), key),
-    )
-    if edit_distance(name, near) <= max(1, len(name) // 4):
+    distances = {key: edit_distance(name, key) for key in candidates}
+    least = min(distances.values())
+    equally_near = [key for key in candidates if distances[key] == least]
+    near = min(equally_near, key=lambda key: (-difflib.SequenceMatcher(None, name, key).ratio(), key))
+    if least <= max(1, len(name) // 4):
         return near
     return same_field[0] if same_field else nearest_name(name, candidates)
 

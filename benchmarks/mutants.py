@@ -147,9 +147,8 @@ def _running(mutant: Mutant, span: tuple[int, int] | None, found: Mapping[str, A
         names = {
             name for line, names in lines.items() if span is None or span[0] <= int(line) <= span[1] for name in names
         }
-        fixtures = {name.removeprefix("fixture ") for name in names if name.startswith("fixture ")}
         for name, test in of_file["tests"].items():
-            if test["passed"] and (name in names or fixtures & set(test["fixtures"])):
+            if test["passed"] and not names.isdisjoint((name, *test["fixtures"])):
                 chosen.append((file, name, test["seconds"]))
     return chosen
 

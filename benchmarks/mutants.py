@@ -9,8 +9,8 @@
   once and kept in .cache/mutants) run in a fork of a process that has imported PyTorch already: those of the module's
   own test file first, then the fastest, until one fails or they have taken ``budget`` seconds unmutated. With
   ``tests=homes`` these alone are asked: quick, and a good first look.
-- ``killed``: a test failed, or the process died. ``timed out``: ten times longer than the unmutated tests and a minute;
-  the unmutated tests then ran once more, in a third of the limit at most. ``survived``: all tests passed.
+- ``killed``: a test failed, or the process died. ``timed out``: three times longer than the unmutated tests and 45 s;
+  it counts if the unmutated tests then run again in a third of that. ``survived``: all tests passed.
 - Results are written as they come, and the same command goes on where it was interrupted. ``only=survivors`` runs
   again what survived and is not judged equivalent in mutants_judged.yaml, with a budget of its own.
 
@@ -191,7 +191,7 @@ class Work:
         return mutant, self._child(i, tests, spent), tests, spent, by
 
     def _child(self, i: int, tests: Sequence[str], spent: float) -> forked.Child:
-        return forked.Child.start(forked.run_tests, tests, self.trees[i], self.folder / f"scratch_{i}", 60 + 10 * spent)
+        return forked.Child.start(forked.run_tests, tests, self.trees[i], self.folder / f"scratch_{i}", 45 + 3 * spent)
 
     def _restore(self, i: int, mutant: Mutant) -> None:
         (self.trees[i] / PACKAGE / mutant.file).write_text(self.sources[mutant.file])

@@ -1,5 +1,6 @@
 """What happens between two steps, with a trainer that does nothing and a clock that stands still."""
 
+import json
 import logging
 import math
 from types import SimpleNamespace
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from multihead import steps as module_of_steps
+from multihead.checkpoint import FolderCheckpointIO, random_state
 from multihead.config.training import TrainerConfig
-from multihead.errors import NumericsError
+from multihead.errors import MachineError, NumericsError
 from multihead.steps import Boundary, Start, Steps
 
 STEPS_OF_AN_EPOCH = 4
@@ -23,6 +25,17 @@ class Clock:
 
     def monotonic(self):
         return self.now
+
+
+class Task(torch.nn.Module):
+    """What `Steps` needs of a task; ``rows`` gets what is logged."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rows):
+        super().__init__()
+        self.tokens_seen, self.recorded = 0, {}
+        self.record = lambda row, step: rows.append((step, row))
 
 
 class Run:
@@ -42,12 +55,7 @@ class Run:
             start=start,
             events=lambda name, **fields: self.events.append((name, fields)),
         )
-        self.module = SimpleNamespace(
-            tokens_seen=0,
-            recorded={},
-            device=torch.device("cpu"),
-            record=lambda row, step: self.rows.append((step, row)),
-        )
+        self.module = Task(self.rows)
         self.trainer = self._trainer()
         self.steps.mark = clock.now
         self.steps._validate = self._validate
@@ -205,3 +213,175 @@ def test_a_signal_during_the_test_leaves_at_once(run):
         with pytest.raises(module_of_steps.Stopped, match="stopped by SIGTERM, saved step 0; go on with resume="):
             hook()
     assert one.events == [("stopped", {"step": 0, "signal": "SIGTERM"})] * 2
+
+
+# ---- validation
+
+
+def validating(run, values, **config):
+    """A `Run` whose validations find these values, one after the other."""
+    one = run(**config)
+    del one.steps._validate
+    left = iter(values)
+
+    def validation():
+        assert one.trainer.validating and one.steps.pending_validation
+        torch.rand(3)
+        one.trainer._logger_connector._first_loop_iter = None
+        one.module.recorded |= {"val/loss": next(left), "train/loss": 9.0}
+        one.trainer.callback_metrics = {"val/loss": torch.tensor(one.module.recorded["val/loss"])}
+
+    one.trainer.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(val_loop=SimpleNamespace(run=validation)))
+    one.trainer._logger_connector = SimpleNamespace(_first_loop_iter=True)
+    one.trainer.training = one.trainer.validating = False
+    return one
+
+
+def test_a_validation_leaves_everything_as_it_was(run):
+    one = validating(run, [3.0], val_every_n_steps=1)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    one.step()
+    assert torch.equal(torch.rand(3), expected)
+    assert one.trainer.training and one.trainer._logger_connector._first_loop_iter is True
+    assert not one.steps.pending_validation and one.steps.validated == 1
+
+
+def test_the_best_validation_is_saved_and_remembered(run):
+    one = validating(run, [3.0, 2.0, 2.5, 2.75, 1.0], val_every_n_steps=2)
+    bad = []
+    for step in range(1, 11):
+        one.step()
+        bad += [one.steps.bad_validations] if step % 2 == 0 else []
+    assert bad == [0, 0, 1, 2, 0]
+    assert one.saved == [2, 4, 10]
+    assert one.steps.best == {"step": 10, "monitor": "val/loss", "value": 1.0, "metrics": {"val/loss": 1.0}}
+    told = [(name, fields) for name, fields in one.events if name.startswith("validat")]
+    assert told[0] == ("validating", {"step": 2})
+    assert told[1::2] == [
+        ("validated", {"step": step, "val/loss": value, "best": best})
+        for step, value, best in [(2, 3.0, True), (4, 2.0, True), (6, 2.5, False), (8, 2.75, False), (10, 1.0, True)]
+    ]
+
+
+def test_a_signal_leaves_before_a_validation_which_is_then_pending(run):
+    one = validating(run, [3.0], val_every_n_steps=1)
+    one.steps.received = 2
+    with pytest.raises(module_of_steps.Stopped):
+        one.step()
+    assert one.steps.pending_validation and one.steps.validated == -1
+    assert one.saved == [1] and [name for name, _ in one.events] == ["stopped"]
+
+
+def test_a_signal_during_a_validation_that_ended_leaves_none_pending(run):
+    one = validating(run, [3.0], val_every_n_steps=1)
+    before = one.trainer.fit_loop.epoch_loop.val_loop.run
+
+    def validation():
+        before()
+        one.steps.received = 2
+
+    one.trainer.fit_loop.epoch_loop.val_loop.run = validation
+    with pytest.raises(module_of_steps.Stopped):
+        one.step()
+    assert not one.steps.pending_validation and one.saved == [1]
+
+
+# ---- saving
+
+
+def saving(run, **config):
+    """A `Run` that writes real checkpoints, of one tensor."""
+    one = run(checkpoint_every_n_steps=1, **config)
+    del one.steps._save
+    state = {"global_step": 1, "state_dict": {"weight": torch.zeros(2)}}
+    one.trainer.save_checkpoint = lambda path: FolderCheckpointIO().save_checkpoint(state, path)
+    return one
+
+
+def test_the_newest_and_the_best_checkpoint_are_kept(run):
+    one = saving(run, keep_checkpoints=2)
+    for step in range(1, 7):
+        if step == 2:
+            one.steps.best = {"step": 2, "value": 1.0}
+        one.step()
+    folder = one.steps.run_dir / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["best.json", "latest.json", "step_2", "step_5", "step_6"]
+    assert json.loads((folder / "latest.json").read_text()) == {"step": 6, "name": "step_6"}
+    assert json.loads((folder / "best.json").read_text()) == {"step": 2, "value": 1.0}
+    assert one.steps.saved == 6
+    assert [event for event in one.events if event[1]["step"] == 6] == [("saving", {"step": 6}), ("saved", {"step": 6})]
+
+
+def test_what_cannot_be_deleted_is_said_once(run, monkeypatch, caplog):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    one = saving(run, keep_checkpoints=1)
+    monkeypatch.setattr(module_of_steps.shutil, "rmtree", refuse)
+    with caplog.at_level(logging.WARNING, logger="multihead"):
+        for _ in range(4):
+            one.steps.best = {}
+            one.trainer.global_step += 1
+            one.steps._forget()
+            path = one.steps.run_dir / "checkpoints" / f"step_{one.trainer.global_step}"
+            path.mkdir(parents=True)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1 and "step_1 (Permission denied)" in told[0]
+
+
+def test_a_checkpoint_that_is_damaged_right_away_ends_the_run(run):
+    one = saving(run)
+    write = one.trainer.save_checkpoint
+
+    def damaged(path):
+        write(path)
+        (path / "state.json").write_text("{}")
+
+    one.trainer.save_checkpoint = damaged
+    with pytest.raises(MachineError, match="right after it was written"):
+        one.step()
+    assert not (one.steps.run_dir / "checkpoints" / "latest.json").exists()
+
+
+# ---- going on
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "expected"),
+    [(0, 2, 1.0), (1, 2, 10.0), (0, 1, 11.0), (0, 3, 11.0), (1, 3, None), (2, 3, None)],
+    ids=["same ranks, first", "same ranks, second", "fewer", "more, first", "more, second", "more, third"],
+)
+def test_ranks_share_out_the_loss_so_far(run, rank, world, expected):
+    one = run()
+    one.trainer.global_rank, one.trainer.world_size, one.trainer.is_global_zero = rank, world, rank == 0
+    states = [{"random": "first", "sum": torch.tensor(1.0)}, {"random": "second", "sum": torch.tensor(10.0)}]
+    one.steps.data.seed, one.steps.first_step = 5, 7
+    one.steps._restore_rank(one.trainer, states)
+    assert (one.steps.sum if expected is None else one.steps.sum.item()) == expected
+    assert one.steps.restore_random == (["first", "second", None][rank])
+    if rank == 2:  # was not there
+        drawn = torch.rand(3)
+        torch.manual_seed(5 + 1_000_003 * 2 + 7)
+        assert torch.equal(drawn, torch.rand(3))
+
+
+def test_random_streams_are_put_back_once_before_the_first_step(run):
+    one = run()
+    batch = {"epoch": 0, "step_in_epoch": 0}
+    one.steps.restore_random = random_state()
+    expected = torch.rand(3)
+    torch.rand(5)
+    one.steps.on_train_batch_start(one.trainer, one.module, batch, 0)
+    assert torch.equal(torch.rand(3), expected) and one.steps.restore_random is None
+    one.steps.on_train_batch_start(one.trainer, one.module, batch, 0)
+    assert not torch.equal(torch.rand(3), expected)
+
+
+def test_a_batch_of_another_step_is_a_defect(run):
+    one = run()
+    with pytest.raises(RuntimeError, match=r"step 0 is at \(0, 0\) of the data, and its batch is of \(0, 1\)"):
+        one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)
+    one.steps.micro_batches = 1  # a later part of the step has been looked at with the first
+    one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)

@@ -73,7 +73,8 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     from multihead.data.module import DataModule
     from multihead.prepare import prepare
     from multihead.progress import plain_table
-    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, write_result
+    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, say_without_effect, write_result
+    from multihead.suspicions import notes_on
     from multihead.tasks import build_task
 
     path = capsule_dir(run)
@@ -84,8 +85,10 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     for text in prepared.texts.values():
         text.rename(split, "test")
     prepared.encoded = {name: {"test": splits[split]} for name, splits in prepared.encoded.items()}
+    prepared.unknown = {name: {"test": shares[split]} for name, shares in prepared.unknown.items() if split in shares}
     for note in prepared.notes:
         log.info("data: %s", note)
+    say_without_effect(config)
     task = build_task(config, prepared.vocab, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
@@ -104,10 +107,13 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     examples = sum(len(ids["test"]) for ids in prepared.encoded.values() if isinstance(ids["test"], Encoded))
     counted = {"examples": examples} if examples else {}  # running text has none
     result |= {"seconds": time.monotonic() - clock, **counted, **task.signatures()}
+    result["notes"] = notes_on(task, result, split)
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
     for title, rows in task.report(path, Path(name).stem).items():
         log.info("", extra={"renderable": plain_table(title, rows)})
+    for text in result["notes"]:
+        log.warning("note: %s", text)
     log.info("wrote %s", Path(path, name))
     return result
 

@@ -76,7 +76,8 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     from multihead.precision import cautions, settle
     from multihead.prepare import prepare, warn_of_skipped
     from multihead.progress import plain_table
-    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, write_result
+    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, say_without_effect, write_result
+    from multihead.suspicions import notes_on
     from multihead.tasks import build_task
 
     path = capsule_dir(run)
@@ -91,8 +92,10 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     for text in prepared.texts.values():
         text.rename(split, "test")
     prepared.encoded = {name: {"test": splits[split]} for name, splits in prepared.encoded.items()}
+    prepared.unknown = {name: {"test": shares[split]} for name, shares in prepared.unknown.items() if split in shares}
     for note in prepared.notes:
         log.info("data: %s", note)
+    say_without_effect(config)
     task = build_task(config, prepared.vocab, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
@@ -112,11 +115,14 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     counted = {"examples": examples} if examples else {}  # running text has none
     counted |= {"skipped_rows": prepared.skipped["test"][0]} if "test" in prepared.skipped else {}
     result |= {"seconds": time.monotonic() - clock, **counted, **task.signatures()}
+    result["notes"] = notes_on(task, result, split)
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
     with side_output("the task's report"):
         for title, rows in task.report(path, Path(name).stem).items():
             log.info("", extra={"renderable": plain_table(title, rows)})
+    for text in result["notes"]:
+        log.warning("note: %s", text)
     log.info("wrote %s", Path(path, name))
     return result
 

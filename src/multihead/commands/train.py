@@ -38,6 +38,7 @@ from multihead.run import (
     git_commit_label,
     git_state,
     load_weights,
+    say_without_effect,
     starting_vocab,
     write_result,
 )
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from multihead.data.module import DataModule, TaskData
     from multihead.steps import Steps
+    from multihead.suspicions import Training
     from multihead.tasks.base import Task, Vocabulary
     from multihead.transfer import Source
 
@@ -322,6 +324,7 @@ def give_texts(task: Task, prepared: Prepared) -> None:
     """Gives each task of the run what it is validated and tested on."""
     for name, text in prepared.texts.items():
         member = task.member(name)
+        member.unknown = dict(prepared.unknown.get(name, {}))
         for split in ("val", "test"):
             if split in text.lines:
                 member.streams[split] = prepared.encoded[name][split]
@@ -438,6 +441,7 @@ def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Ta
     for note in prepared.notes:
         log.info("data: %s", note)
     warn_of_skipped(prepared.skipped)
+    say_without_effect(config)
     tokenizers = prepared.vocab.tokenizers.values()
     vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in tokenizers}.values())
     parameters = sum(p.numel() for p in task.model.parameters())
@@ -479,6 +483,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     """
     from multihead.budget import peak_memory
     from multihead.checkpoint import FolderCheckpointIO
+    from multihead.suspicions import notes_on, of_training
     from multihead.tracking import log_capsule, log_picture, log_table
 
     config, data = task.config, steps.data
@@ -509,6 +514,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     }
     if not trainer.is_global_zero:
         return result, {}
+    result["notes"] = of_training(_choice(config, steps, trainer.global_step)) + notes_on(task, result)
     tables: dict[str, Any] = {}
     with side_output("the task's report on the test split"):
         tables = task.report(run_dir, "test")
@@ -521,6 +527,24 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     written = write_result(run_dir, result)
     log_capsule(trainer.loggers, run_dir, written, config.log_model)
     return written, tables
+
+
+def _choice(config: Config, steps: Steps, last_step: int) -> Training:
+    """How the best checkpoint was chosen, and whether the average that was asked for has a sample."""
+    from multihead.suspicions import Training
+
+    trainer = config.trainer
+    first = trainer.max_steps - trainer.average_last_steps + 1
+    samples = last_step // trainer.average_every_n_steps - (first - 1) // trainer.average_every_n_steps
+    empty = trainer.average_last_steps and samples <= 0
+    return Training(
+        monitor=config.task.monitor,
+        mode=config.task.monitor_mode,
+        validations=[(int(step), value) for step, value in steps.monitored],
+        best_step=steps.best["step"],
+        whole=last_step >= trainer.max_steps,
+        unsampled_average=f"trainer.average_last_steps={trainer.average_last_steps}" if empty else "",
+    )
 
 
 def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
@@ -547,6 +571,8 @@ def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], 
     with side_output("the samples on the screen"):
         shown = [_shown(sample) for sample in task.samples if "nats" not in sample][: config.task.num_samples]
     summary(result, shown, next_commands(config, run_dir))
+    for text in result["notes"]:
+        log.warning("note: %s", text)
 
 
 def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 from multihead.config.check import require, require_choice
 from multihead.config.data import DataConfig, TokenizerConfig, column_of
 from multihead.config.model import ModelConfig
-from multihead.config.task import TaskConfig
+from multihead.config.task import ClassificationConfig, SummarizationConfig, TaskConfig, TranslationConfig
 from multihead.errors import ConfigError
 
+SEARCHING = (TranslationConfig, SummarizationConfig, ClassificationConfig)
+"""Tasks of ours whose outputs are searched for, never drawn."""
 SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
 MUON_DTYPES = ("auto", "bfloat16", "float32")
@@ -192,7 +194,8 @@ class DecodingConfig:
     min_new_tokens: int = 0
     """Fewest tokens before the end mark."""
     max_new_tokens: int = 0
-    """Most tokens; 0 means twice the source's length plus 10, and never beyond model.max_len; of a continuation 64."""
+    """Most tokens. 0 means a limit by the lengths in the training split, at least twice the source's tokens plus 10 and
+    never beyond model.max_len (targets.json in the run directory holds it); of a continuation 64."""
     num_return_sequences: int = 1
     """Outputs per input: the best hypotheses (at most num_beams), or so many samples."""
     forced_prefix: str = ""
@@ -349,6 +352,10 @@ class Config:
             "0 where compile=true: compiled layers have no parts",
             self.trainer.profile_steps,
         )
+        searching = [task.name for task in self.task.members().values() if type(task) in SEARCHING]
+        drawing = len(searching) < len(self.task.members()) or not self.decoding.do_sample
+        what = f"false for task={', '.join(searching)}: only task=lm draws its outputs"
+        require(drawing, "decoding.do_sample", what, self.decoding.do_sample, "decoding.num_beams=5")
         joint_only = len(self.task.members()) > 1 or getattr(self.task, "topology", "") == "decoder"
         require(
             self.tokenizer.joint or not joint_only,

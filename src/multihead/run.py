@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from multihead import capabilities, lock
 from multihead.config.compose import compose_from_run, load_yaml, to_yaml
 from multihead.config.training import Config
+from multihead.config.words import typed_as
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import CheckpointError, ConfigError, MachineError
 from multihead.loaded import Run, say_without_effect
@@ -272,7 +273,7 @@ def describe_model(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "model" / "model.json"
     if not path.is_file():
-        fix = f"finish it first: resume={run_dir}"
+        fix = f"finish it first: {typed_as('resume', str(run_dir))}"
         raise CheckpointError(str(run_dir), "has no model/ yet: the run did not get to its end", fix)
     description = read_json(path, dict)
     config = description.get("config")

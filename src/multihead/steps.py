@@ -37,6 +37,7 @@ from multihead.checkpoint import (
     replace_synced,
     set_random_state,
 )
+from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
 from multihead.selection import is_better, loss_beside, never_moved
 from multihead.sharding import scattered_state, whole
@@ -538,7 +539,8 @@ class Steps(TaskCallback):
     def _leave(self, trainer: L.Trainer, step: int) -> None:
         name = signal.Signals(self.signum).name
         self.events("stopped", step=step, signal=name)
-        raise Stopped(self.signum, f"stopped by {name}, saved step {step}; go on with resume={self.run_dir}")
+        again = typed_as("resume", str(self.run_dir))
+        raise Stopped(self.signum, f"stopped by {name}, saved step {step}; go on with {again}")
 
     def on_exception(self, trainer: L.Trainer, pl_module: Task, exception: BaseException) -> None:
         """Saves the last whole step, if the exception came before the next update touched anything."""

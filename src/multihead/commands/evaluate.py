@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import Config
+from multihead.config.words import paths_of
 from multihead.errors import ConfigError
 from multihead.side_outputs import side_output
 
@@ -50,9 +51,7 @@ def run_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = []
     for word in words:
         if word.startswith("run="):
-            value = word[len("run=") :]
-            listed = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
-            runs += [item.strip() for item in listed if item.strip()]
+            runs += [path for path in paths_of("run", word.removeprefix("run=")) if path]
         else:
             rest.append(word)
     if not runs:

@@ -20,6 +20,7 @@ from multihead.config.compose import Composition, compose_from_run
 from multihead.config.data import SPLITS
 from multihead.config.keys import flatten
 from multihead.config.training import Config
+from multihead.config.words import pasted, write
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import ConfigError, MultiheadError, Stopped
 from multihead.launch import cluster_environment, launch, local_ranks, placed, requeue
@@ -135,7 +136,7 @@ def _write_crash(file: Path, error: BaseException) -> None:
 
 def run_rank(job: Mapping[str, Any], heartbeat: L.Callback) -> int:
     """One rank of several, in a process of its own."""
-    words = [f"plugin={job['plugin']}"] if job["plugin"] else []
+    words = [write("plugin", job["plugin"])] if job["plugin"] else []
     _train(compose_from_run(job["tree"], words), job, [heartbeat])
     return 0
 
@@ -606,11 +607,13 @@ def next_commands(config: Config, run_dir: Path) -> list[str]:
         "classification": "calibrate=true"
     }
     members = list(config.task.members())
-    part = f" part={members[0]}" if len(members) > 1 else ""
+    part = [f"part={members[0]}"] if len(members) > 1 else []
     masked = getattr(config.task, "objective", "causal") == "masked"  # it continues nothing, others start from it
-    use = f"python train.py task=classification init_from={run_dir}"
+    plugin = [write("plugin", config.plugin)] if config.plugin else []
+    run = [write("run", str(run_dir)), *plugin]
+    use = pasted("python", "train.py", "task=classification", write("init_from", str(run_dir)))
     return [
-        use if masked else f'echo "..." | multihead predict run={run_dir}{part}',
-        f"multihead evaluate run={run_dir} {tries.get(config.task.name, 'data.split=val')}",
-        f"multihead explain run={run_dir} key=optim.lr",
+        use if masked else f'echo "..." | {pasted("multihead", "predict", *run, *part)}',
+        pasted("multihead", "evaluate", *run, tries.get(config.task.name, "data.split=val")),
+        pasted("multihead", "explain", *run, "key=optim.lr"),
     ]

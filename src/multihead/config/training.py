@@ -18,6 +18,13 @@ SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
 MUON_DTYPES = ("auto", "bfloat16", "float32")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+PRECISION_WORDS = (
+    dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed")
+    | dict.fromkeys(("16", "fp16", "float16", "half"), "16-mixed")
+    | dict.fromkeys(("32", "fp32", "float32", "full"), "32-true")
+    | dict.fromkeys(("64", "fp64", "float64", "double"), "64-true")
+)
+"""What other programs call them."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
 ON_NAN = ("stop", "skip", "rewind")
@@ -297,13 +304,15 @@ class Config:
     """A Python file (or installed entry point) of yours that adds tasks, corpora, blocks or callbacks."""
     plugin_sha256: str = ""
     """Checksum of the plugin's file; filled in. Over a run, `plugin_sha256=` accepts a plugin that has changed."""
+    config_dir: str = ""
+    """A folder of your own YAML files, in folders named like the groups: model/mine.yaml there is model=mine."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of what the plugin adds, one node per name."""
 
     def __post_init__(self) -> None:
         require_choice("accelerator", self.accelerator, ACCELERATORS)
         require_choice("strategy", self.strategy, STRATEGIES)
-        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("precision", self.precision, PRECISIONS, PRECISION_WORDS)
         require_choice("logger", self.logger, LOGGERS)
         require_choice("init_tokenizer", self.init_tokenizer, ("new", "same"))
         require(0 <= self.seed < 2**32, "seed", "in [0, 2**32)", self.seed)

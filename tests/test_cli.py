@@ -149,7 +149,7 @@ def test_hydra_flags(door, tmp_path_factory):
     assert door(f"train --config-dir {folder} task=translation model=wide")[0] == 0
     assert door(f"train -m --config-dir={folder} task=translation model=tiny,wide")[0] == 0
     assert [c.config.model.d_model for c in door.seen] == [4096, 128, 4096]
-    assert door.seen[0].words == ["task=translation", "model=wide"]
+    assert door.seen[0].words == [f"config_dir={folder}", "task=translation", "model=wide"]
 
 
 def test_resume_needs_no_task(door, tmp_path_factory):

@@ -91,7 +91,7 @@ def test_ranks_that_others_started_do_not_measure(processor, monkeypatch):
 def test_auto_on_other_devices(monkeypatch, device, native, precision, reason):
     monkeypatch.setattr(capabilities, "device_counts", lambda: {device: 1, "cpu": 1})
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    config, notes = settled("accelerator=auto", "precision=auto")
+    _, notes = settled("accelerator=auto", "precision=auto")
     assert notes == [f"precision auto is {precision} here: {reason}"]
     if device == "cuda":
         assert settled("accelerator=cuda", "precision=16-mixed")[0].precision == "16-mixed"

@@ -20,6 +20,7 @@ from multihead.config.compose import Composition, compose_from_run
 from multihead.config.data import SPLITS
 from multihead.config.keys import flatten
 from multihead.config.training import Config
+from multihead.config.words import pasted, write
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import ConfigError, MultiheadError, Stopped
 from multihead.launch import cluster_environment, launch, local_ranks, placed, requeue
@@ -38,6 +39,7 @@ from multihead.run import (
     git_commit_label,
     git_state,
     load_weights,
+    say_without_effect,
     starting_vocab,
     write_result,
 )
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
     from multihead.data.module import DataModule, TaskData
     from multihead.steps import Steps
+    from multihead.suspicions import Training
     from multihead.tasks.base import Task, Vocabulary
     from multihead.transfer import Source
 
@@ -133,7 +136,7 @@ def _write_crash(file: Path, error: BaseException) -> None:
 
 def run_rank(job: Mapping[str, Any], heartbeat: L.Callback) -> int:
     """One rank of several, in a process of its own."""
-    words = [f"plugin={job['plugin']}"] if job["plugin"] else []
+    words = [write("plugin", job["plugin"])] if job["plugin"] else []
     _train(compose_from_run(job["tree"], words), job, [heartbeat])
     return 0
 
@@ -322,6 +325,7 @@ def give_texts(task: Task, prepared: Prepared) -> None:
     """Gives each task of the run what it is validated and tested on."""
     for name, text in prepared.texts.items():
         member = task.member(name)
+        member.unknown = dict(prepared.unknown.get(name, {}))
         for split in ("val", "test"):
             if split in text.lines:
                 member.streams[split] = prepared.encoded[name][split]
@@ -438,6 +442,7 @@ def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Ta
     for note in prepared.notes:
         log.info("data: %s", note)
     warn_of_skipped(prepared.skipped)
+    say_without_effect(config)
     tokenizers = prepared.vocab.tokenizers.values()
     vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in tokenizers}.values())
     parameters = sum(p.numel() for p in task.model.parameters())
@@ -479,6 +484,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     """
     from multihead.budget import peak_memory
     from multihead.checkpoint import FolderCheckpointIO
+    from multihead.suspicions import notes_on, of_training
     from multihead.tracking import log_capsule, log_picture, log_table
 
     config, data = task.config, steps.data
@@ -509,6 +515,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     }
     if not trainer.is_global_zero:
         return result, {}
+    result["notes"] = of_training(_choice(config, steps, trainer.global_step)) + notes_on(task, result)
     tables: dict[str, Any] = {}
     with side_output("the task's report on the test split"):
         tables = task.report(run_dir, "test")
@@ -521,6 +528,24 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     written = write_result(run_dir, result)
     log_capsule(trainer.loggers, run_dir, written, config.log_model)
     return written, tables
+
+
+def _choice(config: Config, steps: Steps, last_step: int) -> Training:
+    """How the best checkpoint was chosen, and whether the average that was asked for has a sample."""
+    from multihead.suspicions import Training
+
+    trainer = config.trainer
+    first = trainer.max_steps - trainer.average_last_steps + 1
+    samples = last_step // trainer.average_every_n_steps - (first - 1) // trainer.average_every_n_steps
+    empty = trainer.average_last_steps and samples <= 0
+    return Training(
+        monitor=config.task.monitor,
+        mode=config.task.monitor_mode,
+        validations=[(int(step), value) for step, value in steps.monitored],
+        best_step=steps.best["step"],
+        whole=last_step >= trainer.max_steps,
+        unsampled_average=f"trainer.average_last_steps={trainer.average_last_steps}" if empty else "",
+    )
 
 
 def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
@@ -547,6 +572,8 @@ def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], 
     with side_output("the samples on the screen"):
         shown = [_shown(sample) for sample in task.samples if "nats" not in sample][: config.task.num_samples]
     summary(result, shown, next_commands(config, run_dir))
+    for text in result["notes"]:
+        log.warning("note: %s", text)
 
 
 def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:
@@ -580,11 +607,13 @@ def next_commands(config: Config, run_dir: Path) -> list[str]:
         "classification": "calibrate=true"
     }
     members = list(config.task.members())
-    part = f" part={members[0]}" if len(members) > 1 else ""
+    part = [f"part={members[0]}"] if len(members) > 1 else []
     masked = getattr(config.task, "objective", "causal") == "masked"  # it continues nothing, others start from it
-    use = f"python train.py task=classification init_from={run_dir}"
+    plugin = [write("plugin", config.plugin)] if config.plugin else []
+    run = [write("run", str(run_dir)), *plugin]
+    use = pasted("python", "train.py", "task=classification", write("init_from", str(run_dir)))
     return [
-        use if masked else f'echo "..." | multihead predict run={run_dir}{part}',
-        f"multihead evaluate run={run_dir} {tries.get(config.task.name, 'data.split=val')}",
-        f"multihead explain run={run_dir} key=optim.lr",
+        use if masked else f'echo "..." | {pasted("multihead", "predict", *run, *part)}',
+        pasted("multihead", "evaluate", *run, tries.get(config.task.name, "data.split=val")),
+        pasted("multihead", "explain", *run, "key=optim.lr"),
     ]

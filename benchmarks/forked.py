@@ -228,19 +228,23 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
     def finished(self) -> dict[str, Any] | None:
-        """Nothing while it runs; then its result, ``{"died": ...}`` or ``{"timed_out": True}``, with ``seconds``."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        """Nothing while it runs; then its result, ``{"died": ...}`` or ``{"timed_out": True}``.
+
+        ``seconds`` and ``processor_seconds`` say how long it took.
+        """
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         if not pid and time.monotonic() < self.deadline:
             return None
         self.kill()
         if not pid:
-            os.waitpid(self.pid, 0)
+            usage = os.wait4(self.pid, 0)[2]
             result = {"timed_out": True}
         elif (self.scratch / "result.json").is_file():
             result = json.loads((self.scratch / "result.json").read_text())
         else:
             result = {"died": os.waitstatus_to_exitcode(status)}
-        return result | {"seconds": round(time.monotonic() - self.began, 2)}
+        seconds, worked = time.monotonic() - self.began, usage.ru_utime + usage.ru_stime
+        return result | {"seconds": round(seconds, 2), "processor_seconds": round(worked, 2)}
 
     def wait(self) -> dict[str, Any]:
         """The result."""

@@ -11,7 +11,7 @@
   own test file first, then the fastest, until one fails or they have taken ``budget`` seconds unmutated. With
   ``tests=homes`` these alone are asked: quick, and a good first look.
 - ``killed``: a test failed, or the process died. ``timed out``: three times longer than the unmutated tests and 45 s;
-  it counts if the unmutated tests then run again in a third of that. ``survived``: all tests passed.
+  it counts if the unmutated tests then run again in a third of its processor time. ``survived``: all tests passed.
 - Results are written as they come, and the same command goes on where it was interrupted. ``only=survivors`` runs
   again what survived and is not judged equivalent in mutants_judged.yaml. The table has the results of the commit
   ``before`` beside the last ones.
@@ -206,7 +206,8 @@ class Work:
             return said | {"status": "survived", "killer": ""}
         if "timed_out" in result:
             unmutated = self._child(i, tests, spent).wait()
-            quick = unmutated.get("code") == 0 and unmutated["seconds"] < result["seconds"] / 3
+            worked = unmutated["processor_seconds"], result["processor_seconds"]
+            quick = unmutated.get("code") == 0 and worked[0] < worked[1] / 3
             return said | {"status": "timed out" if quick else "survived", "killer": ""}
         if "died" in result:
             return said | {"status": "killed", "killer": f"the process ended with {result['died']}"}

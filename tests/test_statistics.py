@@ -112,6 +112,16 @@ def test_bootstrap_interval_is_scipys():
     assert p < 0.01
 
 
+def test_a_paired_bootstrap_by_hand():
+    """The mean of the absolute differences is 2.5; two of nine are more than 5 above it."""
+    first, second = np.array([9.0, 9.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5]), np.zeros(9)
+    assert paired_bootstrap(5.0, first, second)[2] == (2 + 1) / (9 + 1)
+    assert paired_bootstrap(-5.0, second, first)[2] == (2 + 1) / (9 + 1)
+    assert paired_bootstrap(6.5, first, second)[2] == (0 + 1) / (9 + 1)  # not above, but as large
+    low, high, _ = paired_bootstrap(5.0, np.arange(101.0), np.zeros(101), level=0.9)
+    assert (low, high) == pytest.approx((5.0, 95.0))
+
+
 def test_bootstrap_p_is_below_5_percent_where_the_interval_leaves_out_0():
     rng = np.random.default_rng(2)
     sides = []

@@ -169,6 +169,8 @@ def test_baseline_instead_of_all_pairs(runs):
             ("model.d_model=32", "model.d_model=96"),
         ]
     assert any(note.startswith("model.d_model=32: one seed, taken to vary") for note in report.notes)
+    assert all(pair.statement.endswith("corrected)") for pair in report.pairs)
+    assert any("corrected for 2 comparisons" in note for note in report.notes)
     with pytest.raises(ConfigError, match="baseline: nowhere is none of the systems: model"):
         compare(["runs"], baseline="nowhere")
     with pytest.raises(ConfigError, match="baseline: runs is several of the systems"):

@@ -59,7 +59,7 @@ HOMES = {
     "transformer.py": ["tests/test_transformer.py"],
     "heads.py": ["tests/test_heads.py"],
     "ngrams.py": ["tests/test_ngrams.py"],
-    "kernels.py": ["tests/test_kernels.py", "tests/test_transformer.py"],
+    "kernels.py": ["tests/test_kernels.py"],
     "decoding.py": ["tests/test_decoding.py"],
     "sampling.py": ["tests/test_sampling.py"],
     "losses.py": ["tests/test_losses.py"],
@@ -68,13 +68,13 @@ HOMES = {
     "data/plan.py": ["tests/data/test_plan.py"],
     "data/mixture.py": ["tests/tasks/test_multitask.py"],
     "optim.py": ["tests/test_optim.py"],
-    "steps.py": ["tests/test_steps.py", "tests/test_resume.py", "tests/test_numerics.py", "tests/test_going_on.py"],
-    "checkpoint.py": ["tests/test_checkpoint.py", "tests/test_resume.py"],
-    "resume.py": ["tests/test_going_on.py", "tests/test_resume.py", "tests/test_checkpoint.py"],
+    "averaging.py": ["tests/test_averaging.py"],
+    "steps.py": ["tests/test_steps.py"],
+    "selection.py": ["tests/test_selection.py"],
+    "checkpoint.py": ["tests/test_checkpoint.py"],
+    "resume.py": ["tests/test_open_checkpoint.py"],
     "commands/compare.py": ["tests/commands/test_compare.py"],
     "statistics.py": ["tests/test_statistics.py"],
-    "selection.py": ["tests/test_selection.py"],
-    "averaging.py": ["tests/test_averaging.py"],
 }
 """The modules that are mutated, and the test files that are theirs."""
 LEFT_OUT = ("tests/faults/", "tests/exporting/", "tests/benchmarks/", "tests/sweeping/", "tests/config/")

@@ -66,7 +66,7 @@ HOMES = {
     "metrics.py": ["tests/test_metrics.py"],
     "classification_metrics.py": ["tests/test_classification_metrics.py"],
     "data/plan.py": ["tests/data/test_plan.py"],
-    "data/mixture.py": ["tests/tasks/test_multitask.py"],
+    "data/mixture.py": ["tests/data/test_mixture.py"],
     "optim.py": ["tests/test_optim.py"],
     "averaging.py": ["tests/test_averaging.py"],
     "steps.py": ["tests/test_steps.py"],

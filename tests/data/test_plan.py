@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from multihead.data.plan import BatchPlan, divide, eval_batches
+from multihead.data.plan import BatchPlan, _cuts, divide, eval_batches
 from multihead.errors import ConfigError
 
 
@@ -129,6 +129,38 @@ def test_crowded_buckets_are_evened_out_or_filled_in_order(monkeypatch):
         steps = plan.steps(epoch)
         assert len(steps) == plan.num_steps(epoch) and plan.tokens(epoch).max() <= 800
         assert sum(len(step.indices) for step in steps) == len(target)
+
+
+def test_an_epoch_is_made_once():
+    plan = make(300)
+    first = plan.steps(3)
+    assert plan.steps(3) is first
+    assert plan.steps(4) is not first
+
+
+@pytest.mark.parametrize(
+    ("weights", "place", "padded"),
+    [
+        ([1, 1, 1, 1], 2, 2 * 5 + 2 * 3),
+        ([3, 1, 1, 1], 1, 1 * 5 + 3 * 4),
+        ([1, 1, 1, 3], 3, 3 * 5 + 1 * 1),
+        ([2, 3, 1, 1], 1, 1 * 5 + 3 * 4),  # 2 of 7 are nearer to the half than 5 are: by nothing, so the first
+        ([9, 1, 1, 1], 1, 1 * 5 + 3 * 4),  # never nothing
+        ([1, 1, 1, 9], 3, 3 * 5 + 1 * 1),
+    ],
+)
+def test_a_cut_stands_where_the_weights_are_nearest_to_equal(weights, place, padded):
+    """Widths descend; a box is as wide as its widest example."""
+    costs, places = _cuts(np.arange(4), 2, np.array(weights), np.array([[5], [4], [3], [1]]))
+    assert places.tolist() == [place] and costs.tolist() == [padded]
+
+
+def test_cuts_into_more_boxes_by_hand():
+    costs, places = _cuts(
+        np.array([2, 0, 1, 3, 4, 5]), 3, np.ones(6), np.array([[1, 9], [2, 8], [3, 7], [4, 6], [5, 5], [6, 4]])
+    )
+    assert places.tolist() == [2, 4]
+    assert costs.tolist() == [2 * (3 + 9) + 4 * (6 + 8), 4 * (4 + 9) + 2 * (6 + 5)]
 
 
 def test_divide_is_fair():

@@ -131,6 +131,13 @@ def test_crowded_buckets_are_evened_out_or_filled_in_order(monkeypatch):
         assert sum(len(step.indices) for step in steps) == len(target)
 
 
+def test_padding_is_the_share_of_positions_without_a_token():
+    lengths, widths = np.array([1, 1, 1]), np.array([[2, 5], [2, 4], [1, 3]])
+    plan = BatchPlan(lengths, widths, batch_tokens=3, part_tokens=3, seed=0)
+    assert plan.padding(1) == pytest.approx(1 - 17 / (3 * 2 + 3 * 5))
+    assert plan.padding(3) == 0.0
+
+
 def test_an_epoch_is_made_once():
     plan = make(300)
     first = plan.steps(3)

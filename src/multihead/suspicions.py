@@ -141,9 +141,7 @@ def _extremes(found: Evaluation) -> list[str]:
         elif value == 0:
             notes.append(f"{key} is exactly 0: nothing in the outputs is right")
         elif value >= full * (1 - 1e-9) and not found.solvable:
-            notes.append(
-                f"{key} is perfect: make sure that the {found.split} examples do not stand in the training data"
-            )
+            notes.append(f"{key} is perfect: make sure that no {found.split} example stands in the training data")
     return notes
 
 

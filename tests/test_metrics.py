@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torchmetrics.functional.text.rouge import rouge_score
+from trial import FORKS
 
 from multihead.metrics import CorpusBLEU, CorpusCHRF, CorpusROUGE, CorpusTER, WeightedMean
 
@@ -151,9 +152,8 @@ def rank(number, address, results):
 
 
 def test_two_ranks_score_as_one(tmp_path):
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    mp.spawn(rank, (f"file://{tmp_path}/rendezvous", results), nprocs=2)
+    results = FORKS.SimpleQueue()
+    mp.start_processes(rank, (f"file://{tmp_path}/rendezvous", results), nprocs=2, start_method="forkserver")
     hypotheses, references = corpus(100)
     mean = sum(1 / (i + 1) for i in range(100)) / sum(i % 5 for i in range(100))
     bleu = sacrebleu.corpus_bleu(hypotheses, [references]).score

@@ -8,6 +8,7 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional import classification as functional
 from torchmetrics.utilities import dim_zero_cat
+
+from multihead.side_outputs import side_output
 
 CALIBRATION_BINS = 15
 """Of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
@@ -196,14 +199,16 @@ class Confusion:
         content = {"classes": self.names, "columns": self.columns, "counts": self.counts}
         files[1].write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         picture = folder / f"{name}.png"
-        return [*files, picture] if self.draw(picture) else files
+        with side_output("the picture of the confusion matrix"):
+            files += [picture] if self.draw(picture) else []
+        return files
 
     def draw(self, path: Path) -> bool:
         """A picture, each row shaded by its shares; False where matplotlib, an extra, is not installed."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
+        if importlib.util.find_spec("matplotlib") is None:
             return False
+        from matplotlib.figure import Figure
+
         rows, columns = len(self.counts), len(self.counts[0])
         figure = Figure(figsize=(2 + 0.6 * max(columns, 4), 1.5 + 0.45 * max(rows, 4)), layout="constrained")
         axes = figure.subplots()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from multihead.config.check import require
 from multihead.config.compose import Composition
-from multihead.config.data import DataConfig, column_of
+from multihead.config.data import SPLITS, DataConfig, column_of
 from multihead.config.task import ClassificationConfig, LanguageModelingConfig, TaskConfig, TranslationConfig
 from multihead.config.training import Config
 from multihead.data.corpus import Corpus, Rows, load_corpus
@@ -27,6 +28,8 @@ from multihead.target_text import TargetText, require_tokenizer, usable_tokenize
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Vocabulary
+
+log = logging.getLogger("multihead")
 
 SPLIT_SEED = 0  # of held-out shares and subsets: the run's own seed does not change what is trained and tested on
 
@@ -45,6 +48,8 @@ class TaskText:
     """Split to the sha256 of its content."""
     labels: dict[str, list[list[str]]] = field(default_factory=dict)
     """Of a classification: split to the classes of each row."""
+    skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows of that file."""
 
     def texts(self, role: str) -> Iterable[str]:
         """The training texts of a role."""
@@ -52,7 +57,8 @@ class TaskText:
 
     def rename(self, split: str, name: str) -> None:
         """Calls a split by another name, as evaluation calls the one it reads ``test``."""
-        for by_split in (self.lines, self.fingerprints, self.labels, self.corpus.splits if self.corpus else {}):
+        of_corpus = self.corpus.splits if self.corpus else {}
+        for by_split in (self.lines, self.fingerprints, self.labels, self.skipped, of_corpus):
             if split in by_split:
                 by_split[name] = by_split.pop(split)
 
@@ -77,6 +83,15 @@ class Prepared:
     """What the user should hear: lines skipped, splits held out, caches made anew."""
     unknown: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """Task to split to role to the share of its tokens that are unknown."""
+
+    @property
+    def skipped(self) -> dict[str, tuple[int, int]]:
+        """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows; the most of any task."""
+        found: dict[str, tuple[int, int]] = {}
+        for text in self.texts.values():
+            for split, counts in text.skipped.items():
+                found[split] = max(counts, found.get(split, (0, 0)))
+        return found
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -140,12 +155,14 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
             lines = functools.partial(_first_lines, functools.partial(files.lines, source[split]), few)
             text.lines[split], text.fingerprints[split] = lines, fingerprint(lines())
         notes += files.notes
+        text.skipped = files.skipped
         return text
     readers = composition.plugin.corpora if composition.plugin else {}
     roles = list(text.data.roles) or list(settings.roles)
     optional = ("label",) if getattr(settings, "multi_label", False) else ()
     text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, readers=readers, may_be_empty=optional)
     notes += [note for note in text.corpus.notes if note not in notes]
+    text.skipped = text.corpus.skipped
     if few:
         rows = text.corpus.splits["train"]
         rows = rows.select(_first_rows(text, rows, min(few, len(rows))))
@@ -177,6 +194,15 @@ def _first_lines(lines: Callable[[], Iterable[str]], count: int) -> Iterable[str
 
 def _column(rows: Rows) -> list[str]:
     return rows.columns["text"]
+
+
+def warn_of_skipped(skipped: Mapping[str, tuple[int, int]], splits: Sequence[str] = SPLITS) -> None:
+    """A warning for each of these splits whose file lost rows to ``data.on_bad_line=skip``."""
+    for split, (count, total) in skipped.items():
+        if split in splits:
+            scored = f"; every score on {split} is of the other {total - count:,}" if split != "train" else ""
+            share = f"{count:,} of {total:,} rows ({count / total:.1%})"
+            log.warning("data: %s: %s were skipped, since data.on_bad_line=skip%s", split, share, scored)
 
 
 def roles_of(data: DataConfig, settings: TaskConfig) -> list[str]:

@@ -12,19 +12,19 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead import lock
+from multihead import capabilities, lock
 from multihead.config.compose import compose_from_run, load_yaml, to_yaml
-from multihead.config.effects import without_effect
 from multihead.config.training import Config
+from multihead.config.words import typed_as
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import CheckpointError, ConfigError, MachineError
-from multihead.launch import is_main_rank, world_size
+from multihead.loaded import Run, say_without_effect
 from multihead.plugin import Plugin
+from multihead.ranks import is_main_rank, world_size
 from multihead.target_text import TargetText
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def environment(
         "git_dirty": dirty,
         "hardware": {
             "processor": _processor(),
-            "cores": os.cpu_count(),
+            "cores": capabilities.cores(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         },
         "threads": torch.get_num_threads(),
@@ -169,12 +169,10 @@ def copy_plugin(run_dir: Path, plugin: Plugin | None) -> None:
 
 def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) -> None:
     """Writes ``model/``, all that prediction needs; beside its target first, then renamed."""
-    from safetensors.torch import save_model
-
     target, beside = run_dir / "model", run_dir / "model.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
-    save_model(task.model, str(beside / "model.safetensors"))
+    save_weights(task.model, beside / "model.safetensors")
     description = {
         "format": FORMAT,
         "step": step,
@@ -275,7 +273,7 @@ def describe_model(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "model" / "model.json"
     if not path.is_file():
-        fix = f"finish it first: resume={run_dir}"
+        fix = f"finish it first: {typed_as('resume', str(run_dir))}"
         raise CheckpointError(str(run_dir), "has no model/ yet: the run did not get to its end", fix)
     description = read_json(path, dict)
     config = description.get("config")
@@ -286,6 +284,26 @@ def describe_model(run_dir: Path) -> dict[str, Any]:
     if description["format"] > FORMAT:
         raise CheckpointError(str(path), f"was written in format {description['format']}; this version reads {FORMAT}")
     return description
+
+
+def save_weights(model: Model, path: Path) -> None:
+    """Writes ``model.safetensors``; equal weights give equal bytes.
+
+    A tensor with several names is written once. The header's metadata names the others, in an order that safetensors
+    draws anew in each process, so they are sorted here.
+    """
+    from safetensors.torch import save_model
+
+    save_model(model, str(path))
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+            assert len(written) == size, f"{path}: a header of another length"
+            file.seek(8)
+            file.write(written)
 
 
 def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> None:
@@ -317,65 +335,6 @@ def load_calibration(task: Task, run_dir: Path) -> None:
         classifier.calibration = calibration.Calibration.load(run_dir / "model" / calibration.FILE)
 
 
-@dataclass
-class Run:
-    """A finished run, loaded: ``model`` is a plain ``nn.Module``; the verbs depend on the task.
-
-    Attributes:
-        path: The capsule.
-        config: Its configuration, with what was overridden.
-        task: The task's module.
-    """
-
-    path: Path
-    config: Config
-    task: Task
-
-    @property
-    def model(self) -> Model:
-        """Backbone and head."""
-        return self.task.model
-
-    def predict(self, texts: Sequence[str], part: str = "", **decoding: Any) -> list[list[dict[str, Any]]]:
-        """For each text its outputs, best first; ``decoding`` overrides fields of `DecodingConfig`.
-
-        Args:
-            texts: Inputs.
-            part: The task, where the run has several.
-            **decoding: As in ``num_beams=5``.
-        """
-        changed = replace(self.config.decoding, **decoding)
-        if decoding:
-            say_without_effect(replace(self.config, decoding=changed))
-        return self.task.member(part).predict(texts, changed)
-
-    def translate(self, texts: Sequence[str], **decoding: Any) -> list[str]:
-        """The best translation of each text, in order: ``run.translate(["A man rides a bike."], num_beams=5)``."""
-        return [outputs[0]["text"] for outputs in self.predict(texts, self._part("translation"), **decoding)]
-
-    def summarize(self, texts: Sequence[str], **decoding: Any) -> list[str]:
-        """The best summary of each text, in order."""
-        return [outputs[0]["text"] for outputs in self.predict(texts, self._part("summarization"), **decoding)]
-
-    def generate(self, prompts: Sequence[str], **decoding: Any) -> list[str]:
-        """One continuation of each prompt: ``run.generate(["Once"], do_sample=True, top_p=0.9, seed=1)``."""
-        return [outputs[0]["text"] for outputs in self.predict(prompts, self._part("lm"), **decoding)]
-
-    def classify(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """The most probable class of each text with its probability."""
-        return [outputs[0] for outputs in self.predict(texts, self._part("classification"))]
-
-    def score(self, *texts: Sequence[str]) -> list[float]:
-        """log p in nats: of targets given sources, ``score(sources, targets)``, or of texts alone, ``score(texts)``."""
-        wanted = ("lm",) if len(texts) == 1 else ("translation", "summarization")
-        named = [name for name in wanted if name in self.task.members()]
-        return self.task.member(self._part(named[0] if named else wanted[0])).score(*texts)
-
-    def _part(self, name: str) -> str:
-        """The task's name where the run has several; a plugin's single task answers for all."""
-        return name if len(self.task.members()) > 1 else self.task.settings.name
-
-
 def load(run: str | os.PathLike[str], *words: str) -> Run:
     """Loads a finished run for prediction.
 
@@ -391,6 +350,7 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
     from multihead.tasks import build_task
 
     keep_freed_memory()
+    capabilities.limit_threads()
     path = capsule_dir(str(run))
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
     say_without_effect(composition.config)
@@ -399,12 +359,6 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
     load_calibration(task, path)
     task.eval()
     return Run(path, composition.config, task)
-
-
-def say_without_effect(config: Config) -> None:
-    """A warning for each option of decoding that was set and changes nothing."""
-    for text in without_effect(config):
-        log.warning("%s", text)
 
 
 def write_result(run_dir: Path, result: Mapping[str, Any], name: str = "result.json") -> dict[str, Any]:

@@ -27,6 +27,7 @@ from multihead.capsules import (
 )
 from multihead.config.keys import nearest_name
 from multihead.config.task import BLEU_TOKENIZERS, TASKS
+from multihead.config.words import entries_of, path_of
 from multihead.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -149,10 +150,9 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
             fix = f"{near}={value}" if near else ""
             raise ConfigError(name, f"compare takes {', '.join(f'{known}=' for known in WORDS)}", fix)
         if name in LISTS:
-            inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-            options[name] += [item.strip() for item in inner.split(",") if item.strip()]
+            options[name] += entries_of(name, value)
         else:
-            options[name] = value
+            options[name] = path_of(name, value) if name == "out" else value
     if not options["runs"] and not options["group"]:
         raise ConfigError("runs", "is missing: which runs to compare?", "runs=[outputs/A,outputs/B] or group=FOLDER")
     return options

@@ -243,6 +243,8 @@ class TextFiles:
         if not self.files("train"):
             raise ConfigError("data.train", "names no file", "data.train=FILE or a folder of .txt files")
         self.notes: list[str] = []
+        self.skipped: dict[str, tuple[int, int]] = {}
+        """Split to the lines that ``data.on_bad_line=skip`` left out of its files, and all their lines."""
 
     def files(self, split: str) -> list[str]:
         """The files of a split: one, those listed, or all ``.txt`` and ``.txt.gz`` below a folder, in order of name."""
@@ -276,13 +278,18 @@ class TextFiles:
             yield from self._all_lines(split)
 
     def _all_lines(self, split: str) -> Iterator[str]:
+        skipped = total = 0
         for number, name in enumerate(self.files(split)):
             if number and self.config.document == "file":
                 yield ""
             lines = Lines(find(self.config, name), name, self.config.on_bad_line == "skip")
             for line in lines:
+                total += 1
                 if line is not None:
                     yield line + "\n" if self.config.document == "file" else line
+            skipped += len(lines.skipped)
+            if skipped:
+                self.skipped[split] = (skipped, total)
             self.notes += [note for note in lines.said() if note not in self.notes]
 
     def _measure(self, line: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multihead.config.extras import require_package
 from multihead.config.training import DecodingConfig
 from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import CheckpointError, ConfigError
@@ -34,12 +35,9 @@ def import_ctranslate2() -> Any:
     Raises:
         ConfigError: It is not installed.
     """
-    try:
-        import ctranslate2
-    except ImportError as error:
-        raise ConfigError(
-            "to", "ctranslate2 needs CTranslate2, which is not installed", 'pip install "multihead[export]"'
-        ) from error
+    require_package("ctranslate2", "to", "to=ctranslate2")
+    import ctranslate2
+
     ctranslate2.set_log_level(logging.ERROR)
     return ctranslate2
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_model
 from torch import Tensor
 
 from multihead.config.compose import compose_from_run
 from multihead.exporting.verify import Example, Reference
-from multihead.run import TARGETS, describe_model, load_weights, read_json, read_targets, save_vocab
+from multihead.run import TARGETS, describe_model, load_weights, read_json, read_targets, save_vocab, save_weights
 from multihead.tasks import build_task
 from multihead.tasks.base import Task, Vocabulary
 
@@ -42,7 +41,7 @@ def write(task: Task, run_dir: Path, folder: Path) -> None:
         run_dir: The capsule, for its configuration.
         folder: Where to.
     """
-    save_model(task.model, str(folder / "model.safetensors"))
+    save_weights(task.model, folder / "model.safetensors")
     described = describe_model(run_dir)
     description = {
         "task": task.settings.name,

@@ -21,6 +21,7 @@ from multihead.heads import CopyHead, VocabularyHead
 from multihead.metrics import CorpusBLEU, CorpusCHRF, CorpusTER, WeightedMean
 from multihead.target_text import TargetText, usable_tokenizer
 from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
+from multihead.texts import is_blank
 from multihead.transformer import Transformer
 
 
@@ -176,6 +177,10 @@ class TranslationTask(Task):
     def prompts_of(self, split: str) -> Sequence[str]:
         return self.texts[split]["source"]
 
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        limit = self.limits()["source"]
+        return [len(ids) > limit for ids in self.tokenizers["source"].encode_batch(list(texts))]
+
     def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
         return [
             [{"text": text, "score": round(h.score, 6), "log_prob": round(h.log_prob, 6)} for text, h in hypotheses]
@@ -185,7 +190,7 @@ class TranslationTask(Task):
     def translate(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[tuple[str, Hypothesis]]]:
         """Translations of ``texts``, in order, each with ``decoding.num_return_sequences`` hypotheses, best first.
 
-        An empty text has an empty translation; a text longer than the model allows is cut.
+        A blank text has an empty translation; a text longer than the model allows is cut.
 
         Raises:
             ConfigError: ``decoding.do_sample`` is on.
@@ -193,7 +198,7 @@ class TranslationTask(Task):
         if decoding.do_sample:
             what = "draws continuations of a language model; here outputs are searched for"
             raise ConfigError("decoding.do_sample", what, "decoding.num_beams=5")
-        ids = self.tokenizers["source"].encode_batch(list(texts))
+        ids = self.tokenizers["source"].encode_batch(["" if is_blank(text) else text for text in texts])
         tokenizer = self.tokenizers["target"]
         return [
             list(zip(tokenizer.decode_batch([h.ids for h in hypotheses]), hypotheses, strict=True))

@@ -19,7 +19,7 @@ def training(**changed):
 
 def evaluation(**changed):
     texts = [f"text number {i}" for i in range(200)]
-    facts = {"metrics": {"bleu": 31.0, "chrf": 50.0, "truncated": 0.001}, "outputs": texts, "references": texts[::-1]}
+    facts = {"metrics": {"bleu": 31.0, "chrf": 50.0, "cut_outputs": 0.001}, "outputs": texts, "references": texts[::-1]}
     return of_evaluation(Evaluation(**facts | changed))
 
 
@@ -54,7 +54,7 @@ def test_an_average_without_a_sample():
 
 
 def test_outputs_that_were_cut_and_unknown_tokens():
-    (note,) = evaluation(metrics={"bleu": 3.0, "truncated": 0.123})
+    (note,) = evaluation(metrics={"bleu": 3.0, "cut_outputs": 0.123})
     assert note.startswith("12.3% of the outputs were cut at the limit on their length")
     (note,) = evaluation(unknown={"source": 0.002, "target": 0.05})
     assert note.startswith("5.0% of the tokens in target are unknown to the vocabulary")

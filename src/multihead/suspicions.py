@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from multihead.tasks.base import Task
 
 LEAST_SHARE = 0.01
-"""Share of truncated outputs, or of unknown tokens, from which it is said."""
+"""Share of outputs that were cut, or of unknown tokens, from which it is said."""
 FEW_EXAMPLES = 100
 """Examples of a split below which the interval is said that they allow."""
 SAME_SHARE = 0.5
@@ -104,7 +104,7 @@ def _first_or_last(run: Training, values: Sequence[float]) -> list[str]:
 
 def of_evaluation(found: Evaluation) -> list[str]:
     """Notes on the outputs and the metrics of one task."""
-    notes, share = [], found.metrics.get("truncated", 0.0)
+    notes, share = [], found.metrics.get("cut_outputs", 0.0)
     if share >= LEAST_SHARE:
         notes.append(
             f"{share:.1%} of the outputs were cut at the limit on their length: the model does not stop in time, or "

@@ -76,7 +76,7 @@ def outputs_of(monkeypatch, made, found):
     monkeypatch.setattr(
         made,
         "translate",
-        lambda sources, decoding: [[(t, Hypothesis([], 0.0, 0.0, truncated=cut))] for t, cut in found],
+        lambda sources, decoding: [[(t, Hypothesis([], 0.0, 0.0, cut=cut))] for t, cut in found],
     )
 
 
@@ -91,7 +91,7 @@ def test_exact_matches_and_outputs_that_were_cut_are_counted(monkeypatch):
     made = task()
     outputs_of(monkeypatch, made, [(TARGETS[0], False), ("eine", True), ("der Mann", True), ("Nein", False)])
     metrics = evaluated(made)
-    assert metrics["exact_match"] == 0.25 and metrics["truncated"] == 0.5
+    assert metrics["exact_match"] == 0.25 and metrics["cut_outputs"] == 0.5
     assert {"bits_per_byte", "bleu", "chrf", "bleu_lowercase"} <= set(metrics) and "ter" not in metrics
     assert "bleu_lowercase" not in evaluated(made, split="val")
     again = evaluated(made)
@@ -138,9 +138,9 @@ def test_outputs_end_at_the_limit_that_the_training_split_gave(topology, targets
     made = task(f"task.topology={topology}", "decoding.min_new_tokens=60", targets=targets)  # the end mark never comes
     ids = made.tokenizers["source"].encode_batch(SOURCES[:1])
     ((found,),) = made.search(ids, made.config.decoding)
-    assert len(found.ids) == longest and found.truncated
+    assert len(found.ids) == longest and found.cut
     ((found,),) = made.search(ids, replace(made.config.decoding, min_new_tokens=0, max_new_tokens=4))
-    assert len(found.ids) <= 4 and found.truncated == (len(found.ids) == 4)
+    assert len(found.ids) <= 4 and found.cut == (len(found.ids) == 4)
 
 
 @pytest.mark.parametrize(

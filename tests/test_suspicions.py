@@ -66,9 +66,11 @@ def test_scores_of_0_and_of_100():
         "chrf 99, exact_match 0.97"
     )
     (note,) = evaluation(metrics={"chrf": 0.0})
-    assert note == "test/chrf is exactly 0: nothing in the outputs is right"
+    assert note == "test/chrf: exactly 0, nothing in the outputs is right"
     (note,) = evaluation(metrics={"accuracy": 1.0}, split="val")
-    assert note == "val/accuracy is perfect: make sure that no val example stands in the training data"
+    assert note == "val/accuracy: perfect; make sure that no such example stands in the training data"
+    (note,) = evaluation(metrics={"bleu": 100.0, "chrf": 100.0})
+    assert note.startswith("test/bleu and test/chrf: perfect;")
     assert evaluation(metrics={"bleu": 100.00000000000004}, solvable=True) == []
     assert evaluation(metrics={"mcc": 0.0, "exact_match": 0.0, "rouge2": 0.0}) == []
 
@@ -98,7 +100,7 @@ def test_few_examples_are_said_with_their_interval():
     member = SimpleNamespace(unknown={}, config=config, settings=settings)
     task = SimpleNamespace(samples=samples, members=lambda: {"classification": member})
     perfect, few = notes_on(task, {"test/accuracy": 1.0, "parameters": 7})
-    assert perfect.startswith("test/accuracy is perfect")
+    assert perfect.startswith("test/accuracy: perfect")
     expected = "the test split has 12 examples, so test/accuracy 1 may as well be anything from 0.735 to 1 (95 %)"
     assert few == expected
     task.samples = samples * 10

@@ -193,7 +193,10 @@ def test_wrong_verbs(door, line, message):
         ("python train.py task=", {f"task={name}" for name in TASKS}),
         ("python train.py task=tr", {"task=translation"}),
         ("python train.py model=t", {"model=tiny", "model=tiny_swiglu"}),
-        ("python train.py task=translation optim.mu", {"optim.muon_lr=", "optim.muon_steps=", "optim.muon_momentum="}),
+        (
+            "python train.py task=translation optim.mu",
+            {"optim.muon_lr=", "optim.muon_steps=", "optim.muon_momentum=", "optim.muon_dtype="},
+        ),
         ("multihead e", {"evaluate", "explain", "export"}),
         ("multihead ", set(cli.VERBS)),
         ("multihead train debug=", {"debug=smoke", "debug=overfit", "debug=profile"}),

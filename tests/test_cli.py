@@ -124,6 +124,7 @@ def test_a_defect_says_where_its_traceback_is(door, monkeypatch, tmp_path_factor
     assert status == 2 and err.startswith("Traceback") and err.endswith("expected 2\n")
 
 
+@pytest.mark.unhurried
 def test_a_failing_trial_does_not_stop_the_others(door):
     status, _, err = door("train -m task=translation model=tiny,small seed=1,11,17,2")
     assert [(c.config.model.d_model, c.config.seed) for c in door.seen] == [
@@ -132,11 +133,13 @@ def test_a_failing_trial_does_not_stop_the_others(door):
     assert status == 2 and err.count("error[data]") == err.count("error[internal]") == 2
 
 
+@pytest.mark.unhurried
 def test_a_signal_stops_the_multirun(door):
     status, _, _ = door("train -m task=translation seed=1,15,2")
     assert status == 143 and [c.config.seed for c in door.seen] == [1, 15]
 
 
+@pytest.mark.unhurried
 def test_hydra_flags(door, tmp_path_factory):
     status, out, err = door(["train", "--cfg", "job", "task=translation", "data.roles={source: german}", "seed=3"])
     assert (status, err) == (0, "") and "seed: 3\n" in out and "source: german" in out and "hydra" not in out
@@ -146,7 +149,7 @@ def test_hydra_flags(door, tmp_path_factory):
     assert door(f"train --config-dir {folder} task=translation model=wide")[0] == 0
     assert door(f"train -m --config-dir={folder} task=translation model=tiny,wide")[0] == 0
     assert [c.config.model.d_model for c in door.seen] == [4096, 128, 4096]
-    assert door.seen[0].words == ["task=translation", "model=wide"]
+    assert door.seen[0].words == [f"config_dir={folder}", "task=translation", "model=wide"]
 
 
 def test_resume_needs_no_task(door, tmp_path_factory):

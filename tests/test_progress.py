@@ -115,10 +115,11 @@ def test_the_best_is_remembered_over_a_resume():
     config = Config(task=TranslationConfig())
     before = Progress(config)
     assert before.state_dict() == {}
-    assert before._is_best(30.0) and not before._is_best(20.0)
+    assert before._is_best({"val/bleu": 30.0, "val/loss": 2.0}) and not before._is_best({"val/bleu": 20.0})
     after = Progress(config)
     after.load_state_dict(before.state_dict())
-    assert not after._is_best(25.0) and after._is_best(31.0)
+    assert not after._is_best({"val/bleu": 25.0}) and not after._is_best({"val/bleu": 30.0, "val/loss": 2.0})
+    assert after._is_best({"val/bleu": 30.0, "val/loss": 1.9}) and after._is_best({"val/bleu": 31.0})
 
 
 def test_summary_shows_metrics_samples_and_what_to_type(opened, tmp_path):

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead.capabilities import device_of
 from multihead.config.compose import Composition
 from multihead.data.encode import Encoded
 from multihead.errors import MachineError, Stopped
 from multihead.launch import local_ranks
+from multihead.precision import cautions, settle
 
 if TYPE_CHECKING:
     from multihead.prepare import Prepared
@@ -43,6 +45,7 @@ def plan(composition: Composition) -> dict[str, Any]:
 
     quiet_lightning()
     ranks = max(1, local_ranks(composition.config))
+    notes = [*settle(composition), *cautions(composition.config)]
     prepared, _ = starting(composition)
     found = _counted(composition, prepared, ranks)
     found |= _measured(composition, prepared, ranks, began)
@@ -51,6 +54,8 @@ def plan(composition: Composition) -> dict[str, Any]:
         found["memory"] -= (ranks - 1) * parts * (1 if _on_gpu(composition.config) else ranks)
     _refuse_unless_it_fits(found, ranks, composition.config)
     with contextlib.closing(open_log(None)):
+        for note in notes:
+            log.info("%s", note)
         _show(found, ranks)
     return found
 
@@ -315,9 +320,7 @@ def _shared_out(config: Any, ranks: int) -> bool:
 
 
 def _on_gpu(config: Any) -> bool:
-    import torch
-
-    return torch.cuda.is_available() and config.accelerator != "cpu"
+    return device_of(config.accelerator) == "cuda"
 
 
 def _gigabytes(size: float) -> str:

@@ -89,7 +89,9 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         _decide(request, task, composition, path)
     give_texts(task, prepared)
     result = _measure(config, task, prepared)
-    result["notes"] = notes_on(task, result, split)
+    result["notes"] = []
+    with side_output("the notes on the result"):
+        result["notes"] = notes_on(task, result, split)
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
     with side_output("the task's report"):

@@ -133,6 +133,8 @@ def _page(sweep: Sweep, rows: Sequence[Row], figures: Sequence[str]) -> str:
     if best:
         command = f"<code>python train.py {html.escape(words)}</code>"
         lead += f"<p>Best: trial {best.number}, {html.escape(value_of(best))}: {command}</p>"
+        if why := no_importances(rows):
+            lead += f"<p class=muted>Importance of parameters: not known ({html.escape(why)}).</p>"
     if not figures:
         lead += f"<p class=muted>Pictures need plotly and {MIN_COMPLETE} complete trials.</p>"
     return (

@@ -31,12 +31,10 @@ LEARNT = [
 
 
 @pytest.fixture(scope="module")
-def capsule(tmp_path_factory):
-    """A finished run that was moved to another folder, and its result."""
-    path = tmp_path_factory.mktemp("runs")
-    result = train(path / "made", *LEARNT, "tokenizer.vocab_size=400")
-    shutil.move(path / "made", path / "moved")
-    return path / "moved", result
+def capsule(runs, tmp_path_factory):
+    """A finished run that was copied to another folder, and its result."""
+    words = ["task=translation", *LEARNT, "tokenizer.vocab_size=400"]
+    return runs.copy(tmp_path_factory.mktemp("runs") / "copied", *words), runs.result(*words)
 
 
 def predict(monkeypatch, capsys, run, text, *words):

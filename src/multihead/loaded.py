@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead.config.effects import without_effect
 from multihead.config.training import Config
 from multihead.errors import ConfigError
 
@@ -62,7 +63,10 @@ class Run:
         task, texts = self.task.member(part), _listed("predict", texts)
         if cut := sum(task.truncated(texts)):
             log.warning("%d of %d texts longer than model.max_len allows, and cut", cut, len(texts))
-        return task.predict(texts, replace(self.config.decoding, **decoding))
+        changed = replace(self.config.decoding, **decoding)
+        if decoding:
+            say_without_effect(replace(self.config, decoding=changed))
+        return task.predict(texts, changed)
 
     def translate(self, texts: str | Sequence[str], **decoding: Any) -> str | list[str]:
         """The best translation of a text, or of each text of a list, in order.
@@ -140,3 +144,9 @@ def _listed(verb: str, texts: str | Sequence[str]) -> list[str]:
             what = f"input {number} is a {type(text).__name__} ({text!r:.40}), not a text"
             raise ConfigError(f"run.{verb}", what, "give a text, or a list of texts")
     return listed
+
+
+def say_without_effect(config: Config) -> None:
+    """A warning for each option of decoding that was set and changes nothing."""
+    for text in without_effect(config):
+        log.warning("%s", text)

@@ -16,7 +16,7 @@ import numpy as np
 from multihead.config.check import require
 from multihead.config.compose import Composition
 from multihead.config.data import SPLITS, DataConfig, column_of
-from multihead.config.task import ClassificationConfig, LanguageModelingConfig, TaskConfig
+from multihead.config.task import ClassificationConfig, LanguageModelingConfig, TaskConfig, TranslationConfig
 from multihead.config.training import Config
 from multihead.data.corpus import Corpus, Rows, load_corpus
 from multihead.data.encode import Encoded, cache_root, cached_tokenizer, encode_corpus
@@ -24,6 +24,7 @@ from multihead.data.labels import class_names, encode_labels, read_labels, subse
 from multihead.data.stream import Stream, TextFiles, encode_stream, fingerprint
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import CheckpointError
+from multihead.target_text import TargetText, require_tokenizer, usable_tokenizer
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Vocabulary
@@ -80,6 +81,8 @@ class Prepared:
     """Task to split to ids."""
     notes: list[str]
     """What the user should hear: lines skipped, splits held out, caches made anew."""
+    unknown: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Task to split to role to the share of its tokens that are unknown."""
 
     @property
     def skipped(self) -> dict[str, tuple[int, int]]:
@@ -120,9 +123,21 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
                 raise CheckpointError("labels.json", "names no class", "copy the run again")
             rows, multi = text.corpus.splits.get("train"), text.settings.multi_label
             labels = labels or class_names(text.labels["train"], rows, text.data.labels.values(), multi)
-    vocab = Vocabulary(tokenizers, labels)
+    targets = dict(vocab.targets) if vocab else {}
+    vocab = Vocabulary(tokenizers, labels, targets)
     encoded = {name: _encode(config, text, vocab, notes) for name, text in texts.items()}
-    return Prepared(texts, vocab, encoded, notes)
+    for name, text in texts.items():
+        if not isinstance(text.settings, TranslationConfig):
+            continue
+        if name not in targets and "train" in encoded[name]:
+            ids, columns = encoded[name]["train"], text.corpus.splits["train"].columns
+            targets[name] = TargetText.measured(ids.lengths("source"), ids.lengths("target"), columns["target"])
+        require_tokenizer(text.settings.bleu_tokenize)
+        _, note = usable_tokenizer(text.settings.bleu_tokenize, targets.get(name, TargetText()))
+        notes += [note] if note else []
+    unknown = {name: unknown_shares(ids, vocab.tokenizers) for name, ids in encoded.items()}
+    notes += [note for shares in unknown.values() for note in unknown_notes(shares)]
+    return Prepared(texts, vocab, encoded, notes, unknown)
 
 
 def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str], notes: list[str]) -> TaskText:
@@ -258,6 +273,32 @@ def _stream(config: Config, text: TaskText, split: str, vocab: Vocabulary, cache
     )
     block_size = text.settings.block_size or config.model.max_len
     return stream.blocked(block_size, min(text.settings.stride, block_size))
+
+
+def unknown_shares(
+    encoded: Mapping[str, Encoded | Stream], tokenizers: Mapping[str, Tokenizer]
+) -> dict[str, dict[str, float]]:
+    """Split to role to the share of its tokens that are unknown, of roles whose tokenizer has unknown tokens."""
+    with_unknown = {role: each.unk_id for role, each in tokenizers.items() if each.kind in ("word", "char")}
+    shares: dict[str, dict[str, float]] = {}
+    for split, ids in encoded.items():
+        if isinstance(ids, Encoded):
+            shares[split] = {role: ids.share_of(role, unk) for role, unk in with_unknown.items() if role in ids.roles}
+        elif "text" in with_unknown:
+            shares[split] = {"text": ids.share_of(with_unknown["text"])}
+    return {split: found for split, found in shares.items() if found}
+
+
+def unknown_notes(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A line for each role in which some split has unknown tokens."""
+    roles = list(dict.fromkeys(role for found in shares.values() for role in found))
+    notes = []
+    for role in roles:
+        of_splits = {split: found[role] for split, found in shares.items() if role in found}
+        if any(of_splits.values()):
+            listed = ", ".join(f"{split} {share:.2%}" for split, share in of_splits.items())
+            notes.append(f"unknown tokens in {role}: {listed}; tokenizer.kind=bpe has none")
+    return notes
 
 
 def _joint(marks: Sequence[str]) -> str:

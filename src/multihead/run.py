@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
 import platform
 import secrets
@@ -15,20 +16,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead import lock
+from multihead import capabilities, lock
 from multihead.config.compose import compose_from_run, load_yaml, to_yaml
 from multihead.config.training import Config
+from multihead.config.words import typed_as
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import CheckpointError, ConfigError, MachineError
-from multihead.launch import is_main_rank, world_size
-from multihead.loaded import Run
+from multihead.loaded import Run, say_without_effect
 from multihead.plugin import Plugin
+from multihead.ranks import is_main_rank, world_size
+from multihead.target_text import TargetText
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Model, Task, Vocabulary
 
+log = logging.getLogger("multihead")
+
 FORMAT = 2
 VOCABULARY = "vocabulary"  # folder of tokenizers and classes as the run began, which a resume reads
+TARGETS = "targets.json"
+"""What the training split tells of targets, beside the tokenizers."""
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tokenizers", "sacrebleu", "numpy")
 
 
@@ -116,7 +123,7 @@ def environment(
         "git_dirty": dirty,
         "hardware": {
             "processor": _processor(),
-            "cores": os.cpu_count(),
+            "cores": capabilities.cores(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         },
         "threads": torch.get_num_threads(),
@@ -180,9 +187,10 @@ def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) 
 
 
 def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
-    """Writes tokenizers and classes; returns role to the tokenizer's file.
+    """Writes tokenizers, classes and what is known of targets; returns role to the tokenizer's file.
 
-    tokenizer.json is the only one or the target's, tokenizer_ROLE.json another's; labels.json names the classes.
+    tokenizer.json is the only one or the target's, tokenizer_ROLE.json another's; labels.json names the classes;
+    targets.json holds the limit on the length of outputs and BLEU's tokenizer.
     """
     main = vocab.tokenizers.get("target", next(iter(vocab.tokenizers.values())))
     files = {}
@@ -190,6 +198,9 @@ def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
         files[role] = "tokenizer.json" if tokenizer is main else f"tokenizer_{role}.json"
         tokenizer.save(folder / files[role])
     (folder / "labels.json").write_text(json.dumps(vocab.labels, ensure_ascii=False) + "\n")
+    if vocab.targets:
+        described = {name: text.as_dict() for name, text in vocab.targets.items()}
+        (folder / TARGETS).write_text(json.dumps(described) + "\n")
     return files
 
 
@@ -220,7 +231,22 @@ def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
     if not all(isinstance(label, str) for label in labels):
         raise CheckpointError(str(folder / "labels.json"), "must be a list of texts", "copy the run again")
     loaded = {name: Tokenizer.load(folder / name) for name in set(files.values())}
-    return Vocabulary({role: loaded[name] for role, name in files.items()}, labels)
+    return Vocabulary({role: loaded[name] for role, name in files.items()}, labels, read_targets(folder / TARGETS))
+
+
+def read_targets(file: Path) -> dict[str, TargetText]:
+    """What is known of targets, by task; nothing of runs from before it was measured.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    if not file.is_file():
+        return {}
+    content = read_json(file, dict)
+    try:
+        return {name: TargetText.of(described) for name, described in content.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(str(file), f"is damaged ({error})", "copy the run again") from None
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -249,7 +275,7 @@ def describe_model(run_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         if path.parent.is_dir() or (run_dir / "result.json").is_file():
             raise CheckpointError(str(path), "is missing, though the run is finished", "copy the run again")
-        fix = f"finish it first: resume={run_dir}"
+        fix = f"finish it first: {typed_as('resume', str(run_dir))}"
         raise CheckpointError(str(run_dir), "has no model/ yet: the run did not get to its end", fix)
     description = read_json(path, dict)
     config = description.get("config")
@@ -326,8 +352,10 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
     from multihead.tasks import build_task
 
     keep_freed_memory()
+    capabilities.limit_threads()
     path = capsule_dir(str(run))
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
+    say_without_effect(composition.config)
     task = build_task(composition.config, load_vocab(path), composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)

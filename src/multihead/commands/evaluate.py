@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import Config
+from multihead.config.words import paths_of
 from multihead.errors import ConfigError
 from multihead.side_outputs import side_output
 
@@ -50,9 +51,7 @@ def run_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = []
     for word in words:
         if word.startswith("run="):
-            value = word[len("run=") :]
-            listed = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
-            runs += [item.strip() for item in listed if item.strip()]
+            runs += [path for path in paths_of("run", word.removeprefix("run=")) if path]
         else:
             rest.append(word)
     if not runs:
@@ -73,14 +72,18 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     from multihead.commands.train import devices, give_texts, source_of
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule
+    from multihead.precision import cautions, settle
     from multihead.prepare import prepare, warn_of_skipped
     from multihead.progress import plain_table
-    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, write_result
+    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, say_without_effect, write_result
+    from multihead.suspicions import notes_on
     from multihead.tasks import build_task
 
     path = capsule_dir(run)
     request, overrides = Request.take(words)
     composition = compose_from_run(load_yaml(path / "config.yaml"), overrides, run=run)
+    for line in [*settle(composition), *cautions(composition.config)]:
+        log.info("%s", line)
     config, split = composition.config, composition.config.data.split
     prepared = prepare(composition, (split,), load_vocab(path))
     warn_of_skipped(prepared.skipped)
@@ -88,8 +91,10 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     for text in prepared.texts.values():
         text.rename(split, "test")
     prepared.encoded = {name: {"test": splits[split]} for name, splits in prepared.encoded.items()}
+    prepared.unknown = {name: {"test": shares[split]} for name, shares in prepared.unknown.items() if split in shares}
     for note in prepared.notes:
         log.info("data: %s", note)
+    say_without_effect(config)
     task = build_task(config, prepared.vocab, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
@@ -109,11 +114,14 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     counted = {"examples": examples} if examples else {}  # running text has none
     counted |= {"skipped_rows": prepared.skipped["test"][0]} if "test" in prepared.skipped else {}
     result |= {"seconds": time.monotonic() - clock, **counted, **task.signatures()}
+    result["notes"] = notes_on(task, result, split)
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
     with side_output("the task's report"):
         for title, rows in task.report(path, Path(name).stem).items():
             log.info("", extra={"renderable": plain_table(title, rows)})
+    for text in result["notes"]:
+        log.warning("note: %s", text)
     log.info("wrote %s", Path(path, name))
     return result
 

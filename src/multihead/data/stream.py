@@ -87,6 +87,13 @@ class Stream:
         """The ids from ``start`` to ``stop``, which stand within the stream."""
         return np.array(self._array()[start:stop])
 
+    def share_of(self, token: int) -> float:
+        """Share of the ids that are ``token``."""
+        array = self._array()
+        size = 1 << 22
+        found = sum(int((array[first : first + size] == token).sum()) for first in range(0, len(array), size))
+        return found / max(1, len(array))
+
     def windows(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and labels int64 [B, T] of blocks; a label outside of the stream is -1, and so is its input.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from multihead.config.compose import compose_from_run
 from multihead.exporting.verify import Example, Reference
-from multihead.run import describe_model, load_weights, read_json, save_vocab, save_weights
+from multihead.run import TARGETS, describe_model, load_weights, read_json, read_targets, save_vocab, save_weights
 from multihead.tasks import build_task
 from multihead.tasks.base import Task, Vocabulary
 
@@ -69,7 +69,11 @@ def load(folder: Path, words: Sequence[str] = ()) -> Task:
     composition = compose_from_run(description["config"], words, run=str(folder))
     files = description["tokenizers"]
     loaded = {name: Tokenizer.load(folder / name) for name in set(files.values())}
-    vocab = Vocabulary({role: loaded[name] for role, name in files.items()}, read_json(folder / "labels.json", list))
+    vocab = Vocabulary(
+        {role: loaded[name] for role, name in files.items()},
+        read_json(folder / "labels.json", list),
+        read_targets(folder / TARGETS),
+    )
     task = build_task(composition.config, vocab, composition.plugin)
     load_weights(task, folder / "model.safetensors")
     return task.eval()

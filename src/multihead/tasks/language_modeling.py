@@ -145,7 +145,8 @@ class LanguageModelingTask(Task):
         metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         if self.causal:  # every token was scored once
             stream = self.streams[split]
-            metrics["bits_per_byte"] = loss * len(stream) / math.log(2) / stream.num_bytes
+            bits = {"bits_per_byte": loss * len(stream) / math.log(2) / stream.num_bytes}
+            metrics |= self.comparable(split, "text", bits)
         metrics["token_accuracy"] = float(self.accuracy.compute())
         if self.settings.random_windows:
             metrics["loss_random_windows"] = self._random_windows(split)
@@ -316,6 +317,7 @@ class LanguageModelingTask(Task):
                 pad_id=marks.pad_id,
                 max_new_tokens=min(decoding.max_new_tokens or NEW_TOKENS, room),
                 forbidden=(marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id),
+                continues_text=True,
             )
             results.append([self._output(prompt, hypothesis, decoding) for hypothesis in found[0]])
         return results

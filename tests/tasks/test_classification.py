@@ -279,10 +279,10 @@ def test_a_pair_with_a_blank_side_has_no_class_and_long_ones_are_named():
     assert [len(outputs) for outputs in made.predict(["a\tb", "a\t ", "\u3000\tb", "\t", "", "a\tb\tc"], None)] == [
         3, 0, 0, 0, 0, 3,
     ]  # fmt: skip
-    assert made.truncated(["day day day\tday", "day day day day\tday", "day\tday day day day", "", "day"]) == [
+    assert made.too_long(["day day day\tday", "day day day day\tday", "day\tday day day day", "", "day"]) == [
         False, True, True, False, False,
     ]  # fmt: skip
-    assert task(max_len=9).truncated(["day " * 7, "day " * 8]) == [False, True]
+    assert task(max_len=9).too_long(["day " * 7, "day " * 8]) == [False, True]
 
 
 def test_several_labels_are_those_above_the_threshold():

@@ -17,6 +17,7 @@ from trial import train, weights
 
 import multihead
 from multihead.cli import main
+from multihead.commands.evaluate import evaluate
 from multihead.errors import CheckpointError, ConfigError
 from multihead.run import load_weights, save_weights
 
@@ -94,6 +95,19 @@ def test_evaluate_gives_the_same_numbers_and_never_writes_over_the_result(capsul
     (beams,) = [json.loads(path.read_text()) for path in run.glob("evaluate_val_*.json")]
     assert beams["val/loss"] == pytest.approx(result["val/loss"], rel=1e-6)
     assert (run / "result.json").read_bytes() == before
+
+
+def test_evaluate_warns_of_rows_that_are_not_the_runs(capsule, tmp_path, caplog):
+    run = shutil.copytree(capsule[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    known = json.loads((run / "environment.json").read_text())
+    known["data"]["data_val"] = "0" * 64
+    (run / "environment.json").write_text(json.dumps(known))
+    what = "val: not the rows that the run had"
+    evaluate(str(run), ["data.split=val", "trainer.limit_val_examples=1"])
+    assert what in caplog.text
+    caplog.clear()
+    evaluate(str(run), ["data.split=val", "data.grammar.val_size=3"])  # asked for
+    assert what not in caplog.text
 
 
 def test_evaluate_on_a_file_of_ones_own(capsule, tmp_path, capsys):

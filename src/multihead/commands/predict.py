@@ -85,7 +85,7 @@ class Said:
     def say(self) -> None:
         """Warns of what happened to lines."""
         for numbers, what in (
-            (self.cut, "longer than model.max_len allows, and was cut"),
+            (self.cut, "longer than the model reads, and was cut"),
             (self.not_utf8, "not UTF-8, and was read with U+FFFD in place of such bytes"),
         ):
             if numbers:

@@ -182,6 +182,8 @@ def _decide(request: Request, task: Task, composition: Composition, path: Path) 
     classifier.calibration.save(path / "model" / FILE)
     said = ", ".join(f"{name} {value}" for name, value in classifier.calibration.described().items())
     log.info("decided on val (%d examples): %s; kept in %s", len(labels), said or "nothing", path / "model" / FILE)
+    for name, threshold in classifier.calibration.thresholds.items():
+        log.info("%s on the %d examples of val: %s", name, len(labels), threshold.said())
 
 
 def result_name(config: Config, split: str, words: Sequence[str]) -> str:

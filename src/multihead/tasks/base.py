@@ -155,7 +155,7 @@ class Task(L.LightningModule):
         """Why ``text`` cannot be an input of `predict`, and what to do about it; None where it can."""
         return None
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
         """Which inputs of `predict` are longer than the model reads, so that they are cut."""
         return [False] * len(texts)
 

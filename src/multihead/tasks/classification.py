@@ -237,7 +237,7 @@ class ClassificationTask(Task):
         halves = [text.partition("\t") for text in texts]
         return [first for first, _, _ in halves], [second for _, _, second in halves]
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
         limits, over = self.limits(), [False] * len(texts)
         for role, column in zip(limits, self._sides(texts), strict=False):
             ids = self.tokenizers[role].encode_batch(column)

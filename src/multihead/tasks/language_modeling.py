@@ -225,7 +225,7 @@ class LanguageModelingTask(Task):
             results += self._sample(texts[start : start + size], decoding, first + start)
         return results
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
         return [len(self._encode(text)) >= self.config.model.max_len for text in texts]
 
     def _prompt(self, text: str, room: int = 1) -> list[int]:

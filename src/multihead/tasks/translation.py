@@ -177,7 +177,7 @@ class TranslationTask(Task):
     def prompts_of(self, split: str) -> Sequence[str]:
         return self.texts[split]["source"]
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
         limit = self.limits()["source"]
         return [len(ids) > limit for ids in self.tokenizers["source"].encode_batch(list(texts))]
 

@@ -9,11 +9,14 @@ import types
 from pathlib import Path
 
 TESTS = str(Path(__file__).parent)
-PROCESSES = {"subprocess", "Popen", "multiprocessing", "fork", "multihead.commands.train"}
+PROCESSES = {"subprocess", "Popen", "multiprocessing", "FORKS", "fork", "start_processes", "wandb"}
+PROCESSES |= {"multihead.commands.train"}
 
 
 def is_quick(item) -> bool:
     """Whether a collected test gets the marker ``quick``."""
+    if "benchmarks" in item.path.parts:  # scripts, which are imported by name
+        return False
     if item.get_closest_marker("slow") or item.get_closest_marker("unhurried") or not hasattr(item, "function"):
         return False
     fixtures = [known[-1].func for known in item._fixtureinfo.name2fixturedefs.values()]

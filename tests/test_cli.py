@@ -124,6 +124,7 @@ def test_a_defect_says_where_its_traceback_is(door, monkeypatch, tmp_path_factor
     assert status == 2 and err.startswith("Traceback") and err.endswith("expected 2\n")
 
 
+@pytest.mark.unhurried
 def test_a_failing_trial_does_not_stop_the_others(door):
     status, _, err = door("train -m task=translation model=tiny,small seed=1,11,17,2")
     assert [(c.config.model.d_model, c.config.seed) for c in door.seen] == [
@@ -132,11 +133,13 @@ def test_a_failing_trial_does_not_stop_the_others(door):
     assert status == 2 and err.count("error[data]") == err.count("error[internal]") == 2
 
 
+@pytest.mark.unhurried
 def test_a_signal_stops_the_multirun(door):
     status, _, _ = door("train -m task=translation seed=1,15,2")
     assert status == 143 and [c.config.seed for c in door.seen] == [1, 15]
 
 
+@pytest.mark.unhurried
 def test_hydra_flags(door, tmp_path_factory):
     status, out, err = door(["train", "--cfg", "job", "task=translation", "data.roles={source: german}", "seed=3"])
     assert (status, err) == (0, "") and "seed: 3\n" in out and "source: german" in out and "hydra" not in out
@@ -146,7 +149,7 @@ def test_hydra_flags(door, tmp_path_factory):
     assert door(f"train --config-dir {folder} task=translation model=wide")[0] == 0
     assert door(f"train -m --config-dir={folder} task=translation model=tiny,wide")[0] == 0
     assert [c.config.model.d_model for c in door.seen] == [4096, 128, 4096]
-    assert door.seen[0].words == ["task=translation", "model=wide"]
+    assert door.seen[0].words == [f"config_dir={folder}", "task=translation", "model=wide"]
 
 
 def test_resume_needs_no_task(door, tmp_path_factory):
@@ -248,6 +251,21 @@ def test_the_documented_door(tmp_path):
     assert done.stderr == "error[config] model.d_modle: no such key; did you mean model.d_model?\n"
     assert list(tmp_path.iterdir()) == []
     assert len(script.read_text().splitlines()) < 20
+
+
+def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, capfd):
+    """Before torch is imported, whose libraries end the process there."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    statuses = [cli.main(words) for words in (["train", "task=lm"], ["predict", "run=r"], ["runs"])]
+    out, err = capfd.readouterr()
+    assert (statuses, out) == ([5, 5, 5], "")
+    assert set(err.splitlines()) == {
+        "error[machine] working directory: it is gone (No such file or directory); fix: cd ~"
+    }
+    assert cli.main(["--help"]) == 0
 
 
 def test_a_reader_that_leaves(tmp_path):

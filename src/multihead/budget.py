@@ -58,8 +58,10 @@ def bytes_by_part(model: nn.Module, config: Config, groups: Sequence[dict[str, A
     moments = size * sum(
         p.numel() * (1 if group.get("kind") == "muon" else 2) for group in groups for p in group["params"]
     )
-    averaged = weights if config.trainer.ema_decay or config.trainer.average_last_steps else 0
-    learning = size * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    learning = size * trained
+    averages = config.trainer.ema_decay or config.trainer.average_last_steps
+    averaged = max(size, 4) * trained if averages else 0  # never below float32
     return {"weights": weights, "gradients": learning, "optimizer": moments, "averaged weights": averaged}
 
 

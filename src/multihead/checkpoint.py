@@ -25,6 +25,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError
 
 log = logging.getLogger("multihead")
@@ -268,7 +269,8 @@ def newest_valid(run_dir: Path) -> tuple[Path, list[str]]:
         passed.append(f"{path.name} {problem}")
     if passed:
         raise CheckpointError(str(run_dir / "checkpoints"), "; ".join(passed), "start a new run in another run_dir")
-    what, fix = "no checkpoint in it", f"run_dir={run_dir} resume=auto with the run's words starts it again"
+    again = typed_as("run_dir", str(run_dir))
+    what, fix = "no checkpoint in it", f"{again} resume=auto with the run's words starts it again"
     raise CheckpointError(str(run_dir / "checkpoints"), what, fix)
 
 

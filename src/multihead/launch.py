@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihead import capabilities, errors
 from multihead.config.training import Config
+from multihead.config.words import typed_as
 from multihead.errors import ConfigError, MultiheadError, PeerError, Stopped
 from multihead.ranks import by_others, by_srun, by_torchrun, local_size, world_size
 
@@ -214,7 +215,7 @@ def _first_error(folder: Path, exits: dict[int, int], run_dir: str, signum: int 
 
 
 def _resume(run_dir: str) -> str:
-    return f"resume={run_dir} goes on from its newest checkpoint"
+    return f"{typed_as('resume', run_dir)} goes on from its newest checkpoint"
 
 
 def requeue() -> str:

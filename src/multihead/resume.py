@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from multihead.config.changes import changes, decided, same_run
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import SEARCHES
+from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MultiheadError
 from multihead.lock import in_use
 from multihead.run import VOCABULARY, capsule_dir, new_run_dir
@@ -177,4 +178,5 @@ def finished_result(run_dir: Path) -> dict[str, Any]:
     try:
         return json.loads((run_dir / "result.json").read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(str(run_dir / "result.json"), f"is damaged ({error})", f"resume={run_dir}") from error
+        fix = typed_as("resume", str(run_dir))
+        raise CheckpointError(str(run_dir / "result.json"), f"is damaged ({error})", fix) from error

@@ -119,7 +119,7 @@ def test_damaged_folders_are_named_and_the_others_listed(four, capsys):
         ("sorted=date", "sorted: runs takes dir=.*fix: sort=date"),
         ("optim.lrr=1", "optim.lrr: no such key.*optim.lr"),
         ("finished", "finished: runs takes key=value"),
-        ("seed=[", "seed: '\\[' is not a value"),
+        ("seed=[", r"seed: must be a whole number, got '\['"),
     ],
 )
 def test_refused(four, word, told):

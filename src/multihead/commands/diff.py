@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from multihead.capsules import read_json
 from multihead.commands.explain import take
 from multihead.config.keys import flatten
+from multihead.config.words import path_of
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
 
@@ -29,6 +30,7 @@ def run(words: Sequence[str]) -> int:
 
     first, words = take(words, "a")
     second, words = take(words, "b")
+    first, second = path_of("a", first), path_of("b", second)
     if words:
         raise ConfigError(words[0], "diff takes a=RUN and b=RUN only")
     for name, folder in (("a", first), ("b", second)):

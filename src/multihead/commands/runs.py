@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from multihead.capsules import read_json, run_dirs
 from multihead.config.keys import Key, find, flatten, leaf_keys, nearest_name, unknown_key
 from multihead.config.task import TASKS
+from multihead.config.words import path_of
+from multihead.config.words import read as read_value
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
 from multihead.lock import in_use
@@ -95,7 +95,7 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
         if not equals:
             raise ConfigError(word, "runs takes key=value", "multihead runs --help")
         if name in WORDS:
-            options[name] = value
+            options[name] = path_of(name, value) if name == "dir" else value
             continue
         keys = keys or leaf_keys(TASKS.values())
         if name not in SHORT and not name.startswith("options.") and find(name, keys) is None:
@@ -103,10 +103,8 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
             if near:
                 raise ConfigError(name, f"runs takes {', '.join(f'{k}=' for k in WORDS)} and keys", f"{near}={value}")
             raise unknown_key(name, keys)
-        try:
-            wanted[SHORT.get(name, name)] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(name, f"{value!r} is not a value", "quote it") from error
+        full = SHORT.get(name, name)
+        wanted[full] = read_value(value, find(full, keys), full)
     for name, allowed in (("state", ("", *STATES)), ("sort", SORTS), ("format", FORMATS)):
         if options[name] not in allowed:
             near = nearest_name(options[name], allowed)

@@ -19,10 +19,12 @@ from typing import Any
 from rich.console import Console
 
 from multihead.capabilities import cores
-from multihead.config.compose import parse
+from multihead.config.compose import named, parse
+from multihead.config.extras import install, installed, require_package
 from multihead.config.keys import conf_dir
 from multihead.config.merge import Composition
 from multihead.config.sweep import Sweep, SweepSettings, check, read_sweep, sweep_settings
+from multihead.config.words import write
 from multihead.errors import CheckpointError, ConfigError, MachineError, Stopped
 from multihead.sweeping.ledger import SETTLED, Ledger, Row
 from multihead.sweeping.report import best_row, console_table, importances, line_of, write_report
@@ -35,6 +37,8 @@ QUICK_SECONDS = 10.0
 MAX_QUICK_DEATHS = 3
 """A worker that is killed is started again, unless it is killed at once so many times."""
 REPORT = "report.html"
+OWN = "own_conf"
+"""Folder with the frozen copy of the user's own YAML files."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -42,6 +46,7 @@ def run(words: Sequence[str]) -> int:
     settings, typed = sweep_settings(words)
     if not settings.file:
         raise ConfigError("file", "which sweep? none is named", "file=sweeps/translation.yaml")
+    _check_packages(settings)
     sweep = read_sweep(settings.file)
     sweep.name = settings.name or sweep.name
     folder = Path(settings.dir or Path("outputs") / "sweeps" / sweep.name)
@@ -53,6 +58,17 @@ def run(words: Sequence[str]) -> int:
         trials, seconds = _budget(sweep, settings)
         ledger = _launch(sweep, folder, typed, settings, first, ledger_options)
         return Runner(sweep, folder, settings, ledger, first).run(trials, seconds, _trial_words(typed, folder))
+
+
+def _check_packages(settings: SweepSettings) -> None:
+    """Refuses a sweep for which an optional package is missing, before anything is written.
+
+    Raises:
+        ConfigError: Names what to install.
+    """
+    require_package("optuna", "sweep", "a sweep")
+    if settings.storage.startswith("postgresql"):
+        require_package("psycopg", "storage", "PostgreSQL")
 
 
 @contextlib.contextmanager
@@ -111,6 +127,7 @@ def _launch(
             "words": list(typed),
             "seeds": settings.seeds,
             "conf": _checksum(folder / "conf"),
+            **({"own_conf": _checksum(folder / OWN)} if first.config.config_dir else {}),
             "plugin": first.plugin.sha256 if first.plugin else "",
         }
     )
@@ -126,9 +143,20 @@ def _freeze_files(sweep: Sweep, folder: Path, first: Composition) -> None:
             beside.rename(folder / "conf")
         shutil.rmtree(beside, ignore_errors=True)
         (folder / sweep.path.name).write_text(sweep.text)
+    if first.config.config_dir and not (folder / OWN).is_dir():
+        beside = folder / f"{OWN}.{os.getpid()}.tmp"
+        shutil.copytree(first.config.config_dir, beside, ignore=_all_but_yaml)
+        with contextlib.suppress(OSError):
+            beside.rename(folder / OWN)
+        shutil.rmtree(beside, ignore_errors=True)
     if first.plugin and first.plugin.path and not (target := _plugin_copy(folder, first.plugin.path)).is_file():
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(first.plugin.path, target)
+
+
+def _all_but_yaml(folder: str, names: list[str]) -> list[str]:
+    """What of a folder is not copied."""
+    return [name for name in names if not (name.endswith(".yaml") or Path(folder, name).is_dir())]
 
 
 def _plugin_copy(folder: Path, path: Path) -> Path:
@@ -136,11 +164,13 @@ def _plugin_copy(folder: Path, path: Path) -> Path:
 
 
 def _trial_words(typed: Sequence[str], folder: Path) -> list[str]:
-    """The typed words, with the plugin's frozen copy in its place."""
+    """The typed words, with the frozen copies in the place of the plugin and of the user's folder of files."""
     words = []
     for word, override in zip(typed, parse(typed), strict=True):
-        if override.key_or_group == "plugin" and (copy := _plugin_copy(folder, Path(str(override.value())))).is_file():
-            word = f"plugin={copy}"
+        if override.key == "plugin" and (copy := _plugin_copy(folder, Path(named([override], "plugin")))).is_file():
+            word = write("plugin", str(copy))
+        if override.key == "config_dir":
+            word = write("config_dir", str(folder.resolve() / OWN))
         words.append(word)
     return words
 
@@ -345,7 +375,8 @@ def show(console: Console, sweep: Sweep, rows: Sequence[Row], folder: Path, stud
         console.print(f"importance of parameters: {shares}", highlight=False, soft_wrap=True)
     if best_row(rows, sweep.goal):
         console.print("best: " + best_command(rows, sweep, folder), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"pictures: {folder / REPORT}", highlight=False, soft_wrap=True)
+    lacks = "" if installed("plotly") else f" (a table only; for pictures {install('plotly')})"
+    console.print(f"pictures: {folder / REPORT}{lacks}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _console() -> Console:

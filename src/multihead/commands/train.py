@@ -20,12 +20,13 @@ from multihead.config.compose import Composition, compose_from_run
 from multihead.config.data import SPLITS
 from multihead.config.keys import flatten
 from multihead.config.training import Config
+from multihead.config.words import pasted, write
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import ConfigError, MultiheadError, Stopped
 from multihead.launch import cluster_environment, launch, local_ranks, placed, requeue
 from multihead.lock import locked
 from multihead.precision import cautions, settle
-from multihead.prepare import Prepared, prepare, roles_of
+from multihead.prepare import Prepared, prepare, roles_of, warn_of_skipped
 from multihead.ranks import check_ranks, is_main_rank, world_size
 from multihead.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.run import (
@@ -38,6 +39,7 @@ from multihead.run import (
     git_commit_label,
     git_state,
     load_weights,
+    say_without_effect,
     starting_vocab,
     write_result,
 )
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
     from multihead.data.module import DataModule, TaskData
     from multihead.steps import Steps
+    from multihead.suspicions import Training
     from multihead.tasks.base import Task, Vocabulary
     from multihead.transfer import Source
 
@@ -76,7 +79,8 @@ def train(composition: Composition) -> dict[str, Any]:
     if composition.config.plan:
         from multihead.commands.plan import plan
 
-        return plan(composition)
+        with leaving_on_signals():
+            return plan(composition)
     if composition.config.trainer.profile_steps and max(local_ranks(composition.config), world_size()) > 1:
         raise ConfigError("trainer.profile_steps", "a profile is of one rank, and there are several", "devices=1")
     found = aim(composition)
@@ -132,7 +136,7 @@ def _write_crash(file: Path, error: BaseException) -> None:
 
 def run_rank(job: Mapping[str, Any], heartbeat: L.Callback) -> int:
     """One rank of several, in a process of its own."""
-    words = [f"plugin={job['plugin']}"] if job["plugin"] else []
+    words = [write("plugin", job["plugin"])] if job["plugin"] else []
     _train(compose_from_run(job["tree"], words), job, [heartbeat])
     return 0
 
@@ -243,6 +247,7 @@ def _fit(
         if main:
             steps.events("finished", step=trainer.global_step)
             _show(config, run_dir, task, result, tables)
+            warn_of_skipped(steps.data.skipped, ("val", "test"))
         return result
     except (MultiheadError, Stopped) as error:
         status = error.status
@@ -310,6 +315,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
         seed=config.seed,
         accumulate=config.trainer.accumulate_grad_batches,
         temperature=getattr(config.task, "temperature", 1.0),
+        skipped=prepared.skipped,
     )
     data.accumulation(ranks)
     return task, data
@@ -319,6 +325,7 @@ def give_texts(task: Task, prepared: Prepared) -> None:
     """Gives each task of the run what it is validated and tested on."""
     for name, text in prepared.texts.items():
         member = task.member(name)
+        member.unknown = dict(prepared.unknown.get(name, {}))
         for split in ("val", "test"):
             if split in text.lines:
                 member.streams[split] = prepared.encoded[name][split]
@@ -434,6 +441,8 @@ def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Ta
         log.info("%s", note)
     for note in prepared.notes:
         log.info("data: %s", note)
+    warn_of_skipped(prepared.skipped)
+    say_without_effect(config)
     tokenizers = prepared.vocab.tokenizers.values()
     vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in tokenizers}.values())
     parameters = sum(p.numel() for p in task.model.parameters())
@@ -475,6 +484,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     """
     from multihead.budget import peak_memory
     from multihead.checkpoint import FolderCheckpointIO
+    from multihead.suspicions import notes_on, of_training
     from multihead.tracking import log_capsule, log_picture, log_table
 
     config, data = task.config, steps.data
@@ -500,10 +510,12 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
         "git_commit": git_commit_label(commit, dirty),
         "best_checkpoint": f"checkpoints/{best.name}",
         "best_step": steps.best["step"],
+        **{f"skipped_rows_{split}": count for split, (count, _) in data.skipped.items()},
         **task.signatures(),
     }
     if not trainer.is_global_zero:
         return result, {}
+    result["notes"] = of_training(_choice(config, steps, trainer.global_step)) + notes_on(task, result)
     tables: dict[str, Any] = {}
     with side_output("the task's report on the test split"):
         tables = task.report(run_dir, "test")
@@ -516,6 +528,24 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     written = write_result(run_dir, result)
     log_capsule(trainer.loggers, run_dir, written, config.log_model)
     return written, tables
+
+
+def _choice(config: Config, steps: Steps, last_step: int) -> Training:
+    """How the best checkpoint was chosen, and whether the average that was asked for has a sample."""
+    from multihead.suspicions import Training
+
+    trainer = config.trainer
+    first = trainer.max_steps - trainer.average_last_steps + 1
+    samples = last_step // trainer.average_every_n_steps - (first - 1) // trainer.average_every_n_steps
+    empty = trainer.average_last_steps and samples <= 0
+    return Training(
+        monitor=config.task.monitor,
+        mode=config.task.monitor_mode,
+        validations=[(int(step), value) for step, value in steps.monitored],
+        best_step=steps.best["step"],
+        whole=last_step >= trainer.max_steps,
+        unsampled_average=f"trainer.average_last_steps={trainer.average_last_steps}" if empty else "",
+    )
 
 
 def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
@@ -533,18 +563,17 @@ def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
 
 @side_output("the summary on the screen")
 def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
-    from multihead.progress import metrics_table, plain_table, samples_grid
+    from multihead.progress import plain_table, summary
 
     for name, rows in tables.items():
         with side_output(f"the table {name}"):
             log.info("", extra={"renderable": plain_table(name, rows)})
-    log.info("", extra={"renderable": metrics_table(result)})
+    shown: list[dict[str, str]] = []
     with side_output("the samples on the screen"):
         shown = [_shown(sample) for sample in task.samples if "nats" not in sample][: config.task.num_samples]
-        if shown:
-            log.info("", extra={"renderable": samples_grid(shown)})
-    commands = next_commands(config, run_dir)  # as lines of text, which no terminal cuts and which can be copied
-    log.info("\nnext:\n%s", "\n".join(f"  {command}" for command in commands))
+    summary(result, shown, next_commands(config, run_dir))
+    for text in result["notes"]:
+        log.warning("note: %s", text)
 
 
 def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:
@@ -578,11 +607,13 @@ def next_commands(config: Config, run_dir: Path) -> list[str]:
         "classification": "calibrate=true"
     }
     members = list(config.task.members())
-    part = f" part={members[0]}" if len(members) > 1 else ""
+    part = [f"part={members[0]}"] if len(members) > 1 else []
     masked = getattr(config.task, "objective", "causal") == "masked"  # it continues nothing, others start from it
-    use = f"python train.py task=classification init_from={run_dir}"
+    plugin = [write("plugin", config.plugin)] if config.plugin else []
+    run = [write("run", str(run_dir)), *plugin]
+    use = pasted("python", "train.py", "task=classification", write("init_from", str(run_dir)))
     return [
-        use if masked else f'echo "..." | multihead predict run={run_dir}{part}',
-        f"multihead evaluate run={run_dir} {tries.get(config.task.name, 'data.split=val')}",
-        f"multihead explain run={run_dir} key=optim.lr",
+        use if masked else f'echo "..." | {pasted("multihead", "predict", *run, *part)}',
+        pasted("multihead", "evaluate", *run, tries.get(config.task.name, "data.split=val")),
+        pasted("multihead", "explain", *run, "key=optim.lr"),
     ]

@@ -9,7 +9,8 @@ from typing import Any
 
 from multihead.config.keys import flatten
 
-OF_THE_COMMAND = ("run_dir", "resume", "resume_force", "plan", "logger", "log_model", "plugin", "trainer.profile_steps")
+OF_THE_COMMAND = ("run_dir", "resume", "resume_force", "plan", "logger", "log_model", "plugin", "config_dir",
+                  "trainer.profile_steps")  # fmt: skip
 """Keys about one command and not about what is learned: they may differ without a word."""
 OF_THE_MACHINE = ("accelerator", "devices", "strategy", "num_nodes", "data.num_workers", "trainer.watchdog_seconds")
 """Keys about where the run is computed."""

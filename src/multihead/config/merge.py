@@ -158,7 +158,7 @@ def tree_of(config: Config) -> dict[str, Any]:
     """
     tree = dataclasses.asdict(config)
     tree["plugin"] = Path(config.plugin).name
-    return tree | {"resume": "", "resume_force": [], "plan": False}
+    return tree | {"resume": "", "resume_force": [], "plan": False, "config_dir": ""}
 
 
 def to_yaml(config: Config | dict[str, Any] | list[Any]) -> str:

@@ -9,13 +9,22 @@ from typing import Any
 from multihead.config.check import require, require_choice
 from multihead.config.data import DataConfig, TokenizerConfig, column_of
 from multihead.config.model import ModelConfig
-from multihead.config.task import TaskConfig
+from multihead.config.task import ClassificationConfig, SummarizationConfig, TaskConfig, TranslationConfig
 from multihead.errors import ConfigError
 
+SEARCHING = (TranslationConfig, SummarizationConfig, ClassificationConfig)
+"""Tasks of ours whose outputs are searched for, never drawn."""
 SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
 MUON_DTYPES = ("auto", "bfloat16", "float32")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+PRECISION_WORDS = (
+    dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed")
+    | dict.fromkeys(("16", "fp16", "float16", "half"), "16-mixed")
+    | dict.fromkeys(("32", "fp32", "float32", "full"), "32-true")
+    | dict.fromkeys(("64", "fp64", "float64", "double"), "64-true")
+)
+"""What other programs call them."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
 ON_NAN = ("stop", "skip", "rewind")
@@ -192,7 +201,8 @@ class DecodingConfig:
     min_new_tokens: int = 0
     """Fewest tokens before the end mark."""
     max_new_tokens: int = 0
-    """Most tokens; 0 means twice the source's length plus 10, and never beyond model.max_len; of a continuation 64."""
+    """Most tokens. 0 means a limit by the lengths in the training split, at least twice the source's tokens plus 10 and
+    never beyond model.max_len (targets.json in the run directory holds it); of a continuation 64."""
     num_return_sequences: int = 1
     """Outputs per input: the best hypotheses (at most num_beams), or so many samples."""
     forced_prefix: str = ""
@@ -294,13 +304,15 @@ class Config:
     """A Python file (or installed entry point) of yours that adds tasks, corpora, blocks or callbacks."""
     plugin_sha256: str = ""
     """Checksum of the plugin's file; filled in. Over a run, `plugin_sha256=` accepts a plugin that has changed."""
+    config_dir: str = ""
+    """A folder of your own YAML files, in folders named like the groups: model/mine.yaml there is model=mine."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of what the plugin adds, one node per name."""
 
     def __post_init__(self) -> None:
         require_choice("accelerator", self.accelerator, ACCELERATORS)
         require_choice("strategy", self.strategy, STRATEGIES)
-        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("precision", self.precision, PRECISIONS, PRECISION_WORDS)
         require_choice("logger", self.logger, LOGGERS)
         require_choice("init_tokenizer", self.init_tokenizer, ("new", "same"))
         require(0 <= self.seed < 2**32, "seed", "in [0, 2**32)", self.seed)
@@ -349,6 +361,10 @@ class Config:
             "0 where compile=true: compiled layers have no parts",
             self.trainer.profile_steps,
         )
+        searching = [task.name for task in self.task.members().values() if type(task) in SEARCHING]
+        drawing = len(searching) < len(self.task.members()) or not self.decoding.do_sample
+        what = f"false for task={', '.join(searching)}: only task=lm draws its outputs"
+        require(drawing, "decoding.do_sample", what, self.decoding.do_sample, "decoding.num_beams=5")
         joint_only = len(self.task.members()) > 1 or getattr(self.task, "topology", "") == "decoder"
         require(
             self.tokenizer.joint or not joint_only,

@@ -69,9 +69,10 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     import lightning as L
 
     from multihead.calibration import Request
-    from multihead.commands.train import devices, give_texts, source_of
+    from multihead.commands.train import give_texts, source_of
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule
+    from multihead.launch import devices
     from multihead.precision import cautions, settle
     from multihead.prepare import prepare, warn_of_skipped
     from multihead.progress import plain_table

@@ -19,7 +19,7 @@ from multihead.config.compose import composer, parse
 from multihead.config.keys import GROUPS, find, leaf_keys, nearest_name
 from multihead.config.merge import Composition
 from multihead.config.task import TASKS, TaskConfig
-from multihead.config.words import path_of
+from multihead.config.words import path_of, takes_text
 from multihead.config.yaml_file import load_yaml_with_lines, scalars
 from multihead.errors import CheckpointError, ConfigError
 

@@ -27,11 +27,13 @@ from torch import Tensor
 from multihead.averaging import Averaging
 from multihead.checkpoint import (
     FolderCheckpointIO,
+    Start,
     checkpoints,
     damage,
     free_space,
     megabytes,
     newest_valid,
+    own_stream,
     probe,
     random_state,
     replace_synced,
@@ -51,21 +53,6 @@ MOST_IN_A_ROW = 20
 """Steps without a finite gradient, one after another, that end a run whatever trainer.on_nan says."""
 MOST_REWINDS = 3
 """To the same checkpoint."""
-
-
-@dataclass(kw_only=True)
-class Start:
-    """The checkpoint that a run goes on from."""
-
-    name: str
-    """Of its folder."""
-    state: Mapping[str, Any]
-    """What it holds."""
-
-    @property
-    def own(self) -> Mapping[str, Any]:
-        """The part that `Steps` wrote."""
-        return self.state["multihead"]
 
 
 @dataclass
@@ -160,7 +147,7 @@ class Steps(TaskCallback):
             self._restore(trainer, pl_module)
             self.saved = self.first_step
         elif trainer.global_rank:  # all ranks have drawn the same weights; from here on dropout differs
-            self._own_stream(trainer.global_rank)
+            own_stream(self.data.seed, trainer.global_rank, 0)
         if trainer.is_global_zero:
             self._probe(trainer)
         self.events("started", step=trainer.global_step, tokens=pl_module.tokens_seen)
@@ -230,15 +217,11 @@ class Steps(TaskCallback):
         if rank < len(ranks):
             self.restore_random = ranks[rank]["random"]
         else:
-            self._own_stream(rank)
+            own_stream(self.data.seed, rank, self.first_step)
         if trainer.world_size == len(ranks):
             self.sum = ranks[rank]["sum"]
         elif trainer.is_global_zero and ranks[0]["sum"] is not None:
             self.sum = sum(other["sum"] for other in ranks)
-
-    def _own_stream(self, rank: int) -> None:
-        """Random numbers of this rank alone, for dropout: ranks with the same masks would average less noise."""
-        torch.manual_seed(self.data.seed + 1_000_003 * rank + self.first_step)
 
     def _still_best(self, best: Mapping[str, Any]) -> dict[str, Any]:
         """The best checkpoint so far, if it can still be read at the end."""

@@ -19,7 +19,7 @@ from multihead.config.compose import composer, parse
 from multihead.config.keys import GROUPS, find, leaf_keys, nearest_name
 from multihead.config.merge import Composition
 from multihead.config.task import TASKS, TaskConfig
-from multihead.config.words import path_of
+from multihead.config.words import path_of, takes_text
 from multihead.config.yaml_file import load_yaml_with_lines, scalars
 from multihead.errors import CheckpointError, ConfigError
 
@@ -337,7 +337,7 @@ def _check_value(sweep: Sweep, path: Path_, name: str, value: Any) -> None:
         for index, item in enumerate(value):
             _check_value(sweep, (*path, index), name, item)
         return
-    written = sweep.scalars.get(path, "")
+    written = sweep.scalars.get(path) or sweep.scalars.get(path[:-1], "")
     if written and not isinstance(value, str) and value is not None and str(value) != written and _of_text(name):
         raise ConfigError(where, f"{name}: YAML reads {written} as {value!r}, and the key takes text", f"'{written}'")
     if value is None:

@@ -267,6 +267,13 @@ def test_wrong_verbs(door, line, message):
 
 
 @pytest.mark.parametrize(
+    ("verb", "fix"), [("serve", "--help"), ("translate", "predict ..."), ("trian", "train ..."), ("x=1", "train ...")]
+)
+def test_what_was_probably_meant(door, verb, fix):
+    assert door([verb])[2].endswith(f"; fix: multihead {fix}\n")
+
+
+@pytest.mark.parametrize(
     ("typed", "offered"),
     [
         ("python train.py task=", {f"task={name}" for name in TASKS}),

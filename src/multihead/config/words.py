@@ -165,6 +165,12 @@ def leaves(word: Word, keys: Mapping[str, Key]) -> dict[str, Any]:
     return dict(_leaves(word.key, word.value, keys))
 
 
+def names_within(name: str, typed: str) -> list[str]:
+    """The dotted names of a mapping's entries, whatever their values; nothing for another value."""
+    inner = [(f"{name}.{entry}", value) for entry, value in _entries(typed) or ()]
+    return [full for entry, value in inner for full in (entry, *names_within(entry, value))]
+
+
 def _leaves(name: str, typed: str, keys: Mapping[str, Key]) -> Iterator[tuple[str, Any]]:
     key = find(name, keys)
     node = key is None or (key.is_mapping and name == key.name)

@@ -1,16 +1,133 @@
-"""Shared set-up of the tests: one thread, a cache of their own, nothing from the user's environment."""
+"""Shared set-up of the tests: a clean environment, one thread, and what is made once for all tests.
+
+Fixtures for every test file:
+
+- ``runs``: tiny runs that are trained once a session, whichever worker asks first (`shared_runs.py`).
+  ``runs.finished("task=lm")`` is the run directory of ``task=lm debug=smoke``, to read only;
+  ``runs.copy(tmp_path / "run", "task=lm")`` is a copy to change;
+  ``runs.unfinished(tmp_path / "run", "task=lm")`` is a copy that looks as if it was killed after its checkpoint of
+  step 5; ``runs.result("task=lm")`` is what ``multihead.train`` returned. More words make another run:
+  ``runs.finished("task=lm", "model.norm=rms_norm")``. Ask before the test patches anything.
+- ``shared_folder``: a folder that all workers of the session see; take `shared_runs.locked` before you write into it.
+
+A command line in this process is ``multihead.cli.main(["predict", f"run={run}"])`` with ``capsys``. A process of its
+own takes seconds of imports: start one only where the process is the point (signals, kills, ranks, what is imported).
+
+Markers:
+
+- ``slow``: not in the default run. ``pytest -m "slow or not slow"`` runs everything.
+- ``quick``: set here, on every test that reaches neither a training nor a process (`reach.py`) and is not marked
+  ``slow`` or ``unhurried``. ``pytest -m quick`` is for the moment between two edits.
+- ``unhurried``: takes more than a second although it trains nothing. The summary names quick tests that should have it.
+- ``pictures``: draws the real pictures of attention. Elsewhere one pixel stands for each, because drawing takes half
+  of a tiny training.
+"""
 
 import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("WANDB_MODE", "offline")
-os.environ.setdefault("WANDB_SILENT", "true")
+import time
+from pathlib import Path
 
 import pytest
+import surroundings
+from reach import is_quick
+from shared_runs import Runs
+
+surroundings.clean_environment()
+surroundings.hear_signals()
+
+SECOND = 1.0  # of processor time: more than a quick test should take
+DOT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63f8"
+    "0f00010101001cb08c990000000049454e44ae426082"
+)  # a picture of one pixel
+
+late: list[tuple[float, str]] = []
+"""Processor seconds and names of quick tests that took too long."""
+workers: list[float] = []
+"""Processor seconds of each worker and of what it started."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if is_quick(item):
+            item.add_marker("quick")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    began = time.process_time()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("processor_seconds", time.process_time() - began))
+
+
+def pytest_runtest_logreport(report):
+    took = dict(report.user_properties).get("processor_seconds", 0.0)
+    if report.when == "call" and "quick" in report.keywords and took > SECOND:
+        late.append((took, report.nodeid))
+
+
+def processor_seconds() -> float:
+    """Of this process, its children, and theirs that have ended."""
+    took = os.times()
+    seconds = took.user + took.system + took.children_user + took.children_system
+    for child in Path("/proc/self/task").glob("*/children"):  # such as the server that forks trainings
+        for pid in child.read_text().split():
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["processor_seconds"] = processor_seconds()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    workers.append(getattr(node, "workeroutput", {}).get("processor_seconds", 0.0))
+
+
+def pytest_terminal_summary(terminalreporter):
+    total = sum(workers) if workers else processor_seconds()
+    terminalreporter.write_line(f"processor time: {total:.0f} s")
+    for took, name in sorted(late, reverse=True):
+        terminalreporter.write_line(f"quick, but took {took:.1f} s of processor time; mark it unhurried: {name}")
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """A folder of this session that all its workers see."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(shared_folder):
+    """Nothing is read from the user's home, such as a login, and nothing is written there."""
+    (shared_folder / "home").mkdir(exist_ok=True)
+    os.environ["HOME"] = str(shared_folder / "home")
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def own_cache(shared_folder, monkeypatch):
     """Tokenizers and encoded rows of the tests are cached for the session, away from the user's own cache."""
-    monkeypatch.setenv("MULTIHEAD_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("MULTIHEAD_CACHE", str(shared_folder / "cache"))
     monkeypatch.delenv("MULTIHEAD_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Drawing attention takes half of a tiny training."""
+    if not any(request.node.get_closest_marker(name) for name in ("pictures", "quick")):
+        monkeypatch.setattr("multihead.attention_maps.draw", lambda found, title, path: path.write_bytes(DOT))
+
+
+@pytest.fixture(scope="session")
+def runs(shared_folder, own_home):
+    """Tiny finished runs; see the top of this file."""
+    return Runs(shared_folder / "runs", shared_folder / "cache")

@@ -30,12 +30,10 @@ LEARNT = [
 
 
 @pytest.fixture(scope="module")
-def capsule(tmp_path_factory):
-    """A finished run that was moved to another folder, and its result."""
-    path = tmp_path_factory.mktemp("runs")
-    result = train(path / "made", *LEARNT, "tokenizer.vocab_size=400")
-    shutil.move(path / "made", path / "moved")
-    return path / "moved", result
+def capsule(runs, tmp_path_factory):
+    """A finished run that was copied to another folder, and its result."""
+    words = ["task=translation", *LEARNT, "tokenizer.vocab_size=400"]
+    return runs.copy(tmp_path_factory.mktemp("runs") / "copied", *words), runs.result(*words)
 
 
 def predict(monkeypatch, capsys, run, text, *words):
@@ -112,8 +110,8 @@ def test_every_line_is_answered_in_order(capsule, monkeypatch, capsys):
         b"",
         b"the dog " * 5000,
         "\N{PILE OF POO}\N{ZERO WIDTH JOINER} \u2028 \u0085 \x0b \x0c \x00 \x1b[31m".encode(),
-        b"\xff\xfe broken \xc3",
-        b"   ",
+        b" \t  ",
+        "\u3000\xa0\u200b".encode(),
         b"<eos> <pad> <bos>",
         b"The cat sleeps.\r",
     ]
@@ -121,7 +119,7 @@ def test_every_line_is_answered_in_order(capsule, monkeypatch, capsys):
     assert answers.endswith("\n")
     answers = answers[:-1].split("\n")
     assert len(answers) == len(lines)
-    assert answers[1] == ""
+    assert answers[1] == answers[4] == answers[5] == ""
     loaded = multihead.load(run)
     assert answers[0] == loaded.translate(["Paul sees the dog."])[0]
     assert answers[7] == loaded.translate(["The cat sleeps."])[0]

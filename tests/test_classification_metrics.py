@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from trial import FORKS
 
 from multihead.classification_metrics import Confusion, Outputs, class_metrics, label_set_metrics
 
@@ -138,9 +139,8 @@ def rank(number, address, results):
 
 
 def test_two_ranks_gather_what_one_has(tmp_path):
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    mp.spawn(rank, (f"file://{tmp_path}/rendezvous", results), nprocs=2)
+    results = FORKS.SimpleQueue()
+    mp.start_processes(rank, (f"file://{tmp_path}/rendezvous", results), nprocs=2, start_method="forkserver")
     own = {"one": outputs(100), "several": label_sets(100)}
     for _ in range(2):
         for (name, kind), (logits, labels) in results.get().items():

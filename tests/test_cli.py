@@ -124,6 +124,7 @@ def test_a_defect_says_where_its_traceback_is(door, monkeypatch, tmp_path_factor
     assert status == 2 and err.startswith("Traceback") and err.endswith("expected 2\n")
 
 
+@pytest.mark.unhurried
 def test_a_failing_trial_does_not_stop_the_others(door):
     status, _, err = door("train -m task=translation model=tiny,small seed=1,11,17,2")
     assert [(c.config.model.d_model, c.config.seed) for c in door.seen] == [
@@ -132,6 +133,7 @@ def test_a_failing_trial_does_not_stop_the_others(door):
     assert status == 2 and err.count("error[data]") == err.count("error[internal]") == 2
 
 
+@pytest.mark.unhurried
 def test_a_signal_stops_the_multirun(door):
     status, _, _ = door("train -m task=translation seed=1,15,2")
     assert status == 143 and [c.config.seed for c in door.seen] == [1, 15]
@@ -219,6 +221,7 @@ def test_the_configuration_that_is_shown(door):
     assert "multirun" in door(f"train --cfg hydra {words}")[1] and "train" in door(f"train --info defaults {words}")[1]
 
 
+@pytest.mark.unhurried
 def test_hydra_flags(door, tmp_path_factory):
     status, out, err = door(["train", "--cfg", "job", "task=translation", "data.roles={source: german}", "seed=3"])
     assert (status, err) == (0, "") and "seed: 3\n" in out and "source: german" in out and "hydra" not in out
@@ -337,6 +340,21 @@ def test_the_documented_door(tmp_path):
     assert done.stderr == "error[config] model.d_modle: no such key; did you mean model.d_model?\n"
     assert list(tmp_path.iterdir()) == []
     assert len(script.read_text().splitlines()) < 20
+
+
+def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, capfd):
+    """Before torch is imported, whose libraries end the process there."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    statuses = [cli.main(words) for words in (["train", "task=lm"], ["predict", "run=r"], ["runs"])]
+    out, err = capfd.readouterr()
+    assert (statuses, out) == ([5, 5, 5], "")
+    assert set(err.splitlines()) == {
+        "error[machine] working directory: it is gone (No such file or directory); fix: cd ~"
+    }
+    assert cli.main(["--help"]) == 0
 
 
 def test_a_reader_that_leaves(tmp_path):

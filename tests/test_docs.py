@@ -97,6 +97,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_training_commands_compose(document, folder):
     text = document.read_text()

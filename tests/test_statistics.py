@@ -283,6 +283,7 @@ KINDS = {
 }
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("kind", ["bleu", "rouge", "bits_per_byte"])
 def test_level_of_the_bootstrap(kind):
     make, score, _ = KINDS[kind]
@@ -295,6 +296,7 @@ def test_level_of_the_bootstrap(kind):
     assert LEAST < rate(p_values) < MOST
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("kind", ["accuracy", "macro_f1", "bits_per_byte"])
 def test_level_of_the_permutation_test(kind):
     make, score, _ = KINDS[kind]
@@ -303,6 +305,7 @@ def test_level_of_the_permutation_test(kind):
     assert LEAST < rate(p_values) < MOST
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize(("examples", "least"), [(200, LEAST), (40, 0.002)])
 def test_level_of_mcnemar(examples, least):
     """With few discordant pairs (40 examples) the exact test is conservative, as is known of it."""
@@ -314,6 +317,7 @@ def test_level_of_mcnemar(examples, least):
     assert least < rate(p_values) < 0.065
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("seeds", [2, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_level_over_seeds_that_vary(kind, seeds):
@@ -335,6 +339,7 @@ def over_seeds_trials(make, score, of_seeds, seeds, against=None, resamples=200)
     return p_values
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("kind", ["rouge", "accuracy"])
 def test_level_over_seeds_that_do_not_vary(kind):
     """Runs that differ in single examples only: their noise must not be counted twice."""
@@ -342,11 +347,13 @@ def test_level_over_seeds_that_do_not_vary(kind):
     assert LEAST < rate(over_seeds_trials(make, score, 0.0, 3)) < MOST
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize(("seeds", "against"), [(1, 5), (3, 5)])
 def test_level_over_unequal_numbers_of_seeds(seeds, against):
     assert LEAST < rate(over_seeds_trials(rouge_like, mean, 0.04, seeds, against)) < MOST
 
 
+@pytest.mark.unhurried
 def test_a_bootstrap_over_seeds_and_examples_would_not_hold_its_level():
     """Why there is none: far from 5 % in both directions, where the t-test on the same data is at 5 %."""
     found = {}
@@ -366,6 +373,7 @@ def test_a_bootstrap_over_seeds_and_examples_would_not_hold_its_level():
     assert found["do not"] < 0.02
 
 
+@pytest.mark.unhurried
 def test_level_where_equal_seeds_are_correlated():
     """Runs of equal seed that go up and down together: the unpaired test finds fewer false differences, not more."""
     rng = np.random.default_rng(16)

@@ -8,6 +8,7 @@ Shapes: N examples, C classes.
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional import classification as functional
 from torchmetrics.utilities import dim_zero_cat
+
+from multihead.side_outputs import side_output
 
 CALIBRATION_BINS = 15
 """Of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
@@ -75,7 +78,7 @@ def class_metrics(probabilities: Tensor, predicted: Tensor, labels: Tensor, name
     metrics = {
         "accuracy": functional.multiclass_accuracy(predicted, labels, count, average="micro"),
         "macro_f1": functional.multiclass_f1_score(predicted, labels, count, average="macro"),
-        "mcc": functional.multiclass_matthews_corrcoef(predicted, labels, count),
+        "mcc": _mcc(predicted, labels, count),
         "ece": functional.multiclass_calibration_error(probabilities, labels, count, n_bins=CALIBRATION_BINS),
         **_mean_auroc(probabilities, torch.nn.functional.one_hot(labels, count)),
         **{f"f1/{name}": value for name, value in zip(names, f1, strict=True)},
@@ -89,8 +92,9 @@ def label_set_metrics(
     """Metrics of examples with any number of classes.
 
     ``accuracy`` is the share of examples all of whose classes are right, and none besides (subset accuracy);
-    ``f1/NAME``, their mean ``macro_f1`` and ``auroc`` as in `class_metrics`; ``mcc`` and ``ece`` are over all
-    decisions, one for each example and class.
+    ``f1/NAME`` of each class, 0 for one that neither occurs nor was predicted, and their mean ``macro_f1`` over all
+    classes, those included; ``auroc`` as in `class_metrics`; ``mcc`` and ``ece`` are over all decisions, one for each
+    example and class.
 
     Args:
         probabilities: [N, C].
@@ -106,12 +110,29 @@ def label_set_metrics(
     metrics = {
         "accuracy": functional.multilabel_exact_match(predicted, labels, count),
         "macro_f1": functional.multilabel_f1_score(predicted, labels, count, average="macro"),
-        "mcc": functional.binary_matthews_corrcoef(predicted.flatten(), truth),
+        "mcc": _mcc(predicted.flatten(), truth, 2),
         "ece": functional.binary_calibration_error(each, truth, n_bins=CALIBRATION_BINS),
         **_mean_auroc(probabilities, labels),
         **{f"f1/{name}": value for name, value in zip(names, f1, strict=True)},
     }
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _mcc(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Matthews' correlation coefficient for C classes (Gorodkin 2004), as scikit-learn has it: 0 where it is 0/0.
+
+    torchmetrics gives other numbers where all predictions, or all labels, are of one class.
+
+    Args:
+        predicted: Numbers of the classes decided for [N].
+        labels: Numbers of the classes [N].
+        count: C.
+    """
+    chosen, true = (torch.bincount(x.long(), minlength=count).double() for x in (predicted, labels))  # [C]
+    total, right = len(labels), (predicted == labels).sum().double()
+    spread = (total**2 - chosen.square().sum()) * (total**2 - true.square().sum())
+    covariance = right * total - chosen @ true
+    return covariance / spread.sqrt() if spread > 0 else torch.zeros((), dtype=torch.float64)
 
 
 def _mean_auroc(probabilities: Tensor, truth: Tensor) -> dict[str, Tensor]:
@@ -178,14 +199,16 @@ class Confusion:
         content = {"classes": self.names, "columns": self.columns, "counts": self.counts}
         files[1].write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         picture = folder / f"{name}.png"
-        return [*files, picture] if self.draw(picture) else files
+        with side_output("the picture of the confusion matrix"):
+            files += [picture] if self.draw(picture) else []
+        return files
 
     def draw(self, path: Path) -> bool:
         """A picture, each row shaded by its shares; False where matplotlib, an extra, is not installed."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
+        if importlib.util.find_spec("matplotlib") is None:
             return False
+        from matplotlib.figure import Figure
+
         rows, columns = len(self.counts), len(self.counts[0])
         figure = Figure(figsize=(2 + 0.6 * max(columns, 4), 1.5 + 0.45 * max(rows, 4)), layout="constrained")
         axes = figure.subplots()

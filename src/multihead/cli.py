@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihead.config.keys import GROUPS, PRIMARY, conf_dir, nearest_name
 from multihead.errors import ConfigError, MachineError, MultiheadError, Stopped
+from multihead.ranks import check_numbers
 
 if TYPE_CHECKING:
     from multihead.config.compose import Composition
@@ -152,16 +153,30 @@ def _dispatch(argv: list[str]) -> int:
         near = "train" if settings else VERB_SYNONYMS.get(verb) or nearest_name(verb, VERBS)
         fix = f"multihead {near} ..." if near else "multihead --help"
         raise ConfigError(verb, f"not a command; there are {', '.join(VERBS)}", fix)
+    _require_directory()
     if any(word in HELP_WORDS for word in words):
         from multihead.help import verb_help
 
         sys.stdout.write(verb_help(verb))
         return 0
+    check_numbers()
     if verb == "train":
         return _complete(words) if any(word in ("-sc", "--shell-completion") for word in words) else _train(words)
     if flags := [word for word in words if word.startswith("-")]:
         raise ConfigError(flags[0], f"{verb} takes key=value and no flags", f"multihead {verb} --help")
     return importlib.import_module(f"multihead.commands.{verb}").run(words)
+
+
+def _require_directory() -> None:
+    """Hydra asks for the working directory, and libraries of torch end the process where there is none.
+
+    Raises:
+        MachineError: It was deleted.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise MachineError("working directory", f"it is gone ({error.strerror})", "cd ~") from error
 
 
 @dataclass

@@ -27,6 +27,8 @@ from rich.text import Text
 
 from multihead.config.training import Config
 from multihead.errors import MachineError
+from multihead.selection import is_better, loss_beside
+from multihead.side_outputs import reason, side_output
 
 log = logging.getLogger("multihead")
 
@@ -34,6 +36,8 @@ LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
 """Loggers that share our console and file while a log is open."""
 FILE_WIDTH = 100
 """Columns of what rich draws into train.log."""
+SELDOM = ("exact_match", "truncated", "unknown_tokens", "rougeLsum")
+"""Metrics that a line of validation leaves out unless they are monitored."""
 MANY_CLASSES = 8
 """Above it, a line of validation leaves the F1 of each class out."""
 
@@ -49,6 +53,8 @@ class Log:
             logger.handlers, logger.propagate = list(handlers), False
         log.setLevel(logging.INFO)
         logging.captureWarnings(True)
+        for handler in handlers:
+            handler.addFilter(_Once())
 
     def close(self) -> None:
         """Detaches and closes the handlers."""
@@ -90,7 +96,7 @@ def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
     handlers: list[logging.Handler] = [_ConsoleHandler(console)]
     if run_dir is not None:
         try:
-            file = logging.FileHandler(run_dir / "train.log", encoding="utf-8", errors="replace")
+            file = _FileHandler(run_dir / "train.log", encoding="utf-8", errors="replace")
         except OSError as error:
             raise MachineError(str(run_dir / "train.log"), f"cannot be opened ({error.strerror})") from error
         file.setFormatter(_FileFormatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -108,12 +114,48 @@ class Screen(Console):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-class _ConsoleHandler(logging.Handler):
+class _Once(logging.Filter):
+    """Lets a record through whose ``once`` was not said in this log before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is new."""
+        once = getattr(record, "once", None)
+        new = once is None or once not in self.said
+        self.said.add(once or "")
+        return new
+
+
+class _NeverEndsTheRun(logging.Handler):
+    """A handler whose errors are told in one line on stderr, once, where the logging module prints a page each time."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._told and sys.stderr is not None:
+            self._told = True
+            what = f"{self.what} cannot be written, and the run goes on without: {reason(sys.exc_info()[1])}"
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(what.encode("ascii", "backslashreplace").decode() + "\n")
+
+
+class _ConsoleHandler(_NeverEndsTheRun):
+    what = "the screen"
+
     def __init__(self, console: Console):
         super().__init__()
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._show(record)
+        except Exception:
+            self.handleError(record)
+
+    def _show(self, record: logging.LogRecord) -> None:
         if getattr(record, "quiet", False) and self.console.is_terminal:
             return
         drawn = getattr(record, "renderable", None)
@@ -124,6 +166,10 @@ class _ConsoleHandler(logging.Handler):
             self.console.print(drawn)
 
 
+class _FileHandler(_NeverEndsTheRun, logging.FileHandler):
+    what = "train.log"
+
+
 class _FileFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         drawn = getattr(record, "renderable", None)
@@ -132,6 +178,9 @@ class _FileFormatter(logging.Formatter):
         console = Console(file=io.StringIO(), width=FILE_WIDTH, highlight=False)
         console.print(drawn)
         return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+BAR = side_output("the progress bar")
 
 
 class Progress(L.Callback):
@@ -151,10 +200,12 @@ class Progress(L.Callback):
         self.started = self.mark = 0.0
         self.tokens, self.paused, self.speed = 0, 0.0, 0.0
         self.pause_began = 0.0
-        self.last, self.best = math.nan, math.nan
+        self.last, self.best, self.best_loss = math.nan, math.nan, math.nan
+        self.judged = False
 
     # ---- the hooks, in the order of a run
 
+    @BAR
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = self.mark = time.monotonic()
         self.tokens, self.paused = pl_module.tokens_seen, 0.0
@@ -162,6 +213,7 @@ class Progress(L.Callback):
         if trainer.is_global_zero:
             self._open("train", trainer.max_steps)
 
+    @BAR
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -170,6 +222,7 @@ class Progress(L.Callback):
             self.tokens = pl_module.tokens_seen
         self._report(trainer, pl_module)
 
+    @BAR
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
             if trainer.is_global_zero:
@@ -179,6 +232,7 @@ class Progress(L.Callback):
         self.pause_began = time.monotonic()
         self._describe("validating")
 
+    @BAR
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
@@ -188,9 +242,10 @@ class Progress(L.Callback):
         else:
             self._update(batch_idx + 1)
 
+    @BAR
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        self._line(trainer, values, is_best=self._is_best(values.get(self.monitor, math.nan)))
+        self._line(trainer, values, is_best=self._is_best(values))
         if trainer.state.fn == "fit":
             self.paused += time.monotonic() - self.pause_began
             self._describe("train")
@@ -198,31 +253,39 @@ class Progress(L.Callback):
         else:
             self._close()
 
+    @BAR
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._report(trainer, pl_module)
         self._close()
 
+    @BAR
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             self._open("test", sum(trainer.num_test_batches))
 
+    @BAR
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         self._update(batch_idx + 1)
 
+    @BAR
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
 
+    @BAR
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._close()
 
     def state_dict(self) -> dict[str, float]:
-        return {} if math.isnan(self.best) else {"last": self.last, "best": self.best}
+        numbers = {"last": self.last, "best": self.best, "best_loss": self.best_loss}
+        return numbers if self.judged else {}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.judged = bool(state_dict)
         self.last, self.best = state_dict.get("last", math.nan), state_dict.get("best", math.nan)
+        self.best_loss = state_dict.get("best_loss", math.nan)
 
     # ---- numbers
 
@@ -260,12 +323,12 @@ class Progress(L.Callback):
         spent = time.monotonic() - self.started
         return (trainer.max_steps - trainer.global_step) * spent / done if done > 0 else math.nan
 
-    def _is_best(self, value: float) -> bool:
-        if math.isnan(value):
-            return False
-        self.last = value
-        better = math.isnan(self.best) or (value > self.best if self.mode == "max" else value < self.best)
-        self.best = value if better else self.best
+    def _is_best(self, metrics: Mapping[str, float]) -> bool:
+        value, loss = metrics.get(self.monitor, math.nan), loss_beside(self.monitor, metrics)
+        better = not self.judged or is_better(value, loss, self.best, self.best_loss, self.mode)
+        self.last, self.judged = value, True
+        if better:
+            self.best, self.best_loss = value, loss
         return better
 
     def _line(
@@ -277,7 +340,8 @@ class Progress(L.Callback):
         split = next(iter(values)).partition("/")[0]
         parts = [f"step {trainer.global_step:>{len(str(trainer.max_steps))}}/{trainer.max_steps}  {split}"]
         of_classes = [name for name in values if "/f1/" in name]
-        left_out = of_classes if len(of_classes) > MANY_CLASSES else ()  # metrics.csv has them
+        left_out = set(of_classes) if len(of_classes) > MANY_CLASSES else set()  # metrics.csv has them
+        left_out |= {name for name in values if short(name).rpartition("/")[2] in SELDOM and name != self.monitor}
         shown = (name for name in values if name not in left_out)
         for name in sorted(shown, key=lambda name: name != self.monitor):  # the monitored one first
             best = " (best)" if is_best and name == self.monitor else ""
@@ -319,19 +383,25 @@ class Progress(L.Callback):
 # ---- the end
 
 
-def summary(result: Mapping[str, Any], samples: Sequence[tuple[str, str, str]], next_commands: Sequence[str]) -> None:
-    """Shows the metrics of a finished run, sample outputs (source, reference, output), and what to type next."""
+def summary(result: Mapping[str, Any], samples: Sequence[Mapping[str, str]], next_commands: Sequence[str]) -> None:
+    """Shows the metrics of a finished run, sample outputs, and what to type next.
+
+    Args:
+        result: Of the run.
+        samples: Names and texts of what is shown of each; an ``output`` that is the ``reference`` is green.
+        next_commands: As they are typed.
+    """
     parts: list[RenderableType] = ["", metrics_table(result)]
     if samples:
         grid = Table.grid(padding=(0, 2), expand=False)
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column(overflow="fold")
-        for i, (source, reference, output) in enumerate(samples):
+        for i, sample in enumerate(samples):
             if i:
                 grid.add_row("", "")
-            grid.add_row("source", Text(printable(source)))
-            grid.add_row("reference", Text(printable(reference)))
-            grid.add_row("output", Text(printable(output), style="green" if output == reference else "bold"))
+            for name, text in sample.items():
+                style = "green" if text == sample.get("reference") else "bold"
+                grid.add_row(Text(printable(name)), Text(printable(text), style=style if name == "output" else ""))
         parts += ["", Padding(grid, (0, 0, 0, 1))]
     log.info("", extra={"renderable": Group(*parts)})
     if next_commands:  # as lines of text, which are not cut at the terminal's width and can be copied
@@ -378,7 +448,9 @@ def runs_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def printable(text: str) -> str:
-    """``text`` with control characters, which could move a terminal's cursor, replaced."""
+    """``text`` in one line: line breaks and tabs as ``\\n`` and ``\\t``, as `predict` writes them; other control
+    characters, which could move a terminal's cursor, replaced."""
+    text = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     return "".join(char if char.isprintable() else "�" for char in text)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead.config.changes import changes, same_run
+from multihead.config.changes import changes, decided, same_run
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import SEARCHES
 from multihead.config.words import typed_as
@@ -73,6 +73,9 @@ def aim(composition: Composition) -> Aim:
     from multihead.checkpoint import checkpoints
 
     if checkpoints(path) or (path / "result.json").is_file():
+        for name, value in decided(_configuration(path), composition.tree).items():
+            if value is not None:
+                composition.put(name, value)
         return Aim(composition, path, "on")
     if wish == "must":
         what, fix = "no checkpoint in it", "resume=auto starts the run again"

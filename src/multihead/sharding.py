@@ -15,7 +15,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -47,11 +46,7 @@ class Sharded(ModelParallelStrategy):
         self.model = self.precision_plugin.convert_module(self.model)
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting:
-            mesh = self.device_mesh["data_parallel"]
-            shard(self.lightning_module, mesh)
-            for callback in trainer.callbacks:
-                if isinstance(callback, WeightAveraging):
-                    shard(callback._average_model.module, mesh)
+            shard(self.lightning_module, self.device_mesh["data_parallel"])
         self.model_to_device()
         self.barrier()
         if fitting:

@@ -7,7 +7,6 @@ back by hand, and sets the loop's counters. This is the only module that touches
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -18,13 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed
 from torch import Tensor
 
+from multihead.averaging import Averaging
 from multihead.checkpoint import (
     FolderCheckpointIO,
     checkpoints,
@@ -39,11 +39,10 @@ from multihead.checkpoint import (
 )
 from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
+from multihead.selection import is_better, loss_beside, never_moved
 from multihead.sharding import scattered_state, whole
+from multihead.tasks.base import Task, TaskCallback
 from multihead.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from multihead.tasks.base import Task
 
 log = logging.getLogger("multihead")
 
@@ -77,7 +76,7 @@ class Boundary:
     sum: Tensor | None = None
 
 
-class Steps(L.Callback):
+class Steps(TaskCallback):
     """Everything that happens between two optimizer steps.
 
     Counters and training metrics, validation, early stopping, the checkpoint, signals. Must be the last of the
@@ -91,15 +90,19 @@ class Steps(L.Callback):
         start: The checkpoint to go on from.
         events: Called with an event's name and fields, for events.jsonl.
         record: Stored in every checkpoint; what a resume compares (`multihead.resume`).
+        began: When the run began by ``time.monotonic``; None means now.
+        on_resumed: Called once the checkpoint is known to fit.
     """
 
-    def __init__(self, run_dir, data, config, monitor, start=None, events=None, record=None):
+    def __init__(
+        self, run_dir, data, config, monitor, start=None, events=None, record=None, began=None, on_resumed=None
+    ):
         self.run_dir, self.data, self.config = run_dir, data, config
         self.monitor, self.mode = monitor
         self.start: Start | None = start
         self.events = events or (lambda name, **fields: None)
         self.record = record or {}
-        self.on_resumed: Callable[[], None] = lambda: None  # called once the checkpoint is known to fit
+        self.on_resumed: Callable[[], None] = on_resumed or (lambda: None)
         self.best: dict[str, Any] = {}
         self.epoch, self.step_in_epoch = 0, 0
         self.received = 0  # by this process; what all ranks agree on is `signum`
@@ -107,15 +110,18 @@ class Steps(L.Callback):
         self.taken: list[signal.Signals] = []
         self.pending_validation = False
         self.bad_validations = 0
+        self.monitored: list[list[float]] = []
+        """Step of each validation, and the monitored metric's value."""
         self.validated, self.saved = -1, -1
         self.sum: Tensor | None = None
         self.targets = 0
         self.mark, self.trained_seconds, self.trained_tokens = 0.0, 0.0, 0
         self.restore_random: Mapping[str, Any] | None = None
         self.first_step = start.own["step"] if start else 0
-        self.began, self.seconds_before = time.monotonic(), start.own["seconds"] if start else 0.0
+        self.began = time.monotonic() if began is None else began
+        self.seconds_before = start.own["seconds"] if start else 0.0
         self.micro_batches = 0
-        self.updating = self.averaged = False
+        self.updating = False
         self.boundary = Boundary()
         self.skipping = False
         self.telemetry = Telemetry()
@@ -149,11 +155,12 @@ class Steps(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Task) -> None:
         self._take_signals()
         trainer.fit_loop.epoch_loop._should_check_val_fx = lambda fetcher: False  # we validate, in `_validate`
-        pl_module.on_gradient = functools.partial(self._on_gradient, trainer, pl_module)
         self.telemetry.start(trainer)
         if self.start:
             self._restore(trainer, pl_module)
             self.saved = self.first_step
+        elif trainer.global_rank:  # all ranks have drawn the same weights; from here on dropout differs
+            self._own_stream(trainer.global_rank)
         if trainer.is_global_zero:
             self._probe(trainer)
         self.events("started", step=trainer.global_step, tokens=pl_module.tokens_seen)
@@ -179,8 +186,8 @@ class Steps(L.Callback):
         groups = trainer.optimizers[0].param_groups
         states = sum(p.nbytes * (1 if group.get("kind") == "muon" else 2) for group in groups for p in group["params"])
         weights = sum(p.nbytes for p in trainer.lightning_module.parameters())
-        averages = bool(self.config.ema_decay or self.config.average_last_steps)
-        size = weights * (2 if averages else 1) + states
+        averages = sum(tensor.nbytes for c in trainer.callbacks if isinstance(c, Averaging) for tensor in c.averages)
+        size = weights + averages + states
         folder = self.run_dir / "checkpoints"
         probe(folder, size)
         needed = size * (self.config.keep_checkpoints + 2 - len(checkpoints(self.run_dir)))  # beside the best, one more
@@ -205,6 +212,7 @@ class Steps(L.Callback):
         module.tokens_seen, self.best = own["tokens_seen"], self._still_best(own["best"])
         module.recorded.update(own["recorded"])
         self.bad_validations = own["bad_validations"]
+        self.monitored = [list(pair) for pair in own.get("monitored", ())]
         self._set_counters(trainer, own["step"])
         done = own["step"] >= self.config.max_steps
         self.pending_validation = own["pending_validation"] or (done and not self.best)
@@ -222,11 +230,15 @@ class Steps(L.Callback):
         if rank < len(ranks):
             self.restore_random = ranks[rank]["random"]
         else:
-            torch.manual_seed(self.data.seed + 1_000_003 * rank + self.first_step)
+            self._own_stream(rank)
         if trainer.world_size == len(ranks):
             self.sum = ranks[rank]["sum"]
         elif trainer.is_global_zero and ranks[0]["sum"] is not None:
             self.sum = sum(other["sum"] for other in ranks)
+
+    def _own_stream(self, rank: int) -> None:
+        """Random numbers of this rank alone, for dropout: ranks with the same masks would average less noise."""
+        torch.manual_seed(self.data.seed + 1_000_003 * rank + self.first_step)
 
     def _still_best(self, best: Mapping[str, Any]) -> dict[str, Any]:
         """The best checkpoint so far, if it can still be read at the end."""
@@ -290,7 +302,7 @@ class Steps(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Task, optimizer: Any) -> None:
         self.updating = True
 
-    def _on_gradient(self, trainer: L.Trainer, module: Task, norm: Tensor) -> None:
+    def on_gradient(self, trainer: L.Trainer, pl_module: Task, norm: Tensor) -> None:
         """Stops, or leaves out an update, whose gradient is not finite; ``norm`` is the same on every rank."""
         self.telemetry.on_gradient(trainer, norm, self.config.log_every_n_steps)
         if self.config.on_nan == "stop" and norm.device.type != "cpu":
@@ -302,13 +314,13 @@ class Steps(L.Callback):
         counts["in_a_row"] += 1
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # it looks for its scale this way
         if (self.config.on_nan == "stop" and not scaled) or counts["in_a_row"] >= MOST_IN_A_ROW:
-            self._fail(trainer, module, "the gradient is not finite")
+            self._fail(trainer, pl_module, "the gradient is not finite")
         if scaled:
             return
         counts["skipped"] += 1
         if self.config.on_nan == "rewind":
-            self._rewind(trainer, module)
-        for parameter in module.parameters():
+            self._rewind(trainer, pl_module)
+        for parameter in pl_module.parameters():
             parameter.grad = None
         self.skipping = True
         self.events("skipped", step=trainer.global_step + 1, position=[self.epoch, self.step_in_epoch])
@@ -472,21 +484,31 @@ class Steps(L.Callback):
         trainer._logger_connector._first_loop_iter = first_batch
         self.pending_validation = False
         set_random_state(before)
-        value = float(trainer.callback_metrics[self.monitor])
-        better = not self.best or (value > self.best["value"] if self.mode == "max" else value < self.best["value"])
+        metrics = {name: number for name, number in module.recorded.items() if name.startswith("val/")}
+        value, better = self._judge(metrics)
+        self.monitored.append([trainer.global_step, value])
+        self._say_unmoved()
         self.bad_validations = 0 if better else self.bad_validations + 1
         self.events("validated", step=trainer.global_step, **{self.monitor: value}, best=better)
         if better:
-            metrics = {name: number for name, number in module.recorded.items() if name.startswith("val/")}
             self.best = {"step": trainer.global_step, "monitor": self.monitor, "value": value, "metrics": metrics}
         self.validated = trainer.global_step
         return better
 
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Task) -> None:
-        self.averaged = True  # the callbacks before this one have put the averaged weights in place
+    def _judge(self, metrics: Mapping[str, float]) -> tuple[float, bool]:
+        """The monitored metric among those of a validation, nan where it is not defined, and whether it is the best."""
+        value, loss = float(metrics.get(self.monitor, math.nan)), loss_beside(self.monitor, metrics)
+        if not self.best:
+            return value, True
+        best_loss = loss_beside(self.monitor, self.best["metrics"])
+        return value, is_better(value, loss, float(self.best["value"]), best_loss, self.mode)
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Task) -> None:
-        self.averaged = False
+    def _say_unmoved(self) -> None:
+        """A warning at the third validation where the monitored metric has not moved since the first."""
+        values = [value for _, value in self.monitored]
+        if len(values) == 3 and never_moved(values):
+            was = "is not defined" if math.isnan(values[0]) else f"is {values[0]:g}"
+            log.warning("%s %s at each of 3 validations: the loss decides which checkpoint is best", self.monitor, was)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Task, *args: Any) -> None:
         if trainer.state.fn == "fit" and self._signal(trainer):
@@ -497,9 +519,8 @@ class Steps(L.Callback):
     def _swap_back(self, trainer: L.Trainer, module: Task) -> None:
         """In the midst of a validation, which runs on averaged weights: puts the current ones back."""
         for callback in trainer.callbacks:
-            if self.averaged and hasattr(callback, "_swap_models"):
-                callback._swap_models(module)
-        self.averaged = False
+            if isinstance(callback, Averaging):
+                callback.take_out(module)
 
     def on_test_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if self._signal(trainer):
@@ -583,6 +604,7 @@ class Steps(L.Callback):
             "seconds": self.seconds,
             "best": self.best,
             "bad_validations": self.bad_validations,
+            "monitored": self.monitored,
             "pending_validation": self.pending_validation,
             "recorded": {
                 name: float(value) for name, value in pl_module.recorded.items() if not name.startswith("system/")

@@ -21,12 +21,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MachineError
 from multihead.records import COORDINATES, CSVMetrics, Row, whole_lines
+from multihead.side_outputs import side_output
+from multihead.tasks.base import Task, TaskCallback
 
 log = logging.getLogger("multihead")
 
@@ -68,12 +72,40 @@ def build_loggers(config: Config, run_dir: Path, tree: Mapping[str, Any], *, ste
     if config.logger == "tensorboard":
         loggers.append(_tensorboard(run_dir, step))
     elif config.logger in ("auto", "wandb"):
-        run = start_wandb(run_dir, tree)
-        if run is not None:
-            loggers.append(WandbMetrics(run, run_dir, metrics.rows()))
+        with side_output("W&B"):
+            run = start_wandb(run_dir, tree)
+            if run is not None:
+                loggers.append(WandbMetrics(run, run_dir, metrics.rows()))
     return loggers
 
 
+class SamplesFile(TaskCallback):
+    """Appends the samples of each validation and test to ``samples.jsonl``, and shows a validation's as a table."""
+
+    def __init__(self, run_dir: Path):
+        self.path = run_dir / "samples.jsonl"
+
+    @side_output("samples.jsonl")
+    def on_samples(self, trainer: L.Trainer, pl_module: Task, split: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        lines = [
+            json.dumps({"split": split, "step": step, **sample}, ensure_ascii=False, default=_plain)
+            for sample in pl_module.samples
+        ]
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        if split == "val":
+            log_samples(trainer.loggers, step, pl_module.samples)
+
+
+def _plain(value: Any) -> Any:
+    """What a plugin's task may put into a sample and JSON does not know: arrays and tensors as lists, else text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+@side_output("the table of samples")
 def log_samples(loggers: Sequence[Logger], step: int, samples: Sequence[Mapping[str, Any]]) -> None:
     """Shows sentences and their outputs as a table where a logger has tables (W&B)."""
     for logger in loggers:
@@ -81,6 +113,7 @@ def log_samples(loggers: Sequence[Logger], step: int, samples: Sequence[Mapping[
             logger.log_samples(step, samples)
 
 
+@side_output("a table")
 def log_table(loggers: Sequence[Logger], step: int, name: str, rows: Sequence[Sequence[Any]]) -> None:
     """Shows a table, the first row its head, where a logger has tables (W&B)."""
     for logger in loggers:
@@ -88,6 +121,7 @@ def log_table(loggers: Sequence[Logger], step: int, name: str, rows: Sequence[Se
             logger.log_table(step, name, rows[0], rows[1:])
 
 
+@side_output("a picture's upload")
 def log_picture(loggers: Sequence[Logger], step: int, name: str, path: Path) -> None:
     """Shows a PNG file where a logger has pictures (W&B, TensorBoard)."""
     for logger in loggers:
@@ -99,6 +133,7 @@ def log_picture(loggers: Sequence[Logger], step: int, name: str, path: Path) -> 
             logger.experiment.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
 
 
+@side_output("the upload of the result")
 def log_capsule(loggers: Sequence[Logger], run_dir: Path, result: Mapping[str, Any], whole: bool) -> None:
     """The result where a logger has a summary; if ``whole``, what prediction and comparison need as an artifact."""
     for logger in loggers:
@@ -109,10 +144,11 @@ def log_capsule(loggers: Sequence[Logger], run_dir: Path, result: Mapping[str, A
 def finish(loggers: Sequence[Logger], status: int) -> None:
     """Closes the loggers at the end of a run with its exit status, and says where W&B put things."""
     for logger in loggers:
-        if isinstance(logger, WandbMetrics):
-            logger.finish(status)
-        else:
-            logger.finalize("success" if status == 0 else "failed")
+        with side_output(f"closing the logger {logger.name}"):
+            if isinstance(logger, WandbMetrics):
+                logger.finish(status)
+            else:
+                logger.finalize("success" if status == 0 else "failed")
 
 
 # ---- Weights & Biases
@@ -332,7 +368,10 @@ def start_wandb(run_dir: Path, tree: Mapping[str, Any]) -> Any:
     name = wandb_id(run_dir)
     try:
         wandb.setup(wandb.Settings(silent=True))
-        mode, why = _choose_mode()
+        try:
+            mode, why = _choose_mode()
+        except failures as error:
+            mode, why = "offline", f"W&B: {_told(error).rstrip('.')}"
         if mode == "disabled":
             return None
         if mode == "online":
@@ -364,7 +403,7 @@ def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) ->
         finish_timeout=UPLOAD_SECONDS if tree.get("log_model") else FINISH_SECONDS,
         finish_timeout_raises=True,
     )
-    return wandb.init(
+    run = wandb.init(
         project=os.environ.get("WANDB_PROJECT") or "multihead",
         name=os.environ.get("WANDB_NAME") or run_dir.resolve().name,
         id=name,
@@ -375,6 +414,23 @@ def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) ->
         config={**tree, "reproduce": reproduce(run_dir)},
         settings=settings,
     )
+    run.config.update(hidden_leaves(tree, run.config))
+    return run
+
+
+def hidden_leaves(tree: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves, by names with dots, of the nodes that W&B does not show.
+
+    In a sweep, W&B's agent sets ``task=translation`` or ``model=small``, and W&B keeps the words that it has set in the
+    place of our nodes of the same names.
+
+    Args:
+        tree: The whole configuration.
+        shown: The configuration of the W&B run.
+    """
+    nodes = {name: node for name, node in tree.items() if isinstance(node, Mapping)}
+    hidden = {name: node for name, node in nodes.items() if not isinstance(shown.get(name), Mapping)}
+    return {name: value for name, value in flatten(hidden).items() if name not in shown}
 
 
 def reproduce(run_dir: Path) -> dict[str, Any]:
@@ -422,13 +478,23 @@ def _answers(address: str) -> bool:
     return outcome == [True]
 
 
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger; what it cannot write costs neither the run nor its result."""
+
+    log_metrics = side_output("TensorBoard")(TensorBoardLogger.log_metrics)
+    log_hyperparams = side_output("TensorBoard")(TensorBoardLogger.log_hyperparams)
+    log_graph = side_output("TensorBoard")(TensorBoardLogger.log_graph)
+    save = side_output("TensorBoard")(TensorBoardLogger.save)
+    finalize = side_output("TensorBoard")(TensorBoardLogger.finalize)
+
+
 def _tensorboard(run_dir: Path, step: int) -> Logger:
     try:
         import tensorboard  # noqa: F401
     except ImportError as error:
         fix = 'pip install "multihead[tensorboard]", or logger=auto'
         raise ConfigError("logger", "tensorboard is not installed", fix) from error
-    return TensorBoardLogger(str(run_dir), "tensorboard", "", purge_step=step + 1 if step else None)
+    return TensorBoard(str(run_dir), "tensorboard", "", purge_step=step + 1 if step else None)
 
 
 # ---- Lightning's noise

@@ -17,6 +17,8 @@ from multihead.config.compose import compose
 from multihead.config.sweep import read_sweep
 from multihead.sweeping.ledger import Ledger
 
+pytestmark = pytest.mark.unhurried
+
 SLEEPER = str(ROOT / "tests" / "sweeping" / "sleeper.py")
 FILE = """\
 program: train.py

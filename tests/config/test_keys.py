@@ -45,9 +45,11 @@ def one_letter_changes(name: str, rng: random.Random, count: int) -> list[str]:
     return sorted(found)
 
 
+@pytest.mark.unhurried
 def test_suggestions_for_one_letter_changes():
     rng = random.Random(7)
-    cases = [(name, changed) for name in KEYS for changed in one_letter_changes(name, rng, 4)]
+    some = rng.sample(sorted(KEYS), 80)  # row 35 of the fault matrix tries every key
+    cases = [(name, changed) for name in some for changed in one_letter_changes(name, rng, 4)]
     wrong = [(name, changed) for name, changed in cases if nearest_key(changed, KEYS) != name]
     assert len(wrong) <= 0.05 * len(cases), wrong
     assert len(cases) >= 300

@@ -29,7 +29,7 @@ def poisoned(self, batch, index):
 l.LanguageModelingTask.training_step = poisoned
 """
 UNSEEN = (
-    'patch("multihead.steps.Steps._on_gradient", lambda self, *rest: None)\n'
+    'patch("multihead.steps.Steps.on_gradient", lambda self, *rest: None)\n'
     'patch("multihead.steps.Steps._require_finite", lambda self, trainer, module: 0.0)'
 )
 
@@ -60,6 +60,7 @@ def finite(run) -> bool:
     "a loss that is not finite",
     "step, examples and the first module, before the update; status 4; in no checkpoint; nan.json",
     UNSEEN,
+    defect_slow=True,
 )
 def not_finite(bench):
     told = (

@@ -270,7 +270,19 @@ def test_prediction_gives_all_classes_the_likeliest_first():
         assert outputs[0]["label"] == NAMES[int(row.argmax())]
     assert made.line([{"label": "good", "probability": 0.5}, {"label": "bad", "probability": 0.4}]) == "good\t0.5000"
     assert made.predict([], None) == []
-    assert len(made.predict([""], None)[0]) == 3
+    together = made.predict(["bad", "", " \u200b\t", "bad"], None)
+    assert together[0] == together[3] != [] and together[1] == together[2] == [] and made.line([]) == ""
+
+
+def test_a_pair_with_a_blank_side_has_no_class_and_long_ones_are_named():
+    made = task(pairs=True, max_len=9)
+    assert [len(outputs) for outputs in made.predict(["a\tb", "a\t ", "\u3000\tb", "\t", "", "a\tb\tc"], None)] == [
+        3, 0, 0, 0, 0, 3,
+    ]  # fmt: skip
+    assert made.truncated(["day day day\tday", "day day day day\tday", "day\tday day day day", "", "day"]) == [
+        False, True, True, False, False,
+    ]  # fmt: skip
+    assert task(max_len=9).truncated(["day " * 7, "day " * 8]) == [False, True]
 
 
 def test_several_labels_are_those_above_the_threshold():
@@ -350,7 +362,7 @@ def test_predict_prints_label_and_probability_or_all_of_them(run, monkeypatch, c
     folder, _ = run
     lines = predicted(monkeypatch, capsys, folder, b"prize word1\nlunch word2\n\n")
     assert [line.split("\t")[0] for line in lines[:2]] == ["spam", "ham"] and len(lines) == 3
-    assert all(0.5 <= float(line.split("\t")[1]) <= 1 for line in lines)
+    assert all(0.5 <= float(line.split("\t")[1]) <= 1 for line in lines[:2]) and lines[2] == ""
     (line,) = predicted(monkeypatch, capsys, folder, b"prize word1\n", "format=jsonl")
     answer = json.loads(line)
     assert answer["input"] == "prize word1" and [o["label"] for o in answer["outputs"]] == ["spam", "ham"]

@@ -13,9 +13,11 @@ from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import Config
 from multihead.config.words import paths_of
 from multihead.errors import ConfigError
+from multihead.side_outputs import side_output
 
 if TYPE_CHECKING:
     from multihead.calibration import Request
+    from multihead.prepare import Prepared
     from multihead.tasks.base import Task
 
 log = logging.getLogger("multihead")
@@ -70,21 +72,29 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     from multihead.commands.train import devices, give_texts, source_of
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule
-    from multihead.prepare import prepare
+    from multihead.precision import cautions, settle
+    from multihead.prepare import prepare, warn_of_skipped
     from multihead.progress import plain_table
-    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, write_result
+    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, say_without_effect, write_result
+    from multihead.suspicions import notes_on
     from multihead.tasks import build_task
 
     path = capsule_dir(run)
     request, overrides = Request.take(words)
     composition = compose_from_run(load_yaml(path / "config.yaml"), overrides, run=run)
+    for line in [*settle(composition), *cautions(composition.config)]:
+        log.info("%s", line)
     config, split = composition.config, composition.config.data.split
     prepared = prepare(composition, (split,), load_vocab(path))
+    warn_of_skipped(prepared.skipped)
+    _warn_of_other_rows(path, split, prepared, words)
     for text in prepared.texts.values():
         text.rename(split, "test")
     prepared.encoded = {name: {"test": splits[split]} for name, splits in prepared.encoded.items()}
+    prepared.unknown = {name: {"test": shares[split]} for name, shares in prepared.unknown.items() if split in shares}
     for note in prepared.notes:
         log.info("data: %s", note)
+    say_without_effect(config)
     task = build_task(config, prepared.vocab, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
@@ -102,13 +112,30 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     result = {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}
     examples = sum(len(ids["test"]) for ids in prepared.encoded.values() if isinstance(ids["test"], Encoded))
     counted = {"examples": examples} if examples else {}  # running text has none
+    counted |= {"skipped_rows": prepared.skipped["test"][0]} if "test" in prepared.skipped else {}
     result |= {"seconds": time.monotonic() - clock, **counted, **task.signatures()}
+    result["notes"] = notes_on(task, result, split)
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
-    for title, rows in task.report(path, Path(name).stem).items():
-        log.info("", extra={"renderable": plain_table(title, rows)})
+    with side_output("the task's report"):
+        for title, rows in task.report(path, Path(name).stem).items():
+            log.info("", extra={"renderable": plain_table(title, rows)})
+    for text in result["notes"]:
+        log.warning("note: %s", text)
     log.info("wrote %s", Path(path, name))
     return result
+
+
+def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Sequence[str]) -> None:
+    """A warning if a split is not the one that the run had, though nobody asked for other data."""
+    from multihead.run import read_json
+
+    name, file = f"data_{split}", path / "environment.json"
+    asked = any(word.startswith("data") and not word.startswith("data.split=") for word in words)
+    known = read_json(file, dict).get("data") if file.is_file() else None
+    if not asked and isinstance(known, dict) and known.get(name) not in (None, prepared.fingerprints[name]):
+        cause = "its files, or the rule by which rows are held out, have changed"
+        log.warning("data: %s: not the rows that the run had (%s); it may have been trained on some", split, cause)
 
 
 def _decide(request: Request, task: Task, composition: Composition, path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from multihead.capabilities import cores
 from multihead.config.compose import named, parse
 from multihead.config.extras import install, installed, require_package
 from multihead.config.keys import conf_dir
@@ -325,7 +326,7 @@ def share_of(index: int, workers: int, first: Composition) -> dict[str, str]:
     variables = {}
     devices = int(first.config.devices) if first.config.devices.isdigit() else 1
     if "OMP_NUM_THREADS" not in os.environ and workers > 1:
-        variables["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // (workers * devices)))
+        variables["OMP_NUM_THREADS"] = str(max(1, cores() // (workers * devices)))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
     if gpus and workers > 1 and first.config.accelerator in ("auto", "gpu", "cuda"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import logging
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead import capabilities
 from multihead.config.compose import Composition, compose_from_run
 from multihead.config.data import SPLITS
 from multihead.config.keys import flatten
@@ -21,9 +23,11 @@ from multihead.config.training import Config
 from multihead.config.words import pasted, write
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import ConfigError, MultiheadError, Stopped
-from multihead.launch import cluster_environment, is_main_rank, launch, local_ranks, placed, requeue, world_size
+from multihead.launch import cluster_environment, launch, local_ranks, placed, requeue
 from multihead.lock import locked
-from multihead.prepare import Prepared, prepare, roles_of
+from multihead.precision import cautions, settle
+from multihead.prepare import Prepared, prepare, roles_of, warn_of_skipped
+from multihead.ranks import check_ranks, is_main_rank, world_size
 from multihead.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.run import (
     capsule_dir,
@@ -35,15 +39,18 @@ from multihead.run import (
     git_commit_label,
     git_state,
     load_weights,
+    say_without_effect,
     starting_vocab,
     write_result,
 )
+from multihead.side_outputs import side_output
 
 if TYPE_CHECKING:
     import lightning as L
 
     from multihead.data.module import DataModule, TaskData
     from multihead.steps import Steps
+    from multihead.suspicions import Training
     from multihead.tasks.base import Task, Vocabulary
     from multihead.transfer import Source
 
@@ -68,10 +75,12 @@ def train(composition: Composition) -> dict[str, Any]:
         MultiheadError: What the user can mend.
         Stopped: If a signal ended the run, after its state was saved.
     """
+    check_ranks()
     if composition.config.plan:
         from multihead.commands.plan import plan
 
-        return plan(composition)
+        with leaving_on_signals():
+            return plan(composition)
     if composition.config.trainer.profile_steps and max(local_ranks(composition.config), world_size()) > 1:
         raise ConfigError("trainer.profile_steps", "a profile is of one rank, and there are several", "devices=1")
     found = aim(composition)
@@ -80,6 +89,7 @@ def train(composition: Composition) -> dict[str, Any]:
     if config.trainer.profile_steps and found.resumes:
         raise ConfigError("trainer.profile_steps", "a profile is of a new run", "trainer.profile_steps=0")
     ranks = local_ranks(config)
+    notes = settle(composition)
     if found.how == "done":
         if is_main_rank():
             from multihead.progress import open_log
@@ -95,6 +105,7 @@ def train(composition: Composition) -> dict[str, Any]:
         "resume": found.resumes,
         "force": config.resume_force,
         "plugin": config.plugin,
+        "notes": notes,
     }
     try:
         with leaving_on_signals():
@@ -153,7 +164,7 @@ def _train(composition: Composition, job: Mapping[str, Any], callbacks: Sequence
         stack.callback(open_log(run_dir).close)
         events = Events(run_dir / "events.jsonl")
         try:
-            _announce(config, prepared, task, run_dir)
+            _announce(config, [*job["notes"], *cautions(config)], prepared, task, run_dir)
             if copied is not None:
                 log.info("", extra={"renderable": transfer_table(copied, config.init_from)})
                 events("initialised", source=config.init_from, parts=as_rows(copied))
@@ -208,10 +219,8 @@ def _steps(
     record = flatten(job["tree"]) | prepared.fingerprints
     start = open_checkpoint(run_dir, record, job["force"], is_main_rank()) if job["resume"] else None
     monitor = (config.task.monitor, config.task.monitor_mode)
-    steps = Steps(run_dir, data, config.trainer, monitor, start, events, record)
-    steps.began = clock
-    steps.on_resumed = functools.partial(_take_over, job)
-    return steps
+    take_over = functools.partial(_take_over, job)
+    return Steps(run_dir, data, config.trainer, monitor, start, events, record, clock, take_over)
 
 
 def _fit(
@@ -224,7 +233,6 @@ def _fit(
     loggers = build_loggers(config, run_dir, job["tree"], step=steps.first_step) if main else []
     status = 1
     try:
-        task.on_samples = functools.partial(_write_samples, run_dir, loggers)
         trainer = build_trainer(composition, steps, loggers, callbacks)
         with steps.signals():
             trainer.fit(task, datamodule=steps.data)
@@ -239,6 +247,7 @@ def _fit(
         if main:
             steps.events("finished", step=trainer.global_step)
             _show(config, run_dir, task, result, tables)
+            warn_of_skipped(steps.data.skipped, ("val", "test"))
         return result
     except (MultiheadError, Stopped) as error:
         status = error.status
@@ -288,6 +297,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     from multihead.tasks import build_task
 
     keep_freed_memory()
+    capabilities.limit_threads()
     config = composition.config
     L.seed_everything(config.seed, verbose=False)
     task = build_task(config, prepared.vocab, composition.plugin)
@@ -305,6 +315,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
         seed=config.seed,
         accumulate=config.trainer.accumulate_grad_batches,
         temperature=getattr(config.task, "temperature", 1.0),
+        skipped=prepared.skipped,
     )
     data.accumulation(ranks)
     return task, data
@@ -314,6 +325,7 @@ def give_texts(task: Task, prepared: Prepared) -> None:
     """Gives each task of the run what it is validated and tested on."""
     for name, text in prepared.texts.items():
         member = task.member(name)
+        member.unknown = dict(prepared.unknown.get(name, {}))
         for split in ("val", "test"):
             if split in text.lines:
                 member.streams[split] = prepared.encoded[name][split]
@@ -369,12 +381,12 @@ def build_trainer(
     """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.steps.Steps`."""
     import lightning as L
 
-    from multihead.budget import limit_kernel_caches
+    from multihead.averaging import averaging
     from multihead.profiling import StepProfiler
     from multihead.progress import Progress
-    from multihead.tasks.base import averaging
+    from multihead.tracking import SamplesFile
 
-    limit_kernel_caches()
+    capabilities.limit_kernel_caches()
     config, plugin = composition.config, composition.plugin
     profiler = StepProfiler(steps) if config.trainer.profile_steps else None
     added = [make() for make in plugin.callbacks.values()] if plugin else []
@@ -389,7 +401,7 @@ def build_trainer(
         num_sanity_val_steps=0,
         logger=loggers or False,
         profiler=profiler,
-        callbacks=[*callbacks, *averaging(config.trainer), *added, Progress(config), steps],
+        callbacks=[*callbacks, *averaging(config.trainer), *added, SamplesFile(steps.run_dir), Progress(config), steps],
     )
 
 
@@ -400,29 +412,17 @@ def devices(config: Config) -> dict[str, Any]:
     wanted, num_nodes = placed(config)
     listed = [int(part) for part in wanted.split(",") if part] if "," in wanted else None
     return {
-        "accelerator": config.accelerator,
+        "accelerator": capabilities.device_of(config.accelerator),
         "devices": listed or (wanted if wanted == "auto" else int(wanted)),
         "strategy": _strategy(config),
         "num_nodes": num_nodes,
-        "precision": _precision(config),
+        "precision": config.precision,
         "plugins": [FolderCheckpointIO(), cluster_environment()],
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "use_distributed_sampler": False,
     }
-
-
-def _precision(config: Config) -> str:
-    """What is computed in: PyTorch has no fp16 autocast on CPUs, and Lightning takes bf16 there."""
-    import torch
-
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if config.precision != "16-mixed" or (gpu and config.accelerator != "cpu"):
-        return config.precision
-    if is_main_rank():
-        log.warning("precision 16-mixed is for GPUs; a CPU computes in bf16-mixed instead")
-    return "bf16-mixed"
 
 
 def _strategy(config: Config) -> Any:
@@ -435,10 +435,14 @@ def _strategy(config: Config) -> Any:
     return "ddp_find_unused_parameters_true" if several and config.strategy in ("auto", "ddp") else config.strategy
 
 
-def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> None:
-    """One line each on the data, the model and where the run lives."""
+def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Task, run_dir: Path) -> None:
+    """One line each on the device, the data, the model and where the run lives."""
+    for note in notes:
+        log.info("%s", note)
     for note in prepared.notes:
         log.info("data: %s", note)
+    warn_of_skipped(prepared.skipped)
+    say_without_effect(config)
     tokenizers = prepared.vocab.tokenizers.values()
     vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in tokenizers}.values())
     parameters = sum(p.numel() for p in task.model.parameters())
@@ -468,7 +472,7 @@ def _whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Tas
     fresh = trainer.precision_plugin.convert_module(build_task(task.config, task.vocab, composition.plugin))
     for name, member in task.members().items():
         fresh.member(name).texts, fresh.member(name).streams = member.texts, member.streams
-    fresh.tokens_seen, fresh.recorded, fresh.on_samples = task.tokens_seen, task.recorded, task.on_samples
+    fresh.tokens_seen, fresh.recorded = task.tokens_seen, task.recorded
     return fresh
 
 
@@ -480,6 +484,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     """
     from multihead.budget import peak_memory
     from multihead.checkpoint import FolderCheckpointIO
+    from multihead.suspicions import notes_on, of_training
     from multihead.tracking import log_capsule, log_picture, log_table
 
     config, data = task.config, steps.data
@@ -505,54 +510,70 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
         "git_commit": git_commit_label(commit, dirty),
         "best_checkpoint": f"checkpoints/{best.name}",
         "best_step": steps.best["step"],
+        **{f"skipped_rows_{split}": count for split, (count, _) in data.skipped.items()},
         **task.signatures(),
     }
     if not trainer.is_global_zero:
         return result, {}
-    tables = task.report(run_dir, "test")
+    result["notes"] = of_training(_choice(config, steps, trainer.global_step)) + notes_on(task, result)
+    tables: dict[str, Any] = {}
+    with side_output("the task's report on the test split"):
+        tables = task.report(run_dir, "test")
     for name, rows in tables.items():
         log_table(trainer.loggers, trainer.global_step, name, rows)
-    for path in (*run_dir.glob("confusion_test*.png"), *_attention_maps(run_dir, task, data)):
+    with side_output("the pictures of attention"):
+        _draw_attention(run_dir, task, data)
+    for path in (*run_dir.glob("confusion_test*.png"), *sorted(run_dir.glob("pictures/attention_*.png"))):
         log_picture(trainer.loggers, trainer.global_step, path.stem, path)
     written = write_result(run_dir, result)
     log_capsule(trainer.loggers, run_dir, written, config.log_model)
     return written, tables
 
 
-def _attention_maps(run_dir: Path, task: Task, data: DataModule) -> list[Path]:
-    """Pictures of where the heads look in an example of validation."""
+def _choice(config: Config, steps: Steps, last_step: int) -> Training:
+    """How the best checkpoint was chosen, and whether the average that was asked for has a sample."""
+    from multihead.suspicions import Training
+
+    trainer = config.trainer
+    first = trainer.max_steps - trainer.average_last_steps + 1
+    samples = last_step // trainer.average_every_n_steps - (first - 1) // trainer.average_every_n_steps
+    empty = trainer.average_last_steps and samples <= 0
+    return Training(
+        monitor=config.task.monitor,
+        mode=config.task.monitor_mode,
+        validations=[(int(step), value) for step, value in steps.monitored],
+        best_step=steps.best["step"],
+        whole=last_step >= trainer.max_steps,
+        unsampled_average=f"trainer.average_last_steps={trainer.average_last_steps}" if empty else "",
+    )
+
+
+def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
+    """Pictures of where the heads look in an example of validation; none without matplotlib, which is an extra."""
+    if importlib.util.find_spec("matplotlib") is None:
+        log.info('no pictures of attention: they need matplotlib (pip install "multihead[plot]")')
+        return
     from multihead.attention_maps import draw_all
 
     batch = data.example("val")
-    if batch is None:
-        return []
-    batch = {name: value.to(task.device) if hasattr(value, "to") else value for name, value in batch.items()}
-    try:
-        return draw_all(task, batch, run_dir / "pictures")
-    except ImportError:
-        log.info('no pictures of attention: they need matplotlib (pip install "multihead[plot]")')
-        return []
+    if batch is not None:
+        batch = {name: value.to(task.device) if hasattr(value, "to") else value for name, value in batch.items()}
+        draw_all(task, batch, run_dir / "pictures")
 
 
-def _write_samples(run_dir: Path, loggers: list[Any], split: str, step: int, samples: list[dict[str, Any]]) -> None:
-    """Appends to samples.jsonl and to loggers that hold tables."""
-    from multihead.tracking import log_samples
-
-    with open(run_dir / "samples.jsonl", "a", encoding="utf-8") as file:
-        for sample in samples:
-            file.write(json.dumps({"split": split, "step": step, **sample}, ensure_ascii=False) + "\n")
-    if split == "val":
-        log_samples(loggers, step, samples)
-
-
+@side_output("the summary on the screen")
 def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
     from multihead.progress import plain_table, summary
 
-    samples = [sample for sample in task.samples if "output" in sample or "predicted" in sample]
-    shown = [_shown(sample) for sample in samples[: config.task.num_samples]]
     for name, rows in tables.items():
-        log.info("", extra={"renderable": plain_table(name, rows)})
+        with side_output(f"the table {name}"):
+            log.info("", extra={"renderable": plain_table(name, rows)})
+    shown: list[dict[str, str]] = []
+    with side_output("the samples on the screen"):
+        shown = [_shown(sample) for sample in task.samples if "nats" not in sample][: config.task.num_samples]
     summary(result, shown, next_commands(config, run_dir))
+    for text in result["notes"]:
+        log.warning("note: %s", text)
 
 
 def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:
@@ -562,17 +583,22 @@ def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, An
 
     found = report(trainer, task)
     (run_dir / "profile.json").write_text(json.dumps(found, indent=1) + "\n")
-    for title, rows in tables(found).items():
-        log.info("", extra={"renderable": plain_table(title, rows)})
+    with side_output("the tables of the profile"):
+        for title, rows in tables(found).items():
+            log.info("", extra={"renderable": plain_table(title, rows)})
     return found
 
 
-def _shown(sample: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Input, reference and output of a sample."""
-    if "output" in sample:
-        return sample["source"], sample["reference"], sample["output"]
-    listed = [", ".join(v) if isinstance(v, list) else v for v in (sample["label"], sample["predicted"])]
-    return " | ".join(sample[role] for role in ("text", "text_b") if role in sample), *listed
+def _shown(sample: Mapping[str, Any]) -> dict[str, str]:
+    """Names and texts of what is shown of a sample: input, reference and output, or whatever a plugin's task gives."""
+    text = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in sample.items()}
+    if sample.keys() >= {"source", "reference", "output"}:
+        return {name: text[name] for name in ("source", "reference", "output")}
+    if sample.keys() >= {"text", "label", "predicted"}:
+        source = " | ".join(text[role] for role in ("text", "text_b") if role in text)
+        labels = (", ".join(v) if isinstance(v, list) else str(v) for v in (sample["label"], sample["predicted"]))
+        return dict(zip(("source", "reference", "output"), (source, *labels), strict=True))
+    return {name: value for name, value in text.items() if name != "index"}
 
 
 def next_commands(config: Config, run_dir: Path) -> list[str]:

@@ -138,11 +138,11 @@ def nearest_key(name: str, keys: Mapping[str, Key]) -> str:
         return same_field[0]
     candidates = {*keys, *GROUPS, *(key.rpartition(".")[0] for key in keys if "." in key)}
     candidates |= {f"{key.name}.{last}" for key in keys.values() if key.is_mapping and name.count(".") > 1}
-    near = min(
-        candidates,
-        key=lambda key: (edit_distance(name, key), -difflib.SequenceMatcher(None, name, key).ratio(), key),
-    )
-    if edit_distance(name, near) <= max(1, len(name) // 4):
+    distances = {key: edit_distance(name, key) for key in candidates}
+    least = min(distances.values())
+    equally_near = [key for key in candidates if distances[key] == least]
+    near = min(equally_near, key=lambda key: (-difflib.SequenceMatcher(None, name, key).ratio(), key))
+    if least <= max(1, len(name) // 4):
         return near
     return same_field[0] if same_field else nearest_name(name, candidates)
 

@@ -9,12 +9,15 @@ from typing import Any
 from multihead.config.check import require, require_choice
 from multihead.config.data import DataConfig, TokenizerConfig, column_of
 from multihead.config.model import ModelConfig
-from multihead.config.task import TaskConfig
+from multihead.config.task import ClassificationConfig, SummarizationConfig, TaskConfig, TranslationConfig
 from multihead.errors import ConfigError
 
+SEARCHING = (TranslationConfig, SummarizationConfig, ClassificationConfig)
+"""Tasks of ours whose outputs are searched for, never drawn."""
 SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+MUON_DTYPES = ("auto", "bfloat16", "float32")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
 PRECISION_WORDS = (
     dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed")
     | dict.fromkeys(("16", "fp16", "float16", "half"), "16-mixed")
@@ -50,6 +53,9 @@ class OptimConfig:
     """Nesterov momentum of Muon."""
     muon_steps: int = 5
     """Newton-Schulz iterations of Muon."""
+    muon_dtype: str = "auto"
+    """What Muon's iterations compute in: bfloat16, float32, or auto: bfloat16 if the device gains by it. The run
+    directory records what auto has become, and a resumed run keeps it."""
     schedule: str = "noam"
     """noam (linear warm-up, then 1/sqrt(step), section 5.3), cosine, wsd (warm-up, stable, decay), constant."""
     warmup_steps: int = 400
@@ -67,6 +73,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require_choice("optim.name", self.name, OPTIMIZERS)
         require_choice("optim.schedule", self.schedule, SCHEDULES)
+        require_choice("optim.muon_dtype", self.muon_dtype, MUON_DTYPES)
         for name in ("lr", "muon_lr", "eps"):
             require(0 < getattr(self, name) < float("inf"), f"optim.{name}", "above 0 and finite", getattr(self, name))
         require(0 <= self.weight_decay < 1, "optim.weight_decay", "in [0, 1)", self.weight_decay)
@@ -101,7 +108,8 @@ class TrainerConfig:
     log_every_n_steps: int = 20
     """Optimizer steps between logged training metrics."""
     accumulate_grad_batches: int = 0
-    """Micro-batches per rank and step; 0 takes as few as data.part_tokens allows."""
+    """Micro-batches per rank and step; 0 takes as few as data.part_tokens allows. Whatever their number, a step has the
+    same texts."""
     gradient_clip_val: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
     early_stopping_patience: int = 0
@@ -111,7 +119,7 @@ class TrainerConfig:
     average_last_steps: int = 0
     """Average the weights of the last so many steps (sampled every average_every_n_steps); 0 turns it off."""
     average_every_n_steps: int = 100
-    """Distance of the averaged weights in steps."""
+    """Steps between two samples of average_last_steps; at least 2 samples have to be among the last steps."""
     limit_val_examples: int = 0
     """Decode at most so many validation examples at each validation; 0 means all. Test always uses all."""
     on_nan: str = "stop"
@@ -164,6 +172,20 @@ class TrainerConfig:
             "0 where trainer.ema_decay is on: one average at a time",
             self.average_last_steps,
         )
+        self._check_average()
+
+    def _check_average(self) -> None:
+        """The weights of one step are no average, and those of none are no weights.
+
+        Raises:
+            ConfigError: trainer.average_every_n_steps passes over the last steps.
+        """
+        every, last = self.average_every_n_steps, min(self.average_last_steps, self.max_steps)
+        sampled = self.max_steps // every - (self.max_steps - last) // every
+        if self.average_last_steps and self.max_steps > 1 and sampled < 2:
+            what = f"{every} (steps between two samples) samples {sampled} of the last {last} steps, and 2 are needed"
+            fix = f"trainer.average_every_n_steps={max(1, last // 10)}" if last > 1 else "trainer.average_last_steps=0"
+            raise ConfigError("trainer.average_every_n_steps", what, fix)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -179,7 +201,8 @@ class DecodingConfig:
     min_new_tokens: int = 0
     """Fewest tokens before the end mark."""
     max_new_tokens: int = 0
-    """Most tokens; 0 means twice the source's length plus 10, and never beyond model.max_len; of a continuation 64."""
+    """Most tokens. 0 means a limit by the lengths in the training split, at least twice the source's tokens plus 10 and
+    never beyond model.max_len (targets.json in the run directory holds it); of a continuation 64."""
     num_return_sequences: int = 1
     """Outputs per input: the best hypotheses (at most num_beams), or so many samples."""
     forced_prefix: str = ""
@@ -248,13 +271,14 @@ class Config:
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, cuda, mps, tpu."""
     devices: str = "1"
-    """Number of devices per node, 'auto', or a list such as '0,1'."""
+    """Number of devices per node, 'auto', or a list of GPUs such as '0,1'. On a CPU it is the number of processes."""
     strategy: str = "auto"
     """auto; ddp: the whole model on each device; fsdp: weights, gradients and moments are shared out over all."""
     num_nodes: int = 1
     """Machines that take part."""
     precision: str = "32-true"
-    """32-true, bf16-mixed, bf16-true, 16-mixed or 64-true."""
+    """32-true, bf16-mixed, bf16-true, 16-mixed, 64-true, or auto: bf16-mixed if the device gains by it, else 32-true.
+    The run directory records what auto has become, and a resumed run keeps it."""
     seed: int = 1
     """Seed of initialisation, dropout and the batch plan."""
     run_dir: str = ""
@@ -328,7 +352,7 @@ class Config:
         require(
             self.strategy != "fsdp" or self.precision not in ("16-mixed", "64-true"),
             "precision",
-            "32-true, bf16-mixed or bf16-true where strategy=fsdp",
+            "auto, 32-true, bf16-mixed or bf16-true where strategy=fsdp",
             self.precision,
         )
         require(
@@ -337,6 +361,10 @@ class Config:
             "0 where compile=true: compiled layers have no parts",
             self.trainer.profile_steps,
         )
+        searching = [task.name for task in self.task.members().values() if type(task) in SEARCHING]
+        drawing = len(searching) < len(self.task.members()) or not self.decoding.do_sample
+        what = f"false for task={', '.join(searching)}: only task=lm draws its outputs"
+        require(drawing, "decoding.do_sample", what, self.decoding.do_sample, "decoding.num_beams=5")
         joint_only = len(self.task.members()) > 1 or getattr(self.task, "topology", "") == "decoder"
         require(
             self.tokenizer.joint or not joint_only,

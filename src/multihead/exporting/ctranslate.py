@@ -371,7 +371,11 @@ def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, f
     elif prefixed:
         prompt = '["<bos>", *{}, "<sep>"]'
     source_file, target_file = _vocabulary_files(reference)
-    longest = "64" if reference.name == "lm" else "2 * len(ids) + 10"
+    longest = "64"
+    if reference.name != "lm":
+        text = reference.task.target_text
+        longest = f"int({text.slope:g} * len(ids)) + {text.extra}"
+    cut = f"[:{reference.task.limits()['source']}]" if role == "source" else ""
     field = "sequences" if prefixed else "hypotheses"
     return f"""# {reference.name} for CTranslate2
 
@@ -381,7 +385,7 @@ from multihead.data.tokenizer import Tokenizer  # imports no torch
 
 model = ctranslate2.{kind}(".")
 source_names, target_names = json.load(open("{source_file}")), json.load(open("{target_file}"))
-ids = Tokenizer.load("{files[role]}").encode_batch(["A text."])[0]
+ids = Tokenizer.load("{files[role]}").encode_batch(["A text."])[0]{cut}
 tokens = [source_names[i] for i in ids]
 found = model.{call}([{prompt.format("tokens")}], {bound}={longest}, {", ".join(options)})
 index = {{name: i for i, name in enumerate(target_names)}}

@@ -95,7 +95,7 @@ class Reference:
 
     def limit(self, example: Example) -> int:
         """Most tokens of the output, its end mark included."""
-        longest = NEW_TOKENS if self.name == "lm" else 2 * len(example.source) + 10
+        longest = NEW_TOKENS if self.name == "lm" else self.task.target_text.limit(len(example.source))
         room = self.task.config.model.max_len - len(self.prefix(example))
         return max(1, min(self.decoding.max_new_tokens or longest, room))
 

@@ -1,8 +1,8 @@
-"""What all tasks share: the model (backbone and head), the optimizer, how numbers are recorded, averaged weights."""
+"""What all tasks share: the model (backbone and head), the optimizer, how numbers are recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,16 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from multihead.config.check import require_choice
 from multihead.config.task import TaskConfig
-from multihead.config.training import Config, DecodingConfig, TrainerConfig
+from multihead.config.training import Config, DecodingConfig
 from multihead.optim import build_optimizer, lr_factor
-from multihead.sharding import gathered, parted
+from multihead.sharding import gathered
+from multihead.side_outputs import side_output
+from multihead.target_text import TargetText
 from multihead.transformer import Blocks, Transformer
 
 IGNORED = -100
@@ -41,6 +42,8 @@ class Vocabulary:
     """Role to tokenizer."""
     labels: list[str] = field(default_factory=list)
     """Names of the classes, in the order of their numbers."""
+    targets: Mapping[str, TargetText] = field(default_factory=dict)
+    """Task to what the training split tells of its targets; of tasks that decode them."""
 
 
 def new_transformer(config: Config, vocab: Vocabulary, blocks: Blocks) -> Transformer:
@@ -52,6 +55,19 @@ def new_transformer(config: Config, vocab: Vocabulary, blocks: Blocks) -> Transf
         target_vocab_size=sizes.get("target", sizes.get("text")) if "decoder" in stacks else None,
         blocks=blocks,
     )
+
+
+class TaskCallback(L.Callback):
+    """A callback that is also called at two moments for which Lightning has no hook.
+
+    A task finds these among its trainer's callbacks and keeps none of them: what belongs to others does not hang on it.
+    """
+
+    def on_gradient(self, trainer: L.Trainer, pl_module: Task, norm: Tensor) -> None:
+        """Called with the norm [] of a step's gradient before it is clipped and used, on every rank."""
+
+    def on_samples(self, trainer: L.Trainer, pl_module: Task, split: str) -> None:
+        """Called when ``pl_module.samples`` holds the samples of a whole split, on every rank."""
 
 
 class Task(L.LightningModule):
@@ -79,14 +95,13 @@ class Task(L.LightningModule):
         self.labels = vocab.labels
         self.texts: dict[str, Mapping[str, Sequence[str]]] = {}
         """Split to role to the texts as they stand in the corpus, for validation and test."""
+        self.unknown: dict[str, dict[str, float]] = {}
+        """Split to role to the share of its tokens that are unknown, where a tokenizer has unknown tokens."""
         self.streams: dict[str, Any] = {}
         """Split to running text, for validation and test of language models."""
         self.tokens_seen = 0
         self.samples: list[dict[str, Any]] = []
         self.recorded: dict[str, float] = {}
-        self.on_gradient: Callable[[Tensor], None] | None = None
-        """Told the norm of the gradient [] of each step, before it is clipped and used."""
-        self.on_samples: Callable[[str, int, list[dict[str, Any]]], None] | None = None
 
     # ---- what a subclass gives
 
@@ -140,6 +155,10 @@ class Task(L.LightningModule):
         """Why ``text`` cannot be an input of `predict`, and what to do about it; None where it can."""
         return None
 
+    def truncated(self, texts: Sequence[str]) -> list[bool]:
+        """Which inputs of `predict` are longer than the model reads, so that they are cut."""
+        return [False] * len(texts)
+
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
         """The outputs for one text as one line."""
         return str(outputs[0]["text"]).replace("\n", " ")
@@ -158,6 +177,15 @@ class Task(L.LightningModule):
         return {}
 
     # ---- what all have
+
+    def comparable(self, split: str, role: str, bits: dict[str, float]) -> dict[str, float]:
+        """Bits per byte where they compare; where tokens of the split are unknown, their share instead.
+
+        The model pays for an unknown token and not for the word that it stands for, so that its bits per byte would be
+        too few, the fewer the smaller the vocabulary.
+        """
+        share = self.unknown.get(split, {}).get(role, 0.0)
+        return {"unknown_tokens": share} if share else bits
 
     @classmethod
     def build(cls, config: Config, vocab: Vocabulary, blocks: Blocks) -> Task:
@@ -192,8 +220,8 @@ class Task(L.LightningModule):
     ) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = gathered(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
-        if self.on_gradient:
-            self.on_gradient(norm)
+        for callback in self._listeners():
+            callback.on_gradient(self.trainer, self, norm)
         if gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
@@ -233,75 +261,19 @@ class Task(L.LightningModule):
             logger.log_metrics(dict(metrics), step)
 
     def finish_samples(self, split: str) -> None:
-        """Gathers the collected samples of all ranks, in order, and hands them to ``on_samples``."""
+        """Gathers the collected samples of all ranks, in order, and tells the callbacks that want them."""
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, self.samples)
             self.samples = [sample for samples in gathered for sample in samples]
-        self.samples = self.merged_samples(self.samples)
-        if self.on_samples and self.trainer.is_global_zero:
-            self.on_samples(split, self.trainer.global_step, self.samples)
+        with side_output("the order of the samples"):
+            self.samples = self.merged_samples(self.samples)
+        for callback in self._listeners():
+            callback.on_samples(self.trainer, self, split)
+
+    def _listeners(self) -> Iterator[TaskCallback]:
+        return (callback for callback in self.trainer.callbacks if isinstance(callback, TaskCallback))
 
     def merged_samples(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The samples of all batches and ranks as they are written, in the order of the split."""
-        return sorted(samples, key=lambda sample: sample["index"])
-
-
-class _UntilTheEnd(WeightAveraging):
-    """Averaged weights stay through the module's own end of validation, which comes behind that of callbacks."""
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Not yet."""
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_validation_epoch_end(trainer, pl_module)
-
-
-class MovingAverage(_UntilTheEnd, EMAWeightAveraging):
-    """Exponential moving average of the weights."""
-
-    def _swap_models(self, pl_module: L.LightningModule) -> None:
-        with parted(pl_module):
-            super()._swap_models(pl_module)
-
-
-class LastAverage(_UntilTheEnd):
-    """Equal average of the weights of the last steps (checkpoint averaging, section 6.1 of the Transformer paper).
-
-    Validation, the saved model and the end of training use it from its first sample on, the current weights before.
-    """
-
-    def __init__(self, first_step: int, every: int):
-        super().__init__(use_buffers=False)
-        self.first_step, self.every = first_step, every
-
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return step_idx is not None and step_idx + 1 >= self.first_step and (step_idx + 1) % self.every == 0
-
-    @property
-    def _empty(self) -> bool:
-        return self._average_model is None or int(self._average_model.n_averaged) == 0
-
-    def _swap_models(self, pl_module: L.LightningModule) -> None:
-        if not self._empty:
-            with parted(pl_module):
-                super()._swap_models(pl_module)
-
-    def _copy_average_to_current(self, pl_module: L.LightningModule) -> None:
-        if not self._empty:
-            super()._copy_average_to_current(pl_module)
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        current = checkpoint["state_dict"]
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self._empty:
-            checkpoint["state_dict"] = current
-
-
-def averaging(config: TrainerConfig) -> list[L.Callback]:
-    """The callback that averages weights, if the configuration asks for one."""
-    if config.ema_decay:
-        return [MovingAverage(decay=config.ema_decay, use_buffers=False)]
-    if config.average_last_steps:
-        return [LastAverage(config.max_steps - config.average_last_steps + 1, config.average_every_n_steps)]
-    return []
+        return sorted(samples, key=lambda sample: sample.get("index", 0))

@@ -66,16 +66,11 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         run: The run's directory.
         words: Overrides as on the command line.
     """
-    import lightning as L
-
     from multihead.calibration import Request
-    from multihead.commands.train import devices, give_texts, source_of
-    from multihead.data.encode import Encoded
-    from multihead.data.module import DataModule
+    from multihead.commands.train import give_texts
     from multihead.precision import cautions, settle
-    from multihead.prepare import prepare, warn_of_skipped
     from multihead.progress import plain_table
-    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, say_without_effect, write_result
+    from multihead.run import capsule_dir, load_calibration, load_weights, say_without_effect, write_result
     from multihead.suspicions import notes_on
     from multihead.tasks import build_task
 
@@ -85,15 +80,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     for line in [*settle(composition), *cautions(composition.config)]:
         log.info("%s", line)
     config, split = composition.config, composition.config.data.split
-    prepared = prepare(composition, (split,), load_vocab(path))
-    warn_of_skipped(prepared.skipped)
-    _warn_of_other_rows(path, split, prepared, words)
-    for text in prepared.texts.values():
-        text.rename(split, "test")
-    prepared.encoded = {name: {"test": splits[split]} for name, splits in prepared.encoded.items()}
-    prepared.unknown = {name: {"test": shares[split]} for name, shares in prepared.unknown.items() if split in shares}
-    for note in prepared.notes:
-        log.info("data: %s", note)
+    prepared = _prepare(composition, path, words)
     say_without_effect(config)
     task = build_task(config, prepared.vocab, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
@@ -101,19 +88,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     if request is not None:
         _decide(request, task, composition, path)
     give_texts(task, prepared)
-    sources = {name: source_of(config, task.member(name), prepared) for name in prepared.texts}
-    data = DataModule(sources, config.data, seed=config.seed)
-    one_process = devices(config) | {"devices": 1, "strategy": "auto", "num_nodes": 1}
-    clock = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="multihead-") as scratch:
-        trainer = L.Trainer(**one_process, default_root_dir=scratch, logger=False)
-        trainer.test(task, datamodule=data, verbose=False)
-    metrics = {name: value for name, value in task.recorded.items() if name.startswith("test/")}
-    result = {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}
-    examples = sum(len(ids["test"]) for ids in prepared.encoded.values() if isinstance(ids["test"], Encoded))
-    counted = {"examples": examples} if examples else {}  # running text has none
-    counted |= {"skipped_rows": prepared.skipped["test"][0]} if "test" in prepared.skipped else {}
-    result |= {"seconds": time.monotonic() - clock, **counted, **task.signatures()}
+    result = _measure(config, task, prepared)
     result["notes"] = notes_on(task, result, split)
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
@@ -124,6 +99,52 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         log.warning("note: %s", text)
     log.info("wrote %s", Path(path, name))
     return result
+
+
+def _prepare(composition: Composition, path: Path, words: Sequence[str]) -> Prepared:
+    """The split that is evaluated, under the name ``test``."""
+    from multihead.prepare import prepare, warn_of_skipped
+    from multihead.run import load_vocab
+
+    split = composition.config.data.split
+    prepared = prepare(composition, (split,), load_vocab(path))
+    warn_of_skipped(prepared.skipped)
+    _warn_of_other_rows(path, split, prepared, words)
+    for text in prepared.texts.values():
+        text.rename(split, "test")
+    prepared.encoded = {name: {"test": splits[split]} for name, splits in prepared.encoded.items()}
+    prepared.unknown = {name: {"test": shares[split]} for name, shares in prepared.unknown.items() if split in shares}
+    for note in prepared.notes:
+        log.info("data: %s", note)
+    return prepared
+
+
+def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
+    """Metrics under the names of the split, seconds, numbers of rows, and how text was scored."""
+    import lightning as L
+
+    from multihead.commands.train import devices, source_of
+    from multihead.data.encode import Encoded
+    from multihead.data.module import DataModule
+
+    split = config.data.split
+    sources = {name: source_of(config, task.member(name), prepared) for name in prepared.texts}
+    data = DataModule(sources, config.data, seed=config.seed)
+    one_process = devices(config) | {"devices": 1, "strategy": "auto", "num_nodes": 1}
+    clock = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="multihead-") as scratch:
+        trainer = L.Trainer(**one_process, default_root_dir=scratch, logger=False)
+        trainer.test(task, datamodule=data, verbose=False)
+    metrics = {name: value for name, value in task.recorded.items() if name.startswith("test/")}
+    examples = sum(len(ids["test"]) for ids in prepared.encoded.values() if isinstance(ids["test"], Encoded))
+    counted = {"examples": examples} if examples else {}  # running text has none
+    counted |= {"skipped_rows": prepared.skipped["test"][0]} if "test" in prepared.skipped else {}
+    return {
+        **{name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()},
+        "seconds": time.monotonic() - clock,
+        **counted,
+        **task.signatures(),
+    }
 
 
 def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Sequence[str]) -> None:

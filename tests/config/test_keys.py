@@ -6,7 +6,7 @@ import string
 import pytest
 import yaml
 
-from multihead.config.compose import compose
+from multihead.config.compose import compose, composer
 from multihead.config.keys import (
     GROUPS,
     Key,
@@ -101,11 +101,12 @@ def test_words_of_other_programs(typed, meant):
 
 
 def test_every_synonym_names_what_there_is():
-    for ours in SYNONYMS.values():
+    one = composer([])
+    for ours in set(SYNONYMS.values()):
         word = ours.split(" ")[0]
         key, _, value = word.partition("=")
         assert key in KEYS or key in GROUPS, ours
-        assert not value or compose(["task=lm", word]), ours
+        assert not value or one(["task=lm", word]), ours
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class TranslationTask(Task):
         marks = self.tokenizers["target"]
         self.pad, self.bos, self.eos, self.sep = marks.pad_id, marks.bos_id, marks.eos_id, marks.sep_id
         self.loss_mean, self.accuracy, self.bits = WeightedMean(), WeightedMean(), WeightedMean()
-        self.exact_match, self.truncated = WeightedMean(), WeightedMean()
+        self.exact_match, self.ended_by_limit = WeightedMean(), WeightedMean()
         self.target_text = vocab.targets.get(settings.name, TargetText())
         self.scores = self.new_scores()
 
@@ -140,7 +140,7 @@ class TranslationTask(Task):
             if split == "test" or f"val/{name}" in self.settings.METRICS:
                 metric.update(outputs, references)
         self.exact_match.update(sum(map(str.__eq__, outputs, references)), len(outputs))
-        self.truncated.update(sum(found.truncated for _, found in best), len(outputs))
+        self.ended_by_limit.update(sum(found.truncated for _, found in best), len(outputs))
         for i, source, reference, output in zip(index, sources, references, outputs, strict=True):
             if split == "test" or i < self.settings.num_samples:
                 self.samples.append({"index": i, "source": source, "reference": reference, "output": output})
@@ -158,12 +158,12 @@ class TranslationTask(Task):
             **self.comparable(split, "target", {"bits_per_byte": float(self.bits.compute())}),
             "token_accuracy": float(self.accuracy.compute()),
             "exact_match": float(self.exact_match.compute()),
-            "truncated": float(self.truncated.compute()),
+            "truncated": float(self.ended_by_limit.compute()),
         }
         for name, metric in self.scores.items():
             if split == "test" or f"val/{name}" in self.settings.METRICS:
                 metrics[name] = float(metric.compute())
-        means = (self.loss_mean, self.bits, self.accuracy, self.exact_match, self.truncated)
+        means = (self.loss_mean, self.bits, self.accuracy, self.exact_match, self.ended_by_limit)
         for metric in (*means, *self.scores.values()):
             metric.reset()
         return metrics

@@ -537,7 +537,8 @@ class Steps(TaskCallback):
             set_random_state(self.boundary.random)
             self.sum = self.boundary.sum
             self._save(trainer)
-            log.warning("saved step %d before leaving; go on with resume=%s", trainer.global_step, self.run_dir)
+            again = typed_as("resume", str(self.run_dir))
+            log.warning("saved step %d before leaving; go on with %s", trainer.global_step, again)
 
     # ---- saving
 

@@ -2,12 +2,15 @@
 
 import itertools
 import math
+import random
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from multihead.config.model import POSITIONS, ModelConfig
@@ -185,6 +188,47 @@ def test_stopping_early_loses_nothing(length_penalty, changes):
             same(
                 hypotheses, beams_by_hand(model, head, config, source[i : i + 1][mask[i : i + 1]][None], int(limits[i]))
             )
+
+
+class Chain(nn.Module):
+    """The next token depends on the place and the last one; as sharp as real models, so that long outputs may win."""
+
+    def __init__(self, seed: int, sharpness: float, places: int):
+        super().__init__()
+        self.table = torch.randn(places * VOCAB, VOCAB, generator=torch.Generator().manual_seed(seed)) * sharpness
+
+    def forward(self, source, mask, target):
+        return self.decode(target)
+
+    def decode(self, target, target_mask=None, cache=None):
+        past = 0 if cache is None else cache.length
+        if cache is not None:
+            cache.length += target.size(1)
+        rows = (past + torch.arange(target.size(1))) * VOCAB + target
+        return F.one_hot(rows, len(self.table)).float()
+
+    def new_cache(self, memory, mask):
+        return SimpleNamespace(length=0, select=lambda rows, sources: None)
+
+    def head(self, hidden):
+        return hidden @ self.table
+
+
+@pytest.mark.parametrize("length_penalty", [-1.0, -0.3, 0.0, 0.4, 1.0, 2.0])
+def test_stopping_early_is_exact_for_any_penalty_and_bounds(length_penalty):
+    """A running beam may win as long as it can still get better, however far behind it is now."""
+    draw = random.Random(1)
+    for seed in range(60):
+        beams, limit = draw.randint(2, 4), draw.randint(2, 12)
+        model = Chain(seed, draw.uniform(1, 5), limit)
+        config = DecodingConfig(
+            num_beams=beams,
+            num_return_sequences=draw.randint(1, beams),
+            length_penalty=length_penalty,
+            min_new_tokens=draw.randint(0, min(3, limit - 1)),
+        )
+        found = search(model, model.head, config, limit=limit, prefix=torch.tensor([[BOS]]))
+        same(found[0], beams_by_hand(model, model.head, config, None, limit))
 
 
 @pytest.mark.parametrize("position", POSITIONS)

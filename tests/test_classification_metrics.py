@@ -11,8 +11,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from trial import FORKS
 
+<<<<<<< HEAD
 from multihead.classification_metrics import Confusion, Outputs, class_metrics, label_set_metrics
 from multihead.examples import statistics_of
+=======
+from multihead.classification_metrics import Confusion, Outputs, _plain, class_metrics, label_set_metrics
+>>>>>>> 8c50874c2d20db46c3d219bfbce533ee42ffb6e7
 
 NAMES = ["ham", "spam", "scam"]
 
@@ -252,8 +256,31 @@ def test_confusion_by_hand_as_csv_json_and_picture(tmp_path):
         read = list(csv.reader(file))
     assert read[0] == ["class \\ predicted", "ham, cured", "spam", "$cam_$"]
     assert read[1] == ["ham, cured", "1", "1", "0"]
+    assert b"\r" not in files[0].read_bytes()
     assert json.loads(files[1].read_text())["counts"] == confusion.counts
     assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_says_what_it_shows(tmp_path, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda figure, path, **options: drawn.append(figure.axes[0]))
+    Confusion(["a", "b"], [[3000, 1000], [0, 0]]).draw(tmp_path / "c.png")
+    Confusion(["a", "b"], [[1, 0, 1, 1], [1, 1, 0, 1]], multi_label=True).draw(tmp_path / "c.png")
+    one, several = drawn
+    assert (one.get_xlabel(), one.get_ylabel()) == ("predicted", "class")
+    assert (several.get_xlabel(), several.get_ylabel()) == ("", "class")
+    assert [tick.get_text() for tick in one.get_xticklabels()] == ["a", "b"]
+    assert several.get_xticklabels()[0].get_text() == "true positives"
+    cells = {text.get_position(): (text.get_text(), text.get_color()) for text in one.texts}  # (column, row)
+    assert cells[0, 0] == ("3,000", "white") and cells[1, 0] == ("1,000", "black")
+    assert one.images[0].get_array().tolist() == [[0.75, 0.25], [0.0, 0.0]]
+
+
+def test_names_in_a_picture_are_cut_at_24_characters():
+    assert _plain("x" * 24) == "x" * 24
+    assert _plain("x" * 25) == "x" * 23 + "…"
+    assert _plain("$a$") == r"\$a\$"
 
 
 def test_confusion_of_several_classes_counts_each_class_by_itself(tmp_path):

@@ -269,6 +269,15 @@ def test_candidates_are_the_best_of_all(vocab_size, beams):
     assert torch.equal(found.parents * vocab_size + found.tokens, places)
 
 
+def test_candidates_are_of_the_vocabulary_where_fewer_exist_than_are_asked_for():
+    """201 tokens are looked through in two parts of 200: the rest of the second holds no token."""
+    log_probs = torch.full((1, 201), -math.inf)
+    log_probs[0, 200] = -1.0
+    found = Candidates.of(Beams.start(torch.tensor([0]), torch.tensor([9])), log_probs, 300)
+    assert found.tokens[0, 0] == 200 and found.log_probs[0, 0] == -1.0
+    assert found.tokens.max() == 200 and not found.parents.any()
+
+
 # ---- copying
 
 

@@ -3,6 +3,7 @@
 import copy
 import csv
 import functools
+import io
 import json
 import math
 import unicodedata
@@ -18,6 +19,8 @@ from multihead.commands.compare import compare
 from multihead.config.compose import compose, to_yaml
 from multihead.config.keys import GROUPS
 from multihead.errors import CheckpointError, ConfigError, DataError
+from multihead.report import Pair, Report, System
+from multihead.statistics import Spread, Test
 
 WORDS = [f"w{i}" for i in range(30)]
 TRUTH = {"data_train": "t1", "data_val": "v1", "data_test": "s1", "tokenizer_target": "k1"}
@@ -206,6 +209,8 @@ def test_baseline_instead_of_all_pairs(runs):
             ("model.d_model=32", "model.d_model=96"),
         ]
     assert any(note.startswith("model.d_model=32: one seed, taken to vary") for note in report.notes)
+    assert all(pair.statement.endswith("corrected)") for pair in report.pairs)
+    assert any("corrected for 2 comparisons" in note for note in report.notes)
     with pytest.raises(ConfigError, match="baseline: nowhere is none of the systems: model"):
         compare(["runs"], baseline="nowhere")
     with pytest.raises(ConfigError, match="baseline: runs is several of the systems"):
@@ -490,6 +495,51 @@ def test_the_terminal(runs, capsys):
     ]
     page = (runs / "new/report.html").read_text()
     assert page.count("<polyline") == 12 and "model.d_model" in page
+
+
+@pytest.fixture
+def found():
+    """Two systems, one comparison, and texts that are wider than the terminal or look like markup."""
+    several, one = Spread(30.5, 0.70711, 24.15, 36.85), Spread(33.25)
+    systems = [System("base", ["a1", "a2"], [1, 2], [30.0, 31.0], several, 1_000_000)]
+    systems.append(System("small [b]", ["b1"], [1], [33.25], one, 1_200_000))
+    pair = Pair("base", "small [b]", Test(-2.75, -4.5, -1.0, 0.004, "t-test"), 0.008, "said [b] " + 30 * "words ")
+    return Report("translation", "test/bleu", "max", systems, [pair], {}, [], ["noted [b] " + 30 * "words "])
+
+
+SHOWN = """\
+test/bleu (higher is better)
+ system      seeds    mean     sd   95 % CI over seeds   parameters
+ base            2   30.50   0.71       24.15 to 36.85    1,000,000
+ small [b]       1   33.25      -                    -    1,200,000
+
+ first - second     difference        95 % CI       p   p (Holm)     test
+ base - small [b]         -2.8   -4.5 to -1.0   0.004      0.008   t-test
+
+"""
+
+
+def test_what_is_shown_to_a_file_letter_by_letter(found, capsys):
+    command.show(found)
+    told = capsys.readouterr().out
+    long = [found.pairs[0].statement.rstrip(), found.notes[0].rstrip()]
+    assert [line.rstrip() for line in told.splitlines()] == [*SHOWN.splitlines(), *long]
+
+
+def test_a_terminal_gets_bold_heads_and_dim_notes(found, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    command.show(found)
+    told = terminal.getvalue()
+    assert told.startswith("\x1b[1mtest/bleu (higher is better)\x1b[0m\n")
+    assert "\x1b[1msystem" in told and "\x1b[2mnoted [b] words" in told
 
 
 def test_several_files(runs, capsys):

@@ -11,12 +11,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from trial import FORKS
 
-<<<<<<< HEAD
-from multihead.classification_metrics import Confusion, Outputs, class_metrics, label_set_metrics
-from multihead.examples import statistics_of
-=======
 from multihead.classification_metrics import Confusion, Outputs, _plain, class_metrics, label_set_metrics
->>>>>>> 8c50874c2d20db46c3d219bfbce533ee42ffb6e7
+from multihead.examples import statistics_of
 
 NAMES = ["ham", "spam", "scam"]
 

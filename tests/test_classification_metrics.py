@@ -4,6 +4,7 @@ import csv
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ import torch.multiprocessing as mp
 from trial import FORKS
 
 from multihead.classification_metrics import Confusion, Outputs, _plain, class_metrics, label_set_metrics
+from multihead.examples import statistics_of
 
 NAMES = ["ham", "spam", "scam"]
 
@@ -65,6 +67,94 @@ def test_of_several_classes_they_are_scikit_learns():
         **{f"f1/{name}": value for name, value in zip(NAMES, f1, strict=True)},
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def _decisions(kind, count, rng, n=80):
+    """Labels and predictions of degenerate and of plain kinds, with ``count`` classes."""
+    labels, predicted = rng.integers(0, count, n), rng.integers(0, count, n)
+    if kind == "one predicted":
+        predicted[:] = count - 1
+    elif kind == "one present":
+        labels[:] = 0
+    elif kind == "one of each, the same":
+        labels[:] = predicted[:] = 1
+    elif kind == "one of each, others":
+        labels[:], predicted[:] = 0, 1
+    elif kind == "a class that neither occurs nor is predicted":
+        labels[labels == 0], predicted[predicted == 0] = 1, 1
+    elif kind == "all wrong":
+        predicted = (labels + rng.integers(1, count, n)) % count
+    elif kind == "all right":
+        predicted = labels.copy()
+    elif kind == "collapsed on 90:10":
+        labels, predicted = (np.arange(n) % 10 == 0).astype(int), np.zeros(n, dtype=int)
+    elif kind == "one example":
+        labels, predicted = labels[:1], predicted[:1]
+    return labels, predicted
+
+
+KINDS = ("plain", "one predicted", "one present", "one of each, the same", "one of each, others", "all wrong",
+         "a class that neither occurs nor is predicted", "all right", "collapsed on 90:10", "one example")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [2, 3, 77])
+def test_on_degenerate_decisions_they_are_scikit_learns_and_compares(kind, count):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(count)
+    names = [f"c{i}" for i in range(count)]
+    y, p = _decisions(kind, count, rng)
+    probabilities = torch.softmax(torch.eye(count, dtype=torch.float64)[torch.tensor(p)] * 3, 1)
+    metrics = class_metrics(probabilities, torch.tensor(p), torch.tensor(y), names)
+    each = sklearn.f1_score(y, p, average=None, labels=range(count), zero_division=0)
+    occurring = sorted({*y.tolist(), *p.tolist()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn, of a single label
+        expected = {
+            "accuracy": sklearn.accuracy_score(y, p),
+            "macro_f1": sklearn.f1_score(y, p, average="macro", labels=occurring, zero_division=0),
+            "mcc": sklearn.matthews_corrcoef(y, p),
+            **{f"f1/{name}": value for name, value in zip(names, each, strict=True)},
+        }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    if kind in ("one predicted", "one present", "collapsed on 90:10"):
+        assert metrics["mcc"] == 0
+    samples = [{"label": names[a], "predicted": names[b]} for a, b in zip(y.tolist(), p.tolist(), strict=True)]
+    for name in ("accuracy", "macro_f1", "mcc"):
+        found = statistics_of(name, [samples])
+        assert float(found.score(found.runs[0].sum(0))) == pytest.approx(expected[name], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "none predicted", "none present", "neither", "all", "all wrong", "all right"]
+)
+@pytest.mark.parametrize("count", [2, 3, 77])
+def test_on_degenerate_sets_they_are_scikit_learns_and_compares(kind, count):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(count)
+    names = [f"c{i}" for i in range(count)]
+    y, p = (rng.random((60, count)) < 0.3).astype(int), (rng.random((60, count)) < 0.3).astype(int)
+    if kind in ("none predicted", "neither"):
+        p[:] = 0
+    if kind in ("none present", "neither"):
+        y[:] = 0
+    p = {"all": np.ones_like(p), "all wrong": 1 - y, "all right": y}.get(kind, p)
+    metrics = label_set_metrics(torch.tensor(p).double(), torch.tensor(p), torch.tensor(y), names)
+    each = sklearn.f1_score(y, p, average=None, zero_division=0)
+    expected = {
+        "accuracy": sklearn.accuracy_score(y, p),
+        "macro_f1": each.mean(),
+        "mcc": 0.0 if kind == "neither" else sklearn.matthews_corrcoef(y.flatten(), p.flatten()),
+        **{f"f1/{name}": value for name, value in zip(names, each, strict=True)},
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    named = [[[name for name, has in zip(names, row, strict=True) if has] for row in x] for x in (y, p)]
+    samples = [
+        {"label": a, "predicted": b, "probabilities": dict.fromkeys(names, 0.5)} for a, b in zip(*named, strict=True)
+    ]
+    for name in ("accuracy", "macro_f1", "mcc"):
+        found = statistics_of(name, [samples])
+        assert float(found.score(found.runs[0].sum(0))) == pytest.approx(expected[name], abs=1e-9)
 
 
 def test_by_hand():

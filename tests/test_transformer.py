@@ -398,6 +398,8 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
         assert (y.mean(dim=1).std().item()) == pytest.approx((p / (1 - p) / 1001) ** 0.5, rel=0.2)
         (gradient,) = torch.autograd.grad(y.sum(), x)
         assert torch.equal(gradient, y)
+    for p in (1 - 2**-17, 1 - 1e-12):  # more than 16 bits can tell
+        assert Dropout(p)(x).count_nonzero() <= 30
     dropout = Dropout(0.1)
     torch.manual_seed(0)
     first = dropout(x)

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import math
+import unicodedata
 
 import numpy as np
 import pytest
@@ -131,16 +132,55 @@ def test_what_a_capsule_holds_is_no_run(runs):
     assert len(compare(["runs/wide_*"]).systems[0].runs) == 3
 
 
-def test_one_seed_is_a_paired_bootstrap(runs):
+def test_one_seed_is_sacrebleus_randomisation_and_bootstrap(runs):
     report = compare(["runs/narrow_1", "runs/wide_1"])
     (pair,) = report.pairs
     difference = bleu(translations(0.30, 1)) - bleu(translations(0.10, 101))
     assert pair.test.difference == pytest.approx(difference)
-    assert pair.test.method == "paired bootstrap"
+    assert pair.test.method == "paired approximate randomisation"
+    (also,) = pair.test.also
+    assert also == ("sacreBLEU's paired bootstrap", pytest.approx(1 / 5001)) and pair.test.p == pytest.approx(1 / 5001)
     assert pair.test.low < difference < pair.test.high < 0
     assert pair.statement.endswith(", p < 0.001)")
     assert any(note.startswith("One seed each") for note in report.notes)
     assert report.systems[0].spread.deviation is None
+
+
+CHINESE = ["那个人读了一本书。", "她在车站买了一只猫。", "老师在图书馆丢了钥匙。"] * 20
+
+
+def chinese(folder, tokenize, wrong, lr):
+    """Whole sentences, of which some have another last word."""
+    outputs = [text[:-2] + "人。" if i < wrong else text for i, text in enumerate(CHINESE)]
+    scorer = BLEU(tokenize=tokenize)
+    score = scorer.corpus_score(outputs, [CHINESE]).score
+    result = {"test/bleu": score, "signature": str(scorer.get_signature())}
+    samples = [{"source": "s", "reference": r, "output": o} for r, o in zip(CHINESE, outputs, strict=True)]
+    return capsule(folder, ["task=translation", f"optim.lr={lr}"], result, samples)
+
+
+def test_bleu_is_resampled_with_the_tokenizer_that_it_was_scored_with(runs):
+    chinese(runs / "zh/a", "zh", 3, 0.1)
+    chinese(runs / "zh/b", "zh", 40, 0.2)
+    chinese(runs / "zh_char", "char", 40, 0.3)
+    report = compare(["zh/a", "zh/b"])
+    assert report.warnings == []  # the examples give the score that was recorded
+    assert report.pairs[0].test.p < 0.01
+    with pytest.raises(ConfigError, match=r"different tokenizers of BLEU \(zh, char\); fix: metric=test/chrf"):
+        compare(["zh/a", "zh_char"])
+
+
+def test_references_in_another_unicode_form_are_the_same(runs):
+    for name, form in (("a", "NFC"), ("b", "NFD")):
+        reference = unicodedata.normalize(form, "Größe zählt sehr viel hier")
+        samples = [{"source": "s", "reference": reference, "output": reference}] * 12
+        capsule(
+            runs / f"forms/{name}",
+            ["task=translation", f"optim.lr={len(form) + ord(name)}"],
+            {"test/bleu": 100.0},
+            samples,
+        )
+    assert compare(["forms/a", "forms/b"]).pairs[0].test.difference == 0
 
 
 def test_not_distinguishable_and_corrected(runs):

@@ -12,16 +12,19 @@ import torch
 from safetensors.torch import load_file
 
 from multihead.checkpoint import (
+    DAMAGED,
     MANIFEST,
     STATE,
     TENSORS,
     FolderCheckpointIO,
     checkpoints,
+    clean,
     damage,
     newest_valid,
     pack,
     random_state,
     set_random_state,
+    sha256,
     unpack,
 )
 from multihead.errors import CheckpointError, MachineError
@@ -119,6 +122,32 @@ def test_another_format_is_refused(tmp_path, other):
         CheckpointError, match=f"was written in format {other}; this version of multihead reads format 2"
     ):
         FolderCheckpointIO().load_checkpoint(tmp_path / "step_1")
+
+
+def test_a_whole_checkpoint_that_cannot_be_read_says_why(tmp_path):
+    """Its hashes are right: a defect, or somebody else's program, wrote it so."""
+    path = tmp_path / "step_1"
+    FolderCheckpointIO().save_checkpoint(state(), path)
+    (path / STATE).write_text("{")
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["sha256"][STATE] = sha256(path / STATE)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"step_1: cannot be read \(JSONDecodeError: Expecting property name"):
+        FolderCheckpointIO().load_checkpoint(path)
+
+
+def test_cleaning_puts_aside_what_is_newer_and_keeps_the_rest(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for name in ("step_5", "step_10", "step_20", "step_30.tmp"):
+        (folder / name).mkdir(parents=True)
+    (folder / "best.json.tmp").touch()
+    said = clean(tmp_path, folder / "step_10")
+    assert {path.name for path in folder.iterdir()} == {"step_5", "step_10", "step_20" + DAMAGED}
+    assert sorted(said) == [
+        "best.json.tmp was being written when the run ended, and is removed",
+        f"step_20 is kept as step_20{DAMAGED}",
+        "step_30.tmp was being written when the run ended, and is removed",
+    ]
 
 
 def test_half_written_folders_are_never_taken(tmp_path):

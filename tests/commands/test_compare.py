@@ -261,6 +261,11 @@ def test_a_run_from_before_a_key_existed(runs):
     assert len(compare(["runs/narrow_*"]).systems) == 1
 
 
+def test_one_run_only(runs):
+    report = compare(["runs/wide_1"])
+    assert [len(system.values) for system in report.systems] == [1] and report.pairs == []
+
+
 def test_one_system_only(runs):
     report = compare(["runs/narrow_*"])
     assert report.pairs == [] and report.notes[-1].startswith("All runs are seeds of one system")

@@ -49,5 +49,5 @@ def test_what_reaches_a_training_or_a_process():
 
 def test_every_file_of_the_tests_has_a_name_of_its_own():
     """Pytest imports them by name: of two that are named alike, one is not collected, or helps the wrong tests."""
-    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name not in ("conftest.py", "__init__.py")]
+    names = [path.name for path in Path(__file__).parent.rglob("[!_]*.py") if path.name != "conftest.py"]
     assert sorted(names) == sorted(set(names))

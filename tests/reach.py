@@ -9,11 +9,14 @@ import types
 from pathlib import Path
 
 TESTS = str(Path(__file__).parent)
-PROCESSES = {"subprocess", "Popen", "multiprocessing", "fork", "multihead.commands.train"}
+PROCESSES = {"subprocess", "Popen", "multiprocessing", "FORKS", "fork", "start_processes", "wandb"}
+PROCESSES |= {"multihead.commands.train"}
 
 
 def is_quick(item) -> bool:
     """Whether a collected test gets the marker ``quick``."""
+    if "benchmarks" in item.path.parts:  # scripts, which are imported by name
+        return False
     if item.get_closest_marker("slow") or item.get_closest_marker("unhurried") or not hasattr(item, "function"):
         return False
     fixtures = [known[-1].func for known in item._fixtureinfo.name2fixturedefs.values()]
@@ -33,8 +36,7 @@ def _search(thing, seen: set[int]) -> bool:
         return False
     seen.add(id(thing))
     if isinstance(thing, type):
-        own = thing.__module__ and any(getattr(f, "__code__", None) for f in vars(thing).values())
-        return bool(own) and any(_search(part, seen) for part in vars(thing).values())
+        return any(_search(getattr(part, "fget", part), seen) for part in vars(thing).values())
     thing = getattr(thing, "__wrapped__", thing)
     code = getattr(thing, "__code__", None)
     if code is None or not code.co_filename.startswith(TESTS):
@@ -43,6 +45,9 @@ def _search(thing, seen: set[int]) -> bool:
     if names & PROCESSES or {"multihead", "train"} <= names:
         return True
     found = [thing.__globals__.get(name) for name in names]
+    for module in [part for part in found if isinstance(part, types.ModuleType)]:
+        if str(getattr(module, "__file__", "")).startswith(TESTS):
+            found += [vars(module).get(name) for name in names]
     return any(_search(part, seen) for part in found if isinstance(part, types.FunctionType | type | functools.partial))
 
 

@@ -1,12 +1,14 @@
 """The maps are the weights of the very layers: against torch.nn's own, and by their product with the values."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from trial import SMOKE
 
 import multihead
-from multihead.attention_maps import attention_weights, watched
+from multihead.attention_maps import _tokens, attention_weights, watched
 from multihead.config.model import ModelConfig
 from multihead.transformer import MultiHeadAttention, Scope, Transformer
 
@@ -82,3 +84,23 @@ def test_a_run_leaves_its_pictures(tmp_path, task, kinds):
     }
     assert pictures == kinds
     assert all(path.stat().st_size < 400_000 for path in (tmp_path / "run" / "pictures").iterdir())
+
+
+def test_a_picture_names_words_as_they_are_written(runs):
+    """A word of more than ASCII stood there as the library's letters for its bytes."""
+    task = multihead.load(runs.finished("task=translation")).task
+    target = task.tokenizers["target"]
+    (ids,) = target.encode_batch(["Die Köchin hört die Gäste."])
+    shown = _tokens(task, "model.transformer.decoder", torch.tensor([target.bos_id, *ids, target.pad_id]))
+    assert "".join(shown) == "<bos>▁Die▁Köchin▁hört▁die▁Gäste."
+
+
+def test_the_tokens_of_a_stack_are_those_that_it_reads():
+    """An encoder of ``text`` beside a ``target`` was named by the target's entries, and by numbers beyond them."""
+    text, target = (
+        SimpleNamespace(pad_id=0, readable=lambda i, name=name: f"{name}{i}") for name in ("text", "target")
+    )
+    member = SimpleNamespace(tokenizers={"text": text, "target": target})
+    assert _tokens(member, "transformer.encoder", torch.tensor([7, 9, 0])) == ["text7", "text9"]
+    assert _tokens(member, "transformer.decoder", torch.tensor([7, 0])) == ["target7"]
+    assert _tokens(SimpleNamespace(tokenizers={}), "transformer.encoder", torch.tensor([7, 0])) == ["7", "0"]

@@ -17,6 +17,7 @@ from multihead.config.model import POSITIONS, ModelConfig
 from multihead.config.training import DecodingConfig
 from multihead.decoding import Beams, Candidates, Hypothesis, generate, score, side_by_side
 from multihead.heads import CopyHead, VocabularyHead
+from multihead.sampling import sample
 from multihead.transformer import Transformer
 
 PAD, BOS, EOS = 0, 1, 2
@@ -268,6 +269,15 @@ def test_candidates_are_the_best_of_all(vocab_size, beams):
     assert torch.equal(found.parents * vocab_size + found.tokens, places)
 
 
+def test_candidates_are_of_the_vocabulary_where_fewer_exist_than_are_asked_for():
+    """201 tokens are looked through in two parts of 200: the rest of the second holds no token."""
+    log_probs = torch.full((1, 201), -math.inf)
+    log_probs[0, 200] = -1.0
+    found = Candidates.of(Beams.start(torch.tensor([0]), torch.tensor([9])), log_probs, 300)
+    assert found.tokens[0, 0] == 200 and found.log_probs[0, 0] == -1.0
+    assert found.tokens.max() == 200 and not found.parents.any()
+
+
 # ---- copying
 
 
@@ -323,6 +333,30 @@ def test_the_score_of_what_is_copied_is_that_of_a_full_pass():
 
 
 # ---- rules
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_the_ngrams_of_text_that_is_continued_are_not_repeated(size, beams):
+    """As greedy continuation has it, and Hugging Face; where the prefix is a begin mark, the output counts alone."""
+    model, head = tiny(encoder=False, end=-9.0)
+    texts = torch.randint(3, VOCAB, (6, 14), generator=torch.Generator().manual_seed(2))
+    config = DecodingConfig(num_beams=beams, no_repeat_ngram_size=size)
+
+    def repeats(ids):
+        grams = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
+        return len(grams) - len(set(grams))
+
+    before = [repeats(row) for row in texts.tolist()]
+    apart = ids_of(search(model, head, config, limit=8, prefix=texts))
+    assert sum(repeats(row + found[0]) for row, found in zip(texts.tolist(), apart, strict=True)) > sum(before)
+    found = ids_of(search(model, head, config, limit=8, prefix=texts, continues_text=True))
+    assert [repeats(row + ids[0]) for row, ids in zip(texts.tolist(), found, strict=True)] == before
+    if beams == 1:
+        greedy = sample(
+            model, head, config, prefix=texts, eos_id=EOS, pad_id=PAD, max_new_tokens=8, max_len=40
+        )  # fmt: skip
+        assert ids_of(greedy) == found
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from multihead.config.compose import compose, compose_sweep
+from multihead.config.compose import compose
+from multihead.config.multirun import compose_sweep
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -96,6 +97,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_training_commands_compose(document, folder):
     text = document.read_text()

@@ -75,9 +75,9 @@ def test_a_run_that_another_process_writes_is_not_taken(unfinished):
     assert multihead.train([f"resume={unfinished}"])["steps"] == 10
 
 
-def test_in_a_run_dir_the_same_words_start_go_on_and_end(tmp_path):
+def test_in_a_run_dir_the_same_words_start_go_on_and_end(tmp_path, runs):
     words = [*SMOKE, f"run_dir={tmp_path / 'run'}", "resume=auto"]
-    whole = train(tmp_path / "whole")
+    whole = runs.result("task=translation")
     first = multihead.train(words)
     before = (tmp_path / "run" / "metrics.csv").read_text()
     assert multihead.train(words) == first  # finished: the result stands
@@ -90,9 +90,8 @@ def test_in_a_run_dir_the_same_words_start_go_on_and_end(tmp_path):
         multihead.train([*words, "model.d_ff=32"])
 
 
-def test_a_run_that_ended_before_its_first_checkpoint_starts_again_in_place(tmp_path):
-    run = tmp_path / "run"
-    train(run)
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again_in_place(tmp_path, runs):
+    run = runs.copy(tmp_path / "run", "task=translation")
     shutil.rmtree(run / "checkpoints")
     (run / "result.json").unlink()
     with pytest.raises(CheckpointError, match=r"checkpoints: no checkpoint in it; fix: resume=auto") as caught:
@@ -101,8 +100,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_again_in_place(tmp_
     with pytest.raises(CheckpointError, match=r"no checkpoint in it; fix: run_dir=.* resume=auto"):
         multihead.train([f"resume={run}"])
     train(run, "resume=auto")
-    train(tmp_path / "whole")
-    assert equal(run, tmp_path / "whole")
+    assert equal(run, runs.finished("task=translation"))
     assert [event["event"] for event in events(run)].count("started") == 1
 
 
@@ -115,8 +113,8 @@ def test_must_wants_a_run(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_resume_a_run_dir_is_not_written_over(tmp_path):
-    train(tmp_path / "run")
+def test_without_resume_a_run_dir_is_not_written_over(tmp_path, runs):
+    runs.copy(tmp_path / "run", "task=translation")
     with pytest.raises(ConfigError, match=r"exists already and is not empty; fix: .*resume=auto"):
         train(tmp_path / "run")
 
@@ -129,8 +127,8 @@ def test_a_changed_rate_takes_effect_and_is_told(tmp_path, capsys):
     assert result["steps"] == 12
 
 
-def test_what_must_stay_is_accepted_by_name(tmp_path):
-    train(tmp_path / "run")
+def test_what_must_stay_is_accepted_by_name(tmp_path, runs):
+    runs.copy(tmp_path / "run", "task=translation")
     words = [f"resume={tmp_path / 'run'}", "seed=2", "data.batch_tokens=256", "trainer.max_steps=12"]
     with pytest.raises(CheckpointError, match=r"data.batch_tokens: 512 -> 256; seed: 1 -> 2"):
         multihead.train([*words, "resume_force=[model.d_model]"])
@@ -181,7 +179,9 @@ def test_the_probe_says_how_much_is_missing(tmp_path):
         probe(tmp_path / "file" / "checkpoints", 10)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGUSR1, 138), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGHUP, 129), pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow)]
+)
 def test_a_signal_before_the_first_step_ends_with_its_status(tmp_path, signum, status):
     running = process(str(ROOT / "train.py"), *SMOKE, f"run_dir={tmp_path / 'run'}")
     while not (tmp_path / "run" / lock.FILE).exists():

@@ -1,5 +1,6 @@
 """Scores against sacreBLEU's public functions, alone and over two gloo ranks."""
 
+import copy
 import random
 import warnings
 
@@ -9,8 +10,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torchmetrics.functional.text.rouge import rouge_score
+from trial import FORKS
 
-from multihead.metrics import CorpusBLEU, CorpusCHRF, CorpusROUGE, WeightedMean
+from multihead.metrics import CorpusBLEU, CorpusCHRF, CorpusROUGE, CorpusTER, WeightedMean
 
 SENTENCE = "Ein Mann im roten Hemd läßt sich, während er geht, von 3.5 Frauen (lachend) filmen . !"
 
@@ -22,6 +24,11 @@ def corpus(n, seed=0):
     hypotheses = [" ".join(w.upper() if draw.random() < 0.1 else w for w in line.split() if draw.random() < 0.9)
                   for line in references]  # fmt: skip
     return ["" if i % 17 == 3 else line for i, line in enumerate(hypotheses)], references
+
+
+def plain(text):
+    """The text in ASCII, where torchmetrics' words are ours."""
+    return text.translate(str.maketrans("äöüß", "aous")).encode("ascii", "ignore").decode()
 
 
 def in_batches(metric, hypotheses, references, size=7):
@@ -55,6 +62,40 @@ def test_chrf_is_sacrebleus(options):
     reference = sacrebleu.metrics.CHRF(**options)
     assert metric.compute().item() == reference.corpus_score(hypotheses, [references]).score
     assert metric.signature() == str(reference.get_signature())
+
+
+def test_ter_is_sacrebleus():
+    hypotheses, references = corpus(60)
+    metric = in_batches(CorpusTER(), hypotheses, references)
+    assert metric.compute().item() == sacrebleu.metrics.TER().corpus_score(hypotheses, [references]).score
+    assert metric.signature().startswith("nrefs:1|case:lc|tok:tercom|")
+    assert 0 < metric.compute() < 60
+
+
+def test_chinese_is_scored_by_its_own_words():
+    references = ["那个人读了一本书。", "她在车站买了一只猫。"]
+    outputs = ["那个人读了一本新书。", "她在车站买了一只猫。"]
+    scores = {}
+    for tokenize in ("13a", "zh", "char"):
+        metric = in_batches(CorpusBLEU(tokenize=tokenize), outputs, references)
+        assert metric.compute().item() == sacrebleu.corpus_bleu(outputs, [references], tokenize=tokenize).score
+        assert f"|tok:{tokenize}|" in metric.signature()
+        scores[tokenize] = metric.compute().item()
+    assert scores["13a"] == 0 and scores["zh"] > 70
+
+
+def test_a_metric_can_be_copied_whatever_its_tokenizer_holds(monkeypatch):
+    """MeCab's tagger cannot be copied, and averaging the weights copies the whole task."""
+
+    class Uncopied(sacrebleu.metrics.BLEU):
+        def __deepcopy__(self, memo):
+            raise TypeError("cannot pickle 'SwigPyObject' object")
+
+    monkeypatch.setattr("multihead.metrics.BLEU", Uncopied)
+    metric = CorpusBLEU(lowercase=True, tokenize="intl")
+    metric.update(["a b c d"], ["a b c d"])
+    copied = copy.deepcopy(metric)
+    assert copied.compute() == metric.compute() == pytest.approx(100)
 
 
 @pytest.mark.parametrize("cls", [CorpusBLEU, CorpusCHRF])
@@ -103,21 +144,22 @@ def rank(number, address, results):
         mean = WeightedMean()
         for i in range(100)[share]:
             mean.update(1 / (i + 1), i % 5)
-        rouge = in_batches(CorpusROUGE("rouge2"), hypotheses[share], references[share])
+        in_ascii = ([plain(text) for text in texts[share]] for texts in (hypotheses, references))
+        rouge = in_batches(CorpusROUGE("rouge2"), *in_ascii)
         scores[name] = bleu.compute().item(), chrf.compute().item(), mean.compute().item(), rouge.compute().item()
     results.put(scores)
     dist.destroy_process_group()
 
 
 def test_two_ranks_score_as_one(tmp_path):
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    mp.spawn(rank, (f"file://{tmp_path}/rendezvous", results), nprocs=2)
+    results = FORKS.SimpleQueue()
+    mp.start_processes(rank, (f"file://{tmp_path}/rendezvous", results), nprocs=2, start_method="forkserver")
     hypotheses, references = corpus(100)
     mean = sum(1 / (i + 1) for i in range(100)) / sum(i % 5 for i in range(100))
     bleu = sacrebleu.corpus_bleu(hypotheses, [references]).score
     chrf = sacrebleu.corpus_chrf(hypotheses, [references]).score
-    rouge = 100 * rouge_score(hypotheses, references, rouge_keys="rouge2")["rouge2_fmeasure"].item()
+    ascii_only = [[plain(text) for text in texts] for texts in (hypotheses, references)]
+    rouge = 100 * rouge_score(*ascii_only, rouge_keys="rouge2")["rouge2_fmeasure"].item()
     for _ in range(2):
         for name, scores in results.get().items():
             expected = (bleu, chrf, pytest.approx(mean, abs=1e-15), pytest.approx(rouge, rel=1e-5))
@@ -142,7 +184,7 @@ def test_rouge_of_a_worked_example():
 
 @pytest.mark.parametrize("key", ["rouge1", "rouge2", "rougeL"])
 def test_rouge_agrees_with_torchmetrics_over_a_corpus(key):
-    hypotheses, references = corpus(100)
+    hypotheses, references = ([plain(text) for text in texts] for texts in corpus(100))
     metric = in_batches(CorpusROUGE(key), hypotheses, references)
     reference = rouge_score(hypotheses, references, rouge_keys=key)[f"{key}_fmeasure"]
     assert metric.compute().item() == pytest.approx(100 * reference.item(), rel=1e-5)

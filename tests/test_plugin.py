@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from multihead.config.compose import compose, compose_from_run, compose_sweep
+from multihead.config.compose import compose, compose_from_run
+from multihead.config.multirun import compose_sweep
 from multihead.errors import CheckpointError, ConfigError
 from multihead.plugin import Plugin, load_plugin
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trial import rows
 
 import multihead
-from multihead import kernels, profiling
+from multihead import capabilities, profiling
 from multihead.budget import OPTIMIZER, flop_counter, optimizer_products, products
 from multihead.checkpoint import FolderCheckpointIO
 from multihead.commands.train import join
@@ -63,7 +63,7 @@ def test_operations_are_those_that_torch_counts(words, monkeypatch):
     task.train()
     for batch in data.batches_of((0, 0)):
         with monkeypatch.context() as patched:  # by kernels that torch counts
-            patched.setattr(kernels, "HAS_ONEDNN", False)
+            patched.setattr(capabilities, "has_onednn", lambda: False)
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as plain:
                 loss = task.training_step(batch, 0)["loss"]
                 forwards = plain.get_total_flops()

@@ -115,17 +115,19 @@ def test_the_best_is_remembered_over_a_resume():
     config = Config(task=TranslationConfig())
     before = Progress(config)
     assert before.state_dict() == {}
-    assert before._is_best(30.0) and not before._is_best(20.0)
+    assert before._is_best({"val/bleu": 30.0, "val/loss": 2.0}) and not before._is_best({"val/bleu": 20.0})
     after = Progress(config)
     after.load_state_dict(before.state_dict())
-    assert not after._is_best(25.0) and after._is_best(31.0)
+    assert not after._is_best({"val/bleu": 25.0}) and not after._is_best({"val/bleu": 30.0, "val/loss": 2.0})
+    assert after._is_best({"val/bleu": 30.0, "val/loss": 1.9}) and after._is_best({"val/bleu": 31.0})
 
 
 def test_summary_shows_metrics_samples_and_what_to_type(opened, tmp_path):
     shown = opened(80, False)
     result = {"val/bleu": 97.5, "seconds": 201.4, "test/bleu": 98.123, "tokens": 1234567, "git_commit": "abc",
               "test/loss": 0.0123, "padding": 0.0}  # fmt: skip
-    samples = [("a [red]dog[/red]", "ein Hund", "ein Hund"), ("\x1b[2Jcat\n", "Katze", ""), ("long " * 40, "x", "y")]
+    samples = [("a [red]dog[/red]", "ein Hund", "ein Hund"), ("\x1b[2Jcat\n\t", "Katze", ""), ("long " * 40, "x", "y")]
+    samples = [dict(zip(("source", "reference", "output"), sample, strict=True)) for sample in samples]
     summary(result, samples, ["multihead predict run=outputs/translation/grammar/2026-01-01_00-00-00_abcd " + "x" * 40])
     text = shown()
     names = re.findall(r"^ (\S+) +([\d,.:]+) *$", text, re.M)
@@ -134,7 +136,7 @@ def test_summary_shows_metrics_samples_and_what_to_type(opened, tmp_path):
         ("seconds", "0:03:21"), ("tokens", "1,234,567"), ("padding", "0"),
     ]  # fmt: skip
     assert re.search(r"source +a \[red\]dog\[/red\]", text) and "abc" not in re.sub("abcd", "", text)
-    assert "\x1b" not in text and "�[2Jcat�" in text
+    assert "\x1b" not in text and "�[2Jcat\\n\\t" in text
     assert "x" * 40 in text  # a command stays on one line, so that it can be copied
     assert "ein Hund" in (tmp_path / "train.log").read_text()
 

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +13,15 @@ from safetensors.torch import load_file
 from trial import ROOT, SMOKE, events, process, rows, train, weights
 
 import multihead
+from multihead.checkpoint import random_state, set_random_state
+from multihead.config.training import TrainerConfig
+from multihead.steps import Steps
 
 TWO = ["hardware=ddp", "devices=2", "accelerator=cpu"]
 PLUGIN = '''
 import os
 import lightning as L
+import torch
 from safetensors.torch import save_file
 from multihead.plugin import Plugin
 
@@ -37,7 +42,20 @@ class Failing(L.Callback):
                 raise OSError(28, "No space left on device", "somewhere")
             os.kill(os.getpid(), int(how))
 
-PLUGIN = Plugin(callbacks={"gradients": Gradients, "failing": Failing})
+class Streams(L.Callback):
+    """Saves what each rank draws in its first step, and its weights after the last one."""
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 0:
+            before = torch.get_rng_state()
+            self.drawn = torch.rand(1000)
+            torch.set_rng_state(before)
+
+    def on_train_end(self, trainer, module):
+        if hasattr(self, "drawn"):
+            held = {name: p.detach().contiguous().clone() for name, p in module.model.named_parameters()}
+            save_file(held | {"drawn": self.drawn}, f"{os.environ['GRADIENTS']}.{trainer.global_rank}")
+
+PLUGIN = Plugin(callbacks={"gradients": Gradients, "failing": Failing, "streams": Streams})
 '''
 
 
@@ -48,12 +66,11 @@ def plugin(tmp_path):
 
 
 def test_gradients_and_scores_do_not_depend_on_the_cut(tmp_path, monkeypatch, plugin):
-    """The same step whole, as 4 micro-batches, on two ranks, and on two ranks with 3 micro-batches and empty parts."""
+    """The same step whole, as 4 micro-batches, and on two ranks with 3 micro-batches and empty parts."""
     same = ["model.dropout=0", "trainer.max_steps=4", "trainer.val_every_n_steps=4", "optim.lr=1e-2", plugin]
     cuts = {
         "whole": [],
         "parts": ["data.part_tokens=1024", "trainer.accumulate_grad_batches=4"],
-        "ranks": TWO,
         "both": [*TWO, "trainer.accumulate_grad_batches=3"],
     }
     gradients, results = {}, {}
@@ -61,7 +78,7 @@ def test_gradients_and_scores_do_not_depend_on_the_cut(tmp_path, monkeypatch, pl
         monkeypatch.setenv("GRADIENTS", str(tmp_path / f"{name}.safetensors"))
         results[name] = train(tmp_path / name, *same, "data.batch_tokens=512", "data.part_tokens=512", *cut)
         gradients[name] = load_file(tmp_path / f"{name}.safetensors")
-    for name in ("parts", "ranks", "both"):
+    for name in ("parts", "both"):
         for parameter, expected in gradients["whole"].items():
             torch.testing.assert_close(gradients[name][parameter], expected, rtol=1e-5, atol=1e-5)
         assert results[name]["test/loss"] == pytest.approx(results["whole"]["test/loss"], rel=1e-5)
@@ -72,9 +89,10 @@ def test_gradients_and_scores_do_not_depend_on_the_cut(tmp_path, monkeypatch, pl
     indices = lambda name: [  # noqa: E731
         json.loads(line)["index"] for line in (tmp_path / name / "samples.jsonl").read_text().splitlines()
     ]
-    assert indices("ranks") == indices("whole")
+    assert indices("both") == indices("whole")
 
 
+@pytest.mark.slow  # test_metrics.py gathers BLEU over two ranks
 def test_evaluating_under_two_ranks_gives_the_same_bleu(tmp_path):
     """The same weights, scored by one rank and by two: BLEU to the last digit."""
     words = ["trainer.max_steps=100", "trainer.val_every_n_steps=100", "trainer.checkpoint_every_n_steps=100"]
@@ -104,7 +122,8 @@ def left_over(path):
     [
         ("defect", 1, "error[internal] RankError: rank 1: ZeroDivisionError: no such luck; a defect of ours"),
         pytest.param("disk", 5, "error[machine] somewhere: No space left on device", marks=pytest.mark.slow),
-        ("15", 143, "stopped by SIGTERM, saved step 8"),
+        ("9", 6, "error[peer] rank 1: was killed by SIGKILL"),
+        pytest.param("15", 143, "stopped by SIGTERM, saved step 8", marks=pytest.mark.slow),
     ],
 )
 def test_a_rank_that_fails_ends_all_with_one_line(tmp_path, plugin, how, status, line):
@@ -148,6 +167,7 @@ def test_a_signal_to_the_parent_ends_every_rank(tmp_path, signum):
         assert len(errors.splitlines()) == 1, errors
 
 
+@pytest.mark.slow
 def test_killed_under_two_ranks_and_resumed(tmp_path, plugin):
     words = ["trainer.max_steps=20", "trainer.val_every_n_steps=30", *TWO, plugin]
     environment = {"GRADIENTS": str(tmp_path / "g"), "FAILS": "9"}
@@ -169,12 +189,34 @@ def test_killed_under_two_ranks_and_resumed(tmp_path, plugin):
     ours, theirs = weights(tmp_path / "killed"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    one, two = (load_file(tmp_path / f"g.{rank}") for rank in (0, 1))
+    assert not torch.equal(one.pop("drawn"), two.pop("drawn"))  # masks of dropout
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("task", ["lm", "multitask"])
+def test_a_rank_draws_its_own_numbers_also_after_a_change_of_their_number(tmp_path):
+    """Two ranks are resumed as three: two go on in their streams, and the third has a stream of its own."""
+    saved, drawn = [], []
+    for rank in (0, 1):
+        torch.manual_seed(100 + rank)
+        saved.append({"random": random_state(), "sum": None})
+    for rank in (0, 1, 2):
+        steps = Steps(tmp_path, SimpleNamespace(seed=1), TrainerConfig(), ("val/loss", "min"))
+        steps.first_step = 12
+        steps._restore_rank(SimpleNamespace(global_rank=rank, world_size=3, is_global_zero=rank == 0), saved)
+        assert (steps.restore_random is None) == (rank == 2)
+        if steps.restore_random is not None:
+            set_random_state(steps.restore_random)
+        drawn.append(torch.rand(100))
+    torch.manual_seed(100)
+    assert torch.equal(drawn[0], torch.rand(100))
+    assert len({tuple(numbers.tolist()) for numbers in drawn}) == 3
+
+
+@pytest.mark.parametrize("task", [pytest.param("lm", marks=pytest.mark.slow), "multitask"])
 def test_every_task_scores_the_same_under_two_ranks(tmp_path, task):
     words = [f"task={task}", "debug=smoke", "model.dropout=0", "trainer.max_steps=4", "trainer.val_every_n_steps=4"]
-    own = ["task.classification.head_dropout=0", "task.translation.copy=true"]
+    own = ["task.classification.head_dropout=0", "task.translation.copy=true", "task.lm.random_windows=9"]
     words += own if task == "multitask" else ["task.random_windows=9"]
     one = multihead.train([*words, f"run_dir={tmp_path / 'one'}"])
     two = multihead.train([*words, f"run_dir={tmp_path / 'two'}", *TWO])

@@ -43,6 +43,7 @@ def test_the_file_is_one_that_the_server_takes(path):
         assert set(spec) in PARAMETER_KEYS
 
 
+@pytest.mark.unhurried
 def test_every_trial_is_the_command_that_wandb_makes_and_composes_to_its_values(path):
     sweep, command = read_sweep(str(path)), yaml.safe_load(path.read_text())["command"]
     assert create_sweep_command(list(command)) == command == ["${env}", "python", "${program}", "${args_no_hyphens}"]

@@ -321,6 +321,59 @@ def test_wandb_mode_wins_and_a_bad_setting_does_not_stop_the_run(run_dir, track)
     assert [row["step"] for row in table(run_dir / "metrics.csv")] == ["1", "2", "3"]
 
 
+def test_a_key_that_cannot_be_is_offline(run_dir, track):
+    """W&B was left out, and nothing was kept."""
+    lines, _ = track(0, 2, {"WANDB_API_KEY": "short"})
+    assert lines[0].startswith("W&B: WANDB_API_KEY invalid: ") and f": logging offline to {run_dir}/wandb" in lines[0]
+    assert num_rows(run_dir) == 2
+
+
+def test_a_sweeps_agent_hides_nothing_of_the_configuration(run_dir, server, monkeypatch):
+    """The agent sets task=translation, and W&B keeps that word in the place of our node ``task``."""
+    import wandb
+
+    params = run_dir.parent / "params.yaml"
+    params.write_text("wandb_version: 1\ntask: {value: translation}\nmodel: {value: tiny}\noptim.lr: {value: 0.01}\n")
+    told = {"SWEEP_ID": "s1", "SWEEP_PARAM_PATH": params, "RUN_ID": "r1", "API_KEY": KEY, "BASE_URL": server.address}
+    for name, value in told.items():
+        monkeypatch.setenv(f"WANDB_{name}", str(value))
+    tree = {
+        "task": {"name": "translation", "num_samples": 5},
+        "model": {"d_model": 64},
+        "optim": {"lr": 0.01, "betas": [0.9, 0.98]},
+        "seed": 3,
+    }
+    loggers = build_loggers(Config(), run_dir, tree)
+    shown = dict(loggers[1].run.config)
+    finish(loggers, 0)
+    wandb.teardown()
+    assert {k: v for k, v in shown.items() if k != "reproduce"} == {
+        "task": "translation", "task.name": "translation", "task.num_samples": 5, "model": "tiny", "model.d_model": 64,
+        "optim": {"lr": 0.01, "betas": [0.9, 0.98]}, "optim.lr": 0.01, "seed": 3,
+    }  # fmt: skip
+    sent = server.config["r1"]
+    assert sent["model.d_model"]["value"] == 64 and sent["task"]["value"] == "translation"
+
+
+@pytest.mark.parametrize("broken", ["define_metric", "Image", "Table"])
+def test_what_wandb_cannot_do_is_one_line(run_dir, monkeypatch, caplog, broken):
+    import wandb
+
+    def fails(*arguments, **options):
+        raise KeyError("theirs")
+
+    monkeypatch.setattr(wandb.Run if broken == "define_metric" else wandb, broken, fails)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with caplog.at_level(logging.WARNING, "multihead"):
+        loggers = build_loggers(Config(), run_dir, {})
+        log_table(loggers, 1, "confusion_test", [["class"], ["ham"]])
+        log_picture(loggers, 1, "attention", run_dir / "attention.png")
+        finish(loggers, 0)
+    wandb.teardown()
+    told = [record.getMessage() for record in caplog.records if "theirs" in record.getMessage()]
+    assert len(told) == 1 and len(told[0].splitlines()) == 1
+
+
 def test_no_secret_is_written(run_dir, track, monkeypatch):
     track(0, 2, {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://user:hunter2@127.0.0.1:9"})
     monkeypatch.setattr(socket, "gethostname", lambda: "planted-host")
@@ -370,6 +423,26 @@ def test_tensorboard_reads_back(tmp_path):
     events = accumulators.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(20, 2.5)]
     assert [(event.step, event.height, event.width) for event in events.Images("attention")] == [(30, 2, 3)]
+
+
+def test_a_tensorboard_that_cannot_write_costs_no_run(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    loggers = build_loggers(Config(logger="tensorboard"), tmp_path, {})
+    for name in ("add_scalar", "add_image", "flush", "close"):
+        monkeypatch.setattr(SummaryWriter, name, full)
+    with caplog.at_level(logging.WARNING, "multihead"):
+        for logger in loggers:
+            logger.log_metrics({"train/loss": 2.5}, 20)
+            logger.save()
+        log_picture(loggers, 30, "attention", tmp_path / "map.png")
+        finish(loggers, 0)
+    assert "TensorBoard failed, and the run goes on without: OSError: [Errno 28] No space left" in caplog.text
+    assert [row["step"] for row in table(tmp_path / "metrics.csv")] == ["20"]
 
 
 def test_tensorboard_missing_is_one_clear_line(tmp_path, monkeypatch):

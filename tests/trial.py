@@ -2,9 +2,14 @@
 
 import csv
 import json
+import multiprocessing
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import weakref
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -13,20 +18,9 @@ import multihead
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ["task=translation", "debug=smoke"]
-STRIKE = """
-import os, sys
-from multihead.steps import Steps
-from multihead.cli import main
-hook, step, micro_batch, signum = sys.argv[1], *map(int, sys.argv[2:5])
-before = getattr(Steps, hook)
-def strike(self, trainer, *rest):
-    if trainer.global_step == step and self.micro_batches == micro_batch:
-        os.kill(os.getpid(), signum)
-    before(self, trainer, *rest)
-setattr(Steps, hook, strike)
-sys.exit(main(["train", *sys.argv[5:]]))
-"""
-"""Trains, and gets a signal in the middle of a step, or of a validation."""
+FORKS = multiprocessing.get_context("forkserver")
+"""Starts processes by a fork of one process that has imported everything: the imports take seconds."""
+FORKS.set_forkserver_preload(["multihead.commands.train", "multihead.steps", "torchmetrics"])
 
 
 def train(run_dir, *words):
@@ -35,7 +29,9 @@ def train(run_dir, *words):
 
 
 def process(*arguments, **options):
-    """Starts Python in a process and a process group of its own."""
+    """Starts Python in a process and a process group of its own; train.py as a fork that has imported everything."""
+    if arguments[0] == str(ROOT / "train.py") and "-m" not in arguments:
+        return Training(*arguments[1:], **options)
     return subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
@@ -46,9 +42,83 @@ def process(*arguments, **options):
     )
 
 
+class Training:
+    """``python train.py WORDS`` in a process and a process group of its own, with the methods of `Popen` in use here.
+
+    Args:
+        words: Of the command line.
+        prepare: Called in the process first, with ``arguments``; a function of a module.
+        environment: Variables beside ours.
+    """
+
+    def __init__(self, *words, prepare=None, arguments=(), **environment):
+        self.folder = Path(tempfile.mkdtemp(prefix="training_"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        variables = os.environ | environment
+        self.process = FORKS.Process(
+            target=_trains, args=(self.folder, os.getcwd(), dict(variables), prepare, arguments, words)
+        )
+        self.process.start()
+        self.pid = self.process.pid
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.process.exitcode
+
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.kill()
+            raise TimeoutError(f"still running after {timeout} s")
+        return self.process.exitcode
+
+    def communicate(self, timeout=None):
+        self.wait(timeout)
+        return tuple((self.folder / name).read_text() for name in ("out", "err"))
+
+    def send_signal(self, signum):
+        os.kill(self.pid, signum)
+
+    def kill(self):
+        self.process.kill()
+
+
+def _trains(folder, here, variables, prepare, arguments, words):
+    os.setsid()
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(here)
+    sys.argv = [str(ROOT / "train.py"), *words]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    from multihead.cli import main
+
+    if prepare is not None:
+        prepare(*arguments)
+    sys.exit(main(["train", *words]))
+
+
+def _strike(hook, step, micro_batch, signum):
+    """A signal in the middle of a step, or of a validation."""
+    from multihead.steps import Steps
+
+    before = getattr(Steps, hook)
+
+    def strike(self, trainer, *rest):
+        if trainer.global_step == step and self.micro_batches == micro_batch:
+            os.kill(os.getpid(), signum)
+        before(self, trainer, *rest)
+
+    setattr(Steps, hook, strike)
+
+
 def struck(signum, step, *words, micro_batch=0, hook="on_train_batch_start"):
     """Exit status and stderr of a training that gets ``signum`` where its ``step`` steps are done."""
-    running = process("-c", STRIKE, hook, str(step), str(micro_batch), str(int(signum)), *words)
+    running = Training(*words, prepare=_strike, arguments=(hook, step, micro_batch, int(signum)))
     _, errors = running.communicate(timeout=120)
     return running.returncode, errors
 

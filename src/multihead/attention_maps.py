@@ -117,12 +117,16 @@ def attention_maps(task: Task, batch: dict[str, Any]) -> dict[str, dict[str, Any
 
 
 def _tokens(member: Task, stack: str, ids: Tensor) -> list[str]:
-    """The beginning of a stack's input as it can be read."""
-    source = stack.endswith("encoder") and "source" in member.tokenizers
+    """The beginning of a stack's input as it can be read: the encoder reads source or text, the decoder target or text.
+
+    A number stands for itself where no such tokenizer knows it, as in a plugin's task that feeds something else.
+    """
     tokenizers = member.tokenizers
-    tokenizer = tokenizers["source"] if source else tokenizers.get("target", next(iter(tokenizers.values())))
+    tokenizer = tokenizers.get("source" if stack.endswith("encoder") else "target", tokenizers.get("text"))
+    if tokenizer is None:
+        return [str(int(i)) for i in ids[:MOST_TOKENS]]
     real = [int(i) for i in ids if int(i) != tokenizer.pad_id][:MOST_TOKENS]
-    return [tokenizer.vocab[i].lstrip("\0").replace("Ġ", "▁") for i in real]
+    return [tokenizer.readable(i) for i in real]
 
 
 def draw(found: dict[str, Any], title: str, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -15,16 +14,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from multihead import capabilities
 from multihead.config.training import Config
 from multihead.heads import CopyHead, VocabularyHead
-from multihead.kernels import HAS_ONEDNN
 from multihead.transformer import MultiHeadAttention
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Task
 
 PARTS = ("embeddings", "encoder", "decoder", "heads")
-KEPT_KERNELS = "64"
 OF_LAYERS = {
     "self_attention": "self-attention",
     "cross_attention": "cross-attention",
@@ -60,8 +58,10 @@ def bytes_by_part(model: nn.Module, config: Config, groups: Sequence[dict[str, A
     moments = size * sum(
         p.numel() * (1 if group.get("kind") == "muon" else 2) for group in groups for p in group["params"]
     )
-    averaged = weights if config.trainer.ema_decay or config.trainer.average_last_steps else 0
-    learning = size * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    learning = size * trained
+    averages = config.trainer.ema_decay or config.trainer.average_last_steps
+    averaged = max(size, 4) * trained if averages else 0  # never below float32
     return {"weights": weights, "gradients": learning, "optimizer": moments, "averaged weights": averaged}
 
 
@@ -113,7 +113,7 @@ def flop_counter() -> FlopCounterMode:
         aten._scaled_dot_product_flash_attention_for_cpu: forward,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
-    if HAS_ONEDNN:
+    if capabilities.has_onednn():
         formulas[torch.ops.mkldnn._linear_pointwise] = linear
     return FlopCounterMode(display=False, custom_mapping=formulas)
 
@@ -212,15 +212,6 @@ def bytes_moved(kept: dict[str, int]) -> int:
     """
     state = kept["optimizer"] + kept["averaged weights"]
     return 4 * kept["weights"] + 3 * kept["gradients"] + 2 * state
-
-
-def limit_kernel_caches() -> None:
-    """On a CPU: lets oneDNN keep kernels for fewer shapes, each with its own memory; to be called before the first.
-
-    It keeps 1,024 by itself. Batches of sentences have hundreds of shapes, and in bf16 memory doubled over 200 steps.
-    """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's own, and that of its wrapper
-        os.environ.setdefault(name, KEPT_KERNELS)
 
 
 def available_memory(on_gpu: bool) -> int:

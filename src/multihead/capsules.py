@@ -18,6 +18,7 @@ from typing import Any
 
 from multihead.config.keys import flatten, leaf_keys
 from multihead.config.task import TASKS
+from multihead.config.words import typed_as
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError, DataError
 
@@ -57,7 +58,7 @@ class Capsule:
         """
         folder = Path(path)
         if not (folder / "result.json").is_file():
-            fix = f"finish it by resume={path}, or leave it out"
+            fix = f"finish it by {typed_as('resume', str(path))}, or leave it out"
             raise ConfigError("runs", f"{path} has no result.json: the run did not get to its end", fix)
         environment = read_json(folder / "environment.json")
         data = environment.get("data")

@@ -16,6 +16,7 @@ import random
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError
 
 log = logging.getLogger("multihead")
@@ -268,7 +270,8 @@ def newest_valid(run_dir: Path) -> tuple[Path, list[str]]:
         passed.append(f"{path.name} {problem}")
     if passed:
         raise CheckpointError(str(run_dir / "checkpoints"), "; ".join(passed), "start a new run in another run_dir")
-    what, fix = "no checkpoint in it", f"run_dir={run_dir} resume=auto with the run's words starts it again"
+    again = typed_as("run_dir", str(run_dir))
+    what, fix = "no checkpoint in it", f"{again} resume=auto with the run's words starts it again"
     raise CheckpointError(str(run_dir / "checkpoints"), what, fix)
 
 
@@ -290,6 +293,26 @@ def clean(run_dir: Path, newest: Path) -> list[str]:
         os.rename(path, aside)
         done.append(f"{path.name} is kept as {aside.name}")
     return done
+
+
+@dataclass(kw_only=True)
+class Start:
+    """The checkpoint that a run goes on from."""
+
+    name: str
+    """Of its folder."""
+    state: Mapping[str, Any]
+    """What it holds."""
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        """The part that `Steps` wrote."""
+        return self.state["multihead"]
+
+
+def own_stream(seed: int, rank: int, step: int) -> None:
+    """Random numbers of this rank alone, for dropout: ranks with the same masks would average less noise."""
+    torch.manual_seed(seed + 1_000_003 * rank + step)
 
 
 def random_state() -> dict[str, Any]:

@@ -78,7 +78,7 @@ def class_metrics(probabilities: Tensor, predicted: Tensor, labels: Tensor, name
     metrics = {
         "accuracy": functional.multiclass_accuracy(predicted, labels, count, average="micro"),
         "macro_f1": functional.multiclass_f1_score(predicted, labels, count, average="macro"),
-        "mcc": functional.multiclass_matthews_corrcoef(predicted, labels, count),
+        "mcc": _mcc(predicted, labels, count),
         "ece": functional.multiclass_calibration_error(probabilities, labels, count, n_bins=CALIBRATION_BINS),
         **_mean_auroc(probabilities, torch.nn.functional.one_hot(labels, count)),
         **{f"f1/{name}": value for name, value in zip(names, f1, strict=True)},
@@ -92,8 +92,9 @@ def label_set_metrics(
     """Metrics of examples with any number of classes.
 
     ``accuracy`` is the share of examples all of whose classes are right, and none besides (subset accuracy);
-    ``f1/NAME``, their mean ``macro_f1`` and ``auroc`` as in `class_metrics`; ``mcc`` and ``ece`` are over all
-    decisions, one for each example and class.
+    ``f1/NAME`` of each class, 0 for one that neither occurs nor was predicted, and their mean ``macro_f1`` over all
+    classes, those included; ``auroc`` as in `class_metrics`; ``mcc`` and ``ece`` are over all decisions, one for each
+    example and class.
 
     Args:
         probabilities: [N, C].
@@ -109,12 +110,29 @@ def label_set_metrics(
     metrics = {
         "accuracy": functional.multilabel_exact_match(predicted, labels, count),
         "macro_f1": functional.multilabel_f1_score(predicted, labels, count, average="macro"),
-        "mcc": functional.binary_matthews_corrcoef(predicted.flatten(), truth),
+        "mcc": _mcc(predicted.flatten(), truth, 2),
         "ece": functional.binary_calibration_error(each, truth, n_bins=CALIBRATION_BINS),
         **_mean_auroc(probabilities, labels),
         **{f"f1/{name}": value for name, value in zip(names, f1, strict=True)},
     }
     return {name: float(value) for name, value in metrics.items()}
+
+
+def _mcc(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Matthews' correlation coefficient for C classes (Gorodkin 2004), as scikit-learn has it: 0 where it is 0/0.
+
+    torchmetrics gives other numbers where all predictions, or all labels, are of one class.
+
+    Args:
+        predicted: Numbers of the classes decided for [N].
+        labels: Numbers of the classes [N].
+        count: C.
+    """
+    chosen, true = (torch.bincount(x.long(), minlength=count).double() for x in (predicted, labels))  # [C]
+    total, right = len(labels), (predicted == labels).sum().double()
+    spread = (total**2 - chosen.square().sum()) * (total**2 - true.square().sum())
+    covariance = right * total - chosen @ true
+    return covariance / spread.sqrt() if spread > 0 else torch.zeros((), dtype=torch.float64)
 
 
 def _mean_auroc(probabilities: Tensor, truth: Tensor) -> dict[str, Tensor]:

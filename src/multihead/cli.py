@@ -9,16 +9,18 @@ import gc
 import importlib
 import io
 import os
+import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from multihead.config.keys import nearest_name
+from multihead.config.keys import GROUPS, PRIMARY, conf_dir, nearest_name
 from multihead.errors import ConfigError, MachineError, MultiheadError, Stopped
+from multihead.ranks import check_numbers
 
 if TYPE_CHECKING:
     from multihead.config.compose import Composition
@@ -121,7 +123,7 @@ def _where_traceback(error: BaseException, text: str) -> str:
 
 def _tell(line: str) -> None:
     """One line on stderr, whatever the text holds."""
-    line = " ".join(line.split())
+    line = re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", line).strip()
     encoding = sys.stderr.encoding or "utf-8"
     sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     sys.stderr.flush()
@@ -145,19 +147,36 @@ def _dispatch(argv: list[str]) -> int:
     if verb in ("-sc", "--shell-completion"):
         return _complete(argv)
     if verb not in VERBS:
-        near = "train" if "=" in verb or verb.startswith("-") else nearest_name(verb, VERBS)
+        from multihead.config.synonyms import VERB_SYNONYMS
+
+        settings = "=" in verb or verb.startswith("-")
+        near = "train" if settings else VERB_SYNONYMS.get(verb) or nearest_name(verb, VERBS)
         fix = f"multihead {near} ..." if near else "multihead --help"
         raise ConfigError(verb, f"not a command; there are {', '.join(VERBS)}", fix)
+    _require_directory()
     if any(word in HELP_WORDS for word in words):
         from multihead.help import verb_help
 
         sys.stdout.write(verb_help(verb))
         return 0
+    check_numbers()
     if verb == "train":
         return _complete(words) if any(word in ("-sc", "--shell-completion") for word in words) else _train(words)
     if flags := [word for word in words if word.startswith("-")]:
         raise ConfigError(flags[0], f"{verb} takes key=value and no flags", f"multihead {verb} --help")
     return importlib.import_module(f"multihead.commands.{verb}").run(words)
+
+
+def _require_directory() -> None:
+    """Hydra asks for the working directory, and libraries of torch end the process where there is none.
+
+    Raises:
+        MachineError: It was deleted.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise MachineError("working directory", f"it is gone ({error.strerror})", "cd ~") from error
 
 
 @dataclass
@@ -182,26 +201,51 @@ class _Line:
                     raise ConfigError(name, "needs a value", f"{name} VALUE")
                 line.flags[VALUE_FLAGS[name]] = value
             else:
-                allowed = "-m, --config-dir DIR, --cfg job, --info, --package, --help, -sc install=bash"
+                allowed = "-m, --config-dir DIR, --cfg job, --info TOPIC, --package NODE, --help, -sc install=bash"
                 raise ConfigError(name, f"no such flag; settings are key=value, flags are {allowed}")
         return line
 
+    def settings(self) -> list[str]:
+        """The words, with the flag of a folder as a word, and without what says whether this is a multirun."""
+        from multihead.config.words import write
+
+        folder = self.flags.get("--config-dir")
+        typed = [word for word in self.words if word and not word.startswith("hydra.mode=")]
+        return [*([write("config_dir", os.path.expanduser(folder))] if folder else []), *typed]
+
+    def is_multirun(self) -> bool:
+        """Whether ``-m`` is typed, or ``hydra.mode=MULTIRUN``, which is the same."""
+        modes = [word.partition("=")[2].upper() for word in self.words if word.startswith("hydra.mode=")]
+        flag = "--multirun" in self.flags
+        if any(mode not in ("RUN", "MULTIRUN") or (mode == "RUN" and flag) for mode in modes):
+            raise ConfigError(
+                "hydra.mode", f"{modes[-1]} is not what -m says or not a mode", "leave it out; -m is a multirun"
+            )
+        return flag or "MULTIRUN" in modes[-1:]
+
     def argv(self) -> list[str]:
         """The flags as Hydra parses them."""
-        return [part for name, value in self.flags.items() for part in ([name, value] if value else [name])]
+        ours = ("--multirun", "--resolve", "--config-dir")
+        flags = {name: value for name, value in self.flags.items() if name not in ours}
+        return [part for name, value in flags.items() for part in ([name, value] if value else [name])]
 
 
 def _train(argv: list[str]) -> int:
     """Composes and checks everything first, then lets Hydra run one job or all of a multirun."""
-    from multihead.config.compose import compose, compose_sweep, hydra_words
+    from multihead.config.compose import compose
+    from multihead.config.multirun import Multirun, check_hydra, compose_trials, multirun
 
     line = _Line.parse(argv)
-    config_dir, multirun = line.flags.get("--config-dir"), "--multirun" in line.flags
-    words = [word for word in line.words if word]
-    if multirun:
-        compositions = compose_sweep(words, config_dir=config_dir)
+    words = line.settings()
+    hydra = check_hydra(words)
+    several: Multirun | None = None
+    if line.is_multirun():
+        several = multirun(words)
+        compositions = compose_trials(several, words)
     else:
-        compositions = [compose(words, config_dir=config_dir)]
+        compositions = [compose(words)]
+    if "--cfg" in line.flags or "--info" in line.flags or "--hydra-help" in line.flags:
+        return _show(line, compositions[0], hydra)
     statuses: list[int] = []
     launcher = next((word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")), "basic")
 
@@ -209,21 +253,45 @@ def _train(argv: list[str]) -> int:
         from hydra.core.hydra_config import HydraConfig
 
         composition = compositions[0]
-        if multirun:
-            composition = compose(list(HydraConfig.get().overrides.task), config_dir=config_dir)
+        if several:
+            composition = compose(several.words_of(HydraConfig.get().overrides.task))
         statuses.append(_run_job(composition))
         if statuses[-1] > 128:  # a signal ends the multirun too
             raise Stopped(statuses[-1] - 128)
         if statuses[-1] and launcher != "basic":  # elsewhere: the list of this process does not hear of it
             raise JobFailed(statuses[-1])
 
-    if compositions[0].config.resume and not multirun:  # Hydra does not read a run's configuration, and wants a task
-        words = [f"task={compositions[0].config.task.name}", *(word for word in words if not word.startswith("task="))]
-    with _sweep_dir(words, multirun, launcher) as extra, _argv([*line.argv(), *hydra_words(words), *extra]):
+    flags = ["--multirun", *several.words_for_hydra()] if several else []
+    with _sweep_dir(hydra, several is not None, launcher) as extra, _argv([*flags, *hydra, *extra]):
         if launcher == "basic":
             _hydra_main(job)
             return max(statuses, default=0)
         return _elsewhere(job, launcher)
+
+
+def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
+    """``--cfg`` and ``--info``: the composed configuration is ours to show, the rest Hydra's."""
+    from multihead.config.compose import to_yaml, tree_of
+
+    if line.flags.get("--cfg") == "job":
+        tree: Any = tree_of(composition.config)
+        node = line.flags.get("--package", "")
+        for part in node.split(".") if node else ():
+            if not isinstance(tree, dict) or part not in tree:
+                raise ConfigError(
+                    "--package", f"no such node: {node}", f"--package {next(iter(tree_of(composition.config)))}"
+                )
+            tree = tree[part]
+        sys.stdout.write(to_yaml(tree) if isinstance(tree, dict | list) else f"{tree}\n")
+        return 0
+    if line.flags.get("--cfg") == "all":
+        raise ConfigError("--cfg", "all is job and hydra in one", "--cfg job, or --cfg hydra")
+    words = [word for word in composition.words if word.partition("=")[0] in GROUPS]
+    choices = [word for word in words if not word.lower().endswith("=null")]  # is what Hydra has without a word
+    folder = ["--config-dir", composition.config.config_dir] if composition.config.config_dir else []
+    with _argv([*line.argv(), *folder, *choices, *hydra]):
+        _hydra_main(lambda _: None, PRIMARY)
+    return 0
 
 
 class JobFailed(Exception):
@@ -254,13 +322,14 @@ def _run_job(composition: Composition) -> int:
     return guarded(lambda: importlib.import_module("multihead.commands.train").run(composition))
 
 
-def _hydra_main(job: Callable[[object], None]) -> None:
-    """``@hydra.main`` over our configuration folder."""
+def _hydra_main(job: Callable[[object], None], config: str = "") -> None:
+    """``@hydra.main`` over a configuration that has nothing of ours to read; named ``config``, over our folder."""
     import hydra
 
-    from multihead.config.compose import conf_dir
+    from multihead.config.multirun import JOB, register_job
 
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(job)()
+    register_job()
+    hydra.main(version_base="1.3", config_path=str(conf_dir()) if config else None, config_name=config or JOB)(job)()
 
 
 @contextlib.contextmanager
@@ -295,12 +364,12 @@ def _argv(arguments: list[str]) -> Iterator[None]:
 
 def _complete(argv: list[str]) -> int:
     """Hydra's completion for bash, zsh and fish, with our verbs before it and without Hydra's own groups."""
-    from multihead.config.compose import register_schema
+    from multihead.config.files import register_schema
 
     register_schema()
     if not any(word.startswith("query=") for word in argv):
         with _argv(argv):
-            _hydra_main(lambda _: None)
+            _hydra_main(lambda _: None, PRIMARY)
         return 0
     line = os.environ.get("COMP_LINE", "")
     program, *typed = line.split() or [""]
@@ -311,7 +380,7 @@ def _complete(argv: list[str]) -> int:
         os.environ["COMP_LINE"] = " ".join([program, *typed[1:]]) + " " * line.endswith(" ")
     answer = io.StringIO()
     with contextlib.redirect_stdout(answer), _argv(argv), contextlib.suppress(SystemExit):
-        _hydra_main(lambda _: None)
+        _hydra_main(lambda _: None, PRIMARY)
     offered = [word for word in answer.getvalue().split() if not word.startswith(("hydra", "schema"))]
     sys.stdout.write(" ".join(offered) + "\n")
     return 0

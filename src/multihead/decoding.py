@@ -15,7 +15,7 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -44,6 +44,8 @@ class Hypothesis:
     """log_prob / length**length_penalty, where length counts the end mark too; what hypotheses are ranked by."""
     log_prob: float
     """Sum of log p of the ids, and of the end mark where the search did not have to stop before it."""
+    cut: bool = field(default=False, compare=False)
+    """Whether the limit on the length ended it, and not the end mark."""
 
 
 @torch.no_grad()
@@ -61,6 +63,7 @@ def generate(
     max_new_tokens: int | Tensor,
     forced: Sequence[Sequence[int]] | None = None,
     forbidden: Sequence[int] = (),
+    continues_text: bool = False,
 ) -> list[list[Hypothesis]]:
     """Continues each prefix by the best hypotheses that beam search finds; one beam is greedy search.
 
@@ -80,6 +83,8 @@ def generate(
         max_new_tokens: Most tokens, end mark included, for all or for each input [B].
         forced: For each input the ids that its output starts with; they count in log_prob and length.
         forbidden: Other ids that are never emitted.
+        continues_text: Whether the prefix is text that the output goes on with, so that ``no_repeat_ngram_size``
+            counts its n-grams too, as Hugging Face does for decoder-only models. Otherwise the output counts alone.
 
     Returns:
         For each input its hypotheses, best first: ``config.num_return_sequences``, fewer only where fewer exist.
@@ -87,7 +92,8 @@ def generate(
     device, count = prefix.device, len(prefix)
     limits = torch.as_tensor(max_new_tokens, device=device).expand(count)
     finished = [Finished(config) for _ in range(count)]
-    rules = Rules(config, eos_id, [pad_id, *forbidden], forced or [()] * count)
+    before = prefix if continues_text else None
+    rules = Rules(config, eos_id, [pad_id, *forbidden], forced or [()] * count, before)
     chosen = (limits > 0).nonzero()[:, 0]
     if len(chosen):
         source, source_mask, prefix_mask = (
@@ -193,9 +199,9 @@ class Finished:
         self._room = config.num_return_sequences
         self._penalty = config.length_penalty
 
-    def add(self, ids: list[int], log_prob: float, length: int) -> None:
+    def add(self, ids: list[int], log_prob: float, length: int, cut: bool) -> None:
         """Takes in a hypothesis; of two with the same score the first stays ahead."""
-        hypothesis = Hypothesis(ids, log_prob / max(length, 1) ** self._penalty, log_prob)
+        hypothesis = Hypothesis(ids, log_prob / max(length, 1) ** self._penalty, log_prob, cut)
         bisect.insort_right(self.best, hypothesis, key=lambda h: -h.score)
         del self.best[self._room :]
 
@@ -208,9 +214,17 @@ class Finished:
 class Rules:
     """What may be emitted at each step: sets the log-probability of all else to -inf."""
 
-    def __init__(self, config: DecodingConfig, eos_id: int, forbidden: Sequence[int], forced: Sequence[Sequence[int]]):
+    def __init__(
+        self,
+        config: DecodingConfig,
+        eos_id: int,
+        forbidden: Sequence[int],
+        forced: Sequence[Sequence[int]],
+        before: Tensor | None = None,
+    ):
         self.config = config
         self.eos_id = eos_id
+        self._before = before  # [B, P], text whose n-grams may not be repeated either
         self._forbidden = sorted(set(forbidden) - {eos_id})
         self._forced = forced
         self._longest_forced = max(map(len, forced), default=0)
@@ -228,13 +242,16 @@ class Rules:
         log_probs[:, self._forbidden] = -math.inf
         if step < self.config.min_new_tokens:
             log_probs[:, self.eos_id] = -math.inf
-        self._block_repeats(log_probs, beams.ids.flatten(0, 1))
+        ids = beams.ids.flatten(0, 1)  # [N * K, L]
+        if self._before is not None and self.config.no_repeat_ngram_size:
+            ids = torch.cat((self._before[beams.inputs].repeat_interleave(num_beams, dim=0), ids), dim=1)
+        self._block_repeats(log_probs, ids)
         if forced is not None:
             log_probs[rows] = -math.inf
             log_probs[rows, forced] = kept
 
     def _block_repeats(self, log_probs: Tensor, ids: Tensor) -> None:
-        """Forbids what would repeat an n-gram of the tokens generated so far [N * K, L]."""
+        """Forbids what would repeat an n-gram of the tokens so far [N * K, L]."""
         size = self.config.no_repeat_ngram_size
         if not size or ids.size(1) < size:
             return
@@ -329,13 +346,13 @@ def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[
         strict=True,
     )
     for i, ids, token, end, log_prob in new:
-        finished[i].add(ids if end else [*ids, token], log_prob, length)
+        finished[i].add(ids if end else [*ids, token], log_prob, length, not end)
     row, place = (~exists[:, :1] & (beams.log_probs > -math.inf)).nonzero(as_tuple=True)
     new = zip(
         beams.inputs[row].tolist(), beams.ids[row, place].tolist(), beams.log_probs[row, place].tolist(), strict=True
     )
     for i, ids, log_prob in new:
-        finished[i].add(ids, log_prob, length - 1)
+        finished[i].add(ids, log_prob, length - 1, False)
 
 
 def _copied(

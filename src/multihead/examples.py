@@ -10,8 +10,6 @@ Shapes: E examples, K statistics of an example, C classes; ``...`` is any number
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from multihead.rouge import ROUGE, rouge
 from multihead.statistics import Score
 
 Sample = dict[str, Any]
-ROUGE = ("rouge1", "rouge2", "rougeL")
 LANGUAGE = ("loss", "perplexity", "bits_per_byte")
 ORDER = 4
 """Longest n-grams of BLEU."""
@@ -43,16 +41,17 @@ class Statistics:
     test: str
 
 
-def statistics_of(metric: str, samples: Sequence[Sequence[Sample]]) -> Statistics | None:
+def statistics_of(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokenize: str = "13a") -> Statistics | None:
     """Sufficient statistics of ``metric`` (its plain name: bleu, accuracy, f1/spam); None where samples hold none.
 
     Args:
         metric: Its name, without the split and the task.
         samples: Of each run, the same examples in the same order.
+        bleu_tokenize: sacreBLEU's tokenizer, of BLEU.
     """
     fields = set(samples[0][0]) if samples and samples[0] else set()
     if {"reference", "output"} <= fields:
-        return _of_texts(metric, samples)
+        return _of_texts(metric, samples, bleu_tokenize)
     if {"label", "predicted"} <= fields:
         several = isinstance(samples[0][0]["label"], list)
         return (_of_label_sets if several else _of_classes)(metric, samples)
@@ -65,15 +64,20 @@ def statistics_of(metric: str, samples: Sequence[Sequence[Sample]]) -> Statistic
 # ---- texts with references
 
 
-def _of_texts(metric: str, samples: Sequence[Sequence[Sample]]) -> Statistics | None:
-    from sacrebleu.metrics import BLEU, CHRF
+def _of_texts(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokenize: str) -> Statistics | None:
+    from sacrebleu.metrics import BLEU, CHRF, TER
 
     pairs = [([s["output"] for s in run], [s["reference"] for s in run]) for run in samples]
     if metric in ("bleu", "bleu_lowercase"):
-        scorer = BLEU(lowercase=metric != "bleu", force=True)
+        scorer = BLEU(lowercase=metric != "bleu", tokenize=bleu_tokenize, force=True)
         return Statistics([_extract(scorer, *pair) for pair in pairs], bleu, "bootstrap")
     if metric == "chrf":
         return Statistics([_extract(CHRF(), *pair) for pair in pairs], chrf, "bootstrap")
+    if metric == "ter":
+        return Statistics([_extract(TER(), *pair) for pair in pairs], ter, "bootstrap")
+    if metric == "exact_match":
+        runs = [np.array([[o == r, 1.0] for o, r in zip(*pair, strict=True)], dtype=np.float64) for pair in pairs]
+        return Statistics(runs, mean, "mcnemar")
     if metric in ROUGE:
         runs = [
             np.array([[100 * rouge(metric, o, r), 1.0] for o, r in zip(outputs, references, strict=True)])
@@ -120,31 +124,15 @@ def chrf(sums: np.ndarray) -> np.ndarray:
     return 100 * _ratio(5 * precision * recall, 4 * precision + recall)
 
 
+def ter(sums: np.ndarray) -> np.ndarray:
+    """Translation edit rate in percent, of edits and reference length [..., 2], as sacreBLEU computes it."""
+    edits, length = sums[..., 0], sums[..., 1]
+    return 100 * np.where(length > 0, edits / np.where(length > 0, length, 1.0), edits > 0)
+
+
 def mean(sums: np.ndarray) -> np.ndarray:
     """A sum over a count [..., 2]."""
     return sums[..., 0] / sums[..., 1]
-
-
-def rouge(key: str, output: str, reference: str) -> float:
-    """F-measure of ROUGE (Lin 2004) of one text in [0, 1]: rouge1, rouge2 or rougeL, without stemming."""
-    mine, theirs = (re.sub(r"[^a-z0-9]+", " ", text.lower()).split() for text in (output, reference))
-    if key == "rougeL":
-        hits, sizes = _common_subsequence(mine, theirs), (len(mine), len(theirs))
-    else:
-        n = int(key[-1])
-        grams = [Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for words in (mine, theirs)]
-        hits, sizes = (grams[0] & grams[1]).total(), (grams[0].total(), grams[1].total())
-    return 2 * hits / sum(sizes) if hits else 0.0
-
-
-def _common_subsequence(first: list[str], second: list[str]) -> int:
-    """Length of the longest one."""
-    row = [0] * (len(second) + 1)
-    for word in first:
-        diagonal = 0
-        for j, other in enumerate(second, start=1):
-            diagonal, row[j] = row[j], diagonal + 1 if word == other else max(row[j], row[j - 1])
-    return row[-1]
 
 
 # ---- classes
@@ -185,7 +173,7 @@ def _of_label_sets(metric: str, samples: Sequence[Sequence[Sample]]) -> Statisti
     names = sorted(
         {name for run in samples for s in run for name in (*s["label"], *s["predicted"], *s.get("probabilities", ()))}
     )
-    score = _class_score(metric, names, absent_count=True)
+    score = mcc if metric == "mcc" else _class_score(metric, names, absent_count=True)
     if score is None:
         return None
     runs = []
@@ -194,7 +182,11 @@ def _of_label_sets(metric: str, samples: Sequence[Sequence[Sample]]) -> Statisti
             np.array([[name in s[field] for name in names] for s in run], dtype=np.float64)
             for field in ("label", "predicted")
         )
-        runs.append(np.stack([label * predicted, predicted, label], -1).reshape(len(run), -1))
+        cells = np.stack([label * predicted, predicted, label], -1)  # [E, C, 3]
+        if metric == "mcc":  # one decision of two classes for each example and class
+            no = np.stack([(1 - label) * (1 - predicted), 1 - predicted, 1 - label], -1)
+            cells = np.stack([no.sum(1), cells.sum(1)], 1)  # [E, 2, 3]
+        runs.append(cells.reshape(len(run), -1))
     return Statistics(runs, score, "permutation")
 
 

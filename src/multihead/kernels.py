@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from multihead import capabilities
+
 SHORT = 128
 """Most keys that several queries on a CPU attend to without the fused kernel, which keeps no scores: see `attend`."""
-HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, dropout: float) -> Tensor:
@@ -71,7 +72,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
     There torch takes MKL, which on some processors is a third slower; in bfloat16 it takes oneDNN by itself.
     """
-    if left.dtype == torch.float32 and left.device.type == "cpu" and HAS_ONEDNN:
+    if left.dtype == torch.float32 and left.device.type == "cpu" and capabilities.has_onednn():
         return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
     return left @ right.T
 

@@ -22,17 +22,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead import errors
+from multihead import capabilities, errors
 from multihead.config.training import Config
+from multihead.config.words import typed_as
 from multihead.errors import ConfigError, MultiheadError, PeerError, Stopped
+from multihead.ranks import by_others, by_srun, by_torchrun, local_size, world_size
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.environments import ClusterEnvironment
 
 SHUTDOWN_SECONDS = 8
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
-NO_STEP = 2**32 - 16
-"""From here on, step numbers of SLURM stand for batch scripts and the like."""
 
 
 class RankError(RuntimeError):
@@ -45,27 +45,6 @@ class RankError(RuntimeError):
     def __init__(self, message: str, traceback: str):
         super().__init__(message)
         self.traceback = traceback
-
-
-def by_torchrun() -> bool:
-    """Whether this process is a rank that torch's launcher started: ours, or ``torchrun``."""
-    return "LOCAL_RANK" in os.environ
-
-
-def by_srun() -> bool:
-    """Whether ``srun`` started this process, and not just a SLURM allocation or batch script that it runs in."""
-    step = os.environ.get("SLURM_STEP_ID", "")
-    return not by_torchrun() and step.isdigit() and int(step) < NO_STEP and "SLURM_PROCID" in os.environ
-
-
-def world_size() -> int:
-    """Number of ranks of this run, as its launcher (ours, torchrun or srun) says."""
-    return int(os.environ["WORLD_SIZE"] if by_torchrun() else os.environ["SLURM_NTASKS"] if by_srun() else 1)
-
-
-def is_main_rank() -> bool:
-    """Whether this process writes the capsule."""
-    return int(os.environ["RANK"] if by_torchrun() else os.environ["SLURM_PROCID"] if by_srun() else 0) == 0
 
 
 def cluster_environment() -> ClusterEnvironment:
@@ -87,12 +66,39 @@ def cluster_environment() -> ClusterEnvironment:
 
 def placed(config: Config) -> tuple[str, int]:
     """Devices of this node and number of nodes: as whoever started the ranks has placed them, else as configured."""
-    if by_torchrun():
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return (config.devices if "," in config.devices else str(local)), world_size() // local
-    if by_srun() and (tasks := os.environ.get("SLURM_NTASKS_PER_NODE", "")).isdigit():
-        return (config.devices if "," in config.devices else tasks), max(1, world_size() // int(tasks))
+    if here := local_size():
+        return (config.devices if "," in config.devices else str(here)), max(1, world_size() // here)
     return config.devices, config.num_nodes
+
+
+def devices(config: Config) -> dict[str, Any]:
+    """Lightning's arguments for where and in what precision to compute, and what we do ourselves."""
+    from multihead.checkpoint import FolderCheckpointIO
+
+    wanted, num_nodes = placed(config)
+    listed = [int(part) for part in wanted.split(",") if part] if "," in wanted else None
+    return {
+        "accelerator": capabilities.device_of(config.accelerator),
+        "devices": listed or (wanted if wanted == "auto" else int(wanted)),
+        "strategy": _strategy(config),
+        "num_nodes": num_nodes,
+        "precision": config.precision,
+        "plugins": [FolderCheckpointIO(), cluster_environment()],
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
+
+
+def _strategy(config: Config) -> Any:
+    """Of several tasks a step uses one, so that some parameters have no gradient, which DDP has to be told."""
+    if config.strategy == "fsdp":
+        from multihead.sharding import Sharded
+
+        return Sharded(world_size()) if world_size() > 1 else "auto"  # one rank has nobody to share with
+    several = len(config.task.members()) > 1 and world_size() > 1
+    return "ddp_find_unused_parameters_true" if several and config.strategy in ("auto", "ddp") else config.strategy
 
 
 def local_ranks(config: Config) -> int:
@@ -101,24 +107,51 @@ def local_ranks(config: Config) -> int:
     Raises:
         ConfigError: Several nodes, which torchrun or srun have to start; or devices that are not there.
     """
-    if by_torchrun() or by_srun():
+    kind = capabilities.device_of(config.accelerator)
+    found = capabilities.device_counts()[kind]
+    listed = _listed(config, kind, found)
+    if kind != "cpu" and (here := local_size()) > found:
+        raise ConfigError("devices", f"{here} ranks on this machine, and {_found(kind, found)}", f"{found} ranks")
+    if by_others():
         return 1
     if config.num_nodes > 1:
         what = f"{config.num_nodes} nodes need torchrun or srun, which start the same command on each"
         raise ConfigError("num_nodes", what, "see docs/cluster.md, or num_nodes=1")
-    listed = [part for part in config.devices.split(",") if part]
-    wanted = len(listed) if "," in config.devices else 0 if config.devices == "auto" else int(config.devices)
-    if config.accelerator == "cpu":
-        return wanted or 1
-    import torch
+    if listed:
+        return len(listed)
+    if config.devices == "auto":
+        return found
+    if kind != "cpu" and int(config.devices) > found:
+        fix = f"devices={found}, or accelerator=cpu"
+        raise ConfigError("devices", f"{config.devices} wanted, and {_found(kind, found)}", fix)
+    return int(config.devices)
 
-    found = torch.cuda.device_count()
-    if config.accelerator in ("gpu", "cuda") and not found and not torch.backends.mps.is_available():
-        raise ConfigError("accelerator", f"no {config.accelerator} on this machine", "accelerator=cpu")
-    if found and wanted > found:
-        raise ConfigError("devices", f"{wanted} wanted and {found} found on this machine", f"devices={found}")
-    on_gpus = found and config.accelerator in ("auto", "gpu", "cuda")
-    return wanted or (found if on_gpus else 1)
+
+def _listed(config: Config, kind: str, found: int) -> list[int]:
+    """The devices that ``devices=0,1`` names; empty where it is a number or auto.
+
+    Raises:
+        ConfigError: One of them is not there or is named twice, or the CPU cannot be divided so.
+    """
+    if "," not in config.devices:
+        return []
+    listed = [int(part) for part in config.devices.split(",") if part]
+    if kind == "cpu":
+        what = f"the list {config.devices!r} chooses among GPUs, and this run is on the CPU"
+        raise ConfigError("devices", what, f"devices={len(listed)} for as many processes")
+    if len(set(listed)) < len(listed):
+        raise ConfigError("devices", f"{config.devices!r} names a device twice", f"devices={len(set(listed))}")
+    if max(listed) >= found:
+        what = f"no {kind} device {max(listed)}: {_found(kind, found)}, and the first is 0"
+        raise ConfigError("devices", what, f"devices={min(len(listed), found)}")
+    if by_others() and local_size() > len(listed):
+        what = f"{config.devices!r} names {len(listed)}, and {local_size()} ranks were started on this machine"
+        raise ConfigError("devices", what, f"devices={local_size()}")
+    return listed
+
+
+def _found(kind: str, count: int) -> str:
+    return f"this machine has {count} {kind} device{'s' * (count > 1)}"
 
 
 def launch(ranks: int, job: dict[str, Any]) -> None:
@@ -139,7 +172,7 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # their report is a page long
-    job = {**job, "threads": max(1, (os.cpu_count() or 1) // ranks)}
+    job = {**job, "threads": capabilities.threads_per_rank(ranks)}
     run_dir, patience = Path(job["run_dir"]), job["tree"]["trainer"]["watchdog_seconds"]
     with (
         tempfile.TemporaryDirectory(prefix="multihead-", ignore_cleanup_errors=True) as folder,
@@ -212,7 +245,7 @@ def _first_error(folder: Path, exits: dict[int, int], run_dir: str, signum: int 
 
 
 def _resume(run_dir: str) -> str:
-    return f"resume={run_dir} goes on from its newest checkpoint"
+    return f"{typed_as('resume', run_dir)} goes on from its newest checkpoint"
 
 
 def requeue() -> str:
@@ -243,7 +276,7 @@ def main(file: str) -> int:
         from multihead.commands import train
         from multihead.watchdog import guard_rank
 
-        if "OMP_NUM_THREADS" not in os.environ:
+        if not any(os.environ.get(name) for name in capabilities.THREADS):
             torch.set_num_threads(job["threads"])
         with train.leaving_on_signals():
             return train.run_rank(job, guard_rank(Path(file).parent, rank))

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import BLEU, CHRF, TER
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.text.rouge import rouge_score
+
+from multihead.rouge import rouge
+
+BLEU_STATISTICS, CHRF_STATISTICS, TER_STATISTICS = 10, 18, 2
+"""Numbers of a sentence: of BLEU two lengths, and matches and totals of four orders; of chrF three of six orders; of
+TER edits and length."""
+
+
+@functools.cache
+def _bleu(lowercase: bool, tokenize: str) -> BLEU:
+    return BLEU(lowercase=lowercase, tokenize=tokenize, force=True)
+
+
+@functools.cache
+def _chrf(lowercase: bool, word_order: int) -> CHRF:
+    return CHRF(lowercase=lowercase, word_order=word_order)
+
+
+@functools.cache
+def _ter() -> TER:
+    return TER()
 
 
 class _CorpusScore(Metric):
@@ -16,7 +37,8 @@ class _CorpusScore(Metric):
 
     The score of a corpus depends on its sentences through that sum alone, so it is exactly sacreBLEU's for any split
     into batches and ranks, empty ones included. sacreBLEU's two methods that give statistics and score are private;
-    the tests hold them against its public `corpus_score`.
+    the tests hold them against its public `corpus_score`. The scorer is looked up and not kept: some of its tokenizers
+    cannot be copied, and a metric has to be.
     """
 
     higher_is_better = True
@@ -24,27 +46,35 @@ class _CorpusScore(Metric):
     full_state_update = False
     statistics: Tensor
 
-    def __init__(self, scorer: BLEU | CHRF, num_statistics: int):
+    def __init__(self, num_statistics: int):
         super().__init__()
-        self._scorer = scorer
         self.add_state("statistics", torch.zeros(num_statistics, dtype=torch.int64), dist_reduce_fx="sum")
-        self._scorer.num_refs = 1  # as corpus_score sets it; a rank without sentences needs it too
+
+    @property
+    def scorer(self) -> BLEU | CHRF | TER:
+        """sacreBLEU's metric."""
+        raise NotImplementedError
+
+    def _scorer(self) -> BLEU | CHRF | TER:
+        self.scorer.num_refs = 1  # as corpus_score sets it; a rank without sentences needs it too
+        return self.scorer
 
     def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
         """Adds sentences: detokenised outputs, and one reference each."""
         if len(hypotheses) != len(references):
             raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
         if hypotheses:
-            sentences = self._scorer._extract_corpus_statistics(hypotheses, [references])
+            sentences = self._scorer()._extract_corpus_statistics(hypotheses, [references])
             self.statistics += torch.tensor(sentences, dtype=torch.int64).sum(0).to(self.statistics.device)
 
     def compute(self) -> Tensor:
-        """The score in [0, 100] (float64 on the CPU); 0 without sentences."""
-        return torch.tensor(self._scorer._compute_score_from_stats(self.statistics.tolist()).score, dtype=torch.float64)
+        """The score (float64 on the CPU), of BLEU and chrF in [0, 100]; 0 without sentences."""
+        score = self._scorer()._compute_score_from_stats(self.statistics.tolist()).score
+        return torch.tensor(score, dtype=torch.float64)
 
     def signature(self) -> str:
         """sacreBLEU's signature, to be quoted with the score."""
-        return str(self._scorer.get_signature())
+        return str(self._scorer().get_signature())
 
 
 class CorpusBLEU(_CorpusScore):
@@ -52,13 +82,18 @@ class CorpusBLEU(_CorpusScore):
 
     Args:
         lowercase: Ignore case.
-        tokenize: sacreBLEU's tokenizer: 13a, intl, char, zh, or none for text that is tokenised already; older
-            papers report ``tokenize="none", lowercase=True`` on tokenised text, which is not comparable with 13a.
+        tokenize: sacreBLEU's tokenizer: 13a, intl, char, zh, ja-mecab, ko-mecab, flores200, or none for text that is
+            tokenised already; older papers report ``tokenize="none", lowercase=True`` on tokenised text, which is not
+            comparable with 13a.
     """
 
     def __init__(self, lowercase: bool = False, tokenize: str = "13a"):
-        scorer = BLEU(lowercase=lowercase, tokenize=tokenize, force=True)
-        super().__init__(scorer, 2 + 2 * scorer.max_ngram_order)
+        super().__init__(BLEU_STATISTICS)
+        self.lowercase, self.tokenize = lowercase, tokenize
+
+    @property
+    def scorer(self) -> BLEU:
+        return _bleu(self.lowercase, self.tokenize)
 
 
 class CorpusCHRF(_CorpusScore):
@@ -70,8 +105,25 @@ class CorpusCHRF(_CorpusScore):
     """
 
     def __init__(self, lowercase: bool = False, word_order: int = 0):
-        scorer = CHRF(lowercase=lowercase, word_order=word_order)
-        super().__init__(scorer, 3 * scorer.order)
+        super().__init__(CHRF_STATISTICS + 3 * word_order)
+        self.lowercase, self.word_order = lowercase, word_order
+
+    @property
+    def scorer(self) -> CHRF:
+        return _chrf(self.lowercase, self.word_order)
+
+
+class CorpusTER(_CorpusScore):
+    """Translation edit rate (Snover et al., 2006) in percent as sacreBLEU computes it; lower is better."""
+
+    higher_is_better = False
+
+    def __init__(self):
+        super().__init__(TER_STATISTICS)
+
+    @property
+    def scorer(self) -> TER:
+        return _ter()
 
 
 class WeightedMean(Metric):
@@ -101,14 +153,13 @@ class WeightedMean(Metric):
 
 
 class CorpusROUGE(Metric):
-    """Mean F-measure of ROUGE (Lin, 2004) over the sentences, in [0, 100], as torchmetrics computes it.
+    """Mean F-measure of ROUGE (Lin, 2004) over the sentences, in [0, 100]; see `multihead.rouge`.
 
-    The state is a sum over sentences, so any split into batches and ranks gives the same score, which torchmetrics' own
-    class does not under unequal ranks. Text is lower-cased, all but letters a-z and digits separates words, nothing is
-    stemmed.
+    The state is a sum over sentences, so any split into batches and ranks gives the same score. Words are those of
+    `multihead.scripts.words`, nothing is stemmed. On ASCII text the scores are those of the ``rouge-score`` package.
 
     Args:
-        key: rouge1, rouge2 (n-grams) or rougeL (longest common subsequence).
+        key: rouge1, rouge2 (n-grams), rougeL (longest common subsequence) or rougeLsum (the same line by line).
     """
 
     higher_is_better = True
@@ -127,9 +178,8 @@ class CorpusROUGE(Metric):
         """Adds sentences: outputs, and one reference each."""
         if len(hypotheses) != len(references):
             raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
-        for hypothesis, reference in zip(hypotheses, references, strict=True):
-            scores = rouge_score(hypothesis, reference, rouge_keys=self.key)
-            self.total += 100 * scores[f"{self.key}_fmeasure"].double().to(self.total.device)
+        pairs = zip(hypotheses, references, strict=True)
+        self.total += sum(100 * rouge(self.key, hypothesis, reference) for hypothesis, reference in pairs)
         self.count += len(hypotheses)
 
     def compute(self) -> Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,12 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from multihead import capabilities
 from multihead.config.training import OptimConfig
 from multihead.errors import ConfigError
 from multihead.sharding import gathered, scattered
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration of Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/)."""
+
+DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
+"""What ``optim.muon_dtype`` stands for."""
 
 
 def build_optimizer(
@@ -52,6 +55,7 @@ def build_optimizer(
         group = {"params": parameters, "weight_decay": 0.0 if kind == 1 else config.weight_decay}
         if kind == 2:
             group |= {"momentum": config.muon_momentum, "num_iterations": config.muon_steps, "kind": "muon"}
+            group["dtype"] = config.muon_dtype
             group["lr"] = config.muon_lr * -share
         else:
             group["lr"] = config.lr * -share
@@ -163,7 +167,9 @@ class MuonAdamW(torch.optim.Optimizer):
         for i, p in enumerate(parameters):
             stacks.setdefault((min(p.shape), max(p.shape), p.dtype, p.device), []).append(i)
         for members in stacks.values():
-            updates = orthogonalize([gathered(directions[i]) for i in members], group["num_iterations"])
+            updates = orthogonalize(
+                [gathered(directions[i]) for i in members], group["num_iterations"], DTYPES[group["dtype"]]
+            )
             for i, update in zip(members, updates, strict=True):
                 rows, columns = parameters[i].shape
                 parameters[i].add_(scattered(update, parameters[i]), alpha=-lr * max(1, rows / columns) ** 0.5)
@@ -195,22 +201,24 @@ class MuonAdamW(torch.optim.Optimizer):
         )
 
 
-def orthogonalize(matrices: Sequence[Tensor], num_iterations: int) -> list[Tensor]:
+def orthogonalize(matrices: Sequence[Tensor], num_iterations: int, dtype: torch.dtype | None = None) -> list[Tensor]:
     """Approximately ``U @ V.T`` of each matrix's singular value decomposition ``U @ S @ V.T``.
 
     The quintic iteration pushes singular values into about [0.7, 1.2] without converging to 1, which training does
-    not mind. It runs in bfloat16 where the hardware multiplies it natively (twice as fast as float32 on a CPU with
-    AVX512-BF16), as `torch.optim.Muon` always does, else in float32.
+    not mind. `torch.optim.Muon` always computes it in bfloat16; with ``dtype=None`` it is computed in bfloat16 where
+    that is faster (`capabilities.fast_bf16`), else in float32.
 
     Args:
         matrices: Each [R, C] or [C, R]. The tall ones are transposed, so that the Gram matrices are the smaller ones.
         num_iterations: 5 is usual.
+        dtype: What the iteration computes in; None leaves it to the device.
 
     Returns:
         One matrix per matrix, of its shape, in the dtype of the iteration.
     """
     a, b, c = NEWTON_SCHULZ
-    dtype = torch.bfloat16 if _native_bf16(matrices[0].device.type) else torch.float32
+    if dtype is None:
+        dtype = torch.bfloat16 if capabilities.fast_bf16(matrices[0].device.type) else torch.float32
     tall = [matrix.shape[0] > matrix.shape[1] for matrix in matrices]
     wide = [
         (m.mT if t else m).to(dtype, memory_format=torch.contiguous_format) for m, t in zip(matrices, tall, strict=True)
@@ -222,16 +230,6 @@ def orthogonalize(matrices: Sequence[Tensor], num_iterations: int) -> list[Tenso
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)  # [N, R, C]
     return [update.mT if t else update for update, t in zip(x.unbind(), tall, strict=True)]
-
-
-@functools.cache
-def _native_bf16(device_type: str) -> bool:
-    if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device_type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return False
 
 
 def lr_factor(config: OptimConfig, max_steps: int, step: int) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ import numpy as np
 
 from multihead.config.check import require
 from multihead.config.compose import Composition
-from multihead.config.data import DataConfig, column_of
-from multihead.config.task import ClassificationConfig, LanguageModelingConfig, TaskConfig
+from multihead.config.data import SPLITS, DataConfig, column_of
+from multihead.config.task import ClassificationConfig, LanguageModelingConfig, TaskConfig, TranslationConfig
 from multihead.config.training import Config
 from multihead.data.corpus import Corpus, Rows, load_corpus
 from multihead.data.encode import Encoded, cache_root, cached_tokenizer, encode_corpus
@@ -23,9 +24,12 @@ from multihead.data.labels import class_names, encode_labels, read_labels, subse
 from multihead.data.stream import Stream, TextFiles, encode_stream, fingerprint
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import CheckpointError
+from multihead.target_text import TargetText, require_tokenizer, usable_tokenizer
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Vocabulary
+
+log = logging.getLogger("multihead")
 
 SPLIT_SEED = 0  # of held-out shares and subsets: the run's own seed does not change what is trained and tested on
 
@@ -44,6 +48,8 @@ class TaskText:
     """Split to the sha256 of its content."""
     labels: dict[str, list[list[str]]] = field(default_factory=dict)
     """Of a classification: split to the classes of each row."""
+    skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows of that file."""
 
     def texts(self, role: str) -> Iterable[str]:
         """The training texts of a role."""
@@ -51,7 +57,8 @@ class TaskText:
 
     def rename(self, split: str, name: str) -> None:
         """Calls a split by another name, as evaluation calls the one it reads ``test``."""
-        for by_split in (self.lines, self.fingerprints, self.labels, self.corpus.splits if self.corpus else {}):
+        of_corpus = self.corpus.splits if self.corpus else {}
+        for by_split in (self.lines, self.fingerprints, self.labels, self.skipped, of_corpus):
             if split in by_split:
                 by_split[name] = by_split.pop(split)
 
@@ -74,6 +81,17 @@ class Prepared:
     """Task to split to ids."""
     notes: list[str]
     """What the user should hear: lines skipped, splits held out, caches made anew."""
+    unknown: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Task to split to role to the share of its tokens that are unknown."""
+
+    @property
+    def skipped(self) -> dict[str, tuple[int, int]]:
+        """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows; the most of any task."""
+        found: dict[str, tuple[int, int]] = {}
+        for text in self.texts.values():
+            for split, counts in text.skipped.items():
+                found[split] = max(counts, found.get(split, (0, 0)))
+        return found
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -105,9 +123,21 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
                 raise CheckpointError("labels.json", "names no class", "copy the run again")
             rows, multi = text.corpus.splits.get("train"), text.settings.multi_label
             labels = labels or class_names(text.labels["train"], rows, text.data.labels.values(), multi)
-    vocab = Vocabulary(tokenizers, labels)
+    targets = dict(vocab.targets) if vocab else {}
+    vocab = Vocabulary(tokenizers, labels, targets)
     encoded = {name: _encode(config, text, vocab, notes) for name, text in texts.items()}
-    return Prepared(texts, vocab, encoded, notes)
+    for name, text in texts.items():
+        if not isinstance(text.settings, TranslationConfig):
+            continue
+        if name not in targets and "train" in encoded[name]:
+            ids, columns = encoded[name]["train"], text.corpus.splits["train"].columns
+            targets[name] = TargetText.measured(ids.lengths("source"), ids.lengths("target"), columns["target"])
+        require_tokenizer(text.settings.bleu_tokenize)
+        _, note = usable_tokenizer(text.settings.bleu_tokenize, targets.get(name, TargetText()))
+        notes += [note] if note else []
+    unknown = {name: unknown_shares(ids, vocab.tokenizers) for name, ids in encoded.items()}
+    notes += [note for shares in unknown.values() for note in unknown_notes(shares)]
+    return Prepared(texts, vocab, encoded, notes, unknown)
 
 
 def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str], notes: list[str]) -> TaskText:
@@ -125,12 +155,14 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
             lines = functools.partial(_first_lines, functools.partial(files.lines, source[split]), few)
             text.lines[split], text.fingerprints[split] = lines, fingerprint(lines())
         notes += files.notes
+        text.skipped = files.skipped
         return text
     readers = composition.plugin.corpora if composition.plugin else {}
     roles = list(text.data.roles) or list(settings.roles)
     optional = ("label",) if getattr(settings, "multi_label", False) else ()
     text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, readers=readers, may_be_empty=optional)
     notes += [note for note in text.corpus.notes if note not in notes]
+    text.skipped = text.corpus.skipped
     if few:
         rows = text.corpus.splits["train"]
         rows = rows.select(_first_rows(text, rows, min(few, len(rows))))
@@ -162,6 +194,15 @@ def _first_lines(lines: Callable[[], Iterable[str]], count: int) -> Iterable[str
 
 def _column(rows: Rows) -> list[str]:
     return rows.columns["text"]
+
+
+def warn_of_skipped(skipped: Mapping[str, tuple[int, int]], splits: Sequence[str] = SPLITS) -> None:
+    """A warning for each of these splits whose file lost rows to ``data.on_bad_line=skip``."""
+    for split, (count, total) in skipped.items():
+        if split in splits:
+            scored = f"; every score on {split} is of the other {total - count:,}" if split != "train" else ""
+            share = f"{count:,} of {total:,} rows ({count / total:.1%})"
+            log.warning("data: %s: %s were skipped, since data.on_bad_line=skip%s", split, share, scored)
 
 
 def roles_of(data: DataConfig, settings: TaskConfig) -> list[str]:
@@ -232,6 +273,32 @@ def _stream(config: Config, text: TaskText, split: str, vocab: Vocabulary, cache
     )
     block_size = text.settings.block_size or config.model.max_len
     return stream.blocked(block_size, min(text.settings.stride, block_size))
+
+
+def unknown_shares(
+    encoded: Mapping[str, Encoded | Stream], tokenizers: Mapping[str, Tokenizer]
+) -> dict[str, dict[str, float]]:
+    """Split to role to the share of its tokens that are unknown, of roles whose tokenizer has unknown tokens."""
+    with_unknown = {role: each.unk_id for role, each in tokenizers.items() if each.kind in ("word", "char")}
+    shares: dict[str, dict[str, float]] = {}
+    for split, ids in encoded.items():
+        if isinstance(ids, Encoded):
+            shares[split] = {role: ids.share_of(role, unk) for role, unk in with_unknown.items() if role in ids.roles}
+        elif "text" in with_unknown:
+            shares[split] = {"text": ids.share_of(with_unknown["text"])}
+    return {split: found for split, found in shares.items() if found}
+
+
+def unknown_notes(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A line for each role in which some split has unknown tokens."""
+    roles = list(dict.fromkeys(role for found in shares.values() for role in found))
+    notes = []
+    for role in roles:
+        of_splits = {split: found[role] for split, found in shares.items() if role in found}
+        if any(of_splits.values()):
+            listed = ", ".join(f"{split} {share:.2%}" for split, share in of_splits.items())
+            notes.append(f"unknown tokens in {role}: {listed}; tokenizer.kind=bpe has none")
+    return notes
 
 
 def _joint(marks: Sequence[str]) -> str:

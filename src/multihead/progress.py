@@ -27,14 +27,16 @@ from rich.text import Text
 
 from multihead.config.training import Config
 from multihead.errors import MachineError
+from multihead.screen import PIPE_WIDTH, Fitted
+from multihead.selection import is_better, loss_beside
 from multihead.side_outputs import reason, side_output
 
 log = logging.getLogger("multihead")
 
 LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
 """Loggers that share our console and file while a log is open."""
-FILE_WIDTH = 100
-"""Columns of what rich draws into train.log."""
+SELDOM = ("exact_match", "cut_outputs", "unknown_tokens", "rougeLsum")
+"""Metrics that a line of validation leaves out unless they are monitored."""
 MANY_CLASSES = 8
 """Above it, a line of validation leaves the F1 of each class out."""
 
@@ -89,7 +91,7 @@ def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
     if console is None:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a translation may not fit the terminal's encoding
-        console = Screen(highlight=False)
+        console = Screen(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     handlers: list[logging.Handler] = [_ConsoleHandler(console)]
     if run_dir is not None:
         try:
@@ -158,7 +160,10 @@ class _ConsoleHandler(_NeverEndsTheRun):
         drawn = getattr(record, "renderable", None)
         if drawn is None:
             style = "yellow" if record.levelno >= logging.WARNING else ""
-            self.console.print(Text(record.getMessage(), style=style), soft_wrap=True)
+            text = record.getMessage()
+            if self.console.is_terminal and hasattr(record, "parts"):
+                text = in_lines(record.parts, self.console.width)
+            self.console.print(Text(text, style=style), soft_wrap=True)
         else:
             self.console.print(drawn)
 
@@ -172,7 +177,7 @@ class _FileFormatter(logging.Formatter):
         drawn = getattr(record, "renderable", None)
         if drawn is None:
             return super().format(record)
-        console = Console(file=io.StringIO(), width=FILE_WIDTH, highlight=False)
+        console = Console(file=io.StringIO(), width=PIPE_WIDTH, highlight=False)
         console.print(drawn)
         return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
@@ -197,7 +202,8 @@ class Progress(L.Callback):
         self.started = self.mark = 0.0
         self.tokens, self.paused, self.speed = 0, 0.0, 0.0
         self.pause_began = 0.0
-        self.last, self.best = math.nan, math.nan
+        self.last, self.best, self.best_loss = math.nan, math.nan, math.nan
+        self.judged = False
 
     # ---- the hooks, in the order of a run
 
@@ -241,7 +247,7 @@ class Progress(L.Callback):
     @BAR
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        self._line(trainer, values, is_best=self._is_best(values.get(self.monitor, math.nan)))
+        self._line(trainer, values, is_best=self._is_best(values))
         if trainer.state.fn == "fit":
             self.paused += time.monotonic() - self.pause_began
             self._describe("train")
@@ -275,10 +281,13 @@ class Progress(L.Callback):
         self._close()
 
     def state_dict(self) -> dict[str, float]:
-        return {} if math.isnan(self.best) else {"last": self.last, "best": self.best}
+        numbers = {"last": self.last, "best": self.best, "best_loss": self.best_loss}
+        return numbers if self.judged else {}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.judged = bool(state_dict)
         self.last, self.best = state_dict.get("last", math.nan), state_dict.get("best", math.nan)
+        self.best_loss = state_dict.get("best_loss", math.nan)
 
     # ---- numbers
 
@@ -316,12 +325,12 @@ class Progress(L.Callback):
         spent = time.monotonic() - self.started
         return (trainer.max_steps - trainer.global_step) * spent / done if done > 0 else math.nan
 
-    def _is_best(self, value: float) -> bool:
-        if math.isnan(value):
-            return False
-        self.last = value
-        better = math.isnan(self.best) or (value > self.best if self.mode == "max" else value < self.best)
-        self.best = value if better else self.best
+    def _is_best(self, metrics: Mapping[str, float]) -> bool:
+        value, loss = metrics.get(self.monitor, math.nan), loss_beside(self.monitor, metrics)
+        better = not self.judged or is_better(value, loss, self.best, self.best_loss, self.mode)
+        self.last, self.judged = value, True
+        if better:
+            self.best, self.best_loss = value, loss
         return better
 
     def _line(
@@ -333,14 +342,15 @@ class Progress(L.Callback):
         split = next(iter(values)).partition("/")[0]
         parts = [f"step {trainer.global_step:>{len(str(trainer.max_steps))}}/{trainer.max_steps}  {split}"]
         of_classes = [name for name in values if "/f1/" in name]
-        left_out = of_classes if len(of_classes) > MANY_CLASSES else ()  # metrics.csv has them
+        left_out = set(of_classes) if len(of_classes) > MANY_CLASSES else set()  # metrics.csv has them
+        left_out |= {name for name in values if short(name).rpartition("/")[2] in SELDOM and name != self.monitor}
         shown = (name for name in values if name not in left_out)
         for name in sorted(shown, key=lambda name: name != self.monitor):  # the monitored one first
             best = " (best)" if is_best and name == self.monitor else ""
             parts.append(f"{short(name)} {number(values[name])}{best}")
         if quiet:
             parts += [f"{self.speed:,.0f} tokens/s", f"{duration(self._left(trainer))} left"]
-        log.info("%s", "  ".join(parts), extra={"quiet": quiet})
+        log.info("%s", "  ".join(parts), extra={"quiet": quiet, "parts": parts})
 
     # ---- the bar
 
@@ -375,18 +385,29 @@ class Progress(L.Callback):
 # ---- the end
 
 
-def samples_grid(samples: Sequence[Mapping[str, str]]) -> RenderableType:
-    """Sample outputs, each as names and texts one below the other; an output that is the reference is green."""
-    grid = Table.grid(padding=(0, 2), expand=False)
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for i, sample in enumerate(samples):
-        if i:
-            grid.add_row("", "")
-        for name, text in sample.items():
-            right = "green" if text == sample.get("reference") else "bold"
-            grid.add_row(Text(printable(name)), Text(printable(text), style=right if name == "output" else ""))
-    return Group("", Padding(grid, (0, 0, 0, 1)))
+def summary(result: Mapping[str, Any], samples: Sequence[Mapping[str, str]], next_commands: Sequence[str]) -> None:
+    """Shows the metrics of a finished run, sample outputs, and what to type next.
+
+    Args:
+        result: Of the run.
+        samples: Names and texts of what is shown of each; an ``output`` that is the ``reference`` is green.
+        next_commands: As they are typed.
+    """
+    parts: list[RenderableType] = ["", metrics_table(result)]
+    if samples:
+        grid = Table.grid(padding=(0, 2), expand=False)
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for i, sample in enumerate(samples):
+            if i:
+                grid.add_row("", "")
+            for name, text in sample.items():
+                style = "green" if text == sample.get("reference") else "bold"
+                grid.add_row(Text(printable(name)), Text(printable(text), style=style if name == "output" else ""))
+        parts += ["", Padding(grid, (0, 0, 0, 1), expand=False)]
+    log.info("", extra={"renderable": Group(*parts)})
+    if next_commands:  # as lines of text, which are not cut at the terminal's width and can be copied
+        log.info("\nnext:\n%s", "\n".join(f"  {command}" for command in next_commands))
 
 
 def metrics_table(result: Mapping[str, Any]) -> Table:
@@ -415,17 +436,24 @@ def plain_table(title: str, rows: Sequence[Sequence[Any]]) -> Table:
     return table
 
 
-def runs_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Several runs' metrics, a column each, where their names differ at the end."""
-    table = Table(box=None, padding=(0, 2, 0, 1))
-    table.add_column("")
-    for run in results:
-        table.add_column(run, justify="right", overflow="fold")
+def runs_table(results: Mapping[str, Mapping[str, Any]]) -> Fitted:
+    """Several runs' metrics, a column each."""
     names = {name: None for result in results.values() for name, value in result.items() if isinstance(value, float)}
-    for name in names:
-        cells = (number(result[name]) if name in result else "" for result in results.values())
-        table.add_row(name, *cells)
-    return table
+    rows = [[n, *(number(result[n]) if n in result else "" for result in results.values())] for n in names]
+    return Fitted(["metric", *results], rows, fold=list(results))
+
+
+def in_lines(parts: Sequence[str], width: int) -> str:
+    """Parts in a line, two blanks between, or one if all fit then; else they go on in the next line, indented."""
+    if len("  ".join(parts)) > width >= len(" ".join(parts)):
+        return " ".join(parts)
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(f"    {part}")
+    return "\n".join(lines)
 
 
 def printable(text: str) -> str:

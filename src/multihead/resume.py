@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead.config.changes import changes, same_run
+from multihead.config.changes import changes, decided, same_run
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import SEARCHES
+from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MultiheadError
 from multihead.lock import in_use
 from multihead.run import VOCABULARY, capsule_dir, new_run_dir
 
 if TYPE_CHECKING:
-    from multihead.steps import Start
+    from multihead.checkpoint import Start
 
 log = logging.getLogger("multihead")
 
@@ -72,6 +73,9 @@ def aim(composition: Composition) -> Aim:
     from multihead.checkpoint import checkpoints
 
     if checkpoints(path) or (path / "result.json").is_file():
+        for name, value in decided(_configuration(path), composition.tree).items():
+            if value is not None:
+                composition.put(name, value)
         return Aim(composition, path, "on")
     if wish == "must":
         what, fix = "no checkpoint in it", "resume=auto starts the run again"
@@ -122,8 +126,7 @@ def open_checkpoint(run_dir: Path, record: Mapping[str, Any], force: Sequence[st
     Raises:
         CheckpointError: No checkpoint is whole, or it was made with what may not change.
     """
-    from multihead.checkpoint import FolderCheckpointIO, clean, newest_valid
-    from multihead.steps import Start
+    from multihead.checkpoint import FolderCheckpointIO, Start, clean, newest_valid
 
     path, passed = newest_valid(run_dir)
     told = [f"resume: {line}; using {path.name}" for line in passed]
@@ -174,4 +177,5 @@ def finished_result(run_dir: Path) -> dict[str, Any]:
     try:
         return json.loads((run_dir / "result.json").read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(str(run_dir / "result.json"), f"is damaged ({error})", f"resume={run_dir}") from error
+        fix = typed_as("resume", str(run_dir))
+        raise CheckpointError(str(run_dir / "result.json"), f"is damaged ({error})", fix) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
 import platform
 import secrets
@@ -11,24 +12,30 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead import lock
+from multihead import capabilities, lock
 from multihead.config.compose import compose_from_run, load_yaml, to_yaml
 from multihead.config.training import Config
+from multihead.config.words import typed_as
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import CheckpointError, ConfigError, MachineError
-from multihead.launch import is_main_rank, world_size
+from multihead.loaded import Run, say_without_effect
 from multihead.plugin import Plugin
+from multihead.ranks import is_main_rank, world_size
+from multihead.target_text import TargetText
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Model, Task, Vocabulary
 
+log = logging.getLogger("multihead")
+
 FORMAT = 2
 VOCABULARY = "vocabulary"  # folder of tokenizers and classes as the run began, which a resume reads
+TARGETS = "targets.json"
+"""What the training split tells of targets, beside the tokenizers."""
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tokenizers", "sacrebleu", "numpy")
 
 
@@ -116,7 +123,7 @@ def environment(
         "git_dirty": dirty,
         "hardware": {
             "processor": _processor(),
-            "cores": os.cpu_count(),
+            "cores": capabilities.cores(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         },
         "threads": torch.get_num_threads(),
@@ -162,12 +169,10 @@ def copy_plugin(run_dir: Path, plugin: Plugin | None) -> None:
 
 def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) -> None:
     """Writes ``model/``, all that prediction needs; beside its target first, then renamed."""
-    from safetensors.torch import save_model
-
     target, beside = run_dir / "model", run_dir / "model.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
-    save_model(task.model, str(beside / "model.safetensors"))
+    save_weights(task.model, beside / "model.safetensors")
     description = {
         "format": FORMAT,
         "step": step,
@@ -182,9 +187,10 @@ def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) 
 
 
 def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
-    """Writes tokenizers and classes; returns role to the tokenizer's file.
+    """Writes tokenizers, classes and what is known of targets; returns role to the tokenizer's file.
 
-    tokenizer.json is the only one or the target's, tokenizer_ROLE.json another's; labels.json names the classes.
+    tokenizer.json is the only one or the target's, tokenizer_ROLE.json another's; labels.json names the classes;
+    targets.json holds the limit on the length of outputs and BLEU's tokenizer.
     """
     main = vocab.tokenizers.get("target", next(iter(vocab.tokenizers.values())))
     files = {}
@@ -192,6 +198,9 @@ def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
         files[role] = "tokenizer.json" if tokenizer is main else f"tokenizer_{role}.json"
         tokenizer.save(folder / files[role])
     (folder / "labels.json").write_text(json.dumps(vocab.labels, ensure_ascii=False) + "\n")
+    if vocab.targets:
+        described = {name: text.as_dict() for name, text in vocab.targets.items()}
+        (folder / TARGETS).write_text(json.dumps(described) + "\n")
     return files
 
 
@@ -222,7 +231,22 @@ def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
     if not all(isinstance(label, str) for label in labels):
         raise CheckpointError(str(folder / "labels.json"), "must be a list of texts", "copy the run again")
     loaded = {name: Tokenizer.load(folder / name) for name in set(files.values())}
-    return Vocabulary({role: loaded[name] for role, name in files.items()}, labels)
+    return Vocabulary({role: loaded[name] for role, name in files.items()}, labels, read_targets(folder / TARGETS))
+
+
+def read_targets(file: Path) -> dict[str, TargetText]:
+    """What is known of targets, by task; nothing of runs from before it was measured.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    if not file.is_file():
+        return {}
+    content = read_json(file, dict)
+    try:
+        return {name: TargetText.of(described) for name, described in content.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(str(file), f"is damaged ({error})", "copy the run again") from None
 
 
 def read_json(path: Path, kind: type) -> Any:
@@ -249,7 +273,9 @@ def describe_model(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "model" / "model.json"
     if not path.is_file():
-        fix = f"finish it first: resume={run_dir}"
+        if path.parent.is_dir() or (run_dir / "result.json").is_file():
+            raise CheckpointError(str(path), "is missing, though the run is finished", "copy the run again")
+        fix = f"finish it first: {typed_as('resume', str(run_dir))}"
         raise CheckpointError(str(run_dir), "has no model/ yet: the run did not get to its end", fix)
     description = read_json(path, dict)
     config = description.get("config")
@@ -260,6 +286,26 @@ def describe_model(run_dir: Path) -> dict[str, Any]:
     if description["format"] > FORMAT:
         raise CheckpointError(str(path), f"was written in format {description['format']}; this version reads {FORMAT}")
     return description
+
+
+def save_weights(model: Model, path: Path) -> None:
+    """Writes ``model.safetensors``; equal weights give equal bytes.
+
+    A tensor with several names is written once. The header's metadata names the others, in an order that safetensors
+    draws anew in each process, so they are sorted here.
+    """
+    from safetensors.torch import save_model
+
+    save_model(model, str(path))
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+            assert len(written) == size, f"{path}: a header of another length"
+            file.seek(8)
+            file.write(written)
 
 
 def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> None:
@@ -291,62 +337,6 @@ def load_calibration(task: Task, run_dir: Path) -> None:
         classifier.calibration = calibration.Calibration.load(run_dir / "model" / calibration.FILE)
 
 
-@dataclass
-class Run:
-    """A finished run, loaded: ``model`` is a plain ``nn.Module``; the verbs depend on the task.
-
-    Attributes:
-        path: The capsule.
-        config: Its configuration, with what was overridden.
-        task: The task's module.
-    """
-
-    path: Path
-    config: Config
-    task: Task
-
-    @property
-    def model(self) -> Model:
-        """Backbone and head."""
-        return self.task.model
-
-    def predict(self, texts: Sequence[str], part: str = "", **decoding: Any) -> list[list[dict[str, Any]]]:
-        """For each text its outputs, best first; ``decoding`` overrides fields of `DecodingConfig`.
-
-        Args:
-            texts: Inputs.
-            part: The task, where the run has several.
-            **decoding: As in ``num_beams=5``.
-        """
-        return self.task.member(part).predict(texts, replace(self.config.decoding, **decoding))
-
-    def translate(self, texts: Sequence[str], **decoding: Any) -> list[str]:
-        """The best translation of each text, in order: ``run.translate(["A man rides a bike."], num_beams=5)``."""
-        return [outputs[0]["text"] for outputs in self.predict(texts, self._part("translation"), **decoding)]
-
-    def summarize(self, texts: Sequence[str], **decoding: Any) -> list[str]:
-        """The best summary of each text, in order."""
-        return [outputs[0]["text"] for outputs in self.predict(texts, self._part("summarization"), **decoding)]
-
-    def generate(self, prompts: Sequence[str], **decoding: Any) -> list[str]:
-        """One continuation of each prompt: ``run.generate(["Once"], do_sample=True, top_p=0.9, seed=1)``."""
-        return [outputs[0]["text"] for outputs in self.predict(prompts, self._part("lm"), **decoding)]
-
-    def classify(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """The most probable class of each text with its probability."""
-        return [outputs[0] for outputs in self.predict(texts, self._part("classification"))]
-
-    def score(self, *texts: Sequence[str]) -> list[float]:
-        """log p in nats: of targets given sources, ``score(sources, targets)``, or of texts alone, ``score(texts)``."""
-        wanted = ("lm",) if len(texts) == 1 else ("translation", "summarization")
-        named = [name for name in wanted if name in self.task.members()]
-        return self.task.member(self._part(named[0] if named else wanted[0])).score(*texts)
-
-    def _part(self, name: str) -> str:
-        """The task's name where the run has several; a plugin's single task answers for all."""
-        return name if len(self.task.members()) > 1 else self.task.settings.name
-
-
 def load(run: str | os.PathLike[str], *words: str) -> Run:
     """Loads a finished run for prediction.
 
@@ -362,8 +352,10 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
     from multihead.tasks import build_task
 
     keep_freed_memory()
+    capabilities.limit_threads()
     path = capsule_dir(str(run))
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
+    say_without_effect(composition.config)
     task = build_task(composition.config, load_vocab(path), composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)

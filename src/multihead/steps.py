@@ -27,17 +27,21 @@ from torch import Tensor
 from multihead.averaging import Averaging
 from multihead.checkpoint import (
     FolderCheckpointIO,
+    Start,
     checkpoints,
     damage,
     free_space,
     megabytes,
     newest_valid,
+    own_stream,
     probe,
     random_state,
     replace_synced,
     set_random_state,
 )
+from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
+from multihead.selection import is_better, loss_beside, never_moved
 from multihead.sharding import scattered_state, whole
 from multihead.tasks.base import Task, TaskCallback
 from multihead.telemetry import Telemetry
@@ -49,21 +53,6 @@ MOST_IN_A_ROW = 20
 """Steps without a finite gradient, one after another, that end a run whatever trainer.on_nan says."""
 MOST_REWINDS = 3
 """To the same checkpoint."""
-
-
-@dataclass(kw_only=True)
-class Start:
-    """The checkpoint that a run goes on from."""
-
-    name: str
-    """Of its folder."""
-    state: Mapping[str, Any]
-    """What it holds."""
-
-    @property
-    def own(self) -> Mapping[str, Any]:
-        """The part that `Steps` wrote."""
-        return self.state["multihead"]
 
 
 @dataclass
@@ -109,6 +98,8 @@ class Steps(TaskCallback):
         self.taken: list[signal.Signals] = []
         self.pending_validation = False
         self.bad_validations = 0
+        self.monitored: list[list[float]] = []
+        """Step of each validation, and the monitored metric's value."""
         self.validated, self.saved = -1, -1
         self.sum: Tensor | None = None
         self.targets = 0
@@ -156,6 +147,8 @@ class Steps(TaskCallback):
         if self.start:
             self._restore(trainer, pl_module)
             self.saved = self.first_step
+        elif trainer.global_rank:  # all ranks have drawn the same weights; from here on dropout differs
+            own_stream(self.data.seed, trainer.global_rank, 0)
         if trainer.is_global_zero:
             self._probe(trainer)
         self.events("started", step=trainer.global_step, tokens=pl_module.tokens_seen)
@@ -181,8 +174,8 @@ class Steps(TaskCallback):
         groups = trainer.optimizers[0].param_groups
         states = sum(p.nbytes * (1 if group.get("kind") == "muon" else 2) for group in groups for p in group["params"])
         weights = sum(p.nbytes for p in trainer.lightning_module.parameters())
-        averages = bool(self.config.ema_decay or self.config.average_last_steps)
-        size = weights * (2 if averages else 1) + states
+        averages = sum(tensor.nbytes for c in trainer.callbacks if isinstance(c, Averaging) for tensor in c.averages)
+        size = weights + averages + states
         folder = self.run_dir / "checkpoints"
         probe(folder, size)
         needed = size * (self.config.keep_checkpoints + 2 - len(checkpoints(self.run_dir)))  # beside the best, one more
@@ -207,6 +200,7 @@ class Steps(TaskCallback):
         module.tokens_seen, self.best = own["tokens_seen"], self._still_best(own["best"])
         module.recorded.update(own["recorded"])
         self.bad_validations = own["bad_validations"]
+        self.monitored = [list(pair) for pair in own.get("monitored", ())]
         self._set_counters(trainer, own["step"])
         done = own["step"] >= self.config.max_steps
         self.pending_validation = own["pending_validation"] or (done and not self.best)
@@ -224,7 +218,7 @@ class Steps(TaskCallback):
         if rank < len(ranks):
             self.restore_random = ranks[rank]["random"]
         else:
-            torch.manual_seed(self.data.seed + 1_000_003 * rank + self.first_step)
+            own_stream(self.data.seed, rank, self.first_step)
         if trainer.world_size == len(ranks):
             self.sum = ranks[rank]["sum"]
         elif trainer.is_global_zero and ranks[0]["sum"] is not None:
@@ -471,15 +465,31 @@ class Steps(TaskCallback):
         trainer._logger_connector._first_loop_iter = first_batch
         self.pending_validation = False
         set_random_state(before)
-        value = float(trainer.callback_metrics[self.monitor])
-        better = not self.best or (value > self.best["value"] if self.mode == "max" else value < self.best["value"])
+        metrics = {name: number for name, number in module.recorded.items() if name.startswith("val/")}
+        value, better = self._judge(metrics)
+        self.monitored.append([trainer.global_step, value])
+        self._say_unmoved()
         self.bad_validations = 0 if better else self.bad_validations + 1
         self.events("validated", step=trainer.global_step, **{self.monitor: value}, best=better)
         if better:
-            metrics = {name: number for name, number in module.recorded.items() if name.startswith("val/")}
             self.best = {"step": trainer.global_step, "monitor": self.monitor, "value": value, "metrics": metrics}
         self.validated = trainer.global_step
         return better
+
+    def _judge(self, metrics: Mapping[str, float]) -> tuple[float, bool]:
+        """The monitored metric among those of a validation, nan where it is not defined, and whether it is the best."""
+        value, loss = float(metrics.get(self.monitor, math.nan)), loss_beside(self.monitor, metrics)
+        if not self.best:
+            return value, True
+        best_loss = loss_beside(self.monitor, self.best["metrics"])
+        return value, is_better(value, loss, float(self.best["value"]), best_loss, self.mode)
+
+    def _say_unmoved(self) -> None:
+        """A warning at the third validation where the monitored metric has not moved since the first."""
+        values = [value for _, value in self.monitored]
+        if len(values) == 3 and never_moved(values):
+            was = "is not defined" if math.isnan(values[0]) else f"is {values[0]:g}"
+            log.warning("%s %s at each of 3 validations: the loss decides which checkpoint is best", self.monitor, was)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Task, *args: Any) -> None:
         if trainer.state.fn == "fit" and self._signal(trainer):
@@ -515,7 +525,8 @@ class Steps(TaskCallback):
     def _leave(self, trainer: L.Trainer, step: int) -> None:
         name = signal.Signals(self.signum).name
         self.events("stopped", step=step, signal=name)
-        raise Stopped(self.signum, f"stopped by {name}, saved step {step}; go on with resume={self.run_dir}")
+        again = typed_as("resume", str(self.run_dir))
+        raise Stopped(self.signum, f"stopped by {name}, saved step {step}; go on with {again}")
 
     def on_exception(self, trainer: L.Trainer, pl_module: Task, exception: BaseException) -> None:
         """Saves the last whole step, if the exception came before the next update touched anything."""
@@ -529,7 +540,8 @@ class Steps(TaskCallback):
             set_random_state(self.boundary.random)
             self.sum = self.boundary.sum
             self._save(trainer)
-            log.warning("saved step %d before leaving; go on with resume=%s", trainer.global_step, self.run_dir)
+            again = typed_as("resume", str(self.run_dir))
+            log.warning("saved step %d before leaving; go on with %s", trainer.global_step, again)
 
     # ---- saving
 
@@ -579,6 +591,7 @@ class Steps(TaskCallback):
             "seconds": self.seconds,
             "best": self.best,
             "bad_validations": self.bad_validations,
+            "monitored": self.monitored,
             "pending_validation": self.pending_validation,
             "recorded": {
                 name: float(value) for name, value in pl_module.recorded.items() if not name.startswith("system/")

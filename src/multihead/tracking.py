@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import secrets
+import shlex
 import struct
 import threading
 import urllib.error
@@ -25,10 +26,11 @@ import lightning as L
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MachineError
 from multihead.records import COORDINATES, CSVMetrics, Row, whole_lines
-from multihead.side_outputs import reason, side_output
+from multihead.side_outputs import side_output
 from multihead.tasks.base import Task, TaskCallback
 
 log = logging.getLogger("multihead")
@@ -235,7 +237,7 @@ class WandbMetrics(Logger):
         try:
             self.run.summary.update({k: v for k, v in result.items() if isinstance(v, int | float | str)})
         except Exception as error:
-            log.warning("W&B did not take the result: %s", reason(error))
+            log.warning("W&B did not take the result: %s", _told(error))
         if whole:
             self._capsule_waits = True
             self._waiting.put(self._send_capsule)
@@ -261,7 +263,7 @@ class WandbMetrics(Logger):
             self._send(coordinates, values)
         except Exception as error:
             step = coordinates["step"]
-            log.warning("W&B is left out from step %s on (metrics.csv goes on): %s", step, reason(error))
+            log.warning("W&B is left out from step %s on (metrics.csv goes on): %s", step, _told(error))
             self._left_out = True
 
     def _send_waiting(self) -> None:
@@ -273,7 +275,7 @@ class WandbMetrics(Logger):
             except Exception as error:
                 self._all_sent = False
                 if self.run is not None:
-                    log.warning("W&B takes no more tables (%s has their content): %s", self.run_dir, reason(error))
+                    log.warning("W&B takes no more tables (%s has their content): %s", self.run_dir, _told(error))
 
     def _send(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         values = {k: v for k, v in values.items() if (coordinates["step"], k) not in self._recorded}
@@ -293,16 +295,20 @@ class WandbMetrics(Logger):
         except TimeoutError:
             whole = False
         except Exception as error:
-            log.warning("W&B could not be closed: %s", reason(error))
+            log.warning("W&B could not be closed: %s", _told(error))
         online = run.settings.mode == "online"
         if online and whole:
             log.info("W&B: %s", run.url)
             return
         kind = "run" if online else "offline-run"
         files = sorted(self.run_dir.glob(f"wandb/{kind}-*-{run.id}"))
-        where = str(files[0]) if len(files) == 1 else f"{self.run_dir}/wandb/{kind}-*-{run.id}"
+        where = str(files[0] if len(files) == 1 else self.run_dir / "wandb")
         how = "the server did not take everything; it is kept" if online else "offline"
-        log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, where)
+        log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, shlex.quote(where))
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def wandb_id(run_dir: Path) -> str:
@@ -363,7 +369,10 @@ def start_wandb(run_dir: Path, tree: Mapping[str, Any]) -> Any:
     name = wandb_id(run_dir)
     try:
         wandb.setup(wandb.Settings(silent=True))
-        mode, why = _choose_mode()
+        try:
+            mode, why = _choose_mode()
+        except failures as error:
+            mode, why = "offline", f"W&B: {_told(error).rstrip('.')}"
         if mode == "disabled":
             return None
         if mode == "online":
@@ -395,7 +404,7 @@ def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) ->
         finish_timeout=UPLOAD_SECONDS if tree.get("log_model") else FINISH_SECONDS,
         finish_timeout_raises=True,
     )
-    return wandb.init(
+    run = wandb.init(
         project=os.environ.get("WANDB_PROJECT") or "multihead",
         name=os.environ.get("WANDB_NAME") or run_dir.resolve().name,
         id=name,
@@ -406,6 +415,23 @@ def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) ->
         config={**tree, "reproduce": reproduce(run_dir)},
         settings=settings,
     )
+    run.config.update(hidden_leaves(tree, run.config))
+    return run
+
+
+def hidden_leaves(tree: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves, by names with dots, of the nodes that W&B does not show.
+
+    In a sweep, W&B's agent sets ``task=translation`` or ``model=small``, and W&B keeps the words that it has set in the
+    place of our nodes of the same names.
+
+    Args:
+        tree: The whole configuration.
+        shown: The configuration of the W&B run.
+    """
+    nodes = {name: node for name, node in tree.items() if isinstance(node, Mapping)}
+    hidden = {name: node for name, node in nodes.items() if not isinstance(shown.get(name), Mapping)}
+    return {name: value for name, value in flatten(hidden).items() if name not in shown}
 
 
 def reproduce(run_dir: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def test_both_loops_take_their_turns(tmp_path, monkeypatch, capsys):
     assert "ms a step over all rounds" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_growth_is_measured_and_drawn(tmp_path):
     import growth
 

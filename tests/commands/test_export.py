@@ -1,7 +1,6 @@
 """``export``: end to end on a run, what is refused, and that nothing is left where the comparison fails."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -14,18 +13,10 @@ from multihead.exporting import ctranslate, weights
 from multihead.exporting.formats import Request
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """A translation run of a few steps."""
-    path = tmp_path_factory.mktemp("exported") / "run"
-    train(path)
-    return path
-
-
 @pytest.fixture
-def run(trained, tmp_path):
-    """A copy of it that a test may write into."""
-    return shutil.copytree(trained, tmp_path / "run")
+def run(runs, tmp_path):
+    """A translation run of a few steps that a test may write into."""
+    return runs.copy(tmp_path / "run", "task=translation")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """plan=true: what is counted is there, nothing is left behind, what cannot fit is refused before it is allocated."""
 
 import json
+import os
 import resource
+import signal
 
 import pytest
 import torch
@@ -12,8 +14,9 @@ from multihead.budget import bytes_by_part, parameters_by_part, peak_memory
 from multihead.commands.train import join
 from multihead.config.compose import compose
 from multihead.config.data import SPLITS
-from multihead.errors import MachineError
+from multihead.errors import MachineError, Stopped
 from multihead.prepare import prepare
+from multihead.steps import Steps
 
 
 def built(*words):
@@ -58,6 +61,29 @@ def test_a_plan_is_made_and_nothing_is_left(tmp_path, monkeypatch, capsys, task)
     assert plan["flops_per_step"] > 6 * stacks * plan["tokens_per_step"] / 4  # multitask: not every stack in each step
     size = sum(f.stat().st_size for f in (tmp_path / "run" / "checkpoints" / "step_10").iterdir())
     assert plan["disk/checkpoint"] == pytest.approx(size, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("ends", "error", "said"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGINT), Stopped, "stopped by SIGINT while the plan was measured"),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), Stopped, "stopped by SIGTERM while the plan was measured"),
+        (lambda: 1 / 0, ZeroDivisionError, "division by zero"),
+    ],
+)
+def test_a_plan_that_ends_early_advises_no_resume(tmp_path, monkeypatch, caplog, ends, error, said):
+    """It told to go on in its temporary folder, which it had deleted."""
+
+    def between(self, *rest, before=Steps._between_steps):
+        ends()
+        before(self, *rest)
+
+    monkeypatch.setattr(Steps, "_between_steps", between)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(error, match=said) as caught:
+        multihead.train([*SMOKE, "plan=true"])
+    assert "resume" not in str(caught.value) + caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_kept_for_the_backward_pass_is_counted_as_it_is_computed():

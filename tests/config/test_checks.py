@@ -108,7 +108,7 @@ REFUSED = [
     ),
     (Config, {"accelerator": "npu"}, "accelerator: must be one of auto, cpu, gpu, cuda, mps, tpu, got 'npu'"),
     (Config, {"strategy": "deepspeed"}, "strategy: must be one of auto, ddp, fsdp, got 'deepspeed'"),
-    (Config, {"precision": "bf17"}, "precision: must be one of 32-true, bf16-mixed, bf16-true, 16-mixed, 64-true"),
+    (Config, {"precision": "bf17"}, "precision: must be one of auto, 32-true, bf16-mixed, bf16-true, 16-mixed, 64"),
     (Config, {"logger": "mlflow"}, "logger: must be one of auto, none, wandb, tensorboard, got 'mlflow'"),
     (Config, {"seed": -1}, "seed: must be in [0, 2**32), got -1"),
     (Config, {"num_nodes": 0}, "num_nodes: must be at least 1, got 0"),

@@ -1,6 +1,7 @@
 """Roles, held-out rows, fingerprints."""
 
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -47,10 +48,101 @@ def test_labels_join_no_rows():
     assert len(hold_out(whole, {"test": 10}, 0)["test"]) == 10
 
 
+def labelled(classes):
+    return rows({"text": [f"text {i}" for i in range(len(classes))], "label": list(classes)})
+
+
+def by_class(part):
+    return dict(sorted(Counter(part.columns["label"]).items()))
+
+
+@pytest.mark.parametrize("count", [8, 20, 40, 100])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_small_balanced_file_has_every_class_in_every_split(count, seed):
+    whole = labelled(["a", "b"] * (count // 2))
+    parts = hold_out(whole, {"val": 0.02, "test": 0.02}, seed, whole.columns["label"])
+    assert by_class(parts["val"]) == by_class(parts["test"]) == {"a": 1, "b": 1}
+    assert by_class(parts["train"]) == {"a": count // 2 - 2, "b": count // 2 - 2}
+    assert parts["val"].held_out and parts["test"].held_out and not parts["train"].held_out
+
+
+def test_held_out_rows_have_the_classes_in_proportion():
+    whole = labelled((["pos"] + ["neg"] * 9) * 20)
+    for seed in range(10):
+        parts = hold_out(whole, {"val": 0.02, "test": 0.1}, seed, whole.columns["label"])
+        assert by_class(parts["val"]) == {"neg": 3, "pos": 1} and by_class(parts["test"]) == {"neg": 18, "pos": 2}
+
+
+def test_a_rare_class_keeps_two_rows_in_train_and_goes_to_validation_first():
+    whole = labelled(["a"] * 50 + ["b"] * 4 + ["c"] * 3 + ["d"] * 2)
+    parts = hold_out(whole, {"val": 0.1, "test": 0.1}, 0, whole.columns["label"])
+    assert {split: by_class(part) for split, part in parts.items()} == {
+        "train": {"a": 41, "b": 2, "c": 2, "d": 2},
+        "val": {"a": 4, "b": 1, "c": 1},
+        "test": {"a": 5, "b": 1},
+    }
+
+
+def test_a_split_given_as_a_share_grows_to_a_row_of_each_class_but_not_beyond_a_tenth():
+    many = labelled([f"class{i % 77}" for i in range(770)])
+    sizes = [len(hold_out(many, {"val": size}, 0, many.columns["label"])["val"]) for size in (0.02, 30)]
+    assert sizes == [77, 30]
+    few = labelled([f"class{i % 77}" for i in range(385)])
+    assert len(hold_out(few, {"val": 0.02}, 0, few.columns["label"])["val"]) == 38
+
+
+def test_large_splits_are_drawn_as_ever():
+    whole = labelled(["a", "b"] * 500)
+    assert (
+        hold_out(whole, {"val": 0.1}, 3, whole.columns["label"])["val"].lines.tolist()
+        == hold_out(whole, {"val": 0.1}, 3)["val"].lines.tolist()
+    )
+
+
+def test_a_small_file_of_two_classes_is_read_without_refusal(tmp_path):
+    file = tmp_path / "train.tsv"
+    options = {"train": str(file), "columns": ["label", "text"], "labels": {"0": "no", "1": "yes"}}
+    file.write_text("".join(f"{i % 2}: x\ttext {i}\n" for i in range(40)))
+    corpus = load_corpus(DataConfig(**options, label_pattern=r"^\d"), ["text", "label"])
+    for part in corpus.splits.values():
+        assert {label[0] for label in part.columns["label"]} == {"0", "1"}
+    file.write_text("".join(f"{int(i < 2)}\ttext {i}\n" for i in range(40)))
+    corpus = load_corpus(DataConfig(**options), ["text", "label"])
+    notes = [note for note in corpus.notes if "has no row" in note]
+    assert notes[0] == ("val: has no row of 1 of the 2 classes ('yes'); a larger share may have: data.splits.val=0.2")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        lambda i: ("yes", "no")[i % 2],  # answers
+        lambda i: str(i % 60 + i // 60),  # sums
+        lambda i: "yes" if i % 4 == 0 else f"a name {i}",  # an answer among texts
+    ],
+)
+def test_answers_join_no_rows(target):
+    whole = rows({"source": [f"question {i}" for i in range(3000)], "target": [target(i) for i in range(3000)]})
+    parts = hold_out(whole, {"val": 0.02, "test": 0.02}, 0)
+    assert len(parts["val"]) == len(parts["test"]) == 60
+    held = [answer for answer in parts["test"].columns["target"] if not answer.startswith("a name")]
+    assert len(held) > 5 and set(held) <= set(parts["train"].columns["target"])
+
+
+def test_sentences_join_rows_even_if_each_stands_in_many():
+    sentence = [f"this is a whole sentence with number {i % 50}" for i in range(500)]
+    whole = rows({"source": [f"noisy {i}" for i in range(500)], "target": sentence})
+    parts = hold_out(whole, {"val": 0.1, "test": 0.1}, 0)
+    seen = [set(part.columns["target"]) for part in parts.values()]
+    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    short = rows({"source": [f"s {i // 2}" for i in range(500)], "target": [f"t {i // 2}" for i in range(500)]})
+    parts = hold_out(short, {"val": 0.1}, 0)  # an answer is a target that repeats; a source is never one
+    assert not set(parts["val"].columns["source"]) & set(parts["train"].columns["source"])
+
+
 def test_too_few_rows_to_hold_out():
     with pytest.raises(DataError, match="too few different rows to hold val out"):
         hold_out(rows({"source": ["a"] * 9}), {"val": 2}, 0)
-    with pytest.raises(DataError, match="leaves nothing of 3 rows to train on"):
+    with pytest.raises(DataError, match=r"leaves nothing of 3 rows to train on; fix: data.splits.val=0.1"):
         hold_out(rows({"source": ["a", "b", "c"]}), {"val": 2, "test": 1}, 0)
 
 

@@ -123,14 +123,16 @@ class Parser:
         return True
 
 
+@pytest.mark.unhurried
 def test_probabilities_by_a_parser_that_sums_over_all_trees(drawn):
-    for tree, log_prob, english, _ in random.Random(0).sample(drawn, 150):
+    for tree, log_prob, english, _ in random.Random(0).sample(drawn, 60):
         if len(english.split()) <= 20:
             parses = Parser(english).parses()
             assert [parse for parse, _ in parses] == [tree], english
             assert math.log(sum(p for _, p in parses)) == pytest.approx(log_prob, abs=1e-9)
 
 
+@pytest.mark.unhurried
 def test_entropy_by_recursion_over_the_rules(drawn):
     def entropy(category, known={}):  # noqa: B006
         if category not in known:
@@ -144,6 +146,7 @@ def test_entropy_by_recursion_over_the_rules(drawn):
     assert -log_probs.mean().item() == pytest.approx(entropy("Sentence"), abs=4 * error)
 
 
+@pytest.mark.unhurried
 def test_probabilities_are_frequencies(drawn):
     found = Counter(english for _, _, english, _ in drawn)
     expected = {english: len(drawn) * math.exp(log_prob) for _, log_prob, english, _ in drawn}
@@ -153,6 +156,7 @@ def test_probabilities_are_frequencies(drawn):
     assert score == pytest.approx(1, abs=5 * math.sqrt(2 / len(frequent)))
 
 
+@pytest.mark.unhurried
 def test_a_small_grammar_enumerated_whole():
     """Two words a category, two people a sentence: the probabilities sum to 1 and the strings are distinct."""
     words = {name: [a for a in table if not a.children][:2] or table for name, table in rules.TABLE.items()}
@@ -186,6 +190,7 @@ def test_a_small_grammar_enumerated_whole():
 # ----------------------------------------------------------------------------------------------- sentences and splits
 
 
+@pytest.mark.unhurried
 def test_translation_is_a_function_both_ways_and_each_string_has_one_tree(drawn):
     by_english, by_german = {}, {}
     for tree, _, english, german in drawn:
@@ -194,6 +199,7 @@ def test_translation_is_a_function_both_ways_and_each_string_has_one_tree(drawn)
     assert len(by_english) == len(by_german) > 190_000
 
 
+@pytest.mark.unhurried
 def test_sentences_are_well_written(drawn):
     for _, _, english, german in drawn[:50_000]:
         for text in (english, german):
@@ -237,6 +243,7 @@ def test_german_as_a_speaker_would_write_it(line):
     assert GERMAN.sentence(tree) == german
 
 
+@pytest.mark.unhurried
 def test_splits_are_disjoint_deterministic_and_unseen():
     for family in grammar.FAMILIES:
         texts = {split: grammar.columns(SMALL, split, family) for split in SPLITS}
@@ -258,6 +265,7 @@ def test_splits_are_disjoint_deterministic_and_unseen():
             ) or (all(split_of(sentence.strip()) == split for sentence in re.findall(r"[^.?]+[.?]", text)))
 
 
+@pytest.mark.unhurried
 def test_each_split_owns_its_share_of_the_probability(drawn):
     def collision(category, known={}):  # noqa: B006
         """The probability that two draws are equal: the sum of p^2."""
@@ -274,6 +282,7 @@ def test_each_split_owns_its_share_of_the_probability(drawn):
         assert found[split] / len(drawn) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / len(drawn)))
 
 
+@pytest.mark.unhurried
 def test_size_and_variety(pairs):
     for column in ("english", "german"):
         sentences = pairs["train"][column]
@@ -312,6 +321,7 @@ def test_reference_is_the_mean_of_the_very_sentences():
 # -------------------------------------------------------------------------------------------------------- not trivial
 
 
+@pytest.mark.unhurried
 def test_the_best_dictionary_stays_below_40_bleu(pairs):
     """Word by word in source order, with the translation that IBM model 1 (three rounds) finds most likely."""
 
@@ -360,6 +370,7 @@ def sentiment(opinion: str) -> str:
     return "positive" if good == (flips % 2 == 0) else "negative"
 
 
+@pytest.mark.unhurried
 def test_opinions_have_one_label_that_no_bag_of_words_finds():
     config = GrammarConfig()
     train, test = (grammar.columns(config, split, ["opinion", "sentiment"]) for split in ("train", "test"))
@@ -394,6 +405,7 @@ def test_opinions_have_one_label_that_no_bag_of_words_finds():
     assert 0.5 < accuracy < 0.85
 
 
+@pytest.mark.unhurried
 def test_the_gist_follows_from_the_passage():
     columns = grammar.columns(GrammarConfig(), "train", ["passage", "gist"])
     seen = {}
@@ -410,6 +422,7 @@ def test_the_gist_follows_from_the_passage():
     assert lead < 60
 
 
+@pytest.mark.unhurried
 def test_opinions_and_passages_have_one_derivation():
     found = {}
     for example in grammar.examples(GrammarConfig(), "train", ("opinion", "sentiment")):

@@ -75,8 +75,12 @@ def test_a_split_with_one_class_is_refused(split):
     column = ["ham", "ham", "ham"]
     with pytest.raises(DataError, match=r"rows.tsv: train has one class only, 'ham', in 3 rows; to classify takes two"):
         class_names([["ham"]] * 3, rows(column))
-    with pytest.raises(DataError, match=rf"rows.tsv: {split} has one class only, 'ham', in 3 rows; .* fix: take other"):
+    message = rf"rows.tsv: {split} has one class only, 'ham', in 3 rows; .* data.{split}=null data.splits.{split}=0.1"
+    with pytest.raises(DataError, match=message):
         encode_labels([["ham"]] * 3, ["ham", "spam"], rows(column), split)
+    held_out = rows(column)
+    held_out.held_out = True
+    assert encode_labels([["ham"]] * 3, ["ham", "spam"], held_out, split) == [[0]] * 3
 
 
 def test_one_class_is_enough_where_a_row_may_have_none_and_none_at_all_is_not():

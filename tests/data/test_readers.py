@@ -66,12 +66,20 @@ def test_byte_order_mark_is_removed_and_said(tmp_path):
     assert any("byte-order mark removed" in note for note in corpus.notes)
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 20])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_read_by_its_byte_order_mark(tmp_path, monkeypatch, encoding, chunk):
+    monkeypatch.setattr(readers, "CHUNK_BYTES", chunk)
+    rows, _ = pairs(config(tmp_path, "\ufeffä\tb\r\nc\t\N{PILE OF POO}\u010a\n".encode(encoding)))
+    assert rows == [("ä", "b"), ("c", "\N{PILE OF POO}\u010a")]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"a\tb\nc\td\xe9e\n", r"rows.tsv:2:4: byte 0xE9 is not UTF-8; fix: re-encode .* data.on_bad_line=skip"),
         ("é\tb\nüé\t".encode() + b"\xff\n", r"rows.tsv:2:4: byte 0xFF is not UTF-8"),
-        (b"\xff\xfea\0\t\0", r"rows.tsv:1:1: byte 0xFF is not UTF-8"),
+        (b"\xff\xfea\0\t\0b", r"rows.tsv:1: damaged UTF-16 data"),
         ("a\tb\nc\té".encode()[:-1], r"rows.tsv:2:3: ends inside a character \(byte 7 of the file\)"),
         ("a\tb\nc\t\N{PILE OF POO}".encode()[:-2], r"rows.tsv:2:3: ends inside a character"),
         (b"a\tb\nc\td\0\n", r"rows.tsv:2:4: holds a NUL character"),
@@ -98,6 +106,52 @@ def test_bad_lines_are_skipped_and_counted(tmp_path):
     text = " | ".join(corpus.notes)
     assert "skipped 3 lines" in text and "rows.tsv:2 (byte 0xE9 is not UTF-8)" in text
     assert "skipped 1 rows that lack one side" in text and "dropped 1 empty rows" in text
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\t", "\u3000", "\u200b", "\xa0\r"])
+@pytest.mark.parametrize(
+    ("format", "lines"),
+    [
+        ("tsv", ["source\ttarget", "a\tb", "c\td"]),
+        ("csv", ["source,target", 'a,"b"', "c,d"]),
+        ("jsonl", ['{"source": "a", "target": "b"}', '{"source": "c", "target": "d"}']),
+    ],
+)
+def test_an_empty_line_is_dropped_and_counted_as_in_parallel_files(tmp_path, format, lines, empty):
+    one = config(tmp_path, "\n".join([empty, *lines, empty, ""]), format, columns=[], header=format != "jsonl")
+    rows, corpus = pairs(one)
+    assert rows == [("a", "b"), ("c", "d")]
+    assert "dropped" in corpus.notes[0] and "rows." in corpus.notes[0] and "empty" in corpus.notes[0]
+    assert corpus.skipped == {}
+
+
+def test_an_empty_line_of_running_text_is_a_row(tmp_path):
+    one = config(tmp_path, "a\n\nb\n", "tsv", columns=["text"], roles={"text": "text"})
+    assert pairs(one, ["text"])[0] == [("a",), ("",), ("b",)]
+
+
+def test_messages_name_quoting_and_header(tmp_path):
+    csv_file = 'a,b\n"one, two",c\n'
+    with pytest.raises(DataError, match=r"rows.csv:2: has 3 columns, .* fix: data.quoting=true if fields stand in quo"):
+        pairs(config(tmp_path, csv_file, "csv", quoting=False))
+    with pytest.raises(
+        DataError, match=r"rows.csv:1: has 3 columns, .* data.header=true 'data.columns=\[\]' if the fi"
+    ):
+        pairs(config(tmp_path, "id,source,target\n1,a,b\n", "csv"))
+    roles = {"source": "title", "target": "y"}
+    with pytest.raises(
+        ConfigError, match=r"no column 'title'; there are x, y; fix: data.header=true 'data.columns=\[\]'"
+    ):
+        pairs(config(tmp_path, "title,y\na,b\n", "csv", columns=["x", "y"], roles=roles))
+    with pytest.raises(DataError, match=r"no column 'title'; there are x, y; fix: 'data.columns=\[\]' takes the names"):
+        pairs(config(tmp_path, "title,y\na,b\n", "csv", columns=["x", "y"], roles=roles, header=True))
+
+
+def test_skipped_rows_are_counted_by_split(tmp_path):
+    test = write(tmp_path / "test.tsv", "a\tb\nc\nd\t\n\ne\tf\n")
+    one = config(tmp_path, "a\tb\nc\td\n", on_bad_line="skip", test=test)
+    corpus = load_corpus(one, ["source", "target"], splits=["train", "test"])
+    assert corpus.skipped == {"test": (2, 4)}  # the empty line is no row
 
 
 def test_every_changed_byte_is_an_error_or_skipped_never_a_traceback(tmp_path):
@@ -293,7 +347,6 @@ def test_jsonl(tmp_path):
         ('{"source": "a", "target": true}', r"'target' must be a string, got bool"),
         (r'{"source": "a", "target": "\ud800"}', r"'target' holds a NUL character or half a surrogate pair"),
         (r'{"source": "a", "target": "\u0000"}', r"'target' holds a NUL character"),
-        ("", r"rows.jsonl:2: not JSON"),
     ],
 )
 def test_bad_jsonl(tmp_path, line, message):

@@ -256,3 +256,31 @@ def test_long_lines_take_linear_time(tokenizers, unit):
     for tokenizer in tokenizers.values():
         small, large = (min(seconds(tokenizer, size) for _ in range(2)) for size in (20_000, 160_000))
         assert large < 8 * 5 * max(small, 0.002)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_entries_can_be_read(kind, tokenizers):
+    """Those of bytes had the library's letters for bytes, such as ``stra\u00c3\u0141e``."""
+    tokenizer, text = tokenizers[kind], "die straße läuft"
+    (ids,) = tokenizer.encode_batch([text])
+    read = [tokenizer.readable(i) for i in ids]
+    if kind == "byte":
+        assert "".join(read) == "die▁stra\\xc3\\x9fe▁l\\xc3\\xa4uft"
+    else:
+        assert "".join(read).removeprefix("▁").replace("▁", "" if kind == "word" else " ") == (
+            text.replace(" ", "") if kind == "word" else text
+        )
+    assert tokenizer.readable(0) == "<pad>" and tokenizer.readable(-100) == "-100"
+    assert tokenizer.readable(len(tokenizer.vocab)) == str(len(tokenizer.vocab))
+
+
+def test_a_line_break_is_read_as_it_is_typed():
+    tokenizer = train_tokenizer(TokenizerConfig(kind="char", vocab_size=40), ["a\tb\n c"] * 9, "none")
+    assert [tokenizer.readable(i) for i in tokenizer.encode_batch(["a\tb\n c"])[0]] == [
+        "a",
+        "\\t",
+        "b",
+        "\\n",
+        "▁",
+        "c",
+    ]

@@ -11,6 +11,8 @@ from multihead.errors import ConfigError
 from multihead.exporting import programs
 from multihead.exporting.verify import verify
 
+pytestmark = pytest.mark.unhurried
+
 NGRAMS = ["model.ngram_buckets=30", "model.ngram_max=3", "task.ngram_buckets=90"]
 SMALL = ["model.num_encoder_layers=1", "model.num_decoder_layers=1"]
 TASKS = [["task=translation"], ["task=translation", "task.topology=decoder"], ["task=lm"],
@@ -18,21 +20,23 @@ TASKS = [["task=translation"], ["task=translation", "task.topology=decoder"], ["
          ["task=classification", "task.stack=decoder"]]  # fmt: skip
 COPYING = ["task=summarization", "task.copy=true"]
 TRACED = [
-    (TASKS[0], OPTIONS[3]),
     (TASKS[0], ["model.position=alibi", "model.norm_placement=post", "model.qk_norm=true"]),
     (TASKS[1], OPTIONS[4]),
-    (TASKS[1], OPTIONS[7]),
     (TASKS[2], OPTIONS[5]),
     (TASKS[3], OPTIONS[8]),
     (COPYING, OPTIONS[3]),
+    (TASKS[4], NGRAMS),
+]
+MORE_TRACED = [
+    (TASKS[0], OPTIONS[3]),
+    (TASKS[1], OPTIONS[7]),
     (TASKS[0], ["model.max_len=256"]),  # lengths on both sides of kernels.SHORT
     (TASKS[0], NGRAMS[:2]),
     (TASKS[1], NGRAMS[:2]),
-    (TASKS[4], NGRAMS),
 ]
-ONNX = [(TASKS[0], OPTIONS[7]), (TASKS[1], [*OPTIONS[3], "model.position=learned"]),
-        (TASKS[5], ["task.pooling=last", "model.position=alibi", *NGRAMS]),
-        (COPYING, ["model.position=rotary"])]  # fmt: skip
+ONNX = [(TASKS[1], [*OPTIONS[3], "model.position=learned"]),
+        (TASKS[5], ["task.pooling=last", "model.position=alibi", *NGRAMS])]  # fmt: skip
+MORE_ONNX = [(TASKS[0], OPTIONS[7]), (COPYING, ["model.position=rotary"])]
 ALL = [(task, words) for task in TASKS for words in OPTIONS + ALIBI]
 
 
@@ -50,7 +54,16 @@ def check(to, task, words, folder):
     assert found.equal_outputs == 1.0
 
 
-@pytest.mark.parametrize(("task", "words"), TRACED, ids=[ids(task + words) for task, words in TRACED])
+def cases(default, more):
+    """Parameters of which some are slow: each traces a model, which takes seconds."""
+    return [
+        pytest.param(task, words, id=ids(task + words), marks=[pytest.mark.slow] * slow)
+        for slow, rows in ((False, default), (True, more))
+        for task, words in rows
+    ]
+
+
+@pytest.mark.parametrize(("task", "words"), cases(TRACED, MORE_TRACED))
 def test_torch_export(task, words, tmp_path):
     check("torch_export", task, words, tmp_path)
 
@@ -60,7 +73,7 @@ def test_classes_by_every_pooling(pooling, tmp_path):
     check("torch_export", TASKS[4], [f"task.pooling={pooling}"], tmp_path)
 
 
-@pytest.mark.parametrize(("task", "words"), ONNX, ids=[ids(task + words) for task, words in ONNX])
+@pytest.mark.parametrize(("task", "words"), cases(ONNX, MORE_ONNX))
 def test_onnx(task, words, tmp_path, capfd):
     check("onnx", task, words, tmp_path)
     assert capfd.readouterr().out == ""

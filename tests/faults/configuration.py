@@ -45,10 +45,10 @@ def misspelt(bench):
 @functools.cache
 def layers_of(task: str):
     """The files' values for a task, which a word is laid over."""
-    from multihead.config.compose import _Files, register_schema
+    from multihead.config.files import Files, register_schema
 
     register_schema()
-    return _Files([], None, None).layers([f"task={task}"])
+    return Files([], None, None).layers([f"task={task}"])
 
 
 ABSURD = {"text": "abc", "negative": -7, "nought": 0, "nan": float("nan"), "infinite": float("inf"), "huge": 10**40}
@@ -87,7 +87,7 @@ def impossible_values(bench):
     "37",
     "a task, data set, experiment or verb that there is not",
     "what there is, and the nearest; status 2",
-    'patch("multihead.config.compose.nearest_name", lambda name, names: "")',
+    'patch("multihead.config.files.nearest_name", lambda name, names: "")',
 )
 def unknown_choice(bench):
     told = bench.main("train", "task=tranlation").expect(2, "no such task", "lm", "fix: task=translation")
@@ -161,7 +161,7 @@ CODE_WORDS = [
     "words that name code or interpolate: _target_ and friends, at the top, nested, in a list, in Hydra's own node",
     "refused with the key, status 2; nothing ran and nothing of the environment was shown",
     'patch("multihead.config.compose.names_code", lambda name: False)\n'
-    'patch("multihead.config.compose.contains", lambda value, test: False)',
+    'patch("multihead.config.compose.contains", lambda value, test, keys_only=False: False)',
 )
 def code_in_words(bench):
     for word in CODE_WORDS[:8]:
@@ -199,7 +199,7 @@ FILES = {
     "40b",
     "files of a configuration folder that name code, interpolate, tag objects or configure Hydra",
     "refused with file and key, status 2; nothing ran",
-    'patch("multihead.config.compose._file_layer", lambda source, tree, error=None: '
+    'patch("multihead.config.files.file_layer", lambda source, tree, error=None: '
     '__import__("multihead.config.merge", fromlist=["Layer"]).Layer(source, {}))',
 )
 def code_in_files(bench):
@@ -263,7 +263,7 @@ def strange_yaml(bench):
     "41",
     "_target_, _instantiator and ${oc.env:HOME} in a run's own config.yaml",
     "refused as a checkpoint, status 3, by resume, predict and evaluate; nothing of the environment shown",
-    'patch("multihead.config.compose._file_layer", lambda source, tree, error=None: '
+    'patch("multihead.config.compose.file_layer", lambda source, tree, error=None: '
     '__import__("multihead.config.merge", fromlist=["Layer"]).Layer(source, {'
     'k: v for k, v in __import__("multihead.config.keys", fromlist=["flatten"]).flatten(tree).items() '
     'if "_" not in k.split(".")[-1][:1] and "$" not in str(v)}))',
@@ -316,7 +316,7 @@ def path_tricks(bench):
     "42b",
     "a configuration folder that is missing, empty, or hides one of ours",
     "status 2; a file of the same name cannot replace ours unseen",
-    'patch("multihead.config.compose._Files._check_choice", lambda self, group, option: None)',
+    'patch("multihead.config.files.Files._check_choice", lambda self, group, option: None)',
 )
 def config_folder(bench):
     bench.main("train", "--config-dir", str(bench.folder / "none"), "task=lm").expect(2, "none")

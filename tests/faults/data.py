@@ -260,6 +260,7 @@ def bounded(bench: Bench, path, how: str):
     "refused with its length, or skipped, in bounded memory",
     WHOLE,
     needs=PRLIMIT,
+    defect_slow=True,
 )
 def one_long_line(bench):
     path = bench.folder / "big"

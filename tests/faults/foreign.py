@@ -37,6 +37,7 @@ class Canary:
     "resume: refused, both tasks named, status 3; init_from takes what fits and says what",
     'patch("multihead.resume.changes", lambda saved, wanted, force=(): ([], []))\n'
     'patch("multihead.steps.Steps._restore", lambda self, trainer, module: None)',
+    defect_slow=True,
 )
 def another_task(bench):
     lm = bench.unfinished("lm")
@@ -181,6 +182,7 @@ print(len(cases), refused, round(grown))
     "status 3, at most 100 MB more memory, never another error",
     'import torch\npatch("multihead.errors.CheckpointError.__init__", lambda self, *rest: exec("raise MemoryError"))',
     needs=PRLIMIT,
+    defect_slow=True,
 )
 def headers(bench):
     run = bench.capsule("lm")

@@ -58,6 +58,9 @@ class Row:
     defect: str
     """Python that runs first, with ``patch("module.name", value)``; the check has to fail with it."""
     slow: bool = False
+    """Both of its tests take long."""
+    defect_slow: bool = False
+    """The test that the check sees its defect takes long."""
     needs: Callable[[], str] = field(default=lambda: "")
     """Why the row cannot run here; empty where it can."""
 
@@ -217,9 +220,10 @@ class Bench:
         self.started: list[Running] = []
         folder.mkdir(parents=True, exist_ok=True)
         self.startup = shared / "startup"
-        if not self.startup.is_dir():
-            self.startup.mkdir(parents=True)
-            (self.startup / "sitecustomize.py").write_text(f'{STARTUP}\nif os.environ.get("{CODE}"):\n    {RUN_CODE}')
+        self.startup.mkdir(parents=True, exist_ok=True)
+        beside = self.startup / f"{os.getpid()}.tmp"
+        beside.write_text(f'{STARTUP}\nif os.environ.get("{CODE}"):\n    {RUN_CODE}')
+        beside.rename(self.startup / "sitecustomize.py")
 
     def file(self, name: str, content: str | bytes) -> Path:
         """A file with this content."""
@@ -232,7 +236,8 @@ class Bench:
         """Of every command."""
         code = "\n".join(part for part in (self.defect, code) if part)
         known = {"MULTIHEAD_CACHE": str(self.shared / "cache"), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-        return known | ({CODE: code, "PYTHONPATH": str(self.startup)} if code else {})
+        path = os.pathsep.join(filter(None, (str(self.startup), os.environ.get("PYTHONPATH"))))
+        return known | ({CODE: code, "PYTHONPATH": path} if code else {})
 
     def start(
         self, *words: str, verb: str = "train", wrap: Sequence[str] = (), code: str = "", run_dir: Path | None = None,
@@ -292,13 +297,15 @@ class Bench:
         key = "_".join(["".join(c if c.isalnum() else "-" for c in word) for word in (task, *words)])
         kept = self.shared / "capsules" / key
         if not kept.is_dir():
-            beside = kept.with_name(key + ".part")
+            beside = kept.with_name(f"{key}.{os.getpid()}.part")  # another worker may be at it
             shutil.rmtree(beside, ignore_errors=True)
             defect, self.defect = self.defect, ""
-            done = self.run(f"task={task}", "debug=smoke", f"run_dir={beside}", *words)
+            arguments = (f"task={task}", "debug=smoke", f"run_dir={beside}", *words)
+            done = self.run(*arguments) if defect else self.main("train", *arguments)  # a defect is in this process
             self.defect = defect
             assert done.status == 0, done.err
-            beside.rename(kept)
+            with contextlib.suppress(OSError):
+                beside.rename(kept)
         copy = self.folder / f"run_{len(list(self.folder.glob('run_*')))}"
         shutil.copytree(kept, copy)
         return copy

@@ -60,6 +60,7 @@ def finite(run) -> bool:
     "a loss that is not finite",
     "step, examples and the first module, before the update; status 4; in no checkpoint; nan.json",
     UNSEEN,
+    defect_slow=True,
 )
 def not_finite(bench):
     told = (

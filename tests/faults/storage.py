@@ -311,6 +311,7 @@ def temporary_full(bench):
     "refused before step 1 with the path, status 5; no false zero",
     'patch("multihead.lock.MachineError", RuntimeError)\npatch("multihead.run.MachineError", RuntimeError)',
     needs=UNROOT,
+    defect_slow=True,
 )
 def read_only(bench):
     closed = bench.folder / "closed"

@@ -8,12 +8,12 @@ ROWS = all_rows()
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    return tmp_path_factory.mktemp("faults")
+def shared(shared_folder):
+    return shared_folder / "faults"
 
 
-def parameters():
-    return [pytest.param(row, id=row.number, marks=[pytest.mark.slow] * row.slow) for row in ROWS]
+def parameters(slow):
+    return [pytest.param(row, id=row.number, marks=[pytest.mark.slow] * slow(row)) for row in ROWS]
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def bench(tmp_path, shared, request):
     made.end()
 
 
-@pytest.mark.parametrize("row", parameters())
+@pytest.mark.parametrize("row", parameters(lambda row: row.slow))
 def test_row(row, bench):
     if why := row.needs():
         pytest.skip(why)
     row.check(bench)
 
 
-@pytest.mark.parametrize("row", parameters())
+@pytest.mark.parametrize("row", parameters(lambda row: row.slow or row.defect_slow))
 def test_the_row_sees_its_defect(row, bench):
     if why := row.needs():
         pytest.skip(why)

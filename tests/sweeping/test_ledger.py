@@ -1,6 +1,5 @@
 """The ledger: each trial claimed once, what a killed owner leaves taken over, settled once, and never begun anew."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import time
 
 import optuna
 import pytest
+from trial import FORKS, ROOT
 
 from multihead.config.sweep import read_sweep
 from multihead.errors import CheckpointError
@@ -45,9 +45,8 @@ def claim_all(folder, method, text, trials, queue):
 @pytest.mark.parametrize(("method", "text", "trials"), [("random", FILE, 8), ("grid", GRID, 0)])
 def test_processes_share_the_trials_without_doing_one_twice(tmp_path, method, text, trials):
     opened(tmp_path / "s", method, text)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=claim_all, args=(tmp_path / "s", method, text, trials, queue)) for _ in range(2)]
+    queue = FORKS.Queue()
+    workers = [FORKS.Process(target=claim_all, args=(tmp_path / "s", method, text, trials, queue)) for _ in range(2)]
     for worker in workers:
         worker.start()
     found = []
@@ -68,12 +67,12 @@ def test_processes_share_the_trials_without_doing_one_twice(tmp_path, method, te
 def test_what_a_killed_owner_leaves_is_taken_over_with_what_is_known_of_it(tmp_path):
     ledger = opened(tmp_path / "s")
     program = (
-        "import sys, time; sys.path.insert(0, sys.argv[2]); from test_ledger import opened; from pathlib import Path;"
+        "import sys, time; sys.path += sys.argv[2:]; from test_ledger import opened; from pathlib import Path;"
         "ledger = opened(Path(sys.argv[1])); claim = ledger.claim(3); ledger.note(claim.number, dir='there');"
         "print(claim.number, claim.values['optim.lr'], flush=True); time.sleep(600)"
     )
-    here = os.path.dirname(__file__)
-    owner = subprocess.Popen([sys.executable, "-c", program, tmp_path / "s", here], stdout=subprocess.PIPE, text=True)
+    here = [os.path.dirname(__file__), ROOT / "tests"]
+    owner = subprocess.Popen([sys.executable, "-c", program, tmp_path / "s", *here], stdout=subprocess.PIPE, text=True)
     number, lr = owner.stdout.readline().split()
     assert [row.state for row in ledger.rows()] == ["running"]
     mine = ledger.claim(3)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,36 @@ def test_masked_documents_see_both_sides_of_themselves_alone():
     torch.testing.assert_close(packed[start : start + len(alone)], alone, atol=1e-5, rtol=1e-5)
     batch = made.collate(streamed(made, 64), np.array([0]))
     assert batch["segments"][0, : len(row)].tolist() == segments  # a document's mark belongs to it
+
+
+@pytest.mark.parametrize("position", ["sinusoidal", "rotary", "alibi"])
+@pytest.mark.parametrize("document_mask", ["true", "false"])
+def test_a_masked_model_does_not_see_the_padding_of_the_last_block(position, document_mask):
+    made = task(
+        "task.objective=masked", f"task.document_mask={document_mask}", f"model.position={position}", max_len=64
+    )
+    stream = streamed(made, 64)
+    start = len(stream) - 40  # 24 places of padding
+    batch = made.collate(stream, np.array([start]))
+    batch |= {"inputs": batch["inputs"].clone()}
+    shown = made.hidden(batch["inputs"], batch["segments"])[0, :40]
+    cut = None if document_mask == "false" else batch["segments"][:, :40]
+    torch.testing.assert_close(made.hidden(batch["inputs"][:, :40], cut)[0], shown, atol=1e-5, rtol=1e-5)
+    full = made.collate(stream, np.array([0]))
+    assert document_mask == "true" or full["segments"] is None
+
+
+def test_of_a_prompt_that_is_too_long_the_end_is_continued():
+    made = task(max_len=16)
+    decoding = replace(made.config.decoding, max_new_tokens=6)
+    long = "the dog " * 40 + "sees a cat"
+    assert made.too_long([long, "the dog " * 7, "the dog " * 7 + "sees"]) == [True, False, True]
+    for beams, kept in ((1, 15), (3, 10)):
+        settings = replace(decoding, num_beams=beams)
+        (outputs,) = made.predict([long], settings)
+        assert outputs[0]["text"].strip()
+        prompt = made._prompt(long, 1 if beams == 1 else 6)
+        assert len(prompt) == kept and long.endswith(made._decode(prompt))
 
 
 def test_exactly_the_rounded_share_is_masked_by_seed_epoch_and_block():

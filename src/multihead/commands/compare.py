@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +26,16 @@ from multihead.capsules import (
     value_text,
 )
 from multihead.config.keys import nearest_name
-from multihead.config.task import TASKS
+from multihead.config.task import BLEU_TOKENIZERS, TASKS
+from multihead.config.words import entries_of, path_of
 from multihead.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.table import Table
 
     from multihead.examples import Statistics
     from multihead.report import Report, System
+    from multihead.screen import Fitted
     from multihead.statistics import Test
 
 WORDS = ("runs", "group", "names", "baseline", "metric", "format", "out")
@@ -41,7 +45,9 @@ PARAMETERS_DIFFER = 0.01
 """Share from which a difference in parameters is warned of."""
 MIN_EXAMPLES = 10
 """Fewer test examples (or documents) are not resampled."""
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ece", "loss_random_windows")
+RANDOMISATION = "paired approximate randomisation"
+"""The permutation test, by the name that it has in machine translation (sacreBLEU's ``--paired-ar``)."""
+LOWER_IS_BETTER = ("ter", "loss", "perplexity", "bits_per_byte", "ece", "loss_random_windows")
 PER_TOKEN = ("loss", "perplexity", "token_accuracy", "loss_random_windows")
 """Metrics that mean something between equal tokenizers only (other than of classification)."""
 UNITS = {
@@ -51,6 +57,9 @@ UNITS = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "ter": "TER",
+    "exact_match": "exact match",
     "macro_f1": "macro-F1",
     "mcc": "MCC",
     "auroc": "AUROC",
@@ -141,10 +150,9 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
             fix = f"{near}={value}" if near else ""
             raise ConfigError(name, f"compare takes {', '.join(f'{known}=' for known in WORDS)}", fix)
         if name in LISTS:
-            inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-            options[name] += [item.strip() for item in inner.split(",") if item.strip()]
+            options[name] += entries_of(name, value)
         else:
-            options[name] = value
+            options[name] = path_of(name, value) if name == "out" else value
     if not options["runs"] and not options["group"]:
         raise ConfigError("runs", "is missing: which runs to compare?", "runs=[outputs/A,outputs/B] or group=FOLDER")
     return options
@@ -400,7 +408,9 @@ def _scores(capsules: Sequence[Capsule], metric: Metric) -> tuple[Scores, list[s
     if len(samples[0]) < MIN_EXAMPLES:
         few = f"only {len(samples[0])} test examples (documents): chance in their choice is not looked at."
         return scores, [few]
-    kind = statistics_of(metric.name, samples)
+    tokenizer = partial(_bleu_tokenizer, metric)
+    require_one(capsules, "tokenizers of BLEU", tokenizer, "metric=test/chrf")
+    kind = statistics_of(metric.name, samples, tokenizer(capsules[0]))
     if kind is None:
         return scores, [f"{without}: chance in the choice of examples is not looked at."]
     scores.kind = kind
@@ -410,9 +420,17 @@ def _scores(capsules: Sequence[Capsule], metric: Metric) -> tuple[Scores, list[s
     return scores, []
 
 
+def _bleu_tokenizer(metric: Metric, capsule: Capsule) -> str:
+    """sacreBLEU's tokenizer that a run was scored with, as its signature names it; 13a of metrics without one."""
+    signature = str(capsule.result.get(f"{metric.part}/signature" if metric.part else "signature", ""))
+    named = re.search(r"\|tok:([^|]+)", signature) if metric.name in ("bleu", "bleu_lowercase") else None
+    return next((name for name in BLEU_TOKENIZERS if named and named[1].startswith(name)), "13a")
+
+
 def _truth(sample: dict[str, Any]) -> tuple[Any, ...]:
     """What is the same of an example in every run."""
-    return tuple(str(sample.get(name)) for name in ("index", "source", "reference", "text", "text_b", "label", "bytes"))
+    names = ("index", "source", "reference", "text", "text_b", "label", "bytes")
+    return tuple(unicodedata.normalize("NFKC", str(sample.get(name))) for name in names)  # data.normalize may differ
 
 
 def _disagreeing(scores: Scores) -> list[str]:
@@ -487,9 +505,9 @@ def _single(first: str, second: str, scores: Scores) -> Test:
     kind, both = scores.kind, (scores.statistics[first], scores.statistics[second])
     difference = scores.values[first] - scores.values[second]
     low, high, p = paired_bootstrap(difference, scores.resampled[first], scores.resampled[second])
-    if kind.test == "bootstrap":
-        return Test(difference, low, high, p, "paired bootstrap")
     permuted = permutation_p(*both, kind.score)
+    if kind.test == "bootstrap":
+        return Test(difference, low, high, permuted, RANDOMISATION, (("sacreBLEU's paired bootstrap", p),))
     if kind.test == "permutation":
         return Test(difference, low, high, permuted, "paired permutation")
     right = [statistics[:, 0] > 0 for statistics in both]
@@ -532,11 +550,10 @@ def statement(first: str, second: str, test: Test | None, p: float | None, metri
 
 def show(report: Report) -> None:
     """Prints tables and findings on standard output."""
-    from rich.console import Console
-
     from multihead.report import pairs_rows, systems_rows
+    from multihead.screen import report_console
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = report_console()
     better = "higher" if report.better == "max" else "lower"
     console.print(f"{report.metric} ({better} is better)", style="bold", markup=False)
     console.print(_table(systems_rows(report)))
@@ -550,13 +567,8 @@ def show(report: Report) -> None:
         console.print(text, style="dim", markup=False, soft_wrap=True)
 
 
-def _table(rows: list[list[str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _table(rows: list[list[str]]) -> Fitted:
+    from multihead.screen import Fitted
 
-    table = Table(box=None, padding=(0, 2, 0, 1), header_style="bold")
-    for i, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    return table
+    head, *body = rows
+    return Fitted(head, body, fold=(head[0], "test"))

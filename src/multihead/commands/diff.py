@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from multihead.capsules import read_json
 from multihead.commands.explain import take
 from multihead.config.keys import flatten
+from multihead.config.words import path_of
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
 
@@ -23,18 +24,17 @@ METRICS = "metrics.csv"
 
 def run(words: Sequence[str]) -> int:
     """``multihead diff a=RUN b=RUN``."""
-    import sys
-
-    from rich.console import Console
+    from multihead.screen import report_console
 
     first, words = take(words, "a")
     second, words = take(words, "b")
+    first, second = path_of("a", first), path_of("b", second)
     if words:
         raise ConfigError(words[0], "diff takes a=RUN and b=RUN only")
     for name, folder in (("a", first), ("b", second)):
         if not (folder and (Path(folder) / FILES["configuration"]).is_file()):
             raise ConfigError(name, f"{folder or 'nothing'} is not the directory of a run", f"{name}=outputs/...")
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = report_console()
     differences = {part: diff(Path(first), Path(second), part) for part in FILES}
     if any(differences.values()):
         console.print(_table(first, second, differences))
@@ -107,7 +107,7 @@ def _table(first: str, second: str, differences: dict[str, list[tuple[str, Any, 
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, right in (("", False), (escape(first), True), (escape(second), True), ("b - a", True)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "b - a")
     for part, rows in differences.items():
         if rows:
             table.add_row(f"[bold]{part}[/bold]")

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import Config
+from multihead.config.words import paths_of
 from multihead.errors import ConfigError
 from multihead.side_outputs import side_output
 
 if TYPE_CHECKING:
     from multihead.calibration import Request
+    from multihead.prepare import Prepared
     from multihead.tasks.base import Task
 
 log = logging.getLogger("multihead")
@@ -49,9 +51,7 @@ def run_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = []
     for word in words:
         if word.startswith("run="):
-            value = word[len("run=") :]
-            listed = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
-            runs += [item.strip() for item in listed if item.strip()]
+            runs += [path for path in paths_of("run", word.removeprefix("run=")) if path]
         else:
             rest.append(word)
     if not runs:
@@ -66,33 +66,71 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         run: The run's directory.
         words: Overrides as on the command line.
     """
-    import lightning as L
-
     from multihead.calibration import Request
-    from multihead.commands.train import devices, give_texts, source_of
-    from multihead.data.encode import Encoded
-    from multihead.data.module import DataModule
-    from multihead.prepare import prepare
+    from multihead.commands.train import give_texts
+    from multihead.precision import cautions, settle
     from multihead.progress import plain_table
-    from multihead.run import capsule_dir, load_calibration, load_vocab, load_weights, write_result
+    from multihead.run import capsule_dir, load_calibration, load_weights, say_without_effect, write_result
+    from multihead.suspicions import notes_on
     from multihead.tasks import build_task
 
     path = capsule_dir(run)
     request, overrides = Request.take(words)
     composition = compose_from_run(load_yaml(path / "config.yaml"), overrides, run=run)
+    for line in [*settle(composition), *cautions(composition.config)]:
+        log.info("%s", line)
     config, split = composition.config, composition.config.data.split
-    prepared = prepare(composition, (split,), load_vocab(path))
-    for text in prepared.texts.values():
-        text.rename(split, "test")
-    prepared.encoded = {name: {"test": splits[split]} for name, splits in prepared.encoded.items()}
-    for note in prepared.notes:
-        log.info("data: %s", note)
+    prepared = _prepare(composition, path, words)
+    say_without_effect(config)
     task = build_task(config, prepared.vocab, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
     if request is not None:
         _decide(request, task, composition, path)
     give_texts(task, prepared)
+    result = _measure(config, task, prepared)
+    result["notes"] = []
+    with side_output("the notes on the result"):
+        result["notes"] = notes_on(task, result, split)
+    name = result_name(config, split, words)
+    write_result(path, {**result, "overrides": " ".join(words)}, name)
+    with side_output("the task's report"):
+        for title, rows in task.report(path, Path(name).stem).items():
+            log.info("", extra={"renderable": plain_table(title, rows)})
+    for text in result["notes"]:
+        log.warning("note: %s", text)
+    log.info("wrote %s", Path(path, name))
+    return result
+
+
+def _prepare(composition: Composition, path: Path, words: Sequence[str]) -> Prepared:
+    """The split that is evaluated, under the name ``test``."""
+    from multihead.prepare import prepare, warn_of_skipped
+    from multihead.run import load_vocab
+
+    split = composition.config.data.split
+    prepared = prepare(composition, (split,), load_vocab(path))
+    warn_of_skipped(prepared.skipped)
+    _warn_of_other_rows(path, split, prepared, words)
+    for text in prepared.texts.values():
+        text.rename(split, "test")
+    prepared.encoded = {name: {"test": splits[split]} for name, splits in prepared.encoded.items()}
+    prepared.unknown = {name: {"test": shares[split]} for name, shares in prepared.unknown.items() if split in shares}
+    for note in prepared.notes:
+        log.info("data: %s", note)
+    return prepared
+
+
+def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
+    """Metrics under the names of the split, seconds, numbers of rows, and how text was scored."""
+    import lightning as L
+
+    from multihead.commands.train import source_of
+    from multihead.data.encode import Encoded
+    from multihead.data.module import DataModule
+    from multihead.launch import devices
+
+    split = config.data.split
     sources = {name: source_of(config, task.member(name), prepared) for name in prepared.texts}
     data = DataModule(sources, config.data, seed=config.seed)
     one_process = devices(config) | {"devices": 1, "strategy": "auto", "num_nodes": 1}
@@ -101,17 +139,27 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         trainer = L.Trainer(**one_process, default_root_dir=scratch, logger=False)
         trainer.test(task, datamodule=data, verbose=False)
     metrics = {name: value for name, value in task.recorded.items() if name.startswith("test/")}
-    result = {name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()}
     examples = sum(len(ids["test"]) for ids in prepared.encoded.values() if isinstance(ids["test"], Encoded))
     counted = {"examples": examples} if examples else {}  # running text has none
-    result |= {"seconds": time.monotonic() - clock, **counted, **task.signatures()}
-    name = result_name(config, split, words)
-    write_result(path, {**result, "overrides": " ".join(words)}, name)
-    with side_output("the task's report"):
-        for title, rows in task.report(path, Path(name).stem).items():
-            log.info("", extra={"renderable": plain_table(title, rows)})
-    log.info("wrote %s", Path(path, name))
-    return result
+    counted |= {"skipped_rows": prepared.skipped["test"][0]} if "test" in prepared.skipped else {}
+    return {
+        **{name.replace("test/", f"{split}/", 1): value for name, value in metrics.items()},
+        "seconds": time.monotonic() - clock,
+        **counted,
+        **task.signatures(),
+    }
+
+
+def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Sequence[str]) -> None:
+    """A warning if a split is not the one that the run had, though nobody asked for other data."""
+    from multihead.run import read_json
+
+    name, file = f"data_{split}", path / "environment.json"
+    asked = any(word.startswith("data") and not word.startswith("data.split=") for word in words)
+    known = read_json(file, dict).get("data") if file.is_file() else None
+    if not asked and isinstance(known, dict) and known.get(name) not in (None, prepared.fingerprints[name]):
+        cause = "its files, or the rule by which rows are held out, have changed"
+        log.warning("data: %s: not the rows that the run had (%s); it may have been trained on some", split, cause)
 
 
 def _decide(request: Request, task: Task, composition: Composition, path: Path) -> None:
@@ -135,6 +183,8 @@ def _decide(request: Request, task: Task, composition: Composition, path: Path) 
     classifier.calibration.save(path / "model" / FILE)
     said = ", ".join(f"{name} {value}" for name, value in classifier.calibration.described().items())
     log.info("decided on val (%d examples): %s; kept in %s", len(labels), said or "nothing", path / "model" / FILE)
+    for name, threshold in classifier.calibration.thresholds.items():
+        log.info("%s on the %d examples of val: %s", name, len(labels), threshold.said())
 
 
 def result_name(config: Config, split: str, words: Sequence[str]) -> str:

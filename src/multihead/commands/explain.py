@@ -9,6 +9,7 @@ from typing import Any
 
 from multihead.config.compose import Composition, compose, compose_from_run, load_yaml
 from multihead.config.keys import Key, documentation, find, leaf_keys, unknown_key
+from multihead.config.words import path_of
 from multihead.errors import ConfigError
 
 
@@ -16,6 +17,7 @@ def run(words: Sequence[str]) -> int:
     """``multihead explain key=KEY [run=RUN] [key=value ...]``."""
     name, words = take(words, "key")
     folder, words = take(words, "run")
+    folder = path_of("run", folder)
     if not name:
         raise ConfigError("key", "is missing: which one to explain?", "key=optim.lr")
     sys.stdout.write(explain(name, _composed(folder, words)))

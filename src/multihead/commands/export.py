@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from multihead.commands.evaluate import run_words
 from multihead.commands.explain import take
 from multihead.config.check import require
+from multihead.config.words import path_of, split
 from multihead.errors import ConfigError
 
 log = logging.getLogger("multihead")
@@ -26,6 +27,7 @@ def run(words: Sequence[str]) -> int:
     taken = {}
     for name in ("to", "out", "quantization", "sentences", "part"):
         taken[name], words = take(words, name)
+    taken["out"] = path_of("out", taken["out"])
     number = taken.pop("sentences") or "100"
     require(number.isdecimal() and int(number) >= 1, "sentences", "a number of at least 1", number, "sentences=100")
     request = Request(**taken, sentences=int(number))
@@ -33,7 +35,7 @@ def run(words: Sequence[str]) -> int:
     quiet_lightning()
     open_log(None)
     folder, verification = export(
-        load(runs[0], *words), request, [word for word in words if word.startswith("plugin=")]
+        load(runs[0], *words), request, [word for word in words if split(word).key == "plugin"]
     )
     log.info("", extra={"renderable": plain_table("compared with the run's own model", verification.table())})
     log.info("wrote %s", folder)

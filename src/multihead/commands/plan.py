@@ -7,15 +7,18 @@ import copy
 import dataclasses
 import itertools
 import logging
+import signal
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead.capabilities import device_of
 from multihead.config.compose import Composition
 from multihead.data.encode import Encoded
-from multihead.errors import MachineError
+from multihead.errors import MachineError, Stopped
 from multihead.launch import local_ranks
+from multihead.precision import cautions, settle
 
 if TYPE_CHECKING:
     from multihead.prepare import Prepared
@@ -42,6 +45,7 @@ def plan(composition: Composition) -> dict[str, Any]:
 
     quiet_lightning()
     ranks = max(1, local_ranks(composition.config))
+    notes = [*settle(composition), *cautions(composition.config)]
     prepared, _ = starting(composition)
     found = _counted(composition, prepared, ranks)
     found |= _measured(composition, prepared, ranks, began)
@@ -50,6 +54,8 @@ def plan(composition: Composition) -> dict[str, Any]:
         found["memory"] -= (ranks - 1) * parts * (1 if _on_gpu(composition.config) else ranks)
     _refuse_unless_it_fits(found, ranks, composition.config)
     with contextlib.closing(open_log(None)):
+        for note in notes:
+            log.info("%s", note)
         _show(found, ranks)
     return found
 
@@ -114,7 +120,6 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
     """What a few steps, one validation and some decoding tell of the whole run."""
     from multihead.budget import kept_for_backward, peak_memory, resident_memory
     from multihead.commands.train import build_trainer, join
-    from multihead.steps import Steps
 
     config, process = composition.config, resident_memory()
     short = dataclasses.replace(composition, config=_short(config, prepared))
@@ -122,10 +127,11 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
         task, data = join(short, prepared, 1)
         clock = _Clock()
         monitor = (config.task.monitor, config.task.monitor_mode)
-        steps = Steps(Path(folder), data, short.config.trainer, monitor, None, clock.event)
+        steps = _measured_steps()(Path(folder), data, short.config.trainer, monitor, None, clock.event)
         trainer = build_trainer(short, steps, [], [clock.callback()])
         _reset_peak()
-        trainer.fit(task, datamodule=data)
+        with steps.signals():
+            trainer.fit(task, datamodule=data)
         peak = _peak_since_reset() or peak_memory(task.device)
         one, texts = _decoding(task)
         task.train()
@@ -162,6 +168,21 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
         "seconds": start + training + validation * often + test + saves,
         "tokens_per_second": tokens * trained.max_steps / training,
     }
+
+
+def _measured_steps() -> type:
+    """A class of `Steps` whose run leaves nothing behind, and so never speaks of going on with it."""
+    from multihead.steps import Steps
+
+    class Measured(Steps):
+        def _leave(self, trainer: Any, step: int) -> None:
+            name = signal.Signals(self.signum).name
+            raise Stopped(self.signum, f"stopped by {name} while the plan was measured; it leaves nothing behind")
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            """Nothing is saved."""
+
+    return Measured
 
 
 def _short(config: Any, prepared: Prepared) -> Any:
@@ -299,9 +320,7 @@ def _shared_out(config: Any, ranks: int) -> bool:
 
 
 def _on_gpu(config: Any) -> bool:
-    import torch
-
-    return torch.cuda.is_available() and config.accelerator != "cpu"
+    return device_of(config.accelerator) == "cuda"
 
 
 def _gigabytes(size: float) -> str:

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from multihead.capsules import read_json, run_dirs
 from multihead.config.keys import Key, find, flatten, leaf_keys, nearest_name, unknown_key
 from multihead.config.task import TASKS
+from multihead.config.words import path_of
+from multihead.config.words import read as read_value
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
 from multihead.lock import in_use
@@ -95,7 +95,7 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
         if not equals:
             raise ConfigError(word, "runs takes key=value", "multihead runs --help")
         if name in WORDS:
-            options[name] = value
+            options[name] = path_of(name, value) if name == "dir" else value
             continue
         keys = keys or leaf_keys(TASKS.values())
         if name not in SHORT and not name.startswith("options.") and find(name, keys) is None:
@@ -103,10 +103,8 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
             if near:
                 raise ConfigError(name, f"runs takes {', '.join(f'{k}=' for k in WORDS)} and keys", f"{near}={value}")
             raise unknown_key(name, keys)
-        try:
-            wanted[SHORT.get(name, name)] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(name, f"{value!r} is not a value", "quote it") from error
+        full = SHORT.get(name, name)
+        wanted[full] = read_value(value, find(full, keys), full)
     for name, allowed in (("state", ("", *STATES)), ("sort", SORTS), ("format", FORMATS)):
         if options[name] not in allowed:
             near = nearest_name(options[name], allowed)
@@ -224,23 +222,21 @@ def _modified(file: Path) -> str:
 
 
 def _show(runs: Sequence[Listed], folder: Path) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from multihead.screen import Fitted, report_console
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 400, highlight=False)
+    console = report_console()
     if not runs:
         console.print(f"no such runs below {folder}", markup=False)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    right = ("parameters", "best", "steps", "time", "size")
-    for name in ("task", "data", "model", right[0], "state", "metric", *right[1:], "began", "run"):
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name != "run")
+    head = ("task", "data", "model", "parameters", "state", "metric", "best", "steps", "time", "size", "began", "run")
+    rows = []
     for listed in runs:
         count, best = f"{listed.parameters or 0:,}", "-" if listed.best is None else f"{listed.best:.4g}"
         clock, size = str(datetime.timedelta(seconds=round(listed.seconds))), f"{listed.size / 1e6:,.1f} MB"
         cells = [listed.task, listed.data, listed.model, count if listed.parameters else "-", listed.state]
         cells += [listed.metric, best, f"{listed.steps:,}", clock, size, listed.date[:16]]
-        table.add_row(*map(escape, [*cells, os.path.relpath(listed.run, folder)]))
-    console.print(table)
+        rows.append([*cells, os.path.relpath(listed.run, folder)])
+    left = {"task", "data", "model", "state", "metric", "began", "run"}
+    optional = ("size", "model", "parameters", "began", "time", "data", "task", "steps")
+    console.print(Fitted(head, rows, left, {"run"}, optional, "format=jsonl has all"))
     console.print(f"{len(runs)} run{'s' * (len(runs) > 1)} below {folder}", markup=False)

@@ -18,13 +18,17 @@ from typing import Any
 
 from rich.console import Console
 
-from multihead.config.compose import parse
+from multihead.capabilities import cores
+from multihead.config.compose import named, parse
+from multihead.config.extras import install, installed, require_package
 from multihead.config.keys import conf_dir
 from multihead.config.merge import Composition
 from multihead.config.sweep import Sweep, SweepSettings, check, read_sweep, sweep_settings
+from multihead.config.words import write
 from multihead.errors import CheckpointError, ConfigError, MachineError, Stopped
+from multihead.screen import report_console
 from multihead.sweeping.ledger import SETTLED, Ledger, Row
-from multihead.sweeping.report import best_row, console_table, importances, line_of, write_report
+from multihead.sweeping.report import best_row, console_table, importances, line_of, no_importances, write_report
 from multihead.sweeping.trial import GRACE_SECONDS
 from multihead.sweeping.worker import STORAGE
 
@@ -34,6 +38,8 @@ QUICK_SECONDS = 10.0
 MAX_QUICK_DEATHS = 3
 """A worker that is killed is started again, unless it is killed at once so many times."""
 REPORT = "report.html"
+OWN = "own_conf"
+"""Folder with the frozen copy of the user's own YAML files."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -41,6 +47,7 @@ def run(words: Sequence[str]) -> int:
     settings, typed = sweep_settings(words)
     if not settings.file:
         raise ConfigError("file", "which sweep? none is named", "file=sweeps/translation.yaml")
+    _check_packages(settings)
     sweep = read_sweep(settings.file)
     sweep.name = settings.name or sweep.name
     folder = Path(settings.dir or Path("outputs") / "sweeps" / sweep.name)
@@ -52,6 +59,17 @@ def run(words: Sequence[str]) -> int:
         trials, seconds = _budget(sweep, settings)
         ledger = _launch(sweep, folder, typed, settings, first, ledger_options)
         return Runner(sweep, folder, settings, ledger, first).run(trials, seconds, _trial_words(typed, folder))
+
+
+def _check_packages(settings: SweepSettings) -> None:
+    """Refuses a sweep for which an optional package is missing, before anything is written.
+
+    Raises:
+        ConfigError: Names what to install.
+    """
+    require_package("optuna", "sweep", "a sweep")
+    if settings.storage.startswith("postgresql"):
+        require_package("psycopg", "storage", "PostgreSQL")
 
 
 @contextlib.contextmanager
@@ -110,6 +128,7 @@ def _launch(
             "words": list(typed),
             "seeds": settings.seeds,
             "conf": _checksum(folder / "conf"),
+            **({"own_conf": _checksum(folder / OWN)} if first.config.config_dir else {}),
             "plugin": first.plugin.sha256 if first.plugin else "",
         }
     )
@@ -125,9 +144,20 @@ def _freeze_files(sweep: Sweep, folder: Path, first: Composition) -> None:
             beside.rename(folder / "conf")
         shutil.rmtree(beside, ignore_errors=True)
         (folder / sweep.path.name).write_text(sweep.text)
+    if first.config.config_dir and not (folder / OWN).is_dir():
+        beside = folder / f"{OWN}.{os.getpid()}.tmp"
+        shutil.copytree(first.config.config_dir, beside, ignore=_all_but_yaml)
+        with contextlib.suppress(OSError):
+            beside.rename(folder / OWN)
+        shutil.rmtree(beside, ignore_errors=True)
     if first.plugin and first.plugin.path and not (target := _plugin_copy(folder, first.plugin.path)).is_file():
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(first.plugin.path, target)
+
+
+def _all_but_yaml(folder: str, names: list[str]) -> list[str]:
+    """What of a folder is not copied."""
+    return [name for name in names if not (name.endswith(".yaml") or Path(folder, name).is_dir())]
 
 
 def _plugin_copy(folder: Path, path: Path) -> Path:
@@ -135,11 +165,13 @@ def _plugin_copy(folder: Path, path: Path) -> Path:
 
 
 def _trial_words(typed: Sequence[str], folder: Path) -> list[str]:
-    """The typed words, with the plugin's frozen copy in its place."""
+    """The typed words, with the frozen copies in the place of the plugin and of the user's folder of files."""
     words = []
     for word, override in zip(typed, parse(typed), strict=True):
-        if override.key_or_group == "plugin" and (copy := _plugin_copy(folder, Path(str(override.value())))).is_file():
-            word = f"plugin={copy}"
+        if override.key == "plugin" and (copy := _plugin_copy(folder, Path(named([override], "plugin")))).is_file():
+            word = write("plugin", str(copy))
+        if override.key == "config_dir":
+            word = write("config_dir", str(folder.resolve() / OWN))
         words.append(word)
     return words
 
@@ -178,7 +210,7 @@ class Runner:
 
     def __init__(self, sweep: Sweep, folder: Path, settings: SweepSettings, ledger: Ledger, first: Composition):
         self.sweep, self.folder, self.settings, self.ledger, self.first = sweep, folder, settings, ledger, first
-        self.console = _console()
+        self.console = report_console()
         self.signum = 0
 
     def run(self, trials: int, seconds: float, words: Sequence[str]) -> int:
@@ -295,7 +327,7 @@ def share_of(index: int, workers: int, first: Composition) -> dict[str, str]:
     variables = {}
     devices = int(first.config.devices) if first.config.devices.isdigit() else 1
     if "OMP_NUM_THREADS" not in os.environ and workers > 1:
-        variables["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // (workers * devices)))
+        variables["OMP_NUM_THREADS"] = str(max(1, cores() // (workers * devices)))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible else [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
     if gpus and workers > 1 and first.config.accelerator in ("auto", "gpu", "cuda"):
@@ -318,7 +350,7 @@ def _look(settings: SweepSettings, ledger: Ledger, folder: Path) -> int:
 
         return send(rows, sweep)
     write_report(folder / REPORT, sweep, rows, ledger.study)
-    show(_console(), sweep, rows, folder, ledger.study)
+    show(report_console(), sweep, rows, folder, ledger.study)
     return 0
 
 
@@ -342,10 +374,9 @@ def show(console: Console, sweep: Sweep, rows: Sequence[Row], folder: Path, stud
     if found := importances(study, rows):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.items())
         console.print(f"importance of parameters: {shares}", highlight=False, soft_wrap=True)
+    elif best_row(rows, sweep.goal):
+        console.print(f"importance of parameters: not known ({no_importances(rows)})", highlight=False, soft_wrap=True)
     if best_row(rows, sweep.goal):
         console.print("best: " + best_command(rows, sweep, folder), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"pictures: {folder / REPORT}", highlight=False, soft_wrap=True)
-
-
-def _console() -> Console:
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+    lacks = "" if installed("plotly") else f" (a table only; for pictures {install('plotly')})"
+    console.print(f"pictures: {folder / REPORT}{lacks}", highlight=False, soft_wrap=True, markup=False)

@@ -15,15 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead import capabilities
 from multihead.config.compose import Composition, compose_from_run
 from multihead.config.data import SPLITS
 from multihead.config.keys import flatten
 from multihead.config.training import Config
+from multihead.config.words import pasted, write
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.errors import ConfigError, MultiheadError, Stopped
-from multihead.launch import cluster_environment, is_main_rank, launch, local_ranks, placed, requeue, world_size
+from multihead.launch import devices, launch, local_ranks, requeue
 from multihead.lock import locked
-from multihead.prepare import Prepared, prepare, roles_of
+from multihead.precision import cautions, settle
+from multihead.prepare import Prepared, prepare, roles_of, warn_of_skipped
+from multihead.ranks import check_ranks, is_main_rank, world_size
 from multihead.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.run import (
     capsule_dir,
@@ -35,6 +39,7 @@ from multihead.run import (
     git_commit_label,
     git_state,
     load_weights,
+    say_without_effect,
     starting_vocab,
     write_result,
 )
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
 
     from multihead.data.module import DataModule, TaskData
     from multihead.steps import Steps
+    from multihead.suspicions import Training
     from multihead.tasks.base import Task, Vocabulary
     from multihead.transfer import Source
 
@@ -69,10 +75,12 @@ def train(composition: Composition) -> dict[str, Any]:
         MultiheadError: What the user can mend.
         Stopped: If a signal ended the run, after its state was saved.
     """
+    check_ranks()
     if composition.config.plan:
         from multihead.commands.plan import plan
 
-        return plan(composition)
+        with leaving_on_signals():
+            return plan(composition)
     if composition.config.trainer.profile_steps and max(local_ranks(composition.config), world_size()) > 1:
         raise ConfigError("trainer.profile_steps", "a profile is of one rank, and there are several", "devices=1")
     found = aim(composition)
@@ -81,6 +89,7 @@ def train(composition: Composition) -> dict[str, Any]:
     if config.trainer.profile_steps and found.resumes:
         raise ConfigError("trainer.profile_steps", "a profile is of a new run", "trainer.profile_steps=0")
     ranks = local_ranks(config)
+    notes = settle(composition)
     if found.how == "done":
         if is_main_rank():
             from multihead.progress import open_log
@@ -96,6 +105,7 @@ def train(composition: Composition) -> dict[str, Any]:
         "resume": found.resumes,
         "force": config.resume_force,
         "plugin": config.plugin,
+        "notes": notes,
     }
     try:
         with leaving_on_signals():
@@ -126,7 +136,7 @@ def _write_crash(file: Path, error: BaseException) -> None:
 
 def run_rank(job: Mapping[str, Any], heartbeat: L.Callback) -> int:
     """One rank of several, in a process of its own."""
-    words = [f"plugin={job['plugin']}"] if job["plugin"] else []
+    words = [write("plugin", job["plugin"])] if job["plugin"] else []
     _train(compose_from_run(job["tree"], words), job, [heartbeat])
     return 0
 
@@ -154,7 +164,7 @@ def _train(composition: Composition, job: Mapping[str, Any], callbacks: Sequence
         stack.callback(open_log(run_dir).close)
         events = Events(run_dir / "events.jsonl")
         try:
-            _announce(config, prepared, task, run_dir)
+            _announce(config, [*job["notes"], *cautions(config)], prepared, task, run_dir)
             if copied is not None:
                 log.info("", extra={"renderable": transfer_table(copied, config.init_from)})
                 events("initialised", source=config.init_from, parts=as_rows(copied))
@@ -237,6 +247,7 @@ def _fit(
         if main:
             steps.events("finished", step=trainer.global_step)
             _show(config, run_dir, task, result, tables)
+            warn_of_skipped(steps.data.skipped, ("val", "test"))
         return result
     except (MultiheadError, Stopped) as error:
         status = error.status
@@ -286,6 +297,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     from multihead.tasks import build_task
 
     keep_freed_memory()
+    capabilities.limit_threads()
     config = composition.config
     L.seed_everything(config.seed, verbose=False)
     task = build_task(config, prepared.vocab, composition.plugin)
@@ -303,6 +315,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
         seed=config.seed,
         accumulate=config.trainer.accumulate_grad_batches,
         temperature=getattr(config.task, "temperature", 1.0),
+        skipped=prepared.skipped,
     )
     data.accumulation(ranks)
     return task, data
@@ -312,6 +325,7 @@ def give_texts(task: Task, prepared: Prepared) -> None:
     """Gives each task of the run what it is validated and tested on."""
     for name, text in prepared.texts.items():
         member = task.member(name)
+        member.unknown = dict(prepared.unknown.get(name, {}))
         for split in ("val", "test"):
             if split in text.lines:
                 member.streams[split] = prepared.encoded[name][split]
@@ -368,12 +382,11 @@ def build_trainer(
     import lightning as L
 
     from multihead.averaging import averaging
-    from multihead.budget import limit_kernel_caches
     from multihead.profiling import StepProfiler
     from multihead.progress import Progress
     from multihead.tracking import SamplesFile
 
-    limit_kernel_caches()
+    capabilities.limit_kernel_caches()
     config, plugin = composition.config, composition.plugin
     profiler = StepProfiler(steps) if config.trainer.profile_steps else None
     added = [make() for make in plugin.callbacks.values()] if plugin else []
@@ -392,52 +405,14 @@ def build_trainer(
     )
 
 
-def devices(config: Config) -> dict[str, Any]:
-    """Lightning's arguments for where and in what precision to compute, and what we do ourselves."""
-    from multihead.checkpoint import FolderCheckpointIO
-
-    wanted, num_nodes = placed(config)
-    listed = [int(part) for part in wanted.split(",") if part] if "," in wanted else None
-    return {
-        "accelerator": config.accelerator,
-        "devices": listed or (wanted if wanted == "auto" else int(wanted)),
-        "strategy": _strategy(config),
-        "num_nodes": num_nodes,
-        "precision": _precision(config),
-        "plugins": [FolderCheckpointIO(), cluster_environment()],
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,
-    }
-
-
-def _precision(config: Config) -> str:
-    """What is computed in: PyTorch has no fp16 autocast on CPUs, and Lightning takes bf16 there."""
-    import torch
-
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if config.precision != "16-mixed" or (gpu and config.accelerator != "cpu"):
-        return config.precision
-    if is_main_rank():
-        log.warning("precision 16-mixed is for GPUs; a CPU computes in bf16-mixed instead")
-    return "bf16-mixed"
-
-
-def _strategy(config: Config) -> Any:
-    """Of several tasks a step uses one, so that some parameters have no gradient, which DDP has to be told."""
-    if config.strategy == "fsdp":
-        from multihead.sharding import Sharded
-
-        return Sharded(world_size()) if world_size() > 1 else "auto"  # one rank has nobody to share with
-    several = len(config.task.members()) > 1 and world_size() > 1
-    return "ddp_find_unused_parameters_true" if several and config.strategy in ("auto", "ddp") else config.strategy
-
-
-def _announce(config: Config, prepared: Prepared, task: Task, run_dir: Path) -> None:
-    """One line each on the data, the model and where the run lives."""
+def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Task, run_dir: Path) -> None:
+    """One line each on the device, the data, the model and where the run lives."""
+    for note in notes:
+        log.info("%s", note)
     for note in prepared.notes:
         log.info("data: %s", note)
+    warn_of_skipped(prepared.skipped)
+    say_without_effect(config)
     tokenizers = prepared.vocab.tokenizers.values()
     vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in tokenizers}.values())
     parameters = sum(p.numel() for p in task.model.parameters())
@@ -479,6 +454,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     """
     from multihead.budget import peak_memory
     from multihead.checkpoint import FolderCheckpointIO
+    from multihead.suspicions import notes_on, of_training
     from multihead.tracking import log_capsule, log_picture, log_table
 
     config, data = task.config, steps.data
@@ -504,10 +480,14 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
         "git_commit": git_commit_label(commit, dirty),
         "best_checkpoint": f"checkpoints/{best.name}",
         "best_step": steps.best["step"],
+        **{f"skipped_rows_{split}": count for split, (count, _) in data.skipped.items()},
         **task.signatures(),
     }
     if not trainer.is_global_zero:
         return result, {}
+    result["notes"] = []
+    with side_output("the notes on the result"):
+        result["notes"] = of_training(_choice(config, steps, trainer.global_step)) + notes_on(task, result)
     tables: dict[str, Any] = {}
     with side_output("the task's report on the test split"):
         tables = task.report(run_dir, "test")
@@ -520,6 +500,24 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     written = write_result(run_dir, result)
     log_capsule(trainer.loggers, run_dir, written, config.log_model)
     return written, tables
+
+
+def _choice(config: Config, steps: Steps, last_step: int) -> Training:
+    """How the best checkpoint was chosen, and whether the average that was asked for has a sample."""
+    from multihead.suspicions import Training
+
+    trainer = config.trainer
+    first = trainer.max_steps - trainer.average_last_steps + 1
+    samples = last_step // trainer.average_every_n_steps - (first - 1) // trainer.average_every_n_steps
+    empty = trainer.average_last_steps and samples <= 0
+    return Training(
+        monitor=config.task.monitor,
+        mode=config.task.monitor_mode,
+        validations=[(int(step), value) for step, value in steps.monitored],
+        best_step=steps.best["step"],
+        whole=last_step >= trainer.max_steps,
+        unsampled_average=f"trainer.average_last_steps={trainer.average_last_steps}" if empty else "",
+    )
 
 
 def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
@@ -537,18 +535,17 @@ def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
 
 @side_output("the summary on the screen")
 def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
-    from multihead.progress import metrics_table, plain_table, samples_grid
+    from multihead.progress import plain_table, summary
 
     for name, rows in tables.items():
         with side_output(f"the table {name}"):
             log.info("", extra={"renderable": plain_table(name, rows)})
-    log.info("", extra={"renderable": metrics_table(result)})
+    shown: list[dict[str, str]] = []
     with side_output("the samples on the screen"):
         shown = [_shown(sample) for sample in task.samples if "nats" not in sample][: config.task.num_samples]
-        if shown:
-            log.info("", extra={"renderable": samples_grid(shown)})
-    commands = next_commands(config, run_dir)  # as lines of text, which no terminal cuts and which can be copied
-    log.info("\nnext:\n%s", "\n".join(f"  {command}" for command in commands))
+    summary(result, shown, next_commands(config, run_dir))
+    for text in result["notes"]:
+        log.warning("note: %s", text)
 
 
 def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:
@@ -582,11 +579,13 @@ def next_commands(config: Config, run_dir: Path) -> list[str]:
         "classification": "calibrate=true"
     }
     members = list(config.task.members())
-    part = f" part={members[0]}" if len(members) > 1 else ""
+    part = [f"part={members[0]}"] if len(members) > 1 else []
     masked = getattr(config.task, "objective", "causal") == "masked"  # it continues nothing, others start from it
-    use = f"python train.py task=classification init_from={run_dir}"
+    plugin = [write("plugin", config.plugin)] if config.plugin else []
+    run = [write("run", str(run_dir)), *plugin]
+    use = pasted("python", "train.py", "task=classification", write("init_from", str(run_dir)))
     return [
-        use if masked else f'echo "..." | multihead predict run={run_dir}{part}',
-        f"multihead evaluate run={run_dir} {tries.get(config.task.name, 'data.split=val')}",
-        f"multihead explain run={run_dir} key=optim.lr",
+        use if masked else f'echo "..." | {pasted("multihead", "predict", *run, *part)}',
+        pasted("multihead", "evaluate", *run, tries.get(config.task.name, "data.split=val")),
+        pasted("multihead", "explain", *run, "key=optim.lr"),
     ]

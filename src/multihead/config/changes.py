@@ -9,7 +9,8 @@ from typing import Any
 
 from multihead.config.keys import flatten
 
-OF_THE_COMMAND = ("run_dir", "resume", "resume_force", "plan", "logger", "log_model", "plugin", "trainer.profile_steps")
+OF_THE_COMMAND = ("run_dir", "resume", "resume_force", "plan", "logger", "log_model", "plugin", "config_dir",
+                  "trainer.profile_steps")  # fmt: skip
 """Keys about one command and not about what is learned: they may differ without a word."""
 OF_THE_MACHINE = ("accelerator", "devices", "strategy", "num_nodes", "data.num_workers", "trainer.watchdog_seconds")
 """Keys about where the run is computed."""
@@ -22,13 +23,29 @@ MAY_CHANGE = (
     *("data.eval_tokens", "data.root", "data.train", "data.val", "data.test", "data.url*"),  # content has fingerprints
 )
 """Keys that a resumed run may have otherwise; everything else has to be as it was."""
+DECIDED = {
+    "precision": {"auto": ("bf16-mixed", "32-true"), "16-mixed": ("bf16-mixed", "32-true")},
+    "optim.muon_dtype": {"auto": (None, "bfloat16", "float32")},  # None: a run that was made before there was the key
+}
+"""Keys that a device may decide: a value that is typed, and what a run directory may hold for it."""
 MUST_STAY = ("optim.name", "optim.freeze")
 """Keys that `MAY_CHANGE` names and that may not."""
 
 
 def same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether two configurations describe the same run, wherever it is computed."""
-    return not [name for name, _, _ in _differences(saved, wanted) if name not in OF_THE_MACHINE]
+    kept = decided(saved, wanted)
+    return not [name for name, _, _ in _differences(saved, wanted) if name not in (*OF_THE_MACHINE, *kept)]
+
+
+def decided(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What a device has decided for a run, by key, where ``wanted`` leaves it to the device."""
+    before, after = flatten(dict(saved)), flatten(dict(wanted))
+    return {
+        name: before.get(name)
+        for name, outcomes in DECIDED.items()
+        if before.get(name) in outcomes.get(after.get(name), ())
+    }
 
 
 def changes(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from multihead.errors import ConfigError
 
@@ -14,8 +13,41 @@ def require(condition: bool, key: str, requirement: str, value: object, fix: str
         raise ConfigError(key, f"must be {requirement}, got {value!r}", fix)
 
 
-def require_choice(key: str, value: object, choices: Iterable[str]) -> None:
-    """Raises `ConfigError` with the nearest choice unless ``value`` is one of ``choices``."""
+def require_choice(key: str, value: object, choices: Iterable[str], meant: Mapping[str, str] | None = None) -> None:
+    """Raises `ConfigError` with the nearest choice unless ``value`` is one of ``choices``.
+
+    Args:
+        key: The key.
+        value: What was given.
+        choices: What can be chosen.
+        meant: Other words for a choice.
+    """
     choices = list(choices)
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    require(value in choices, key, f"one of {', '.join(choices)}", value, f"{key}={near[0]}" if near else "")
+    near = (meant or {}).get(str(value)) or nearest_name(str(value), choices)
+    require(value in choices, key, f"one of {', '.join(choices)}", value, f"{key}={near}" if near else "")
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """The one of ``names`` that ``name`` is a misspelling or the beginning of, or an empty string."""
+    names = sorted(names)
+    near = min(names, key=lambda known: (edit_distance(name, known), known), default="")
+    if near and edit_distance(name, near) <= max(1, len(name) // 4):
+        return near
+    begun = [known for known in names if len(name) >= 3 and known.lower().startswith(name.lower())]
+    begun += [known for known in names if len(known) >= max(3, len(name) / 2) and name.startswith(known)]
+    return min(begun, key=len, default="")
+
+
+def edit_distance(first: str, second: str) -> int:
+    """Letters to insert, delete, replace or swap with their neighbour to turn ``first`` into ``second``."""
+    before: list[int] = []
+    above = list(range(len(second) + 1))
+    for i, a in enumerate(first, start=1):
+        row = [i]
+        for j, b in enumerate(second, start=1):
+            cost = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == second[j - 2] and first[i - 2] == b:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, above = above, row
+    return above[-1]

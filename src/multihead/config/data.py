@@ -96,7 +96,8 @@ class DataConfig:
     batch_tokens: int = 4096
     """Real target tokens per optimizer step, over all ranks and micro-batches."""
     part_tokens: int = 2048
-    """Most target tokens in one micro-batch; a step of batch_tokens is cut into as many parts as that takes."""
+    """Most target tokens in one micro-batch. A step is put together from parts of at most so many tokens, so another
+    value puts other texts into a step; trainer.accumulate_grad_batches cuts the same steps into more parts."""
     eval_tokens: int = 4096
     """Most target tokens in one batch of evaluation."""
     num_workers: int = 0

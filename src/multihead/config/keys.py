@@ -18,13 +18,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from multihead.config.check import edit_distance, nearest_name
+from multihead.config.data import TOKENIZERS
+from multihead.config.synonyms import SYNONYMS
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config
 from multihead.errors import ConfigError
 
 GROUPS = ("task", "model", "data", "optim", "hardware", "experiment", "debug")
 PRIMARY = "train"
-OPTIONAL_GROUPS = ("experiment", "debug")
+OPTIONAL_GROUPS = ("hardware", "experiment", "debug")
 SECRET_KEYS = re.compile(r"[0-9a-f]{40}|(hf|gh[opsu]|github_pat|glpat|sk|wandb_v1)[_-]\w{20,200}|AKIA[0-9A-Z]{16}")
 """W&B (40 hexadecimal digits), Hugging Face, GitHub, GitLab, OpenAI, AWS."""
 PASSWORD = re.compile(r"://[^/\s:@]{0,200}:[^/\s@]{1,200}@")
@@ -125,48 +128,35 @@ def find(name: str, keys: Mapping[str, Key]) -> Key | None:
 
 def nearest_key(name: str, keys: Mapping[str, Key]) -> str:
     """The key or group that ``name`` probably meant, or an empty string."""
-    candidates = {*keys, *GROUPS, *(key.rpartition(".")[0] for key in keys if "." in key)}
-    candidates |= {f"{key.name}.{name.rpartition('.')[2]}" for key in keys.values() if key.is_mapping and "." in name}
-    same_field = [key for key in keys if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    last = name.rpartition(".")[2]
+    same_field = [key for key in keys if key.rpartition(".")[2] == last]
+    if "." not in name and len(same_field) == 1:
+        return same_field[0]
+    if last in SYNONYMS:
+        return SYNONYMS[last]
     if "." not in name and same_field:
         return same_field[0]
-    near = min(
-        candidates,
-        key=lambda key: (edit_distance(name, key), -difflib.SequenceMatcher(None, name, key).ratio(), key),
-    )
-    if edit_distance(name, near) <= max(1, len(name) // 4):
+    candidates = {*keys, *GROUPS, *(key.rpartition(".")[0] for key in keys if "." in key)}
+    candidates |= {f"{key.name}.{last}" for key in keys.values() if key.is_mapping and name.count(".") > 1}
+    distances = {key: edit_distance(name, key) for key in candidates}
+    least = min(distances.values())
+    equally_near = [key for key in candidates if distances[key] == least]
+    near = min(equally_near, key=lambda key: (-difflib.SequenceMatcher(None, name, key).ratio(), key))
+    if least <= max(1, len(name) // 4):
         return near
     return same_field[0] if same_field else nearest_name(name, candidates)
 
 
-def nearest_name(name: str, names: Iterable[str]) -> str:
-    """The most similar of ``names``, or an empty string where none is similar."""
-    near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.6)
-    return near[0] if near else ""
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Letters to insert, delete, replace or swap with their neighbour to turn ``first`` into ``second``."""
-    before: list[int] = []
-    above = list(range(len(second) + 1))
-    for i, a in enumerate(first, start=1):
-        row = [i]
-        for j, b in enumerate(second, start=1):
-            cost = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a != b))
-            if i > 1 and j > 1 and a == second[j - 2] and first[i - 2] == b:
-                cost = min(cost, before[j - 2] + 1)
-            row.append(cost)
-        before, above = above, row
-    return above[-1]
-
-
-def unknown_key(name: str, keys: Mapping[str, Key], source: str = "") -> ConfigError:
+def unknown_key(name: str, keys: Mapping[str, Key], source: str = "", value: str | None = None) -> ConfigError:
     """The error for a key outside the schema, with the one it probably meant."""
     where = f"{source}: {name}" if source else name
     if name.startswith("options.") and not any(key.startswith(".".join(name.split(".")[:2]) + ".") for key in keys):
         known = sorted({key.split(".")[1] for key in keys if key.startswith("options.")})
         has = f"the plugin adds {', '.join(known)}" if known else "no plugin adds any"
         return ConfigError(where, f"no such options; {has}", "plugin=FILE.py adds options")
+    if name == "tokenizer":
+        what = f"a node, not a value; it is trained on the run's own text, its kind is {', '.join(TOKENIZERS)}"
+        return ConfigError(where, what, f"tokenizer.kind={value if value in TOKENIZERS else TOKENIZERS[0]}")
     prefixed = [key for key in keys if key.startswith(f"{name}.")]
     if prefixed:
         return ConfigError(where, "a node, not a value", f"set one of its keys, for example {prefixed[0]}")
@@ -184,13 +174,13 @@ def looks_secret(text: str) -> bool:
     return SECRET_KEYS.fullmatch(text.strip()) is not None or PASSWORD.search(text) is not None
 
 
-def contains(value: Any, test: Any) -> bool:
+def contains(value: Any, test: Any, keys_only: bool = False) -> bool:
     """Whether a text inside ``value``, or a key of it, passes ``test``."""
     if isinstance(value, Mapping):
-        return any(test(str(key)) or contains(item, test) for key, item in value.items())
+        return any(test(str(key)) or contains(item, test, keys_only) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return any(contains(item, test) for item in value)
-    return isinstance(value, str) and test(str(value))
+        return any(contains(item, test, keys_only) for item in value)
+    return not keys_only and isinstance(value, str) and test(str(value))
 
 
 def documentation(key: Key) -> str:

@@ -35,6 +35,15 @@ class Composition:
     """For each leaf: who set it to what (default, file or word), in order; the last one counts."""
     plugin: Plugin | None = None
 
+    def put(self, name: str, value: Any) -> None:
+        """Replaces a value that is left to the device, by its dotted name, in the configuration and in the tree."""
+        *nodes, key = name.split(".")
+        config, tree = self.config, self.tree
+        for node in nodes:
+            config, tree = getattr(config, node), tree[node]
+        setattr(config, key, value)
+        tree[key] = value
+
 
 @dataclass
 class Layer:
@@ -149,7 +158,7 @@ def tree_of(config: Config) -> dict[str, Any]:
     """
     tree = dataclasses.asdict(config)
     tree["plugin"] = Path(config.plugin).name
-    return tree | {"resume": "", "resume_force": [], "plan": False}
+    return tree | {"resume": "", "resume_force": [], "plan": False, "config_dir": ""}
 
 
 def to_yaml(config: Config | dict[str, Any] | list[Any]) -> str:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from multihead.config.compose import composer, parse
-from multihead.config.keys import nearest_name
+from multihead.config.keys import GROUPS, find, leaf_keys, nearest_name
 from multihead.config.merge import Composition
-from multihead.config.task import TaskConfig
-from multihead.config.yaml_file import load_yaml_with_lines
+from multihead.config.task import TASKS, TaskConfig
+from multihead.config.words import path_of, takes_text
+from multihead.config.yaml_file import load_yaml_with_lines, scalars
 from multihead.errors import CheckpointError, ConfigError
 
 PROGRAM = "train.py"
@@ -29,7 +30,8 @@ KEYS = ("program", "method", "metric", "parameters", "command", "name", "descrip
 METHODS = ("grid", "random", "bayes")
 GOALS = {"minimize": "min", "maximize": "max"}
 STOPPING_KEYS = ("type", "min_iter", "max_iter", "s", "eta")
-NOT_SWEPT = ("run_dir", "resume", "resume_force", "plan", "plugin", "plugin_sha256", "hydra/launcher", "hydra/sweeper")
+NOT_SWEPT = ("run_dir", "resume", "resume_force", "plan", "plugin", "plugin_sha256", "config_dir", "hydra/launcher",
+             "hydra/sweeper")  # fmt: skip
 """What the sweep itself decides, or what would not be a trial."""
 RANGES = {
     "int_uniform": ("min", "max"),
@@ -93,6 +95,8 @@ class Sweep:
     eta: int = 3
     """Of the trials that get to min_iter * eta**k validations, the best 1 / eta go on (arXiv:1810.05934)."""
     lines: Mapping[Path_, int] = field(default_factory=dict)
+    scalars: Mapping[Path_, str] = field(default_factory=dict)
+    """Values as they stand in the file, before YAML makes numbers of them."""
 
     def at(self, *path: str | int) -> str:
         """``file:line`` of a key, or of the nearest one above it that has a line."""
@@ -141,6 +145,7 @@ def read_sweep(path: str) -> Sweep:
         parameters=[],
         words=[],
         lines=lines,
+        scalars=scalars(path),
     )
     for key in tree:
         if key not in KEYS:
@@ -259,6 +264,11 @@ def _read_parameters(sweep: Sweep, parameters: Any) -> None:
                 )
 
 
+def _of_text(name: str) -> bool:
+    keys = leaf_keys(TASKS.values())
+    return name in GROUPS or takes_text(find(name, keys), name)
+
+
 def _parameter(sweep: Sweep, path: Path_, spec: Mapping[str, Any]) -> Parameter:
     """One parameter from what the file says of it."""
     name = str(path[-1])
@@ -323,6 +333,13 @@ def _range(sweep: Sweep, path: Path_, kind: str, spec: Mapping[str, Any], line: 
 def _check_value(sweep: Sweep, path: Path_, name: str, value: Any) -> None:
     """Refuses what would reach a trial as something else than what stands in the file."""
     where = sweep.at(*path)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_value(sweep, (*path, index), name, item)
+        return
+    written = sweep.scalars.get(path) or sweep.scalars.get(path[:-1], "")
+    if written and not isinstance(value, str) and value is not None and str(value) != written and _of_text(name):
+        raise ConfigError(where, f"{name}: YAML reads {written} as {value!r}, and the key takes text", f"'{written}'")
     if value is None:
         raise ConfigError(where, f"{name}: no value (null), which a trial would read as the text None", "write a value")
     if isinstance(value, dict):
@@ -356,9 +373,9 @@ def check(sweep: Sweep, typed: Sequence[str] = ()) -> Composition:
     """
     names = {parameter.name for parameter in sweep.parameters}
     for override in parse(typed):
-        if override.key_or_group in names and not override.is_sweep_override():
-            name = override.key_or_group
-            what = f"{name} is set by the sweep, and typed as {override.input_line}"
+        if override.key in names and not override.is_sweep:
+            name = override.key
+            what = f"{name} is set by the sweep, and typed as {override.typed}"
             raise ConfigError(sweep.at("parameters", name), what, "leave one of them out")
     first, compose = None, composer(typed)
     for point in _points(sweep.parameters):
@@ -502,7 +519,7 @@ def sweep_settings(words: Sequence[str]) -> tuple[SweepSettings, list[str]]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or key not in fields:
-            if key in NOT_SWEPT and key != "plugin":
+            if key in NOT_SWEPT and key not in ("plugin", "config_dir"):
                 raise ConfigError(key, "the sweep sets it for each trial", "leave it out")
             others.append(word)
             continue
@@ -511,5 +528,6 @@ def sweep_settings(words: Sequence[str]) -> tuple[SweepSettings, list[str]]:
             raise ConfigError(key, f"must be true or false; got {value!r}")
         if kind == "int" and not re.fullmatch(r"\d{1,6}", value):
             raise ConfigError(key, f"must be a whole number; got {value!r}")
+        value = path_of(key, value) if key in ("file", "dir") else value
         given[key] = {"bool": value == "true", "int": int(value) if kind == "int" else 0}.get(kind, value)
     return SweepSettings(**given), others

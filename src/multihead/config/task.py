@@ -9,6 +9,7 @@ from multihead.config.check import require, require_choice
 
 TOPOLOGIES = ("encoder_decoder", "decoder")
 OBJECTIVES = ("causal", "masked")
+BLEU_TOKENIZERS = ("auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores200", "none")
 POOLINGS = ("first", "mean", "max", "last", "attention")
 
 
@@ -111,6 +112,7 @@ class TranslationConfig(TaskConfig):
     METRICS: ClassVar[dict[str, str]] = {
         "val/bleu": "max",
         "val/chrf": "max",
+        "val/exact_match": "max",
         "val/token_accuracy": "max",
         "val/loss": "min",
         "val/perplexity": "min",
@@ -124,6 +126,11 @@ class TranslationConfig(TaskConfig):
     """encoder_decoder (the paper), or decoder: one causal stack over source, separator, target."""
     label_smoothing: float = 0.1
     """Share of the target distribution spread over the vocabulary (section 5.4 of the paper)."""
+    bleu_tokenize: str = "auto"
+    """sacreBLEU's tokenizer for BLEU: 13a, intl, char, zh, ja-mecab, ko-mecab, flores200, none; or auto, by the script
+    of the training targets: 13a, zh, ja-mecab, ko-mecab, or char for other scripts without blanks between words."""
+    ter: bool = False
+    """Whether test also reports TER (translation edit rate), which takes longer to compute than BLEU and chrF."""
     max_source_len: int = 0
     """Most tokens of a source, below what model.max_len allows; 0 means no other limit. Longer ones: data.overlong."""
     copy: bool = False
@@ -133,6 +140,7 @@ class TranslationConfig(TaskConfig):
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
         require_choice("task.topology", self.topology, TOPOLOGIES)
+        require_choice("task.bleu_tokenize", self.bleu_tokenize, BLEU_TOKENIZERS)
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
         require(self.max_source_len >= 0, "task.max_source_len", "at least 0", self.max_source_len)
         alone = self.topology == "decoder"
@@ -149,12 +157,14 @@ class TranslationConfig(TaskConfig):
 
 @dataclass(kw_only=True, slots=True)
 class SummarizationConfig(TranslationConfig):
-    """Translation from long to short: the same model, scored by ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004)."""
+    """Translation from long to short: the same model, scored by ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum (Lin 2004)."""
 
     METRICS: ClassVar[dict[str, str]] = {
         "val/rouge1": "max",
         "val/rouge2": "max",
         "val/rougeL": "max",
+        "val/rougeLsum": "max",
+        "val/exact_match": "max",
         "val/token_accuracy": "max",
         "val/loss": "min",
         "val/perplexity": "min",
@@ -163,6 +173,12 @@ class SummarizationConfig(TranslationConfig):
 
     name: str = "summarization"
     monitor: str = "val/rougeL"
+
+    def __post_init__(self) -> None:
+        TranslationConfig.__post_init__(self)
+        bleu, scored = self.bleu_tokenize, "left as it is: summaries are scored by ROUGE"
+        require(bleu == "auto", "task.bleu_tokenize", scored, bleu, "task.bleu_tokenize=auto")
+        require(not self.ter, "task.ter", scored, self.ter, "task.ter=false")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -9,12 +9,22 @@ from typing import Any
 from multihead.config.check import require, require_choice
 from multihead.config.data import DataConfig, TokenizerConfig, column_of
 from multihead.config.model import ModelConfig
-from multihead.config.task import TaskConfig
+from multihead.config.task import ClassificationConfig, SummarizationConfig, TaskConfig, TranslationConfig
 from multihead.errors import ConfigError
 
+SEARCHING = (TranslationConfig, SummarizationConfig, ClassificationConfig)
+"""Tasks of ours whose outputs are searched for, never drawn."""
 SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+MUON_DTYPES = ("auto", "bfloat16", "float32")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
+PRECISION_WORDS = (
+    dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed")
+    | dict.fromkeys(("16", "fp16", "float16", "half"), "16-mixed")
+    | dict.fromkeys(("32", "fp32", "float32", "full"), "32-true")
+    | dict.fromkeys(("64", "fp64", "float64", "double"), "64-true")
+)
+"""What other programs call them."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
 ON_NAN = ("stop", "skip", "rewind")
@@ -43,6 +53,9 @@ class OptimConfig:
     """Nesterov momentum of Muon."""
     muon_steps: int = 5
     """Newton-Schulz iterations of Muon."""
+    muon_dtype: str = "auto"
+    """What Muon's iterations compute in: bfloat16, float32, or auto: bfloat16 if the device gains by it. The run
+    directory records what auto has become, and a resumed run keeps it."""
     schedule: str = "noam"
     """noam (linear warm-up, then 1/sqrt(step), section 5.3), cosine, wsd (warm-up, stable, decay), constant."""
     warmup_steps: int = 400
@@ -60,6 +73,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require_choice("optim.name", self.name, OPTIMIZERS)
         require_choice("optim.schedule", self.schedule, SCHEDULES)
+        require_choice("optim.muon_dtype", self.muon_dtype, MUON_DTYPES)
         for name in ("lr", "muon_lr", "eps"):
             require(0 < getattr(self, name) < float("inf"), f"optim.{name}", "above 0 and finite", getattr(self, name))
         require(0 <= self.weight_decay < 1, "optim.weight_decay", "in [0, 1)", self.weight_decay)
@@ -94,7 +108,8 @@ class TrainerConfig:
     log_every_n_steps: int = 20
     """Optimizer steps between logged training metrics."""
     accumulate_grad_batches: int = 0
-    """Micro-batches per rank and step; 0 takes as few as data.part_tokens allows."""
+    """Micro-batches per rank and step; 0 takes as few as data.part_tokens allows. Whatever their number, a step has the
+    same texts."""
     gradient_clip_val: float = 1.0
     """Largest norm of the gradient; 0 turns clipping off."""
     early_stopping_patience: int = 0
@@ -186,7 +201,8 @@ class DecodingConfig:
     min_new_tokens: int = 0
     """Fewest tokens before the end mark."""
     max_new_tokens: int = 0
-    """Most tokens; 0 means twice the source's length plus 10, and never beyond model.max_len; of a continuation 64."""
+    """Most tokens. 0 means a limit by the lengths in the training split, at least twice the source's tokens plus 10 and
+    never beyond model.max_len (targets.json in the run directory holds it); of a continuation 64."""
     num_return_sequences: int = 1
     """Outputs per input: the best hypotheses (at most num_beams), or so many samples."""
     forced_prefix: str = ""
@@ -255,13 +271,14 @@ class Config:
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, cuda, mps, tpu."""
     devices: str = "1"
-    """Number of devices per node, 'auto', or a list such as '0,1'."""
+    """Number of devices per node, 'auto', or a list of GPUs such as '0,1'. On a CPU it is the number of processes."""
     strategy: str = "auto"
     """auto; ddp: the whole model on each device; fsdp: weights, gradients and moments are shared out over all."""
     num_nodes: int = 1
     """Machines that take part."""
     precision: str = "32-true"
-    """32-true, bf16-mixed, bf16-true, 16-mixed or 64-true."""
+    """32-true, bf16-mixed, bf16-true, 16-mixed, 64-true, or auto: bf16-mixed if the device gains by it, else 32-true.
+    The run directory records what auto has become, and a resumed run keeps it."""
     seed: int = 1
     """Seed of initialisation, dropout and the batch plan."""
     run_dir: str = ""
@@ -287,13 +304,15 @@ class Config:
     """A Python file (or installed entry point) of yours that adds tasks, corpora, blocks or callbacks."""
     plugin_sha256: str = ""
     """Checksum of the plugin's file; filled in. Over a run, `plugin_sha256=` accepts a plugin that has changed."""
+    config_dir: str = ""
+    """A folder of your own YAML files, in folders named like the groups: model/mine.yaml there is model=mine."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of what the plugin adds, one node per name."""
 
     def __post_init__(self) -> None:
         require_choice("accelerator", self.accelerator, ACCELERATORS)
         require_choice("strategy", self.strategy, STRATEGIES)
-        require_choice("precision", self.precision, PRECISIONS)
+        require_choice("precision", self.precision, PRECISIONS, PRECISION_WORDS)
         require_choice("logger", self.logger, LOGGERS)
         require_choice("init_tokenizer", self.init_tokenizer, ("new", "same"))
         require(0 <= self.seed < 2**32, "seed", "in [0, 2**32)", self.seed)
@@ -333,7 +352,7 @@ class Config:
         require(
             self.strategy != "fsdp" or self.precision not in ("16-mixed", "64-true"),
             "precision",
-            "32-true, bf16-mixed or bf16-true where strategy=fsdp",
+            "auto, 32-true, bf16-mixed or bf16-true where strategy=fsdp",
             self.precision,
         )
         require(
@@ -342,6 +361,10 @@ class Config:
             "0 where compile=true: compiled layers have no parts",
             self.trainer.profile_steps,
         )
+        searching = [task.name for task in self.task.members().values() if type(task) in SEARCHING]
+        drawing = len(searching) < len(self.task.members()) or not self.decoding.do_sample
+        what = f"false for task={', '.join(searching)}: only task=lm draws its outputs"
+        require(drawing, "decoding.do_sample", what, self.decoding.do_sample, "decoding.num_beams=5")
         joint_only = len(self.task.members()) > 1 or getattr(self.task, "topology", "") == "decoder"
         require(
             self.tokenizer.joint or not joint_only,

@@ -77,6 +77,22 @@ def _lines(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str |
             yield from _lines(value, (*path, index))
 
 
+def scalars(path: str | Path) -> dict[tuple[str | int, ...], str]:
+    """Each plain value of a file as it stands there: ``1.10`` and not 1.1."""
+    return dict(_scalars(_StrictLoader(Path(path).read_text(encoding="utf-8")).get_single_node(), ()))
+
+
+def _scalars(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(node, yaml.ScalarNode) and node.style is None:
+        yield path, node.value
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _scalars(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _scalars(value, (*path, index))
+
+
 def one_line(error: BaseException) -> str:
     text = str(error) or str(error.__cause__ or type(error).__name__)
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:300]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from multihead.config.data import SPLITS, DataConfig
-from multihead.data.readers import SKIP, Table, data_root, read_split
+from multihead.data.readers import HEADER, SKIP, Table, data_root, read_split
 from multihead.errors import ConfigError, DataError
+from multihead.texts import is_blank, without_answers
 
 __all__ = ["Corpus", "Rows", "data_root", "hold_out", "load_corpus"]
 
@@ -28,6 +30,8 @@ class Rows:
     """Role to the file it came from."""
     lines: np.ndarray
     """Line of each row in its file."""
+    held_out: bool = False
+    """Whether these rows were taken out of the train split."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -39,7 +43,7 @@ class Rows:
     def select(self, indices: np.ndarray) -> Rows:
         """The rows of these indices, in their order."""
         columns = {role: [texts[i] for i in indices] for role, texts in self.columns.items()}
-        return Rows(columns, self.files, self.lines[indices])
+        return Rows(columns, self.files, self.lines[indices], self.held_out)
 
     def fingerprint(self) -> str:
         """Sha256 of the content: roles and texts, not where they were read from."""
@@ -59,6 +63,8 @@ class Corpus:
     """Sha256 of each split's content."""
     notes: list[str] = field(default_factory=list)
     """What the user should hear: lines skipped, rows dropped, splits held out."""
+    skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows of that file."""
 
 
 def load_corpus(
@@ -96,10 +102,13 @@ def load_corpus(
             raise ConfigError(f"data.{split}", "no file, and data.splits holds nothing out", f"set data.{split}")
     rows = {split: read(split) for split in splits if split not in lacking}
     if sizes and ("train" in rows or any(split in sizes for split in splits)):
-        rows |= hold_out(rows["train"] if "train" in rows else read("train"), sizes, seed)
+        whole = rows["train"] if "train" in rows else read("train")
+        rows |= hold_out(whole, sizes, seed, _classes(config, whole, may_be_empty))
         read.notes += [f"{split}: {len(rows[split]):,} rows held out of train (data.splits)" for split in sizes]
+        for split in sizes:
+            read.notes += _without_class(config, split, rows[split], whole, may_be_empty)
     rows = {split: rows[split] for split in splits}
-    return Corpus(rows, {split: part.fingerprint() for split, part in rows.items()}, read.notes)
+    return Corpus(rows, {split: part.fingerprint() for split, part in rows.items()}, read.notes, read.skipped)
 
 
 def _with_val(splits: Sequence[str]) -> list[str]:
@@ -113,7 +122,31 @@ def _tested_on_val(corpus: Corpus, splits: Sequence[str]) -> Corpus:
         {split: corpus.splits[source[split]] for split in splits},
         {split: corpus.fingerprints[source[split]] for split in splits},
         [*corpus.notes, "test: the validation split (data.splits.test is 0)"],
+        {split: corpus.skipped[source[split]] for split in splits if source[split] in corpus.skipped},
     )
+
+
+def _classes(config: DataConfig, rows: Rows, may_be_empty: Sequence[str]) -> list[str] | None:
+    """The class of each row, by which rows are held out; None if the rows have no label, or may have several."""
+    if "label" not in rows.columns or "label" in may_be_empty:
+        return None
+    pattern = re.compile(config.label_pattern or "(?s:.*)")
+    found = [pattern.search(text.strip()) for text in rows.columns["label"]]  # what does not fit is refused later
+    names = ["" if match is None else match.group(min(1, pattern.groups)) or "" for match in found]
+    return [config.labels.get(name, name) for name in names]
+
+
+def _without_class(
+    config: DataConfig, split: str, part: Rows, whole: Rows, may_be_empty: Sequence[str], most: int = 5
+) -> list[str]:
+    """A note on classes of which a held-out split has no row."""
+    classes = _classes(config, whole, may_be_empty) or []
+    lacking = sorted(set(classes) - set(_classes(config, part, may_be_empty) or []))
+    if not lacking:
+        return []
+    listed = ", ".join(map(repr, lacking[:most])) + (f" and {len(lacking) - most} more" if len(lacking) > most else "")
+    what = f"{split}: has no row of {len(lacking)} of the {len(set(classes))} classes ({listed})"
+    return [f"{what}; a larger share may have: data.splits.{split}=0.2"]
 
 
 class _Source:
@@ -126,6 +159,7 @@ class _Source:
         self.reader = readers.get(config.name)
         self.columns = {role: _column(config, role) for role in roles}
         self.notes: list[str] = []
+        self.skipped: dict[str, tuple[int, int]] = {}
 
     def has(self, split: str) -> bool:
         """Whether the split has rows of its own; the others are held out of train."""
@@ -137,12 +171,14 @@ class _Source:
         names = list(dict.fromkeys(self.columns.values()))
         table = self._table(split, names)
         self.notes += table.notes
+        if table.skipped:
+            self.skipped[split] = (table.skipped, table.skipped + len(table))
         rows = Rows(
             {role: table.columns[column] for role, column in self.columns.items()},
             {role: table.files[column] for role, column in self.columns.items()},
             np.asarray(table.lines, dtype=np.int64),
         )
-        rows = self._complete(rows)
+        rows = self._complete(rows, split)
         if len(rows) == 0:
             raise DataError(rows.files[next(iter(rows.files))], "no usable row", "see data.format and data.columns")
         return rows
@@ -162,11 +198,11 @@ class _Source:
         count = len(columns[names[0]])
         return Table(dict(columns), dict.fromkeys(names, f"{config.name} {split}"), np.arange(1, count + 1))
 
-    def _complete(self, rows: Rows) -> Rows:
+    def _complete(self, rows: Rows, split: str) -> Rows:
         """Drops rows that are empty in every role; refuses or skips those that lack one. Running text keeps all."""
         if len(rows.columns) == 1:
             return rows
-        empty = {role: np.array([not text.strip() for text in texts]) for role, texts in rows.columns.items()}
+        empty = {role: np.array([is_blank(text) for text in texts]) for role, texts in rows.columns.items()}
         all_empty = np.all(list(empty.values()), axis=0)
         lacking = np.any([empty[role] for role in empty if role not in self.may_be_empty], axis=0)
         if not lacking.any():
@@ -182,6 +218,8 @@ class _Source:
             self.notes.append(
                 f"{rows.files[bad]}: skipped {len(partly)} rows that lack one side, the first {rows.origin(row, bad)}"
             )
+            skipped, total = self.skipped.get(split, (0, len(rows)))
+            self.skipped[split] = (skipped + len(partly), total)
         if all_empty.any():
             first = rows.origin(np.flatnonzero(all_empty)[0])
             self.notes.append(f"{first.rpartition(':')[0]}: dropped {all_empty.sum()} empty rows, the first {first}")
@@ -198,66 +236,129 @@ def _column(config: DataConfig, role: str) -> str:
     else:
         column = role
     if config.columns and column not in config.columns and not config.header and config.format != "hub":
-        raise ConfigError(f"data.roles.{role}", f"no column {column!r}; there are {', '.join(config.columns)}")
+        what = f"no column {column!r}; there are {', '.join(config.columns)}"
+        raise ConfigError(f"data.roles.{role}", what, HEADER if config.format in ("csv", "tsv") else "")
     return column
 
 
-def hold_out(rows: Rows, sizes: Mapping[str, float], seed: int) -> dict[str, Rows]:
-    """Cuts rows into train and held-out splits so that no text of any role stands on both sides.
+FEW = 5
+"""If a held-out split expects fewer rows of a class than this, its rows are drawn class by class."""
+KEPT = 2
+"""Rows of each class that stay in train."""
+
+
+def hold_out(
+    rows: Rows, sizes: Mapping[str, float], seed: int, classes: Sequence[str] | None = None
+) -> dict[str, Rows]:
+    """Cuts rows into train and held-out splits so that no source, no text and no target sentence is in two splits.
 
     Rows joined by an identical text, directly or through others, stay together; groups are drawn in a random order
-    that depends on the seed only, and one too large for what a split still lacks stays in train.
+    that depends on the seed only, and one too large for what a split still lacks stays in train. All texts of the first
+    role join rows. Those of other roles do if they are sentences: an answer that many rows share
+    (`texts.without_answers`) may be in several splits.
+
+    A large split is drawn from all rows alike, which gives each class about its share. If a split expects fewer than
+    `FEW` rows of a class, rows are drawn class by class in proportion: each class gets at least one row in each split
+    where there is room, and keeps at least `KEPT` in train. A split that is given as a share then grows up to a row
+    for each class, but not beyond a tenth of all rows.
 
     Args:
         rows: All rows.
         sizes: Split to a share (below 1) or a number of rows.
         seed: Of the draw.
+        classes: Class of each row; None draws from all rows alike.
 
     Returns:
         The rows of each split of ``sizes``, and of "train", each in the original order.
+
+    Raises:
+        DataError: There are too few rows.
     """
-    groups = _groups([texts for role, texts in rows.columns.items() if role != "label"], len(rows))
-    roots, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    roots, inverse, counts = np.unique(_groups(rows), return_inverse=True, return_counts=True)
     order = np.random.default_rng([seed, 0x5B117]).permutation(len(roots))
+    wanted = {split: max(1, round(size * len(rows))) if size < 1 else int(size) for split, size in sizes.items()}
+    class_sizes, orders = np.array([len(rows)]), [order]
+    if classes is not None:
+        _, of_row, by_class = np.unique(np.array(classes, dtype=object), return_inverse=True, return_counts=True)
+        if any(by_class.min() * count < FEW * len(rows) for count in wanted.values()):
+            room = max(2, min(len(by_class), len(rows) // 10))
+            wanted = {split: max(count, room) if sizes[split] < 1 else count for split, count in wanted.items()}
+            class_sizes = by_class
+            orders = [order[of_row[roots[order]] == number] for number in range(len(by_class))]
+    if sum(wanted.values()) >= len(rows):
+        what = f"data.splits leaves nothing of {len(rows)} rows to train on"
+        raise DataError(rows.origin(0), what, f"data.splits.{next(iter(sizes))}=0.1")
     split_of_group = np.zeros(len(roots), dtype=np.int64)
-    position = 0
-    for number, (split, size) in enumerate(sizes.items(), start=1):
-        lacking = max(1, round(size * len(rows))) if size < 1 else int(size)
-        passed_over = []
-        while lacking and position < len(order):
-            group = order[position]
-            position += 1
-            if counts[group] <= lacking:
-                split_of_group[group] = number
-                lacking -= counts[group]
-            else:
-                passed_over.append(group)
-        order = np.concatenate([order[:position], passed_over, order[position:]]).astype(np.int64)
+    for number, split in enumerate(sizes, start=1):
+        for place, quota in enumerate(_quotas(wanted[split], class_sizes, [counts[left].sum() for left in orders])):
+            taken, orders[place] = _take(orders[place], counts, quota)
+            split_of_group[taken] = number
         if not (split_of_group == number).any():
-            raise DataError(rows.origin(0), f"too few different rows to hold {split} out", f"set data.{split}")
+            raise DataError(rows.origin(0), f"too few different rows to hold {split} out", f"data.{split}=FILE")
     parts = split_of_group[inverse]
-    if not (parts == 0).any():
-        raise DataError(
-            rows.origin(0), f"data.splits leaves nothing of {len(rows)} rows to train on", "lower data.splits"
-        )
-    names = ["train", *sizes]
-    return {name: rows.select(np.flatnonzero(parts == number)) for number, name in enumerate(names)}
+    found = {name: rows.select(np.flatnonzero(parts == number)) for number, name in enumerate(["train", *sizes])}
+    for split in sizes:
+        found[split].held_out = True
+    return found
 
 
-def _groups(columns: Sequence[list[str]], count: int) -> np.ndarray:
+def _quotas(wanted: int, class_sizes: np.ndarray, left: Sequence[int]) -> list[int]:
+    """Rows that a split takes of each class, of which so many are left; of a single class all that is wanted."""
+    if len(left) == 1:
+        return [wanted]
+    spare = [max(0, int(count) - KEPT) for count in left]
+    return shares(class_sizes.tolist(), min(wanted, sum(spare)), [min(1, most) for most in spare], spare)
+
+
+def _take(order: np.ndarray, counts: np.ndarray, most: int) -> tuple[list[int], np.ndarray]:
+    """The first groups of an order that fit into ``most`` rows, and the order of those left."""
+    taken, passed_over, position = [], [], 0
+    while most and position < len(order):
+        group = order[position]
+        position += 1
+        if counts[group] <= most:
+            taken.append(group)
+            most -= counts[group]
+        else:
+            passed_over.append(group)
+    return taken, np.concatenate([passed_over, order[position:]]).astype(np.int64)
+
+
+def shares(sizes: Sequence[int], count: int, least: Sequence[int], most: Sequence[int]) -> list[int]:
+    """``count`` shared out in proportion to ``sizes``, by largest remainders, each between its bounds.
+
+    Args:
+        sizes: What the shares are in proportion to.
+        count: Their sum; at most that of ``most``.
+        least: Lower bounds, left out if they do not fit into ``count``.
+        most: Upper bounds.
+    """
+    least = list(least) if sum(least) <= count else [0] * len(sizes)
+    exact = [count * size / sum(sizes) for size in sizes]
+    found = [max(low, min(high, int(share))) for low, high, share in zip(least, most, exact, strict=True)]
+    while (rest := count - sum(found)) != 0:
+        step = 1 if rest > 0 else -1
+        free = [i for i, share in enumerate(found) if (share < most[i] if step > 0 else share > least[i])]
+        found[max(free, key=lambda i: (step * (exact[i] - found[i]), -i))] += step
+    return found
+
+
+def _groups(rows: Rows) -> np.ndarray:
     """For each row the smallest row that it is joined to by identical texts in a column (union-find)."""
-    parent = list(range(count))
+    parent = list(range(len(rows)))
 
     def root(row: int) -> int:
         while parent[row] != row:
             parent[row] = row = parent[parent[row]]
         return row
 
-    for texts in columns:
+    for number, texts in enumerate(texts for role, texts in rows.columns.items() if role != "label"):
         first: dict[str, int] = {}
-        for row, text in enumerate(texts):
+        for row, text in enumerate(without_answers(texts) if number else texts):
+            if text is None:
+                continue
             other = first.setdefault(text, row)
             if other != row:
                 a, b = root(other), root(row)
                 parent[max(a, b)] = min(a, b)
-    return np.array([root(row) for row in range(count)], dtype=np.int64)
+    return np.array([root(row) for row in range(len(rows))], dtype=np.int64)

@@ -66,6 +66,10 @@ class Encoded:
         """Number of ids of every example, int64 [N]."""
         return self._lengths[role]
 
+    def share_of(self, role: str, token: int) -> float:
+        """Share of the ids of all rows of a role that are ``token``."""
+        return float(np.mean(self._flat[role] == token)) if len(self._flat[role]) else 0.0
+
     def select(self, indices: np.ndarray) -> Encoded:
         """The examples of these indices, in their order; the ids are not copied."""
         starts = {role: start[indices] for role, start in self._starts.items()}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from multihead.config.data import DataConfig
-from multihead.data.corpus import Rows
+from multihead.data.corpus import Rows, shares
 from multihead.errors import ConfigError, DataError
 
 
@@ -95,7 +95,8 @@ def encode_labels(
         multi_label: Whether rows may have several classes, or none.
 
     Raises:
-        DataError: A label that is not among the classes, or a split that has one class only.
+        DataError: A label that is not among the classes, or a file that has one class only. Of rows held out of train
+            the corpus has said which classes they lack.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     for index, row in enumerate(labels):
@@ -105,7 +106,7 @@ def encode_labels(
                 what = f"the label {label!r} is not among the classes of train ({_listed(classes)}); nearest: {near}"
                 raise DataError(rows.origin(index, "label"), what, "mend the line, or name it in data.labels")
     found = {label for row in labels for label in row}
-    if not multi_label and len(found) == 1:
+    if not multi_label and len(found) == 1 and not rows.held_out:
         raise _one_class(rows, sorted(found), split)
     return [[numbers[label] for label in row] for row in labels]
 
@@ -113,7 +114,10 @@ def encode_labels(
 def _one_class(rows: Rows, names: Sequence[str], split: str) -> DataError:
     has = f"one class only, {names[0]!r}," if names else "no label"
     what = f"{split} has {has} in {len(rows):,} rows; to classify takes two".strip()
-    return DataError(rows.files["label"], what, "take other rows, or see data.roles.label")
+    fix = "let data.roles.label name the column of classes"
+    if split in ("val", "test"):
+        fix = f"hold rows of train out instead: data.{split}=null data.splits.{split}=0.1"
+    return DataError(rows.files["label"], what, fix)
 
 
 def _listed(names: Sequence[str] | dict[str, str], most: int = 8) -> str:
@@ -145,19 +149,6 @@ def subset(rows: Rows, count: int, labels: Sequence[Sequence[str]] | None = None
         strata.setdefault(tuple(labels[index]) if labels else (), []).append(index)
     rng = np.random.default_rng([seed, 0x5B5E7])
     drawn = [rng.permutation(np.array(members)) for _, members in sorted(strata.items())]
-    sizes = _shares([len(members) for members in drawn], count)
+    members_of = [len(members) for members in drawn]
+    sizes = shares(members_of, count, [min(2, size) for size in members_of], members_of)
     return np.sort(np.concatenate([members[:size] for members, size in zip(drawn, sizes, strict=True)]))
-
-
-def _shares(sizes: list[int], count: int) -> list[int]:
-    """``count`` shared out in proportion to ``sizes``, by largest remainders; at least 2 each where there is room."""
-    least = [min(2, size) for size in sizes]
-    if sum(least) > count:
-        least = [0] * len(sizes)
-    exact = [count * size / sum(sizes) for size in sizes]
-    shares = [max(low, int(share)) for low, share in zip(least, exact, strict=True)]
-    while (rest := count - sum(shares)) != 0:
-        step = 1 if rest > 0 else -1
-        free = [i for i, share in enumerate(shares) if (share < sizes[i] if step > 0 else share > least[i])]
-        shares[max(free, key=lambda i: (step * (exact[i] - shares[i]), -i))] += step
-    return shares

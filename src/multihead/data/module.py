@@ -74,6 +74,7 @@ class DataModule(lightning.LightningDataModule):
         seed: Of the batch plan.
         accumulate: Micro-batches per rank and step; 0 takes the least that ``part_tokens`` allows.
         temperature: Of the mixture of several tasks.
+        skipped: Split to the rows that were left out of its file, and all rows of that file.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class DataModule(lightning.LightningDataModule):
         seed: int,
         accumulate: int = 0,
         temperature: float = 1.0,
+        skipped: Mapping[str, tuple[int, int]] | None = None,
     ):
         super().__init__()
+        self.skipped = dict(skipped or {})
         self.sources, self.config = dict(sources), config
         self.seed, self.accumulate = seed, accumulate
         self.plan: Mixture | None = None

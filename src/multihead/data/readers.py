@@ -23,10 +23,10 @@ from multihead.config.check import require
 from multihead.config.data import DataConfig
 from multihead.data.download import download
 from multihead.errors import ConfigError, DataError, MachineError
+from multihead.texts import UTF8_BOM, as_utf8, is_blank
 
 CHUNK_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 16 << 20
-UTF8_BOM = b"\xef\xbb\xbf"
 SKIP = "mend the line, or data.on_bad_line=skip"
 Row = list[str] | None
 
@@ -43,6 +43,8 @@ class Table:
     """Line number (from 1) of each row, the same in every file."""
     notes: list[str] = field(default_factory=list)
     """What was skipped or changed in reading, each with its count."""
+    skipped: int = 0
+    """Rows that ``data.on_bad_line=skip`` left out."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -119,6 +121,7 @@ class Lines:
         self.path, self.name, self.skip = path, name, skip
         self.notes: list[str] = []
         self.skipped: list[tuple[int, str]] = []
+        self.blank: list[int] = []
 
     def __iter__(self) -> Iterator[str | None]:
         number = offset = 0
@@ -136,11 +139,18 @@ class Lines:
 
     def said(self) -> list[str]:
         """Notes on what was skipped or changed."""
-        if not self.skipped:
-            return self.notes
-        number, what = self.skipped[0]
-        lines = "1 line" if len(self.skipped) == 1 else f"{len(self.skipped)} lines"
-        return [*self.notes, f"{self.name}: skipped {lines}, the first {self.name}:{number} ({what})"]
+        said = list(self.notes)
+        if self.blank:
+            said.append(
+                f"{self.name}: dropped {_counted(self.blank, 'empty line')}, the first {self._at(self.blank[0])}"
+            )
+        if self.skipped:
+            number, what = self.skipped[0]
+            said.append(f"{self.name}: skipped {_counted(self.skipped, 'line')}, the first {self._at(number)} ({what})")
+        return said
+
+    def _at(self, number: int) -> str:
+        return f"{self.name}:{number}"
 
     def _open(self) -> BinaryIO:
         try:
@@ -152,13 +162,17 @@ class Lines:
         """Bytes of each line without its ``\\n``; of a line over the limit only its length."""
         rest, lost, number = b"", 0, 0
         with self._open() as stream:
+            chunks = as_utf8(iter(lambda: stream.read(CHUNK_BYTES), b""))
             while True:
                 try:
-                    chunk = stream.read(CHUNK_BYTES)
+                    chunk = next(chunks, b"")
                 except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                     raise DataError(
                         f"{self.name}:{number + 1}", f"damaged gzip data ({error})", "fetch the file again"
                     ) from error
+                except UnicodeDecodeError as error:
+                    what = f"damaged UTF-16 data ({error.reason})"
+                    raise DataError(f"{self.name}:{number + 1}", what, "fetch the file again") from error
                 if not chunk:
                     break
                 head, *others = chunk.split(b"\n")
@@ -194,11 +208,16 @@ class Lines:
             what = f"ends inside a character (byte {offset + error.start + 1} of the file)"
         else:
             what = f"byte 0x{raw[error.start]:02X} is not UTF-8"
-        return self.bad(number, what, "re-encode the file as UTF-8, or data.on_bad_line=skip", column)
+        fix = "re-encode the file as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8), or data.on_bad_line=skip"
+        return self.bad(number, what, fix, column)
 
     def _too_long(self, number: int, length: int) -> None:
         what = f"{length:,} bytes long, above the limit of {LONGEST_LINE_BYTES:,}"
         return self.bad(number, what, "break the line up, or data.on_bad_line=skip")
+
+
+def _counted(items: Sequence, what: str) -> str:
+    return f"{len(items):,} {what}{'s' * (len(items) > 1)}"
 
 
 def _open_lines(config: DataConfig, name: str) -> Lines:
@@ -230,6 +249,7 @@ def read_parallel(config: DataConfig, files: Sequence[str], columns: Sequence[st
         names,
         np.array(kept, dtype=np.int64) + 1,
         [note for side in sides.values() for note in side.said()],
+        len(texts[first]) - len(kept),
     )
 
 
@@ -271,7 +291,7 @@ def read_separated(config: DataConfig, file: str, columns: Sequence[str]) -> Tab
     rows = _quoted_rows(lines, separator) if quoted else _plain_rows(lines, separator)
     names = list(config.columns)
     if config.header:
-        head = next((row for _, row in rows if row is not None), [])
+        head = next((row for _, row in rows if row is not None and not all(map(is_blank, row))), [])
         names = names or head
     if not names:
         raise ConfigError("data.columns", "must name the columns of a file without a header", "data.columns=[...]")
@@ -354,32 +374,54 @@ def _collect(
     config: DataConfig, file: str, names: Sequence[str], columns: Sequence[str], rows: Iterator, lines: Lines
 ) -> Table:
     """Takes the wanted columns out of rows of ``names``."""
-    _require_columns(file, names, columns)
+    preset = config.header and config.columns
+    _require_columns(file, names, columns, "'data.columns=[]' takes the names from the file's header" if preset else "")
     wanted = [list(names).index(column) for column in columns]
     values: list[list[str]] = [[] for _ in columns]
     numbers: list[int] = []
     for number, row in rows:
+        if len(names) > 1 and _is_empty(number, row, lines):
+            continue
         if row is None:
             continue
         if len(row) != len(names):
-            lines.bad(number, f"has {len(row)} columns, expected {len(names)} ({', '.join(names)})")
+            what = f"has {len(row)} columns, expected {len(names)} ({', '.join(names)})"
+            lines.bad(number, what, _columns_fix(config, number, row))
             continue
         for column, index in zip(values, wanted, strict=True):
             column.append(row[index])
         numbers.append(number)
     table = dict(zip(columns, values, strict=True))
-    return Table(table, dict.fromkeys(columns, file), np.array(numbers, dtype=np.int64), lines.said())
+    numbers = np.array(numbers, dtype=np.int64)
+    return Table(table, dict.fromkeys(columns, file), numbers, lines.said(), len(lines.skipped))
 
 
-def _require_columns(file: str, names: Sequence[str], columns: Sequence[str]) -> None:
+def _is_empty(number: int, row: Row, lines: Lines) -> bool:
+    """Whether a line is bad, or holds one blank cell and is counted as empty."""
+    if row is not None and len(row) == 1 and is_blank(row[0]):
+        lines.blank.append(number)
+        return True
+    return row is None
+
+
+HEADER = "data.header=true 'data.columns=[]' if the first line names the columns"
+
+
+def _columns_fix(config: DataConfig, number: int, row: Sequence[str]) -> str:
+    """What to do about a row with too few or too many columns."""
+    if config.format == "csv" and not config.quoting and any('"' in cell for cell in row):
+        return f"data.quoting=true if fields stand in quotes; else {SKIP}"
+    if number == 1 and not config.header:
+        return f"{HEADER}; else let data.columns name the columns in file order"
+    return SKIP
+
+
+def _require_columns(file: str, names: Sequence[str], columns: Sequence[str], fix: str = "") -> None:
     for column in columns:
         if column not in names:
             near = difflib.get_close_matches(column, names, n=1)
-            raise DataError(
-                file,
-                f"no column {column!r}; there are {', '.join(names)}",
-                f"data.roles: name {near[0]!r}" if near else "let data.roles name one of them",
-            )
+            fix = fix or (f"data.roles: name {near[0]!r}" if near else "let data.roles name one of them")
+            raise DataError(file, f"no column {column!r}; there are {', '.join(names)}", fix)
 
 
 def read_jsonl(config: DataConfig, file: str, columns: Sequence[str]) -> Table:
@@ -390,6 +432,9 @@ def read_jsonl(config: DataConfig, file: str, columns: Sequence[str]) -> Table:
 
 def _json_rows(lines: Lines, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(lines, start=1):
+        if line is not None and is_blank(line):
+            lines.blank.append(number)
+            continue
         yield number, None if line is None else _json_row(lines, number, line, columns)
 
 

@@ -87,6 +87,13 @@ class Stream:
         """The ids from ``start`` to ``stop``, which stand within the stream."""
         return np.array(self._array()[start:stop])
 
+    def share_of(self, token: int) -> float:
+        """Share of the ids that are ``token``."""
+        array = self._array()
+        size = 1 << 22
+        found = sum(int((array[first : first + size] == token).sum()) for first in range(0, len(array), size))
+        return found / max(1, len(array))
+
     def windows(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and labels int64 [B, T] of blocks; a label outside of the stream is -1, and so is its input.
 
@@ -236,6 +243,8 @@ class TextFiles:
         if not self.files("train"):
             raise ConfigError("data.train", "names no file", "data.train=FILE or a folder of .txt files")
         self.notes: list[str] = []
+        self.skipped: dict[str, tuple[int, int]] = {}
+        """Split to the lines that ``data.on_bad_line=skip`` left out of its files, and all their lines."""
 
     def files(self, split: str) -> list[str]:
         """The files of a split: one, those listed, or all ``.txt`` and ``.txt.gz`` below a folder, in order of name."""
@@ -269,13 +278,18 @@ class TextFiles:
             yield from self._all_lines(split)
 
     def _all_lines(self, split: str) -> Iterator[str]:
+        skipped = total = 0
         for number, name in enumerate(self.files(split)):
             if number and self.config.document == "file":
                 yield ""
             lines = Lines(find(self.config, name), name, self.config.on_bad_line == "skip")
             for line in lines:
+                total += 1
                 if line is not None:
                     yield line + "\n" if self.config.document == "file" else line
+            skipped += len(lines.skipped)
+            if skipped:
+                self.skipped[split] = (skipped, total)
             self.notes += [note for note in lines.said() if note not in self.notes]
 
     def _measure(self, line: str) -> int:

@@ -98,12 +98,19 @@ class Tokenizer:
 
     @functools.cached_property
     def _byte_ids(self) -> np.ndarray:
-        """Byte to id. The library names a byte by a letter: itself where that can be seen, else one from U+0100 on."""
-        visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-        others = [byte for byte in range(256) if byte not in set(visible)]
-        letters = {byte: chr(byte) for byte in visible} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+        """Byte to id."""
         ids = {entry: number for number, entry in enumerate(self.vocab)}
-        return np.array([ids[letters[byte]] for byte in range(256)], dtype=np.int32)
+        return np.array([ids[letter] for letter in _byte_letters()], dtype=np.int32)
+
+    def readable(self, token_id: int) -> str:
+        """An entry as a person reads it: a blank as ``▁``, bytes that are no whole letter as ``\\xc3``."""
+        if not 0 <= token_id < len(self.vocab):
+            return str(token_id)
+        entry = self.vocab[token_id]
+        if token_id >= NUM_SPECIALS and self.kind in (*SUBWORD, "byte"):
+            byte_of = {letter: byte for byte, letter in enumerate(_byte_letters())}
+            entry = bytes(byte_of[letter] for letter in entry).decode("utf-8", "backslashreplace")
+        return entry.replace(" ", "▁").replace("\n", "\\n").replace("\t", "\\t")
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """Detokenised text of each sequence. Special entries are left out, except that word and char show <unk>."""
@@ -197,6 +204,14 @@ def _flaw(content: object) -> str:
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@functools.cache
+def _byte_letters() -> list[str]:
+    """The letter by which the library names each byte: itself if that can be seen, else one from U+0100 on."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = itertools.count(256)
+    return [chr(byte if byte in visible else next(others)) for byte in range(256)]
 
 
 def _keys(vocab: Sequence[str]) -> list[str]:

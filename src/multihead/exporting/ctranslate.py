@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multihead.config.extras import require_package
 from multihead.config.training import DecodingConfig
 from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import CheckpointError, ConfigError
@@ -34,12 +35,9 @@ def import_ctranslate2() -> Any:
     Raises:
         ConfigError: It is not installed.
     """
-    try:
-        import ctranslate2
-    except ImportError as error:
-        raise ConfigError(
-            "to", "ctranslate2 needs CTranslate2, which is not installed", 'pip install "multihead[export]"'
-        ) from error
+    require_package("ctranslate2", "to", "to=ctranslate2")
+    import ctranslate2
+
     ctranslate2.set_log_level(logging.ERROR)
     return ctranslate2
 
@@ -362,8 +360,7 @@ def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, f
     options = [f"beam_size={decoding.num_beams}", f"length_penalty={decoding.length_penalty}"]
     if decoding.no_repeat_ngram_size:
         options.append(f"no_repeat_ngram_size={decoding.no_repeat_ngram_size}")
-    if decoding.min_new_tokens:
-        options.append(f"{bound.replace('max', 'min')}={decoding.min_new_tokens}")
+    options.append(f"{bound.replace('max', 'min')}={decoding.min_new_tokens}")  # CTranslate2's default may be 1
     options += [f"suppress_sequences={forbidden}", "return_end_token=True"]
     options += ["include_prompt_in_result=False"] if prefixed else []
     role = "text" if "text" in reference.task.tokenizers and reference.name == "lm" else "source"
@@ -373,7 +370,14 @@ def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, f
     elif prefixed:
         prompt = '["<bos>", *{}, "<sep>"]'
     source_file, target_file = _vocabulary_files(reference)
-    longest = "64" if reference.name == "lm" else "2 * len(ids) + 10"
+    longest, max_len = "64", reference.task.config.model.max_len
+    if reference.name != "lm":
+        text = reference.task.target_text
+        longest = f"int({text.slope:g} * len(ids)) + {text.extra}"
+    marks = 1 if reference.name == "lm" or not prefixed else 2
+    room = f"{max_len - marks} - len(ids)" if prefixed else f"{max_len - marks}"
+    longest = f"min({longest}, {room})"
+    cut = f"[:{reference.task.limits()['source']}]" if role == "source" else ""
     field = "sequences" if prefixed else "hypotheses"
     return f"""# {reference.name} for CTranslate2
 
@@ -383,7 +387,7 @@ from multihead.data.tokenizer import Tokenizer  # imports no torch
 
 model = ctranslate2.{kind}(".")
 source_names, target_names = json.load(open("{source_file}")), json.load(open("{target_file}"))
-ids = Tokenizer.load("{files[role]}").encode_batch(["A text."])[0]
+ids = Tokenizer.load("{files[role]}").encode_batch(["A text."])[0]{cut}
 tokens = [source_names[i] for i in ids]
 found = model.{call}([{prompt.format("tokens")}], {bound}={longest}, {", ".join(options)})
 index = {{name: i for i, name in enumerate(target_names)}}

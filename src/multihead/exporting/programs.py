@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from multihead.config.extras import require_package
 from multihead.errors import ConfigError
 from multihead.exporting.verify import BATCH, Example, Reference
 from multihead.heads import CopyHead
@@ -196,13 +197,12 @@ def import_onnx() -> tuple[Any, Any, Any]:
     Raises:
         ConfigError: One is not installed.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript
-    except ImportError as error:
-        what = f"onnx needs {error.name}, which is not installed"
-        raise ConfigError("to", what, 'pip install "multihead[export]"') from error
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        require_package(package, "to", "to=onnx")
+    import onnx
+    import onnxruntime
+    import onnxscript
+
     return onnx, onnxscript, onnxruntime
 
 

@@ -95,7 +95,7 @@ class Reference:
 
     def limit(self, example: Example) -> int:
         """Most tokens of the output, its end mark included."""
-        longest = NEW_TOKENS if self.name == "lm" else 2 * len(example.source) + 10
+        longest = NEW_TOKENS if self.name == "lm" else self.task.target_text.limit(len(example.source))
         room = self.task.config.model.max_len - len(self.prefix(example))
         return max(1, min(self.decoding.max_new_tokens or longest, room))
 
@@ -154,6 +154,7 @@ class Reference:
             pad_id=self.pad,
             max_new_tokens=torch.tensor([self.limit(example) for example in examples]),
             forbidden=self.forbidden,
+            continues_text=self.name == "lm",
         )
         return [hypotheses[0].ids for hypotheses in found]
 

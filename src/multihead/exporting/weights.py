@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_model
 from torch import Tensor
 
 from multihead.config.compose import compose_from_run
 from multihead.exporting.verify import Example, Reference
-from multihead.run import describe_model, load_weights, read_json, save_vocab
+from multihead.run import TARGETS, describe_model, load_weights, read_json, read_targets, save_vocab, save_weights
 from multihead.tasks import build_task
 from multihead.tasks.base import Task, Vocabulary
 
@@ -42,7 +41,7 @@ def write(task: Task, run_dir: Path, folder: Path) -> None:
         run_dir: The capsule, for its configuration.
         folder: Where to.
     """
-    save_model(task.model, str(folder / "model.safetensors"))
+    save_weights(task.model, folder / "model.safetensors")
     described = describe_model(run_dir)
     description = {
         "task": task.settings.name,
@@ -70,7 +69,11 @@ def load(folder: Path, words: Sequence[str] = ()) -> Task:
     composition = compose_from_run(description["config"], words, run=str(folder))
     files = description["tokenizers"]
     loaded = {name: Tokenizer.load(folder / name) for name in set(files.values())}
-    vocab = Vocabulary({role: loaded[name] for role, name in files.items()}, read_json(folder / "labels.json", list))
+    vocab = Vocabulary(
+        {role: loaded[name] for role, name in files.items()},
+        read_json(folder / "labels.json", list),
+        read_targets(folder / TARGETS),
+    )
     task = build_task(composition.config, vocab, composition.plugin)
     load_weights(task, folder / "model.safetensors")
     return task.eval()

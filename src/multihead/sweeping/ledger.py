@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from multihead.config.extras import require_package
 from multihead.config.sweep import Parameter, Sweep
 from multihead.errors import CheckpointError, ConfigError, MachineError
 
@@ -337,10 +338,9 @@ def import_optuna() -> Any:
     Raises:
         ConfigError: It is not installed.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ConfigError("sweep", "needs Optuna, which is not installed", 'pip install "multihead[sweep]"') from error
+    require_package("optuna", "sweep", "a sweep")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

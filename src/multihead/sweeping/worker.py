@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from multihead.config.sweep import Sweep
+from multihead.config.words import write
 from multihead.errors import MachineError
 from multihead.lock import in_use
 from multihead.sweeping.ledger import BEAT_SECONDS, Claim, Ledger, start_of
@@ -79,7 +80,7 @@ class Worker:
         for seed in self.job.seeds:
             run_dir = folder if len(self.job.seeds) == 1 else folder / f"seed_{seed}"
             given = [] if seed < 0 else [f"seed={seed}"]
-            command = [*self.job.program, *words, *given, f"run_dir={run_dir}", "resume=auto"]
+            command = [*self.job.program, *words, *given, write("run_dir", str(run_dir)), "resume=auto"]
             outcome = run_once(command, run_dir, self.job.environment, self._watch(claim, not values, began))
             if claim.lost:
                 return None

@@ -19,6 +19,7 @@ from multihead.config.training import Config, DecodingConfig
 from multihead.optim import build_optimizer, lr_factor
 from multihead.sharding import gathered
 from multihead.side_outputs import side_output
+from multihead.target_text import TargetText
 from multihead.transformer import Blocks, Transformer
 
 IGNORED = -100
@@ -56,6 +57,8 @@ class Vocabulary:
     """Role to tokenizer."""
     labels: list[str] = field(default_factory=list)
     """Names of the classes, in the order of their numbers."""
+    targets: Mapping[str, TargetText] = field(default_factory=dict)
+    """Task to what the training split tells of its targets; of tasks that decode them."""
 
 
 def new_transformer(config: Config, vocab: Vocabulary, blocks: Blocks) -> Transformer:
@@ -107,6 +110,8 @@ class Task(L.LightningModule):
         self.labels = vocab.labels
         self.texts: dict[str, Mapping[str, Sequence[str]]] = {}
         """Split to role to the texts as they stand in the corpus, for validation and test."""
+        self.unknown: dict[str, dict[str, float]] = {}
+        """Split to role to the share of its tokens that are unknown, where a tokenizer has unknown tokens."""
         self.streams: dict[str, Any] = {}
         """Split to running text, for validation and test of language models."""
         self.tokens_seen = 0
@@ -170,6 +175,10 @@ class Task(L.LightningModule):
         """Why ``text`` cannot be an input of `predict`, and what to do about it; None where it can."""
         return None
 
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
+        """Which inputs of `predict` are longer than the model reads, so that they are cut."""
+        return [False] * len(texts)
+
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
         """The outputs for one text as one line."""
         return str(outputs[0]["text"]).replace("\n", " ")
@@ -188,6 +197,15 @@ class Task(L.LightningModule):
         return {}
 
     # ---- what all have
+
+    def comparable(self, split: str, role: str, bits: dict[str, float]) -> dict[str, float]:
+        """Bits per byte where they compare; where tokens of the split are unknown, their share instead.
+
+        The model pays for an unknown token and not for the word that it stands for, so that its bits per byte would be
+        too few, the fewer the smaller the vocabulary.
+        """
+        share = self.unknown.get(split, {}).get(role, 0.0)
+        return {"unknown_tokens": share} if share else bits
 
     @classmethod
     def build(cls, config: Config, vocab: Vocabulary, blocks: Blocks) -> Task:

@@ -22,6 +22,7 @@ from multihead.heads import PooledClassifier
 from multihead.losses import balanced_weights, class_loss, label_set_loss
 from multihead.ngrams import NGramClasses
 from multihead.tasks.base import Model, Task, Vocabulary
+from multihead.texts import is_blank
 from multihead.transformer import Transformer
 
 
@@ -216,18 +217,34 @@ class ClassificationTask(Task):
         """For each text all classes with their probabilities, the predicted one first, the others by probability.
 
         With several classes they are all by probability, and ``predicted`` says which the text has. A pair of texts is
-        one line, with a tab between.
+        one line, with a tab between. A blank text has no outputs, and neither has a pair with a blank text.
         """
-        if not self.pairs:
-            return self.classify(texts)
         for text in texts:
             if flaw := self.flaw(text):
                 raise DataError("input", *flaw)
-        pairs = [text.split("\t", 1) for text in texts]
-        return self.classify([first for first, _ in pairs], [second for _, second in pairs])
+        firsts, others = self._sides(texts)
+        results = self.classify(firsts, others)
+        for place, sides in enumerate(zip(firsts, *([others] if self.pairs else []), strict=True)):
+            if any(map(is_blank, sides)):
+                results[place] = []
+        return results
+
+    def _sides(self, texts: Sequence[str]) -> tuple[list[str], list[str] | None]:
+        """First and second texts of lines; no second ones unless this run classifies pairs."""
+        if not self.pairs:
+            return list(texts), None
+        halves = [text.partition("\t") for text in texts]
+        return [first for first, _, _ in halves], [second for _, _, second in halves]
+
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
+        limits, over = self.limits(), [False] * len(texts)
+        for role, column in zip(limits, self._sides(texts), strict=False):
+            ids = self.tokenizers[role].encode_batch(column)
+            over = [was_over or len(row) > limits[role] for was_over, row in zip(over, ids, strict=True)]
+        return over
 
     def flaw(self, text: str) -> tuple[str, str] | None:
-        if self.pairs and "\t" not in text:
+        if self.pairs and "\t" not in text and not is_blank(text):
             return f"{text[:40]!r} is one text, and this run classifies pairs", "TEXT<TAB>TEXT_B"
         return None
 
@@ -246,6 +263,8 @@ class ClassificationTask(Task):
         return results
 
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
+        if not outputs:
+            return ""
         chosen = [output for output in outputs if output["predicted"]] if self.multi_label else outputs[:1]
         separator = self.config.data.label_separator
         labels = separator.join(output["label"] for output in chosen)

@@ -68,6 +68,8 @@ class LanguageModelingTask(Task):
         inputs, labels = encoded.windows(indices)
         inside = labels >= 0
         segments = None
+        if not self.causal and not inside.all():  # padding is a segment of its own, which no token attends to
+            segments = torch.from_numpy(np.where(inside, 0, OUTSIDE_SEGMENT))
         if self.settings.document_mask:
             source = inputs if self.causal else labels  # a document starts at the <eos> before it, or after it
             ends = source == self.tokenizer.eos_id
@@ -144,7 +146,8 @@ class LanguageModelingTask(Task):
         metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         if self.causal:  # every token was scored once
             stream = self.streams[split]
-            metrics["bits_per_byte"] = loss * len(stream) / math.log(2) / stream.num_bytes
+            bits = {"bits_per_byte": loss * len(stream) / math.log(2) / stream.num_bytes}
+            metrics |= self.comparable(split, "text", bits)
         metrics["token_accuracy"] = float(self.accuracy.compute())
         if self.settings.random_windows:
             metrics["loss_random_windows"] = self._random_windows(split)
@@ -210,7 +213,7 @@ class LanguageModelingTask(Task):
         """Continuations of prompts, each ``text``, ``score`` and ``log_prob``: drawn, or searched for.
 
         Args:
-            texts: Prompts; an empty one starts a document.
+            texts: Prompts; an empty one starts a document. One of ``model.max_len`` tokens or more is cut to its end.
             decoding: How. A beam search does not slide: prompt and continuation share ``model.max_len`` tokens.
             first: Number of the first prompt.
         """
@@ -223,11 +226,13 @@ class LanguageModelingTask(Task):
             results += self._sample(texts[start : start + size], decoding, first + start)
         return results
 
-    def flaw(self, text: str) -> tuple[str, str] | None:
-        length, most = len(self._encode(text)), self.config.model.max_len
-        if length < most:
-            return None
-        return f"a prompt of {length - 1:,} tokens, longer than the context, model.max_len={most:,}", "a shorter prompt"
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
+        return [len(self._encode(text)) >= self.config.model.max_len for text in texts]
+
+    def _prompt(self, text: str, room: int = 1) -> list[int]:
+        """Ids of a prompt; the end of one that leaves no room for what continues it, cut to leave ``room`` tokens."""
+        ids, max_len = self._encode(text), self.config.model.max_len
+        return ids if len(ids) < max_len else ids[-(max_len - min(room, max_len // 2)) :]
 
     @torch.inference_mode()
     def stream(
@@ -235,7 +240,7 @@ class LanguageModelingTask(Task):
     ) -> list[dict[str, Any]]:
         """Continues prompt ``number`` and writes the text as it grows, up to a stop string."""
         self._require_causal()
-        prompt, ids, shown = self._encode(text), [], 0
+        prompt, ids, shown = self._prompt(text), [], 0
 
         def on_token(row: int, number: int, token: int) -> None:
             nonlocal shown
@@ -274,7 +279,7 @@ class LanguageModelingTask(Task):
         first: int,
         on_token: Callable[[int, int, int], None] | None = None,
     ) -> list[list[dict[str, Any]]]:
-        prompts = [self._encode(text) for text in texts]
+        prompts = [self._prompt(text) for text in texts]
         prefix, mask = self._left_padded(prompts)
         marks = self.tokenizer
         found = sample(
@@ -302,7 +307,7 @@ class LanguageModelingTask(Task):
         marks, max_len = self.tokenizer, self.config.model.max_len
         results = []
         for text in texts:
-            prompt = self._encode(text)[-max_len:]
+            prompt = self._prompt(text, decoding.max_new_tokens or NEW_TOKENS)
             room = max_len + 1 - len(prompt)
             found = generate(
                 self.model.transformer,
@@ -313,6 +318,7 @@ class LanguageModelingTask(Task):
                 pad_id=marks.pad_id,
                 max_new_tokens=min(decoding.max_new_tokens or NEW_TOKENS, room),
                 forbidden=(marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id),
+                continues_text=True,
             )
             results.append([self._output(prompt, hypothesis, decoding) for hypothesis in found[0]])
         return results

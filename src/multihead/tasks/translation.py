@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,10 @@ from multihead.config.training import Config, DecodingConfig
 from multihead.decoding import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.errors import ConfigError
 from multihead.heads import CopyHead, VocabularyHead
-from multihead.metrics import CorpusBLEU, CorpusCHRF, WeightedMean
+from multihead.metrics import CorpusBLEU, CorpusCHRF, CorpusTER, WeightedMean
+from multihead.target_text import TargetText, usable_tokenizer
 from multihead.tasks.base import IGNORED, Model, Task, Vocabulary, at_places, labelled
+from multihead.texts import is_blank
 from multihead.transformer import Transformer
 
 
@@ -36,6 +40,8 @@ class TranslationTask(Task):
         marks = self.tokenizers["target"]
         self.pad, self.bos, self.eos, self.sep = marks.pad_id, marks.bos_id, marks.eos_id, marks.sep_id
         self.loss_mean, self.accuracy, self.bits = WeightedMean(), WeightedMean(), WeightedMean()
+        self.exact_match, self.cut_outputs = WeightedMean(), WeightedMean()
+        self.target_text = vocab.targets.get(settings.name, TargetText())
         self.scores = self.new_scores()
 
     @classmethod
@@ -49,7 +55,10 @@ class TranslationTask(Task):
 
     def new_scores(self) -> nn.ModuleDict:
         """Metrics of the decoded text by the name they are logged under; the last ones of test only."""
-        return nn.ModuleDict({"bleu": CorpusBLEU(), "chrf": CorpusCHRF(), "bleu_lowercase": CorpusBLEU(lowercase=True)})
+        tokenize, _ = usable_tokenizer(self.settings.bleu_tokenize, self.target_text)
+        scores = {"bleu": CorpusBLEU(tokenize=tokenize), "chrf": CorpusCHRF()}
+        scores["bleu_lowercase"] = CorpusBLEU(lowercase=True, tokenize=tokenize)
+        return nn.ModuleDict(scores | ({"ter": CorpusTER()} if self.settings.ter else {}))
 
     # ---- from ids to batches
 
@@ -116,6 +125,7 @@ class TranslationTask(Task):
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
         limit = self.config.trainer.limit_val_examples if split == "val" else 0
+        decoding = replace(self.config.decoding, do_sample=False, num_return_sequences=1)  # where a run also samples
         positions = self(batch)
         labels = positions[1]
         each, hits = self.model.head.evaluate(*positions)
@@ -127,36 +137,53 @@ class TranslationTask(Task):
         self.bits.update(nats / math.log(2), num_bytes)
         index = [i for i in rows if not limit or i < limit]
         sources = [texts["source"][i] for i in index]
-        outputs = [best[0][0] for best in self.translate(sources, self.config.decoding)]
-        references = [texts["target"][i] for i in index]
-        for metric in self.scores.values():
-            metric.update(outputs, references)
+        best = [hypotheses[0] for hypotheses in self.translate(sources, decoding)]
+        outputs = [text for text, _ in best]
+        references = [self.in_form(texts["target"][i]) for i in index]
+        for name, metric in self.scores.items():
+            if split == "test" or f"val/{name}" in self.settings.METRICS:
+                metric.update(outputs, references)
+        self.exact_match.update(sum(map(str.__eq__, outputs, references)), len(outputs))
+        self.cut_outputs.update(sum(found.cut for _, found in best), len(outputs))
         for i, source, reference, output in zip(index, sources, references, outputs, strict=True):
             if split == "test" or i < self.settings.num_samples:
                 self.samples.append({"index": i, "source": source, "reference": reference, "output": output})
+
+    def in_form(self, text: str) -> str:
+        """A reference in the Unicode form that data.normalize gives outputs, which may look the same in two forms."""
+        form = self.config.data.normalize
+        return text if form == "none" else unicodedata.normalize(form.upper(), text)
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
         loss = float(self.loss_mean.compute())
         metrics = {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_byte": float(self.bits.compute()),
+            **self.comparable(split, "target", {"bits_per_byte": float(self.bits.compute())}),
             "token_accuracy": float(self.accuracy.compute()),
+            "exact_match": float(self.exact_match.compute()),
+            "cut_outputs": float(self.cut_outputs.compute()),
         }
         for name, metric in self.scores.items():
             if split == "test" or f"val/{name}" in self.settings.METRICS:
                 metrics[name] = float(metric.compute())
-        for metric in (self.loss_mean, self.bits, self.accuracy, *self.scores.values()):
+        means = (self.loss_mean, self.bits, self.accuracy, self.exact_match, self.cut_outputs)
+        for metric in (*means, *self.scores.values()):
             metric.reset()
         return metrics
 
     def signatures(self) -> dict[str, str]:
-        return {"signature": self.scores["bleu"].signature(), "chrf_signature": self.scores["chrf"].signature()}
+        names = {"bleu": "signature", "chrf": "chrf_signature", "ter": "ter_signature"}
+        return {name: self.scores[score].signature() for score, name in names.items() if score in self.scores}
 
     # ---- prediction
 
     def prompts_of(self, split: str) -> Sequence[str]:
         return self.texts[split]["source"]
+
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
+        limit = self.limits()["source"]
+        return [len(ids) > limit for ids in self.tokenizers["source"].encode_batch(list(texts))]
 
     def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
         return [
@@ -167,7 +194,7 @@ class TranslationTask(Task):
     def translate(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[tuple[str, Hypothesis]]]:
         """Translations of ``texts``, in order, each with ``decoding.num_return_sequences`` hypotheses, best first.
 
-        An empty text has an empty translation; a text longer than the model allows is cut.
+        A blank text has an empty translation; a text longer than the model allows is cut.
 
         Raises:
             ConfigError: ``decoding.do_sample`` is on.
@@ -175,7 +202,7 @@ class TranslationTask(Task):
         if decoding.do_sample:
             what = "draws continuations of a language model; here outputs are searched for"
             raise ConfigError("decoding.do_sample", what, "decoding.num_beams=5")
-        ids = self.tokenizers["source"].encode_batch(list(texts))
+        ids = self.tokenizers["source"].encode_batch(["" if is_blank(text) else text for text in texts])
         tokenizer = self.tokenizers["target"]
         return [
             list(zip(tokenizer.decode_batch([h.ids for h in hypotheses]), hypotheses, strict=True))
@@ -206,7 +233,7 @@ class TranslationTask(Task):
     def _generate(self, rows: list[list[int]], decoding: DecodingConfig) -> list[list[Hypothesis]]:
         """Decodes one batch of source ids (longest first)."""
         forced_ids = self.tokenizers["target"].encode_batch([decoding.forced_prefix])[0]
-        longest = [2 * len(row) + 10 for row in rows]
+        longest = [self.target_text.limit(len(row)) for row in rows]
         if decoding.max_new_tokens:
             longest = [decoding.max_new_tokens] * len(rows)
         max_len = self.config.model.max_len

@@ -1,0 +1,200 @@
+"""What this machine has and what it computes fast, asked in one place.
+
+Tests force an answer by putting another function into this module. What a training's numbers depend on is decided
+once for each run, by `multihead.precision`, and recorded with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import os
+import platform
+import time
+from pathlib import Path
+
+from multihead.errors import ConfigError
+
+GAIN = 1.25
+"""How many times as fast as in float32 products must be in bfloat16 to be worth it: casts take the rest."""
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables that hide instructions from oneDNN, which multiplies bfloat16 on CPUs."""
+KEPT_KERNELS = "64"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+# ---- devices
+
+
+def device_counts() -> dict[str, int]:
+    """The devices that a run can use, by Lightning's names, the best first; the CPU counts as one."""
+    import torch
+
+    found = {}
+    if importlib.util.find_spec("torch_xla"):
+        from lightning.pytorch.accelerators import XLAAccelerator
+
+        found |= {"tpu": 1} if XLAAccelerator.is_available() else {}
+    if cuda := torch.cuda.device_count():
+        found["cuda"] = cuda
+    if torch.backends.mps.is_available() and platform.processor() in ("arm", "arm64"):  # as Lightning wants it
+        found["mps"] = 1
+    return found | {"cpu": 1}
+
+
+def device_of(accelerator: str) -> str:
+    """The kind of device that ``accelerator=`` means on this machine: tpu, cuda, mps or cpu.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = device_counts()
+    kinds = {"auto": tuple(found), "gpu": ("cuda", "mps")}.get(accelerator, (accelerator,))
+    for kind in kinds:
+        if kind in found:
+            return kind
+    listed = ", ".join(found)
+    raise ConfigError("accelerator", f"no {accelerator} on this machine, which has: {listed}", "accelerator=auto")
+
+
+# ---- cores
+
+
+def cores(root: Path = Path("/")) -> int:
+    """Processor cores that this process may use: those it may run on, and what its container allows of them.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, *(math.ceil(quota) for quota in _quotas(root)), allowed))
+
+
+def _quotas(root: Path) -> list[float]:
+    """Cores that control groups allow: this process's group and those above it, of both versions."""
+    base, found = root / "sys/fs/cgroup", []
+    groups = [line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines() if line.count(":") >= 2]
+    for _, controllers, path in groups or [["0", "", "/"]]:
+        in_v1 = "cpu" in controllers.split(",")
+        if controllers and not in_v1:
+            continue
+        own = Path(path.strip().lstrip("/"))
+        for folder in dict.fromkeys([own, *own.parents]):
+            if in_v1:
+                quota, period = (_text(base / "cpu" / folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+            else:
+                quota, _, period = _text(base / folder / "cpu.max").partition(" ")
+            if quota.strip().isdigit() and period.strip().isdigit() and int(period):
+                found.append(int(quota) / int(period))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def limit_threads() -> None:
+    """Lets torch compute with at most as many threads as there are `cores`, unless a variable says how many.
+
+    torch counts the machine's cores: in a container that may use few of them, too many threads wait for each other.
+    """
+    import torch
+
+    if not any(os.environ.get(name) for name in THREADS) and torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
+
+
+def threads_per_rank(ranks: int) -> int:
+    """Threads for each of several ranks on this machine's CPU."""
+    import torch
+
+    return max(1, min(torch.get_num_threads(), cores()) // ranks)
+
+
+# ---- matrix products
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether float32 products can be given to oneDNN by name."""
+    import torch
+
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def limit_kernel_caches() -> None:
+    """On a CPU: lets oneDNN keep kernels for fewer shapes, each with its own memory; to be called before the first.
+
+    It keeps 1,024 by itself. Batches of sentences have hundreds of shapes, and in bf16 memory doubled over 200 steps.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's own, and that of its wrapper
+        os.environ.setdefault(name, KEPT_KERNELS)
+
+
+@functools.cache
+def bf16_instructions() -> str:
+    """The processor's instructions that multiply bfloat16 and that oneDNN uses: amx, avx512, arm, or empty for none."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.cpu, "get_capabilities"):
+        return ""
+    has, limit = torch.cpu.get_capabilities(), next((os.environ[v] for v in ISA_LIMITS if os.environ.get(v)), "ALL")
+    limit = limit.upper()
+    up_to_avx512 = limit in ("ALL", "DEFAULT") or "BF16" in limit or "FP16" in limit or limit.startswith("AVX10")
+    if has.get("amx_bf16") and (limit in ("ALL", "DEFAULT") or "AMX" in limit) and torch.cpu._init_amx():
+        return "amx"
+    if has.get("avx512_bf16") and (up_to_avx512 or "AMX" in limit):
+        return "avx512"
+    return "arm" if has.get("bf16") and has.get("architecture", "").lower() in ("arm64", "aarch64") else ""
+
+
+def fast_bf16(device: str, *, measure: bool = True) -> bool:
+    """Whether matrix products in bfloat16 are worth it: the device has instructions for them, and gains by them.
+
+    The instructions of AMX, a GPU's capability and the lack of both are certain. Other CPUs that have instructions are
+    measured: AVX512-BF16 is faster than float32 on some, and half as fast on others.
+
+    Args:
+        device: cuda, cpu or another type of torch's devices.
+        measure: False where several processes must come to the same answer: then only what is certain counts.
+    """
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu" or not bf16_instructions():
+        return False
+    return bf16_instructions() == "amx" or (measure and bf16_gain("cpu") >= GAIN)
+
+
+@functools.cache
+def bf16_gain(device: str) -> float:
+    """How many times as fast as in float32 the three products of a linear layer are in bfloat16, measured in ms.
+
+    A CPU is measured by one thread and its processor time, so that other work on the machine changes little.
+    """
+    import torch
+
+    limit_kernel_caches()
+    threads = torch.get_num_threads()
+    clock = time.thread_time if device == "cpu" else time.perf_counter
+    best: dict[torch.dtype, float] = {}
+    pairs = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        pairs[dtype] = [torch.ones(rows, 256, device=device, dtype=dtype) for rows in (128, 256)]
+    try:
+        torch.set_num_threads(1)
+        for _ in range(6):  # in turn, and the least of each; the first makes the kernels
+            for dtype, (x, weight) in pairs.items():
+                began = clock()
+                y = x @ weight.T
+                (y @ weight)[0, 0].item()  # waits for a device
+                (y.T @ x)[0, 0].item()
+                best[dtype] = min(best.get(dtype, math.inf), clock() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return best[torch.float32] / best[torch.bfloat16]

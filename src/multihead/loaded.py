@@ -1,0 +1,152 @@
+"""A finished run, loaded: its verbs for use in Python."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multihead.config.effects import without_effect
+from multihead.config.training import Config
+from multihead.errors import ConfigError
+
+if TYPE_CHECKING:
+    from multihead.tasks.base import Model, Task
+
+log = logging.getLogger("multihead")
+
+VERBS = {
+    "translation": {"translate": 1, "score": 2},
+    "summarization": {"summarize": 1, "score": 2},
+    "lm": {"generate": 1, "score": 1},
+    "classification": {"classify": 1},
+}
+"""Task to the verbs of a `Run` that it answers, each with the number of lists of texts that it takes."""
+
+
+@dataclass
+class Run:
+    """A finished run, loaded: ``model`` is a plain ``nn.Module``; the verbs depend on the task.
+
+    Attributes:
+        path: The capsule.
+        config: Its configuration, with what was overridden.
+        task: The task's module.
+    """
+
+    path: Path
+    config: Config
+    task: Task
+
+    @property
+    def model(self) -> Model:
+        """Backbone and head."""
+        return self.task.model
+
+    def predict(self, texts: str | Sequence[str], part: str = "", **decoding: Any) -> list[list[dict[str, Any]]]:
+        """For each text its outputs, best first; ``decoding`` overrides fields of `DecodingConfig`.
+
+        A blank text (spaces, tabs, zero-width characters) has an empty translation or summary and no class; a language
+        model starts a document from an empty one. A text that is longer than the model reads is cut, and a warning
+        says how many were.
+
+        Args:
+            texts: Inputs; a single text is one input.
+            part: The task, where the run has several.
+            **decoding: As in ``num_beams=5``.
+
+        Raises:
+            ConfigError: An input is not a text, or there is no such task or option.
+        """
+        task, texts = self.task.member(part), _listed("predict", texts)
+        if cut := sum(task.too_long(texts)):
+            log.warning("%d of %d texts longer than the model reads, and cut", cut, len(texts))
+        changed = replace(self.config.decoding, **decoding)
+        if decoding:
+            say_without_effect(replace(self.config, decoding=changed))
+        return task.predict(texts, changed)
+
+    def translate(self, texts: str | Sequence[str], **decoding: Any) -> str | list[str]:
+        """The best translation of a text, or of each text of a list, in order.
+
+        ``run.translate("A man rides a bike.")`` is a text, ``run.translate(["A man rides a bike."], num_beams=5)`` a
+        list of one.
+        """
+        return self._best("translate", texts, decoding)
+
+    def summarize(self, texts: str | Sequence[str], **decoding: Any) -> str | list[str]:
+        """The best summary of a text, or of each text of a list, in order."""
+        return self._best("summarize", texts, decoding)
+
+    def generate(self, prompts: str | Sequence[str], **decoding: Any) -> str | list[str]:
+        """A continuation of a prompt, or of each: ``run.generate(["Once"], do_sample=True, top_p=0.9, seed=1)``."""
+        return self._best("generate", prompts, decoding)
+
+    def classify(self, texts: str | Sequence[str]) -> dict[str, Any] | list[dict[str, Any]]:
+        """The predicted class of a text, or of each text of a list, with its probability; both None for a blank one."""
+        found = self.predict(_listed("classify", texts), self._part("classify"))
+        best = [outputs[0] if outputs else {"label": None, "probability": None} for outputs in found]
+        return best[0] if isinstance(texts, str) else best
+
+    def score(self, *texts: str | Sequence[str]) -> float | list[float]:
+        """log p in nats of a text or of each text of a list.
+
+        ``score(sources, targets)`` is of targets given sources (translation, summarization), ``score(texts)`` of texts
+        alone (lm).
+
+        Raises:
+            ConfigError: The run's task scores otherwise, or sources and targets are not of one number.
+        """
+        listed = [_listed("score", each) for each in texts]
+        task = self.task.member(self._part("score", len(texts)))
+        if len({len(each) for each in listed}) > 1 or len({isinstance(each, str) for each in texts}) > 1:
+            what = f"{len(listed[0])} sources and {len(listed[1])} targets"
+            raise ConfigError("run.score", what, "give one target for each source, both as lists or both as texts")
+        found = task.score(*listed)
+        return found[0] if isinstance(texts[0], str) else found
+
+    def _best(self, verb: str, texts: str | Sequence[str], decoding: Mapping[str, Any]) -> str | list[str]:
+        found = self.predict(_listed(verb, texts), self._part(verb), **decoding)
+        best = [outputs[0]["text"] for outputs in found]
+        return best[0] if isinstance(texts, str) else best
+
+    def _part(self, verb: str, arguments: int = 1) -> str:
+        """The task that answers a verb, as `Task.member` takes it; a plugin's single task answers them all.
+
+        Raises:
+            ConfigError: No task of this run does.
+        """
+        tasks = list(self.task.members())
+        fits = [name for name, verbs in VERBS.items() if verbs.get(verb) == arguments]
+        found = [name for name in tasks if name in fits or (len(tasks) == 1 and name not in VERBS)]
+        if found:
+            return found[0]
+        calls = [
+            f"{v}({'texts' if n == 1 else 'sources, targets'})"
+            for name in tasks
+            for v, n in VERBS.get(name, {}).items()
+        ]
+        has = f"this run is task={self.task.settings.name}, which has {', '.join(['predict(texts)', *calls])}"
+        raise ConfigError(f"run.{verb}", has, f"run.{(calls or ['predict(texts)'])[0]}")
+
+
+def _listed(verb: str, texts: str | Sequence[str]) -> list[str]:
+    """Inputs of a verb as a list of texts.
+
+    Raises:
+        ConfigError: One is no text, such as the NaN of an empty cell.
+    """
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    for number, text in enumerate(listed):
+        if not isinstance(text, str):
+            what = f"input {number} is a {type(text).__name__} ({text!r:.40}), not a text"
+            raise ConfigError(f"run.{verb}", what, "give a text, or a list of texts")
+    return listed
+
+
+def say_without_effect(config: Config) -> None:
+    """A warning for each option of decoding that was set and changes nothing."""
+    for text in without_effect(config):
+        log.warning("%s", text)

@@ -1,0 +1,88 @@
+"""Small data sets in the formats and under the file names of ``conf/data``: a stand-in for the real ones in tests."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from multihead.config.compose import compose
+from multihead.config.data import DataConfig, GrammarConfig
+from multihead.data import grammar
+
+FAMILIES = (("english", "german"), ("opinion", "sentiment"), ("passage", "gist"))
+TEXTS = ("en", "source", "sentence", "message", "text", "question", "english", "description", "body")
+"""Columns that hold the longer or the source text."""
+
+
+def write(name: str, task: str, root: Path, rows: int = 240) -> None:
+    """Writes the files that ``data=NAME`` reads below ``root``, each with ``rows`` rows of the built-in grammar.
+
+    Args:
+        name: A file of conf/data.
+        task: A task that the data set serves; the configuration is that of ``task=TASK data=NAME``.
+        root: The folder that MULTIHEAD_DATA names.
+        rows: Rows of each file; a tenth of it where the file is for validation or test.
+    """
+    data = compose([f"task={task}", f"data={name}"]).config.data
+    rows += 2 * sum(int(size) for size in data.splits.values() if size >= 1)  # what is held out of train
+    for split, value in (("train", data.train), ("val", data.val), ("test", data.test)):
+        files = value if isinstance(value, list) else [value] if value else []
+        count = rows if split == "train" else max(rows // 5, 24)
+        table = list(itertools.islice(_rows(data, split, count), count))
+        for position, file in enumerate(files):
+            target = root / data.root / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if data.format == "parallel":
+                text = "".join(row[position] + "\n" for row in table)
+            else:
+                text = _table(data, table)
+            packed = gzip.compress(text.encode(), mtime=0) if file.endswith(".gz") else text.encode()
+            target.write_bytes(packed)
+
+
+def _rows(data: DataConfig, split: str, count: int) -> Iterator[list[str]]:
+    """Rows with a value for each column, in file order."""
+    sizes = GrammarConfig(train_size=count, val_size=count, test_size=count)
+    columns = data.columns or list(dict.fromkeys(data.roles.values())) or ["text"]
+    labels = list(data.labels) or ["ham", "spam"]
+    texts = grammar.columns(sizes, split, ["english", "german", "opinion", "sentiment"])
+    for i, english in enumerate(texts["english"]):
+        label = labels[i % len(labels)]
+        if data.label_pattern:
+            label += ":other"
+        values = {"german": texts["german"][i], "label": label, "opinion": f"{texts['opinion'][i]} {label.lower()}"}
+        yield [_value(column, data, values, english) for column in columns]
+
+
+def _value(column: str, data: DataConfig, values: dict[str, str], english: str) -> str:
+    roles = {role for role, name in data.roles.items() if name == column}
+    if any(role.endswith("label") for role in roles):
+        return values["label"]
+    if roles & {"target"} and "text" not in roles:
+        return values["german"]
+    if "label" in data.roles and "text" in roles:
+        return values["opinion"]
+    return english if roles else "1"
+
+
+def _table(data: DataConfig, table: list[list[str]]) -> str:
+    if data.format == "jsonl":
+        names = list(dict.fromkeys(data.roles.values()))
+        return "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in table)
+    if data.format == "text":
+        return "".join(row[0] + "\n" for row in table)
+    out = io.StringIO()
+    separator = data.separator or ("," if data.format == "csv" else "\t")
+    quoting = csv.QUOTE_ALL if data.format == "csv" and data.quoting else csv.QUOTE_NONE
+    writer = csv.writer(out, delimiter=separator, quoting=quoting, lineterminator="\n", quotechar='"', escapechar=None)
+    if data.last_takes_rest:
+        return "".join(separator.join(row) + "\n" for row in table)
+    if data.header:
+        writer.writerow(data.columns)
+    writer.writerows(table)
+    return out.getvalue()

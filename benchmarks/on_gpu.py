@@ -1,11 +1,11 @@
 """What a GPU is asked for, in one command: training at 124 M parameters, Multi30k, decoding beside Hugging Face.
 
-    python benchmarks/on_gpu.py folder=DIR [parts=rate,waits,precision,resume,lm,...] [minutes=8] [accelerator=gpu] [small=0]
+    python benchmarks/on_gpu.py folder=DIR [parts=rate,waits,...] [minutes=8] [accelerator=gpu] [small=0]
 
 - ``rate``: operations per second of large products in bfloat16, and of copies.
 - ``waits``: how often, and in which lines, training steps of each task wait for the GPU (`waits.py`); 0 is right.
 - ``precision``: bf16-mixed beside 32-true on the same steps: tokens per second, memory and test loss.
-- ``resume``: a run that is killed (SIGKILL) after its first checkpoint and resumed, beside one that is not: test losses.
+- ``resume``: a run that is killed after its first checkpoint and resumed, beside one that is not: test losses.
 - ``lm``: GPT-2's size (12 layers, width 768, context 1,024, 50,257 words; Radford et al. 2019) in bf16-mixed, by
   ``train.py`` on made-up words: tokens per second and the share of the device's peak that 6 N + 12 L D T operations a
   token are (PaLM, arXiv:2204.02311, appendix B; N without the positions, T the context), for some sizes of a part,
@@ -34,13 +34,8 @@ import torch
 from rounds import split_words
 
 ROOT = Path(__file__).parents[1]
-OWN = {
-    "folder": "",
-    "parts": "rate,waits,precision,resume,lm,translation,decoding",
-    "minutes": 8.0,
-    "accelerator": "gpu",
-    "small": 0,
-}
+ALL = "rate,waits,precision,resume,lm,translation,decoding"
+OWN = {"folder": "", "parts": ALL, "minutes": 8.0, "accelerator": "gpu", "small": 0}
 WIDTH, LAYERS, CONTEXT, WORDS = 768, 12, 1024, 50257
 SMALL = {WIDTH: 64, LAYERS: 2, CONTEXT: 64, WORDS: 500}
 PARTS_OF_A_STEP = (16, 32, 64)
@@ -228,15 +223,7 @@ def decoding(bench: Bench) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-PARTS = {
-    "rate": rate,
-    "waits": waits,
-    "precision": precision,
-    "resume": resume,
-    "lm": lm,
-    "translation": translation,
-    "decoding": decoding,
-}
+PARTS = dict(zip(ALL.split(","), (rate, waits, precision, resume, lm, translation, decoding), strict=True))
 
 
 def main() -> None:

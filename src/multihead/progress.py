@@ -35,7 +35,7 @@ log = logging.getLogger("multihead")
 
 LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
 """Loggers that share our console and file while a log is open."""
-SELDOM = ("exact_match", "truncated", "unknown_tokens", "rougeLsum")
+SELDOM = ("exact_match", "cut_outputs", "unknown_tokens", "rougeLsum")
 """Metrics that a line of validation leaves out unless they are monitored."""
 MANY_CLASSES = 8
 """Above it, a line of validation leaves the F1 of each class out."""

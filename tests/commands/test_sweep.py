@@ -156,7 +156,7 @@ def workers_of(pid):
 def test_cores_and_gpus_are_shared_among_workers(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(16))
+    monkeypatch.setattr("multihead.commands.sweep.cores", lambda: 16)
     first = compose(["task=lm", "devices=2"])
     shares = [command.share_of(index, 2, first) for index in range(2)]
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["4,5", "6,7"]

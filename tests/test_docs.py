@@ -88,8 +88,8 @@ def test_headings_that_are_linked_to_exist(document):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with the files that the documents speak of as the reader's."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "mine.yaml").write_text("d_model: 64\n")
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    (tmp_path / "my_conf" / "model" / "mine.yaml").write_text("d_model: 64\n")
     plugins = [block for _, block in fenced((ROOT / "docs" / "guide.md").read_text()) if "PLUGIN = " in block]
     (tmp_path / "squared_relu.py").write_text(plugins[0])
     (tmp_path / "docs").symlink_to(ROOT / "docs")
@@ -108,4 +108,4 @@ def test_training_commands_compose(document, folder):
         if any(word in ("-sc", "--help") or word.startswith("resume=") for word in words):
             continue
         run = compose_sweep if "-m" in words else compose
-        run([w for w in words if "=" in w], config_dir=str(folder) if "--config-dir" in words else None)
+        run([w for w in words if "=" in w])

@@ -35,6 +35,7 @@ PATHS = (
     *("run_dir", "resume", "init_from", "plugin", "config_dir"),
     *("data.root", "data.train", "data.val", "data.test"),
     *("run", "runs", "group", "a", "b", "dir", "file", "out"),  # of the commands
+    "hydra.sweep.dir",
 )
 """Keys whose text is a path, or a list of paths."""
 FILES = ("data.train", "data.val", "data.test")

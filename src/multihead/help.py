@@ -60,7 +60,7 @@ multihead: one Transformer backbone, many heads. Every command takes key=value w
 EXAMPLES = """\
 Examples:
   python train.py task=translation                                      # built-in data, no download; so all tasks
-  python train.py task=translation data=multi30k model=small precision=bf16-mixed devices=4
+  python train.py task=translation data=multi30k model=small precision=auto devices=4
   python train.py task=translation data=files data.train=my.tsv.gz      # your own two columns
   python train.py task=lm data=text data.train=book.txt                 # your own text, or a folder of it
   python train.py task=classification data=sst2 init_from=outputs/lm/sst2/...

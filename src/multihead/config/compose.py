@@ -253,9 +253,7 @@ def _run_layer(run_config: Mapping[str, Any], source: str) -> Layer:
     return file_layer(source, tree, CheckpointError)
 
 
-def _check_same_plugin(
-    run_config: Mapping[str, Any], plugin: Plugin | None, overrides: list[Word], run: str
-) -> None:
+def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, overrides: list[Word], run: str) -> None:
     """A run made with a plugin wants the same one again, by the command line; another content has to be accepted."""
     name, sha256 = run_config.get("plugin"), run_config.get("plugin_sha256")
     if not name or any(override.key == "plugin_sha256" for override in overrides):

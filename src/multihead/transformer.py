@@ -419,8 +419,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zeroes elements with probability p and scales the others by 1 / (1 - p), in training."""
-        few = self.p * 2**16 > 2**16 - 1  # kept are fewer than 16 bits can tell
-        if x.device.type != "cpu" or not self.training or not self.p or few or torch.compiler.is_compiling():
+        if x.device.type != "cpu" or not self.training or not 0 < self.p < 1 - 2**-16 or torch.compiler.is_compiling():
             return F.dropout(x, self.p, self.training)
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         keep = bits[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15

@@ -68,7 +68,8 @@ def test_what_is_in_it(capsule):
 def test_result(capsule):
     run, result = capsule
     assert json.loads((run / "result.json").read_text()) | {"run_dir": result["run_dir"]} == result
-    assert all(isinstance(value, int | float | str) for value in result.values())
+    assert all(isinstance(value, int | float | str) for name, value in result.items() if name != "notes")
+    assert all(isinstance(note, str) for note in result["notes"])
     assert {"test/bleu", "test/chrf", "test/loss", "test/perplexity", "test/token_accuracy", "val/bleu"} <= set(result)
     assert result["test/perplexity"] == pytest.approx(math.exp(result["test/loss"]))
     assert result["parameters"] == sum(tensor.numel() for tensor in weights(run).values())

@@ -280,7 +280,7 @@ def test_init_from_starts_from_the_weights_and_tokenizer_of_a_run(capsule, tmp_p
 
 
 def test_sampling_is_refused_where_outputs_are_searched_for(capsule):
-    with pytest.raises(ConfigError, match=r"decoding\.do_sample: must be false for task=translation: only task=lm draws"):
+    with pytest.raises(ConfigError, match=r"decoding\.do_sample: must be false for task=translation: only task=lm"):
         multihead.load(capsule[0]).translate(["A dog."], do_sample=True)
 
 

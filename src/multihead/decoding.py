@@ -84,8 +84,7 @@ def generate(
         max_new_tokens: Most tokens, end mark included, for all or for each input [B].
         forced: For each input the ids that its output starts with; they count in log_prob and length.
         forbidden: Other ids that are never emitted.
-        continues_text: Whether the prefix is text that the output goes on with, so that ``no_repeat_ngram_size``
-            counts its n-grams too, as Hugging Face does for decoder-only models. Otherwise the output counts alone.
+        continues_text: Whether the prefix counts for ``no_repeat_ngram_size``, as it does for a text that goes on.
 
     Returns:
         For each input its hypotheses, best first: ``config.num_return_sequences``, fewer only where fewer exist.
@@ -93,8 +92,7 @@ def generate(
     device, count = prefix.device, len(prefix)
     limits = torch.as_tensor(max_new_tokens, device=device).expand(count)
     finished = [Finished(config) for _ in range(count)]
-    before = prefix if continues_text else None
-    rules = Rules(config, eos_id, [pad_id, *forbidden], forced or [()] * count, before)
+    rules = Rules(config, eos_id, [pad_id, *forbidden], forced or [()] * count, prefix if continues_text else None)
     chosen = (limits > 0).nonzero()[:, 0]
     if len(chosen):
         inputs = (None if x is None else x[chosen] for x in (prefix, prefix_mask, source, source_mask))

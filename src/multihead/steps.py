@@ -39,7 +39,7 @@ from multihead.checkpoint import (
 )
 from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
-from multihead.selection import is_better, loss_beside, never_moved
+from multihead.selection import judge, say_unmoved
 from multihead.sharding import scattered_state, whole
 from multihead.signals import Signals
 from multihead.tasks.base import Task, TaskCallback
@@ -439,30 +439,15 @@ class Steps(TaskCallback):
         self.pending_validation = False
         set_random_state(before)
         metrics = {name: number for name, number in module.recorded.items() if name.startswith("val/")}
-        value, better = self._judge(metrics)
+        value, better = judge(self.monitor, self.mode, metrics, self.best)
         self.monitored.append([trainer.global_step, value])
-        self._say_unmoved()
+        say_unmoved(self.monitor, [value for _, value in self.monitored])
         self.bad_validations = 0 if better else self.bad_validations + 1
         self.events("validated", step=trainer.global_step, **{self.monitor: value}, best=better)
         if better:
             self.best = {"step": trainer.global_step, "monitor": self.monitor, "value": value, "metrics": metrics}
         self.validated = trainer.global_step
         return better
-
-    def _judge(self, metrics: Mapping[str, float]) -> tuple[float, bool]:
-        """The monitored metric among those of a validation, nan where it is not defined, and whether it is the best."""
-        value, loss = float(metrics.get(self.monitor, math.nan)), loss_beside(self.monitor, metrics)
-        if not self.best:
-            return value, True
-        best_loss = loss_beside(self.monitor, self.best["metrics"])
-        return value, is_better(value, loss, float(self.best["value"]), best_loss, self.mode)
-
-    def _say_unmoved(self) -> None:
-        """A warning at the third validation where the monitored metric has not moved since the first."""
-        values = [value for _, value in self.monitored]
-        if len(values) == 3 and never_moved(values):
-            was = "is not defined" if math.isnan(values[0]) else f"is {values[0]:g}"
-            log.warning("%s %s at each of 3 validations: the loss decides which checkpoint is best", self.monitor, was)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Task, *args: Any) -> None:
         if trainer.state.fn == "fit" and self._signal(trainer):

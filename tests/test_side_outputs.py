@@ -30,6 +30,7 @@ BROKEN = {
     "multihead.tracking.WandbMetrics.log_capsule": "the upload of the result",
     "multihead.tracking.WandbMetrics.finish": "closing the logger wandb",
     "multihead.classification_metrics.Confusion.draw": "the picture of the confusion matrix",
+    "multihead.suspicions.of_training": "the notes on the result",
     "multihead.attention_maps.draw": "the pictures of attention",
     "multihead.progress.plain_table": "the table confusion_test",
     "multihead.commands.train._shown": "the samples on the screen",

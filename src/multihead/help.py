@@ -35,7 +35,14 @@ MOST_USED = (
     "init_tokenizer",
     "logger",
     "plugin",
+    "config_dir",
 )
+TYPING = """\
+How words are read:
+  key=TEXT            a text key takes the text as it is typed (run_dir=2024_11_26); 'key="a, b"' where it has a comma
+  run_dir=~/x         paths expand ~ and $NAME; 'key="..."' too, "key='...'" takes them as they are
+  key=[a,b]           a list;   'key={a: x, b: y}' a mapping, or key.a=x;   debug=null chooses none
+"""
 OVERVIEW = """\
 multihead: one Transformer backbone, many heads. Every command takes key=value words.
 
@@ -65,7 +72,7 @@ Examples:
 FLAGS = """\
 Flags are Hydra's own:
   -m                  a multirun: key=a,b,c tries each value      --cfg job           shows the composed configuration
-  --config-dir DIR    also looks for groups' YAML files in DIR    -sc install=bash    prints shell completion to eval
+  --config-dir DIR    the same as the word config_dir=DIR          -sc install=bash    prints shell completion to eval
 """
 VERB_TEXTS = {
     "evaluate": """\
@@ -227,7 +234,7 @@ def verb_help(verb: str) -> str:
     if verb != "train":
         return VERB_TEXTS[verb]
     head = "multihead train task=TASK [group=choice ...] [key=value ...]     (python train.py is the same)\n"
-    return "\n".join([head, _groups(), _keys(MOST_USED), FLAGS, EXAMPLES, _closing()])
+    return "\n".join([head, _groups(), _keys(MOST_USED), TYPING, FLAGS, EXAMPLES, _closing()])
 
 
 def _groups() -> str:

@@ -94,6 +94,7 @@ class Steps(TaskCallback):
         self.epoch, self.step_in_epoch = 0, 0
         self.received = 0  # by this process; what all ranks agree on is `signum`
         self.signum = 0
+        self.hosts: torch.distributed.ProcessGroup | None = None  # all ranks, by way of their hosts
         self.taken: list[signal.Signals] = []
         self.pending_validation = False
         self.bad_validations = 0
@@ -394,10 +395,7 @@ class Steps(TaskCallback):
             return False
         days, hours, minutes, seconds = map(int, self.config.max_time.split(":"))
         over = self.seconds >= ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-        if trainer.world_size > 1:
-            flag = torch.tensor([float(over)], device=trainer.strategy.root_device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            over = bool(flag.item())
+        over = bool(self._largest(trainer, int(over)))
         if over and not trainer.should_stop:
             trainer.should_stop = True
             self.events("out_of_time", step=trainer.global_step)
@@ -511,13 +509,18 @@ class Steps(TaskCallback):
 
     def _signal(self, trainer: L.Trainer) -> bool:
         """Whether any rank was told to stop; all ranks get the same answer."""
-        if trainer.world_size == 1:
-            self.signum = self.received
-            return bool(self.signum)
-        flag = torch.tensor([self.received], device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        self.signum = int(flag.item())
+        self.signum = self._largest(trainer, self.received)
         return bool(self.signum)
+
+    def _largest(self, trainer: L.Trainer, value: int) -> int:
+        """The largest value of all ranks, from host to host: one on a device would be waited for at every step."""
+        if trainer.world_size == 1:
+            return value
+        if self.hosts is None:
+            self.hosts = torch.distributed.new_group(backend="gloo")
+        largest = torch.tensor([value])
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX, group=self.hosts)
+        return int(largest)
 
     def _leave(self, trainer: L.Trainer, step: int) -> None:
         name = signal.Signals(self.signum).name
@@ -537,7 +540,8 @@ class Steps(TaskCallback):
             set_random_state(self.boundary.random)
             self.sum = self.boundary.sum
             self._save(trainer)
-            log.warning("saved step %d before leaving; go on with resume=%s", trainer.global_step, self.run_dir)
+            again = typed_as("resume", str(self.run_dir))
+            log.warning("saved step %d before leaving; go on with %s", trainer.global_step, again)
 
     # ---- saving
 

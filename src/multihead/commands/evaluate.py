@@ -89,7 +89,9 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         _decide(request, task, composition, path)
     give_texts(task, prepared)
     result = _measure(config, task, prepared)
-    result["notes"] = notes_on(task, result, split)
+    result["notes"] = []
+    with side_output("the notes on the result"):
+        result["notes"] = notes_on(task, result, split)
     name = result_name(config, split, words)
     write_result(path, {**result, "overrides": " ".join(words)}, name)
     with side_output("the task's report"):
@@ -181,6 +183,8 @@ def _decide(request: Request, task: Task, composition: Composition, path: Path) 
     classifier.calibration.save(path / "model" / FILE)
     said = ", ".join(f"{name} {value}" for name, value in classifier.calibration.described().items())
     log.info("decided on val (%d examples): %s; kept in %s", len(labels), said or "nothing", path / "model" / FILE)
+    for name, threshold in classifier.calibration.thresholds.items():
+        log.info("%s on the %d examples of val: %s", name, len(labels), threshold.said())
 
 
 def result_name(config: Config, split: str, words: Sequence[str]) -> str:

@@ -485,7 +485,9 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     }
     if not trainer.is_global_zero:
         return result, {}
-    result["notes"] = of_training(_choice(config, steps, trainer.global_step)) + notes_on(task, result)
+    result["notes"] = []
+    with side_output("the notes on the result"):
+        result["notes"] = of_training(_choice(config, steps, trainer.global_step)) + notes_on(task, result)
     tables: dict[str, Any] = {}
     with side_output("the task's report on the test split"):
         tables = task.report(run_dir, "test")

@@ -16,7 +16,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from multihead.averaging import Averaging
 from multihead.checkpoint import (
+    Boundary,
     FolderCheckpointIO,
     Start,
     checkpoints,
@@ -53,14 +53,6 @@ MOST_IN_A_ROW = 20
 """Steps without a finite gradient, one after another, that end a run whatever trainer.on_nan says."""
 MOST_REWINDS = 3
 """To the same checkpoint."""
-
-
-@dataclass
-class Boundary:
-    """What an exception in the midst of a step goes back to: the random streams and the loss so far at its start."""
-
-    random: Mapping[str, Any] = field(default_factory=dict)
-    sum: Tensor | None = None
 
 
 class Steps(TaskCallback):

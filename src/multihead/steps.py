@@ -14,7 +14,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from multihead.averaging import Averaging
 from multihead.checkpoint import (
+    Boundary,
     FolderCheckpointIO,
     Start,
     checkpoints,
@@ -51,14 +51,6 @@ MOST_IN_A_ROW = 20
 """Steps without a finite gradient, one after another, that end a run whatever trainer.on_nan says."""
 MOST_REWINDS = 3
 """To the same checkpoint."""
-
-
-@dataclass
-class Boundary:
-    """What an exception in the midst of a step goes back to: the random streams and the loss so far at its start."""
-
-    random: Mapping[str, Any] = field(default_factory=dict)
-    sum: Tensor | None = None
 
 
 class Steps(TaskCallback):

@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 import types
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,22 +92,57 @@ def run_tests(tests: Sequence[str], package: Path) -> dict[str, Any]:
 class Lines:
     """A pytest plugin that finds which lines of the package each test of a file runs, and how long it takes.
 
-    What a fixture of a module runs counts for every test that asks for it.
+    What a shared fixture runs (of a module, or a run of tests/shared_runs.py) counts for every test that asks for it.
     """
 
     coverage: Any
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     fixtures: dict[str, float] = field(default_factory=dict)
+    """Name of a shared fixture to the seconds that it took."""
+    uses: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Name of a test or a fixture to the fixtures that it asks for."""
     running: list[str] = field(default_factory=list)
     inside: float = 0.0
     """Seconds that shared fixtures took within the test that is running."""
+
+    @contextlib.contextmanager
+    def shared(self, name: str) -> Iterator[None]:
+        """Around the set-up of a shared fixture."""
+        before, began = self.inside, time.perf_counter()
+        self.running.append(name)
+        self.coverage.switch_context(name)
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - began
+            self.fixtures[name] = took - (self.inside - before)
+            self.inside = before + took
+            self.running.pop()
+            self.coverage.switch_context(self.running[-1])
+
+    def pytest_collection_finish(self) -> None:
+        """Looks at whoever asks for a shared run."""
+        if (module := sys.modules.get("shared_runs")) is None:
+            return
+        plugin, finished, train = self, module.Runs.finished, module.Runs._train
+
+        def watched(runs: Any, *words: str) -> Path:
+            plugin.uses[plugin.running[-1]].add(f"run {words}")
+            return finished(runs, *words)
+
+        def trained(runs: Any, run: Path, words: tuple[str, ...]) -> None:
+            with plugin.shared(f"run {words}"):
+                train(runs, run, words)
+
+        module.Runs.finished, module.Runs._train = watched, trained
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Around everything of one test."""
         self.running, self.inside = [item.nodeid], 0.0
+        self.uses[item.nodeid] |= {f"fixture {name}" for name in getattr(item, "fixturenames", ())}
         self.coverage.switch_context(item.nodeid)
-        self.tests[item.nodeid] = {"passed": True, "seconds": 0.0, "fixtures": list(getattr(item, "fixturenames", ()))}
+        self.tests[item.nodeid] = {"passed": True, "seconds": 0.0}
         result = yield
         self.tests[item.nodeid]["seconds"] = max(0.0, self.tests[item.nodeid]["seconds"] - self.inside)
         return result
@@ -116,17 +152,8 @@ class Lines:
         """Around the set-up of a fixture."""
         if fixturedef.scope == "function":
             return (yield)
-        before, began = self.inside, time.perf_counter()
-        self.running.append(f"fixture {fixturedef.argname}")
-        self.coverage.switch_context(self.running[-1])
-        try:
+        with self.shared(f"fixture {fixturedef.argname}"):
             return (yield)
-        finally:
-            took = time.perf_counter() - began
-            self.fixtures[fixturedef.argname] = took - (self.inside - before)
-            self.inside = before + took
-            self.running.pop()
-            self.coverage.switch_context(self.running[-1])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Called after set-up, call and tear-down of each test."""
@@ -134,9 +161,20 @@ class Lines:
         test["seconds"] += report.duration
         test["passed"] &= report.passed
 
+    def found(self) -> dict[str, Any]:
+        """Tests with the shared fixtures that they need, directly or not, and what these cost."""
+        for test, about in self.tests.items():
+            needed, waiting = set(), [test]
+            while waiting:
+                new = (self.uses[waiting.pop()] & self.fixtures.keys()) - needed
+                needed |= new
+                waiting += new
+            about["fixtures"] = sorted(needed)
+        return {"tests": self.tests, "fixtures": self.fixtures}
+
 
 def map_tests(file: str, package: Path) -> dict[str, Any]:
-    """What `Lines` finds of one test file: {"tests": ..., "fixtures": ..., "lines": {module: {line: contexts}}}."""
+    """What `Lines` finds of one test file: {"tests": ..., "fixtures": ..., "lines": {module: {line: names}}}."""
     import coverage
 
     measured = coverage.Coverage(data_file=None, include=[f"{package}/*"], config_file=False)
@@ -148,7 +186,7 @@ def map_tests(file: str, package: Path) -> dict[str, Any]:
     for path in data.measured_files():
         contexts = {str(line): [c for c in names if c] for line, names in data.contexts_by_lineno(path).items()}
         lines[str(Path(path).relative_to(package))] = {line: names for line, names in contexts.items() if names}
-    return {"tests": plugin.tests, "fixtures": plugin.fixtures, "lines": lines}
+    return {**plugin.found(), "lines": lines}
 
 
 # ---- the parent
@@ -190,19 +228,23 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
     def finished(self) -> dict[str, Any] | None:
-        """Nothing while it runs; then its result, ``{"died": ...}`` or ``{"timed_out": True}``, with ``seconds``."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        """Nothing while it runs; then its result, ``{"died": ...}`` or ``{"timed_out": True}``.
+
+        ``seconds`` and ``processor_seconds`` say how long it took.
+        """
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         if not pid and time.monotonic() < self.deadline:
             return None
         self.kill()
         if not pid:
-            os.waitpid(self.pid, 0)
+            usage = os.wait4(self.pid, 0)[2]
             result = {"timed_out": True}
         elif (self.scratch / "result.json").is_file():
             result = json.loads((self.scratch / "result.json").read_text())
         else:
             result = {"died": os.waitstatus_to_exitcode(status)}
-        return result | {"seconds": round(time.monotonic() - self.began, 2)}
+        seconds, worked = time.monotonic() - self.began, usage.ru_utime + usage.ru_stime
+        return result | {"seconds": round(seconds, 2), "processor_seconds": round(worked, 2)}
 
     def wait(self) -> dict[str, Any]:
         """The result."""
@@ -227,6 +269,8 @@ def _enter(tree: Path, scratch: Path) -> None:
     os.chdir(tree)
     here = str(Path(__file__).parent)
     sys.path[:] = [str(tree / "src"), *(path for path in sys.path if path != here)]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("multihead", "shared_runs")]:
+        del sys.modules[name]  # here only where a test of this module has it already
     sys.modules["__main__"] = types.ModuleType("__main__")  # what processes that tests spawn import first
     sys.argv = ["pytest"]
     (scratch / "temporary").mkdir()

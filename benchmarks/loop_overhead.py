@@ -27,6 +27,7 @@ from torch import nn
 from multihead.commands.train import build_trainer, join
 from multihead.config.compose import Composition, compose
 from multihead.config.data import SPLITS
+from multihead.precision import settle
 from multihead.prepare import prepare
 from multihead.progress import open_log
 from multihead.steps import Steps
@@ -104,7 +105,9 @@ def composed(settings: dict[str, Any], words: list[str], batch_tokens: int) -> C
     tokens = [f"data.batch_tokens={batch_tokens}"] if batch_tokens else []
     own = [f"trainer.max_steps={steps}", f"trainer.checkpoint_every_n_steps={settings['save_every']}"]
     own += [f"trainer.val_every_n_steps={NEVER}", "logger=none", "accelerator=cpu"]
-    return compose(["task=translation", *default, *own, *tokens, *words])
+    composition = compose(["task=translation", *default, *own, *tokens, *words])
+    settle(composition)
+    return composition
 
 
 def calibrated(settings: dict[str, Any], words: list[str]) -> int:

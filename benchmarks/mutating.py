@@ -39,7 +39,9 @@ DROPPED = {"clamp", "clamp_", "clip", "abs", "float", "double", "detach", "flip"
 SAID = {"log", "logging", "warnings", "isinstance", "hasattr", "getattr", "super", "print", "require"}
 """Calls whose arguments are messages or names, or that check types."""
 HARMLESS = {"strict", "ensure_ascii", "encoding", "indent", "exist_ok", "missing_ok", "ignore_errors", "device"}
-"""Keywords that are not left out: without them nothing that a test on this machine can see changes."""
+"""Keywords that are left alone: without them nothing that a test on this machine can see changes."""
+SYMMETRIC = {"max", "min", "maximum", "minimum", "equal"}
+"""Functions whose arguments are not swapped."""
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,8 @@ class _Finder(ast.NodeVisitor):
                     self.add("mask", node, self.text(side))
         self._masks(node)
         self._arguments(node)
-        self.generic_visit(node)
+        for part in (node.func, *node.args, *(k.value for k in node.keywords if k.arg not in HARMLESS)):
+            self.visit(part)
 
     def _masks(self, node: ast.Call) -> None:
         for value in (*node.args, *(keyword.value for keyword in node.keywords)):
@@ -254,7 +257,12 @@ class _Finder(ast.NodeVisitor):
                 self.add("mask", value, "None")
 
     def _arguments(self, node: ast.Call) -> None:
-        if len(node.args) >= 2 and not any(isinstance(value, ast.Starred) for value in node.args[:2]):
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if (
+            len(node.args) >= 2
+            and name not in SYMMETRIC
+            and not any(isinstance(value, ast.Starred) for value in node.args[:2])
+        ):
             first, second = node.args[:2]
             one_line = first.lineno == second.end_lineno
             if one_line and self.text(first) != self.text(second):

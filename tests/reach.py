@@ -36,8 +36,7 @@ def _search(thing, seen: set[int]) -> bool:
         return False
     seen.add(id(thing))
     if isinstance(thing, type):
-        own = thing.__module__ and any(getattr(f, "__code__", None) for f in vars(thing).values())
-        return bool(own) and any(_search(part, seen) for part in vars(thing).values())
+        return any(_search(getattr(part, "fget", part), seen) for part in vars(thing).values())
     thing = getattr(thing, "__wrapped__", thing)
     code = getattr(thing, "__code__", None)
     if code is None or not code.co_filename.startswith(TESTS):
@@ -46,6 +45,9 @@ def _search(thing, seen: set[int]) -> bool:
     if names & PROCESSES or {"multihead", "train"} <= names:
         return True
     found = [thing.__globals__.get(name) for name in names]
+    for module in [part for part in found if isinstance(part, types.ModuleType)]:
+        if str(getattr(module, "__file__", "")).startswith(TESTS):
+            found += [vars(module).get(name) for name in names]
     return any(_search(part, seen) for part in found if isinstance(part, types.FunctionType | type | functools.partial))
 
 

@@ -198,6 +198,25 @@ def test_several_classes_keep_a_threshold_each():
     assert {"threshold/joy", "threshold/anger"} <= set(two.described())
 
 
+def test_a_threshold_says_what_it_gave_and_on_how_many_rows(tmp_path):
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1]).double()
+    logits = torch.stack([torch.zeros(5).double(), (scores / (1 - scores)).log()], 1)
+    labels = torch.tensor([1, 1, 0, 0, 1])
+    made = Request(threshold="precision:0.7", label="spam").fulfil(Calibration(), logits, labels, ["ham", "spam"])
+    threshold = made.thresholds["spam"]
+    assert (threshold.precision, threshold.recall, threshold.decided, threshold.positives) == (1, 2 / 3, 2, 3)
+    assert threshold.said() == "threshold 0.75 (precision:0.7): precision 1 (2 of 2), recall 0.6667 (2 of 3)"
+    assert made.described()["threshold_val_precision"] == 1 and made.described()["threshold_val_recall"] == 2 / 3
+    made.save(tmp_path / "calibration.json")
+    assert Calibration.load(tmp_path / "calibration.json") == made
+    never = Request(threshold="cost:9", label="spam").fulfil(Calibration(), logits, 1 - labels, ["ham", "spam"])
+    assert never.thresholds["spam"].said().endswith("precision none decided for, recall 0 (0 of 2)")
+    assert "threshold_val_precision" not in never.described()
+    older = '{"temperature": 1.0, "thresholds": {"spam": {"value": 0.4, "criterion": "cost:1"}}}'
+    (tmp_path / "calibration.json").write_text(older)
+    assert Calibration.load(tmp_path / "calibration.json").thresholds["spam"] == Threshold(0.4, "cost:1")
+
+
 # The file
 
 

@@ -12,12 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_model
 from trial import train, weights
 
 import multihead
 from multihead.cli import main
+from multihead.commands.evaluate import evaluate
 from multihead.errors import CheckpointError, ConfigError
+from multihead.run import load_weights, save_weights
 
 LEARNT = [
     "trainer.max_steps=150",
@@ -93,6 +95,19 @@ def test_evaluate_gives_the_same_numbers_and_never_writes_over_the_result(capsul
     (beams,) = [json.loads(path.read_text()) for path in run.glob("evaluate_val_*.json")]
     assert beams["val/loss"] == pytest.approx(result["val/loss"], rel=1e-6)
     assert (run / "result.json").read_bytes() == before
+
+
+def test_evaluate_warns_of_rows_that_are_not_the_runs(capsule, tmp_path, caplog):
+    run = shutil.copytree(capsule[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    known = json.loads((run / "environment.json").read_text())
+    known["data"]["data_val"] = "0" * 64
+    (run / "environment.json").write_text(json.dumps(known))
+    what = "val: not the rows that the run had"
+    evaluate(str(run), ["data.split=val", "trainer.limit_val_examples=1"])
+    assert what in caplog.text
+    caplog.clear()
+    evaluate(str(run), ["data.split=val", "data.grammar.val_size=3"])  # asked for
+    assert what not in caplog.text
 
 
 def test_evaluate_on_a_file_of_ones_own(capsule, tmp_path, capsys):
@@ -266,3 +281,19 @@ def test_init_from_starts_from_the_weights_and_tokenizer_of_a_run(capsule, tmp_p
 def test_sampling_is_refused_where_outputs_are_searched_for(capsule):
     with pytest.raises(ConfigError, match=r"decoding\.do_sample: draws continuations of a language model"):
         multihead.load(capsule[0]).translate(["A dog."], do_sample=True)
+
+
+def test_equal_weights_give_equal_bytes(tmp_path):
+    """The order in which safetensors writes the names of tied tensors changes from file to file."""
+    shared = torch.nn.Linear(2, 2)
+    model = torch.nn.ModuleDict({f"layer{number}": shared for number in range(8)})
+    files = [tmp_path / f"{number}.safetensors" for number in range(10)]
+    for file in files:
+        save_weights(model, file)
+    assert len({file.read_bytes() for file in files}) == 1
+    fresh = torch.nn.ModuleDict({f"layer{number}": layer for number, layer in enumerate([torch.nn.Linear(2, 2)] * 8)})
+    load_weights(SimpleNamespace(model=fresh), files[0])
+    assert torch.equal(fresh["layer7"].weight, shared.weight)
+    for file in files:
+        save_model(model, str(file))
+    assert len({file.read_bytes() for file in files}) > 1, "safetensors sorts by itself now: save_weights can go"

@@ -4,13 +4,15 @@ import csv
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from trial import FORKS
 
-from multihead.classification_metrics import Confusion, Outputs, class_metrics, label_set_metrics
+from multihead.classification_metrics import Confusion, Outputs, _plain, class_metrics, label_set_metrics
+from multihead.examples import statistics_of
 
 NAMES = ["ham", "spam", "scam"]
 
@@ -65,6 +67,94 @@ def test_of_several_classes_they_are_scikit_learns():
         **{f"f1/{name}": value for name, value in zip(NAMES, f1, strict=True)},
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def _decisions(kind, count, rng, n=80):
+    """Labels and predictions of degenerate and of plain kinds, with ``count`` classes."""
+    labels, predicted = rng.integers(0, count, n), rng.integers(0, count, n)
+    if kind == "one predicted":
+        predicted[:] = count - 1
+    elif kind == "one present":
+        labels[:] = 0
+    elif kind == "one of each, the same":
+        labels[:] = predicted[:] = 1
+    elif kind == "one of each, others":
+        labels[:], predicted[:] = 0, 1
+    elif kind == "a class that neither occurs nor is predicted":
+        labels[labels == 0], predicted[predicted == 0] = 1, 1
+    elif kind == "all wrong":
+        predicted = (labels + rng.integers(1, count, n)) % count
+    elif kind == "all right":
+        predicted = labels.copy()
+    elif kind == "collapsed on 90:10":
+        labels, predicted = (np.arange(n) % 10 == 0).astype(int), np.zeros(n, dtype=int)
+    elif kind == "one example":
+        labels, predicted = labels[:1], predicted[:1]
+    return labels, predicted
+
+
+KINDS = ("plain", "one predicted", "one present", "one of each, the same", "one of each, others", "all wrong",
+         "a class that neither occurs nor is predicted", "all right", "collapsed on 90:10", "one example")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [2, 3, 77])
+def test_on_degenerate_decisions_they_are_scikit_learns_and_compares(kind, count):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(count)
+    names = [f"c{i}" for i in range(count)]
+    y, p = _decisions(kind, count, rng)
+    probabilities = torch.softmax(torch.eye(count, dtype=torch.float64)[torch.tensor(p)] * 3, 1)
+    metrics = class_metrics(probabilities, torch.tensor(p), torch.tensor(y), names)
+    each = sklearn.f1_score(y, p, average=None, labels=range(count), zero_division=0)
+    occurring = sorted({*y.tolist(), *p.tolist()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn, of a single label
+        expected = {
+            "accuracy": sklearn.accuracy_score(y, p),
+            "macro_f1": sklearn.f1_score(y, p, average="macro", labels=occurring, zero_division=0),
+            "mcc": sklearn.matthews_corrcoef(y, p),
+            **{f"f1/{name}": value for name, value in zip(names, each, strict=True)},
+        }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    if kind in ("one predicted", "one present", "collapsed on 90:10"):
+        assert metrics["mcc"] == 0
+    samples = [{"label": names[a], "predicted": names[b]} for a, b in zip(y.tolist(), p.tolist(), strict=True)]
+    for name in ("accuracy", "macro_f1", "mcc"):
+        found = statistics_of(name, [samples])
+        assert float(found.score(found.runs[0].sum(0))) == pytest.approx(expected[name], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "none predicted", "none present", "neither", "all", "all wrong", "all right"]
+)
+@pytest.mark.parametrize("count", [2, 3, 77])
+def test_on_degenerate_sets_they_are_scikit_learns_and_compares(kind, count):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(count)
+    names = [f"c{i}" for i in range(count)]
+    y, p = (rng.random((60, count)) < 0.3).astype(int), (rng.random((60, count)) < 0.3).astype(int)
+    if kind in ("none predicted", "neither"):
+        p[:] = 0
+    if kind in ("none present", "neither"):
+        y[:] = 0
+    p = {"all": np.ones_like(p), "all wrong": 1 - y, "all right": y}.get(kind, p)
+    metrics = label_set_metrics(torch.tensor(p).double(), torch.tensor(p), torch.tensor(y), names)
+    each = sklearn.f1_score(y, p, average=None, zero_division=0)
+    expected = {
+        "accuracy": sklearn.accuracy_score(y, p),
+        "macro_f1": each.mean(),
+        "mcc": 0.0 if kind == "neither" else sklearn.matthews_corrcoef(y.flatten(), p.flatten()),
+        **{f"f1/{name}": value for name, value in zip(names, each, strict=True)},
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    named = [[[name for name, has in zip(names, row, strict=True) if has] for row in x] for x in (y, p)]
+    samples = [
+        {"label": a, "predicted": b, "probabilities": dict.fromkeys(names, 0.5)} for a, b in zip(*named, strict=True)
+    ]
+    for name in ("accuracy", "macro_f1", "mcc"):
+        found = statistics_of(name, [samples])
+        assert float(found.score(found.runs[0].sum(0))) == pytest.approx(expected[name], abs=1e-9)
 
 
 def test_by_hand():
@@ -162,8 +252,31 @@ def test_confusion_by_hand_as_csv_json_and_picture(tmp_path):
         read = list(csv.reader(file))
     assert read[0] == ["class \\ predicted", "ham, cured", "spam", "$cam_$"]
     assert read[1] == ["ham, cured", "1", "1", "0"]
+    assert b"\r" not in files[0].read_bytes()
     assert json.loads(files[1].read_text())["counts"] == confusion.counts
     assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_says_what_it_shows(tmp_path, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda figure, path, **options: drawn.append(figure.axes[0]))
+    Confusion(["a", "b"], [[3000, 1000], [0, 0]]).draw(tmp_path / "c.png")
+    Confusion(["a", "b"], [[1, 0, 1, 1], [1, 1, 0, 1]], multi_label=True).draw(tmp_path / "c.png")
+    one, several = drawn
+    assert (one.get_xlabel(), one.get_ylabel()) == ("predicted", "class")
+    assert (several.get_xlabel(), several.get_ylabel()) == ("", "class")
+    assert [tick.get_text() for tick in one.get_xticklabels()] == ["a", "b"]
+    assert several.get_xticklabels()[0].get_text() == "true positives"
+    cells = {text.get_position(): (text.get_text(), text.get_color()) for text in one.texts}  # (column, row)
+    assert cells[0, 0] == ("3,000", "white") and cells[1, 0] == ("1,000", "black")
+    assert one.images[0].get_array().tolist() == [[0.75, 0.25], [0.0, 0.0]]
+
+
+def test_names_in_a_picture_are_cut_at_24_characters():
+    assert _plain("x" * 24) == "x" * 24
+    assert _plain("x" * 25) == "x" * 23 + "…"
+    assert _plain("$a$") == r"\$a\$"
 
 
 def test_confusion_of_several_classes_counts_each_class_by_itself(tmp_path):

@@ -1,6 +1,7 @@
 """The door: statuses, one line for each error, nothing left behind, nothing heavy imported."""
 
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -139,6 +140,89 @@ def test_a_signal_stops_the_multirun(door):
     assert status == 143 and [c.config.seed for c in door.seen] == [1, 15]
 
 
+FORMS = [
+    ("task=translation debug=null experiment=null hardware=null", {}),
+    ("task=translation ~debug ~experiment ~hardware", {}),
+    ("task=translation debug=smoke debug=null", {"logger": "auto"}),
+    ("experiment=multi30k_en_de hardware=gpu hardware=null", {"accelerator": "auto"}),
+    ("task=translation +optim.lr=1e-2 ++seed=7", {"optim.lr": 1e-2, "seed": 7}),
+    ("task=translation data.labels={0:neg,1:pos}", {"data.labels": {"0": "neg", "1": "pos"}}),
+    ("task=translation +data.roles.source=x", {"data.roles": {"source": "x"}}),
+    ("task=translation run_dir=2024_11_26 data.root=1e5", {"run_dir": "2024_11_26", "data.root": "1e5"}),
+    ("task=translation model=tiny model=small", {"model.d_model": 256}),
+    ("task=translation devices='0,1' compile=on", {"devices": "0,1", "compile": True}),
+    ("task=translation hydra/launcher=basic hydra/sweeper=basic", {}),
+    ("-m task=translation model=glob(t*)", {"model.d_model": [128, 128]}),
+    ("-m task=translation model=glob([s*,t*],exclude=*glu)", {"model.d_model": [256, 128]}),
+    ("-m task=translation seed=range(3,5)", {"seed": [3, 4]}),
+    ("-m task=translation seed=choice(3,4)", {"seed": [3, 4]}),
+    ("-m task=translation seed=sort(4,3)", {"seed": [3, 4]}),
+    ("-m task=translation seed=tag(a,choice(4,3))", {"seed": [4, 3]}),
+    ("-m task=translation optim.betas=[0.8,0.9],[0.9,0.98]", {"optim.betas": [[0.8, 0.9], [0.9, 0.98]]}),
+    ("-m task=translation data.root=1e5,1.10,null", {"data.root": ["1e5", "1.10", "null"]}),
+    ("-m task=translation debug=null,smoke", {"logger": ["auto", "none"]}),
+    ("-m task=translation data.roles.source=a,b", {"data.roles": [{"source": "a"}, {"source": "b"}]}),
+    ("task=translation seed=1,2 hydra.mode=MULTIRUN", {"seed": [1, 2]}),
+    ("-m task=translation seed=1", {"seed": [1]}),
+]
+"""Every kind of word that Hydra documents, and what the runs are given."""
+
+
+@pytest.mark.parametrize(("line", "values"), FORMS)
+def test_what_is_typed_is_what_the_run_gets(door, line, values):
+    assert door(f"train {line}")[::2] == (0, "")
+    for name, wanted in values.items():
+        found = []
+        for composition in door.seen:
+            node = composition.config
+            for part in name.split("."):
+                node = getattr(node, part)
+            found.append({k: node[k] for k in wanted} if isinstance(wanted, dict) else node)
+            if name == "data.roles":
+                found[-1] = {"source": node["source"]}
+        several = "-m" in line or "MULTIRUN" in line
+        assert found == (wanted if several else [wanted]), name
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("-m seed=1,2 run_dir=X", "run_dir: 2 runs of the multirun would be written to X; fix: leave run_dir out"),
+        ("-m run_dir=X,Y,X", "run_dir: 2 runs of the multirun would be written to X"),
+        ("-m optim.lr=interval(1e-3,2e-3)", "optim.lr: interval(1e-3,2e-3) is a range to draw from"),
+        ("-m model=glob(x*)", "model: glob(x*) fits none of base, big, small, tiny, tiny_swiglu"),
+        ("-m seed=glob(x*)", "seed: glob(...) is for choices of a group"),
+        ("-m model.norm=sort(rms_norm,layer_norm)", "model.norm: sort(...) is for numbers"),
+        ("-m seed=1,2 model@decoder=tiny", "model@decoder: a choice cannot be moved; fix: model=tiny"),
+        ("optim.lr=interval(1e-3,2e-3)", "optim.lr: several values (interval(1e-3,2e-3)) make a sweep; fix: add -m"),
+        ("model=glob(t*)", "model: several values (glob(t*)) make a sweep"),
+        ("-m seed=1,2 hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs: not a setting of the launcher"),
+        ("-m seed=1,2 hydra/launcher=jobli", "hydra/launcher: no such launcher: jobli; there are basic, joblib"),
+        ("-m seed=1,2 hydra/sweeper=optuna", "hydra/sweeper: no such sweeper: optuna; there are basic"),
+        ("-m seed=1,2 hydra.mode=RUN", "hydra.mode: RUN is not what -m says"),
+        ("hydra.verbose=true", "hydra.verbose: not yours to set"),
+        ("~model", "model: '~model': one of a group is always chosen; fix: model=base"),
+        ("model=null", "model: must name one of conf/model/, got null"),
+        ("model=[tiny,small]", "model: must name one of conf/model/"),
+        ("--config-dir=~/no_such_folder", "config_dir: no such folder: "),
+        ("--cfg all", "--cfg: all is job and hydra in one; fix: --cfg job"),
+        ("--cfg job --package modle", "--package: no such node: modle"),
+    ],
+)
+def test_refused_forms(door, line, message):
+    status, out, err = door(f"train task=translation {line}")
+    assert (status, out, door.seen) == (2, "", []) and err.count("\n") == 1
+    assert err.startswith(f"error[config] {message}"), err
+
+
+def test_the_configuration_that_is_shown(door, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))  # Hydra adds one for --info
+    words = "task=translation model=small run_dir=2024_11 debug=null"
+    assert "run_dir: '2024_11'\n" in door(f"train --cfg job {words}")[1]
+    assert door(f"train --cfg job -p model.d_model {words}")[:2] == (0, "256\n")
+    assert "multirun" in door(f"train --cfg hydra {words}")[1] and "train" in door(f"train --info defaults {words}")[1]
+
+
 @pytest.mark.unhurried
 def test_hydra_flags(door, tmp_path_factory):
     status, out, err = door(["train", "--cfg", "job", "task=translation", "data.roles={source: german}", "seed=3"])
@@ -188,12 +272,19 @@ def test_wrong_verbs(door, line, message):
 
 
 @pytest.mark.parametrize(
+    ("verb", "fix"), [("serve", "--help"), ("translate", "predict ..."), ("trian", "train ..."), ("x=1", "train ...")]
+)
+def test_what_was_probably_meant(door, verb, fix):
+    assert door([verb])[2].endswith(f"; fix: multihead {fix}\n")
+
+
+@pytest.mark.parametrize(
     ("typed", "offered"),
     [
         ("python train.py task=", {f"task={name}" for name in TASKS}),
         ("python train.py task=tr", {"task=translation"}),
         ("python train.py model=t", {"model=tiny", "model=tiny_swiglu"}),
-        ("python train.py task=translation optim.mu", {"optim.muon_lr=", "optim.muon_steps=", "optim.muon_momentum="}),
+        ("python train.py task=translation optim.muon_m", {"optim.muon_momentum="}),
         ("multihead e", {"evaluate", "explain", "export"}),
         ("multihead ", set(cli.VERBS)),
         ("multihead train debug=", {"debug=smoke", "debug=overfit", "debug=profile"}),

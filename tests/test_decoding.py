@@ -2,18 +2,22 @@
 
 import itertools
 import math
+import random
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from multihead.config.model import POSITIONS, ModelConfig
 from multihead.config.training import DecodingConfig
 from multihead.decoding import Beams, Candidates, Hypothesis, generate, score, side_by_side
 from multihead.heads import CopyHead, VocabularyHead
+from multihead.sampling import sample
 from multihead.transformer import Transformer
 
 PAD, BOS, EOS = 0, 1, 2
@@ -186,6 +190,47 @@ def test_stopping_early_loses_nothing(length_penalty, changes):
             )
 
 
+class Chain(nn.Module):
+    """The next token depends on the place and the last one; as sharp as real models, so that long outputs may win."""
+
+    def __init__(self, seed: int, sharpness: float, places: int):
+        super().__init__()
+        self.table = torch.randn(places * VOCAB, VOCAB, generator=torch.Generator().manual_seed(seed)) * sharpness
+
+    def forward(self, source, mask, target):
+        return self.decode(target)
+
+    def decode(self, target, target_mask=None, cache=None):
+        past = 0 if cache is None else cache.length
+        if cache is not None:
+            cache.length += target.size(1)
+        rows = (past + torch.arange(target.size(1))) * VOCAB + target
+        return F.one_hot(rows, len(self.table)).float()
+
+    def new_cache(self, memory, mask):
+        return SimpleNamespace(length=0, select=lambda rows, sources: None)
+
+    def head(self, hidden):
+        return hidden @ self.table
+
+
+@pytest.mark.parametrize("length_penalty", [-1.0, -0.3, 0.0, 0.4, 1.0, 2.0])
+def test_stopping_early_is_exact_for_any_penalty_and_bounds(length_penalty):
+    """A running beam may win as long as it can still get better, however far behind it is now."""
+    draw = random.Random(1)
+    for seed in range(60):
+        beams, limit = draw.randint(2, 4), draw.randint(2, 12)
+        model = Chain(seed, draw.uniform(1, 5), limit)
+        config = DecodingConfig(
+            num_beams=beams,
+            num_return_sequences=draw.randint(1, beams),
+            length_penalty=length_penalty,
+            min_new_tokens=draw.randint(0, min(3, limit - 1)),
+        )
+        found = search(model, model.head, config, limit=limit, prefix=torch.tensor([[BOS]]))
+        same(found[0], beams_by_hand(model, model.head, config, None, limit))
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("beams", [1, 4])
 def test_a_batch_is_its_sentences_one_by_one(position, beams):
@@ -222,6 +267,15 @@ def test_candidates_are_the_best_of_all(vocab_size, beams):
     values, places = sums.topk(2 * beams)
     assert torch.equal(found.log_probs, values)
     assert torch.equal(found.parents * vocab_size + found.tokens, places)
+
+
+def test_candidates_are_of_the_vocabulary_where_fewer_exist_than_are_asked_for():
+    """201 tokens are looked through in two parts of 200: the rest of the second holds no token."""
+    log_probs = torch.full((1, 201), -math.inf)
+    log_probs[0, 200] = -1.0
+    found = Candidates.of(Beams.start(torch.tensor([0]), torch.tensor([9])), log_probs, 300)
+    assert found.tokens[0, 0] == 200 and found.log_probs[0, 0] == -1.0
+    assert found.tokens.max() == 200 and not found.parents.any()
 
 
 # ---- copying
@@ -279,6 +333,30 @@ def test_the_score_of_what_is_copied_is_that_of_a_full_pass():
 
 
 # ---- rules
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_the_ngrams_of_text_that_is_continued_are_not_repeated(size, beams):
+    """As greedy continuation has it, and Hugging Face; where the prefix is a begin mark, the output counts alone."""
+    model, head = tiny(encoder=False, end=-9.0)
+    texts = torch.randint(3, VOCAB, (6, 14), generator=torch.Generator().manual_seed(2))
+    config = DecodingConfig(num_beams=beams, no_repeat_ngram_size=size)
+
+    def repeats(ids):
+        grams = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
+        return len(grams) - len(set(grams))
+
+    before = [repeats(row) for row in texts.tolist()]
+    apart = ids_of(search(model, head, config, limit=8, prefix=texts))
+    assert sum(repeats(row + found[0]) for row, found in zip(texts.tolist(), apart, strict=True)) > sum(before)
+    found = ids_of(search(model, head, config, limit=8, prefix=texts, continues_text=True))
+    assert [repeats(row + ids[0]) for row, ids in zip(texts.tolist(), found, strict=True)] == before
+    if beams == 1:
+        greedy = sample(
+            model, head, config, prefix=texts, eos_id=EOS, pad_id=PAD, max_new_tokens=8, max_len=40
+        )  # fmt: skip
+        assert ids_of(greedy) == found
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from multihead import capabilities, optim
 from multihead.config.training import OptimConfig
 from multihead.optim import MuonAdamW, build_optimizer, lr_factor, orthogonalize
 
@@ -68,9 +69,10 @@ def test_adamw_groups_of_muonadamw_equal_torch_adamw(fused):
         assert torch.equal(a, b)
 
 
-def test_muon_equals_torch_muon_and_torch_adamw():
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_muon_equals_torch_muon_and_torch_adamw(dtype):
     ours, theirs = twins()
-    config = OptimConfig(name="muon", lr=0.01, muon_lr=0.02, weight_decay=0.1)
+    config = OptimConfig(name="muon", lr=0.01, muon_lr=0.02, weight_decay=0.1, muon_dtype=dtype)
     optimizer = build_optimizer(named(ours), config, fused=True)
     kinds = {group["kind"]: len(group["params"]) for group in optimizer.param_groups}
     assert kinds == {"muon": 6, "adamw": 10}
@@ -100,12 +102,14 @@ def test_muon_equals_torch_muon_and_torch_adamw():
             assert (step - expected).norm() < tolerance * expected.norm(), name
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 64)])
-def test_update_is_nearly_orthogonal_with_the_directions_of_the_svd(shape):
+def test_update_is_nearly_orthogonal_with_the_directions_of_the_svd(shape, dtype):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
-    tall = orthogonalize([matrix.mT for matrix in matrices], 5)
-    updates = orthogonalize(list(matrices), 5)
+    tall = orthogonalize([matrix.mT for matrix in matrices], 5, dtype)
+    updates = orthogonalize(list(matrices), 5, dtype)
+    assert {update.dtype for update in updates} == {dtype}
     torch.testing.assert_close(torch.stack(tall).mT, torch.stack(updates), rtol=0, atol=0.02)
     inner = u.mT @ torch.stack(updates).float() @ vh.mT  # [N, R, R]: diagonal where U and V agree
     off = inner - torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1))
@@ -113,6 +117,19 @@ def test_update_is_nearly_orthogonal_with_the_directions_of_the_svd(shape):
     if shape[1] < shape[2]:  # well conditioned; a square random matrix has a singular value near 0
         assert inner.diagonal(dim1=-2, dim2=-1).min() > 0.6
     assert inner.diagonal(dim1=-2, dim2=-1).max() < 1.3
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_device_decides_what_muon_computes_in_unless_it_is_set(monkeypatch, fast):
+    monkeypatch.setattr(capabilities, "fast_bf16", lambda device: fast)
+    decided, other = (torch.bfloat16, torch.float32) if fast else (torch.float32, torch.bfloat16)
+    assert orthogonalize([torch.eye(4)], 1)[0].dtype == decided
+    seen = []
+    monkeypatch.setattr(optim, "orthogonalize", lambda found, steps, dtype: seen.append(dtype) or found)
+    for muon_dtype in ("auto", str(other).removeprefix("torch.")):
+        model, _ = twins()
+        train(model, build_optimizer(named(model), OptimConfig(name="muon", muon_dtype=muon_dtype), fused=True), 1)
+    assert set(seen) == {None, other}
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

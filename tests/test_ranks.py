@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +13,15 @@ from safetensors.torch import load_file
 from trial import ROOT, SMOKE, events, process, rows, train, weights
 
 import multihead
+from multihead.checkpoint import random_state, set_random_state
+from multihead.config.training import TrainerConfig
+from multihead.steps import Steps
 
 TWO = ["hardware=ddp", "devices=2", "accelerator=cpu"]
 PLUGIN = '''
 import os
 import lightning as L
+import torch
 from safetensors.torch import save_file
 from multihead.plugin import Plugin
 
@@ -37,7 +42,20 @@ class Failing(L.Callback):
                 raise OSError(28, "No space left on device", "somewhere")
             os.kill(os.getpid(), int(how))
 
-PLUGIN = Plugin(callbacks={"gradients": Gradients, "failing": Failing})
+class Streams(L.Callback):
+    """Saves what each rank draws in its first step, and its weights after the last one."""
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 0:
+            before = torch.get_rng_state()
+            self.drawn = torch.rand(1000)
+            torch.set_rng_state(before)
+
+    def on_train_end(self, trainer, module):
+        if hasattr(self, "drawn"):
+            held = {name: p.detach().contiguous().clone() for name, p in module.model.named_parameters()}
+            save_file(held | {"drawn": self.drawn}, f"{os.environ['GRADIENTS']}.{trainer.global_rank}")
+
+PLUGIN = Plugin(callbacks={"gradients": Gradients, "failing": Failing, "streams": Streams})
 '''
 
 
@@ -171,6 +189,28 @@ def test_killed_under_two_ranks_and_resumed(tmp_path, plugin):
     ours, theirs = weights(tmp_path / "killed"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    one, two = (load_file(tmp_path / f"g.{rank}") for rank in (0, 1))
+    assert not torch.equal(one.pop("drawn"), two.pop("drawn"))  # masks of dropout
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_rank_draws_its_own_numbers_also_after_a_change_of_their_number(tmp_path):
+    """Two ranks are resumed as three: two go on in their streams, and the third has a stream of its own."""
+    saved, drawn = [], []
+    for rank in (0, 1):
+        torch.manual_seed(100 + rank)
+        saved.append({"random": random_state(), "sum": None})
+    for rank in (0, 1, 2):
+        steps = Steps(tmp_path, SimpleNamespace(seed=1), TrainerConfig(), ("val/loss", "min"))
+        steps.first_step = 12
+        steps._restore_rank(SimpleNamespace(global_rank=rank, world_size=3, is_global_zero=rank == 0), saved)
+        assert (steps.restore_random is None) == (rank == 2)
+        if steps.restore_random is not None:
+            set_random_state(steps.restore_random)
+        drawn.append(torch.rand(100))
+    torch.manual_seed(100)
+    assert torch.equal(drawn[0], torch.rand(100))
+    assert len({tuple(numbers.tolist()) for numbers in drawn}) == 3
 
 
 @pytest.mark.parametrize("task", [pytest.param("lm", marks=pytest.mark.slow), "multitask"])

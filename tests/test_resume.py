@@ -101,7 +101,7 @@ def test_killed_twice_across_an_epochs_end(tmp_path):
 
 
 def test_killed_from_outside_at_any_moment(tmp_path):
-    words = [*LENGTH, "trainer.max_steps=150"]
+    words = [*LENGTH, "trainer.max_steps=60"]
     running = process(str(ROOT / "train.py"), *SMOKE, f"run_dir={tmp_path / 'killed'}", *words)
     file = tmp_path / "killed" / "events.jsonl"
     while not (file.exists() and '"saved"' in file.read_text()):

@@ -5,8 +5,12 @@ import importlib.util
 import numpy as np
 import pytest
 
-from multihead.errors import ConfigError
+from multihead.config.compose import compose
+from multihead.errors import CheckpointError, ConfigError
+from multihead.prepare import prepare
+from multihead.run import TARGETS, read_targets, save_vocab
 from multihead.target_text import TargetText, require_tokenizer, usable_tokenizer
+from multihead.tasks.base import Vocabulary
 
 
 def test_a_limit_covers_long_targets_and_is_never_below_twice_the_source():
@@ -42,3 +46,36 @@ def test_the_tokenizer_of_bleu_by_what_is_installed(monkeypatch):
     for wanted, extra in (("ja-mecab", "ja"), ("flores200", "flores")):
         with pytest.raises(ConfigError, match=rf"task.bleu_tokenize: {wanted} needs .* \"multihead\[{extra}\]\""):
             require_tokenizer(wanted)
+
+
+def test_it_is_measured_on_the_training_split_and_stands_beside_the_tokenizers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split, rows in (("train", 300), ("val", 20), ("test", 20)):
+        (tmp_path / f"{split}.tsv").write_text("".join(f"{i}\t那个人读了{i}本很有意思的新书。\n" for i in range(rows)))
+    files = [f"data.{split}={tmp_path / split}.tsv" for split in ("train", "val", "test")]
+    words = ["task=translation", "data=files", *files, "tokenizer.kind=char", "tokenizer.min_frequency=1"]
+    prepared = prepare(compose(words), ("train", "val", "test"))
+    found = prepared.vocab.targets["translation"]
+    assert found.bleu_tokenize == "zh" and found.limit(3) >= 17
+    assert "BLEU is counted by sacreBLEU's tokenizer zh, which fits the script of the targets" in prepared.notes
+    files = save_vocab(tmp_path, prepared.vocab)
+    assert read_targets(tmp_path / TARGETS) == {"translation": found}
+    again = prepare(compose(words), ("test",), Vocabulary(prepared.vocab.tokenizers, [], {"translation": found}))
+    assert again.vocab.targets["translation"] == found and set(files) == {"source", "target"}
+    assert read_targets(tmp_path / "none.json") == {}
+    (tmp_path / TARGETS).write_text('{"translation": {"slope": "steep"}}')
+    with pytest.raises(CheckpointError, match=r"targets.json: is damaged"):
+        read_targets(tmp_path / TARGETS)
+    with pytest.raises(ConfigError, match=r"task.bleu_tokenize: ja-mecab needs a package"):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        prepare(compose([*words, "task.bleu_tokenize=ja-mecab"]), ("test",), prepared.vocab)
+
+
+@pytest.mark.parametrize("words", [["task.bleu_tokenize=zh"], ["task.ter=true"]])
+def test_summaries_are_scored_by_rouge_alone(words):
+    key, _, value = words[0].partition("=")
+    with pytest.raises(
+        ConfigError, match=rf"{key}: must be left as it is: summaries are scored by ROUGE.*; fix: {key}="
+    ):
+        compose(["task=summarization", *words])
+    assert compose(["task=translation", *words]).tree["task"][key.partition(".")[2]] in (value, True)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,6 +58,18 @@ def test_the_share_of_the_peak(tmp_path, monkeypatch):
     expected = 6 * matrices * float(row["system/tokens_per_second"]) / 1e12
     assert 0.9 * expected < float(row["system/mfu"]) < 1.3 * expected  # attention itself comes on top
     assert "system/mfu" not in result
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_the_share_of_the_peak_is_that_of_all_devices(ranks):
+    """Each of the ranks computed a part of 100 GFLOP; 10 such steps a second are a tenth of 10 TFLOP/s."""
+    trainer = SimpleNamespace(world_size=ranks, strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    telemetry = Telemetry()
+    telemetry.peak = 1e13 / ranks
+    telemetry._counter = SimpleNamespace(get_total_flops=lambda: 1e11 / ranks)
+    telemetry.end_step(trainer, 500)
+    assert telemetry.row(trainer, 5000, 1.0)["system/mfu"] == pytest.approx(0.1)
+    assert telemetry.row(trainer, 7500, 1.25)["system/mfu"] == pytest.approx(0.2)  # since the row before
 
 
 def test_peaks_of_known_devices():

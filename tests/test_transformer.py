@@ -112,10 +112,11 @@ def test_layers_agree_with_torch(placement, activation):
 
 def test_rms_norm_agrees_with_torch():
     model = tiny(norm="rms_norm")
-    x = torch.randn(2, 3, 16)
     theirs = nn.RMSNorm(16, eps=1e-6)
     theirs.load_state_dict(model.encoder.norm.state_dict())
-    assert_close(model.encoder.norm(x), theirs(x))
+    for scale in (1.0, 1e-3):  # the smaller one feels the epsilon
+        x = scale * torch.randn(2, 3, 16)
+        assert_close(model.encoder.norm(x), theirs(x))
 
 
 def test_grouped_query_attention_is_attention_with_repeated_key_heads():
@@ -397,12 +398,30 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean():
         assert (y.mean(dim=1).std().item()) == pytest.approx((p / (1 - p) / 1001) ** 0.5, rel=0.2)
         (gradient,) = torch.autograd.grad(y.sum(), x)
         assert torch.equal(gradient, y)
+    for p in (1 - 2**-17, 1 - 1e-12):  # more than 16 bits can tell
+        assert Dropout(p)(x).count_nonzero() <= 30
     dropout = Dropout(0.1)
     torch.manual_seed(0)
     first = dropout(x)
     torch.manual_seed(0)
     assert torch.equal(dropout(x), first)
     assert torch.equal(dropout.eval()(x), x)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1 - 2**-16])
+def test_dropout_zeroes_exactly_its_share_of_all_random_numbers(p, monkeypatch):
+    """Each of the 65,536 numbers of 16 bits once."""
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    monkeypatch.setattr(torch.Tensor, "random_", lambda bits, *limits: bits.copy_(every.view(torch.int64)))
+    assert (Dropout(p)(torch.ones(2**16)) == 0).sum() == round(p * 2**16)
+
+
+def test_each_layer_is_compiled_for_any_length(monkeypatch):
+    model, compiled = tiny(), []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: compiled.append((module, options)))
+    model.compile_layers()
+    assert [module for module, _ in compiled] == [*model.encoder.layers, *model.decoder.layers]
+    assert all(options == {"dynamic": True} for _, options in compiled)
 
 
 # ---- seams

@@ -37,6 +37,38 @@ class Threshold:
     """Least probability; above 1 never."""
     criterion: str
     """``precision:P`` or ``cost:C``, as `choose_threshold` takes it."""
+    precision: float | None = None
+    """Share of the validation rows decided for that are of the class; None if there are none."""
+    recall: float | None = None
+    """Share of the validation rows of the class that were decided for; None if there are none."""
+    decided: int = 0
+    """Validation rows decided for."""
+    positives: int = 0
+    """Validation rows of the class."""
+
+    @classmethod
+    def chosen(cls, scores: Tensor, positive: Tensor, criterion: str) -> Threshold:
+        """The threshold that `choose_threshold` finds, with what it gives on the rows that it was chosen on.
+
+        Args:
+            scores: Probabilities of the class [N].
+            positive: Whether rows are of the class [N].
+            criterion: As `parse_criterion` reads it.
+        """
+        value = choose_threshold(scores, positive, criterion)
+        reached = scores >= value
+        right, decided, positives = int((reached & positive).sum()), int(reached.sum()), int(positive.sum())
+        share = lambda whole: right / whole if whole else None  # noqa: E731
+        return cls(value, criterion, share(decided), share(positives), decided, positives)
+
+    def said(self) -> str:
+        """What it gives on the validation split, in words."""
+        right = round((self.recall or 0) * self.positives)
+        precision = (
+            "none decided for" if self.precision is None else f"{self.precision:.4g} ({right} of {self.decided})"
+        )
+        recall = "no row of the class" if self.recall is None else f"{self.recall:.4g} ({right} of {self.positives})"
+        return f"threshold {self.value:.4g} ({self.criterion}): precision {precision}, recall {recall}"
 
 
 @dataclass
@@ -116,6 +148,8 @@ class Calibration:
         for name, threshold in self.thresholds.items():
             mark = f"/{name}" if len(self.thresholds) > 1 else ""
             said |= {f"threshold{mark}": threshold.value, f"threshold_criterion{mark}": threshold.criterion}
+            on_val = {"precision": threshold.precision, "recall": threshold.recall}
+            said |= {f"threshold_val_{what}{mark}": value for what, value in on_val.items() if value is not None}
         if len(self.thresholds) == 1:
             said["threshold_label"] = next(iter(self.thresholds))
         return said
@@ -194,9 +228,7 @@ class Request:
         for name, criterion in criteria.items():
             number = list(names).index(name)
             positive = labels[:, number] == 1 if multi_label else labels == number
-            result.thresholds[name] = Threshold(
-                choose_threshold(probabilities[:, number], positive, criterion), criterion
-            )
+            result.thresholds[name] = Threshold.chosen(probabilities[:, number], positive, criterion)
         return result
 
 
@@ -207,8 +239,12 @@ def _flaw(made: Calibration) -> str:
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
             return f"{name} {number!r}"
-    if not all(isinstance(threshold.criterion, str) for threshold in made.thresholds.values()):
-        return "a criterion is no text"
+    for threshold in made.thresholds.values():
+        shares = (threshold.precision, threshold.recall)
+        if not isinstance(threshold.criterion, str):
+            return "a criterion is no text"
+        if not all(share is None or (isinstance(share, int | float) and 0 <= share <= 1) for share in shares):
+            return "a precision or recall is no share"
     return "" if made.temperature > 0 else f"temperature {made.temperature}"
 
 

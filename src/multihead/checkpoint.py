@@ -16,6 +16,7 @@ import random
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,26 @@ def clean(run_dir: Path, newest: Path) -> list[str]:
         os.rename(path, aside)
         done.append(f"{path.name} is kept as {aside.name}")
     return done
+
+
+@dataclass(kw_only=True)
+class Start:
+    """The checkpoint that a run goes on from."""
+
+    name: str
+    """Of its folder."""
+    state: Mapping[str, Any]
+    """What it holds."""
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        """The part that `Steps` wrote."""
+        return self.state["multihead"]
+
+
+def own_stream(seed: int, rank: int, step: int) -> None:
+    """Random numbers of this rank alone, for dropout: ranks with the same masks would average less noise."""
+    torch.manual_seed(seed + 1_000_003 * rank + step)
 
 
 def random_state() -> dict[str, Any]:

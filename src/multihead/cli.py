@@ -225,7 +225,8 @@ class _Line:
 
     def argv(self) -> list[str]:
         """The flags as Hydra parses them."""
-        flags = {name: value for name, value in self.flags.items() if name not in ("--multirun", "--resolve")}
+        ours = ("--multirun", "--resolve", "--config-dir")
+        flags = {name: value for name, value in self.flags.items() if name not in ours}
         return [part for name, value in flags.items() for part in ([name, value] if value else [name])]
 
 
@@ -285,8 +286,10 @@ def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
         return 0
     if line.flags.get("--cfg") == "all":
         raise ConfigError("--cfg", "all is job and hydra in one", "--cfg job, or --cfg hydra")
-    choices = [word for word in composition.words if word.partition("=")[0] in GROUPS]
-    with _argv([*line.argv(), *choices, *hydra]):
+    words = [word for word in composition.words if word.partition("=")[0] in GROUPS]
+    choices = [word for word in words if not word.lower().endswith("=null")]  # is what Hydra has without a word
+    folder = ["--config-dir", composition.config.config_dir] if composition.config.config_dir else []
+    with _argv([*line.argv(), *folder, *choices, *hydra]):
         _hydra_main(lambda _: None, PRIMARY)
     return 0
 

@@ -44,7 +44,7 @@ class Hypothesis:
     """log_prob / length**length_penalty, where length counts the end mark too; what hypotheses are ranked by."""
     log_prob: float
     """Sum of log p of the ids, and of the end mark where the search did not have to stop before it."""
-    truncated: bool = field(default=False, compare=False)
+    cut: bool = field(default=False, compare=False)
     """Whether the limit on the length ended it, and not the end mark."""
 
 
@@ -199,9 +199,9 @@ class Finished:
         self._room = config.num_return_sequences
         self._penalty = config.length_penalty
 
-    def add(self, ids: list[int], log_prob: float, length: int, truncated: bool) -> None:
+    def add(self, ids: list[int], log_prob: float, length: int, cut: bool) -> None:
         """Takes in a hypothesis; of two with the same score the first stays ahead."""
-        hypothesis = Hypothesis(ids, log_prob / max(length, 1) ** self._penalty, log_prob, truncated)
+        hypothesis = Hypothesis(ids, log_prob / max(length, 1) ** self._penalty, log_prob, cut)
         bisect.insort_right(self.best, hypothesis, key=lambda h: -h.score)
         del self.best[self._room :]
 

@@ -35,7 +35,14 @@ MOST_USED = (
     "init_tokenizer",
     "logger",
     "plugin",
+    "config_dir",
 )
+TYPING = """\
+How words are read:
+  key=TEXT            a text key takes the text as it is typed (run_dir=2024_11_26); 'key="a, b"' where it has a comma
+  run_dir=~/x         paths expand ~ and $NAME; 'key="..."' too, "key='...'" takes them as they are
+  key=[a,b]           a list;   'key={a: x, b: y}' a mapping, or key.a=x;   debug=null chooses none
+"""
 OVERVIEW = """\
 multihead: one Transformer backbone, many heads. Every command takes key=value words.
 
@@ -53,7 +60,7 @@ multihead: one Transformer backbone, many heads. Every command takes key=value w
 EXAMPLES = """\
 Examples:
   python train.py task=translation                                      # built-in data, no download; so all tasks
-  python train.py task=translation data=multi30k model=small precision=bf16-mixed devices=4
+  python train.py task=translation data=multi30k model=small precision=auto devices=4
   python train.py task=translation data=files data.train=my.tsv.gz      # your own two columns
   python train.py task=lm data=text data.train=book.txt                 # your own text, or a folder of it
   python train.py task=classification data=sst2 init_from=outputs/lm/sst2/...
@@ -65,7 +72,7 @@ Examples:
 FLAGS = """\
 Flags are Hydra's own:
   -m                  a multirun: key=a,b,c tries each value      --cfg job           shows the composed configuration
-  --config-dir DIR    also looks for groups' YAML files in DIR    -sc install=bash    prints shell completion to eval
+  --config-dir DIR    the same as the word config_dir=DIR          -sc install=bash    prints shell completion to eval
 """
 VERB_TEXTS = {
     "evaluate": """\
@@ -227,7 +234,7 @@ def verb_help(verb: str) -> str:
     if verb != "train":
         return VERB_TEXTS[verb]
     head = "multihead train task=TASK [group=choice ...] [key=value ...]     (python train.py is the same)\n"
-    return "\n".join([head, _groups(), _keys(MOST_USED), FLAGS, EXAMPLES, _closing()])
+    return "\n".join([head, _groups(), _keys(MOST_USED), TYPING, FLAGS, EXAMPLES, _closing()])
 
 
 def _groups() -> str:

@@ -71,6 +71,36 @@ def placed(config: Config) -> tuple[str, int]:
     return config.devices, config.num_nodes
 
 
+def devices(config: Config) -> dict[str, Any]:
+    """Lightning's arguments for where and in what precision to compute, and what we do ourselves."""
+    from multihead.checkpoint import FolderCheckpointIO
+
+    wanted, num_nodes = placed(config)
+    listed = [int(part) for part in wanted.split(",") if part] if "," in wanted else None
+    return {
+        "accelerator": capabilities.device_of(config.accelerator),
+        "devices": listed or (wanted if wanted == "auto" else int(wanted)),
+        "strategy": _strategy(config),
+        "num_nodes": num_nodes,
+        "precision": config.precision,
+        "plugins": [FolderCheckpointIO(), cluster_environment()],
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
+
+
+def _strategy(config: Config) -> Any:
+    """Of several tasks a step uses one, so that some parameters have no gradient, which DDP has to be told."""
+    if config.strategy == "fsdp":
+        from multihead.sharding import Sharded
+
+        return Sharded(world_size()) if world_size() > 1 else "auto"  # one rank has nobody to share with
+    several = len(config.task.members()) > 1 and world_size() > 1
+    return "ddp_find_unused_parameters_true" if several and config.strategy in ("auto", "ddp") else config.strategy
+
+
 def local_ranks(config: Config) -> int:
     """How many ranks this process has to start: 1 means none beside itself.
 

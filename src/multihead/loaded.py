@@ -61,8 +61,8 @@ class Run:
             ConfigError: An input is not a text, or there is no such task or option.
         """
         task, texts = self.task.member(part), _listed("predict", texts)
-        if cut := sum(task.truncated(texts)):
-            log.warning("%d of %d texts longer than model.max_len allows, and cut", cut, len(texts))
+        if cut := sum(task.too_long(texts)):
+            log.warning("%d of %d texts longer than the model reads, and cut", cut, len(texts))
         changed = replace(self.config.decoding, **decoding)
         if decoding:
             say_without_effect(replace(self.config, decoding=changed))

@@ -60,7 +60,7 @@ def load_plugin(path: str) -> Plugin:
         ConfigError: There is no such file or entry point, it fails when run, or it names no valid `PLUGIN`.
     """
     if path.endswith(".py") or "/" in path:
-        file = Path(path).expanduser().resolve()
+        file = Path(path).resolve()
         if not file.is_file():
             raise ConfigError("plugin", f"no such file: {path}", "give the path of a Python file that defines PLUGIN")
         name, load = file.name, lambda: _load_file(file).PLUGIN

@@ -27,6 +27,7 @@ from rich.text import Text
 
 from multihead.config.training import Config
 from multihead.errors import MachineError
+from multihead.screen import PIPE_WIDTH, Fitted
 from multihead.selection import is_better, loss_beside
 from multihead.side_outputs import reason, side_output
 
@@ -34,9 +35,7 @@ log = logging.getLogger("multihead")
 
 LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
 """Loggers that share our console and file while a log is open."""
-FILE_WIDTH = 100
-"""Columns of what rich draws into train.log."""
-SELDOM = ("exact_match", "truncated", "unknown_tokens", "rougeLsum")
+SELDOM = ("exact_match", "cut_outputs", "unknown_tokens", "rougeLsum")
 """Metrics that a line of validation leaves out unless they are monitored."""
 MANY_CLASSES = 8
 """Above it, a line of validation leaves the F1 of each class out."""
@@ -92,7 +91,7 @@ def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
     if console is None:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a translation may not fit the terminal's encoding
-        console = Screen(highlight=False)
+        console = Screen(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     handlers: list[logging.Handler] = [_ConsoleHandler(console)]
     if run_dir is not None:
         try:
@@ -161,7 +160,10 @@ class _ConsoleHandler(_NeverEndsTheRun):
         drawn = getattr(record, "renderable", None)
         if drawn is None:
             style = "yellow" if record.levelno >= logging.WARNING else ""
-            self.console.print(Text(record.getMessage(), style=style), soft_wrap=True)
+            text = record.getMessage()
+            if self.console.is_terminal and hasattr(record, "parts"):
+                text = in_lines(record.parts, self.console.width)
+            self.console.print(Text(text, style=style), soft_wrap=True)
         else:
             self.console.print(drawn)
 
@@ -175,7 +177,7 @@ class _FileFormatter(logging.Formatter):
         drawn = getattr(record, "renderable", None)
         if drawn is None:
             return super().format(record)
-        console = Console(file=io.StringIO(), width=FILE_WIDTH, highlight=False)
+        console = Console(file=io.StringIO(), width=PIPE_WIDTH, highlight=False)
         console.print(drawn)
         return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
@@ -348,7 +350,7 @@ class Progress(L.Callback):
             parts.append(f"{short(name)} {number(values[name])}{best}")
         if quiet:
             parts += [f"{self.speed:,.0f} tokens/s", f"{duration(self._left(trainer))} left"]
-        log.info("%s", "  ".join(parts), extra={"quiet": quiet})
+        log.info("%s", "  ".join(parts), extra={"quiet": quiet, "parts": parts})
 
     # ---- the bar
 
@@ -402,7 +404,7 @@ def summary(result: Mapping[str, Any], samples: Sequence[Mapping[str, str]], nex
             for name, text in sample.items():
                 style = "green" if text == sample.get("reference") else "bold"
                 grid.add_row(Text(printable(name)), Text(printable(text), style=style if name == "output" else ""))
-        parts += ["", Padding(grid, (0, 0, 0, 1))]
+        parts += ["", Padding(grid, (0, 0, 0, 1), expand=False)]
     log.info("", extra={"renderable": Group(*parts)})
     if next_commands:  # as lines of text, which are not cut at the terminal's width and can be copied
         log.info("\nnext:\n%s", "\n".join(f"  {command}" for command in next_commands))
@@ -434,17 +436,24 @@ def plain_table(title: str, rows: Sequence[Sequence[Any]]) -> Table:
     return table
 
 
-def runs_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Several runs' metrics, a column each, where their names differ at the end."""
-    table = Table(box=None, padding=(0, 2, 0, 1))
-    table.add_column("")
-    for run in results:
-        table.add_column(run, justify="right", overflow="fold")
+def runs_table(results: Mapping[str, Mapping[str, Any]]) -> Fitted:
+    """Several runs' metrics, a column each."""
     names = {name: None for result in results.values() for name, value in result.items() if isinstance(value, float)}
-    for name in names:
-        cells = (number(result[name]) if name in result else "" for result in results.values())
-        table.add_row(name, *cells)
-    return table
+    rows = [[n, *(number(result[n]) if n in result else "" for result in results.values())] for n in names]
+    return Fitted(["metric", *results], rows, fold=list(results))
+
+
+def in_lines(parts: Sequence[str], width: int) -> str:
+    """Parts in a line, two blanks between, or one if all fit then; else they go on in the next line, indented."""
+    if len("  ".join(parts)) > width >= len(" ".join(parts)):
+        return " ".join(parts)
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(f"    {part}")
+    return "\n".join(lines)
 
 
 def printable(text: str) -> str:

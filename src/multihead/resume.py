@@ -19,7 +19,7 @@ from multihead.lock import in_use
 from multihead.run import VOCABULARY, capsule_dir, new_run_dir
 
 if TYPE_CHECKING:
-    from multihead.steps import Start
+    from multihead.checkpoint import Start
 
 log = logging.getLogger("multihead")
 
@@ -126,8 +126,7 @@ def open_checkpoint(run_dir: Path, record: Mapping[str, Any], force: Sequence[st
     Raises:
         CheckpointError: No checkpoint is whole, or it was made with what may not change.
     """
-    from multihead.checkpoint import FolderCheckpointIO, clean, newest_valid
-    from multihead.steps import Start
+    from multihead.checkpoint import FolderCheckpointIO, Start, clean, newest_valid
 
     path, passed = newest_valid(run_dir)
     told = [f"resume: {line}; using {path.name}" for line in passed]

@@ -268,7 +268,7 @@ class Sample:
     def hypothesis(self) -> Hypothesis:
         """What it came to, with the score that beam search would give it."""
         score = self.log_prob / max(self.length, 1) ** self.config.length_penalty
-        return Hypothesis(self.ids, score, self.log_prob, truncated=len(self.ids) == self.limit > 0)
+        return Hypothesis(self.ids, score, self.log_prob, cut=len(self.ids) == self.limit > 0)
 
 
 class Context:

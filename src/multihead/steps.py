@@ -27,11 +27,13 @@ from torch import Tensor
 from multihead.averaging import Averaging
 from multihead.checkpoint import (
     FolderCheckpointIO,
+    Start,
     checkpoints,
     damage,
     free_space,
     megabytes,
     newest_valid,
+    own_stream,
     probe,
     random_state,
     replace_synced,
@@ -51,21 +53,6 @@ MOST_IN_A_ROW = 20
 """Steps without a finite gradient, one after another, that end a run whatever trainer.on_nan says."""
 MOST_REWINDS = 3
 """To the same checkpoint."""
-
-
-@dataclass(kw_only=True)
-class Start:
-    """The checkpoint that a run goes on from."""
-
-    name: str
-    """Of its folder."""
-    state: Mapping[str, Any]
-    """What it holds."""
-
-    @property
-    def own(self) -> Mapping[str, Any]:
-        """The part that `Steps` wrote."""
-        return self.state["multihead"]
 
 
 @dataclass
@@ -107,6 +94,7 @@ class Steps(TaskCallback):
         self.epoch, self.step_in_epoch = 0, 0
         self.received = 0  # by this process; what all ranks agree on is `signum`
         self.signum = 0
+        self.hosts: torch.distributed.ProcessGroup | None = None  # all ranks, by way of their hosts
         self.taken: list[signal.Signals] = []
         self.pending_validation = False
         self.bad_validations = 0
@@ -160,7 +148,7 @@ class Steps(TaskCallback):
             self._restore(trainer, pl_module)
             self.saved = self.first_step
         elif trainer.global_rank:  # all ranks have drawn the same weights; from here on dropout differs
-            self._own_stream(trainer.global_rank)
+            own_stream(self.data.seed, trainer.global_rank, 0)
         if trainer.is_global_zero:
             self._probe(trainer)
         self.events("started", step=trainer.global_step, tokens=pl_module.tokens_seen)
@@ -230,15 +218,11 @@ class Steps(TaskCallback):
         if rank < len(ranks):
             self.restore_random = ranks[rank]["random"]
         else:
-            self._own_stream(rank)
+            own_stream(self.data.seed, rank, self.first_step)
         if trainer.world_size == len(ranks):
             self.sum = ranks[rank]["sum"]
         elif trainer.is_global_zero and ranks[0]["sum"] is not None:
             self.sum = sum(other["sum"] for other in ranks)
-
-    def _own_stream(self, rank: int) -> None:
-        """Random numbers of this rank alone, for dropout: ranks with the same masks would average less noise."""
-        torch.manual_seed(self.data.seed + 1_000_003 * rank + self.first_step)
 
     def _still_best(self, best: Mapping[str, Any]) -> dict[str, Any]:
         """The best checkpoint so far, if it can still be read at the end."""
@@ -411,10 +395,7 @@ class Steps(TaskCallback):
             return False
         days, hours, minutes, seconds = map(int, self.config.max_time.split(":"))
         over = self.seconds >= ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-        if trainer.world_size > 1:
-            flag = torch.tensor([float(over)], device=trainer.strategy.root_device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-            over = bool(flag.item())
+        over = bool(self._largest(trainer, int(over)))
         if over and not trainer.should_stop:
             trainer.should_stop = True
             self.events("out_of_time", step=trainer.global_step)
@@ -528,13 +509,18 @@ class Steps(TaskCallback):
 
     def _signal(self, trainer: L.Trainer) -> bool:
         """Whether any rank was told to stop; all ranks get the same answer."""
-        if trainer.world_size == 1:
-            self.signum = self.received
-            return bool(self.signum)
-        flag = torch.tensor([self.received], device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        self.signum = int(flag.item())
+        self.signum = self._largest(trainer, self.received)
         return bool(self.signum)
+
+    def _largest(self, trainer: L.Trainer, value: int) -> int:
+        """The largest value of all ranks, from host to host: one on a device would be waited for at every step."""
+        if trainer.world_size == 1:
+            return value
+        if self.hosts is None:
+            self.hosts = torch.distributed.new_group(backend="gloo")
+        largest = torch.tensor([value])
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX, group=self.hosts)
+        return int(largest)
 
     def _leave(self, trainer: L.Trainer, step: int) -> None:
         name = signal.Signals(self.signum).name
@@ -554,7 +540,8 @@ class Steps(TaskCallback):
             set_random_state(self.boundary.random)
             self.sum = self.boundary.sum
             self._save(trainer)
-            log.warning("saved step %d before leaving; go on with resume=%s", trainer.global_step, self.run_dir)
+            again = typed_as("resume", str(self.run_dir))
+            log.warning("saved step %d before leaving; go on with %s", trainer.global_step, again)
 
     # ---- saving
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from multihead.tasks.base import Task
 
 LEAST_SHARE = 0.01
-"""Share of truncated outputs, or of unknown tokens, from which it is said."""
+"""Share of outputs that were cut, or of unknown tokens, from which it is said."""
 FEW_EXAMPLES = 100
 """Examples of a split below which the interval is said that they allow."""
 SAME_SHARE = 0.5
@@ -26,6 +26,8 @@ STILL_RISING = 0.2
 """Share of all that a run gained between its validations, from which a gain in the last one is said."""
 FULL = {"bleu": 100.0, "chrf": 100.0, "rouge1": 100.0, "accuracy": 1.0}
 """Metrics whose 0, or whose best value, is said."""
+BESIDE_BLEU = ("chrf", "exact_match")
+"""Metrics that say more where BLEU is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def _first_or_last(run: Training, values: Sequence[float]) -> list[str]:
 
 def of_evaluation(found: Evaluation) -> list[str]:
     """Notes on the outputs and the metrics of one task."""
-    notes, share = [], found.metrics.get("truncated", 0.0)
+    notes, share = [], found.metrics.get("cut_outputs", 0.0)
     if share >= LEAST_SHARE:
         notes.append(
             f"{share:.1%} of the outputs were cut at the limit on their length: the model does not stop in time, or "
@@ -129,21 +131,18 @@ def of_evaluation(found: Evaluation) -> list[str]:
 
 
 def _extremes(found: Evaluation) -> list[str]:
+    values = {name: found.metrics[name] for name in FULL if found.outputs and name in found.metrics}
     notes = []
-    for name, full in FULL.items():
-        value, key = found.metrics.get(name), f"{found.split}/{name}"
-        if value is None or not found.outputs:
-            continue
-        if value == 0 and name == "bleu":
-            others = ", ".join(f"{o} {found.metrics[o]:.3g}" for o in ("chrf", "exact_match") if o in found.metrics)
-            why = "no four words in a row are right, which texts of fewer words never reach"
-            notes.append(f"{key} is 0: {why}; {others}")
-        elif value == 0:
-            notes.append(f"{key} is exactly 0: nothing in the outputs is right")
-        elif value >= full * (1 - 1e-9) and not found.solvable:
-            notes.append(
-                f"{key} is perfect: make sure that the {found.split} examples do not stand in the training data"
-            )
+    if values.get("bleu") == 0:
+        others = ", ".join(f"{name} {found.metrics[name]:.3g}" for name in BESIDE_BLEU if name in found.metrics)
+        why = "no four words in a row are right, which texts of fewer words never reach"
+        notes.append(f"{found.split}/bleu is 0: {why}; {others}")
+    none = [f"{found.split}/{name}" for name, value in values.items() if value == 0 and name != "bleu"]
+    if none:
+        notes.append(f"{' and '.join(none)}: exactly 0, nothing in the outputs is right")
+    perfect = [f"{found.split}/{name}" for name, value in values.items() if value >= FULL[name] * (1 - 1e-9)]
+    if perfect and not found.solvable:
+        notes.append(f"{' and '.join(perfect)}: perfect; make sure that no such example stands in the training data")
     return notes
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import secrets
+import shlex
 import struct
 import threading
 import urllib.error
@@ -301,9 +302,9 @@ class WandbMetrics(Logger):
             return
         kind = "run" if online else "offline-run"
         files = sorted(self.run_dir.glob(f"wandb/{kind}-*-{run.id}"))
-        where = str(files[0]) if len(files) == 1 else f"{self.run_dir}/wandb/{kind}-*-{run.id}"
+        where = str(files[0] if len(files) == 1 else self.run_dir / "wandb")
         how = "the server did not take everything; it is kept" if online else "offline"
-        log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, where)
+        log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, shlex.quote(where))
 
 
 def _told(error: Exception) -> str:

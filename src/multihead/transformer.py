@@ -193,8 +193,9 @@ class Stack(nn.Module):
         scale = math.sqrt(x.size(-1))
         if self.position not in ("learned", "sinusoidal"):
             return x * scale
-        counted = positions is None or torch.compiler.is_exporting()  # a traced program knows lengths, and no values
-        end = past + tokens.size(1) if counted else int(positions.max()) + 1 if positions.numel() else 0
+        end = past + tokens.size(1)  # positions are below, unless a caller's own; looking at them waits for the device
+        if end > self.max_len and positions is not None and not torch.compiler.is_exporting():
+            end = int(positions.max()) + 1 if positions.numel() else 0
         if end > self.max_len:
             raise ValueError(
                 f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "

@@ -150,16 +150,20 @@ def test_the_table(tmp_path, mutating):
     import mutants
 
     results = mutants.Results(str(tmp_path / "results"))
-    first, second, third, fourth = (mutating.Mutant("a.py", "f", "term", "a + b", text) for text in "abcd")
+    first, second, third, fourth, gone = (mutating.Mutant("a.py", "f", "term", "a + b", text) for text in "abcde")
     for mutant, status, commit in [
-        (first, "survived", "1"),
-        (first, "killed", "2"),
-        (second, "timed out", "1"),
-        (third, "survived", "1"),
-        (fourth, "survived", "1"),
+        (first, "survived", "1234567"),
+        (first, "killed", "2345678"),
+        (second, "timed out", "1234567"),
+        (third, "survived", "1234567"),
+        (fourth, "survived", "2345678"),
+        (gone, "survived", "1234567"),
     ]:
         results.add(mutant, {"status": status, "commit": commit})
-    text = mutants.Results(str(tmp_path / "results")).report([first, second, third, fourth], {third.identity: "why"})
-    assert "| **all** | 4 | 1 | 0 | 1 | 2 | 1 | 1 | 1 | 66.7% |" in text
-    assert f"- `{fourth.identity}`\n" in text
+    text = mutants.Results(str(tmp_path / "results")).report(
+        [first, second, third, fourth], {third.identity: "why"}, "123"
+    )
+    assert "| a.py | 4 | 1 | 0 | 1 | 2 | 33.3% | 4 | 1 | 1 | 1 | 1 | 66.7% |" in text
+    assert "| **all** | 4 | 1 | 0 | 1 | 2 | 33.3% | 4 | 1 | 1 | 1 | 1 | 66.7% |" in text
+    assert text.count(f"- `{fourth.identity}`\n") == 1 and gone.identity not in text
     assert f"- `{third.identity}`: why\n" in text

@@ -3,8 +3,10 @@
 import copy
 import csv
 import functools
+import io
 import json
 import math
+import unicodedata
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from multihead.commands.compare import compare
 from multihead.config.compose import compose, to_yaml
 from multihead.config.keys import GROUPS
 from multihead.errors import CheckpointError, ConfigError, DataError
+from multihead.report import Pair, Report, System
+from multihead.statistics import Spread, Test
 
 WORDS = [f"w{i}" for i in range(30)]
 TRUTH = {"data_train": "t1", "data_val": "v1", "data_test": "s1", "tokenizer_target": "k1"}
@@ -128,16 +132,55 @@ def test_what_a_capsule_holds_is_no_run(runs):
     assert len(compare(["runs/wide_*"]).systems[0].runs) == 3
 
 
-def test_one_seed_is_a_paired_bootstrap(runs):
+def test_one_seed_is_sacrebleus_randomisation_and_bootstrap(runs):
     report = compare(["runs/narrow_1", "runs/wide_1"])
     (pair,) = report.pairs
     difference = bleu(translations(0.30, 1)) - bleu(translations(0.10, 101))
     assert pair.test.difference == pytest.approx(difference)
-    assert pair.test.method == "paired bootstrap"
+    assert pair.test.method == "paired approximate randomisation"
+    (also,) = pair.test.also
+    assert also == ("sacreBLEU's paired bootstrap", pytest.approx(1 / 5001)) and pair.test.p == pytest.approx(1 / 5001)
     assert pair.test.low < difference < pair.test.high < 0
     assert pair.statement.endswith(", p < 0.001)")
     assert any(note.startswith("One seed each") for note in report.notes)
     assert report.systems[0].spread.deviation is None
+
+
+CHINESE = ["那个人读了一本书。", "她在车站买了一只猫。", "老师在图书馆丢了钥匙。"] * 20
+
+
+def chinese(folder, tokenize, wrong, lr):
+    """Whole sentences, of which some have another last word."""
+    outputs = [text[:-2] + "人。" if i < wrong else text for i, text in enumerate(CHINESE)]
+    scorer = BLEU(tokenize=tokenize)
+    score = scorer.corpus_score(outputs, [CHINESE]).score
+    result = {"test/bleu": score, "signature": str(scorer.get_signature())}
+    samples = [{"source": "s", "reference": r, "output": o} for r, o in zip(CHINESE, outputs, strict=True)]
+    return capsule(folder, ["task=translation", f"optim.lr={lr}"], result, samples)
+
+
+def test_bleu_is_resampled_with_the_tokenizer_that_it_was_scored_with(runs):
+    chinese(runs / "zh/a", "zh", 3, 0.1)
+    chinese(runs / "zh/b", "zh", 40, 0.2)
+    chinese(runs / "zh_char", "char", 40, 0.3)
+    report = compare(["zh/a", "zh/b"])
+    assert report.warnings == []  # the examples give the score that was recorded
+    assert report.pairs[0].test.p < 0.01
+    with pytest.raises(ConfigError, match=r"different tokenizers of BLEU \(zh, char\); fix: metric=test/chrf"):
+        compare(["zh/a", "zh_char"])
+
+
+def test_references_in_another_unicode_form_are_the_same(runs):
+    for name, form in (("a", "NFC"), ("b", "NFD")):
+        reference = unicodedata.normalize(form, "Größe zählt sehr viel hier")
+        samples = [{"source": "s", "reference": reference, "output": reference}] * 12
+        capsule(
+            runs / f"forms/{name}",
+            ["task=translation", f"optim.lr={len(form) + ord(name)}"],
+            {"test/bleu": 100.0},
+            samples,
+        )
+    assert compare(["forms/a", "forms/b"]).pairs[0].test.difference == 0
 
 
 def test_not_distinguishable_and_corrected(runs):
@@ -166,6 +209,8 @@ def test_baseline_instead_of_all_pairs(runs):
             ("model.d_model=32", "model.d_model=96"),
         ]
     assert any(note.startswith("model.d_model=32: one seed, taken to vary") for note in report.notes)
+    assert all(pair.statement.endswith("corrected)") for pair in report.pairs)
+    assert any("corrected for 2 comparisons" in note for note in report.notes)
     with pytest.raises(ConfigError, match="baseline: nowhere is none of the systems: model"):
         compare(["runs"], baseline="nowhere")
     with pytest.raises(ConfigError, match="baseline: runs is several of the systems"):
@@ -450,6 +495,51 @@ def test_the_terminal(runs, capsys):
     ]
     page = (runs / "new/report.html").read_text()
     assert page.count("<polyline") == 12 and "model.d_model" in page
+
+
+@pytest.fixture
+def found():
+    """Two systems, one comparison, and texts that are wider than the terminal or look like markup."""
+    several, one = Spread(30.5, 0.70711, 24.15, 36.85), Spread(33.25)
+    systems = [System("base", ["a1", "a2"], [1, 2], [30.0, 31.0], several, 1_000_000)]
+    systems.append(System("small [b]", ["b1"], [1], [33.25], one, 1_200_000))
+    pair = Pair("base", "small [b]", Test(-2.75, -4.5, -1.0, 0.004, "t-test"), 0.008, "said [b] " + 30 * "words ")
+    return Report("translation", "test/bleu", "max", systems, [pair], {}, [], ["noted [b] " + 30 * "words "])
+
+
+SHOWN = """\
+test/bleu (higher is better)
+ system      seeds    mean     sd   95 % CI over seeds   parameters
+ base            2   30.50   0.71       24.15 to 36.85    1,000,000
+ small [b]       1   33.25      -                    -    1,200,000
+
+ first - second     difference        95 % CI       p   p (Holm)     test
+ base - small [b]         -2.8   -4.5 to -1.0   0.004      0.008   t-test
+
+"""
+
+
+def test_what_is_shown_to_a_file_letter_by_letter(found, capsys):
+    command.show(found)
+    told = capsys.readouterr().out
+    long = [found.pairs[0].statement.rstrip(), found.notes[0].rstrip()]
+    assert [line.rstrip() for line in told.splitlines()] == [*SHOWN.splitlines(), *long]
+
+
+def test_a_terminal_gets_bold_heads_and_dim_notes(found, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    command.show(found)
+    told = terminal.getvalue()
+    assert told.startswith("\x1b[1mtest/bleu (higher is better)\x1b[0m\n")
+    assert "\x1b[1msystem" in told and "\x1b[2mnoted [b] words" in told
 
 
 def test_several_files(runs, capsys):

@@ -3,8 +3,10 @@
 import functools
 import json
 import shutil
+import sys
 
 import pytest
+from rich.console import Console
 from trial import train
 
 from multihead.commands import diff, runs
@@ -138,6 +140,33 @@ def test_a_real_run(tmp_path, capsys):
     (copy / "result.json").unlink()
     assert diff.run([f"a={tmp_path / 'outputs' / 'deep' / 'run'}", f"b={copy}"]) == 0
     told = capsys.readouterr().out
-    assert "has none yet; compared by its last values in metrics.csv" in told
+    assert "has none yet; compared by its last values in metrics.csv" in " ".join(told.split())  # wrapped somewhere
     rows = [line.split() for line in told.splitlines()]
     assert not [cells for cells in rows if cells and cells[0] in ("steps", row["metric"])]  # the same
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_at_any_width_the_run_is_there_and_no_number_is_cut(four, capsys, monkeypatch, width):
+    monkeypatch.setattr("multihead.screen.report_console", lambda: Console(file=sys.stdout, width=width))
+    (four / "result.json").write_text(json.dumps({"parameters": 1_353_600, "steps": 900, "seconds": 7.0}))
+    four.rename(four.parent / "2026-11-27_02-03-36_ab12_a_long_name")
+    assert runs.run([]) == 0
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert all(len(line) <= width for line in lines) and "run" in lines[0].split()
+    assert "2026-11-27_02-03-36_ab12_a_long_name" in "".join(lines).replace(" ", "")
+    head = lines[0].split()
+    assert ("1,353,600" in shown) == ("parameters" in head) and ("900" in shown.split()) == ("steps" in head)
+    assert "35" in shown.split()
+    missing = [name for name in ("task", "data", "model", "parameters", "steps", "size", "began") if name not in head]
+    assert bool(missing) == (width < 150)
+    told = " ".join(lines).partition("not shown, too narrow: ")[2]
+    assert all(name in told for name in missing) and ("format=jsonl has" in told or not missing)
+
+
+def test_in_a_pipe_all_columns_are_there_and_none_is_folded(four, capsys):
+    four.rename(four.parent / ("long" * 60))
+    assert runs.run([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and len(lines[0].split()) == 12 and any("long" * 60 in line for line in lines)
+    assert all(len(line) < 600 for line in lines)

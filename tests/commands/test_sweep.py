@@ -63,8 +63,9 @@ def test_a_sweep_runs_to_its_end_and_can_be_extended_and_looked_at(here, capsys)
     words = capsys.readouterr().out.split()
     assert words[:2] == ["python", "train.py"] and compose(words[2:]).config.task.name == "lm"
     page = (folder / "report.html").read_text()
-    for title in ("History", "Learning curves", "Slices", "Importance of parameters", "Parallel coordinates"):
+    for title in ("History", "Learning curves", "Slices", "Parallel coordinates"):
         assert f"<h2>{title}" in page
+    assert "Importance of parameters: not known (" in page and "it takes 10" in page  # of so few trials it is chance
     assert "http" not in page.replace(page[page.index("<script>") : page.index("</script>")], "")  # nothing is fetched
 
 
@@ -155,7 +156,7 @@ def workers_of(pid):
 def test_cores_and_gpus_are_shared_among_workers(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(16))
+    monkeypatch.setattr("multihead.commands.sweep.cores", lambda: 16)
     first = compose(["task=lm", "devices=2"])
     shares = [command.share_of(index, 2, first) for index in range(2)]
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["4,5", "6,7"]

@@ -2,7 +2,10 @@
 
 import dataclasses
 import itertools
+import os
 import re
+import shlex
+import shutil
 
 import pytest
 from hydra import compose as hydra_compose
@@ -280,6 +283,63 @@ def test_a_file_cannot_pose_as_hydra(tmp_path):
     (tmp_path / "hydra" / "launcher" / "mine.yaml").write_text("_target_: os.system\n")
     with pytest.raises(ConfigError, match="a file cannot configure Hydra"):
         compose(["task=translation", "hydra/launcher=mine"], config_dir=str(tmp_path))
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder of the user's own, with a model."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("d_model: 96\nnum_heads: 3\n")
+    return tmp_path
+
+
+def test_own_files_by_a_word(own, run_config):
+    words = [f"config_dir={own}", "model=mine"]
+    composed = compose(["task=translation", *words])
+    assert composed.config.model.d_model == 96 and composed.config.config_dir == str(own)
+    assert composed.provenance["model.d_model"][-1][0] == f"{own}/model/mine.yaml"
+    assert composed.tree["config_dir"] == "", "a path of this command's means nothing to who reads the run"
+    assert compose_from_run(run_config, words).config.model.d_model == 96
+    with pytest.raises(ConfigError, match="model=mine: no such model"):
+        compose(["task=translation", "model=mine"])
+    trials = compose_sweep(["task=lm", words[0], "model=glob([mine,tiny])"])
+    assert [trial.config.model.d_model for trial in trials] == [96, 128]
+
+
+def test_a_file_that_hides_ours(own):
+    """Which of two files of one name is meant is not clear: neither wins in silence."""
+    (own / "model" / "small.yaml").write_text("d_model: 32\n")
+    words = ["task=translation", f"config_dir={own}"]
+    message = r"model=small: is the name of one of ours and of .*/model/small\.yaml: which one is meant\?; fix: mv "
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose([*words, "model=small"])
+    command, _, word = caught.value.fix.partition(", then ")
+    _, before, after = shlex.split(command)
+    os.rename(before, after)
+    assert compose([*words, word]).config.model.d_model == 32
+    assert compose([*words, "model=small"]).config.model.d_model == 256
+    shutil.copy(conf_dir() / "model" / "small.yaml", own / "model")
+    assert compose([*words, "model=small"]).config.model.d_model == 256, "a copy hides nothing"
+    (own / "train.yaml").write_text("seed: 3\n")
+    with pytest.raises(ConfigError, match=r"train\.yaml: is never read: train\.yaml is ours alone; fix: rm "):
+        compose(words)
+
+
+def test_texts_of_a_file_stand_as_they_are_written(own, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (own / "data").mkdir()
+    (own / "data" / "mine.yaml").write_text(
+        "root: 2024_11\ntrain: 1.10\nval: ~/x\ncolumns: [1e5, true, a]\nroles: {source: 1_0, target: a}\n"
+        "separator: \"\\t\"\nlabels: {0: 1.0}\nbatch_tokens: 1_000\n"
+    )
+    data = compose(["task=translation", f"config_dir={own}", "data=mine"]).config.data
+    assert (data.root, data.train, data.val, data.columns) == ("2024_11", "1.10", "/home/me/x", ["1e5", "true", "a"])
+    assert (data.roles, data.separator, data.labels) == ({"source": "1_0", "target": "a"}, "\t", {"0": "1.0"})
+    assert data.batch_tokens == 1000
+    (own / "experiment").mkdir()
+    (own / "experiment" / "x.yaml").write_text("# @package _global_\nconfig_dir: elsewhere\n")
+    with pytest.raises(ConfigError, match="config_dir: only the command line names folders"):
+        compose(["task=translation", f"config_dir={own}", "experiment=x"])
 
 
 def test_config_dir_must_exist():

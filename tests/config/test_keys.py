@@ -6,7 +6,9 @@ import string
 import pytest
 import yaml
 
+from multihead.config.compose import compose, composer
 from multihead.config.keys import (
+    GROUPS,
     Key,
     conf_dir,
     documentation,
@@ -15,8 +17,11 @@ from multihead.config.keys import (
     flatten,
     leaf_keys,
     nearest_key,
+    unknown_key,
 )
+from multihead.config.synonyms import SYNONYMS
 from multihead.config.task import TASKS
+from multihead.errors import ConfigError
 
 KEYS = leaf_keys(TASKS.values())
 
@@ -65,6 +70,61 @@ def test_suggestions_for_one_letter_changes():
 )
 def test_suggestion(typed, meant):
     assert nearest_key(typed, KEYS) == meant
+
+
+USUAL = {
+    "lr": "optim.lr", "learning_rate": "optim.lr", "batch_size": "data.batch_tokens", "epochs": "trainer.max_steps",
+    "max_epochs": "trainer.max_steps", "num_train_epochs": "trainer.max_steps", "dropout": "model.dropout",
+    "hidden_size": "model.d_model", "n_embd": "model.d_model", "n_layer": "model.num_encoder_layers",
+    "num_layers": "model.num_encoder_layers", "n_head": "model.num_heads", "fp16": "precision=16-mixed",
+    "bf16": "precision=bf16-mixed", "gpus": "devices", "device": "accelerator", "output_dir": "run_dir",
+    "out_dir": "run_dir", "seq_len": "model.max_len", "max_length": "model.max_len", "block_size": "task.block_size",
+    "warmup_steps": "optim.warmup_steps", "weight_decay": "optim.weight_decay", "optimizer": "optim",
+    "lr_scheduler_type": "optim.schedule", "max_grad_norm": "trainer.gradient_clip_val",
+    "gradient_accumulation_steps": "trainer.accumulate_grad_batches", "eval_steps": "trainer.val_every_n_steps",
+    "save_steps": "trainer.checkpoint_every_n_steps", "logging_steps": "trainer.log_every_n_steps",
+    "patience": "trainer.early_stopping_patience", "beam_size": "decoding.num_beams", "num_beams": "decoding.num_beams",
+    "random_seed": "seed", "num_workers": "data.num_workers", "dataset": "data", "train_file": "data.train",
+    "validation_file": "data.val", "resume_from_checkpoint": "resume", "pretrained": "init_from", "wandb": "logger",
+    "temperature": "decoding.temperature", "label_smoothing": "task.label_smoothing", "task_name": "task",
+    "data.batch_size": "data.batch_tokens", "trainer.max_epochs": "trainer.max_steps",
+    "model.hidden_size": "model.d_model",
+    "train.lr": "optim.lr", "optimizer.weight_decay": "optim.weight_decay", "d_ffn": "model.d_ff",
+}  # fmt: skip
+"""The most usual words of other programs, with what they are here."""
+
+
+@pytest.mark.parametrize(("typed", "meant"), USUAL.items())
+def test_words_of_other_programs(typed, meant):
+    assert nearest_key(typed, KEYS).split(" ")[0] == meant
+    assert f"did you mean {meant}" in str(unknown_key(typed, KEYS))
+
+
+def test_every_synonym_names_what_there_is():
+    one = composer([])
+    for ours in set(SYNONYMS.values()):
+        word = ours.split(" ")[0]
+        key, _, value = word.partition("=")
+        assert key in KEYS or key in GROUPS, ours
+        assert not value or one(["task=lm", word]), ours
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("precision=bf16", r"precision: .* fix: precision=bf16-mixed"),
+        ("precision=fp16", r"precision: .* fix: precision=16-mixed"),
+        ("precision=32", r"precision: .* fix: precision=32-true"),
+        ("model.norm=my_norm", r"model\.norm: must be one of layer_norm, rms_norm, got 'my_norm'$"),
+        ("model.norm=rmsnorm", r"fix: model\.norm=rms_norm"),
+        ("tokenizer=bert", r"tokenizer: a node, .* its kind is bpe, .*; fix: tokenizer\.kind=bpe"),
+        ("tokenizer=char", r"tokenizer: a node, .*; fix: tokenizer\.kind=char"),
+        ("task_name=lm", r"did you mean task\?"),
+    ],
+)
+def test_values_that_other_programs_take(word, message):
+    with pytest.raises(ConfigError, match=message):
+        compose(["task=translation", word])
 
 
 @pytest.mark.parametrize(

@@ -166,3 +166,39 @@ def test_settings_that_cannot_be_are_refused(word, message):
 
 def test_durations():
     assert [duration("k", text) for text in ("90s", "30m", "1.5h", "1d")] == [90, 1800, 5400, 86400]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("1.10", "YAML reads 1.10 as 1.1, and the key takes text; fix: '1.10'"),
+        ("2024_11_26", "YAML reads 2024_11_26 as 20241126, and the key takes text; fix: '2024_11_26'"),
+        ("true", "YAML reads true as True, and the key takes text"),
+        ('"a, b"', "several values"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{{value: {}}}", "{{values: [x, {}]}}"])
+def test_a_text_that_yaml_reads_otherwise(write, typed, message, form):
+    """A trial, and W&B's agent, would type what YAML made of it: it is refused, with what to write."""
+    file = write(FILE.replace("parameters:\n", f"parameters:\n  decoding.forced_prefix: {form.format(typed)}\n"))
+    with pytest.raises(ConfigError, match=message):
+        check(read_sweep(file))
+    if "fix" in message:
+        quoted = message.partition("fix: ")[2]
+        sweep = read_sweep(write(FILE.replace("parameters:\n", f"parameters:\n  data.root: {{value: {quoted}}}\n")))
+        assert check(sweep).config.data.root == typed
+
+
+def test_own_files_of_a_sweep_are_frozen(write, tmp_path):
+    from multihead.commands.sweep import OWN, _freeze_files, _trial_words
+    from multihead.config.compose import compose
+
+    own = tmp_path / "my conf"
+    (own / "data").mkdir(parents=True)
+    (own / "data" / "mine.yaml").write_text("format: grammar\nroles: {source: a, target: b}\nbatch_tokens: 99\n")
+    typed = [f"config_dir={own}", "data=mine"]
+    sweep = read_sweep(write(FILE))
+    _freeze_files(sweep, tmp_path, check(sweep, typed))
+    (own / "data" / "mine.yaml").unlink()
+    words = _trial_words(typed, tmp_path)
+    assert compose(["task=translation", *words]).config.data.batch_tokens == 99 and OWN in words[0]

@@ -25,10 +25,10 @@ SMALL = GrammarConfig(train_size=1000, val_size=100, test_size=150)
 
 @pytest.fixture(scope="module")
 def drawn():
-    """100,000 draws: tree, log-probability, English, German."""
+    """200,000 draws: tree, log-probability, English, German."""
     sampler = Sampler(rules.TABLE, "test")
     gc.disable()  # millions of tuples, none in a cycle: collecting among them would take most of the time
-    trees = (sampler.draw("Sentence") for _ in range(100_000))
+    trees = (sampler.draw("Sentence") for _ in range(200_000))
     rows = [(tree, log_prob, ENGLISH.sentence(tree), GERMAN.sentence(tree)) for tree, log_prob in trees]
     gc.freeze()
     gc.enable()

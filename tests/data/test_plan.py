@@ -64,6 +64,17 @@ def test_a_plan_is_a_pure_function_of_seed_epoch_and_lengths():
     assert np.array_equal(before, np.random.get_state()[1])
 
 
+def test_the_limit_of_a_part_decides_the_steps_and_the_number_of_parts_does_not():
+    """What README and the guide say of data.part_tokens and of trainer.accumulate_grad_batches."""
+    plan, other = make(part_tokens=500), make(part_tokens=250)
+    steps, others = ([sorted(step.indices.tolist()) for step in each.steps(0)] for each in (plan, other))
+    assert steps != others
+    for step, indices in zip(plan.steps(0), steps, strict=True):
+        for parts in (plan.num_parts(), 8, 32):
+            assert sorted(np.concatenate(plan.parts(step, parts)).tolist()) == indices
+    assert plan.tokens(0).max() <= 2000 and other.tokens(0).max() <= 2000  # of one size
+
+
 def test_steps_are_full_and_padded_little():
     plan = make(20_000, batch_tokens=4096, part_tokens=2048)
     real = plan.widths.sum(axis=0)

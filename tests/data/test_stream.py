@@ -69,6 +69,9 @@ def test_parts_share_a_step_out():
         for count in (5, 7, 30):
             parts = plan.parts(step, count)
             assert sorted(np.concatenate(parts)) == sorted(step.indices) and len(parts) == count
+    whole = BlockPlan(stream(10_000, block_size=50), batch_tokens=1000, part_tokens=1000, seed=0)
+    for step, same in zip(plan.steps(0), whole.steps(0), strict=True):  # larger parts, and the same steps
+        assert step.indices.tolist() == same.indices.tolist()
     with pytest.raises(ConfigError, match=r"data\.batch_tokens: must be at least the block size, 50 tokens, got 49"):
         BlockPlan(stream(100, block_size=50), batch_tokens=49, part_tokens=50, seed=0)
 

@@ -9,6 +9,7 @@ from tiny import ALIBI, OPTIONS, WORDS, drawn, ids, new_task, reference
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting import ctranslate
 from multihead.exporting.verify import Reference, verify
+from multihead.run import save_vocab
 
 LM, DECODER, TRANSLATION = ["task=lm"], ["task=translation", "task.topology=decoder"], ["task=translation"]
 CASES = [(TRANSLATION, words) for words in OPTIONS if "model.qk_norm=true" not in words]
@@ -101,3 +102,17 @@ def test_the_package_is_missing(monkeypatch):
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(CheckpointError, match="CTranslate2 cannot load it"):
         ctranslate.Runtime(tmp_path, reference(new_task(*LM)))
+
+
+@pytest.mark.parametrize("words", [["task=summarization"], DECODER])
+def test_the_snippet_of_the_readme_cuts_a_long_source_as_predict_does(words, tmp_path, monkeypatch, capsys):
+    task = new_task(*words)
+    ctranslate.write(task, tmp_path, "float32")
+    files = save_vocab(tmp_path, task.vocab)
+    text = " ".join(WORDS * 30)
+    page = ctranslate.readme(Reference(task, task.config.decoding, shared_out=True), files, {"patience=1": 1.0})
+    snippet = page.partition("```python\n")[2].partition("```")[0].replace("A text.", text)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    ((expected,),) = task.predict([text], task.config.decoding)
+    assert capsys.readouterr().out.split() == expected["text"].split()

@@ -22,7 +22,7 @@ from multihead.errors import CheckpointError, ConfigError, DataError
 from multihead.losses import balanced_weights
 from multihead.ngrams import NGramClasses
 from multihead.tasks import build_task
-from multihead.tasks.base import IGNORED, Vocabulary
+from multihead.tasks.base import Vocabulary
 
 TEXTS = ["the film is good", "bad", "a very very good day , and a long one", "no good at all", "not bad", "the day"]
 OTHERS = ["it was good", "it was bad and long", "day", "not", "the film is a film", "a"]
@@ -197,10 +197,10 @@ def test_the_loss_is_divided_by_the_examples_with_class_weights_too():
 
 
 def test_no_examples_are_a_batch_without_targets():
-    for words, shape in (([], (1,)), (["task.multi_label=true"], (1, 3))):
+    for words, shape in (([], (0,)), (["task.multi_label=true"], (0, 3))):
         made = task(*words)
         batch = made.collate(encoded(made), np.zeros(0, dtype=np.int64))
-        assert batch["labels"].shape == shape and (batch["labels"] == IGNORED).all()
+        assert batch["labels"].shape == shape
         logits, labels = made(batch)
         assert logits.shape == (0, 3) and len(labels) == 0
 
@@ -279,10 +279,10 @@ def test_a_pair_with_a_blank_side_has_no_class_and_long_ones_are_named():
     assert [len(outputs) for outputs in made.predict(["a\tb", "a\t ", "\u3000\tb", "\t", "", "a\tb\tc"], None)] == [
         3, 0, 0, 0, 0, 3,
     ]  # fmt: skip
-    assert made.truncated(["day day day\tday", "day day day day\tday", "day\tday day day day", "", "day"]) == [
+    assert made.too_long(["day day day\tday", "day day day day\tday", "day\tday day day day", "", "day"]) == [
         False, True, True, False, False,
     ]  # fmt: skip
-    assert task(max_len=9).truncated(["day " * 7, "day " * 8]) == [False, True]
+    assert task(max_len=9).too_long(["day " * 7, "day " * 8]) == [False, True]
 
 
 def test_several_labels_are_those_above_the_threshold():
@@ -313,20 +313,22 @@ def test_a_pair_is_one_line_with_a_tab():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run on a file whose classes are told by one word, which is sometimes wrong."""
+    """A finished run on files whose classes are told by one word, which is sometimes wrong; 3 lines of test are bad."""
     folder = tmp_path_factory.mktemp("classification")
     draw = np.random.default_rng(0)
-    words = [f"word{i}" for i in range(30)]
-    with open(folder / "mails.tsv", "w") as file:
-        for _ in range(400):
-            spam = draw.random() < 0.3
-            mark = "prize" if spam != (draw.random() < 0.1) else "lunch"
-            text = [*draw.choice(words, draw.integers(2, 9)), mark]
-            file.write(f"{int(spam)}\t{' '.join(draw.permutation(text))}\n")
-    words = ["task=classification", *SMALL, "data=files", "data.columns=[label,text]", "logger=none",
+    words, lines = [f"word{i}" for i in range(30)], []
+    for _ in range(400):
+        spam = draw.random() < 0.3
+        mark = "prize" if spam != (draw.random() < 0.1) else "lunch"
+        text = [*draw.choice(words, draw.integers(2, 9)), mark]
+        lines.append(f'"{int(spam)}","{" ".join(draw.permutation(text))}"\n')
+    (folder / "train.csv").write_text("".join(lines[100:]))
+    (folder / "test.csv").write_text("".join(["1\n", "\n", *lines[:100], "0,one,two\n", "0,\n"]))
+    words = ["task=classification", *SMALL, "data=files", "data.format=csv", "data.columns=[label,text]", "logger=none",
              "data.roles={text: text, label: label}", "data.labels.0=ham", "data.labels.1=spam",
-             f"data.train={folder / 'mails.tsv'}", "data.splits={val: 0.25, test: 0.25}", f"run_dir={folder / 'run'}",
-             "data.batch_tokens=256", "trainer.max_steps=60", "trainer.val_every_n_steps=20"]  # fmt: skip
+             f"data.train={folder / 'train.csv'}", f"data.test={folder / 'test.csv'}", "data.splits={val: 100}",
+             "data.on_bad_line=skip", f"run_dir={folder / 'run'}", "data.batch_tokens=256", "trainer.max_steps=60",
+             "trainer.val_every_n_steps=20"]  # fmt: skip
     with torch.set_grad_enabled(True):
         return folder / "run", multihead.train(words)
 
@@ -349,6 +351,14 @@ def test_a_run_is_a_capsule_with_named_classes(run):
     loaded = multihead.load(folder)
     assert loaded.classify(["prize word1 word2"])[0]["label"] == "spam"
     assert loaded.classify(["lunch word1 word2"])[0]["label"] == "ham"
+
+
+def test_rows_that_were_skipped_are_warned_of_and_counted(run):
+    folder, result = run
+    assert result["skipped_rows_test"] == 3 and "skipped_rows_train" not in result
+    said = (folder / "train.log").read_text()
+    what = "test: 3 of 103 rows (2.9%) were skipped, since data.on_bad_line=skip; every score on test is of the other"
+    assert said.count(what) == 2 and "dropped 1 empty line" in said  # before the first step and at the end
 
 
 def predicted(monkeypatch, capsys, folder, text, *words):
@@ -401,11 +411,11 @@ def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_capsule(ru
 
 
 def test_a_file_with_an_unknown_label_is_refused_in_evaluate(run, tmp_path):
-    (tmp_path / "mine.tsv").write_text("1\tprize word1\n0\tlunch\n2\tword3 word4\n")
-    words = [f"data.test={tmp_path / 'mine.tsv'}", "data.labels.2=scam"]
-    with pytest.raises(DataError, match=r"mine.tsv:3: the label 'scam' is not among the classes .*; nearest: spam"):
+    (tmp_path / "mine.csv").write_text("1,prize word1\n0,lunch\n2,word3 word4\n")
+    words = [f"data.test={tmp_path / 'mine.csv'}", "data.labels.2=scam"]
+    with pytest.raises(DataError, match=r"mine.csv:3: the label 'scam' is not among the classes .*; nearest: spam"):
         evaluate(str(run[0]), words)
-    with pytest.raises(DataError, match=r"mine.tsv:3: the label '2' has no name in data.labels"):
+    with pytest.raises(DataError, match=r"mine.csv:3: the label '2' has no name in data.labels"):
         evaluate(str(run[0]), words[:1])
 
 

@@ -93,7 +93,7 @@ def test_of_a_prompt_that_is_too_long_the_end_is_continued():
     made = task(max_len=16)
     decoding = replace(made.config.decoding, max_new_tokens=6)
     long = "the dog " * 40 + "sees a cat"
-    assert made.truncated([long, "the dog " * 7, "the dog " * 7 + "sees"]) == [True, False, True]
+    assert made.too_long([long, "the dog " * 7, "the dog " * 7 + "sees"]) == [True, False, True]
     for beams, kept in ((1, 15), (3, 10)):
         settings = replace(decoding, num_beams=beams)
         (outputs,) = made.predict([long], settings)

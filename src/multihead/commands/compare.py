@@ -32,10 +32,10 @@ from multihead.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.table import Table
 
     from multihead.examples import Statistics
     from multihead.report import Report, System
+    from multihead.screen import Fitted
     from multihead.statistics import Test
 
 WORDS = ("runs", "group", "names", "baseline", "metric", "format", "out")
@@ -550,11 +550,10 @@ def statement(first: str, second: str, test: Test | None, p: float | None, metri
 
 def show(report: Report) -> None:
     """Prints tables and findings on standard output."""
-    from rich.console import Console
-
     from multihead.report import pairs_rows, systems_rows
+    from multihead.screen import report_console
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = report_console()
     better = "higher" if report.better == "max" else "lower"
     console.print(f"{report.metric} ({better} is better)", style="bold", markup=False)
     console.print(_table(systems_rows(report)))
@@ -568,13 +567,8 @@ def show(report: Report) -> None:
         console.print(text, style="dim", markup=False, soft_wrap=True)
 
 
-def _table(rows: list[list[str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _table(rows: list[list[str]]) -> Fitted:
+    from multihead.screen import Fitted
 
-    table = Table(box=None, padding=(0, 2, 0, 1), header_style="bold")
-    for i, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*map(Text, row))
-    return table
+    head, *body = rows
+    return Fitted(head, body, fold=(head[0], "test"))

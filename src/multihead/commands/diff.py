@@ -24,9 +24,7 @@ METRICS = "metrics.csv"
 
 def run(words: Sequence[str]) -> int:
     """``multihead diff a=RUN b=RUN``."""
-    import sys
-
-    from rich.console import Console
+    from multihead.screen import report_console
 
     first, words = take(words, "a")
     second, words = take(words, "b")
@@ -36,7 +34,7 @@ def run(words: Sequence[str]) -> int:
     for name, folder in (("a", first), ("b", second)):
         if not (folder and (Path(folder) / FILES["configuration"]).is_file()):
             raise ConfigError(name, f"{folder or 'nothing'} is not the directory of a run", f"{name}=outputs/...")
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = report_console()
     differences = {part: diff(Path(first), Path(second), part) for part in FILES}
     if any(differences.values()):
         console.print(_table(first, second, differences))
@@ -109,7 +107,7 @@ def _table(first: str, second: str, differences: dict[str, list[tuple[str, Any, 
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, right in (("", False), (escape(first), True), (escape(second), True), ("b - a", True)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "b - a")
     for part, rows in differences.items():
         if rows:
             table.add_row(f"[bold]{part}[/bold]")

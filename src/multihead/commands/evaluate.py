@@ -125,9 +125,10 @@ def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
     """Metrics under the names of the split, seconds, numbers of rows, and how text was scored."""
     import lightning as L
 
-    from multihead.commands.train import devices, source_of
+    from multihead.commands.train import source_of
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule
+    from multihead.launch import devices
 
     split = config.data.split
     sources = {name: source_of(config, task.member(name), prepared) for name in prepared.texts}
@@ -182,6 +183,8 @@ def _decide(request: Request, task: Task, composition: Composition, path: Path) 
     classifier.calibration.save(path / "model" / FILE)
     said = ", ".join(f"{name} {value}" for name, value in classifier.calibration.described().items())
     log.info("decided on val (%d examples): %s; kept in %s", len(labels), said or "nothing", path / "model" / FILE)
+    for name, threshold in classifier.calibration.thresholds.items():
+        log.info("%s on the %d examples of val: %s", name, len(labels), threshold.said())
 
 
 def result_name(config: Config, split: str, words: Sequence[str]) -> str:

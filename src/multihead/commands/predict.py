@@ -53,7 +53,7 @@ def run(words: Sequence[str]) -> int:
         for lines in chunks(sys.stdin.buffer, size, strict, said):
             flaws = [task.flaw(line) for line in lines]
             good = next((place for place, flaw in enumerate(flaws) if flaw), len(lines))
-            cut = said.truncated(task.truncated(lines[:good]))
+            cut = said.truncated(task.too_long(lines[:good]))
             answers = task.predict(lines[:good], decoding, said.lines)
             for line, outputs, was_cut in zip(lines[:good], answers, cut, strict=True):
                 sys.stdout.write(answer(task, line, outputs, form, was_cut) + "\n")
@@ -85,7 +85,7 @@ class Said:
     def say(self) -> None:
         """Warns of what happened to lines."""
         for numbers, what in (
-            (self.cut, "longer than model.max_len allows, and was cut"),
+            (self.cut, "longer than the model reads, and was cut"),
             (self.not_utf8, "not UTF-8, and was read with U+FFFD in place of such bytes"),
         ):
             if numbers:

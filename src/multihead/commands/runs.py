@@ -222,23 +222,21 @@ def _modified(file: Path) -> str:
 
 
 def _show(runs: Sequence[Listed], folder: Path) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from multihead.screen import Fitted, report_console
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 400, highlight=False)
+    console = report_console()
     if not runs:
         console.print(f"no such runs below {folder}", markup=False)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    right = ("parameters", "best", "steps", "time", "size")
-    for name in ("task", "data", "model", right[0], "state", "metric", *right[1:], "began", "run"):
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name != "run")
+    head = ("task", "data", "model", "parameters", "state", "metric", "best", "steps", "time", "size", "began", "run")
+    rows = []
     for listed in runs:
         count, best = f"{listed.parameters or 0:,}", "-" if listed.best is None else f"{listed.best:.4g}"
         clock, size = str(datetime.timedelta(seconds=round(listed.seconds))), f"{listed.size / 1e6:,.1f} MB"
         cells = [listed.task, listed.data, listed.model, count if listed.parameters else "-", listed.state]
         cells += [listed.metric, best, f"{listed.steps:,}", clock, size, listed.date[:16]]
-        table.add_row(*map(escape, [*cells, os.path.relpath(listed.run, folder)]))
-    console.print(table)
+        rows.append([*cells, os.path.relpath(listed.run, folder)])
+    left = {"task", "data", "model", "state", "metric", "began", "run"}
+    optional = ("size", "model", "parameters", "began", "time", "data", "task", "steps")
+    console.print(Fitted(head, rows, left, {"run"}, optional, "format=jsonl has all"))
     console.print(f"{len(runs)} run{'s' * (len(runs) > 1)} below {folder}", markup=False)

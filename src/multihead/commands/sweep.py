@@ -26,8 +26,9 @@ from multihead.config.merge import Composition
 from multihead.config.sweep import Sweep, SweepSettings, check, read_sweep, sweep_settings
 from multihead.config.words import write
 from multihead.errors import CheckpointError, ConfigError, MachineError, Stopped
+from multihead.screen import report_console
 from multihead.sweeping.ledger import SETTLED, Ledger, Row
-from multihead.sweeping.report import best_row, console_table, importances, line_of, write_report
+from multihead.sweeping.report import best_row, console_table, importances, line_of, no_importances, write_report
 from multihead.sweeping.trial import GRACE_SECONDS
 from multihead.sweeping.worker import STORAGE
 
@@ -209,7 +210,7 @@ class Runner:
 
     def __init__(self, sweep: Sweep, folder: Path, settings: SweepSettings, ledger: Ledger, first: Composition):
         self.sweep, self.folder, self.settings, self.ledger, self.first = sweep, folder, settings, ledger, first
-        self.console = _console()
+        self.console = report_console()
         self.signum = 0
 
     def run(self, trials: int, seconds: float, words: Sequence[str]) -> int:
@@ -349,7 +350,7 @@ def _look(settings: SweepSettings, ledger: Ledger, folder: Path) -> int:
 
         return send(rows, sweep)
     write_report(folder / REPORT, sweep, rows, ledger.study)
-    show(_console(), sweep, rows, folder, ledger.study)
+    show(report_console(), sweep, rows, folder, ledger.study)
     return 0
 
 
@@ -373,11 +374,9 @@ def show(console: Console, sweep: Sweep, rows: Sequence[Row], folder: Path, stud
     if found := importances(study, rows):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.items())
         console.print(f"importance of parameters: {shares}", highlight=False, soft_wrap=True)
+    elif best_row(rows, sweep.goal):
+        console.print(f"importance of parameters: not known ({no_importances(rows)})", highlight=False, soft_wrap=True)
     if best_row(rows, sweep.goal):
         console.print("best: " + best_command(rows, sweep, folder), highlight=False, markup=False, soft_wrap=True)
     lacks = "" if installed("plotly") else f" (a table only; for pictures {install('plotly')})"
     console.print(f"pictures: {folder / REPORT}{lacks}", highlight=False, soft_wrap=True, markup=False)
-
-
-def _console() -> Console:
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)

@@ -28,7 +28,7 @@ from multihead.config.keys import (
 )
 from multihead.config.merge import Composition, Layer, merge, to_yaml, tree_of
 from multihead.config.training import SEARCHES
-from multihead.config.words import PATHS, Word, leaves, several_values, split, text, typed_as
+from multihead.config.words import PATHS, Word, leaves, names_within, several_values, split, text, typed_as
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
 from multihead.plugin import Plugin
@@ -184,8 +184,7 @@ def _check_safe(word: Word) -> None:
     name, value = word.key, word.value or ""
     if word.is_sweep:
         raise several_values(name, value, of_text=not re.match(r"-?[\d.]|range|interval", value))
-    inner = leaves(word, {}) if value.startswith("{") else ()
-    if any(names_code(key) for key in (name, *inner)):
+    if any(names_code(key) for key in (name, *names_within(name, value))):
         raise ConfigError(name, "not allowed: configuration is data and names no code", "plugin=FILE.py adds code")
     if "${" in value or "${" in name:
         plain = re.sub(r"[$][{](\w+)[}]", r"$\1", value)
@@ -254,9 +253,7 @@ def _run_layer(run_config: Mapping[str, Any], source: str) -> Layer:
     return file_layer(source, tree, CheckpointError)
 
 
-def _check_same_plugin(
-    run_config: Mapping[str, Any], plugin: Plugin | None, overrides: list[Word], run: str
-) -> None:
+def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, overrides: list[Word], run: str) -> None:
     """A run made with a plugin wants the same one again, by the command line; another content has to be accepted."""
     name, sha256 = run_config.get("plugin"), run_config.get("plugin_sha256")
     if not name or any(override.key == "plugin_sha256" for override in overrides):

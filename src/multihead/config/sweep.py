@@ -337,7 +337,7 @@ def _check_value(sweep: Sweep, path: Path_, name: str, value: Any) -> None:
         for index, item in enumerate(value):
             _check_value(sweep, (*path, index), name, item)
         return
-    written = sweep.scalars.get(path, "")
+    written = sweep.scalars.get(path) or sweep.scalars.get(path[:-1], "")
     if written and not isinstance(value, str) and value is not None and str(value) != written and _of_text(name):
         raise ConfigError(where, f"{name}: YAML reads {written} as {value!r}, and the key takes text", f"'{written}'")
     if value is None:

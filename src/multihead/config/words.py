@@ -165,6 +165,12 @@ def leaves(word: Word, keys: Mapping[str, Key]) -> dict[str, Any]:
     return dict(_leaves(word.key, word.value, keys))
 
 
+def names_within(name: str, typed: str) -> list[str]:
+    """The dotted names of a mapping's entries, whatever their values; nothing for another value."""
+    inner = [(f"{name}.{entry}", value) for entry, value in _entries(typed) or ()]
+    return [full for entry, value in inner for full in (entry, *names_within(entry, value))]
+
+
 def _leaves(name: str, typed: str, keys: Mapping[str, Key]) -> Iterator[tuple[str, Any]]:
     key = find(name, keys)
     node = key is None or (key.is_mapping and name == key.name)
@@ -187,17 +193,13 @@ def text(typed: str, name: str, alone: bool = True) -> str:
     Raises:
         ConfigError: It could be read in two ways, or it is a path or an escape that stands for nothing.
     """
-    escaped = name in ESCAPED
-    quote = typed[0] if QUOTED.fullmatch(typed) else ""
+    content, quote = _unquoted(typed)
     if not quote and alone:
         _check_plain(typed, name)
     elif not quote and typed[:1] in ("[", "{") and typed[-1:] == CLOSING[typed[0]]:
         raise ConfigError(name, f"must be a list of texts, and {typed} is none", as_text(name, typed, "[{}]"))
-    content = typed[1:-1] if quote else typed
-    if escaped:
-        return _unescaped(content, name)
-    if quote:  # as Hydra does: of the backslashes before a quote, one in two
-        content = re.sub(rf"(\\+)({quote}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], content)
+    if name in ESCAPED:
+        return _unescaped(typed[1:-1] if quote else typed, name)
     return expanded(content, name) if name in PATHS and quote != "'" else content
 
 
@@ -309,7 +311,16 @@ def _entries(typed: str) -> list[tuple[str, str]] | None:
     pairs = [_apart(part, ":", 1) for part in _apart(typed[1:-1]) or [""]]
     if not all(pair is not None and len(pair) == 2 and pair[0] for pair in pairs):
         return None
-    return [(name[1:-1] if QUOTED.fullmatch(name) else name, value) for name, value in pairs]
+    return [(_unquoted(name)[0], value) for name, value in pairs]
+
+
+def _unquoted(typed: str) -> tuple[str, str]:
+    """A text without the quotes around the whole of it, and the quote; before one, as in Hydra, a backslash escapes."""
+    if not QUOTED.fullmatch(typed):
+        return typed, ""
+    quote = typed[0]
+    halved = re.sub(rf"(\\+)({quote}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], typed[1:-1])
+    return halved, quote
 
 
 def _texts_or_text(typed: str, name: str) -> str | list[str]:
@@ -353,8 +364,7 @@ def _unescaped(content: str, name: str) -> str:
 
 def path_of(name: str, typed: str) -> str:
     """A path that a command takes (``run=``, ``out=``): expanded as a shell would, without quotes around it."""
-    quote = typed[0] if QUOTED.fullmatch(typed) else ""
-    content = typed[1:-1] if quote else typed
+    content, quote = _unquoted(typed)
     return content if quote == "'" else expanded(content, name)
 
 

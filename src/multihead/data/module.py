@@ -175,6 +175,7 @@ class DataModule(lightning.LightningDataModule):
             num_workers=self.config.num_workers,
             persistent_workers=self.config.num_workers > 0 and split == "train",
             collate_fn=_as_it_is,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",  # read by the GPU
             generator=torch.Generator().manual_seed(self.seed),  # else iter() draws from the global state
         )
 

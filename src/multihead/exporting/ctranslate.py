@@ -360,8 +360,7 @@ def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, f
     options = [f"beam_size={decoding.num_beams}", f"length_penalty={decoding.length_penalty}"]
     if decoding.no_repeat_ngram_size:
         options.append(f"no_repeat_ngram_size={decoding.no_repeat_ngram_size}")
-    if decoding.min_new_tokens:
-        options.append(f"{bound.replace('max', 'min')}={decoding.min_new_tokens}")
+    options.append(f"{bound.replace('max', 'min')}={decoding.min_new_tokens}")  # CTranslate2's default may be 1
     options += [f"suppress_sequences={forbidden}", "return_end_token=True"]
     options += ["include_prompt_in_result=False"] if prefixed else []
     role = "text" if "text" in reference.task.tokenizers and reference.name == "lm" else "source"
@@ -371,10 +370,13 @@ def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, f
     elif prefixed:
         prompt = '["<bos>", *{}, "<sep>"]'
     source_file, target_file = _vocabulary_files(reference)
-    longest = "64"
+    longest, max_len = "64", reference.task.config.model.max_len
     if reference.name != "lm":
         text = reference.task.target_text
         longest = f"int({text.slope:g} * len(ids)) + {text.extra}"
+    marks = 1 if reference.name == "lm" or not prefixed else 2
+    room = f"{max_len - marks} - len(ids)" if prefixed else f"{max_len - marks}"
+    longest = f"min({longest}, {room})"
     cut = f"[:{reference.task.limits()['source']}]" if role == "source" else ""
     field = "sequences" if prefixed else "hypotheses"
     return f"""# {reference.name} for CTranslate2

@@ -154,6 +154,7 @@ class Reference:
             pad_id=self.pad,
             max_new_tokens=torch.tensor([self.limit(example) for example in examples]),
             forbidden=self.forbidden,
+            continues_text=self.name == "lm",
         )
         return [hypotheses[0].ids for hypotheses in found]
 

@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from multihead.config.sweep import Sweep
+from multihead.screen import Fitted
 from multihead.sweeping.ledger import Row
 
 ORDER = ("complete", "running", "orphaned", "pruned", "failed")
 COLOURS = {"complete": "#0072b2", "pruned": "#a67c00", "failed": "#d55e00", "running": "#7f7f7f", "orphaned": "#7f7f7f"}
 MIN_COMPLETE = 2
 """Trials without which there is nothing to compare."""
+MIN_IMPORTANCE = 10
+"""Complete trials without which a parameter's importance is chance."""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -92,15 +92,10 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def console_table(sweep: Sweep, rows: Sequence[Row]) -> Table:
+def console_table(sweep: Sweep, rows: Sequence[Row]) -> Fitted:
     """The table of trials for a console."""
     head, body = cells(sweep, rows)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in head:
-        table.add_column(Text(name), justify="left" if name in ("state", "reason") else "right", overflow="fold")
-    for line in body:
-        table.add_row(*(Text(cell) for cell in line))
-    return table
+    return Fitted(head, body, left=("state", "reason"), fold=("reason",), optional=("tries", "reason", "time"))
 
 
 # The page
@@ -138,6 +133,8 @@ def _page(sweep: Sweep, rows: Sequence[Row], figures: Sequence[str]) -> str:
     if best:
         command = f"<code>python train.py {html.escape(words)}</code>"
         lead += f"<p>Best: trial {best.number}, {html.escape(value_of(best))}: {command}</p>"
+        if why := no_importances(rows):
+            lead += f"<p class=muted>Importance of parameters: not known ({html.escape(why)}).</p>"
     if not figures:
         lead += f"<p class=muted>Pictures need plotly and {MIN_COMPLETE} complete trials.</p>"
     return (
@@ -176,6 +173,7 @@ def _pictures(sweep: Sweep, rows: Sequence[Row], study: Any) -> list[tuple[str, 
     varied = [p.name for p in sweep.swept if len({str(row.values.get(p.name)) for row in complete}) > 1]
     if varied:
         found.append(("Slices", lambda: draw.plot_slice(study, params=varied, target_name=name)))
+    if not no_importances(rows):
         found.append(
             ("Importance of parameters (PED-ANOVA)", lambda: draw.plot_param_importances(study, params=varied))
         )
@@ -209,12 +207,31 @@ def learning_curves(sweep: Sweep, rows: Sequence[Row]) -> Any:
     return figure
 
 
+def no_importances(rows: Sequence[Row]) -> str:
+    """Why importances would be noise: too few complete trials, or values that differ less than those of equal trials.
+
+    Of one parameter the share is 100 % whatever it does. Equal trials are the seeds of one point.
+    """
+    complete = [row for row in rows if row.state == "complete"]
+    names = dict.fromkeys(name for row in complete for name in row.values)
+    varied = [name for name in names if len({str(row.values.get(name)) for row in complete}) > 1]
+    if len(varied) < 2:
+        return f"{len(varied)} of the parameters differ{'s' * (len(varied) == 1)} between complete trials; it takes 2"
+    if len(complete) < MIN_IMPORTANCE:
+        return f"{len(complete)} complete trials; it takes {MIN_IMPORTANCE}"
+    deviations = [statistics.stdev(s) for row in complete if len(s := row.record.get("by_seed", [])) > 1]
+    noise = max([1e-6 * max(abs(row.value) for row in complete), *(deviations and [statistics.mean(deviations)])])
+    spread = statistics.stdev(row.value for row in complete)
+    if spread <= noise:
+        return f"the trials' values differ by no more than chance (deviation {spread:.2g}, of equal trials {noise:.2g})"
+    return ""
+
+
 def importances(study: Any, rows: Sequence[Row]) -> dict[str, float]:
-    """Share of each parameter in whether a trial is among the better ones (arXiv:2304.10255); {} for too few trials."""
+    """Share of each parameter in whether a trial is among the better (arXiv:2304.10255); {} for `no_importances`."""
     import optuna
 
-    settled = [row for row in rows if row.state == "complete"]
-    if len(settled) < MIN_COMPLETE or len({row.value for row in settled}) < MIN_COMPLETE:
+    if no_importances(rows):
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

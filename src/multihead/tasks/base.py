@@ -25,6 +25,21 @@ from multihead.transformer import Blocks, Transformer
 IGNORED = -100
 
 
+def labelled(labels: Tensor) -> Tensor | None:
+    """Places [N] in [B * T] of the positions that have a label; None if all of labels [B, T] have one.
+
+    `Task.collate` finds them on the host: looking for them on an accelerator would wait for all that is queued there.
+    """
+    places = (labels.flatten() != IGNORED).nonzero()[:, 0]
+    return None if len(places) == labels.numel() else places
+
+
+def at_places(x: Tensor, places: Tensor | None) -> Tensor:
+    """What [B, T, ...] holds at ``places`` [N] of `labelled`: [N, ...]."""
+    x = x.flatten(0, 1)
+    return x if places is None else x.index_select(0, places)
+
+
 class Model(nn.Module):
     """A backbone and the head of one task; its state is what a capsule's ``model.safetensors`` holds."""
 
@@ -126,7 +141,12 @@ class Task(L.LightningModule):
         return self.lengths(encoded)[0]
 
     def collate(self, encoded: Any, indices: Any, epoch: int = 0) -> dict[str, Any]:
-        """The examples ``indices`` as one padded batch; a well-formed batch without targets for no indices."""
+        """The examples ``indices`` as one padded batch; a well-formed batch without targets for no indices.
+
+        It runs on the host and gives what a training step needs to know of the values: which positions are real
+        (`labelled`), lengths, counts. A step that asks an accelerator for a value (``int``, ``bool``, ``tolist``, an
+        index by a mask) waits for all that is queued there.
+        """
         raise NotImplementedError
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
@@ -155,7 +175,7 @@ class Task(L.LightningModule):
         """Why ``text`` cannot be an input of `predict`, and what to do about it; None where it can."""
         return None
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
         """Which inputs of `predict` are longer than the model reads, so that they are cut."""
         return [False] * len(texts)
 

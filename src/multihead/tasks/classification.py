@@ -21,7 +21,7 @@ from multihead.errors import DataError
 from multihead.heads import PooledClassifier
 from multihead.losses import balanced_weights, class_loss, label_set_loss
 from multihead.ngrams import NGramClasses
-from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
+from multihead.tasks.base import Model, Task, Vocabulary
 from multihead.texts import is_blank
 from multihead.transformer import Transformer
 
@@ -86,9 +86,9 @@ class ClassificationTask(Task):
         return np.ones(len(encoded), dtype=np.int64)
 
     def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
-        shape = (1, len(self.labels)) if self.multi_label else (1,)
-        if len(indices) == 0:  # one row without a target: its loss is 0 and its gradient exists
-            return {"text": torch.tensor([[self.bos, self.eos]]), "mask": None, "labels": torch.full(shape, IGNORED)}
+        if len(indices) == 0:  # one row without a label: its loss is 0 and its gradient exists
+            labels = torch.zeros((0, len(self.labels)) if self.multi_label else 0, dtype=torch.long)
+            return {"text": torch.tensor([[self.bos, self.eos]]), "mask": None, "labels": labels}
         middle = ["text", self.sep, "text_b"] if self.pairs else ["text"]
         tokens = encoded.joined([self.bos, *middle, self.eos], indices, pad_id=self.pad)
         batch = self._masked(tokens, self.lengths(encoded)[0][indices])
@@ -136,8 +136,7 @@ class ClassificationTask(Task):
         else:  # what is padded is on the right, after all real tokens: causality hides it
             hidden = self.model.transformer.decode(text)
         found, labels = self.model.head.opinions(hidden, mask, batch["text"]), batch["labels"]
-        real = (labels if labels.ndim == 1 else labels[:, 0]) != IGNORED
-        return [logits.float()[real] for logits in found], labels[real]
+        return [logits.float()[: len(labels)] for logits in found], labels  # none of an empty batch's one row
 
     def _dropped(self, text: Tensor) -> Tensor:
         """Ids [B, T] with some of the text's shown as ``<mask>``, in training."""
@@ -237,7 +236,7 @@ class ClassificationTask(Task):
         halves = [text.partition("\t") for text in texts]
         return [first for first, _, _ in halves], [second for _, _, second in halves]
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
         limits, over = self.limits(), [False] * len(texts)
         for role, column in zip(limits, self._sides(texts), strict=False):
             ids = self.tokenizers[role].encode_batch(column)

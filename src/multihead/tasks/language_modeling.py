@@ -22,7 +22,7 @@ from multihead.heads import VocabularyHead
 from multihead.metrics import WeightedMean
 from multihead.sampling import cut_at_stop, sample, settled
 from multihead.side_outputs import side_output
-from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
+from multihead.tasks.base import IGNORED, Model, Task, Vocabulary, at_places, labelled
 from multihead.transformer import Transformer
 
 OUTSIDE_SEGMENT = -1  # of positions outside of the stream
@@ -63,7 +63,8 @@ class LanguageModelingTask(Task):
     def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
         if len(indices) == 0:  # one row without targets: its loss is 0 and its gradient exists
             row = torch.full((1, 1), self.tokenizer.eos_id)
-            return {"inputs": row, "labels": torch.full((1, 1), IGNORED), "segments": torch.zeros_like(row)}
+            labels = torch.full((1, 1), IGNORED)
+            return {"inputs": row, "labels": labels, "segments": torch.zeros_like(row), "places": labelled(labels)}
         inputs, labels = encoded.windows(indices)
         inside = labels >= 0
         segments = None
@@ -78,8 +79,9 @@ class LanguageModelingTask(Task):
         if not self.causal:
             inputs, labels = self._masked(labels, inside, indices, epoch)
         inputs = np.where(inside, inputs, self.tokenizer.pad_id)
-        labels = np.where(labels < 0, IGNORED, labels)
-        return {"inputs": torch.from_numpy(inputs), "labels": torch.from_numpy(labels), "segments": segments}
+        labels = torch.from_numpy(np.where(labels < 0, IGNORED, labels))
+        batch = {"inputs": torch.from_numpy(inputs), "labels": labels, "segments": segments}  # [B, T]
+        return batch | {"places": labelled(labels)}
 
     def _masked(
         self, ids: np.ndarray, inside: np.ndarray, starts: np.ndarray, epoch: int
@@ -105,8 +107,7 @@ class LanguageModelingTask(Task):
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Hidden states [N, D] and labels [N] of the predicted positions."""
         hidden = self.hidden(batch["inputs"], batch["segments"])  # [B, T, D]
-        real = batch["labels"] != IGNORED
-        return hidden[real], batch["labels"][real]
+        return at_places(hidden, batch["places"]), at_places(batch["labels"], batch["places"])
 
     def hidden(self, inputs: Tensor, segments: Tensor | None = None) -> Tensor:
         """Hidden states [B, T, D] of inputs [B, T]."""
@@ -225,7 +226,7 @@ class LanguageModelingTask(Task):
             results += self._sample(texts[start : start + size], decoding, first + start)
         return results
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
         return [len(self._encode(text)) >= self.config.model.max_len for text in texts]
 
     def _prompt(self, text: str, room: int = 1) -> list[int]:

@@ -20,7 +20,7 @@ from multihead.errors import ConfigError
 from multihead.heads import CopyHead, VocabularyHead
 from multihead.metrics import CorpusBLEU, CorpusCHRF, CorpusTER, WeightedMean
 from multihead.target_text import TargetText, usable_tokenizer
-from multihead.tasks.base import IGNORED, Model, Task, Vocabulary
+from multihead.tasks.base import IGNORED, Model, Task, Vocabulary, at_places, labelled
 from multihead.texts import is_blank
 from multihead.transformer import Transformer
 
@@ -40,7 +40,7 @@ class TranslationTask(Task):
         marks = self.tokenizers["target"]
         self.pad, self.bos, self.eos, self.sep = marks.pad_id, marks.bos_id, marks.eos_id, marks.sep_id
         self.loss_mean, self.accuracy, self.bits = WeightedMean(), WeightedMean(), WeightedMean()
-        self.exact_match, self.at_limit = WeightedMean(), WeightedMean()
+        self.exact_match, self.cut_outputs = WeightedMean(), WeightedMean()
         self.target_text = vocab.targets.get(settings.name, TargetText())
         self.scores = self.new_scores()
 
@@ -75,17 +75,20 @@ class TranslationTask(Task):
     def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
         if len(indices) == 0:  # one row without targets: its loss is 0 and its gradient exists
             row = torch.full((1, 1), self.eos)
-            batch = {"target": row, "labels": torch.full((1, 1), IGNORED)}
+            labels = torch.full((1, 1), IGNORED)
+            batch = {"target": row, "labels": labels, "places": labelled(labels)}
             return batch if self.decoder_only else batch | {"source": row, "source_mask": None}
         if self.decoder_only:
             return self._collate_joined(encoded, indices)
         source = encoded.padded("source", indices, append=(self.eos,), pad_id=self.pad)
         mask = source != self.pad
+        labels = encoded.padded("target", indices, append=(self.eos,), pad_id=IGNORED)
         return {
             "source": source,  # [B, S]
             "source_mask": None if bool(mask.all()) else mask,
             "target": encoded.padded("target", indices, prepend=(self.bos,), pad_id=self.pad),  # [B, T]
-            "labels": encoded.padded("target", indices, append=(self.eos,), pad_id=IGNORED),  # [B, T]
+            "labels": labels,  # [B, T]
+            "places": labelled(labels),
         }
 
     def _collate_joined(self, encoded: Any, indices: np.ndarray) -> dict[str, Any]:
@@ -93,7 +96,7 @@ class TranslationTask(Task):
         labels = encoded.joined(["source", self.sep, "target", self.eos], indices, pad_id=IGNORED)
         first = torch.from_numpy(encoded.lengths("source")[indices]) + 1  # the separator predicts the first target
         labels[torch.arange(labels.shape[1]) < first[:, None]] = IGNORED
-        return {"target": target, "labels": labels}  # [B, T]
+        return {"target": target, "labels": labels, "places": labelled(labels)}  # [B, T]
 
     # ---- from batches to losses
 
@@ -106,12 +109,13 @@ class TranslationTask(Task):
         transformer = self.model.transformer
         memory = None if source is None else transformer.encode(source, mask)
         hidden = transformer.decode(batch["target"], memory=memory, memory_mask=mask)  # [B, T, D]
-        real = batch["labels"] != IGNORED
-        positions = hidden[real], batch["labels"][real]
+        places = batch["places"]
+        positions = at_places(hidden, places), at_places(batch["labels"], places)
         if not self.settings.copy:
             return positions
         shares = self.model.head.shares(hidden, self.model.head.source(source, memory, mask))  # [B, T, 1 + S]
-        return (*positions, shares[real], source[real.nonzero()[:, 0]])
+        ids = source[:, None].expand(-1, hidden.size(1), -1)  # [B, T, S]
+        return (*positions, at_places(shares, places), at_places(ids, places))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         loss = self.model.head.loss(*self(batch), label_smoothing=self.settings.label_smoothing)
@@ -140,7 +144,7 @@ class TranslationTask(Task):
             if split == "test" or f"val/{name}" in self.settings.METRICS:
                 metric.update(outputs, references)
         self.exact_match.update(sum(map(str.__eq__, outputs, references)), len(outputs))
-        self.at_limit.update(sum(found.truncated for _, found in best), len(outputs))
+        self.cut_outputs.update(sum(found.cut for _, found in best), len(outputs))
         for i, source, reference, output in zip(index, sources, references, outputs, strict=True):
             if split == "test" or i < self.settings.num_samples:
                 self.samples.append({"index": i, "source": source, "reference": reference, "output": output})
@@ -158,12 +162,12 @@ class TranslationTask(Task):
             **self.comparable(split, "target", {"bits_per_byte": float(self.bits.compute())}),
             "token_accuracy": float(self.accuracy.compute()),
             "exact_match": float(self.exact_match.compute()),
-            "truncated": float(self.at_limit.compute()),
+            "cut_outputs": float(self.cut_outputs.compute()),
         }
         for name, metric in self.scores.items():
             if split == "test" or f"val/{name}" in self.settings.METRICS:
                 metrics[name] = float(metric.compute())
-        means = (self.loss_mean, self.bits, self.accuracy, self.exact_match, self.at_limit)
+        means = (self.loss_mean, self.bits, self.accuracy, self.exact_match, self.cut_outputs)
         for metric in (*means, *self.scores.values()):
             metric.reset()
         return metrics
@@ -177,7 +181,7 @@ class TranslationTask(Task):
     def prompts_of(self, split: str) -> Sequence[str]:
         return self.texts[split]["source"]
 
-    def truncated(self, texts: Sequence[str]) -> list[bool]:
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
         limit = self.limits()["source"]
         return [len(ids) > limit for ids in self.tokenizers["source"].encode_batch(list(texts))]
 

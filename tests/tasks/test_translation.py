@@ -1,0 +1,152 @@
+"""Translation: loss and score by hand, what is counted in an evaluation, and the limit on the length of outputs."""
+
+import unicodedata
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from multihead.config.compose import compose
+from multihead.data.encode import encode_corpus
+from multihead.data.tokenizer import train_tokenizer
+from multihead.decoding import Hypothesis
+from multihead.target_text import TargetText
+from multihead.tasks import build_task
+from multihead.tasks.base import Vocabulary
+
+SMALL = ["model.d_model=32", "model.num_heads=2", "model.d_ff=64", "model.num_encoder_layers=1", "model.max_len=64"]
+SMALL += ["model.num_decoder_layers=2", "model.dropout=0", "tokenizer.kind=word", "tokenizer.min_frequency=1"]
+SOURCES = ["the dog reads", "a cat", "the man sees the old dog", "no"]
+TARGETS = ["der Hund liest", "eine Katze", "der Mann sieht den alten Hund", "nein"]
+TOPOLOGIES = ["encoder_decoder", "decoder"]
+
+
+def task(*words, targets=None, texts=SOURCES + TARGETS):
+    config = compose(["task=translation", *SMALL, *words]).config
+    tokenizer = train_tokenizer(config.tokenizer, texts, config.data.normalize)
+    torch.manual_seed(0)
+    vocab = Vocabulary(dict.fromkeys(("source", "target"), tokenizer), targets={"translation": targets or TargetText()})
+    return build_task(config, vocab).eval()
+
+
+def batch_of(made, rows):
+    encoded = encode_corpus({"source": SOURCES, "target": TARGETS}, made.tokenizers)
+    return made.collate(encoded, rows) | {"index": torch.tensor(rows), "targets_of_step": 40, "parts": 3}
+
+
+def logits_one_by_one(made, row):
+    """Logits [T, V] that predict a target and its end mark, from a pass of its own, and their labels."""
+    encode = lambda role, text: made.tokenizers[role].encode_batch([text])[0]  # noqa: E731
+    source, target = encode("source", SOURCES[row]), encode("target", TARGETS[row])
+    transformer, head = made.model.transformer, made.model.head
+    if made.decoder_only:
+        ids = [made.bos, *source, made.sep, *target]
+        logits = head(transformer.decode(torch.tensor([ids])))[0, len(source) + 1 :]
+    else:
+        memory = transformer.encode(torch.tensor([[*source, made.eos]]))
+        logits = head(transformer.decode(torch.tensor([[made.bos, *target]]), memory=memory))[0]
+    return logits, torch.tensor([*target, made.eos])
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_the_loss_is_torchs_with_label_smoothing(topology, smoothing):
+    made = task(f"task.topology={topology}", f"task.label_smoothing={smoothing}")
+    with torch.no_grad():
+        found = made.training_step(batch_of(made, [0, 2, 3]), 0)
+        loss = nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="sum")
+        expected = sum(float(loss(*logits_one_by_one(made, row))) for row in (0, 2, 3))
+    assert float(found["sum"]) == pytest.approx(expected, rel=1e-5)
+    assert float(found["loss"]) == pytest.approx(expected * 3 / 40, rel=1e-5)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_score_is_of_the_target_and_its_end_mark_alone(topology):
+    made = task(f"task.topology={topology}")
+    for row in range(len(SOURCES)):
+        with torch.no_grad():
+            logits, labels = logits_one_by_one(made, row)
+            expected = float(logits.log_softmax(-1)[torch.arange(len(labels)), labels].sum())
+        assert made.score([SOURCES[row]], [TARGETS[row]])[0] == pytest.approx(expected, rel=1e-5)
+
+
+def outputs_of(monkeypatch, made, found):
+    """Makes the search find these (text, whether it was cut) for the sources in order."""
+    monkeypatch.setattr(
+        made,
+        "translate",
+        lambda sources, decoding: [[(t, Hypothesis([], 0.0, 0.0, cut=cut))] for t, cut in found],
+    )
+
+
+def evaluated(made, rows=(0, 1, 2, 3), targets=TARGETS, split="test"):
+    made.texts[split] = {"source": SOURCES, "target": targets}
+    with torch.no_grad():
+        made.evaluate_batch(batch_of(made, list(rows)), split)
+    return made.finish_evaluation(split)
+
+
+def test_exact_matches_and_outputs_that_were_cut_are_counted(monkeypatch):
+    made = task()
+    outputs_of(monkeypatch, made, [(TARGETS[0], False), ("eine", True), ("der Mann", True), ("Nein", False)])
+    metrics = evaluated(made)
+    assert metrics["exact_match"] == 0.25 and metrics["cut_outputs"] == 0.5
+    assert {"bits_per_byte", "bleu", "chrf", "bleu_lowercase"} <= set(metrics) and "ter" not in metrics
+    assert "bleu_lowercase" not in evaluated(made, split="val")
+    again = evaluated(made)
+    assert again == metrics  # the counts start anew
+
+
+def test_words_of_one_letter_are_matched_exactly_where_bleu_is_0(monkeypatch):
+    made = task()
+    outputs_of(monkeypatch, made, [(text.split()[0], False) for text in TARGETS])
+    metrics = evaluated(made, targets=[text.split()[0] for text in TARGETS])
+    assert metrics["bleu"] == 0 and metrics["chrf"] == pytest.approx(100) and metrics["exact_match"] == 1
+
+
+def test_references_are_in_the_form_that_outputs_have(monkeypatch):
+    composed = ["Größe zählt für früher", "é", "ä ö", "nein"]
+    decomposed = [unicodedata.normalize("NFD", text) for text in composed]
+    for form, least, most in (("nfc", 100, 100), ("none", 0, 20)):
+        made = task(f"data.normalize={form}")
+        outputs_of(monkeypatch, made, [(text, False) for text in composed])
+        metrics = evaluated(made, targets=decomposed)
+        assert least - 1e-6 < metrics["bleu"] < most + 1e-6, form
+        assert [sample["reference"] for sample in made.samples] == (composed if form == "nfc" else decomposed)
+
+
+def test_bits_per_byte_are_left_out_where_tokens_are_unknown(monkeypatch):
+    made = task()
+    made.unknown = {"test": {"source": 0.5, "target": 0.125}, "val": {"source": 0.5, "target": 0.0}}
+    outputs_of(monkeypatch, made, [(text, False) for text in TARGETS])
+    metrics = evaluated(made)
+    assert metrics["unknown_tokens"] == 0.125 and "bits_per_byte" not in metrics
+    assert "bits_per_byte" in evaluated(made, split="val")
+
+
+def test_ter_where_it_is_asked_for(monkeypatch):
+    made = task("task.ter=true")
+    outputs_of(monkeypatch, made, [(text, False) for text in TARGETS])
+    assert evaluated(made)["ter"] == 0 and "ter" not in evaluated(made, split="val")
+    assert set(made.signatures()) == {"signature", "chrf_signature", "ter_signature"}
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize(("targets", "longest"), [(None, 2 * 3 + 10), (TargetText(5.0, 20), 5 * 3 + 20)])
+def test_outputs_end_at_the_limit_that_the_training_split_gave(topology, targets, longest):
+    made = task(f"task.topology={topology}", "decoding.min_new_tokens=60", targets=targets)  # the end mark never comes
+    ids = made.tokenizers["source"].encode_batch(SOURCES[:1])
+    ((found,),) = made.search(ids, made.config.decoding)
+    assert len(found.ids) == longest and found.cut
+    ((found,),) = made.search(ids, replace(made.config.decoding, min_new_tokens=0, max_new_tokens=4))
+    assert len(found.ids) <= 4 and found.cut == (len(found.ids) == 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "script", "expected"), [([], "zh", "zh"), ([], "13a", "13a"), (["task.bleu_tokenize=char"], "zh", "char")]
+)
+def test_the_tokenizer_of_bleu_is_that_of_the_targets_script(words, script, expected):
+    made = task(*words, targets=TargetText(bleu_tokenize=script))
+    assert f"|tok:{expected}|" in made.signatures()["signature"]
+    assert made.scores["bleu_lowercase"].tokenize == expected

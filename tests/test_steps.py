@@ -205,7 +205,7 @@ def test_an_exception_in_a_pending_validation_saves_that_step_again(run):
 def test_a_signal_during_the_test_leaves_at_once(run):
     one = run()
     one.steps.on_test_batch_end(one.trainer)
-    one.steps.received = 15
+    one.steps.signals.received = 15
     for hook in (
         lambda: one.steps.on_test_batch_end(one.trainer),
         lambda: one.steps.on_test_start(one.trainer, one.module),
@@ -267,7 +267,7 @@ def test_the_best_validation_is_saved_and_remembered(run):
 
 def test_a_signal_leaves_before_a_validation_which_is_then_pending(run):
     one = validating(run, [3.0], val_every_n_steps=1)
-    one.steps.received = 2
+    one.steps.signals.received = 2
     with pytest.raises(module_of_steps.Stopped):
         one.step()
     assert one.steps.pending_validation and one.steps.validated == -1
@@ -280,7 +280,7 @@ def test_a_signal_during_a_validation_that_ended_leaves_none_pending(run):
 
     def validation():
         before()
-        one.steps.received = 2
+        one.steps.signals.received = 2
 
     one.trainer.fit_loop.epoch_loop.val_loop.run = validation
     with pytest.raises(module_of_steps.Stopped):

@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,9 @@ PRELOADED = (
 )
 PRELOADED += ("safetensors.torch", "scipy.special", "wandb", "coverage", "_pytest.assertion.rewrite")
 ARGUMENTS = ("-x", "-q", "-o", "addopts=", "-m", "not slow", "-p", "no:cacheprovider", "--no-header")
+
+MEMORY = 8 * 2**30
+"""Bytes that a fork may take."""
 
 
 def preload() -> None:
@@ -260,6 +264,7 @@ class Child:
 def _enter(tree: Path, scratch: Path) -> None:
     """Makes the fork a process of the tree's own: signals, folders, paths, where it writes."""
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))  # an endless loop may fill it
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
     output = os.open(scratch / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

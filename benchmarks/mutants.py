@@ -53,7 +53,7 @@ SETTINGS = {
     "tests": "all",
     "list": "",
 }
-SETTINGS |= {"out": str(ROOT / "benchmarks" / "results" / "mutants")}
+SETTINGS |= {"before": "3a6da4d", "out": str(ROOT / "benchmarks" / "results" / "mutants")}
 JUDGED = ROOT / "benchmarks" / "mutants_judged.yaml"
 HOMES = {
     "transformer.py": ["tests/test_transformer.py"],
@@ -66,10 +66,10 @@ HOMES = {
     "metrics.py": ["tests/test_metrics.py"],
     "classification_metrics.py": ["tests/test_classification_metrics.py"],
     "data/plan.py": ["tests/data/test_plan.py"],
-    "data/mixture.py": ["tests/tasks/test_multitask.py"],
+    "data/mixture.py": ["tests/data/test_mixture.py"],
     "optim.py": ["tests/test_optim.py"],
     "averaging.py": ["tests/test_averaging.py"],
-    "steps.py": ["tests/test_steps.py"],
+    "steps.py": ["tests/test_steps.py", "tests/test_steps_going_on.py"],
     "selection.py": ["tests/test_selection.py"],
     "checkpoint.py": ["tests/test_checkpoint.py"],
     "resume.py": ["tests/test_open_checkpoint.py"],

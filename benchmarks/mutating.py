@@ -12,9 +12,11 @@ swapped, a keyword is left out), ``statement`` (it is skipped), ``named`` (writt
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import itertools
 import re
+import types
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -295,11 +297,24 @@ def mutants_of(file: str, source: str) -> Iterator[tuple[Mutant, Place]]:
 
 
 def is_other_program(source: str, mutant: Mutant, place: Place) -> bool:
-    """Whether the mutant can be parsed, and means something else."""
+    """Whether the mutant can be compiled, and to something else."""
     try:
-        return ast.dump(ast.parse(place.apply(source, mutant))) != ast.dump(ast.parse(source))
+        return _meaning(place.apply(source, mutant)) != _original(source)
     except SyntaxError:
         return False
+
+
+def _meaning(source: str) -> tuple[Any, ...]:
+    """What is compiled, without places in the source."""
+
+    def of(code: types.CodeType) -> tuple[Any, ...]:
+        constants = (of(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts)
+        return code.co_code, code.co_names, code.co_varnames, *constants
+
+    return of(compile(source, "", "exec"))
+
+
+_original = functools.cache(_meaning)
 
 
 def named(entry: Mapping[str, Any], source: str) -> tuple[Mutant, Place]:

@@ -69,15 +69,18 @@ def locales(folder: Path) -> Iterator[Place]:
 
 def places(folder: Path) -> Iterator[Place]:
     """Every way, the usual one first."""
-    root = os.geteuid() == 0
+    root = os.geteuid() == 0 and bool(shutil.which("setpriv") and shutil.which("unshare"))
     yield Place("as usual")
     yield Place("in the background, under nohup", deaf=True)
     yield Place("without HOME", without=("HOME", "USER", "LOGNAME"))
+    other = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    probe = [*other, "sh", "-c", f"{sys.executable} -c ''"]
+    can = root and subprocess.run(probe, capture_output=True, check=False).returncode == 0
     yield Place(
         "as another user, who may not write here",
         without=("HOME", "USER", "LOGNAME"),
-        wrap=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-        missing="" if root and shutil.which("setpriv") else "needs root and setpriv",
+        wrap=other,
+        missing="" if can else "needs root, setpriv, and an interpreter that everyone may run",
     )
     yield from locales(folder)
     for zone in ("Pacific/Kiritimati", "America/St_Johns"):
@@ -88,7 +91,7 @@ def places(folder: Path) -> Iterator[Place]:
     yield Place(
         "repository read-only",
         wrap=("unshare", "-m", "sh", "-c", read_only, "sh"),
-        missing="" if root and shutil.which("unshare") else "needs root and unshare",
+        missing="" if root else "needs root and unshare",
     )
     yield Place("variables of W&B, Hydra, SLURM and ours", VARIABLES)
     yield Place("from another folder", folder=folder)

@@ -68,7 +68,8 @@ def test_what_is_in_it(capsule):
 def test_result(capsule):
     run, result = capsule
     assert json.loads((run / "result.json").read_text()) | {"run_dir": result["run_dir"]} == result
-    assert all(isinstance(value, int | float | str) for value in result.values())
+    assert all(isinstance(value, int | float | str) for name, value in result.items() if name != "notes")
+    assert all(isinstance(note, str) for note in result["notes"])
     assert {"test/bleu", "test/chrf", "test/loss", "test/perplexity", "test/token_accuracy", "val/bleu"} <= set(result)
     assert result["test/perplexity"] == pytest.approx(math.exp(result["test/loss"]))
     assert result["parameters"] == sum(tensor.numel() for tensor in weights(run).values())
@@ -279,7 +280,7 @@ def test_init_from_starts_from_the_weights_and_tokenizer_of_a_run(capsule, tmp_p
 
 
 def test_sampling_is_refused_where_outputs_are_searched_for(capsule):
-    with pytest.raises(ConfigError, match=r"decoding\.do_sample: draws continuations of a language model"):
+    with pytest.raises(ConfigError, match=r"decoding\.do_sample: must be false for task=translation: only task=lm"):
         multihead.load(capsule[0]).translate(["A dog."], do_sample=True)
 
 

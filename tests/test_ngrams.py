@@ -7,11 +7,11 @@ import torch
 from test_transformer import assert_close, ragged, tiny
 from torch import nn
 
+from multihead.cache import Cache
 from multihead.config.model import ModelConfig
 from multihead.config.task import ClassificationConfig
 from multihead.errors import ConfigError
 from multihead.ngrams import MULTIPLIER, NOTHING, PRIME, NGramClasses, NGramEmbedding
-from multihead.transformer import Cache
 
 
 def table(buckets=40, most=3, width=4) -> NGramEmbedding:

@@ -1,13 +1,16 @@
 """Numbers that are not finite: which examples, which module, and that they never reach a checkpoint."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from trial import ROOT, SMOKE, events, process, rows, train
 
+from multihead.config.training import TrainerConfig
 from multihead.errors import NumericsError
+from multihead.steps import Steps
 
 PLUGIN = '''
 import os
@@ -102,6 +105,36 @@ def test_skip_changes_nothing_and_goes_on(tmp_path, plugin):
     assert [event["step"] for event in events(run) if event["event"] == "skipped"] == [8]
     assert [step for step, _ in rows(run)] == [1, 2, 3, 4, 5, 6, 7, 9, 10]
     assert rows(run, "optim/skipped_steps")[0] == (8, "1")
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_the_mean_loss_of_an_interval_leaves_a_skipped_step_out(tmp_path, micro_batches):
+    """At the default interval, which the other tests here shorten to one step."""
+    config = TrainerConfig(on_nan="skip")
+    assert config.log_every_n_steps == 20
+    data = SimpleNamespace(plan=SimpleNamespace(num_steps=lambda epoch: 99))
+    steps = Steps(tmp_path, data, config, ("val/loss", "min"))
+    trainer = SimpleNamespace(
+        global_step=0, world_size=1, should_stop=False, accumulate_grad_batches=micro_batches, callbacks=[],
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1, "params": []}])], precision_plugin=None,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )  # fmt: skip
+    logged = {}
+    module = SimpleNamespace(
+        tokens_seen=0, device="cpu", parameters=lambda: [], record=lambda row, step: logged.update(row)
+    )
+    for step in range(1, 21):
+        for part in range(micro_batches):
+            bad = step == 7 and part == 0
+            if part == micro_batches - 1:
+                steps.on_gradient(trainer, module, torch.tensor(float("nan") if step == 7 else 1.0))
+                trainer.global_step = step
+            outputs = {"sum": torch.tensor(float("nan") if bad else float(step))}
+            batch = {"tokens_of_step": 4, "targets_of_step": 4}
+            steps.on_train_batch_end(trainer, module, outputs, batch, 0)
+    others = [step for step in range(1, 21) if step != 7]
+    assert logged["train/loss"] == pytest.approx(micro_batches * sum(others) / (4 * len(others)))
+    assert logged["optim/skipped_steps"] == 1
 
 
 def test_skip_gives_up_after_many_in_a_row(tmp_path, plugin, monkeypatch):

@@ -1,95 +1,17 @@
-"""What happens between two steps, with a trainer that does nothing and a clock that stands still."""
+"""What happens between two steps: what is logged, validated, saved and said, and when a run ends."""
 
 import json
 import logging
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
+from steps_alone import TOKENS, Clock, Run, validating
 
 from multihead import steps as module_of_steps
-from multihead.checkpoint import FolderCheckpointIO, random_state
-from multihead.config.training import TrainerConfig
+from multihead.checkpoint import FolderCheckpointIO
 from multihead.errors import MachineError, NumericsError
-from multihead.steps import Boundary, Start, Steps
-
-STEPS_OF_AN_EPOCH = 4
-TOKENS = 100
-
-
-class Clock:
-    """Stands in for the module `time`."""
-
-    now = 1000.0
-
-    def monotonic(self):
-        return self.now
-
-
-class Task(torch.nn.Module):
-    """What `Steps` needs of a task; ``rows`` gets what is logged."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, rows):
-        super().__init__()
-        self.tokens_seen, self.recorded = 0, {}
-        self.record = lambda row, step: rows.append((step, row))
-
-
-class Run:
-    """A `Steps` with a trainer and a task beside it, which count; ``step`` does one optimizer step."""
-
-    def __init__(self, folder, clock, start=None, **config):
-        self.events, self.rows, self.saved, self.validations = [], [], [], []
-        self.clock = clock
-        plan = SimpleNamespace(num_steps=lambda epoch: STEPS_OF_AN_EPOCH)
-        data = SimpleNamespace(plan=plan, seed=0, position=(0, 0), set_position=lambda epoch, step: None)
-        every = {"val_every_n_steps": 100, "checkpoint_every_n_steps": 100, "log_every_n_steps": 1}
-        self.steps = Steps(
-            folder,
-            data,
-            TrainerConfig(**{**every, **config}),
-            ("val/loss", "min"),
-            start=start,
-            events=lambda name, **fields: self.events.append((name, fields)),
-        )
-        self.module = Task(self.rows)
-        self.trainer = self._trainer()
-        self.steps.mark = clock.now
-        self.steps._validate = self._validate
-        self.steps._save = lambda trainer: self.saved.append(trainer.global_step)
-        self.steps._set_boundary()
-
-    def _trainer(self):
-        weight = torch.zeros(1)
-        groups = [
-            {"params": [weight], "lr": lr, "kind": kind} for lr, kind in ((0.1, "adamw"), (0.3, "adamw"), (2.0, "muon"))
-        ]
-        return SimpleNamespace(
-            global_step=0,
-            world_size=1,
-            is_global_zero=True,
-            accumulate_grad_batches=1,
-            should_stop=False,
-            optimizers=[SimpleNamespace(param_groups=groups)],
-            callbacks=[],
-            state=SimpleNamespace(fn="fit"),
-            strategy=SimpleNamespace(root_device=torch.device("cpu")),
-        )
-
-    def _validate(self, trainer, module):
-        self.validations.append(trainer.global_step)
-        self.clock.now += 50
-        return False
-
-    def step(self, loss=1.0, seconds=2.0):
-        """One step of 100 target tokens, whose loss is a mean over them."""
-        self.clock.now += seconds
-        self.trainer.global_step += 1
-        batch = {"tokens_of_step": TOKENS, "targets_of_step": TOKENS}
-        self.steps.on_train_batch_end(self.trainer, self.module, {"sum": torch.tensor(loss * TOKENS)}, batch, 0)
+from multihead.steps import Boundary, Start
 
 
 @pytest.fixture
@@ -156,6 +78,20 @@ def test_a_loss_that_is_not_finite_is_neither_validated_nor_saved(run, what):
     assert not one.validations and not one.saved
 
 
+def test_a_skipped_step_leaves_no_trace_in_the_loss(run):
+    one = run(log_every_n_steps=4)
+    for loss in (1.0, math.nan, 3.0, math.nan):
+        one.steps.skipping = math.isnan(loss)
+        one.step(loss)
+    assert [row["train/loss"] for _, row in one.rows] == [2.0]
+    assert one.module.tokens_seen == 400 and not one.steps.skipping
+    one.steps.skipping = True
+    for _ in range(4):
+        one.steps.skipping = True
+        one.step(math.nan)
+    assert "train/loss" not in one.rows[-1][1]  # all were skipped
+
+
 def test_a_step_of_several_parts_ends_with_its_last(run):
     one = run()
     one.trainer.accumulate_grad_batches = 3
@@ -194,6 +130,32 @@ def test_an_exception_saves_nothing_where_that_would_be_wrong_or_is_done(run, re
     assert not one.saved
 
 
+def test_an_exception_within_an_update_saves_nothing(run):
+    one = run(log_every_n_steps=50)
+    one.step()
+    one.steps.on_before_optimizer_step(one.trainer, one.module, None)
+    one.steps.on_exception(one.trainer, one.module, ValueError())
+    assert not one.saved
+    one.step()
+    one.steps.on_exception(one.trainer, one.module, ValueError())
+    assert one.saved == [2]
+
+
+def test_twenty_steps_in_a_row_without_a_finite_gradient_end_the_run(run, monkeypatch):
+    def fail(trainer, module, what):
+        raise NumericsError("step", what)
+
+    one = run(on_nan="skip")
+    one.trainer.precision_plugin = None
+    monkeypatch.setattr(one.steps, "_fail", fail)
+    for norm in (*[math.nan] * 19, 1.0, *[math.inf] * 19):
+        one.steps.on_gradient(one.trainer, one.module, torch.tensor(norm))
+        one.step()
+    assert one.steps.not_finite == {"skipped": 38, "in_a_row": 19, "rewinds": 0, "rewound_to": ""}
+    with pytest.raises(NumericsError, match="the gradient is not finite"):
+        one.steps.on_gradient(one.trainer, one.module, torch.tensor(math.nan))
+
+
 def test_an_exception_in_a_pending_validation_saves_that_step_again(run):
     one = run(log_every_n_steps=50)
     one.step()
@@ -205,7 +167,7 @@ def test_an_exception_in_a_pending_validation_saves_that_step_again(run):
 def test_a_signal_during_the_test_leaves_at_once(run):
     one = run()
     one.steps.on_test_batch_end(one.trainer)
-    one.steps.received = 15
+    one.steps.signals.received = 15
     for hook in (
         lambda: one.steps.on_test_batch_end(one.trainer),
         lambda: one.steps.on_test_start(one.trainer, one.module),
@@ -216,25 +178,6 @@ def test_a_signal_during_the_test_leaves_at_once(run):
 
 
 # ---- validation
-
-
-def validating(run, values, **config):
-    """A `Run` whose validations find these values, one after the other."""
-    one = run(**config)
-    del one.steps._validate
-    left = iter(values)
-
-    def validation():
-        assert one.trainer.validating and one.steps.pending_validation
-        torch.rand(3)
-        one.trainer._logger_connector._first_loop_iter = None
-        one.module.recorded |= {"val/loss": next(left), "train/loss": 9.0}
-        one.trainer.callback_metrics = {"val/loss": torch.tensor(one.module.recorded["val/loss"])}
-
-    one.trainer.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(val_loop=SimpleNamespace(run=validation)))
-    one.trainer._logger_connector = SimpleNamespace(_first_loop_iter=True)
-    one.trainer.training = one.trainer.validating = False
-    return one
 
 
 def test_a_validation_leaves_everything_as_it_was(run):
@@ -265,9 +208,29 @@ def test_the_best_validation_is_saved_and_remembered(run):
     ]
 
 
+@pytest.mark.parametrize(("patience", "last"), [(0, None), (1, 2), (2, 5)])
+def test_a_run_ends_after_as_many_bad_validations_in_a_row_as_it_may_have(run, patience, last):
+    values = [3.0, 4.0, 2.0, 2.5, 2.75, 2.875]
+    one = validating(run, values, val_every_n_steps=1, early_stopping_patience=patience)
+    for step in range(1, len(values) + 1):
+        one.step()
+        assert one.trainer.should_stop == (last is not None and step >= last)
+    ended = [fields["step"] for name, fields in one.events if name == "early_stop"]
+    assert ended == ([] if last is None else [last])
+
+
+@pytest.mark.parametrize(("values", "told"), [([1.0, 1.0, 1.0, 1.0], 1), ([1.0, 1.0, 2.0, 2.0], 0)])
+def test_a_metric_that_has_not_moved_at_three_validations_is_said_once(run, caplog, values, told):
+    one = validating(run, values, val_every_n_steps=1)
+    with caplog.at_level(logging.WARNING, logger="multihead"):
+        for number in range(len(values)):
+            one.step()
+            assert len(caplog.messages) == (told if number >= 2 else 0)
+
+
 def test_a_signal_leaves_before_a_validation_which_is_then_pending(run):
     one = validating(run, [3.0], val_every_n_steps=1)
-    one.steps.received = 2
+    one.steps.signals.received = 2
     with pytest.raises(module_of_steps.Stopped):
         one.step()
     assert one.steps.pending_validation and one.steps.validated == -1
@@ -280,7 +243,7 @@ def test_a_signal_during_a_validation_that_ended_leaves_none_pending(run):
 
     def validation():
         before()
-        one.steps.received = 2
+        one.steps.signals.received = 2
 
     one.trainer.fit_loop.epoch_loop.val_loop.run = validation
     with pytest.raises(module_of_steps.Stopped):
@@ -343,45 +306,3 @@ def test_a_checkpoint_that_is_damaged_right_away_ends_the_run(run):
     with pytest.raises(MachineError, match="right after it was written"):
         one.step()
     assert not (one.steps.run_dir / "checkpoints" / "latest.json").exists()
-
-
-# ---- going on
-
-
-@pytest.mark.parametrize(
-    ("rank", "world", "expected"),
-    [(0, 2, 1.0), (1, 2, 10.0), (0, 1, 11.0), (0, 3, 11.0), (1, 3, None), (2, 3, None)],
-    ids=["same ranks, first", "same ranks, second", "fewer", "more, first", "more, second", "more, third"],
-)
-def test_ranks_share_out_the_loss_so_far(run, rank, world, expected):
-    one = run()
-    one.trainer.global_rank, one.trainer.world_size, one.trainer.is_global_zero = rank, world, rank == 0
-    states = [{"random": "first", "sum": torch.tensor(1.0)}, {"random": "second", "sum": torch.tensor(10.0)}]
-    one.steps.data.seed, one.steps.first_step = 5, 7
-    one.steps._restore_rank(one.trainer, states)
-    assert (one.steps.sum if expected is None else one.steps.sum.item()) == expected
-    assert one.steps.restore_random == (["first", "second", None][rank])
-    if rank == 2:  # was not there
-        drawn = torch.rand(3)
-        torch.manual_seed(5 + 1_000_003 * 2 + 7)
-        assert torch.equal(drawn, torch.rand(3))
-
-
-def test_random_streams_are_put_back_once_before_the_first_step(run):
-    one = run()
-    batch = {"epoch": 0, "step_in_epoch": 0}
-    one.steps.restore_random = random_state()
-    expected = torch.rand(3)
-    torch.rand(5)
-    one.steps.on_train_batch_start(one.trainer, one.module, batch, 0)
-    assert torch.equal(torch.rand(3), expected) and one.steps.restore_random is None
-    one.steps.on_train_batch_start(one.trainer, one.module, batch, 0)
-    assert not torch.equal(torch.rand(3), expected)
-
-
-def test_a_batch_of_another_step_is_a_defect(run):
-    one = run()
-    with pytest.raises(RuntimeError, match=r"step 0 is at \(0, 0\) of the data, and its batch is of \(0, 1\)"):
-        one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)
-    one.steps.micro_batches = 1  # a later part of the step has been looked at with the first
-    one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)

@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multihead.cache import Cache
 from multihead.config.training import DecodingConfig
 from multihead.heads import CopyHead, CopySource
-from multihead.transformer import Cache, Transformer
+from multihead.transformer import Transformer
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -83,8 +84,7 @@ def generate(
         max_new_tokens: Most tokens, end mark included, for all or for each input [B].
         forced: For each input the ids that its output starts with; they count in log_prob and length.
         forbidden: Other ids that are never emitted.
-        continues_text: Whether the prefix is text that the output goes on with, so that ``no_repeat_ngram_size``
-            counts its n-grams too, as Hugging Face does for decoder-only models. Otherwise the output counts alone.
+        continues_text: Whether the prefix counts for ``no_repeat_ngram_size``, as it does for a text that goes on.
 
     Returns:
         For each input its hypotheses, best first: ``config.num_return_sequences``, fewer only where fewer exist.
@@ -92,17 +92,11 @@ def generate(
     device, count = prefix.device, len(prefix)
     limits = torch.as_tensor(max_new_tokens, device=device).expand(count)
     finished = [Finished(config) for _ in range(count)]
-    before = prefix if continues_text else None
-    rules = Rules(config, eos_id, [pad_id, *forbidden], forced or [()] * count, before)
+    rules = Rules(config, eos_id, [pad_id, *forbidden], forced or [()] * count, prefix if continues_text else None)
     chosen = (limits > 0).nonzero()[:, 0]
     if len(chosen):
-        source, source_mask, prefix_mask = (
-            None if x is None else x[chosen] for x in (source, _if_padded(source_mask), _if_padded(prefix_mask))
-        )
-        memory = None if source is None else transformer.encode(source, source_mask)
-        cache = transformer.new_cache(memory, source_mask)
-        hidden = transformer.decode(prefix[chosen], target_mask=prefix_mask, cache=cache)[:, -1]  # [N, D]
-        beams = Beams.start(chosen, limits[chosen], _copied(head, source, memory, source_mask))
+        inputs = (None if x is None else x[chosen] for x in (prefix, prefix_mask, source, source_mask))
+        beams, hidden, cache = _started(transformer, head, chosen, limits[chosen], *inputs)
         while True:
             log_probs = _log_probs(head, hidden, beams.copied)  # [N * K, V]
             beams = _advance(beams, log_probs, rules, finished, cache)
@@ -110,6 +104,24 @@ def generate(
                 break
             hidden = transformer.decode(beams.ids[:, :, -1].view(-1, 1), cache=cache)[:, -1]  # [N * K, D]
     return [hypotheses.best or [Hypothesis([], 0.0, 0.0)] for hypotheses in finished]
+
+
+def _started(
+    transformer: Transformer,
+    head: nn.Module,
+    inputs: Tensor,
+    limits: Tensor,
+    prefix: Tensor,
+    prefix_mask: Tensor | None,
+    source: Tensor | None,
+    source_mask: Tensor | None,
+) -> tuple[Beams, Tensor, Cache]:
+    """One beam for each input, the hidden states [N, D] behind its prefix, and what the decoder keeps of it."""
+    prefix_mask, source_mask = _if_padded(prefix_mask), _if_padded(source_mask)
+    memory = None if source is None else transformer.encode(source, source_mask)
+    cache = transformer.new_cache(memory, source_mask)
+    hidden = transformer.decode(prefix, target_mask=prefix_mask, cache=cache)[:, -1]
+    return Beams.start(inputs, limits, _copied(head, source, memory, source_mask)), hidden, cache
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from multihead.config.model import ModelConfig
 
 if TYPE_CHECKING:
-    from multihead.transformer import Cache
+    from multihead.cache import Cache
 
 NOTHING = -1
 """Stands for what is no token of the text: padding, and what would be before its beginning."""

@@ -29,7 +29,8 @@ from multihead.budget import (
     optimizer_products,
     products,
 )
-from multihead.transformer import Cache, Layer, Stack
+from multihead.cache import Cache
+from multihead.transformer import Layer, Stack
 
 if TYPE_CHECKING:
     import lightning as L

@@ -6,8 +6,12 @@ A metric that does not move says nothing: BLEU stays 0 while no output has four 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+log = logging.getLogger("multihead")
 
 
 def loss_beside(monitor: str, metrics: Mapping[str, float]) -> float:
@@ -34,3 +38,26 @@ def is_better(value: float, loss: float, best: float, best_loss: float, mode: st
 def never_moved(values: Sequence[float]) -> bool:
     """Whether a metric was the same, or not defined, at all of at least two validations."""
     return len(values) >= 2 and (len(set(values)) == 1 or all(map(math.isnan, values)))
+
+
+def judge(monitor: str, mode: str, metrics: Mapping[str, float], best: Mapping[str, Any]) -> tuple[float, bool]:
+    """The monitored metric among those of a validation, nan where it is not defined, and whether it is the best.
+
+    Args:
+        monitor: ``task.monitor``.
+        mode: min or max.
+        metrics: Of this validation, by logged name.
+        best: ``value`` and ``metrics`` of the best one so far; empty where there is none.
+    """
+    value = float(metrics.get(monitor, math.nan))
+    if not best:
+        return value, True
+    best_loss = loss_beside(monitor, best["metrics"])
+    return value, is_better(value, loss_beside(monitor, metrics), float(best["value"]), best_loss, mode)
+
+
+def say_unmoved(monitor: str, values: Sequence[float]) -> None:
+    """A warning at the third validation where the monitored metric has not moved since the first."""
+    if len(values) == 3 and never_moved(values):
+        was = "is not defined" if math.isnan(values[0]) else f"is {values[0]:g}"
+        log.warning("%s %s at each of 3 validations: the loss decides which checkpoint is best", monitor, was)

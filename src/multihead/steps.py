@@ -10,13 +10,10 @@ import contextlib
 import json
 import logging
 import math
-import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
@@ -26,6 +23,7 @@ from torch import Tensor
 
 from multihead.averaging import Averaging
 from multihead.checkpoint import (
+    Boundary,
     FolderCheckpointIO,
     Start,
     checkpoints,
@@ -41,26 +39,18 @@ from multihead.checkpoint import (
 )
 from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
-from multihead.selection import is_better, loss_beside, never_moved
+from multihead.selection import judge, say_unmoved
 from multihead.sharding import scattered_state, whole
+from multihead.signals import Signals
 from multihead.tasks.base import Task, TaskCallback
 from multihead.telemetry import Telemetry
 
 log = logging.getLogger("multihead")
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's, before the time is up
 MOST_IN_A_ROW = 20
 """Steps without a finite gradient, one after another, that end a run whatever trainer.on_nan says."""
 MOST_REWINDS = 3
 """To the same checkpoint."""
-
-
-@dataclass
-class Boundary:
-    """What an exception in the midst of a step goes back to: the random streams and the loss so far at its start."""
-
-    random: Mapping[str, Any] = field(default_factory=dict)
-    sum: Tensor | None = None
 
 
 class Steps(TaskCallback):
@@ -92,10 +82,9 @@ class Steps(TaskCallback):
         self.on_resumed: Callable[[], None] = on_resumed or (lambda: None)
         self.best: dict[str, Any] = {}
         self.epoch, self.step_in_epoch = 0, 0
-        self.received = 0  # by this process; what all ranks agree on is `signum`
-        self.signum = 0
+        self.signals = Signals()
+        self.signum = 0  # what all ranks agree on
         self.hosts: torch.distributed.ProcessGroup | None = None  # all ranks, by way of their hosts
-        self.taken: list[signal.Signals] = []
         self.pending_validation = False
         self.bad_validations = 0
         self.monitored: list[list[float]] = []
@@ -121,27 +110,8 @@ class Steps(TaskCallback):
 
     # ---- start and resume
 
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """Inside, `SIGNALS` end the run at the next step's end; those ignored stay so (nohup)."""
-        taken = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
-        if threading.current_thread() is not threading.main_thread():
-            taken = []
-        before = {signum: signal.signal(signum, self._receive) for signum in taken}
-        self.taken = taken
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler or signal.SIG_DFL)
-
-    def _take_signals(self) -> None:
-        """Takes back the signals that Lightning has put its own handlers on; it restores ours when it ends."""
-        for signum in self.taken:
-            signal.signal(signum, self._receive)
-
     def on_train_start(self, trainer: L.Trainer, pl_module: Task) -> None:
-        self._take_signals()
+        self.signals.take_back()
         trainer.fit_loop.epoch_loop._should_check_val_fx = lambda fetcher: False  # we validate, in `_validate`
         self.telemetry.start(trainer)
         if self.start:
@@ -160,14 +130,9 @@ class Steps(TaskCallback):
         self.mark = time.monotonic()
 
     def on_test_start(self, trainer: L.Trainer, pl_module: Task) -> None:
-        self._take_signals()
+        self.signals.take_back()
         if self._signal(trainer):
             self._leave(trainer, trainer.global_step)
-
-    def _receive(self, signum: int, frame: Any) -> None:
-        if self.received:  # the second signal does not wait
-            os._exit(128 + signum)
-        self.received = signum
 
     def _probe(self, trainer: L.Trainer) -> None:
         """Refuses a disk that holds no checkpoint, and warns where it does not hold as many as are kept."""
@@ -466,30 +431,15 @@ class Steps(TaskCallback):
         self.pending_validation = False
         set_random_state(before)
         metrics = {name: number for name, number in module.recorded.items() if name.startswith("val/")}
-        value, better = self._judge(metrics)
+        value, better = judge(self.monitor, self.mode, metrics, self.best)
         self.monitored.append([trainer.global_step, value])
-        self._say_unmoved()
+        say_unmoved(self.monitor, [value for _, value in self.monitored])
         self.bad_validations = 0 if better else self.bad_validations + 1
         self.events("validated", step=trainer.global_step, **{self.monitor: value}, best=better)
         if better:
             self.best = {"step": trainer.global_step, "monitor": self.monitor, "value": value, "metrics": metrics}
         self.validated = trainer.global_step
         return better
-
-    def _judge(self, metrics: Mapping[str, float]) -> tuple[float, bool]:
-        """The monitored metric among those of a validation, nan where it is not defined, and whether it is the best."""
-        value, loss = float(metrics.get(self.monitor, math.nan)), loss_beside(self.monitor, metrics)
-        if not self.best:
-            return value, True
-        best_loss = loss_beside(self.monitor, self.best["metrics"])
-        return value, is_better(value, loss, float(self.best["value"]), best_loss, self.mode)
-
-    def _say_unmoved(self) -> None:
-        """A warning at the third validation where the monitored metric has not moved since the first."""
-        values = [value for _, value in self.monitored]
-        if len(values) == 3 and never_moved(values):
-            was = "is not defined" if math.isnan(values[0]) else f"is {values[0]:g}"
-            log.warning("%s %s at each of 3 validations: the loss decides which checkpoint is best", self.monitor, was)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Task, *args: Any) -> None:
         if trainer.state.fn == "fit" and self._signal(trainer):
@@ -509,7 +459,7 @@ class Steps(TaskCallback):
 
     def _signal(self, trainer: L.Trainer) -> bool:
         """Whether any rank was told to stop; all ranks get the same answer."""
-        self.signum = self._largest(trainer, self.received)
+        self.signum = self._largest(trainer, self.signals.received)
         return bool(self.signum)
 
     def _largest(self, trainer: L.Trainer, value: int) -> int:

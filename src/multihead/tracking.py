@@ -306,9 +306,10 @@ class WandbMetrics(Logger):
             return
         kind = "run" if online else "offline-run"
         files = sorted(self.run_dir.glob(f"wandb/{kind}-*-{run.id}"))
-        where = str(files[0] if len(files) == 1 else self.run_dir / "wandb")
+        several = f"{shlex.quote(str(self.run_dir))}/wandb/{kind}-*-{run.id}"
+        where = shlex.quote(str(files[0])) if len(files) == 1 else several
         how = "the server did not take everything; it is kept" if online else "offline"
-        log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, shlex.quote(where))
+        log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, where)
 
 
 def _told(error: Exception) -> str:

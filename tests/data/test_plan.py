@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from multihead.data.plan import BatchPlan, divide, eval_batches
+from multihead.data.plan import BatchPlan, _cuts, divide, eval_batches
 from multihead.errors import ConfigError
 
 
@@ -142,6 +142,67 @@ def test_crowded_buckets_are_evened_out_or_filled_in_order(monkeypatch):
         assert sum(len(step.indices) for step in steps) == len(target)
 
 
+def test_padding_is_the_share_of_positions_without_a_token():
+    lengths, widths = np.array([1, 1, 1]), np.array([[2, 5], [2, 4], [1, 3]])
+    plan = BatchPlan(lengths, widths, batch_tokens=3, part_tokens=3, seed=0)
+    assert plan.padding(1) == pytest.approx(1 - 17 / (3 * 2 + 3 * 5))
+    assert plan.padding(3) == 0.0
+
+
+def test_an_epoch_is_made_once():
+    plan = make(300)
+    first = plan.steps(3)
+    assert plan.steps(3) is first
+    assert plan.steps(4) is not first
+
+
+@pytest.mark.parametrize(
+    ("weights", "place", "padded"),
+    [
+        ([1, 1, 1, 1], 2, 2 * 5 + 2 * 3),
+        ([3, 1, 1, 1], 1, 1 * 5 + 3 * 4),
+        ([1, 1, 1, 3], 3, 3 * 5 + 1 * 1),
+        ([2, 3, 1, 1], 1, 1 * 5 + 3 * 4),  # 2 of 7 are nearer to the half than 5 are: by nothing, so the first
+        ([9, 1, 1, 1], 1, 1 * 5 + 3 * 4),  # never nothing
+        ([1, 1, 1, 9], 3, 3 * 5 + 1 * 1),
+    ],
+)
+def test_a_cut_stands_where_the_weights_are_nearest_to_equal(weights, place, padded):
+    """Widths descend; a box is as wide as its widest example."""
+    costs, places = _cuts(np.arange(4), 2, np.array(weights), np.array([[5], [4], [3], [1]]))
+    assert places.tolist() == [place] and costs.tolist() == [padded]
+
+
+def test_cuts_into_more_boxes_by_hand():
+    costs, places = _cuts(
+        np.array([2, 0, 1, 3, 4, 5]), 3, np.ones(6), np.array([[1, 9], [2, 8], [3, 7], [4, 6], [5, 5], [6, 4]])
+    )
+    assert places.tolist() == [2, 4]
+    assert costs.tolist() == [2 * (3 + 9) + 4 * (6 + 8), 4 * (4 + 9) + 2 * (6 + 5)]
+
+
+def test_crowded_buckets_give_to_those_with_room():
+    plan = BatchPlan(np.full(6, 4), np.array([[9], [1], [1], [8], [2], [2]]), batch_tokens=8, part_tokens=8, seed=0)
+    buckets = [np.array([0, 1, 2]), np.array([3]), np.array([4])]
+    assert plan._even_out(buckets) is True
+    assert [sorted(bucket.tolist()) for bucket in buckets] == [[1, 2], [0, 3], [4]]  # 9 is least wasted beside 8
+    assert plan._even_out(buckets) is True  # nothing to do
+    assert plan._even_out([np.array([0, 1, 2]), np.array([3, 4])]) is False
+
+
+def test_without_chance_the_best_cut_is_taken_and_with_it_one_nearly_as_good():
+    """Cut by the first column the boxes hold 612 positions, by the second 610, uncut 812."""
+    widths = np.array([[1, 1], [1, 102], [101, 1], [101, 102]])
+
+    def boxes(rng=None):
+        return {tuple(sorted(box.tolist())) for box in divide(np.arange(4), 2, np.ones(4), widths, rng)}
+
+    by_first, by_second = {(0, 1), (2, 3)}, {(0, 2), (1, 3)}
+    assert boxes() == by_second
+    drawn = [boxes(np.random.default_rng(seed)) for seed in range(20)]
+    assert by_first in drawn and by_second in drawn and all(found in (by_first, by_second) for found in drawn)
+
+
 def test_divide_is_fair():
     target, widths = lengths(1000)
     boxes = divide(np.arange(1000), 10, target, widths)
@@ -171,6 +232,12 @@ def test_evaluation_takes_every_example_once_longest_first(seed):
             more = np.append(batch, after[0])
             assert len(more) * widths[more].max() > 100
     assert [b.tolist() for b in eval_batches(widths, 100)] == [b.tolist() for b in batches]
+
+
+def test_evaluation_by_one_length_or_several():
+    lengths = [3, 9, 1, 5]
+    for widths in (lengths, np.array(lengths), np.array(lengths)[:, None]):
+        assert [batch.tolist() for batch in eval_batches(widths, 10)] == [[1], [3, 0], [2]]
 
 
 def test_evaluation_of_nothing():

@@ -117,19 +117,19 @@ def killed_in_validation(bench):
     "6",
     "SIGTERM",
     "saved, status 143, in at most 5 s, and the same command goes on without a loss",
-    'patch("multihead.steps.SIGNALS", ())',
+    'patch("multihead.signals.SIGNALS", ())',
 )
 def terminated(bench):
     return stopped(bench, signal.SIGTERM)
 
 
-@ROWS.row("9", "Ctrl-C", "as for SIGTERM, status 130", 'patch("multihead.steps.SIGNALS", ())', slow=True)
+@ROWS.row("9", "Ctrl-C", "as for SIGTERM, status 130", 'patch("multihead.signals.SIGNALS", ())', slow=True)
 def interrupted(bench):
     return stopped(bench, signal.SIGINT, group=True)
 
 
 @ROWS.row(
-    "10", "the terminal is closed", "as for SIGTERM, status 129", 'patch("multihead.steps.SIGNALS", ())', slow=True
+    "10", "the terminal is closed", "as for SIGTERM, status 129", 'patch("multihead.signals.SIGNALS", ())', slow=True
 )
 def hung_up(bench):
     return stopped(bench, signal.SIGHUP, group=True)
@@ -137,7 +137,7 @@ def hung_up(bench):
 
 @ROWS.row(
     "10b", "SIGUSR1, as SLURM sends it before the time is up", "as for SIGTERM, status 138",
-    'patch("multihead.steps.SIGNALS", ())', slow=True,
+    'patch("multihead.signals.SIGNALS", ())', slow=True,
 )  # fmt: skip
 def time_is_up(bench):
     return stopped(bench, signal.SIGUSR1)

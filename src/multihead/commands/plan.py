@@ -130,7 +130,7 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
         steps = _measured_steps()(Path(folder), data, short.config.trainer, monitor, None, clock.event)
         trainer = build_trainer(short, steps, [], [clock.callback()])
         _reset_peak()
-        with steps.signals():
+        with steps.signals.caught():
             trainer.fit(task, datamodule=data)
         peak = _peak_since_reset() or peak_memory(task.device)
         one, texts = _decoding(task)

@@ -234,7 +234,7 @@ def _fit(
     status = 1
     try:
         trainer = build_trainer(composition, steps, loggers, callbacks)
-        with steps.signals():
+        with steps.signals.caught():
             trainer.fit(task, datamodule=steps.data)
             if config.trainer.profile_steps:
                 found = _show_profile(run_dir, trainer, task)

@@ -131,7 +131,11 @@ def log_picture(loggers: Sequence[Logger], step: int, name: str, path: Path) -> 
         elif isinstance(logger, TensorBoardLogger):
             from matplotlib.image import imread
 
-            logger.experiment.add_image(name, imread(path)[..., :3], step, dataformats="HWC")
+            image = imread(path)  # [H, W, 3 or 4], or grey [H, W]
+            grey = image.ndim == 2
+            logger.experiment.add_image(
+                name, image if grey else image[..., :3], step, dataformats="HW" if grey else "HWC"
+            )
 
 
 @side_output("the upload of the result")

@@ -9,7 +9,8 @@ from torch import nn
 
 from multihead import capabilities, optim
 from multihead.config.training import OptimConfig
-from multihead.optim import MuonAdamW, build_optimizer, lr_factor, orthogonalize
+from multihead.errors import ConfigError
+from multihead.optim import MuonAdamW, build_optimizer, freeze, layer_rates, lr_factor, orthogonalize
 
 
 class Toy(nn.Module):
@@ -174,6 +175,28 @@ def test_step_runs_the_closure_with_gradients():
         return loss
 
     assert optimizer.step(closure).item() > 0
+
+
+def test_rates_fall_with_depth_by_hand():
+    names = ["head.weight", "encoder.norm.weight"]
+    names += [f"encoder.layers.{layer}.feed_forward.up.weight" for layer in (0, 1, 2)]
+    names += ["encoder.embedding.weight", "encoder.ngrams.weight", "encoder.positions.weight"]
+    names += ["decoder.layers.0.feed_forward.up.weight", "decoder.embedding.weight"]
+    assert layer_rates(names, 0.5) == [1.0, 1.0, 0.25, 0.5, 1.0, 0.25, 0.25, 0.25, 1.0, 1.0]
+    assert layer_rates(names, 1.0) == [1.0] * 10
+
+
+def test_what_is_frozen_does_not_learn_and_something_does():
+    model, _ = twins()
+    assert freeze(model.named_parameters(), ["layers.0.*.bias", "embedding.*"]) == [
+        *(f"layers.0.{place}.bias" for place in range(4)),
+        "embedding.weight",
+    ]
+    assert [p.requires_grad for p in (model.embedding.weight, model.layers[1][0].bias)] == [False, True]
+    with pytest.raises(ConfigError, match=r"optim\.freeze: leaves nothing to learn"):
+        freeze(model.named_parameters(), ["embedding.*", "*"])
+    with pytest.raises(ConfigError, match=r"embeding\.\* is no parameter; the nearest is embedding.weight"):
+        freeze(model.named_parameters(), ["embeding.*"])
 
 
 def test_schedules_scale_each_group_from_its_own_peak():

@@ -519,11 +519,11 @@ test/bleu (higher is better)
 """
 
 
-def test_what_is_shown_to_a_file_letter_by_letter(found, capsys):
+def test_what_is_shown_to_a_file_line_by_line(found, capsys):
     command.show(found)
     told = capsys.readouterr().out
-    long = [found.pairs[0].statement.rstrip(), found.notes[0].rstrip()]
-    assert [line.rstrip() for line in told.splitlines()] == [*SHOWN.splitlines(), *long]
+    long = [found.pairs[0].statement, found.notes[0]]
+    assert [line.split() for line in told.splitlines()] == [line.split() for line in [*SHOWN.splitlines(), *long]]
 
 
 def test_a_terminal_gets_bold_heads_and_dim_notes(found, monkeypatch):

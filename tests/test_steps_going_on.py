@@ -4,10 +4,10 @@ import pytest
 import torch
 from steps_alone import Clock, Run, learning, saved_state
 
-from multihead import steps as module_of_steps
-from multihead.checkpoint import random_state
 from multihead.errors import CheckpointError
-from multihead.steps import Start
+from multihead.runs.checkpoint import random_state
+from multihead.training import steps as module_of_steps
+from multihead.training.steps import Start
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """How good are the tests? One line is changed at a time, and the tests that run it must notice.
 
-    python benchmarks/mutants.py [number=240] [seed=1] [modules=optim.py,steps.py] [only=survivors|all] [workers=1]
+    python benchmarks/mutants.py [number=240] [seed=1] [modules=model/optim.py,...] [only=survivors|all] [workers=1]
         [budget=60] [tests=homes] [list=true]
         [before=3a6da4d] [out=benchmarks/results/mutants]
 
-- The mutants are drawn by ``seed`` from `mutating.py`, and those that people named are added. ``number`` is of all
+- The mutants are drawn by ``seed`` from `mutating.py`. Those that people named are added, and those that the file of
+  results knows stay as long as their line exists. ``number`` is of all
   modules; ``modules=`` runs the part of it that falls on them, and ``list=true`` prints them only.
 - A mutant lives in a copy of the tree in a temporary folder. The tests that run the changed line (by `coverage`, taken
   once and kept in .cache/mutants) run in a fork of a process that has imported PyTorch already: those of the module's
@@ -56,25 +57,27 @@ SETTINGS = {
 SETTINGS |= {"before": "3a6da4d", "out": str(ROOT / "benchmarks" / "results" / "mutants")}
 JUDGED = ROOT / "benchmarks" / "mutants_judged.yaml"
 HOMES = {
-    "transformer.py": ["tests/test_transformer.py"],
-    "heads.py": ["tests/test_heads.py"],
-    "ngrams.py": ["tests/test_ngrams.py"],
-    "kernels.py": ["tests/test_kernels.py"],
-    "decoding.py": ["tests/test_decoding.py"],
-    "sampling.py": ["tests/test_sampling.py"],
-    "losses.py": ["tests/test_losses.py"],
-    "metrics.py": ["tests/test_metrics.py"],
-    "classification_metrics.py": ["tests/test_classification_metrics.py"],
+    "model/transformer.py": ["tests/model/test_transformer.py"],
+    "model/cache.py": ["tests/model/test_transformer.py"],
+    "model/heads.py": ["tests/model/test_heads.py"],
+    "model/ngrams.py": ["tests/model/test_ngrams.py"],
+    "model/kernels.py": ["tests/model/test_kernels.py"],
+    "model/beam_search.py": ["tests/model/test_beam_search.py"],
+    "model/sampling.py": ["tests/model/test_sampling.py"],
+    "model/losses.py": ["tests/model/test_losses.py"],
+    "model/optim.py": ["tests/model/test_optim.py"],
+    "metrics/text.py": ["tests/metrics/test_text.py"],
+    "metrics/classification.py": ["tests/metrics/test_classification.py"],
+    "metrics/selection.py": ["tests/metrics/test_selection.py"],
     "data/plan.py": ["tests/data/test_plan.py"],
     "data/mixture.py": ["tests/data/test_mixture.py"],
-    "optim.py": ["tests/test_optim.py"],
-    "averaging.py": ["tests/test_averaging.py"],
-    "steps.py": ["tests/test_steps.py", "tests/test_steps_going_on.py"],
-    "selection.py": ["tests/test_selection.py"],
-    "checkpoint.py": ["tests/test_checkpoint.py"],
-    "resume.py": ["tests/test_open_checkpoint.py"],
+    "training/averaging.py": ["tests/training/test_averaging.py"],
+    "training/steps.py": ["tests/training/test_steps.py", "tests/training/test_steps_going_on.py"],
+    "training/signals.py": ["tests/training/test_steps.py"],
+    "runs/checkpoint.py": ["tests/runs/test_checkpoint.py"],
+    "runs/resume.py": ["tests/runs/test_open_checkpoint.py"],
     "commands/compare.py": ["tests/commands/test_compare.py"],
-    "statistics.py": ["tests/test_statistics.py"],
+    "comparing/significance.py": ["tests/comparing/test_significance.py"],
 }
 """The modules that are mutated, and the test files that are theirs."""
 LEFT_OUT = ("tests/faults/", "tests/exporting/", "tests/benchmarks/", "tests/sweeping/", "tests/config/")
@@ -233,7 +236,7 @@ class Results:
     def add(self, mutant: Mutant, run: Mapping[str, Any]) -> None:
         """Written at once, beside what another command has written since."""
         self._read()
-        self.runs.setdefault(mutant.identity, []).append(dict(run))
+        self.runs.setdefault(mutant.identity, []).append({"file": mutant.file, **run})
         beside = self.json.with_suffix(".tmp")
         beside.write_text(json.dumps(dict(sorted(self.runs.items())), indent=0, ensure_ascii=False) + "\n")
         beside.replace(self.json)
@@ -245,15 +248,19 @@ class Results:
 
     def report(self, drawn: Collection[Mutant], judged: Mapping[str, str], before: str) -> str:
         """The table, of what was drawn at the commit ``before`` and of what is drawn now; then who is left."""
+        named = {mutant.identity: mutant.file for mutant in drawn}
+        files = {identity: named.get(identity, runs[-1]["file"]) for identity, runs in self.runs.items()} | named
         old = {identity: self.status(identity, before) for identity in self.runs}
         new = {m.identity: "survived" if m.identity in judged else self.status(m.identity) for m in drawn}
-        counts = [_counts(statuses, judged) for statuses in (old, new)]
-        files = dict.fromkeys(file for of_file in counts for file in of_file)
-        rows = [[file, *_cells([of_file.get(file, Counter()) for of_file in counts])] for file in files]
+        counts = [_counts(statuses, files, judged) for statuses in (old, new)]
+        rows = [
+            [file, *_cells([of_file.get(file, Counter()) for of_file in counts])]
+            for file in dict.fromkeys(file for of_file in counts for file in of_file)
+        ]
         rows.append(["**all**", *_cells([sum(of_file.values(), Counter()) for of_file in counts])])
         head = ["module", *(f"{name} at {before}" for name in COLUMNS), *(f"{name} now" for name in COLUMNS)]
-        left = [f"- `{one}`" for one, status in new.items() if status == "survived" and one not in judged]
-        same = [f"- `{one}`: {why}" for one, why in judged.items() if one in new or old.get(one)]
+        left = [f"- {files[one]}: `{one}`" for one, status in new.items() if status == "survived" and one not in judged]
+        same = [f"- {files[one]}: `{one}`: {why}" for one, why in judged.items() if one in new or old.get(one)]
         parts = [
             table(head, rows),
             "Left:",
@@ -268,12 +275,12 @@ COLUMNS = ("mutants", "equivalent", "killed", "timed out", "survived", "die")
 """Of the table; the last is the share of those that are not equivalent."""
 
 
-def _counts(statuses: Mapping[str, str], judged: Collection[str]) -> dict[str, Counter[str]]:
+def _counts(statuses: Mapping[str, str], files: Mapping[str, str], judged: Collection[str]) -> dict[str, Counter[str]]:
     """By module, how many mutants ended how."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for identity, status in statuses.items():
         if status:
-            counts[identity.partition(" | ")[0]]["equivalent" if identity in judged else status] += 1
+            counts[files[identity]]["equivalent" if identity in judged else status] += 1
     return counts
 
 
@@ -295,8 +302,10 @@ def judgements() -> tuple[list[dict[str, str]], dict[str, str]]:
     return tree["named"] or [], {entry["mutant"]: entry["why"] for entry in tree["equivalent"] or []}
 
 
-def drawn_mutants(settings: Mapping[str, Any], by_hand: Sequence[Mapping[str, str]]) -> dict[Mutant, Place]:
-    """The mutants of this tree and where they stand, the named ones first."""
+def drawn_mutants(
+    settings: Mapping[str, Any], by_hand: Sequence[Mapping[str, str]], known: Collection[str]
+) -> dict[Mutant, Place]:
+    """The mutants of this tree and where they stand: the named ones, those that have results, and what is drawn."""
     places: dict[Mutant, Place] = {}
     for entry in by_hand:
         try:
@@ -306,7 +315,7 @@ def drawn_mutants(settings: Mapping[str, Any], by_hand: Sequence[Mapping[str, st
         else:
             places[mutant] = place
     sources = {file: (ROOT / PACKAGE / file).read_text() for file in HOMES}
-    places |= draw(sources, settings["number"], settings["seed"])
+    places |= draw(sources, settings["number"], settings["seed"], known)
     modules = settings["modules"].split(",") if settings["modules"] else []
     return {mutant: place for mutant, place in places.items() if not modules or mutant.file in modules}
 
@@ -318,9 +327,10 @@ def main(words: list[str]) -> int:
     if rest or wrong or not set(filter(None, settings["modules"].split(","))) <= HOMES.keys():
         raise SystemExit(f"settings are {', '.join(SETTINGS)}; only=survivors or all; modules are {', '.join(HOMES)}")
     by_hand, judged = judgements()
-    places, results = drawn_mutants(settings, by_hand), Results(settings["out"])
+    results = Results(settings["out"])
+    places = drawn_mutants(settings, by_hand, results.runs.keys())
     if settings["list"]:
-        print("\n".join(f"{place.number:4} {mutant.identity}" for mutant, place in places.items()))
+        print("\n".join(f"{mutant.file}:{place.number}: {mutant.identity}" for mutant, place in places.items()))
         return 0
     again = {"": (), "survivors": ("survived",), "all": ("survived", "killed", "timed out")}[settings["only"]]
     wanted = [
@@ -334,8 +344,13 @@ def main(words: list[str]) -> int:
         with tempfile.TemporaryDirectory(prefix="mutants-") as folder, contextlib.suppress(KeyboardInterrupt):
             for mutant, run in Work(Path(folder), settings, modules).verdicts(wanted):
                 results.add(mutant, run | {"commit": commit.stdout.strip()})
-                print(f"{run['status']:9} {run['seconds']:6.1f} s  {mutant.identity}  {run['killer']}", flush=True)
-    text = results.report(drawn_mutants(settings | {"modules": ""}, by_hand), judged, settings["before"])
+                print(
+                    f"{run['status']:9} {run['seconds']:6.1f} s  {mutant.file}: {mutant.identity}  {run['killer']}",
+                    flush=True,
+                )
+    text = results.report(
+        drawn_mutants(settings | {"modules": ""}, by_hand, results.runs.keys()), judged, settings["before"]
+    )
     results.md.write_text(text)
     print("\n" + text)
     ends = [results.status(m.identity) for m in places if m.identity not in judged]

@@ -18,7 +18,7 @@ import itertools
 import re
 import types
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ SYMMETRIC = {"max", "min", "maximum", "minimum", "equal"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one line. Equal ones are the same mutant, also after the line has moved."""
+    """A change of one line."""
 
     file: str
     """Path below the package."""
@@ -64,8 +64,8 @@ class Mutant:
 
     @property
     def identity(self) -> str:
-        """Text that names the mutant, whatever the number of its line."""
-        return " | ".join((self.file, self.function, self.kind, self.line, self.becomes, str(self.occurrence)))
+        """Text that names the mutant, wherever its line has moved to, and to whatever file."""
+        return " | ".join((self.function or "(module)", self.kind, self.line, self.becomes, str(self.occurrence)))
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,9 @@ def named(entry: Mapping[str, Any], source: str) -> tuple[Mutant, Place]:
     return mutant, Place(numbers[0], *span)
 
 
-def draw(sources: Mapping[str, str], number: int, seed: int, least: int = 6) -> dict[Mutant, Place]:
+def draw(
+    sources: Mapping[str, str], number: int, seed: int, known: Collection[str] = (), least: int = 6
+) -> dict[Mutant, Place]:
     """Some of each module's mutants: as many as befit its size, at least ``least``, the kinds in turn.
 
     What is drawn depends on the seed and on what the mutants are, so that it stays while lines move.
@@ -340,19 +342,22 @@ def draw(sources: Mapping[str, str], number: int, seed: int, least: int = 6) -> 
         sources: Of the modules, by their paths.
         number: Of mutants, about.
         seed: Of the order.
+        known: Identities of mutants that come first, whatever the seed.
         least: Of each module.
     """
     found = {file: dict(mutants_of(file, source)) for file, source in sources.items()}
     total = sum(map(len, found.values()))
     drawn: dict[Mutant, Place] = {}
     for places in found.values():
+        kept = [mutant for mutant in places if mutant.identity in known]
         kinds: defaultdict[str, list[Mutant]] = defaultdict(list)
         for mutant in sorted(places, key=lambda one: hashlib.sha256(f"{seed} {one.identity}".encode()).digest()):
-            kinds[mutant.kind].append(mutant)
+            if mutant.identity not in known:
+                kinds[mutant.kind].append(mutant)
         good = [
             filter(lambda m: is_other_program(sources[m.file], m, places[m]), kinds[kind]) for kind in sorted(kinds)
         ]
         turns = (mutant for turn in itertools.zip_longest(*good) for mutant in turn if mutant is not None)
-        taken = itertools.islice(turns, max(least, round(number * len(places) / total)))
-        drawn |= {mutant: places[mutant] for mutant in taken}
+        wanted = max(least, round(number * len(places) / total)) - len(kept)
+        drawn |= {mutant: places[mutant] for mutant in (*kept, *itertools.islice(turns, max(0, wanted)))}
     return drawn

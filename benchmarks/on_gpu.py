@@ -1,8 +1,11 @@
 """What a GPU is asked for, in one command: training at 124 M parameters, Multi30k, decoding beside Hugging Face.
 
-    python benchmarks/on_gpu.py folder=DIR [parts=rate,lm,translation,decoding] [minutes=8] [accelerator=gpu] [small=0]
+    python benchmarks/on_gpu.py folder=DIR [parts=rate,waits,...] [minutes=8] [accelerator=gpu] [small=0]
 
 - ``rate``: operations per second of large products in bfloat16, and of copies.
+- ``waits``: how often, and in which lines, training steps of each task wait for the GPU (`waits.py`); 0 is right.
+- ``precision``: bf16-mixed beside 32-true on the same steps: tokens per second, memory and test loss.
+- ``resume``: a run that is killed after its first checkpoint and resumed, beside one that is not: test losses.
 - ``lm``: GPT-2's size (12 layers, width 768, context 1,024, 50,257 words; Radford et al. 2019) in bf16-mixed, by
   ``train.py`` on made-up words: tokens per second and the share of the device's peak that 6 N + 12 L D T operations a
   token are (PaLM, arXiv:2204.02311, appendix B; N without the positions, T the context), for some sizes of a part,
@@ -31,7 +34,8 @@ import torch
 from rounds import split_words
 
 ROOT = Path(__file__).parents[1]
-OWN = {"folder": "", "parts": "rate,lm,translation,decoding", "minutes": 8.0, "accelerator": "gpu", "small": 0}
+ALL = "rate,waits,precision,resume,lm,translation,decoding"
+OWN = {"folder": "", "parts": ALL, "minutes": 8.0, "accelerator": "gpu", "small": 0}
 WIDTH, LAYERS, CONTEXT, WORDS = 768, 12, 1024, 50257
 SMALL = {WIDTH: 64, LAYERS: 2, CONTEXT: 64, WORDS: 500}
 PARTS_OF_A_STEP = (16, 32, 64)
@@ -50,7 +54,7 @@ class Bench:
         self.folder = Path(settings["folder"]).absolute()
         self.small, self.words = bool(settings["small"]), words
         self.device = torch.device("cuda" if settings["accelerator"] == "gpu" else "cpu")
-        self.placed = [f"accelerator={settings['accelerator']}", "devices=1", "precision=bf16-mixed", "logger=none"]
+        self.placed = [f"accelerator={settings['accelerator']}", "devices=1", "logger=none"]
         self.seconds = 60 * settings["minutes"]
 
     def size(self, whole: int) -> int:
@@ -71,18 +75,18 @@ class Bench:
         if done.returncode:
             raise RuntimeError(f"exit status {done.returncode}: {' '.join(command)}")
 
-    def train(self, name: str, *words: str) -> dict[str, Any]:
+    def train(self, name: str, *words: str, precision: str = "bf16-mixed") -> dict[str, Any]:
         """A run of train.py in the folder; what it leaves: its result.json, or with ``debug=profile`` profile.json."""
         run_dir = self.folder / name
         shutil.rmtree(run_dir, ignore_errors=True)
-        self.run("train.py", *self.placed, *words, f"run_dir={run_dir}")
+        self.run("train.py", *self.placed, f"precision={precision}", *words, f"run_dir={run_dir}")
         left = run_dir / ("profile.json" if "debug=profile" in words else "result.json")
         return json.loads(left.read_text())
 
 
 def rate(bench: Bench) -> dict[str, Any]:
     """The device at its best."""
-    from multihead.profiling import copy_bandwidth, matmul_rate
+    from multihead.training.profiling import copy_bandwidth, matmul_rate
 
     return {
         "operations_per_second": matmul_rate(bench.device, torch.bfloat16),
@@ -90,10 +94,61 @@ def rate(bench: Bench) -> dict[str, Any]:
     }
 
 
+SHORT = ("data=grammar", "trainer.max_steps=60", "trainer.val_every_n_steps=60", "trainer.limit_val_examples=20",
+         "trainer.log_every_n_steps=1000000")  # fmt: skip
+"""Of a run on built-in data whose speed is that of its steps."""
+TASKS = ("lm", "lm task.objective=masked", "translation", "translation task.copy=true", "summarization",
+         "classification", "multitask")  # fmt: skip
+
+
+def waits(bench: Bench) -> dict[str, Any]:
+    """Where training steps wait for the device."""
+    found: dict[str, Any] = {}
+    counts = bench.folder / "waits_of_a_task.json"
+    os.environ["WAITS"] = str(counts)
+    for words in TASKS[: 1 if bench.small else None]:
+        name = f"waits_{words.replace(' ', '_')}"
+        more = ("trainer.checkpoint_every_n_steps=60", "trainer.ema_decay=0.9", "plugin=benchmarks/waits.py")
+        bench.train(name, f"task={words.split()[0]}", *words.split()[1:], *SHORT, *more)
+        found[words] = json.loads(counts.read_text())
+    return found
+
+
+def precision(bench: Bench) -> dict[str, Any]:
+    """bf16-mixed beside 32-true."""
+    wanted = ("test/loss", "test/bleu", "tokens_per_second", "peak_memory")
+    found = {}
+    for kind in ("bf16-mixed", "32-true"):
+        result = bench.train(f"precision_{kind}", "task=translation", *SHORT, precision=kind)
+        found[kind] = {name: result[name] for name in wanted}
+    return found
+
+
+def resume(bench: Bench) -> dict[str, Any]:
+    """Killed after its first checkpoint and resumed, beside a run that goes through."""
+    words = ["task=translation", *SHORT, "trainer.checkpoint_every_n_steps=20"]
+    whole = bench.train("resume_whole", *words)
+    run_dir = bench.folder / "resume_killed"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    placed = [*bench.placed, "precision=bf16-mixed", f"run_dir={run_dir}"]
+    process = subprocess.Popen([sys.executable, "train.py", *placed, *words], cwd=ROOT)
+    while process.poll() is None and not (run_dir / "checkpoints" / "latest.json").exists():
+        time.sleep(0.01)
+    process.kill()
+    status = process.wait()
+    bench.run("train.py", f"resume={run_dir}")
+    resumed = json.loads((run_dir / "result.json").read_text())
+    return {
+        "status of the killed run": status,
+        "test/loss": {"through": whole["test/loss"], "killed and resumed": resumed["test/loss"]},
+        "steps": {"through": whole["steps"], "killed and resumed": resumed["steps"]},
+    }
+
+
 def lm(bench: Bench) -> dict[str, Any]:
     """Training at GPT-2's size, as fast as it goes."""
-    from multihead.profiling import matmul_rate
-    from multihead.telemetry import peak_flops
+    from multihead.training.profiling import matmul_rate
+    from multihead.training.telemetry import peak_flops
 
     context, layers, width = (bench.size(size) for size in (CONTEXT, LAYERS, WIDTH))
     corpus = made_up_words(bench)
@@ -168,7 +223,7 @@ def decoding(bench: Bench) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-PARTS = {"rate": rate, "lm": lm, "translation": translation, "decoding": decoding}
+PARTS = dict(zip(ALL.split(","), (rate, waits, precision, resume, lm, translation, decoding), strict=True))
 
 
 def main() -> None:

@@ -21,15 +21,15 @@ ROOT = Path(__file__).parents[1]
 PART = [
     *("-n", "0"),
     *(
-        "tests/test_progress.py",
+        "tests/runs/test_progress.py",
         "tests/data/test_readers.py",
         "tests/commands/test_runs.py",
-        "tests/test_checkpoint.py",
+        "tests/runs/test_checkpoint.py",
     ),
     *(f"tests/test_cli.py::test_{name}" for name in ("help", "completion", "statuses", "the_documented_door")),
-    "tests/test_resume.py::test_signals_save_and_leave[2-130-on_validation_batch_start-15]",
-    "tests/test_going_on.py::test_a_signal_before_the_first_step_ends_with_its_status[1-129]",
-    "tests/test_attention_maps.py::test_a_run_leaves_its_pictures[classification-kinds2]",
+    "tests/runs/test_resume.py::test_signals_save_and_leave[2-130-on_validation_batch_start-15]",
+    "tests/runs/test_going_on.py::test_a_signal_before_the_first_step_ends_with_its_status[1-129]",
+    "tests/training/test_attention_maps.py::test_a_run_leaves_its_pictures[classification-kinds2]",
 ]
 VARIABLES = {
     "WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online", "WANDB_PROJECT": "mine", "WANDB_DIR": "/nowhere",
@@ -69,15 +69,18 @@ def locales(folder: Path) -> Iterator[Place]:
 
 def places(folder: Path) -> Iterator[Place]:
     """Every way, the usual one first."""
-    root = os.geteuid() == 0
+    root = os.geteuid() == 0 and bool(shutil.which("setpriv") and shutil.which("unshare"))
     yield Place("as usual")
     yield Place("in the background, under nohup", deaf=True)
     yield Place("without HOME", without=("HOME", "USER", "LOGNAME"))
+    other = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    probe = [*other, "sh", "-c", f"{sys.executable} -c ''"]
+    can = root and subprocess.run(probe, capture_output=True, check=False).returncode == 0
     yield Place(
         "as another user, who may not write here",
         without=("HOME", "USER", "LOGNAME"),
-        wrap=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-        missing="" if root and shutil.which("setpriv") else "needs root and setpriv",
+        wrap=other,
+        missing="" if can else "needs root, setpriv, and an interpreter that everyone may run",
     )
     yield from locales(folder)
     for zone in ("Pacific/Kiritimati", "America/St_Johns"):
@@ -88,7 +91,7 @@ def places(folder: Path) -> Iterator[Place]:
     yield Place(
         "repository read-only",
         wrap=("unshare", "-m", "sh", "-c", read_only, "sh"),
-        missing="" if root and shutil.which("unshare") else "needs root and unshare",
+        missing="" if root else "needs root and unshare",
     )
     yield Place("variables of W&B, Hydra, SLURM and ours", VARIABLES)
     yield Place("from another folder", folder=folder)

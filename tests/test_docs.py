@@ -43,9 +43,9 @@ def definitions() -> set[str]:
 def test_the_path_names_files_and_definitions_that_exist():
     known, text = definitions(), PATH.read_text()
     called = [name for name in backticked(text) if re.fullmatch(r"_?[A-Za-z]\w*(\.\w+)*", name)]
-    words = {"source", "target", "labels", "source_mask", "tokens_of_step", "parts", "index", "collate", "config"}
+    words = {"source", "target", "labels", "places", "source_mask", "tokens_of_step", "parts", "index", "collate"}
     words |= {"log_softmax", "model.d_model", "data.format", "data.batch_tokens", "train.en.gz", "train.de.gz"}
-    words |= {"train.py", "samples.jsonl", "result.json"}
+    words |= {"config", "train.py", "samples.jsonl", "result.json"}
     unknown = sorted({name for name in called if name not in known | words})
     assert not unknown, f"{PATH.name} names what is not defined: {unknown}"
     assert len({name for name in called if name in known}) > 60
@@ -88,8 +88,8 @@ def test_headings_that_are_linked_to_exist(document):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working directory with the files that the documents speak of as the reader's."""
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "mine.yaml").write_text("d_model: 64\n")
+    (tmp_path / "my_conf" / "model").mkdir(parents=True)
+    (tmp_path / "my_conf" / "model" / "mine.yaml").write_text("d_model: 64\n")
     plugins = [block for _, block in fenced((ROOT / "docs" / "guide.md").read_text()) if "PLUGIN = " in block]
     (tmp_path / "squared_relu.py").write_text(plugins[0])
     (tmp_path / "docs").symlink_to(ROOT / "docs")
@@ -108,4 +108,4 @@ def test_training_commands_compose(document, folder):
         if any(word in ("-sc", "--help") or word.startswith("resume=") for word in words):
             continue
         run = compose_sweep if "-m" in words else compose
-        run([w for w in words if "=" in w], config_dir=str(folder) if "--config-dir" in words else None)
+        run([w for w in words if "=" in w])

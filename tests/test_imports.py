@@ -71,10 +71,10 @@ def test_only_the_door_knows_hydra(name):
     assert not uses(name, "omegaconf") or name in ("config/files.py", "config/merge.py", "config/multirun.py")
 
 
-@pytest.mark.parametrize("name", ["transformer.py", "ngrams.py", "heads.py", "decoding.py", "sampling.py"])
+@pytest.mark.parametrize("name", ["transformer.py", "cache.py", "ngrams.py", "heads.py", "decoding.py", "sampling.py"])
 def test_the_backbone_knows_torch_and_its_configuration(name):
     ours = {found.split(".")[1] if found.count(".") else found for found in uses(name, "multihead")}
-    assert ours <= {"config", "errors", "transformer", "heads", "ngrams", "decoding", "kernels"}
+    assert ours <= {"config", "errors", "transformer", "cache", "heads", "ngrams", "decoding", "kernels"}
     allowed = ("multihead.config.model", "multihead.config.training", "multihead.config.check")
     assert all(found.startswith(allowed) for found in uses(name, "multihead.config"))
     assert not uses(name, "lightning", "tokenizers", "wandb")
@@ -147,6 +147,7 @@ def test_sizes(name):
 @pytest.mark.parametrize("name", FILES)
 def test_broad_excepts_stand_at_the_doors(name):
     doors = {"cli.py", "plugin.py", "commands/train.py", "launch.py", "tracking.py"}  # W&B may raise what it likes
+    doors |= {"side_outputs.py", "progress.py"}  # a picture or a line on the screen costs no result
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.ExceptHandler):
             caught = ast.unparse(node.type) if node.type else "everything"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import small_data
+import stand_in_data
 import yaml
 
 import multihead
@@ -119,7 +119,7 @@ def clone(tmp_path_factory):
         tree["parameters"] |= {"trainer.max_steps": {"value": 4}, "trainer.val_every_n_steps": {"value": 2}}
         (folder / "sweeps" / file.name).write_text(yaml.safe_dump(tree, sort_keys=False))
     for name, task in DATA.items():
-        small_data.write(name, task, folder / "data")
+        stand_in_data.write(name, task, folder / "data")
     write_files_of_the_reader(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -134,7 +134,7 @@ def clone(tmp_path_factory):
 
 def write_files_of_the_reader(folder: Path) -> None:
     """The files that the documents speak of as the reader's own."""
-    pairs = small_data.grammar.columns(small_data.GrammarConfig(train_size=300), "train", ["english", "german"])
+    pairs = stand_in_data.grammar.columns(stand_in_data.GrammarConfig(train_size=300), "train", ["english", "german"])
     english, german = pairs["english"], pairs["german"]
     (folder / "my_conf" / "model").mkdir(parents=True)
     (folder / "my_conf" / "model" / "mine.yaml").write_text("d_model: 64\n")

@@ -76,7 +76,13 @@ def test_a_mutant_is_the_same_after_its_line_has_moved(mutating):
     assert set(before) == set(after)
     assert len(before) == 6
     assert {place.number for place in after.values()} == {place.number + 2 for place in before.values()}
-    assert set(mutating.draw({"f.py": SOURCE}, number=6, seed=2, least=1)) != set(before)
+    other = mutating.draw({"f.py": SOURCE}, number=6, seed=2, least=1)
+    assert set(other) != set(before)
+    known = {mutant.identity for mutant in before}
+    assert set(mutating.draw({"f.py": SOURCE}, number=6, seed=2, known=known, least=1)) == set(before)
+    assert set(before) < set(mutating.draw({"f.py": SOURCE}, number=9, seed=2, known=known, least=1))
+    moved = mutating.draw({"g.py": SOURCE}, number=6, seed=2, known=known, least=1)
+    assert {mutant.identity for mutant in moved} == known
 
 
 def test_what_cannot_be_parsed_or_means_the_same_is_not_drawn(mutating):
@@ -165,5 +171,5 @@ def test_the_table(tmp_path, mutating):
     )
     assert "| a.py | 4 | 1 | 0 | 1 | 2 | 33.3% | 4 | 1 | 1 | 1 | 1 | 66.7% |" in text
     assert "| **all** | 4 | 1 | 0 | 1 | 2 | 33.3% | 4 | 1 | 1 | 1 | 1 | 66.7% |" in text
-    assert text.count(f"- `{fourth.identity}`\n") == 1 and gone.identity not in text
-    assert f"- `{third.identity}`: why\n" in text
+    assert text.count(f"- a.py: `{fourth.identity}`\n") == 1 and gone.identity not in text
+    assert f"- a.py: `{third.identity}`: why\n" in text

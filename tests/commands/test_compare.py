@@ -16,11 +16,11 @@ from scipy import stats
 from multihead.cli import main
 from multihead.commands import compare as command
 from multihead.commands.compare import compare
+from multihead.comparing.report import Pair, Report, System
+from multihead.comparing.significance import Spread, Test
 from multihead.config.compose import compose, to_yaml
 from multihead.config.keys import GROUPS
 from multihead.errors import CheckpointError, ConfigError, DataError
-from multihead.report import Pair, Report, System
-from multihead.statistics import Spread, Test
 
 WORDS = [f"w{i}" for i in range(30)]
 TRUTH = {"data_train": "t1", "data_val": "v1", "data_test": "s1", "tokenizer_target": "k1"}

@@ -198,7 +198,7 @@ REFUSED = [
     ("task=translation data.roles={_partial_:x}", r"data\.roles: not allowed"),
     (
         "task=translation data.train=[{_target_:os.system}]",
-        r"data\.train: must be a list of texts, and {_target_:os\.system} is none",
+        r"data\.train: not allowed: configuration is data",
     ),
     ("task=translation ++model._args_=[1]", r"model\._args_: not allowed"),
     ("task=translation +hydra.callbacks.x._target_=os.system", r"hydra\.callbacks\.x\._target_: not yours to set"),

@@ -35,6 +35,7 @@ PATHS = (
     *("run_dir", "resume", "init_from", "plugin", "config_dir"),
     *("data.root", "data.train", "data.val", "data.test"),
     *("run", "runs", "group", "a", "b", "dir", "file", "out"),  # of the commands
+    "hydra.sweep.dir",
 )
 """Keys whose text is a path, or a list of paths."""
 FILES = ("data.train", "data.val", "data.test")
@@ -166,7 +167,9 @@ def leaves(word: Word, keys: Mapping[str, Key]) -> dict[str, Any]:
 
 
 def names_within(name: str, typed: str) -> list[str]:
-    """The dotted names of a mapping's entries, whatever their values; nothing for another value."""
+    """The dotted names of the entries of a mapping, or of mappings in a list; nothing for another value."""
+    if listed := _listed(typed):
+        return [full for item in listed for full in names_within(name, item)]
     inner = [(f"{name}.{entry}", value) for entry, value in _entries(typed) or ()]
     return [full for entry, value in inner for full in (entry, *names_within(entry, value))]
 

@@ -1,0 +1,141 @@
+"""How a run goes on from a checkpoint, state by state; and what ranks tell each other."""
+
+import pytest
+import torch
+from steps_alone import Clock, Run, learning, saved_state
+
+from multihead.errors import CheckpointError
+from multihead.runs.checkpoint import random_state
+from multihead.training import steps as module_of_steps
+from multihead.training.steps import Start
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module_of_steps, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def run(tmp_path, clock):
+    return lambda **config: Run(tmp_path, clock, **config)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "expected"),
+    [(0, 2, 1.0), (1, 2, 10.0), (0, 1, 11.0), (0, 3, 11.0), (1, 3, None), (2, 3, None)],
+    ids=["same ranks, first", "same ranks, second", "fewer", "more, first", "more, second", "more, third"],
+)
+def test_ranks_share_out_the_loss_so_far(run, rank, world, expected):
+    one = run()
+    one.trainer.global_rank, one.trainer.world_size, one.trainer.is_global_zero = rank, world, rank == 0
+    states = [{"random": "first", "sum": torch.tensor(1.0)}, {"random": "second", "sum": torch.tensor(10.0)}]
+    one.steps.data.seed, one.steps.first_step = 5, 7
+    one.steps._restore_rank(one.trainer, states)
+    assert (one.steps.sum if expected is None else one.steps.sum.item()) == expected
+    assert one.steps.restore_random == (["first", "second", None][rank])
+    if rank == 2:  # was not there
+        drawn = torch.rand(3)
+        torch.manual_seed(5 + 1_000_003 * 2 + 7)
+        assert torch.equal(drawn, torch.rand(3))
+
+
+def test_random_streams_are_put_back_once_before_the_first_step(run):
+    one = run()
+    batch = {"epoch": 0, "step_in_epoch": 0}
+    one.steps.restore_random = random_state()
+    expected = torch.rand(3)
+    torch.rand(5)
+    one.steps.on_train_batch_start(one.trainer, one.module, batch, 0)
+    assert torch.equal(torch.rand(3), expected) and one.steps.restore_random is None
+    one.steps.on_train_batch_start(one.trainer, one.module, batch, 0)
+    assert not torch.equal(torch.rand(3), expected)
+
+
+def test_a_batch_of_another_step_is_a_defect(run):
+    one = run()
+    with pytest.raises(RuntimeError, match=r"step 0 is at \(0, 0\) of the data, and its batch is of \(0, 1\)"):
+        one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)
+    one.steps.micro_batches = 1  # a later part of the step has been looked at with the first
+    one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)
+
+
+def going_on(run, state, width=3):
+    """A `Run` that has started from this state, with another learning rate and decay."""
+    one = run(start=Start(name="step_3", state=state))
+    own = learning(one, width=width, lr=2.0, weight_decay=0.25)
+    one.trainer.global_step = 3
+    one.steps.on_train_start(one.trainer, one.module)
+    return one, *own
+
+
+def test_every_state_comes_back_and_rates_are_those_of_the_configuration(run):
+    first = run()
+    optimizer, schedule = learning(first)
+    state = saved_state(first, optimizer, schedule)
+    second, restored, rates = going_on(run, state)
+    assert torch.equal(second.module.linear.weight, first.module.linear.weight)
+    moments = [o.state_dict()["state"][0]["exp_avg"] for o in (optimizer, restored)]
+    assert torch.equal(*moments)
+    assert restored.param_groups[0]["weight_decay"] == 0.25
+    assert restored.param_groups[0]["lr"] == rates.get_last_lr()[0] == 2.0 / 4
+    assert rates.base_lrs == [2.0] and rates.last_epoch == 3
+    assert second.other.told == (second.trainer, second.module, state) and second.other.kept == {"number": 7}
+    assert second.trainer.precision_plugin.state == {"scale": 4.0}
+    assert second.counters[0].ready == second.counters[0].completed == second.loop._batches_that_stepped == 3
+    assert vars(second.counters[1]) == dict.fromkeys(("ready", "started", "processed", "completed"), 6)
+    steps = second.steps
+    assert (steps.saved, steps.bad_validations, steps.targets, second.module.tokens_seen) == (3, 2, 200, 300)
+    assert second.module.recorded == {"val/loss": 3.0} and steps.not_finite == {"skipped": 1}
+    assert steps.sum.item() == steps.boundary.sum.item() == 500.0 and steps.boundary.random is steps.restore_random
+    assert [name for name, _ in second.events] == ["resumed", "started"] and not second.validations
+    assert second.loop._should_check_val_fx(None) is False  # we validate
+    assert restored._optimizer_step_post_hooks  # of the telemetry
+
+
+def test_a_precision_without_a_saved_state_is_left_alone(run):
+    first = run()
+    state = saved_state(first, *learning(first))
+    del state["Scaler"]
+    second, *_ = going_on(run, state)
+    assert not hasattr(second.trainer.precision_plugin, "state")
+
+
+def test_a_checkpoint_of_another_shape_is_refused(run):
+    first = run()
+    state = saved_state(first, *learning(first))
+    with pytest.raises(CheckpointError, match=r"step_3: does not fit the configuration .*size mismatch"):
+        going_on(run, state, width=4)
+
+
+def test_a_pending_validation_comes_first_and_its_step_is_saved_again(run):
+    first = run()
+    second, *_ = going_on(run, saved_state(first, *learning(first), pending_validation=True))
+    assert second.validations == second.saved == [3]
+
+
+# ---- ranks
+
+
+@pytest.mark.parametrize(("received", "others", "expected"), [(0, 0, 0), (15, 0, 15), (0, 2, 2), (15, 15, 15)])
+def test_a_signal_to_any_rank_is_one_to_all(run, monkeypatch, received, others, expected):
+    def all_reduce(tensor, op=torch.distributed.ReduceOp.SUM, group=None):
+        assert group == "gloo"  # from host to host
+        assert op in (torch.distributed.ReduceOp.SUM, torch.distributed.ReduceOp.MAX)
+        both = torch.stack([tensor, torch.tensor([others])])
+        tensor.copy_(both.amax(0) if op == torch.distributed.ReduceOp.MAX else both.sum(0))
+
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend: backend)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    one = run()
+    one.trainer.world_size, one.steps.received = 2, received
+    assert one.steps._signal(one.trainer) is bool(expected)
+    assert one.steps.signum == expected
+
+
+def test_the_loss_is_the_mean_over_all_ranks(run, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(300.0))
+    one = run()
+    one.trainer.world_size, one.steps.targets, one.steps.sum = 2, 200, torch.tensor(100.0)
+    assert one.steps._require_finite(one.trainer, one.module) == 2.0

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,6 +260,16 @@ def test_a_run_from_before_a_key_existed(runs):
     lines = old.read_text().splitlines()
     old.write_text("\n".join(line for line in lines if "layer_decay" not in line and "freeze" not in line) + "\n")
     assert len(compare(["runs/narrow_*"]).systems) == 1
+
+
+def test_which_way_a_metric_is_better():
+    settings = {"task.monitor": "val/distance", "task.monitor_mode": "min"}
+    own = SimpleNamespace(task="tagging", settings=settings)  # a plugin's task
+    known = SimpleNamespace(task="translation", settings={"task.monitor": "val/bleu", "task.monitor_mode": "max"})
+    ways = [(own, "distance", "min"), (own, "loss", "min"), (own, "other", "max")]
+    ways += [(known, "bleu", "max"), (known, "perplexity", "min"), (known, "ter", "min"), (known, "rouge9", "max")]
+    for capsule, name, better in ways:
+        assert command._described(capsule, f"test/{name}").better == better
 
 
 def test_one_run_only(runs):

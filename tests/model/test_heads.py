@@ -55,6 +55,19 @@ def test_the_chunked_loss_and_its_gradients_are_torchs(count, smoothing, monkeyp
         torch.testing.assert_close(head.loss(hidden, labels, smoothing), expected, atol=0.1, rtol=1e-2)
 
 
+def test_the_loss_of_bfloat16_weights_is_summed_in_float32():
+    torch.manual_seed(0)
+    head = VocabularyHead(16, 50).bfloat16()
+    hidden, labels = torch.randn(600, 16).bfloat16().requires_grad_(), torch.randint(50, (600,))
+    loss = head.loss(hidden, labels, 0.1)
+    exact = VocabularyHead(16, 50, torch.nn.Parameter(head.weight.detach().float()))
+    expected = exact.loss(hidden.detach().float(), labels, 0.1)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, atol=0.0, rtol=1e-3)
+    loss.backward()
+    assert hidden.grad.dtype == head.weight.grad.dtype == torch.bfloat16
+
+
 def test_a_label_of_no_probability_costs_what_its_logit_says():
     head = VocabularyHead(1, 3, torch.nn.Parameter(torch.tensor([[0.0], [200.0], [-100.0]])))
     hidden = torch.ones(1, 1, requires_grad=True)

@@ -73,7 +73,7 @@ HOMES = {
     "data/mixture.py": ["tests/data/test_mixture.py"],
     "training/averaging.py": ["tests/training/test_averaging.py"],
     "training/steps.py": ["tests/training/test_steps.py", "tests/training/test_steps_going_on.py"],
-    "training/signals.py": ["tests/training/test_steps.py"],
+    "training/signals.py": ["tests/training/test_signals.py"],
     "runs/checkpoint.py": ["tests/runs/test_checkpoint.py"],
     "runs/resume.py": ["tests/runs/test_open_checkpoint.py"],
     "commands/compare.py": ["tests/commands/test_compare.py"],

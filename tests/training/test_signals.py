@@ -1,0 +1,62 @@
+"""Signals are noted inside, once; the second one ends the process, and what was there before comes back."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from multihead.training import signals
+from multihead.training.signals import SIGNALS, Signals
+
+
+@pytest.fixture
+def handlers():
+    """Handlers of the tests' own, put back afterwards."""
+    before = {signum: signal.signal(signum, lambda *_: None) for signum in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_is_noted_and_the_second_ends_the_process(handlers, monkeypatch, signum):
+    ended = []
+    monkeypatch.setattr(signals.os, "_exit", ended.append)
+    caught = Signals()
+    assert caught.received == 0
+    before = signal.getsignal(signum)
+    with caught.caught():
+        os.kill(os.getpid(), signum)
+        assert caught.received == signum and not ended
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert ended == [128 + signal.SIGTERM]
+    assert signal.getsignal(signum) is before
+
+
+def test_what_is_ignored_stays_ignored_and_what_others_have_taken_is_taken_back(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    caught = Signals()
+    with caught.caught():
+        assert caught.taken == [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        caught.take_back()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.received == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_only_the_main_thread_may_take_signals(handlers):
+    caught, before = Signals(), signal.getsignal(signal.SIGTERM)
+    caught.taken = [signal.SIGTERM]
+
+    def work():
+        with caught.caught():
+            assert caught.taken == [] and signal.getsignal(signal.SIGTERM) is before
+            done.append(True)
+
+    done = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [True]

@@ -19,7 +19,7 @@ from typing import Any
 
 from rounds import split_words
 
-from multihead.capsules import Capsule, find_runs, group_by_recipe, name_systems
+from multihead.comparing.systems import Capsule, find_runs, group_by_recipe, name_systems
 from multihead.errors import ConfigError, MultiheadError
 
 OWN = {"linear": "benchmarks/results/linear_baselines.json", "names": "", "out": ""}

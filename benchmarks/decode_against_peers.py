@@ -25,8 +25,8 @@ from rounds import split_words
 
 import multihead
 from multihead.config.compose import compose_from_run, load_yaml
-from multihead.metrics import CorpusBLEU
-from multihead.prepare import prepare
+from multihead.data.prepare import prepare
+from multihead.metrics.text import CorpusBLEU
 
 OWN = {"run": "", "beams": 5, "rounds": 3, "threads": 2, "sentences": 0, "peers": "all", "device": "cpu",
        "out": ""}  # fmt: skip

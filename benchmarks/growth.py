@@ -29,8 +29,8 @@ from rounds import split_words
 
 from multihead.config.model import ModelConfig
 from multihead.config.training import DecodingConfig, OptimConfig
-from multihead.heads import VocabularyHead
-from multihead.transformer import Transformer
+from multihead.model.heads import VocabularyHead
+from multihead.model.transformer import Transformer
 
 ROOT = Path(__file__).parents[1]
 OWN = {
@@ -78,7 +78,7 @@ def sizes(d_model: int, max_len: int) -> ModelConfig:
 
 def training(d_model: int, length: int, tokens: int, seconds: float) -> float:
     """Microseconds a token of a training step of a language model."""
-    from multihead.optim import build_optimizer
+    from multihead.model.optim import build_optimizer
 
     model = Transformer(sizes(d_model, length), source_vocab_size=None, target_vocab_size=VOCAB)
     head = VocabularyHead(d_model, VOCAB, model.decoder.embedding.weight)
@@ -96,7 +96,7 @@ def training(d_model: int, length: int, tokens: int, seconds: float) -> float:
 
 def beams(count: int, seconds: float) -> float:
     """Milliseconds to decode a sentence with so many beams."""
-    from multihead.decoding import generate
+    from multihead.model.beam_search import generate
 
     model = Transformer(sizes(WIDTH, LENGTH), source_vocab_size=VOCAB, target_vocab_size=VOCAB).eval()
     head = VocabularyHead(WIDTH, VOCAB, model.decoder.embedding.weight)
@@ -128,10 +128,10 @@ def _corpus(rows: int, tokens: int, seconds: float, sending: Any) -> None:
 
     import numpy as np
 
-    from multihead.budget import resident_memory
     from multihead.config.data import DataConfig
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule, TaskData
+    from multihead.training.cost import resident_memory
 
     before = resident_memory()
     rng = np.random.default_rng(0)

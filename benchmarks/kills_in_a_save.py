@@ -28,7 +28,7 @@ import exactness
 import torch
 from rounds import split_words
 
-from multihead.checkpoint import FolderCheckpointIO, newest_valid
+from multihead.runs.checkpoint import FolderCheckpointIO, newest_valid
 
 SETTINGS = {"most": 400, "runs": 5, "seed": 0, "out": ""}
 CALLS = (
@@ -48,8 +48,8 @@ def state(step: int) -> dict[str, object]:
 
 
 def save(run: Path, step: int) -> None:
-    """As `multihead.steps.Steps` saves and forgets, with one checkpoint kept beside the best."""
-    from multihead.steps import Steps
+    """As `multihead.training.steps.Steps` saves and forgets, with one checkpoint kept beside the best."""
+    from multihead.training.steps import Steps
 
     class Trainer:
         global_step, is_global_zero = step, True

@@ -13,8 +13,8 @@ from rounds import split_words
 
 from multihead.config.compose import compose
 from multihead.data.corpus import load_corpus
-from multihead.metrics import CorpusROUGE
-from multihead.prepare import SPLIT_SEED, data_of
+from multihead.data.prepare import SPLIT_SEED, data_of
+from multihead.metrics.text import CorpusROUGE
 
 
 def main() -> None:

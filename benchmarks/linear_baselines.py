@@ -32,8 +32,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.svm import LinearSVC
 
 from multihead.config.compose import compose
-from multihead.prepare import prepare
-from multihead.run import environment
+from multihead.data.prepare import prepare
+from multihead.runs.directory import environment
 
 OWN = {"out": "benchmarks/results/linear_baselines.json"}
 WORDS_AND_PAIRS = {"ngram_range": (1, 2), "token_pattern": r"\w+|[^\w\s]", "lowercase": True}

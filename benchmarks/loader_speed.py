@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from rounds import split_words
 
-from multihead.commands.train import join
 from multihead.config.compose import compose
+from multihead.data.prepare import prepare
 from multihead.data.stream import encode_stream
-from multihead.prepare import prepare
+from multihead.training.job import join
 
 OWN = {"rounds": 3, "megabytes": 200, "vocabulary": 8000, "out": ""}
 

@@ -24,14 +24,14 @@ from rich.console import Console
 from rounds import report, split_words
 from torch import nn
 
-from multihead.commands.train import build_trainer, join
 from multihead.config.compose import Composition, compose
 from multihead.config.data import SPLITS
-from multihead.precision import settle
-from multihead.prepare import prepare
-from multihead.progress import open_log
-from multihead.steps import Steps
-from multihead.tracking import build_loggers, quiet_lightning
+from multihead.data.prepare import prepare
+from multihead.runs.loggers import build_loggers, quiet_lightning
+from multihead.runs.progress import open_log
+from multihead.training.job import build_trainer, join
+from multihead.training.precision import settle
+from multihead.training.steps import Steps
 
 OWN = {"rounds": 10, "steps": 200, "ms": 20.0, "threads": 2, "save_every": 200, "out": ""}
 OURS, BARE = "multihead's loop", "bare loop"

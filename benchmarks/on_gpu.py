@@ -86,7 +86,7 @@ class Bench:
 
 def rate(bench: Bench) -> dict[str, Any]:
     """The device at its best."""
-    from multihead.profiling import copy_bandwidth, matmul_rate
+    from multihead.training.profiling import copy_bandwidth, matmul_rate
 
     return {
         "operations_per_second": matmul_rate(bench.device, torch.bfloat16),
@@ -147,8 +147,8 @@ def resume(bench: Bench) -> dict[str, Any]:
 
 def lm(bench: Bench) -> dict[str, Any]:
     """Training at GPT-2's size, as fast as it goes."""
-    from multihead.profiling import matmul_rate
-    from multihead.telemetry import peak_flops
+    from multihead.training.profiling import matmul_rate
+    from multihead.training.telemetry import peak_flops
 
     context, layers, width = (bench.size(size) for size in (CONTEXT, LAYERS, WIDTH))
     corpus = made_up_words(bench)

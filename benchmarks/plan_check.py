@@ -31,7 +31,7 @@ CASES = {
     ],
 }
 PROGRAM = (
-    "import json, sys, time, multihead, multihead.commands.train; began = time.monotonic(); "
+    "import json, sys, time, multihead, multihead.training.job; began = time.monotonic(); "
     "result = multihead.train(sys.argv[2:]); "
     "json.dump(result | {'whole': time.monotonic() - began}, open(sys.argv[1], 'w'))"
 )

@@ -23,14 +23,15 @@ import torch
 import torch.nn.functional as F
 from rounds import report, split_words
 
-from multihead import capabilities, kernels
-from multihead.commands.train import join
+from multihead import capabilities
 from multihead.config.compose import compose
 from multihead.config.data import SPLITS
-from multihead.optim import orthogonalize
-from multihead.precision import settle
-from multihead.prepare import prepare
-from multihead.transformer import Dropout
+from multihead.data.prepare import prepare
+from multihead.model import kernels
+from multihead.model.optim import orthogonalize
+from multihead.model.transformer import Dropout
+from multihead.training.job import join
+from multihead.training.precision import settle
 
 OWN = {"precisions": "32-true,bf16-mixed", "seconds": 30.0, "repeats": 10, "out": ""}
 RECIPE = ["experiment=multi30k_en_de"]

@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence, pad_sequence, unpack_sequence
 
-from multihead.cache import KeyValueCache
 from multihead.config.check import require, require_choice
 from multihead.config.model import ModelConfig
+from multihead.model.cache import KeyValueCache
+from multihead.model.transformer import FeedForward, MultiHeadAttention, Scope
 from multihead.plugin import Plugin
-from multihead.transformer import FeedForward, MultiHeadAttention, Scope
 
 POSITIONS = ("none", "sinusoidal", "learned")
 

@@ -22,7 +22,7 @@ import exactness
 from rounds import split_words
 
 import multihead
-from multihead.checkpoint import checkpoints
+from multihead.runs.checkpoint import checkpoints
 
 VARIANTS = {
     "plain": [],

@@ -23,7 +23,7 @@ from typing import Any
 import exactness
 from rounds import split_words
 
-from multihead.checkpoint import checkpoints, damage
+from multihead.runs.checkpoint import checkpoints, damage
 
 SETTINGS = {"times": 20, "cases": "", "out": ""}
 WATCHDOG = 5
@@ -70,7 +70,7 @@ def ranks(parent: int) -> dict[str, int]:
     found = {}
     for pid in exactness.family(parent):
         with contextlib.suppress(OSError):
-            if b"multihead.launch" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"multihead.training.launch" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
                 found |= {v.split(b"=")[1].decode(): pid for v in environment if v.startswith(b"RANK=")}
     return found

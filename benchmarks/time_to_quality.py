@@ -32,8 +32,8 @@ from train_against_peers import lay_out
 
 import multihead
 from multihead.config.compose import compose
-from multihead.metrics import CorpusBLEU
-from multihead.prepare import prepare
+from multihead.data.prepare import prepare
+from multihead.metrics.text import CorpusBLEU
 
 OWN = {
     "target": 35.0,

@@ -23,7 +23,7 @@ from contest import Contestant, contest, table
 from rounds import split_words
 
 from multihead.config.compose import Composition, compose
-from multihead.prepare import prepare
+from multihead.data.prepare import prepare
 
 OWN = {"task": "translation", "sizes": "", "precision": "fp32", "rounds": 3, "seconds": 10.0, "threads": 2,
        "peers": "all", "out": ""}  # fmt: skip

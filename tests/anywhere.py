@@ -21,15 +21,15 @@ ROOT = Path(__file__).parents[1]
 PART = [
     *("-n", "0"),
     *(
-        "tests/test_progress.py",
+        "tests/runs/test_progress.py",
         "tests/data/test_readers.py",
         "tests/commands/test_runs.py",
-        "tests/test_checkpoint.py",
+        "tests/runs/test_checkpoint.py",
     ),
     *(f"tests/test_cli.py::test_{name}" for name in ("help", "completion", "statuses", "the_documented_door")),
-    "tests/test_resume.py::test_signals_save_and_leave[2-130-on_validation_batch_start-15]",
-    "tests/test_going_on.py::test_a_signal_before_the_first_step_ends_with_its_status[1-129]",
-    "tests/test_attention_maps.py::test_a_run_leaves_its_pictures[classification-kinds2]",
+    "tests/runs/test_resume.py::test_signals_save_and_leave[2-130-on_validation_batch_start-15]",
+    "tests/runs/test_going_on.py::test_a_signal_before_the_first_step_ends_with_its_status[1-129]",
+    "tests/training/test_attention_maps.py::test_a_run_leaves_its_pictures[classification-kinds2]",
 ]
 VARIABLES = {
     "WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online", "WANDB_PROJECT": "mine", "WANDB_DIR": "/nowhere",

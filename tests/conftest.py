@@ -124,7 +124,7 @@ def own_cache(shared_folder, monkeypatch):
 def no_pictures(request, monkeypatch):
     """Drawing attention takes half of a tiny training."""
     if not any(request.node.get_closest_marker(name) for name in ("pictures", "quick")):
-        monkeypatch.setattr("multihead.attention_maps.draw", lambda found, title, path: path.write_bytes(DOT))
+        monkeypatch.setattr("multihead.training.attention_maps.draw", lambda found, title, path: path.write_bytes(DOT))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 TESTS = str(Path(__file__).parent)
 PROCESSES = {"subprocess", "Popen", "multiprocessing", "FORKS", "fork", "start_processes", "wandb"}
-PROCESSES |= {"multihead.commands.train"}
+PROCESSES |= {"multihead.training.job"}
 
 
 def is_quick(item) -> bool:

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import lightning as L
 import torch
 
-from multihead.checkpoint import random_state
 from multihead.config.training import TrainerConfig
-from multihead.steps import Steps
+from multihead.runs.checkpoint import random_state
+from multihead.training.steps import Steps
 
 STEPS_OF_AN_EPOCH = 4
 TOKENS = 100

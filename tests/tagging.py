@@ -26,7 +26,7 @@ class TaggingConfig(TaskConfig):
 
 
 def tagging():
-    from multihead.metrics import WeightedMean
+    from multihead.metrics.text import WeightedMean
     from multihead.tasks.base import IGNORED, Task
 
     class Tagging(Task):

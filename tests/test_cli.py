@@ -50,9 +50,9 @@ def door(monkeypatch, tmp_path, capfd):
         seen.append(composition)
         return TRAININGS.get(composition.config.seed, lambda: 0)()
 
-    stand_in = types.ModuleType("multihead.commands.train")
+    stand_in = types.ModuleType("multihead.training.job")
     stand_in.run = run
-    monkeypatch.setitem(sys.modules, "multihead.commands.train", stand_in)
+    monkeypatch.setitem(sys.modules, "multihead.training.job", stand_in)
 
     def call(line):
         status = cli.main(line.split() if isinstance(line, str) else line)

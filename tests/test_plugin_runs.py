@@ -11,8 +11,8 @@ import multihead
 from multihead.cli import main
 from multihead.config.model import ModelConfig
 from multihead.errors import CheckpointError
+from multihead.model.transformer import Scope
 from multihead.plugin import load_plugin
-from multihead.transformer import Scope
 
 FILE = ROOT / "docs" / "examples" / "linear_attention.py"
 WORDS = [f"plugin={FILE}", "model.attention=linear", "options.linear.floor=1e-5", "trainer.max_steps=12"]

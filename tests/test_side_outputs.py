@@ -13,28 +13,28 @@ import torch
 from rich.console import Console
 
 import multihead
-from multihead.classification_metrics import Confusion
 from multihead.cli import main
 from multihead.errors import Stopped
-from multihead.progress import open_log
+from multihead.metrics.classification import Confusion
+from multihead.runs.progress import open_log
 from multihead.side_outputs import side_output
 
 BROKEN = {
-    "multihead.progress.Progress._report": "the progress bar",
+    "multihead.runs.progress.Progress._report": "the progress bar",
     "multihead.tasks.base.Task.merged_samples": "the order of the samples",
     "multihead.tasks.language_modeling.LanguageModelingTask.prompts_of": "the continuations of prompts",
     "multihead.tasks.multitask.MultiTask.merged_samples": "the order of the samples",
-    "multihead.tracking.WandbMetrics.log_samples": "the table of samples",
-    "multihead.tracking.WandbMetrics.log_table": "a table",
-    "multihead.tracking.WandbMetrics.log_picture": "a picture's upload",
-    "multihead.tracking.WandbMetrics.log_capsule": "the upload of the result",
-    "multihead.tracking.WandbMetrics.finish": "closing the logger wandb",
-    "multihead.classification_metrics.Confusion.draw": "the picture of the confusion matrix",
-    "multihead.suspicions.of_training": "the notes on the result",
-    "multihead.attention_maps.draw": "the pictures of attention",
-    "multihead.progress.plain_table": "the table confusion_test",
-    "multihead.commands.train._shown": "the samples on the screen",
-    "multihead.progress.summary": "the summary on the screen",
+    "multihead.runs.loggers.WandbMetrics.log_samples": "the table of samples",
+    "multihead.runs.loggers.WandbMetrics.log_table": "a table",
+    "multihead.runs.loggers.WandbMetrics.log_picture": "a picture's upload",
+    "multihead.runs.loggers.WandbMetrics.log_capsule": "the upload of the result",
+    "multihead.runs.loggers.WandbMetrics.finish": "closing the logger wandb",
+    "multihead.metrics.classification.Confusion.draw": "the picture of the confusion matrix",
+    "multihead.training.suspicions.of_training": "the notes on the result",
+    "multihead.training.attention_maps.draw": "the pictures of attention",
+    "multihead.runs.progress.plain_table": "the table confusion_test",
+    "multihead.training.job._shown": "the samples on the screen",
+    "multihead.runs.progress.summary": "the summary on the screen",
 }
 """What is made to raise, and what the warning calls it."""
 
@@ -63,7 +63,7 @@ def test_a_report_that_fails_costs_no_result(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Confusion, "write", fails)
     nowhere = tmp_path / "nowhere" / "samples.jsonl"
-    monkeypatch.setattr("multihead.tracking.SamplesFile.__init__", lambda self, _: setattr(self, "path", nowhere))
+    monkeypatch.setattr("multihead.runs.loggers.SamplesFile.__init__", lambda self, _: setattr(self, "path", nowhere))
     multihead.train(["task=classification", "debug=smoke", f"run_dir={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "result.json").exists()
     told = (tmp_path / "run" / "train.log").read_text()

@@ -4,10 +4,10 @@ import pytest
 import torch
 from steps_alone import Clock, Run, learning, saved_state
 
-from multihead import steps as module_of_steps
-from multihead.checkpoint import random_state
 from multihead.errors import CheckpointError
-from multihead.steps import Start
+from multihead.runs.checkpoint import random_state
+from multihead.training import steps as module_of_steps
+from multihead.training.steps import Start
 
 
 @pytest.fixture
@@ -120,11 +120,13 @@ def test_a_pending_validation_comes_first_and_its_step_is_saved_again(run):
 
 @pytest.mark.parametrize(("received", "others", "expected"), [(0, 0, 0), (15, 0, 15), (0, 2, 2), (15, 15, 15)])
 def test_a_signal_to_any_rank_is_one_to_all(run, monkeypatch, received, others, expected):
-    def all_reduce(tensor, op=torch.distributed.ReduceOp.SUM):
+    def all_reduce(tensor, op=torch.distributed.ReduceOp.SUM, group=None):
+        assert group == "gloo"  # from host to host
         assert op in (torch.distributed.ReduceOp.SUM, torch.distributed.ReduceOp.MAX)
         both = torch.stack([tensor, torch.tensor([others])])
         tensor.copy_(both.amax(0) if op == torch.distributed.ReduceOp.MAX else both.sum(0))
 
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend: backend)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     one = run()
     one.trainer.world_size, one.steps.received = 2, received

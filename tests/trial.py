@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 SMOKE = ["task=translation", "debug=smoke"]
 FORKS = multiprocessing.get_context("forkserver")
 """Starts processes by a fork of one process that has imported everything: the imports take seconds."""
-FORKS.set_forkserver_preload(["multihead.commands.train", "multihead.steps", "torchmetrics"])
+FORKS.set_forkserver_preload(["multihead.training.job", "multihead.training.steps", "torchmetrics"])
 
 
 def train(run_dir, *words):
@@ -104,7 +104,7 @@ def _trains(folder, here, variables, prepare, arguments, words):
 
 def _strike(hook, step, micro_batch, signum):
     """A signal in the middle of a step, or of a validation."""
-    from multihead.steps import Steps
+    from multihead.training.steps import Steps
 
     before = getattr(Steps, hook)
 

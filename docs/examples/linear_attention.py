@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch.nn import functional as F
 
+from multihead.model.transformer import MultiHeadAttention
 from multihead.plugin import Plugin
-from multihead.transformer import MultiHeadAttention
 
 
 @dataclass(kw_only=True)

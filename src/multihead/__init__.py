@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from multihead.run import Run
+    from multihead.runs.directory import Run
 
 __version__ = "0.1.0"
 __all__ = ["load", "train"]
 
 
 def load(run: Any, *words: str) -> Run:
-    """Loads a finished run for prediction; see `multihead.run.load`."""
-    from multihead.run import load as load_run
+    """Loads a finished run for prediction; see `multihead.runs.directory.load`."""
+    from multihead.runs.directory import load as load_run
 
     return load_run(run, *words)
 
@@ -35,7 +35,7 @@ def train(words: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: If a word cannot be.
     """
-    from multihead.commands.train import train as train_run
     from multihead.config.compose import compose
+    from multihead.training.job import train as train_run
 
     return train_run(compose(list(words)))

@@ -1,7 +1,7 @@
 """What this machine has and what it computes fast, asked in one place.
 
 Tests force an answer by putting another function into this module. What a training's numbers depend on is decided
-once for each run, by `multihead.precision`, and recorded with it.
+once for each run, by `multihead.training.precision`, and recorded with it.
 """
 
 from __future__ import annotations

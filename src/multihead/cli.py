@@ -319,7 +319,7 @@ def _elsewhere(job: Callable[[object], None], launcher: str) -> int:
 
 def _run_job(composition: Composition) -> int:
     """One training; its errors are told here, so that the other trials of a multirun go on."""
-    return guarded(lambda: importlib.import_module("multihead.commands.train").run(composition))
+    return guarded(lambda: importlib.import_module("multihead.training.job").run(composition))
 
 
 def _hydra_main(job: Callable[[object], None], config: str = "") -> None:

@@ -20,7 +20,7 @@ MOST_LETTERS = 300
 def side_output(what: str) -> Iterator[None]:
     """Inside, or in a function that it decorates, an error costs neither the run nor its result.
 
-    One warning names what failed and why; while a log is open (`multihead.progress.open_log`) it is not said again.
+    One warning names what failed and why; while a log is open (`multihead.runs.progress.open_log`) it is not said again.
     A signal, which is no ``Exception``, still ends the run. Not for code in which ranks wait for each other.
 
     Args:

@@ -11,7 +11,7 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.svm import LinearSVC
 
 from multihead.config.compose import compose
-from multihead.prepare import prepare
+from multihead.data.prepare import prepare
 
 SMALL = ["data.grammar.train_size=300", "data.grammar.val_size=60", "data.grammar.test_size=80"]
 

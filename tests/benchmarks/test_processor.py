@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from multihead import kernels
+from multihead.model import kernels
 
 
 @pytest.mark.unhurried

@@ -11,12 +11,12 @@ import multihead
 from multihead.config.compose import compose
 from multihead.config.model import ModelConfig
 from multihead.config.training import DecodingConfig
-from multihead.decoding import generate
 from multihead.errors import ConfigError
-from multihead.heads import VocabularyHead
+from multihead.model.beam_search import generate
+from multihead.model.heads import VocabularyHead
+from multihead.model.transformer import Blocks, FeedForward, Scope, Transformer
 from multihead.plugin import load_plugin
 from multihead.tasks import _block
-from multihead.transformer import Blocks, FeedForward, Scope, Transformer
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "benchmarks" / "recurrent_and_convolutional.py"

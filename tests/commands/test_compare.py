@@ -16,11 +16,11 @@ from scipy import stats
 from multihead.cli import main
 from multihead.commands import compare as command
 from multihead.commands.compare import compare
+from multihead.comparing.report import Pair, Report, System
+from multihead.comparing.significance import Spread, Test
 from multihead.config.compose import compose, to_yaml
 from multihead.config.keys import GROUPS
 from multihead.errors import CheckpointError, ConfigError, DataError
-from multihead.report import Pair, Report, System
-from multihead.statistics import Spread, Test
 
 WORDS = [f"w{i}" for i in range(30)]
 TRUTH = {"data_train": "t1", "data_val": "v1", "data_test": "s1", "tokenizer_target": "k1"}
@@ -519,11 +519,11 @@ test/bleu (higher is better)
 """
 
 
-def test_what_is_shown_to_a_file_letter_by_letter(found, capsys):
+def test_what_is_shown_to_a_file_line_by_line(found, capsys):
     command.show(found)
     told = capsys.readouterr().out
-    long = [found.pairs[0].statement.rstrip(), found.notes[0].rstrip()]
-    assert [line.rstrip() for line in told.splitlines()] == [*SHOWN.splitlines(), *long]
+    long = [found.pairs[0].statement, found.notes[0]]
+    assert [line.split() for line in told.splitlines()] == [line.split() for line in [*SHOWN.splitlines(), *long]]
 
 
 def test_a_terminal_gets_bold_heads_and_dim_notes(found, monkeypatch):

@@ -10,13 +10,13 @@ import torch
 from trial import SMOKE, train
 
 import multihead
-from multihead.budget import bytes_by_part, parameters_by_part, peak_memory
-from multihead.commands.train import join
 from multihead.config.compose import compose
 from multihead.config.data import SPLITS
+from multihead.data.prepare import prepare
 from multihead.errors import MachineError, Stopped
-from multihead.prepare import prepare
-from multihead.steps import Steps
+from multihead.training.cost import bytes_by_part, parameters_by_part, peak_memory
+from multihead.training.job import join
+from multihead.training.steps import Steps
 
 
 def built(*words):
@@ -107,7 +107,7 @@ def test_what_cannot_fit_is_refused_and_not_allocated(tmp_path):
 
 
 def test_what_the_measured_steps_took_is_refused_for_all_ranks(tmp_path, monkeypatch):
-    from multihead import budget
+    from multihead.training import cost as budget
 
     monkeypatch.setattr(budget, "available_memory", lambda on_gpu: 50_000_000)
     words = ["plan=true", "devices=4", "accelerator=cpu", "strategy=ddp"]

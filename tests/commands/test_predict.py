@@ -14,7 +14,7 @@ from multihead.cli import main
 from multihead.config.compose import compose
 from multihead.data.tokenizer import train_tokenizer
 from multihead.errors import ConfigError
-from multihead.loaded import Run
+from multihead.runs.run import Run
 from multihead.tasks import build_task
 from multihead.tasks.base import Vocabulary
 
@@ -42,7 +42,7 @@ def predict(monkeypatch, capsys):
 
     def predict(content, *words, task="translation"):
         made = lambda path, *words: run_of(task, *words)  # noqa: E731
-        monkeypatch.setattr("multihead.run.load", made)
+        monkeypatch.setattr("multihead.runs.directory.load", made)
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: False))
         capsys.readouterr()
         status = main(["predict", "run=RUN", *words])

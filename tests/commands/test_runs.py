@@ -12,7 +12,7 @@ from trial import train
 from multihead.commands import diff, runs
 from multihead.config.compose import compose, to_yaml
 from multihead.errors import ConfigError
-from multihead.lock import locked
+from multihead.runs.lock import locked
 
 
 @functools.cache
@@ -147,7 +147,7 @@ def test_a_real_run(tmp_path, capsys):
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
 def test_at_any_width_the_run_is_there_and_no_number_is_cut(four, capsys, monkeypatch, width):
-    monkeypatch.setattr("multihead.screen.report_console", lambda: Console(file=sys.stdout, width=width))
+    monkeypatch.setattr("multihead.runs.screen.report_console", lambda: Console(file=sys.stdout, width=width))
     (four / "result.json").write_text(json.dumps({"parameters": 1_353_600, "steps": 900, "seconds": 7.0}))
     four.rename(four.parent / "2026-11-27_02-03-36_ab12_a_long_name")
     assert runs.run([]) == 0

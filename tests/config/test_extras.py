@@ -39,7 +39,7 @@ def exported(to):
 
 
 def tensorboard():
-    from multihead.tracking import _tensorboard
+    from multihead.runs.loggers import _tensorboard
 
     _tensorboard(Path("x"), 0)
 
@@ -53,7 +53,7 @@ def pictures():
 
 
 def attention():
-    from multihead.commands.train import _draw_attention
+    from multihead.training.job import _draw_attention
 
     _draw_attention(Path("x"), SimpleNamespace(device="cpu"), SimpleNamespace(example=lambda split: {"x": 1}))
 

@@ -9,7 +9,7 @@ from tiny import ALIBI, OPTIONS, WORDS, drawn, ids, new_task, reference
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting import ctranslate
 from multihead.exporting.verify import Reference, verify
-from multihead.run import save_vocab
+from multihead.runs.directory import save_vocab
 
 LM, DECODER, TRANSLATION = ["task=lm"], ["task=translation", "task.topology=decoder"], ["task=translation"]
 CASES = [(TRANSLATION, words) for words in OPTIONS if "model.qk_norm=true" not in words]

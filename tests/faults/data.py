@@ -382,7 +382,7 @@ def nothing_to_learn(bench):
     "32",
     "a line of the data changed, or their order, since the checkpoint",
     "refused with both fingerprints, status 3; accepted by its name alone",
-    'patch("multihead.resume.changes", lambda saved, wanted, force=(): ([], []))',
+    'patch("multihead.runs.resume.changes", lambda saved, wanted, force=(): ([], []))',
 )
 def changed_data(bench):
     path, run = bench.file("mine.tsv", PAIRS), bench.folder / "run"
@@ -402,7 +402,7 @@ def changed_data(bench):
     "33",
     "a tokenizer of the same size changed since the checkpoint",
     "refused with both fingerprints, status 3",
-    'patch("multihead.resume.changes", lambda saved, wanted, force=(): ([], []))',
+    'patch("multihead.runs.resume.changes", lambda saved, wanted, force=(): ([], []))',
 )
 def changed_tokenizer(bench):
     run = bench.unfinished("lm")

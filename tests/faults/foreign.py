@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from faults.harness import PRLIMIT, Section, raised
 from multihead.errors import CheckpointError, MultiheadError
-from multihead.transfer import read_source
+from multihead.training.transfer import read_source
 
 ROWS = Section("E")
 
@@ -35,8 +35,8 @@ class Canary:
     "43",
     "the checkpoint of another task: resumed, and started from",
     "resume: refused, both tasks named, status 3; init_from takes what fits and says what",
-    'patch("multihead.resume.changes", lambda saved, wanted, force=(): ([], []))\n'
-    'patch("multihead.steps.Steps._restore", lambda self, trainer, module: None)',
+    'patch("multihead.runs.resume.changes", lambda saved, wanted, force=(): ([], []))\n'
+    'patch("multihead.training.steps.Steps._restore", lambda self, trainer, module: None)',
     defect_slow=True,
 )
 def another_task(bench):
@@ -54,7 +54,7 @@ def another_task(bench):
     "44",
     "a model of another width or vocabulary: resumed, started from",
     "one line with both numbers, status 3 (resume) or 2 (init_from)",
-    'patch("multihead.config.changes.MAY_CHANGE", ("*",))\npatch("multihead.transfer.check_same", lambda *rest: None)',
+    'patch("multihead.config.changes.MAY_CHANGE", ("*",))\npatch("multihead.training.transfer.check_same", lambda *rest: None)',
 )
 def another_size(bench):
     run = bench.unfinished("lm")
@@ -82,7 +82,7 @@ def another_size(bench):
     "import pickle, pathlib, torch, safetensors.torch\n"
     "def load(path, *rest, **more):\n"
     "    return torch.load(path, weights_only=False)\n"
-    'patch("multihead.checkpoint.load_file", load)\npatch("multihead.checkpoint.damage", lambda path: "")\n'
+    'patch("multihead.runs.checkpoint.load_file", load)\npatch("multihead.runs.checkpoint.damage", lambda path: "")\n'
     'patch("safetensors.torch.load_model", lambda model, path: load(path))',
 )
 def pickles(bench):
@@ -120,7 +120,7 @@ def pickles(bench):
         shutil.copy(saved, run / "checkpoints" / name)
     forged = run / "checkpoints" / "step_99"  # its hashes are right: only the format can refuse it
     forged.mkdir()
-    from multihead.checkpoint import FORMAT, sha256
+    from multihead.runs.checkpoint import FORMAT, sha256
 
     (forged / "tensors.safetensors").write_bytes(payloads[2])
     (forged / "state.json").write_text('{"multihead": {}}')
@@ -134,7 +134,7 @@ def pickles(bench):
 HEADERS = """
 import random, struct, sys, json
 from pathlib import Path
-from multihead.transfer import read_source
+from multihead.training.transfer import read_source
 from multihead.errors import CheckpointError
 import resource
 run = Path(sys.argv[1])
@@ -200,7 +200,7 @@ def headers(bench):
     "47",
     "a checkpoint or a capsule of a newer version",
     "both versions named, status 3",
-    'patch("multihead.checkpoint.FORMAT", 99)\npatch("multihead.run.FORMAT", 99)',
+    'patch("multihead.runs.checkpoint.FORMAT", 99)\npatch("multihead.runs.directory.FORMAT", 99)',
 )
 def newer(bench):
     run, whole = bench.unfinished("lm"), bench.capsule("lm")
@@ -215,12 +215,12 @@ def newer(bench):
     "48",
     "a module or class renamed between versions",
     "a checkpoint names none of our modules, nor of another's: nothing to rename",
-    'patch("multihead.steps.Steps.state_key", "multihead.steps.Steps")\n'
-    "import multihead.steps as s\nsave = s.Steps.on_save_checkpoint\n"
+    'patch("multihead.training.steps.Steps.state_key", "multihead.training.steps.Steps")\n'
+    "import multihead.training.steps as s\nsave = s.Steps.on_save_checkpoint\n"
     "def named(self, trainer, module, checkpoint):\n"
     "    save(self, trainer, module, checkpoint)\n"
-    '    checkpoint["multihead"]["made_by"] = "multihead.steps.Steps"\n'
-    'patch("multihead.steps.Steps.on_save_checkpoint", named)',
+    '    checkpoint["multihead"]["made_by"] = "multihead.training.steps.Steps"\n'
+    'patch("multihead.training.steps.Steps.on_save_checkpoint", named)',
 )
 def renamed(bench):
     run = bench.folder / "run"
@@ -244,10 +244,10 @@ def damaged_copies(content: bytes):
     "E1",
     "model.json, labels.json, tokenizer.json, roles.json and the weights damaged: evaluate, init_from, resume",
     "status 3 and the file's name each time",
-    'import json\npatch("multihead.run.read_json", lambda path, kind: json.loads(path.read_text()))',
+    'import json\npatch("multihead.runs.directory.read_json", lambda path, kind: json.loads(path.read_text()))',
 )
 def damaged_capsules(bench):
-    from multihead.run import load_vocab, starting_vocab
+    from multihead.runs.directory import load_vocab, starting_vocab
 
     whole, run, count = bench.capsule("classification"), bench.unfinished("classification"), 0
     init = ("train", "task=classification", "debug=smoke", f"init_from={whole}", "trainer.max_steps=2")
@@ -278,10 +278,10 @@ def damaged_capsules(bench):
     "E2",
     "calibration.json with a temperature of 0, NaN, infinity, text; a threshold that is none",
     "refused, status 3",
-    'patch("multihead.calibration._flaw", lambda *rest: "")',
+    'patch("multihead.metrics.calibration._flaw", lambda *rest: "")',
 )
 def bad_calibration(bench):
-    from multihead.calibration import FILE, Calibration
+    from multihead.metrics.calibration import FILE, Calibration
 
     path, told = bench.folder / FILE, ""
     for temperature in (0, -1, "NaN", "Infinity", '"x"', "null", "true", "[]", "1e400"):
@@ -300,11 +300,11 @@ def bad_calibration(bench):
     "16",
     "the newest checkpoint cut short: every file, to 0, 1 byte, half, one byte less",
     "named, the one before is used, bit for bit as after its own step; status 3 if there is none",
-    'patch("multihead.checkpoint.sha256", lambda path: '
+    'patch("multihead.runs.checkpoint.sha256", lambda path: '
     '__import__("json").loads((path.parent / "manifest.json").read_text())["sha256"][path.name])',
 )
 def cut_checkpoint(bench):
-    from multihead.checkpoint import newest_valid
+    from multihead.runs.checkpoint import newest_valid
 
     run = bench.capsule("lm")
     for file in sorted((run / "checkpoints" / "step_10").iterdir()):
@@ -331,11 +331,11 @@ def cut_checkpoint(bench):
     "17",
     "one bit flipped in a checkpoint, at 200 random places",
     "found each time",
-    'patch("multihead.checkpoint.sha256", lambda path: '
+    'patch("multihead.runs.checkpoint.sha256", lambda path: '
     '__import__("json").loads((path.parent / "manifest.json").read_text())["sha256"][path.name])',
 )
 def one_bit(bench):
-    from multihead.checkpoint import damage
+    from multihead.runs.checkpoint import damage
 
     folder, rng = bench.capsule("lm") / "checkpoints" / "step_10", random.Random(0)
     files = [folder / "tensors.safetensors", folder / "state.json"]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from faults.harness import PRLIMIT, Bench, Running, Section, children
-from multihead.checkpoint import newest_valid
+from multihead.runs.checkpoint import newest_valid
 
 ROWS = Section("F")
 RANKS = ("devices=2", "accelerator=cpu", "strategy=ddp")
@@ -29,8 +29,8 @@ def poisoned(self, batch, index):
 l.LanguageModelingTask.training_step = poisoned
 """
 UNSEEN = (
-    'patch("multihead.steps.Steps.on_gradient", lambda self, *rest: None)\n'
-    'patch("multihead.steps.Steps._require_finite", lambda self, trainer, module: 0.0)'
+    'patch("multihead.training.steps.Steps.on_gradient", lambda self, *rest: None)\n'
+    'patch("multihead.training.steps.Steps._require_finite", lambda self, trainer, module: 0.0)'
 )
 
 
@@ -79,7 +79,7 @@ def not_finite(bench):
     "49b",
     "a loss that is not finite once, with trainer.on_nan=skip, and at every step",
     "one step is left out and counted, the run ends well; twenty in a row end it with status 4",
-    'patch("multihead.steps.MOST_IN_A_ROW", 10**6)\n' + UNSEEN,
+    'patch("multihead.training.steps.MOST_IN_A_ROW", 10**6)\n' + UNSEEN,
     slow=True,
 )
 def left_out(bench):
@@ -137,7 +137,7 @@ def one_rank_not_finite(bench):
     "53",
     "memory: a model or a batch that does not fit the address space",
     "error[machine] with what to lower, status 5; the checkpoint before it stays",
-    'patch("multihead.cli.mendable", lambda error: error)\npatch("multihead.launch.mendable", None)',
+    'patch("multihead.cli.mendable", lambda error: error)\npatch("multihead.training.launch.mendable", None)',
     needs=PRLIMIT,
     slow=True,
 )
@@ -177,7 +177,7 @@ def worker_killed(bench):
     "55",
     "one of two ranks raises",
     "one line that names the rank, status 1 with its traceback in crash.txt, within 15 s",
-    'patch("multihead.launch._first_error", lambda *rest: SystemExit(0))',
+    'patch("multihead.training.launch._first_error", lambda *rest: SystemExit(0))',
     slow=True,
 )
 def rank_raises(bench):
@@ -211,7 +211,7 @@ def rank(running: Running, number: int) -> int:
     "56",
     "SIGKILL to one of two ranks: each in turn",
     "status 6 and the rank's number within 15 s, nothing left running, a checkpoint that loads",
-    'patch("multihead.launch._first_error", lambda *rest: SystemExit(0))',
+    'patch("multihead.training.launch._first_error", lambda *rest: SystemExit(0))',
     slow=True,
 )
 def rank_killed(bench):
@@ -250,8 +250,8 @@ def rank_stopped(bench):
     "56b",
     "SIGKILL to the parent of two ranks",
     "no rank outlives it by 15 s; the same command goes on",
-    'patch("multihead.launch.sys.platform", "other")\n'
-    'patch("multihead.watchdog._leave_with_parent", lambda *rest: None)',
+    'patch("multihead.training.launch.sys.platform", "other")\n'
+    'patch("multihead.training.watchdog._leave_with_parent", lambda *rest: None)',
     slow=True,
 )
 def parent_killed(bench):
@@ -283,7 +283,7 @@ def alive(pid: int) -> bool:
     "59",
     "two ranks and then one, one and then two, of the same run",
     "goes on at the same example: in 64 bits, losses within 1e-6 of the run that one rank did alone",
-    'import multihead.steps as s\npatch("multihead.steps.Steps._advance_position", '
+    'import multihead.training.steps as s\npatch("multihead.training.steps.Steps._advance_position", '
     'lambda self: setattr(self, "step_in_epoch", self.step_in_epoch + 1 + (self.step_in_epoch == 7)))',
     slow=True,
 )

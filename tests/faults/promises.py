@@ -26,10 +26,10 @@ SECRETS = {
     "65",
     "secrets in the environment, with W&B's and TensorBoard's files written",
     "in no file of the run directory, nor on the screen",
-    "import multihead.run as r\nbefore = r.environment\n"
+    "import multihead.runs.directory as r\nbefore = r.environment\n"
     "def told(*rest):\n"
     '    return before(*rest) | {"variables": dict(__import__("os").environ)}\n'
-    'patch("multihead.commands.train.environment", told)',
+    'patch("multihead.training.job.environment", told)',
     slow=True,
 )
 def environment_is_secret(bench):

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from faults.harness import STRACE, UNPRIVILEGED, Bench, Running, Section, needs, raised, tmpfs, tmpfs_works
-from multihead.checkpoint import newest_valid
+from multihead.runs.checkpoint import newest_valid
 
 ROWS = Section("B")
 WORDS = ("task=lm", "debug=smoke", "trainer.max_steps=40", "trainer.val_every_n_steps=20")
@@ -47,15 +47,15 @@ def left(run: Path) -> list[str]:
 
 
 WRONG_DATA = (
-    "import multihead.steps as s\n"
+    "import multihead.training.steps as s\n"
     "restore = s.Steps._restore_rank\n"
-    'patch("multihead.steps.Steps._restore_rank", lambda self, *rest: setattr(self, "restore_random", None))\n'
+    'patch("multihead.training.steps.Steps._restore_rank", lambda self, *rest: setattr(self, "restore_random", None))\n'
     "before = s.Steps.__init__\n"
     "def begin(self, *rest, **more):\n"
     "    before(self, *rest, **more)\n"
     "    self.data.set_position(0, 0)\n"
     "    self.epoch, self.step_in_epoch = 0, 0\n"
-    'patch("multihead.steps.Steps.__init__", begin)'
+    'patch("multihead.training.steps.Steps.__init__", begin)'
 )
 
 
@@ -117,19 +117,19 @@ def killed_in_validation(bench):
     "6",
     "SIGTERM",
     "saved, status 143, in at most 5 s, and the same command goes on without a loss",
-    'patch("multihead.signals.SIGNALS", ())',
+    'patch("multihead.training.signals.SIGNALS", ())',
 )
 def terminated(bench):
     return stopped(bench, signal.SIGTERM)
 
 
-@ROWS.row("9", "Ctrl-C", "as for SIGTERM, status 130", 'patch("multihead.signals.SIGNALS", ())', slow=True)
+@ROWS.row("9", "Ctrl-C", "as for SIGTERM, status 130", 'patch("multihead.training.signals.SIGNALS", ())', slow=True)
 def interrupted(bench):
     return stopped(bench, signal.SIGINT, group=True)
 
 
 @ROWS.row(
-    "10", "the terminal is closed", "as for SIGTERM, status 129", 'patch("multihead.signals.SIGNALS", ())', slow=True
+    "10", "the terminal is closed", "as for SIGTERM, status 129", 'patch("multihead.training.signals.SIGNALS", ())', slow=True
 )
 def hung_up(bench):
     return stopped(bench, signal.SIGHUP, group=True)
@@ -137,7 +137,7 @@ def hung_up(bench):
 
 @ROWS.row(
     "10b", "SIGUSR1, as SLURM sends it before the time is up", "as for SIGTERM, status 138",
-    'patch("multihead.signals.SIGNALS", ())', slow=True,
+    'patch("multihead.training.signals.SIGNALS", ())', slow=True,
 )  # fmt: skip
 def time_is_up(bench):
     return stopped(bench, signal.SIGUSR1)
@@ -166,8 +166,8 @@ def stopped(bench: Bench, signum: int, group: bool = False) -> str:
     "7",
     "SIGTERM before the first step, in a validation, in a save",
     "status 143; a checkpoint loads if there was one; the same command goes on",
-    'import os\npatch("multihead.steps.Steps._receive", lambda self, signum, frame: os._exit(0))\n'
-    'patch("multihead.commands.train.signal.signal", lambda *rest: None)',
+    'import os\npatch("multihead.training.steps.Steps._receive", lambda self, signum, frame: os._exit(0))\n'
+    'patch("multihead.training.job.signal.signal", lambda *rest: None)',
     slow=True,
 )
 def terminated_at_odd_moments(bench):
@@ -184,15 +184,15 @@ def terminated_at_odd_moments(bench):
     "8",
     "a second SIGTERM or Ctrl-C while it is stopping",
     "leaves at once with the signal's status; the last whole checkpoint stays",
-    'patch("multihead.steps.Steps._receive", lambda self, signum, frame: setattr(self, "signum", signum))',
+    'patch("multihead.training.steps.Steps._receive", lambda self, signum, frame: setattr(self, "signum", signum))',
     slow=True,
 )
 def second_signal(bench):
     slow_save = (
-        "import time, multihead.checkpoint as c\nwrite = c._write\n"
+        "import time, multihead.runs.checkpoint as c\nwrite = c._write\n"
         "def slow(path, *rest):\n"
         "    (path.parent / 'writing').touch(); time.sleep(20 if path.name != 'step_5' else 0); write(path, *rest)\n"
-        'patch("multihead.checkpoint._write", slow)'
+        'patch("multihead.runs.checkpoint._write", slow)'
     )
     running = training(bench, code=slow_save).wait_for("saving", step=10)
     began = time.monotonic()
@@ -209,7 +209,7 @@ def second_signal(bench):
     "11",
     "power loss: is a file on the disk before it has its name, and the folder after?",
     "fsync of each file, then rename, then fsync of the folder, for every save",
-    'patch("multihead.checkpoint.os.fsync", lambda handle: None)',
+    'patch("multihead.runs.checkpoint.os.fsync", lambda handle: None)',
     needs=STRACE,
     slow=True,
 )
@@ -236,7 +236,7 @@ def synced(bench):
     "12",
     "the disk is full at a save",
     "what is needed and free, which checkpoint was kept, status 5; that one is untouched",
-    'patch("multihead.checkpoint._write", lambda path, tensors, state, step: '
+    'patch("multihead.runs.checkpoint._write", lambda path, tensors, state, step: '
     "(__import__('shutil').rmtree(path.parent / 'step_5', ignore_errors=True), path.mkdir(parents=True))[1])",
     needs=tmpfs_works,
     slow=True,
@@ -245,7 +245,7 @@ def disk_full(bench):
     with tmpfs(bench.folder / "small", "12M") as small:
         run = small / "run"
         fill = (
-            "import multihead.checkpoint as c\nwrite = c._write\n"
+            "import multihead.runs.checkpoint as c\nwrite = c._write\n"
             "def fill(path, *rest):\n"
             "    if path.name == 'step_10':\n"
             "        with open(path.parents[2] / 'fill', 'ab') as file:\n"
@@ -253,7 +253,7 @@ def disk_full(bench):
             "            free = os.statvfs(path.parents[2])\n"
             "            file.write(bytes(max(0, free.f_bavail * free.f_frsize - 100_000)))\n"
             "    write(path, *rest)\n"
-            'patch("multihead.checkpoint._write", fill)'
+            'patch("multihead.runs.checkpoint._write", fill)'
         )
         done = bench.start(*WORDS, f"run_dir={run}", code=fill).ended()
         told = done.expect(5, "no space left", "kept step_5", "fix:")
@@ -268,7 +268,7 @@ def disk_full(bench):
     "12b",
     "the disk is too small for one checkpoint",
     "refused before step 1 with what is needed and free, status 5",
-    'patch("multihead.steps.probe", lambda *rest: None)',
+    'patch("multihead.training.steps.probe", lambda *rest: None)',
     needs=tmpfs_works,
     slow=True,
 )
@@ -285,12 +285,12 @@ def disk_too_small(bench):
     "the folder of temporary files is full",
     "no effect",
     "import os\n"  # tempfile would go elsewhere where this folder is full
-    "from multihead.checkpoint import _write as write\n"
+    "from multihead.runs.checkpoint import _write as write\n"
     "def by_way_of(path, *rest):\n"
     "    with open(os.environ['TMPDIR'] + '/beside', 'wb') as file:\n"
     "        file.write(bytes(1 << 20))\n"
     "    write(path, *rest)\n"
-    'patch("multihead.checkpoint._write", by_way_of)',
+    'patch("multihead.runs.checkpoint._write", by_way_of)',
     needs=tmpfs_works,
     slow=True,
 )
@@ -309,7 +309,7 @@ def temporary_full(bench):
     "14",
     "the folder for runs may not be written",
     "refused before step 1 with the path, status 5; no false zero",
-    'patch("multihead.lock.MachineError", RuntimeError)\npatch("multihead.run.MachineError", RuntimeError)',
+    'patch("multihead.runs.lock.MachineError", RuntimeError)\npatch("multihead.runs.directory.MachineError", RuntimeError)',
     needs=UNROOT,
     defect_slow=True,
 )
@@ -325,18 +325,18 @@ def read_only(bench):
     "15",
     "the folder becomes read-only in mid-run",
     "the next save is tried three times, then status 5 and the name of what is kept",
-    'patch("multihead.checkpoint._refusal", lambda path, tensors, error: RuntimeError("no"))',
+    'patch("multihead.runs.checkpoint._refusal", lambda path, tensors, error: RuntimeError("no"))',
     needs=UNROOT,
     slow=True,
 )
 def read_only_later(bench):
     close = (
-        "import os, multihead.checkpoint as c\nwrite = c._write\n"
+        "import os, multihead.runs.checkpoint as c\nwrite = c._write\n"
         "def closed(path, *rest):\n"
         "    if path.name == 'step_10':\n"
         "        os.chmod(path.parent, 0o555)\n"
         "    write(path, *rest)\n"
-        'patch("multihead.checkpoint._write", closed)'
+        'patch("multihead.runs.checkpoint._write", closed)'
     )
     done = training(bench, code=close, wrap=UNPRIVILEGED).ended()
     os.chmod(bench.folder / "run" / "checkpoints", 0o755)
@@ -350,8 +350,8 @@ def read_only_later(bench):
     "18",
     "the checkpoints are gone, and resume=must",
     "refused, status 3; resume=auto starts again",
-    "from pathlib import Path\nfrom multihead.resume import Aim\n"
-    'patch("multihead.commands.train.aim", lambda composition: '
+    "from pathlib import Path\nfrom multihead.runs.resume import Aim\n"
+    'patch("multihead.training.job.aim", lambda composition: '
     'Aim(composition, Path(composition.config.run_dir + "2"), "new"))',
 )
 def checkpoints_gone(bench):
@@ -370,8 +370,8 @@ def checkpoints_gone(bench):
     "19",
     "two processes, one run directory; and a lock that a killed one left",
     "the second is refused with the process of the first, status 5, which goes on unharmed; a dead one's lock is taken",
-    'import contextlib\npatch("multihead.commands.train.locked", lambda run_dir: contextlib.nullcontext())\n'
-    'patch("multihead.resume.in_use", lambda path: False)',
+    'import contextlib\npatch("multihead.training.job.locked", lambda run_dir: contextlib.nullcontext())\n'
+    'patch("multihead.runs.resume.in_use", lambda path: False)',
     slow=True,
 )
 def two_at_once(bench):
@@ -390,7 +390,7 @@ def two_at_once(bench):
     "20",
     "an old checkpoint cannot be deleted",
     "said once, training goes on to the end",
-    'patch("multihead.steps.shutil.rmtree", lambda path, **more: (_ for _ in ()).throw(RuntimeError(path)))',
+    'patch("multihead.training.steps.shutil.rmtree", lambda path, **more: (_ for _ in ()).throw(RuntimeError(path)))',
     slow=True,
 )
 def deletion_fails(bench):

@@ -12,15 +12,15 @@ import torch
 from torch.nn import functional as F
 
 import multihead
-from multihead.calibration import Calibration, Threshold
 from multihead.cli import main
 from multihead.commands.evaluate import evaluate
 from multihead.config.compose import compose
 from multihead.data.encode import encode_corpus
 from multihead.data.tokenizer import train_tokenizer
 from multihead.errors import CheckpointError, ConfigError, DataError
-from multihead.losses import balanced_weights
-from multihead.ngrams import NGramClasses
+from multihead.metrics.calibration import Calibration, Threshold
+from multihead.model.losses import balanced_weights
+from multihead.model.ngrams import NGramClasses
 from multihead.tasks import build_task
 from multihead.tasks.base import Vocabulary
 

@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 import multihead
 from multihead.cli import main
-from multihead.commands.train import join
 from multihead.config.compose import compose
+from multihead.data.prepare import prepare
 from multihead.errors import ConfigError
-from multihead.prepare import prepare
+from multihead.training.job import join
 
 SMOKE = ["task=multitask", "debug=smoke", "model.dropout=0"]
 ALL = "task.parts=[lm,translation,summarization,classification]"

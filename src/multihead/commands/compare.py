@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead.capsules import (
+from multihead.comparing.systems import (
     Capsule,
     data_warnings,
     differing,
@@ -33,10 +33,10 @@ from multihead.errors import ConfigError
 if TYPE_CHECKING:
     import numpy as np
 
-    from multihead.examples import Statistics
-    from multihead.report import Report, System
-    from multihead.screen import Fitted
-    from multihead.statistics import Test
+    from multihead.comparing.per_example import Statistics
+    from multihead.comparing.report import Report, System
+    from multihead.comparing.significance import Test
+    from multihead.runs.screen import Fitted
 
 WORDS = ("runs", "group", "names", "baseline", "metric", "format", "out")
 LISTS = ("runs", "group", "names", "format")
@@ -109,7 +109,7 @@ def run(words: Sequence[str]) -> int:
     """``multihead compare runs=[A,B] [names=[x,y]] [baseline=A] [metric=KEY] [format=html] [out=FILE]``."""
     from rich.console import Console
 
-    from multihead.report import render
+    from multihead.comparing.report import render
 
     options = parse(words)
     targets = outputs(options["format"], options["out"])
@@ -164,7 +164,7 @@ def outputs(formats: Sequence[str], out: str) -> list[tuple[str, Path | None]]:
     Raises:
         ConfigError: If a format is not known, or files for several have no name.
     """
-    from multihead.report import FORMATS
+    from multihead.comparing.report import FORMATS
 
     for kind in formats:
         if kind not in FORMATS:
@@ -207,7 +207,7 @@ def compare(
     Raises:
         ConfigError: If runs are not finished, or are not comparable.
     """
-    from multihead.report import Curve, Report
+    from multihead.comparing.report import Curve, Report
 
     systems, labels = _systems(runs, group, names)
     capsules = [capsule for members in systems for capsule in members]
@@ -284,8 +284,8 @@ def _named(entries: Sequence[Sequence[Capsule]], names: Sequence[str]) -> tuple[
 
 
 def _system(label: str, members: Sequence[Capsule], metric: Metric) -> System:
-    from multihead.report import System
-    from multihead.statistics import spread
+    from multihead.comparing.report import System
+    from multihead.comparing.significance import spread
 
     values = [float(capsule.result[metric.key]) for capsule in members]
     parameters = [int(capsule.result.get("parameters", 0)) for capsule in members]
@@ -385,8 +385,8 @@ def _same_tokenizers(capsules: Sequence[Capsule]) -> bool:
 
 def _scores(capsules: Sequence[Capsule], metric: Metric) -> tuple[Scores, list[str]]:
     """Scores of all runs, with sufficient statistics and resamples where samples.jsonl has what they need."""
-    from multihead.examples import statistics_of
-    from multihead.statistics import resampled
+    from multihead.comparing.per_example import statistics_of
+    from multihead.comparing.significance import resampled
 
     scores = Scores({capsule.path: float(capsule.result[metric.key]) for capsule in capsules})
     if not metric.key.startswith("test/"):
@@ -454,8 +454,8 @@ def _compare_pairs(
     metric: Metric,
 ) -> None:
     """Adds tests, corrected p-values, statements and what they rest on to the report."""
-    from multihead.report import Pair
-    from multihead.statistics import holm
+    from multihead.comparing.report import Pair
+    from multihead.comparing.significance import holm
 
     paths = [[capsule.path for capsule in members] for members in systems]
     tests = [_test(paths[i], paths[j], scores) for i, j in pairs]
@@ -484,8 +484,8 @@ def _compare_pairs(
 
 
 def _test(first: Sequence[str], second: Sequence[str], scores: Scores) -> Test | None:
-    """The test of two systems, given the paths of their runs; see `multihead.statistics` for which and why."""
-    from multihead.statistics import over_seeds
+    """The test of two systems, given the paths of their runs; see `multihead.comparing.significance` for which and why."""
+    from multihead.comparing.significance import over_seeds
 
     values = [[scores.values[path] for path in paths] for paths in (first, second)]
     if len(first) == len(second) == 1:
@@ -500,7 +500,7 @@ def _test(first: Sequence[str], second: Sequence[str], scores: Scores) -> Test |
 
 def _single(first: str, second: str, scores: Scores) -> Test:
     """One seed each: the test that is usual for the metric, with the interval of the paired bootstrap."""
-    from multihead.statistics import Test, mcnemar, paired_bootstrap, permutation_p
+    from multihead.comparing.significance import Test, mcnemar, paired_bootstrap, permutation_p
 
     kind, both = scores.kind, (scores.statistics[first], scores.statistics[second])
     difference = scores.values[first] - scores.values[second]
@@ -526,7 +526,7 @@ def statement(first: str, second: str, test: Test | None, p: float | None, metri
         metric: What was compared.
         many: Whether it was corrected for more than one comparison.
     """
-    from multihead.report import difference_digits, p_text, signed
+    from multihead.comparing.report import difference_digits, p_text, signed
 
     if test is None or p is None:
         return ""
@@ -550,8 +550,8 @@ def statement(first: str, second: str, test: Test | None, p: float | None, metri
 
 def show(report: Report) -> None:
     """Prints tables and findings on standard output."""
-    from multihead.report import pairs_rows, systems_rows
-    from multihead.screen import report_console
+    from multihead.comparing.report import pairs_rows, systems_rows
+    from multihead.runs.screen import report_console
 
     console = report_console()
     better = "higher" if report.better == "max" else "lower"
@@ -568,7 +568,7 @@ def show(report: Report) -> None:
 
 
 def _table(rows: list[list[str]]) -> Fitted:
-    from multihead.screen import Fitted
+    from multihead.runs.screen import Fitted
 
     head, *body = rows
     return Fitted(head, body, fold=(head[0], "test"))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead.capsules import read_json
 from multihead.commands.explain import take
+from multihead.comparing.systems import read_json
 from multihead.config.keys import flatten
 from multihead.config.words import path_of
 from multihead.config.yaml_file import load_yaml
@@ -24,7 +24,7 @@ METRICS = "metrics.csv"
 
 def run(words: Sequence[str]) -> int:
     """``multihead diff a=RUN b=RUN``."""
-    from multihead.screen import report_console
+    from multihead.runs.screen import report_console
 
     first, words = take(words, "a")
     second, words = take(words, "b")

@@ -16,8 +16,8 @@ from multihead.errors import ConfigError
 from multihead.side_outputs import side_output
 
 if TYPE_CHECKING:
-    from multihead.calibration import Request
-    from multihead.prepare import Prepared
+    from multihead.data.prepare import Prepared
+    from multihead.metrics.calibration import Request
     from multihead.tasks.base import Task
 
 log = logging.getLogger("multihead")
@@ -29,8 +29,8 @@ def run(words: Sequence[str]) -> int:
     A classifier also takes ``calibrate=true`` and ``threshold=precision:0.99 threshold_label=spam``, which are decided
     on the validation split and stay in the capsule.
     """
-    from multihead.progress import metrics_table, open_log, runs_table
-    from multihead.tracking import quiet_lightning
+    from multihead.runs.loggers import quiet_lightning
+    from multihead.runs.progress import metrics_table, open_log, runs_table
 
     runs, words = run_words(words)
     quiet_lightning()
@@ -66,13 +66,13 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         run: The run's directory.
         words: Overrides as on the command line.
     """
-    from multihead.calibration import Request
-    from multihead.commands.train import give_texts
-    from multihead.precision import cautions, settle
-    from multihead.progress import plain_table
-    from multihead.run import capsule_dir, load_calibration, load_weights, say_without_effect, write_result
-    from multihead.suspicions import notes_on
+    from multihead.metrics.calibration import Request
+    from multihead.runs.directory import capsule_dir, load_calibration, load_weights, say_without_effect, write_result
+    from multihead.runs.progress import plain_table
     from multihead.tasks import build_task
+    from multihead.training.job import give_texts
+    from multihead.training.precision import cautions, settle
+    from multihead.training.suspicions import notes_on
 
     path = capsule_dir(run)
     request, overrides = Request.take(words)
@@ -105,8 +105,8 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
 
 def _prepare(composition: Composition, path: Path, words: Sequence[str]) -> Prepared:
     """The split that is evaluated, under the name ``test``."""
-    from multihead.prepare import prepare, warn_of_skipped
-    from multihead.run import load_vocab
+    from multihead.data.prepare import prepare, warn_of_skipped
+    from multihead.runs.directory import load_vocab
 
     split = composition.config.data.split
     prepared = prepare(composition, (split,), load_vocab(path))
@@ -125,10 +125,10 @@ def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
     """Metrics under the names of the split, seconds, numbers of rows, and how text was scored."""
     import lightning as L
 
-    from multihead.commands.train import source_of
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule
-    from multihead.launch import devices
+    from multihead.training.job import source_of
+    from multihead.training.launch import devices
 
     split = config.data.split
     sources = {name: source_of(config, task.member(name), prepared) for name in prepared.texts}
@@ -152,7 +152,7 @@ def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
 
 def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Sequence[str]) -> None:
     """A warning if a split is not the one that the run had, though nobody asked for other data."""
-    from multihead.run import read_json
+    from multihead.runs.directory import read_json
 
     name, file = f"data_{split}", path / "environment.json"
     asked = any(word.startswith("data") and not word.startswith("data.split=") for word in words)
@@ -166,8 +166,8 @@ def _decide(request: Request, task: Task, composition: Composition, path: Path) 
     """Fits a temperature or a threshold on the validation split, and keeps it in the capsule."""
     import numpy as np
 
-    from multihead.calibration import FILE
-    from multihead.prepare import prepare
+    from multihead.data.prepare import prepare
+    from multihead.metrics.calibration import FILE
 
     classifier = task.members().get("classification")
     if classifier is None:

@@ -17,9 +17,9 @@ log = logging.getLogger("multihead")
 def run(words: Sequence[str]) -> int:
     """``multihead export run=RUN to=FORMAT [out=DIR] [quantization=int8] [sentences=100] [part=TASK] [KEY=VALUE]``."""
     from multihead.exporting.formats import Request, export
-    from multihead.progress import open_log, plain_table
-    from multihead.run import load
-    from multihead.tracking import quiet_lightning
+    from multihead.runs.directory import load
+    from multihead.runs.loggers import quiet_lightning
+    from multihead.runs.progress import open_log, plain_table
 
     runs, words = run_words(words)
     if len(runs) != 1:

@@ -13,7 +13,7 @@ from multihead.commands.evaluate import run_words
 from multihead.commands.explain import take
 from multihead.config.check import require_choice
 from multihead.errors import ConfigError, DataError
-from multihead.texts import lines_of
+from multihead.text.inputs import lines_of
 
 if TYPE_CHECKING:
     from multihead.config.training import DecodingConfig
@@ -28,9 +28,9 @@ def run(words: Sequence[str]) -> int:
     """``multihead predict run=RUN [format=text|jsonl] [part=TASK] [decoding.num_beams=5] < lines``."""
     from rich.console import Console
 
-    from multihead.progress import open_log
-    from multihead.run import load
-    from multihead.tracking import quiet_lightning
+    from multihead.runs.directory import load
+    from multihead.runs.loggers import quiet_lightning
+    from multihead.runs.progress import open_log
 
     runs, words = run_words(words)
     if len(runs) != 1:

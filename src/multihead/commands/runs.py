@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from multihead.capsules import read_json, run_dirs
+from multihead.comparing.systems import read_json, run_dirs
 from multihead.config.keys import Key, find, flatten, leaf_keys, nearest_name, unknown_key
 from multihead.config.task import TASKS
 from multihead.config.words import path_of
 from multihead.config.words import read as read_value
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
-from multihead.lock import in_use
+from multihead.runs.lock import in_use
 
 WORDS = {"dir": "outputs", "state": "", "sort": "date", "limit": "0", "format": "table"}
 STATES = ("running", "finished", "failed", "stopped")
@@ -222,7 +222,7 @@ def _modified(file: Path) -> str:
 
 
 def _show(runs: Sequence[Listed], folder: Path) -> None:
-    from multihead.screen import Fitted, report_console
+    from multihead.runs.screen import Fitted, report_console
 
     console = report_console()
     if not runs:

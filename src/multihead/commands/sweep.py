@@ -26,7 +26,7 @@ from multihead.config.merge import Composition
 from multihead.config.sweep import Sweep, SweepSettings, check, read_sweep, sweep_settings
 from multihead.config.words import write
 from multihead.errors import CheckpointError, ConfigError, MachineError, Stopped
-from multihead.screen import report_console
+from multihead.runs.screen import report_console
 from multihead.sweeping.ledger import SETTLED, Ledger, Row
 from multihead.sweeping.report import best_row, console_table, importances, line_of, no_importances, write_report
 from multihead.sweeping.trial import GRACE_SECONDS

@@ -12,7 +12,7 @@ import numpy as np
 from multihead.config.data import SPLITS, DataConfig
 from multihead.data.readers import HEADER, SKIP, Table, data_root, read_split
 from multihead.errors import ConfigError, DataError
-from multihead.texts import is_blank, without_answers
+from multihead.text.inputs import is_blank, without_answers
 
 __all__ = ["Corpus", "Rows", "data_root", "hold_out", "load_corpus"]
 

@@ -23,7 +23,7 @@ from multihead.config.check import require
 from multihead.config.data import DataConfig
 from multihead.data.download import download
 from multihead.errors import ConfigError, DataError, MachineError
-from multihead.texts import UTF8_BOM, as_utf8, is_blank
+from multihead.text.inputs import UTF8_BOM, as_utf8, is_blank
 
 CHUNK_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 16 << 20

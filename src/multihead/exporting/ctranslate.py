@@ -20,9 +20,9 @@ from multihead.config.training import DecodingConfig
 from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting.verify import Example, Reference
-from multihead.heads import CopyHead, VocabularyHead
+from multihead.model.heads import CopyHead, VocabularyHead
+from multihead.model.transformer import RMSNorm, Stack
 from multihead.tasks.base import Task
-from multihead.transformer import RMSNorm, Stack
 
 QUANTIZATIONS = ("float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
 EXHAUSTIVE_PATIENCE = 1000.0

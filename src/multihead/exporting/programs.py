@@ -21,8 +21,8 @@ from torch.export import Dim
 from multihead.config.extras import require_package
 from multihead.errors import ConfigError
 from multihead.exporting.verify import BATCH, Example, Reference
-from multihead.heads import CopyHead
-from multihead.transformer import Transformer
+from multihead.model.heads import CopyHead
+from multihead.model.transformer import Transformer
 
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}
 LARGEST_BATCH = 1 << 16

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from multihead.config.training import DecodingConfig
-from multihead.decoding import generate
 from multihead.errors import CheckpointError
-from multihead.heads import CopyHead
+from multihead.model.beam_search import generate
+from multihead.model.heads import CopyHead
 from multihead.tasks.base import Task
 from multihead.tasks.language_modeling import NEW_TOKENS
 

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from multihead.config.compose import compose_from_run
 from multihead.exporting.verify import Example, Reference
-from multihead.run import TARGETS, describe_model, load_weights, read_json, read_targets, save_vocab, save_weights
+from multihead.runs.directory import (
+    TARGETS,
+    describe_model,
+    load_weights,
+    read_json,
+    read_targets,
+    save_vocab,
+    save_weights,
+)
 from multihead.tasks import build_task
 from multihead.tasks.base import Task, Vocabulary
 

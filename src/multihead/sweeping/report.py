@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from multihead.config.sweep import Sweep
-from multihead.screen import Fitted
+from multihead.runs.screen import Fitted
 from multihead.sweeping.ledger import Row
 
 ORDER = ("complete", "running", "orphaned", "pruned", "failed")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from multihead.capsules import run_dirs
+from multihead.comparing.systems import run_dirs
 from multihead.config.sweep import Sweep
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import MachineError
@@ -26,7 +26,7 @@ def send(rows: Sequence[Row], sweep: Sweep) -> int:
     Raises:
         MachineError: W&B did not take one of them.
     """
-    from multihead.progress import open_log
+    from multihead.runs.progress import open_log
 
     os.environ["WANDB_RUN_GROUP"] = sweep.name
     sent = 0
@@ -55,8 +55,8 @@ def send_run(run_dir: Path, failed: bool = False) -> None:
             raise MachineError(str(folder), f"wandb sync failed ({said[0][:200]})", "wandb login, then to=wandb again")
     if recorded or list(run_dir.glob("wandb/run-*")):
         return
-    from multihead.records import read_metrics
-    from multihead.tracking import WandbMetrics, start_wandb
+    from multihead.runs.loggers import WandbMetrics, start_wandb
+    from multihead.runs.metrics_file import read_metrics
 
     tree = load_yaml(run_dir / "config.yaml")
     run = start_wandb(run_dir, tree)

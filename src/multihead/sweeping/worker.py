@@ -16,7 +16,7 @@ from typing import Any
 from multihead.config.sweep import Sweep
 from multihead.config.words import write
 from multihead.errors import MachineError
-from multihead.lock import in_use
+from multihead.runs.lock import in_use
 from multihead.sweeping.ledger import BEAT_SECONDS, Claim, Ledger, start_of
 from multihead.sweeping.trial import GRACE_SECONDS, Outcome, Watch, end_with_parent, run_once
 

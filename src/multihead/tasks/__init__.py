@@ -30,7 +30,7 @@ def build_task(config: Config, vocab: Vocabulary, plugin: Plugin | None = None) 
         vocab: Tokenizers and classes.
         plugin: What the user's own code adds.
     """
-    from multihead.transformer import Blocks, FeedForward, MultiHeadAttention
+    from multihead.model.transformer import Blocks, FeedForward, MultiHeadAttention
 
     blocks = Blocks()
     if plugin:

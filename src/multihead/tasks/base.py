@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 from multihead.config.check import require_choice
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config, DecodingConfig
-from multihead.optim import build_optimizer, lr_factor
-from multihead.sharding import gathered
+from multihead.model.optim import build_optimizer, lr_factor
+from multihead.model.transformer import Blocks, Transformer
 from multihead.side_outputs import side_output
-from multihead.target_text import TargetText
-from multihead.transformer import Blocks, Transformer
+from multihead.text.targets import TargetText
+from multihead.training.sharding import gathered
 
 IGNORED = -100
 

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multihead.calibration import Calibration
-from multihead.classification_metrics import Confusion, Outputs, class_metrics, label_set_metrics
 from multihead.config.task import ClassificationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import DataError
-from multihead.heads import PooledClassifier
-from multihead.losses import balanced_weights, class_loss, label_set_loss
-from multihead.ngrams import NGramClasses
+from multihead.metrics.calibration import Calibration
+from multihead.metrics.classification import Confusion, Outputs, class_metrics, label_set_metrics
+from multihead.model.heads import PooledClassifier
+from multihead.model.losses import balanced_weights, class_loss, label_set_loss
+from multihead.model.ngrams import NGramClasses
+from multihead.model.transformer import Transformer
 from multihead.tasks.base import Model, Task, Vocabulary
-from multihead.texts import is_blank
-from multihead.transformer import Transformer
+from multihead.text.inputs import is_blank
 
 
 class ClassificationTask(Task):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from multihead.config.check import require_choice
 from multihead.config.training import Config
 from multihead.errors import ConfigError
+from multihead.model.transformer import Blocks, Transformer
 from multihead.tasks import task_class
 from multihead.tasks.base import Model, Task, Vocabulary, new_transformer
-from multihead.transformer import Blocks, Transformer
 
 
 class SharedModel(nn.Module):

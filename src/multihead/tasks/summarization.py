@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from multihead.metrics import CorpusROUGE
-from multihead.rouge import ROUGE, SIGNATURE
+from multihead.metrics.rouge import ROUGE, SIGNATURE
+from multihead.metrics.text import CorpusROUGE
 from multihead.tasks.translation import TranslationTask
 
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
-from multihead.decoding import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.errors import ConfigError
-from multihead.heads import CopyHead, VocabularyHead
-from multihead.metrics import CorpusBLEU, CorpusCHRF, CorpusTER, WeightedMean
-from multihead.target_text import TargetText, usable_tokenizer
+from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, WeightedMean
+from multihead.model.beam_search import WORKERS, Hypothesis, generate, score, side_by_side
+from multihead.model.heads import CopyHead, VocabularyHead
+from multihead.model.transformer import Transformer
 from multihead.tasks.base import IGNORED, Model, Task, Vocabulary, at_places, labelled
-from multihead.texts import is_blank
-from multihead.transformer import Transformer
+from multihead.text.inputs import is_blank
+from multihead.text.targets import TargetText, usable_tokenizer
 
 
 class TranslationTask(Task):

@@ -1,0 +1,263 @@
+"""What a metric needs of each test example: sufficient statistics, whose sum over the examples gives the score.
+
+Read from samples.jsonl as dicts; numpy and sacreBLEU, no torch. The scores are those of `multihead.metrics.text` and
+`multihead.metrics.classification` (tests hold them together), written so that thousands of resamples are scored at
+once.
+
+Shapes: E examples, K statistics of an example, C classes; ``...`` is any number of resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from multihead.comparing.significance import Score
+from multihead.metrics.rouge import ROUGE, rouge
+
+Sample = dict[str, Any]
+LANGUAGE = ("loss", "perplexity", "bits_per_byte")
+ORDER = 4
+"""Longest n-grams of BLEU."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sufficient statistics of several runs on the same examples.
+
+    Attributes:
+        runs: [E, K] of each run.
+        score: From sums [..., K] to scores [...].
+        test: The usual one for this metric with one seed: bootstrap, mcnemar or permutation.
+    """
+
+    runs: list[np.ndarray]
+    score: Score
+    test: str
+
+
+def statistics_of(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokenize: str = "13a") -> Statistics | None:
+    """Sufficient statistics of ``metric`` (its plain name: bleu, accuracy, f1/spam); None where samples hold none.
+
+    Args:
+        metric: Its name, without the split and the task.
+        samples: Of each run, the same examples in the same order.
+        bleu_tokenize: sacreBLEU's tokenizer, of BLEU.
+    """
+    fields = set(samples[0][0]) if samples and samples[0] else set()
+    if {"reference", "output"} <= fields:
+        return _of_texts(metric, samples, bleu_tokenize)
+    if {"label", "predicted"} <= fields:
+        several = isinstance(samples[0][0]["label"], list)
+        return (_of_label_sets if several else _of_classes)(metric, samples)
+    if {"nats", "tokens", "bytes"} <= fields and metric in LANGUAGE:
+        runs = [np.array([[s["nats"], s["tokens"], s["bytes"]] for s in run], dtype=np.float64) for run in samples]
+        return Statistics(runs, partial(language_score, name=metric), "permutation")
+    return None
+
+
+# ---- texts with references
+
+
+def _of_texts(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokenize: str) -> Statistics | None:
+    from sacrebleu.metrics import BLEU, CHRF, TER
+
+    pairs = [([s["output"] for s in run], [s["reference"] for s in run]) for run in samples]
+    if metric in ("bleu", "bleu_lowercase"):
+        scorer = BLEU(lowercase=metric != "bleu", tokenize=bleu_tokenize, force=True)
+        return Statistics([_extract(scorer, *pair) for pair in pairs], bleu, "bootstrap")
+    if metric == "chrf":
+        return Statistics([_extract(CHRF(), *pair) for pair in pairs], chrf, "bootstrap")
+    if metric == "ter":
+        return Statistics([_extract(TER(), *pair) for pair in pairs], ter, "bootstrap")
+    if metric == "exact_match":
+        runs = [np.array([[o == r, 1.0] for o, r in zip(*pair, strict=True)], dtype=np.float64) for pair in pairs]
+        return Statistics(runs, mean, "mcnemar")
+    if metric in ROUGE:
+        runs = [
+            np.array([[100 * rouge(metric, o, r), 1.0] for o, r in zip(outputs, references, strict=True)])
+            for outputs, references in pairs
+        ]
+        return Statistics(runs, mean, "bootstrap")
+    return None
+
+
+def _extract(scorer: Any, outputs: list[str], references: list[str]) -> np.ndarray:
+    """sacreBLEU's statistics of each sentence [E, K], as `multihead.metrics.text` sums them."""
+    scorer.num_refs = 1
+    return np.array(scorer._extract_corpus_statistics(outputs, [references]), dtype=np.float64)
+
+
+def bleu(sums: np.ndarray) -> np.ndarray:
+    """Corpus BLEU in [0, 100] as sacreBLEU computes it, with exponential smoothing.
+
+    Args:
+        sums: Output length, reference length, matches of n-grams 1 to 4, and their numbers [..., 10].
+    """
+    length, reference = sums[..., 0], sums[..., 1]
+    matches, totals = sums[..., 2 : 2 + ORDER], sums[..., 2 + ORDER :]
+    smoothed = np.exp2(np.cumsum((matches == 0) & (totals > 0), axis=-1))  # 2, 4, ... at orders without a match
+    counted = np.where(matches > 0, matches, 1 / smoothed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(counted) - np.log(totals)
+        brevity = np.minimum(0.0, 1 - reference / length)
+        scores = 100 * np.exp(brevity + logs.mean(-1))
+    return np.where(matches.any(-1) & (totals > 0).all(-1), scores, 0.0)
+
+
+def chrf(sums: np.ndarray) -> np.ndarray:
+    """chrF (beta 2) in [0, 100] as sacreBLEU computes it.
+
+    Args:
+        sums: Numbers of n-grams in output, reference and both, for each order [..., 3 * orders].
+    """
+    output, reference, both = (sums[..., i::3] for i in range(3))
+    used = (output > 0) & (reference > 0)
+    orders = np.maximum(used.sum(-1), 1)
+    precision = np.where(used, both / np.maximum(output, 1), 0.0).sum(-1) / orders
+    recall = np.where(used, both / np.maximum(reference, 1), 0.0).sum(-1) / orders
+    return 100 * _ratio(5 * precision * recall, 4 * precision + recall)
+
+
+def ter(sums: np.ndarray) -> np.ndarray:
+    """Translation edit rate in percent, of edits and reference length [..., 2], as sacreBLEU computes it."""
+    edits, length = sums[..., 0], sums[..., 1]
+    return 100 * np.where(length > 0, edits / np.where(length > 0, length, 1.0), edits > 0)
+
+
+def mean(sums: np.ndarray) -> np.ndarray:
+    """A sum over a count [..., 2]."""
+    return sums[..., 0] / sums[..., 1]
+
+
+# ---- classes
+
+
+def _of_classes(metric: str, samples: Sequence[Sequence[Sample]]) -> Statistics | None:
+    if metric == "accuracy":
+        runs = [np.array([[s["predicted"] == s["label"], 1] for s in run], dtype=np.float64) for run in samples]
+        return Statistics(runs, mean, "mcnemar")
+    if metric == "loss":
+        if not all("probabilities" in s for run in samples for s in run):
+            return None
+        runs = [np.array([[_nats(s["probabilities"], s["label"]), 1.0] for s in run]) for run in samples]
+        return Statistics(runs, mean, "permutation")
+    names = sorted(
+        {name for run in samples for s in run for name in (s["label"], s["predicted"], *s.get("probabilities", ()))}
+    )
+    score = _class_score(metric, names, absent_count=False)
+    if metric == "mcc":
+        score = mcc
+    if score is None:
+        return None
+    places = {name: i for i, name in enumerate(names)}
+    runs = []
+    for run in samples:
+        label = np.eye(len(names))[[places[s["label"]] for s in run]]
+        predicted = np.eye(len(names))[[places[s["predicted"]] for s in run]]
+        runs.append(np.stack([label * predicted, predicted, label], -1).reshape(len(run), -1))
+    return Statistics(runs, score, "permutation")
+
+
+def _of_label_sets(metric: str, samples: Sequence[Sequence[Sample]]) -> Statistics | None:
+    if metric == "accuracy":
+        runs = [
+            np.array([[set(s["predicted"]) == set(s["label"]), 1] for s in run], dtype=np.float64) for run in samples
+        ]
+        return Statistics(runs, mean, "mcnemar")
+    names = sorted(
+        {name for run in samples for s in run for name in (*s["label"], *s["predicted"], *s.get("probabilities", ()))}
+    )
+    score = mcc if metric == "mcc" else _class_score(metric, names, absent_count=True)
+    if score is None:
+        return None
+    runs = []
+    for run in samples:
+        label, predicted = (
+            np.array([[name in s[field] for name in names] for s in run], dtype=np.float64)
+            for field in ("label", "predicted")
+        )
+        cells = np.stack([label * predicted, predicted, label], -1)  # [E, C, 3]
+        if metric == "mcc":  # one decision of two classes for each example and class
+            no = np.stack([(1 - label) * (1 - predicted), 1 - predicted, 1 - label], -1)
+            cells = np.stack([no.sum(1), cells.sum(1)], 1)  # [E, 2, 3]
+        runs.append(cells.reshape(len(run), -1))
+    return Statistics(runs, score, "permutation")
+
+
+def _nats(probabilities: dict[str, float], label: str) -> float:
+    """-log p of the label; samples.jsonl has six decimals, so p is at least half of the last one."""
+    return -math.log(max(probabilities.get(label, 0.0), 5e-7))
+
+
+def _class_score(metric: str, names: Sequence[str], absent_count: bool) -> Callable[[np.ndarray], np.ndarray] | None:
+    if metric == "macro_f1":
+        return partial(macro_f1, absent_count=absent_count)
+    if metric.startswith("f1/") and metric[3:] in names:
+        return partial(_one_f1, place=list(names).index(metric[3:]))
+    return None
+
+
+def _f1(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """F1 of each class, and which occur or were predicted, [..., C] each."""
+    counts = sums.reshape(*sums.shape[:-1], -1, 3)
+    size = counts[..., 1] + counts[..., 2]
+    return _ratio(2 * counts[..., 0], size), size > 0
+
+
+def _one_f1(sums: np.ndarray, place: int) -> np.ndarray:
+    return _f1(sums)[0][..., place]
+
+
+def macro_f1(sums: np.ndarray, absent_count: bool = False) -> np.ndarray:
+    """Mean F1 over classes.
+
+    Args:
+        sums: True positives, predicted and labelled examples of each class [..., 3 C].
+        absent_count: Whether a class that neither occurs nor was predicted counts as 0, as torchmetrics has it where
+            examples have several labels; else the mean is over the others.
+    """
+    f1, occurs = _f1(sums)
+    if absent_count:
+        return f1.mean(-1)
+    return _ratio(f1.sum(-1), occurs.sum(-1).astype(np.float64))
+
+
+def mcc(sums: np.ndarray) -> np.ndarray:
+    """Matthews' correlation coefficient for C classes (Gorodkin 2004); 0 where it is 0/0.
+
+    Args:
+        sums: As for `macro_f1`.
+    """
+    counts = sums.reshape(*sums.shape[:-1], -1, 3)
+    right, predicted, labelled = (counts[..., i] for i in range(3))
+    total = labelled.sum(-1)
+    covariance = right.sum(-1) * total - (predicted * labelled).sum(-1)
+    spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (labelled**2).sum(-1))
+    return _ratio(covariance, np.sqrt(np.maximum(spread, 0.0)))
+
+
+# ---- running text
+
+
+def language_score(sums: np.ndarray, name: str) -> np.ndarray:
+    """Nats per token, its exponential, or bits per byte.
+
+    Args:
+        sums: Nats, tokens and bytes [..., 3].
+        name: loss, perplexity or bits_per_byte.
+    """
+    if name == "bits_per_byte":
+        return sums[..., 0] / sums[..., 2] / math.log(2)
+    loss = sums[..., 0] / sums[..., 1]
+    return np.exp(np.minimum(loss, 700.0)) if name == "perplexity" else loss
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """``above / below``, and 0 where that is 0/0."""
+    return np.where(below > 0, above / np.where(below > 0, below, 1.0), 0.0)

@@ -1,0 +1,306 @@
+"""From the configuration to ids: reads the splits of every task of a run, trains or takes tokenizers, encodes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from multihead.config.check import require
+from multihead.config.compose import Composition
+from multihead.config.data import SPLITS, DataConfig, column_of
+from multihead.config.task import ClassificationConfig, LanguageModelingConfig, TaskConfig, TranslationConfig
+from multihead.config.training import Config
+from multihead.data.corpus import Corpus, Rows, load_corpus
+from multihead.data.encode import Encoded, cache_root, cached_tokenizer, encode_corpus
+from multihead.data.labels import class_names, encode_labels, read_labels, subset
+from multihead.data.stream import Stream, TextFiles, encode_stream, fingerprint
+from multihead.data.tokenizer import Tokenizer
+from multihead.errors import CheckpointError
+from multihead.text.targets import TargetText, require_tokenizer, usable_tokenizer
+
+if TYPE_CHECKING:
+    from multihead.tasks.base import Vocabulary
+
+log = logging.getLogger("multihead")
+
+SPLIT_SEED = 0  # of held-out shares and subsets: the run's own seed does not change what is trained and tested on
+
+
+@dataclass
+class TaskText:
+    """The text of one task: rows with roles, or running text that is read a line at a time."""
+
+    settings: TaskConfig
+    data: DataConfig
+    corpus: Corpus | None = None
+    """Rows by split; None for running text from files."""
+    lines: dict[str, Callable[[], Iterable[str]]] = field(default_factory=dict)
+    """Of a language model: split to what gives its lines."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Split to the sha256 of its content."""
+    labels: dict[str, list[list[str]]] = field(default_factory=dict)
+    """Of a classification: split to the classes of each row."""
+    skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows of that file."""
+
+    def texts(self, role: str) -> Iterable[str]:
+        """The training texts of a role."""
+        return self.lines["train"]() if self.lines else self.corpus.splits["train"].columns[role]
+
+    def rename(self, split: str, name: str) -> None:
+        """Calls a split by another name, as evaluation calls the one it reads ``test``."""
+        of_corpus = self.corpus.splits if self.corpus else {}
+        for by_split in (self.lines, self.fingerprints, self.labels, self.skipped, of_corpus):
+            if split in by_split:
+                by_split[name] = by_split.pop(split)
+
+    @property
+    def text_roles(self) -> list[str]:
+        """The roles whose text is encoded."""
+        if self.lines:
+            return ["text"]
+        rows = next(iter(self.corpus.splits.values()))
+        return [role for role in rows.columns if role != "label"]
+
+
+@dataclass
+class Prepared:
+    """Everything the data path gives, by task: text, tokenizers, ids."""
+
+    texts: dict[str, TaskText]
+    vocab: Vocabulary
+    encoded: dict[str, dict[str, Encoded | Stream]]
+    """Task to split to ids."""
+    notes: list[str]
+    """What the user should hear: lines skipped, splits held out, caches made anew."""
+    unknown: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Task to split to role to the share of its tokens that are unknown."""
+
+    @property
+    def skipped(self) -> dict[str, tuple[int, int]]:
+        """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows; the most of any task."""
+        found: dict[str, tuple[int, int]] = {}
+        for text in self.texts.values():
+            for split, counts in text.skipped.items():
+                found[split] = max(counts, found.get(split, (0, 0)))
+        return found
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What may not change between a checkpoint and its resume."""
+        marks = {f"tokenizer_{role}": tokenizer.fingerprint for role, tokenizer in self.vocab.tokenizers.items()}
+        splits = next(iter(self.texts.values())).fingerprints
+        found = {split: [text.fingerprints[split] for text in self.texts.values()] for split in splits}
+        return {f"data_{split}": _joint(of_tasks) for split, of_tasks in found.items()} | marks
+
+
+def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary | None = None) -> Prepared:
+    """Reads, tokenizes and encodes the splits for every task of the run; a second time from the cache.
+
+    Args:
+        composition: The configuration and the user's plugin.
+        splits: Which splits to prepare.
+        vocab: Tokenizers and classes of a capsule; None trains tokenizers on the train split and finds its classes.
+    """
+    from multihead.tasks.base import Vocabulary
+
+    config = composition.config
+    notes: list[str] = []
+    texts = {name: _read(composition, settings, splits, notes) for name, settings in config.task.members().items()}
+    tokenizers = dict(vocab.tokenizers) if vocab else train_tokenizers(config, texts, notes)
+    labels = list(vocab.labels) if vocab else []
+    for text in texts.values():
+        if text.labels:
+            if not labels and "train" not in text.labels:
+                raise CheckpointError("labels.json", "names no class", "copy the run again")
+            rows, multi = text.corpus.splits.get("train"), text.settings.multi_label
+            labels = labels or class_names(text.labels["train"], rows, text.data.labels.values(), multi)
+    targets = dict(vocab.targets) if vocab else {}
+    vocab = Vocabulary(tokenizers, labels, targets)
+    encoded = {name: _encode(config, text, vocab, notes) for name, text in texts.items()}
+    for name, text in texts.items():
+        if not isinstance(text.settings, TranslationConfig):
+            continue
+        if name not in targets and "train" in encoded[name]:
+            ids, columns = encoded[name]["train"], text.corpus.splits["train"].columns
+            targets[name] = TargetText.measured(ids.lengths("source"), ids.lengths("target"), columns["target"])
+        require_tokenizer(text.settings.bleu_tokenize)
+        _, note = usable_tokenizer(text.settings.bleu_tokenize, targets.get(name, TargetText()))
+        notes += [note] if note else []
+    unknown = {name: unknown_shares(ids, vocab.tokenizers) for name, ids in encoded.items()}
+    notes += [note for shares in unknown.values() for note in unknown_notes(shares)]
+    return Prepared(texts, vocab, encoded, notes, unknown)
+
+
+def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str], notes: list[str]) -> TaskText:
+    """The text of one task, of the rows that are wanted."""
+    config = composition.config
+    few = config.trainer.overfit_examples
+    text = TaskText(settings, data_of(config.data, settings))
+    wanted = ("train",) if few else tuple(splits)
+    is_lm = isinstance(settings, LanguageModelingConfig)
+    if is_lm and config.data.format == "text":
+        require(not config.data.train_examples, "data.train_examples", "0 for running text", config.data.train_examples)
+        files = TextFiles(text.data)
+        source = dict.fromkeys(splits, "train") if few else {split: split for split in splits}
+        for split in splits:
+            lines = functools.partial(_first_lines, functools.partial(files.lines, source[split]), few)
+            text.lines[split], text.fingerprints[split] = lines, fingerprint(lines())
+        notes += files.notes
+        text.skipped = files.skipped
+        return text
+    readers = composition.plugin.corpora if composition.plugin else {}
+    roles = list(text.data.roles) or list(settings.roles)
+    optional = ("label",) if getattr(settings, "multi_label", False) else ()
+    text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, readers=readers, may_be_empty=optional)
+    notes += [note for note in text.corpus.notes if note not in notes]
+    text.skipped = text.corpus.skipped
+    if few:
+        rows = text.corpus.splits["train"]
+        rows = rows.select(_first_rows(text, rows, min(few, len(rows))))
+        text.corpus = Corpus(dict.fromkeys(splits, rows), dict.fromkeys(splits, rows.fingerprint()))
+    if isinstance(settings, ClassificationConfig):
+        _read_labels(text, text.corpus.splits)
+    if config.data.train_examples and "train" in text.corpus.splits:
+        rows = text.corpus.splits["train"]
+        rows = rows.select(subset(rows, config.data.train_examples, text.labels.get("train"), SPLIT_SEED))
+        text.corpus.splits["train"], text.corpus.fingerprints["train"] = rows, rows.fingerprint()
+        if text.labels:
+            _read_labels(text, ("train",))
+    text.fingerprints = text.corpus.fingerprints
+    if is_lm:
+        text.lines = {split: functools.partial(_column, rows) for split, rows in text.corpus.splits.items()}
+    return text
+
+
+def _first_rows(text: TaskText, rows: Rows, count: int) -> np.ndarray:
+    """The first rows; of a classification some of each class, since files are often sorted by it."""
+    if not isinstance(text.settings, ClassificationConfig):
+        return np.arange(count)
+    return subset(rows, count, read_labels(text.data, rows, text.settings.multi_label), SPLIT_SEED)
+
+
+def _first_lines(lines: Callable[[], Iterable[str]], count: int) -> Iterable[str]:
+    return itertools.islice(lines(), count) if count else lines()
+
+
+def _column(rows: Rows) -> list[str]:
+    return rows.columns["text"]
+
+
+def warn_of_skipped(skipped: Mapping[str, tuple[int, int]], splits: Sequence[str] = SPLITS) -> None:
+    """A warning for each of these splits whose file lost rows to ``data.on_bad_line=skip``."""
+    for split, (count, total) in skipped.items():
+        if split in splits:
+            scored = f"; every score on {split} is of the other {total - count:,}" if split != "train" else ""
+            share = f"{count:,} of {total:,} rows ({count / total:.1%})"
+            log.warning("data: %s: %s were skipped, since data.on_bad_line=skip%s", split, share, scored)
+
+
+def roles_of(data: DataConfig, settings: TaskConfig) -> list[str]:
+    """The roles of a task that the data have: all it needs, and what of the others there is."""
+    have = [role for role in settings.optional_roles if column_of(data.roles, settings.name, role) is not None]
+    return [*settings.roles, *have]
+
+
+def data_of(data: DataConfig, settings: TaskConfig) -> DataConfig:
+    """The data as one task sees it: its own roles alone."""
+    roles = {
+        role: column
+        for role in roles_of(data, settings)
+        if (column := column_of(data.roles, settings.name, role)) is not None
+    }
+    return replace(data, roles=roles) if roles else data
+
+
+def _read_labels(text: TaskText, splits: Iterable[str]) -> None:
+    """The classes of the rows of these splits."""
+    for split in splits:
+        text.labels[split] = read_labels(text.data, text.corpus.splits[split], text.settings.multi_label)
+
+
+def train_tokenizers(config: Config, texts: dict[str, TaskText], notes: list[str]) -> dict[str, Tokenizer]:
+    """One tokenizer for all roles and tasks, or one for each role; trained on train, or taken from the cache."""
+    uses = [(text, role) for text in texts.values() for role in text.text_roles]
+    groups = [uses] if config.tokenizer.joint else [[use] for use in uses]
+    trained: dict[str, Tokenizer] = {}
+    for group in groups:
+        marks = list(dict.fromkeys(text.fingerprints["train"] for text, _ in group))
+        tokenizer = cached_tokenizer(
+            config.tokenizer,
+            itertools.chain.from_iterable(text.texts(role) for text, role in group),
+            config.data.normalize,
+            fingerprint=f"{' '.join(marks)} {' '.join(sorted(role for _, role in group))}",
+            cache=cache_root() if config.data.cache else None,
+            note=notes.append,
+        )
+        trained |= {role: tokenizer for _, role in group}
+    return trained
+
+
+def _encode(config: Config, text: TaskText, vocab: Vocabulary, notes: list[str]) -> dict[str, Encoded | Stream]:
+    """The ids of every split of one task."""
+    cache = cache_root() if config.data.cache else None
+    if text.lines:
+        return {split: _stream(config, text, split, vocab, cache) for split in text.lines}
+    encoded: dict[str, Any] = {}
+    for split, rows in text.corpus.splits.items():
+        columns = {role: column for role, column in rows.columns.items() if role != "label"}
+        mark = text.fingerprints[split]
+        encoded[split] = encode_corpus(columns, vocab.tokenizers, fingerprint=mark, cache=cache, note=notes.append)
+        if text.labels:
+            ids = encode_labels(text.labels[split], vocab.labels, rows, split, text.settings.multi_label)
+            encoded[split] = encoded[split].with_role("label", ids)
+    return encoded
+
+
+def _stream(config: Config, text: TaskText, split: str, vocab: Vocabulary, cache: Path | None) -> Stream:
+    stream = encode_stream(
+        text.lines[split],
+        vocab.tokenizers["text"],
+        document=config.data.document,
+        mark=text.fingerprints[split],
+        cache=cache,
+        count_documents=split != "train",
+    )
+    block_size = text.settings.block_size or config.model.max_len
+    return stream.blocked(block_size, min(text.settings.stride, block_size))
+
+
+def unknown_shares(
+    encoded: Mapping[str, Encoded | Stream], tokenizers: Mapping[str, Tokenizer]
+) -> dict[str, dict[str, float]]:
+    """Split to role to the share of its tokens that are unknown, of roles whose tokenizer has unknown tokens."""
+    with_unknown = {role: each.unk_id for role, each in tokenizers.items() if each.kind in ("word", "char")}
+    shares: dict[str, dict[str, float]] = {}
+    for split, ids in encoded.items():
+        if isinstance(ids, Encoded):
+            shares[split] = {role: ids.share_of(role, unk) for role, unk in with_unknown.items() if role in ids.roles}
+        elif "text" in with_unknown:
+            shares[split] = {"text": ids.share_of(with_unknown["text"])}
+    return {split: found for split, found in shares.items() if found}
+
+
+def unknown_notes(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A line for each role in which some split has unknown tokens."""
+    roles = list(dict.fromkeys(role for found in shares.values() for role in found))
+    notes = []
+    for role in roles:
+        of_splits = {split: found[role] for split, found in shares.items() if role in found}
+        if any(of_splits.values()):
+            listed = ", ".join(f"{split} {share:.2%}" for split, share in of_splits.items())
+            notes.append(f"unknown tokens in {role}: {listed}; tokenizer.kind=bpe has none")
+    return notes
+
+
+def _joint(marks: Sequence[str]) -> str:
+    """One fingerprint of several; of one, itself."""
+    return marks[0] if len(marks) == 1 else hashlib.sha256(" ".join(marks).encode()).hexdigest()

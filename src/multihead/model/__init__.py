@@ -1,0 +1,1 @@
+"""The Transformer, its heads, and how outputs are searched for or drawn."""

@@ -1,0 +1,384 @@
+"""Drawing sequences: continuations token by token, drawn from the model's distribution or always the most probable.
+
+The options bear Hugging Face's names and follow its definitions and its order: first what changes which tokens may
+come at all (repetition penalty, repeated n-grams, fewest tokens), then, where tokens are drawn, temperature, top-k,
+top-p and min-p, each on what the one before it left. Each is a function of logits; -inf means never.
+
+What a sample draws depends on its own logits and on (seed, number of its input, number of the sample) alone: each has
+a generator of its own that gives one number a token, and the token is where the cumulated distribution passes that
+number. So neither the rest of the batch nor the device has a say, and a higher limit only adds tokens.
+
+Shapes: B inputs, N samples that still run, P prefix, L tokens so far (prefix included), S source time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from multihead.config.training import DecodingConfig
+from multihead.errors import NumericsError
+from multihead.model.beam_search import Hypothesis
+from multihead.model.transformer import Transformer
+
+
+@torch.no_grad()
+def sample(
+    transformer: Transformer,
+    head: nn.Module,
+    config: DecodingConfig,
+    *,
+    prefix: Tensor,
+    prefix_mask: Tensor | None = None,
+    source: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    eos_id: int,
+    pad_id: int,
+    max_new_tokens: int | Tensor,
+    max_len: int,
+    forbidden: Sequence[int] = (),
+    decode: Callable[[list[int]], str] | None = None,
+    on_token: Callable[[int, int, int], None] | None = None,
+    numbers: Sequence[int] | None = None,
+) -> list[list[Hypothesis]]:
+    """Continues each prefix ``config.num_return_sequences`` times; without ``do_sample`` once, by greedy search.
+
+    Args:
+        transformer: With a decoder, in evaluation mode.
+        head: Maps hidden states to logits.
+        config: Options; one beam.
+        prefix: Ids [B, P] to continue, padded on the left, at least one real token in each row.
+        prefix_mask: [B, P]; None where nothing is padded.
+        source: Ids [B, S] for the encoder, where there is one.
+        source_mask: [B, S]; None where nothing is padded.
+        eos_id: Ends a hypothesis; ``pad_id`` is never emitted.
+        max_new_tokens: Most tokens, end mark included, for all or for each input [B].
+        max_len: Tokens that the model sees at once, at least 2; what is longer slides, see `Context`.
+        forbidden: Other ids that are never emitted.
+        decode: Generated ids to text; needed with stop strings.
+        on_token: Called with (row, sample, id) as tokens come, the end mark excepted.
+        numbers: Of the inputs, for their random numbers; default 0, 1, ... B - 1.
+
+    Returns:
+        For each input its hypotheses in the order of the samples. Their log_prob is the model's own, before penalties
+        and filters; where a stop string came, ids end with the token that completed it (`cut_at_stop` cuts the text).
+
+    Raises:
+        NumericsError: Where logits are not finite.
+    """
+    assert config.num_beams == 1, "sampling has no beams"
+    assert decode is not None or not config.stop_strings, "stop strings need `decode`"
+    limits = torch.as_tensor(max_new_tokens).expand(len(prefix)).tolist()
+    samples = [
+        [Sample(config, row, index, number, limit) for index in range(config.num_return_sequences)]
+        for row, (number, limit) in enumerate(zip(numbers or range(len(prefix)), limits, strict=True))
+    ]
+    running = [one for of_row in samples for one in of_row if one.limit > 0]
+    if running:
+        rows = torch.tensor([one.row for one in running[:: config.num_return_sequences]], device=prefix.device)
+        masks = (None if x is None or x.all() else x for x in (prefix_mask, source_mask))
+        prefix, source, prefix_mask, source_mask = (None if x is None else x[rows] for x in (prefix, source, *masks))
+        memory = None if source is None else transformer.encode(source, source_mask)
+        context = Context(transformer, prefix, prefix_mask, memory, source_mask, max_len)
+        _run(head, context, running, Rules(config, eos_id, [pad_id, *forbidden]), decode, on_token)
+    return [[one.hypothesis() for one in of_row] for of_row in samples]
+
+
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
+    """What stands before the first of the stop strings that the text holds; all of it where it holds none."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+
+def settled(text: str, stops: Sequence[str]) -> str:
+    """What can be shown already of a text that still grows: what is not a stop string and cannot become one.
+
+    Characters that wait for their last bytes, which are decoded as U+FFFD, are held back too.
+    """
+    cut = cut_at_stop(text, stops)
+    if cut != text:
+        return cut
+    text = text.rstrip("\ufffd")
+    held = (length for stop in stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
+    return text[: len(text) - max(held, default=0)]
+
+
+# ---- options, as functions of logits [N, V]
+
+
+def penalize_repetition(logits: Tensor, ids: Tensor, real: Tensor, penalty: float) -> Tensor:
+    """Divides positive logits of tokens that occurred and multiplies negative ones (CTRL, arXiv:1909.05858, 4.1).
+
+    The paper divides all; that negative ones are multiplied, and that each token counts once, is Hugging Face's. A
+    prompt counts like what was generated.
+
+    Args:
+        logits: [N, V].
+        ids: [N, L] that were read or generated.
+        real: [N, L], False where padded.
+        penalty: Above 1 makes repetition less likely, below 1 more; 1 changes nothing.
+    """
+    if penalty == 1:
+        return logits
+    row, place = real.nonzero(as_tuple=True)
+    occurred = torch.zeros_like(logits, dtype=torch.bool)
+    occurred[row, ids[row, place]] = True
+    return torch.where(occurred, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def block_repeated_ngrams(logits: Tensor, ids: Tensor, real: Tensor, size: int) -> Tensor:
+    """Forbids the tokens that would make an n-gram of the prompt and what follows it occur twice.
+
+    From abstractive summarization (Paulus et al. 2017, arXiv:1705.04304, section 2.5); arguments as in
+    `penalize_repetition`, with the ``size`` of the n-grams, 0 for none.
+    """
+    if not size or ids.size(1) < size:
+        return logits
+    ngrams = ids.unfold(1, size, 1)  # [N, L - size + 1, size]
+    whole = real.unfold(1, size, 1).all(-1)  # [N, L - size + 1]
+    tail = ids[:, None, ids.size(1) - size + 1 :]  # [N, 1, size - 1]
+    row, place = ((ngrams[..., :-1] == tail).all(-1) & whole).nonzero(as_tuple=True)
+    logits = logits.clone()
+    logits[row, ngrams[row, place, -1]] = -math.inf
+    return logits
+
+
+def forbid(logits: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Forbids these tokens."""
+    logits = logits.clone()
+    logits[:, list(tokens)] = -math.inf
+    return logits
+
+
+def divide_by_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature, less a constant of each row: p^(1 / temperature), normalised.
+
+    With the largest at 0, and divided in float64, no temperature is too low.
+    """
+    if temperature == 1:
+        return logits
+    best = logits.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min)
+    return ((logits - best).double() / temperature).to(logits.dtype)
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Keeps the k most probable tokens (Fan et al. 2018, arXiv:1805.04833) and those equal to the last; 0 keeps all."""
+    if not k or k >= logits.size(-1):
+        return logits
+    return logits.masked_fill(logits < logits.topk(k).values[:, -1:], -math.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keeps the fewest most probable tokens that together have probability p (nucleus, arXiv:1904.09751); 1 keeps all.
+
+    Of equals at the edge, those of lower ids are kept.
+    """
+    if p >= 1:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    cumulated = torch.softmax(ordered, -1, dtype=torch.float64).cumsum(-1)
+    dropped = F.pad(cumulated[:, :-1], (1, 0)) >= p  # [N, V]: those before it have p already
+    return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), -math.inf)
+
+
+def keep_min_p(logits: Tensor, share: float) -> Tensor:
+    """Keeps tokens that have at least this share of the best one's probability (arXiv:2407.01082); 0 keeps all."""
+    if not share:
+        return logits
+    probabilities = torch.softmax(logits, -1, dtype=torch.float64)
+    return logits.masked_fill(probabilities < share * probabilities.amax(-1, keepdim=True), -math.inf)
+
+
+def draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One token [N] of each row of logits [N, V], by inversion: the first whose cumulated probability reaches u.
+
+    With u [N] in (0, 1] this is never a token of probability 0.
+    """
+    cumulated = torch.softmax(logits, -1, dtype=torch.float64).cumsum(-1)
+    return torch.searchsorted(cumulated, (uniform * cumulated[:, -1])[:, None])[:, 0].clamp(max=logits.size(-1) - 1)
+
+
+@dataclass
+class Rules:
+    """The options in their order."""
+
+    config: DecodingConfig
+    eos_id: int
+    """Ends a hypothesis."""
+    forbidden: Sequence[int]
+    """Ids that are never emitted."""
+
+    def apply(self, logits: Tensor, ids: Tensor, real: Tensor, step: int) -> Tensor:
+        """The logits that tokens are chosen by; arguments as in `penalize_repetition`, ``step`` tokens generated."""
+        config = self.config
+        logits = penalize_repetition(logits, ids, real, config.repetition_penalty)
+        logits = block_repeated_ngrams(logits, ids, real, config.no_repeat_ngram_size)
+        never = {*self.forbidden} - {self.eos_id} | ({self.eos_id} if step < config.min_new_tokens else set())
+        logits = forbid(logits, sorted(never))
+        if config.do_sample:
+            logits = divide_by_temperature(logits, config.temperature)
+            logits = keep_top_k(logits, config.top_k)
+            logits = keep_top_p(logits, config.top_p)
+            logits = keep_min_p(logits, config.min_p)
+        return logits
+
+    def choose(self, logits: Tensor, context: Context, running: list[Sample]) -> Tensor:
+        """The next token [N] of each sample, -1 where none may follow; of equals, greedy search takes the first."""
+        allowed = self.apply(logits, context.ids, context.real, len(running[0].ids))
+        tokens = allowed.argmax(-1)
+        none = allowed.gather(1, tokens[:, None])[:, 0] == -math.inf
+        if self.config.do_sample:
+            uniform = [1 - one.random.random() for one in running]
+            tokens = draw(allowed, torch.tensor(uniform, dtype=torch.float64, device=logits.device))
+        return tokens.masked_fill(none, -1)
+
+
+# ---- generation
+
+
+class Sample:
+    """One continuation as it grows."""
+
+    def __init__(self, config: DecodingConfig, row: int, index: int, number: int, limit: int):
+        self.config = config
+        self.row, self.index = row, index  # of the batch, of the row
+        self.limit = limit  # most tokens, end mark included
+        self.random = random.Random(f"{config.seed} {number} {index}")  # the same in every version of Python
+        self.ids: list[int] = []
+        self.length = 0  # of ids and end mark
+        self.log_prob = 0.0
+        self.done = False
+
+    def add(self, token: int, log_prob: float, eos_id: int) -> bool:
+        """Takes in the next token, -1 where none may follow; whether it stands in ``ids``."""
+        if token != -1:
+            self.length += 1
+            self.log_prob += log_prob
+        self.done = token in (-1, eos_id) or self.length == self.limit
+        if token in (-1, eos_id):
+            return False
+        self.ids.append(token)
+        return True
+
+    def hypothesis(self) -> Hypothesis:
+        """What it came to, with the score that beam search would give it."""
+        score = self.log_prob / max(self.length, 1) ** self.config.length_penalty
+        return Hypothesis(self.ids, score, self.log_prob, cut=len(self.ids) == self.limit > 0)
+
+
+class Context:
+    """What the model sees of each row: the end of what was read and written, at most ``max_len`` tokens.
+
+    Where a prefix is longer than ``max_len`` - 1, it sees its last ``max_len`` - 1 tokens. A row that is full slides
+    before it takes another token: the last ``max_len`` // 2 tokens are read anew, from position 0, in the place of the
+    old keys and values. Half keeps both ends in bounds: all in all each token is read twice, and the model sees at
+    least half of what it can. Positions without a table (rotary, alibi, none) slide as well, so that no model meets
+    lengths that it was not trained on. What the rules go by, ``ids``, stays whole.
+
+    Args:
+        transformer: With a decoder.
+        ids: [N, P], padded on the left.
+        real: [N, P], False where padded; None where nothing is.
+        memory: The encoder's output [N, S, D], where there is one.
+        memory_mask: [N, S]; None where nothing is padded.
+        max_len: Tokens that the model sees at once.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        ids: Tensor,
+        real: Tensor | None,
+        memory: Tensor | None,
+        memory_mask: Tensor | None,
+        max_len: int,
+    ):
+        assert max_len >= 2, f"max_len={max_len} leaves no room for what follows a token"
+        self.transformer = transformer
+        self.max_len = max_len
+        self.ids = ids  # [N, L]
+        self.real = torch.ones_like(ids, dtype=torch.bool) if real is None else real  # [N, L]
+        seen = self.real.sum(1).clamp(max=max_len - 1)  # [N]
+        self._seen: list[int] = seen.tolist()
+        assert all(self._seen), "a prefix without a token"
+        width = max(self._seen)
+        mask = torch.arange(width, device=ids.device) >= width - seen[:, None]  # [N, width]
+        self._cache = transformer.new_cache(memory, memory_mask)
+        self._read(ids[:, -width:], None if min(self._seen) == width else mask)
+
+    def _read(self, tokens: Tensor, mask: Tensor | None = None) -> None:
+        self.hidden = self.transformer.decode(tokens, target_mask=mask, cache=self._cache)[:, -1]  # [N, D]
+
+    def select(self, rows: list[int]) -> None:
+        """Keeps these rows, in this order, repeated where repeated."""
+        if rows == list(range(len(self._seen))):
+            return
+        index = torch.tensor(rows, device=self.ids.device)
+        self.ids, self.real, self.hidden = self.ids[index], self.real[index], self.hidden[index]
+        self._seen = [self._seen[row] for row in rows]
+        self._cache.select(index, index)
+
+    def append(self, tokens: Tensor) -> None:
+        """Reads one more token [N] in each row."""
+        full = [row for row, seen in enumerate(self._seen) if seen == self.max_len]
+        if full:
+            self._slide(full)
+        self.ids = torch.cat((self.ids, tokens[:, None]), 1)
+        self.real = torch.cat((self.real, torch.ones_like(self.real[:, :1])), 1)
+        self._seen = [seen + 1 for seen in self._seen]
+        self._read(tokens[:, None])
+
+    def _slide(self, full: list[int]) -> None:
+        """Reads the last half of what these rows hold anew."""
+        half = self.max_len // 2
+        rows = torch.tensor(full, device=self.ids.device)
+        old = self._cache
+        memory, memory_mask = (None if x is None else x[rows] for x in (old.memory, old.memory_mask))
+        new = self.transformer.new_cache(memory, memory_mask)
+        self.transformer.decode(self.ids[rows, -half:], cache=new)
+        if len(full) == len(self._seen):
+            self._cache = new
+        else:
+            old.replace(rows, new)
+        for row in full:
+            self._seen[row] = half
+
+
+def _run(
+    head: nn.Module,
+    context: Context,
+    running: list[Sample],
+    rules: Rules,
+    decode: Callable[[list[int]], str] | None,
+    on_token: Callable[[int, int, int], None] | None,
+) -> None:
+    """Adds tokens to the samples until all have ended; those that have leave the batch."""
+    stops, each = rules.config.stop_strings, rules.config.num_return_sequences
+    context.select([i // each for i in range(len(running))])
+    while True:
+        logits = head(context.hidden).float()  # [N, V]
+        tokens = rules.choose(logits, context, running)  # [N]
+        log_probs = torch.log_softmax(logits, -1).gather(1, tokens.clamp(min=0)[:, None])[:, 0]  # [N]
+        for one, token, log_prob in zip(running, tokens.tolist(), log_probs.tolist(), strict=True):
+            if math.isnan(log_prob):
+                where, what = f"input {one.row}", f"the model's logits are not finite after {one.length} tokens"
+                raise NumericsError(where, what, "take a checkpoint from before the training diverged")
+            if one.add(token, log_prob, rules.eos_id):
+                if on_token is not None:
+                    on_token(one.row, one.index, token)
+                if stops:
+                    text = decode(one.ids)
+                    one.done = one.done or any(stop in text for stop in stops)
+        kept = [i for i, one in enumerate(running) if not one.done]
+        if not kept:
+            return
+        if len(kept) < len(running):
+            tokens = tokens[torch.tensor(kept, device=tokens.device)]
+            running = [running[i] for i in kept]
+        context.select(kept)
+        context.append(tokens)

@@ -1,0 +1,489 @@
+"""The Transformer of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762), whole before parts.
+
+Read from the top: a `Transformer` is an encoder, a decoder or both; each is a `Stack` (embedding, layers, final norm);
+a `Layer` is attention, attention to the encoder's output where there is one, and a feed-forward, each inside a residual
+connection. Positions, masks and rotations are made once per pass, in a `Scope` that all layers share. The head that
+makes logits stands apart, in `heads.py`; so all tasks have one backbone with the same parameter names.
+
+Shapes: B batch, T target time, S source time (keys), D d_model, H heads, G key-value heads, K head_dim, V vocabulary,
+N rows of the memory: B, or fewer where B // N beams share one source. Masks are boolean, True = may be attended to.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from multihead.config.check import require
+from multihead.config.model import ModelConfig
+from multihead.model.cache import Cache, KeyValueCache, LayerCache
+from multihead.model.kernels import attend
+from multihead.model.ngrams import NGramEmbedding
+
+
+class Transformer(nn.Module):
+    """Encoder-only, decoder-only or encoder-decoder (section 3.1), by which vocabularies are given.
+
+    Args:
+        config: Sizes and mechanisms.
+        source_vocab_size: Vocabulary of the encoder; None means no encoder (and no cross-attention).
+        target_vocab_size: Vocabulary of the decoder; None means no decoder.
+        blocks: The classes of attention and feed-forward; default ours.
+
+    Raises:
+        ConfigError: Where embeddings are to be shared between vocabularies of different size.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        source_vocab_size: int | None,
+        target_vocab_size: int | None,
+        blocks: Blocks | None = None,
+    ):
+        super().__init__()
+        blocks = blocks or Blocks()
+        self.config = config
+        self.encoder: Stack | None = None
+        self.decoder: Stack | None = None
+        if source_vocab_size is not None:
+            depth = config.num_encoder_layers
+            self.encoder = Stack(config, source_vocab_size, depth, blocks, causal=False, cross=False)
+        if target_vocab_size is not None:
+            layers, cross = config.num_decoder_layers, self.encoder is not None
+            self.decoder = Stack(config, target_vocab_size, layers, blocks, causal=True, cross=cross)
+        if self.encoder and self.decoder and config.tie_embeddings in ("source_target", "all"):
+            what = f"none or target_output where the vocabularies differ ({source_vocab_size} and {target_vocab_size})"
+            require(source_vocab_size == target_vocab_size, "model.tie_embeddings", what, config.tie_embeddings)
+            self.decoder.embedding.weight = self.encoder.embedding.weight
+
+    def forward(
+        self,
+        source: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        target: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states of the decoder if there is one, else of the encoder; arguments as in `encode` and `decode`.
+
+        Without a source the decoder stands alone, also beside an encoder; without a target the encoder does.
+        """
+        memory = None if source is None else self.encode(source, source_mask)
+        if target is None:
+            return memory
+        return self.decode(target, target_mask=target_mask, memory=memory, memory_mask=source_mask)
+
+    def compile_layers(self) -> None:
+        """Compiles every layer in place for any length; parameter names stay."""
+        for stack in filter(None, (self.encoder, self.decoder)):
+            for layer in stack.layers:
+                layer.compile(dynamic=True)
+
+    def recompute_layers(self) -> None:
+        """In training keeps only what enters a layer; the backward pass computes the rest again (arXiv:1604.06174)."""
+        for stack in filter(None, (self.encoder, self.decoder)):
+            stack.recompute = True
+
+    def encode(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """The memory [B, S, D] of source ids [B, S].
+
+        Args:
+            source: Ids.
+            source_mask: [B, S], None where nothing is padded.
+            segments: [B, S], as in `decode`.
+        """
+        return self.encoder(source, source_mask, segments=segments)
+
+    def decode(
+        self,
+        target: Tensor,
+        *,
+        target_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] of target ids [B, T], each seeing itself and what stands before it.
+
+        Args:
+            target: Ids; with a cache, those that follow what is in it.
+            target_mask: [B, T], needed only where padding stands on the left: what is padded on the right
+                is after all real tokens, and causality hides it already.
+            positions: [B, T]; default: counted from each row's first real token.
+            memory: The encoder's output, [N, S, D]; with a cache it is the cache that holds it.
+            memory_mask: [N, S], None where nothing is padded.
+            cache: Made by `new_cache`; grows by T.
+            segments: [B, T], numbers of the documents that are packed in a row: attention stays within each, and
+                positions start at 0 there. Not with a cache.
+        """
+        return self.decoder(target, target_mask, positions, memory, memory_mask, cache, segments)
+
+    def new_cache(self, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Cache:
+        """An empty cache; the memory [N, S, D] is given here, once, instead of to `decode`."""
+        return Cache(len(self.decoder.layers), memory, memory_mask)
+
+
+class Stack(nn.Module):
+    """Embedding, layers and final norm: the encoder, or with ``causal`` the decoder (section 3.1)."""
+
+    def __init__(
+        self, config: ModelConfig, vocab_size: int, num_layers: int, blocks: Blocks, *, causal: bool, cross: bool
+    ):
+        super().__init__()
+        self.causal = causal
+        self.recompute = False
+        self.head_dim = config.head_dim
+        self.max_len = config.max_len
+        self.position = config.position
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.ngrams = NGramEmbedding(config) if config.ngram_buckets else None
+        if config.position == "learned":
+            self.positions = nn.Embedding(config.max_len, config.d_model)
+        elif config.position == "sinusoidal":
+            self.register_buffer("sinusoids", sinusoids(config.max_len, config.d_model), persistent=False)
+        elif config.position == "alibi":
+            self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
+        self.dropout = Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config, blocks, causal=causal, cross=cross) for _ in range(num_layers))
+        self.norm = new_norm(config) if config.norm_placement == "pre" else nn.Identity()
+        self._initialise(config)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] of ids [B, T]; arguments as in `Transformer.decode`."""
+        if cache is not None:
+            mask = cache.extend(tokens, mask)  # [B, S] of all that was decoded so far
+            memory, memory_mask = cache.memory, cache.memory_mask
+        if positions is None and mask is not None and self.causal:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.size(1) :]  # [B, T]
+        if positions is None and segments is not None:
+            positions = segment_positions(segments)  # [B, T]
+        past = 0 if cache is None else cache.length - tokens.size(1)
+        more = None if self.ngrams is None else self.ngrams(tokens, mask, cache, segments)
+        x = self.dropout(self._embed(tokens, positions, past, more))  # [B, T, D]
+        scope = self._scope(x, mask, positions, past, segments)
+        shown = None if memory_mask is None else memory_mask[:, None, None, :]  # [N, 1, 1, S]
+        memory_scope = Scope(scope.dtype, shown)
+        for index, layer in enumerate(self.layers):
+            if self.recompute and self.training:
+                x = checkpoint(layer, x, scope, memory, memory_scope, use_reentrant=False)
+            else:
+                x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
+        return self.norm(x)
+
+    def _embed(self, tokens: Tensor, positions: Tensor | None, past: int, more: Tensor | None = None) -> Tensor:
+        """Embeddings, and ``more`` (n-grams), times sqrt(d_model) (section 3.4), plus a table's positions (3.5)."""
+        x = self.embedding(tokens)  # [B, T, D]
+        x = x if more is None else x + more
+        scale = math.sqrt(x.size(-1))
+        if self.position not in ("learned", "sinusoidal"):
+            return x * scale
+        end = past + tokens.size(1)  # positions are below, unless a caller's own; looking at them waits for the device
+        if end > self.max_len and positions is not None and not torch.compiler.is_exporting():
+            end = int(positions.max()) + 1 if positions.numel() else 0
+        if end > self.max_len:
+            raise ValueError(
+                f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "
+                f"the length of the table of {self.position} positions"
+            )
+        table = self.positions.weight if self.position == "learned" else self.sinusoids
+        return torch.add(table[past:end] if positions is None else table[positions], x, alpha=scale)
+
+    def _scope(
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int, segments: Tensor | None = None
+    ) -> Scope:
+        """What each of the T new positions may attend to among S = ``past`` + T; no mask where none is needed."""
+        length, total = x.size(1), past + x.size(1)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        mask = None if key_mask is None else key_mask[:, None, None, :]  # [B, 1, 1, S]
+        if segments is not None:
+            same = segments[:, None, :, None] == segments[:, None, None, :]  # [B, 1, T, T]
+            mask = same if mask is None else mask & same
+        causal = bool(self.causal and length > 1)
+        if causal and (past or mask is not None or self.position == "alibi"):
+            causal = False
+            before = torch.ones(1, 1, length, total, dtype=torch.bool, device=x.device).tril(past)  # [1, 1, T, S]
+            if mask is None:
+                mask = before
+            else:  # a padded query sees itself, so that no row is empty
+                mask = (before & mask) | (before & before.triu(past))  # [B, 1, T, S]
+        if self.position == "alibi":
+            mask = alibi_bias(self.slopes, length, total, mask).to(dtype)  # [B or 1, H, T, S]
+        rotation = None
+        if self.position == "rotary":
+            positions = torch.arange(past, total, device=x.device) if positions is None else positions
+            cos, sin = rotary_angles(positions, self.head_dim)
+            rotation = cos.to(dtype), sin.to(dtype)
+        return Scope(dtype, mask, causal, rotation)
+
+    @torch.no_grad()
+    def _initialise(self, config: ModelConfig) -> None:
+        """Embeddings normal with variance 1 / d_model (they are scaled by sqrt(d_model)), matrices Xavier-uniform.
+
+        With ``depth_scaled`` the projections into the residual stream start smaller by 1 / sqrt(2 * layers), as in
+        GPT-2 (Radford et al. 2019, section 2.3), so that its variance does not grow with depth.
+        """
+        for module in self.children():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=config.d_model**-0.5)
+        for name, module in self.layers.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+                if config.init == "depth_scaled" and name.endswith((".output", ".down")):
+                    module.weight /= math.sqrt(2 * len(self.layers))
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention where the decoder has a memory, feed-forward (section 3.1).
+
+    Each sub-layer stands in a residual connection, with dropout on its output (section 5.4) and a norm: after the sum
+    in the paper (``post``), before the sub-layer in ``pre`` (Xiong et al. 2020, arXiv:2002.04745), which trains
+    without care for the warm-up.
+    """
+
+    def __init__(self, config: ModelConfig, blocks: Blocks, *, causal: bool, cross: bool):
+        super().__init__()
+        self.pre = config.norm_placement == "pre"
+        self.self_attention = (blocks.causal_attention if causal else blocks.attention)(config)
+        self.self_attention_norm = new_norm(config)
+        if cross:
+            self.cross_attention = blocks.cross_attention(config)
+            self.cross_attention_norm = new_norm(config)
+        self.feed_forward = blocks.feed_forward(config)
+        self.feed_forward_norm = new_norm(config)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        scope: Scope,
+        memory: Tensor | None = None,
+        memory_scope: Scope | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Maps the residual stream [B, T, D] to the next layer's."""
+        own, crossed = (None, None) if cache is None else (cache.self_attention, cache.cross_attention)
+        if self.pre:
+            x = x + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))
+            if memory is not None:
+                y = self.cross_attention(self.cross_attention_norm(x), memory_scope, memory, cache=crossed)
+                x = x + self.dropout(y)
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = self.self_attention_norm(x + self.dropout(self.self_attention(x, scope, cache=own)))
+        if memory is not None:
+            y = self.cross_attention(x, memory_scope, memory, cache=crossed)
+            x = self.cross_attention_norm(x + self.dropout(y))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+
+
+class MultiHeadAttention(nn.Module):
+    """softmax(Q K^T / sqrt(K)) V in parallel heads (sections 3.2.1 and 3.2.2), to itself or to a memory.
+
+    With ``num_kv_heads`` fewer heads of keys and values serve groups of queries (Ainslie et al. 2023,
+    arXiv:2305.13245); with ``qk_norm`` queries and keys are normalised in each head (Henry et al. 2020,
+    arXiv:2010.04245). What replaces this class takes the same arguments here and in `forward`.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.dropout = config.attention_dropout
+        kv_width = config.kv_heads * config.head_dim
+        self.query = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.key = nn.Linear(config.d_model, kv_width, bias=config.bias)
+        self.value = nn.Linear(config.d_model, kv_width, bias=config.bias)
+        self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.query_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self, x: Tensor, scope: Scope, memory: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Attends from ``x`` [B, T, D] to itself, or to ``memory`` [N, S, D].
+
+        Args:
+            x: Queries.
+            scope: What may be attended to, and how queries and keys are rotated.
+            memory: None for self-attention. B may be N * beams: a source's beams stand together and share its keys.
+            cache: Where keys and values are kept between steps; cross-attention computes them at the first step only.
+        """
+        batch, length, width = x.shape
+        x = x.to(scope.dtype)  # once, not by autocast in each projection
+        query = self.query_norm(self._heads(self.query(x)))  # [B, T, H, K]
+        if memory is not None and cache is not None and cache.length:
+            key, value = cache.read()
+        else:
+            context = x if memory is None else memory.to(scope.dtype)
+            key, value = self.key_norm(self._heads(self.key(context))), self._heads(self.value(context))  # [N, S, G, K]
+            if scope.rotation is not None:
+                query, key = rotate(query, scope.rotation), rotate(key, scope.rotation)
+            if cache is not None:
+                key, value = cache.append(key, value)
+        if key.size(0) != batch:  # beams of one source are further queries to it, not copies of it
+            query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
+        heads = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        y = attend(*heads, scope.mask, scope.causal, self.dropout if self.training else 0.0)  # [N, H, B // N * T, K]
+        return self.output(y.transpose(1, 2).reshape(batch, length, width))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+
+class FeedForward(nn.Module):
+    """max(0, x W1) W2 (section 3.3); GELU; or SwiGLU, (swish(x W1) * x W3) W2 (Shazeer 2020, arXiv:2002.05202).
+
+    What replaces this class takes the same arguments here and in `forward`.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.activation = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}[config.activation]
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation == "swiglu" else None
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
+        self.dropout = Dropout(config.ff_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, T, D] to [B, T, D], each position by itself."""
+        y = self.activation(self.up(x))  # [B, T, d_ff]
+        if self.gate is not None:
+            y = y * self.gate(x)
+        return self.down(self.dropout(y))
+
+
+@dataclass
+class Blocks:
+    """The classes that a layer is built from; a plugin replaces one by its own with the same signatures."""
+
+    attention: type[nn.Module] = MultiHeadAttention
+    causal_attention: type[nn.Module] | None = None
+    """Of a decoder to itself, and `cross_attention` to the memory, where they differ from `attention`."""
+    cross_attention: type[nn.Module] | None = None
+    feed_forward: type[nn.Module] = FeedForward
+
+    def __post_init__(self) -> None:
+        self.causal_attention = self.causal_attention or self.attention
+        self.cross_attention = self.cross_attention or self.attention
+
+
+@dataclass
+class Scope:
+    """What the queries of one pass may attend to: made once, shared by all layers."""
+
+    dtype: torch.dtype
+    """Of the matrix products: autocast's, or that of the weights."""
+    mask: Tensor | None = None
+    """Boolean, or added to the scores; broadcastable to [N, H, T, S]; None hides nothing."""
+    causal: bool = False
+    """Each position sees itself and what stands before it; only without a mask."""
+    rotation: tuple[Tensor, Tensor] | None = None
+    """Cosines and sines of the rotary positions, [T, 1, K / 2] or [B, T, 1, K / 2]."""
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2)) * weight (Zhang and Sennrich 2019, arXiv:1910.07467), in float32 inside."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises the last dimension; shape and dtype stay."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-6).to(x.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout; on a CPU from 16 random bits an element, drawn four at a time: twice as fast as torch's own there."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zeroes elements with probability p and scales the others by 1 / (1 - p), in training."""
+        in_16_bits = self.training and 0 < self.p <= 1 - 2**-16
+        if not in_16_bits or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return F.dropout(x, self.p, self.training)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        keep = bits[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
+        return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
+
+
+def new_norm(config: ModelConfig) -> nn.Module:
+    """The norm of the residual stream: LayerNorm (the paper) or RMSNorm."""
+    return RMSNorm(config.d_model) if config.norm == "rms_norm" else nn.LayerNorm(config.d_model, bias=config.bias)
+
+
+def sinusoids(max_len: int, d_model: int) -> Tensor:
+    """The table [max_len, D] of section 3.5: sines in the even columns, cosines in the odd ones."""
+    angle = _angles(torch.arange(max_len), d_model)
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
+
+
+def segment_positions(segments: Tensor) -> Tensor:
+    """Positions [B, T] counted from the start of each segment; ``segments`` [B, T] holds one number per segment."""
+    place = torch.arange(segments.size(1), device=segments.device).expand_as(segments)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return place - torch.where(starts, place, 0).cummax(1).values
+
+
+def rotary_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., T, 1, K / 2] of positions [..., T] (RoFormer, Su et al. 2021, arXiv:2104.09864)."""
+    angle = _angles(positions, head_dim)[..., None, :]
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turns the pairs (i, i + K / 2) of each head of [B, T, H, K] by their position's angles.
+
+    The paper pairs neighbours (2 i, 2 i + 1): the same up to a permutation of the columns of query and key.
+    """
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+
+
+def _angles(positions: Tensor, width: int) -> Tensor:
+    """Position / 10000^(2 i / width), [..., width / 2], in float32 whatever the default type."""
+    exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+    return positions[..., None].float() * 10000.0**-exponent
+
+
+def alibi_slopes(num_heads: int) -> Tensor:
+    """The slope of each head (Press et al. 2022, arXiv:2108.12409, section 3), as in the authors' code.
+
+    2^(-8 / n), 2^(-16 / n), ... for n a power of two; else those of the next smaller power, then every second slope of
+    the next larger one.
+    """
+    power = 2 ** int(math.log2(num_heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(num_heads - power)]
+    return torch.tensor(slopes, dtype=torch.float32)
+
+
+def alibi_bias(slopes: Tensor, length: int, total: int, mask: Tensor | None) -> Tensor:
+    """-slope * |i - j| of the last ``length`` of ``total`` positions, -inf where ``mask`` hides: [B or 1, H, T, S]."""
+    key = torch.arange(total, device=slopes.device)
+    distance = (key[total - length :, None] - key).abs()  # [T, S]
+    bias = -slopes.float()[:, None, None] * distance  # [H, T, S]
+    return bias[None] if mask is None else torch.where(mask, bias, -math.inf)

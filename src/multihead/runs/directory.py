@@ -1,0 +1,373 @@
+"""The capsule: one directory per run that moves to another machine and still predicts and resumes."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import platform
+import secrets
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multihead import capabilities
+from multihead.config.compose import compose_from_run, load_yaml, to_yaml
+from multihead.config.training import Config
+from multihead.config.words import typed_as
+from multihead.data.tokenizer import Tokenizer
+from multihead.errors import CheckpointError, ConfigError, MachineError
+from multihead.plugin import Plugin
+from multihead.ranks import is_main_rank, world_size
+from multihead.runs import lock
+from multihead.runs.run import Run, say_without_effect
+from multihead.text.targets import TargetText
+
+if TYPE_CHECKING:
+    from multihead.tasks.base import Model, Task, Vocabulary
+
+log = logging.getLogger("multihead")
+
+FORMAT = 2
+VOCABULARY = "vocabulary"  # folder of tokenizers and classes as the run began, which a resume reads
+TARGETS = "targets.json"
+"""What the training split tells of targets, beside the tokenizers."""
+LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tokenizers", "sacrebleu", "numpy")
+
+
+def new_run_dir(config: Config) -> Path:
+    """Where this run will live; nothing is made yet.
+
+    Raises:
+        ConfigError: If ``run_dir`` names a directory that is not empty, or is not given where ranks are started by
+            others, who could not agree on one.
+    """
+    if world_size() > 1:
+        if not config.run_dir:
+            raise ConfigError(
+                "run_dir", "must be given where torchrun or srun starts the ranks", "run_dir=outputs/NAME"
+            )
+        if not is_main_rank():
+            return Path(config.run_dir)  # rank 0 checks it, and may have made it already
+    if not config.run_dir:
+        now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        return Path("outputs") / config.task.name / config.data.name / f"{now}_{secrets.token_hex(2)}"
+    path = Path(config.run_dir)
+    if path.exists() and (not path.is_dir() or any(file.name != lock.FILE for file in path.iterdir())):
+        fix = f"choose another directory, or resume=auto to go on with the run in {path}"
+        raise ConfigError("run_dir", f"{path} exists already and is not empty", fix)
+    return path
+
+
+def capsule_dir(run: str, key: str = "run") -> Path:
+    """The directory of an existing run.
+
+    Raises:
+        ConfigError: If there is none, or it is no capsule.
+    """
+    path = Path(run)
+    if not path.is_dir():
+        raise ConfigError(key, f"no such directory: {path}", "give the directory of a run, outputs/...")
+    if not (path / "config.yaml").is_file():
+        raise ConfigError(key, f"{path} is not the directory of a run: it has no config.yaml", "outputs/TASK/DATA/...")
+    return path
+
+
+def create(
+    run_dir: Path, tree: Mapping[str, Any], words: Sequence[str], environment: Mapping[str, Any], vocab: Vocabulary
+) -> None:
+    """Makes the directory with what is known before the first step.
+
+    Raises:
+        MachineError: If it cannot be written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        describe(run_dir, tree, words)
+        (run_dir / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+        (run_dir / VOCABULARY).mkdir(exist_ok=True)
+        files = save_vocab(run_dir / VOCABULARY, vocab)
+        (run_dir / VOCABULARY / "roles.json").write_text(json.dumps(files) + "\n")
+    except OSError as error:
+        raise MachineError(str(run_dir), f"cannot be written ({error.strerror})", "choose another run_dir") from error
+
+
+def describe(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Writes the configuration and what was typed; a resume may add to both."""
+    from multihead.runs.checkpoint import replace_synced
+
+    replace_synced(run_dir / "config.yaml", to_yaml(tree).encode())
+    replace_synced(run_dir / "overrides.yaml", to_yaml(list(words)).encode())
+
+
+def environment(
+    config: Config, fingerprints: Mapping[str, str], plugin: Plugin | None, words: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Command, versions, commit, hardware, threads, data fingerprints, seed; no environment variables, no host names.
+
+    The command is that of a run which begins: what a resume adds to it stands in overrides.yaml.
+    """
+    import torch
+
+    commit, dirty = git_state()
+    cuda = torch.cuda.is_available()
+    return {
+        "command": shlex.join(["python", "train.py", *words]),
+        "versions": {"python": platform.python_version(), "multihead": metadata.version("multihead")}
+        | {name: metadata.version(name) for name in LIBRARIES},
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "hardware": {
+            "processor": _processor(),
+            "cores": capabilities.cores(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        },
+        "threads": torch.get_num_threads(),
+        "data": dict(fingerprints),
+        "seed": config.seed,
+        "plugin": {"name": plugin.name, "sha256": plugin.sha256} if plugin else None,
+    }
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of the package's own checkout and whether it is dirty; (None, None) outside of one."""
+    here = Path(__file__).parent
+    try:
+        run = lambda *words: subprocess.run(  # noqa: E731
+            ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        return run("rev-parse", "HEAD"), bool(run("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_commit_label(commit: str | None, dirty: bool | None) -> str:
+    """The commit as result.json shows it."""
+    return "" if commit is None else commit + ("-dirty" if dirty else "")
+
+
+def copy_plugin(run_dir: Path, plugin: Plugin | None) -> None:
+    """Puts the plugin's file into the capsule, for the record; it is never loaded from there unasked."""
+    if plugin and plugin.path:
+        (run_dir / "plugin").mkdir(exist_ok=True)
+        shutil.copyfile(plugin.path, run_dir / "plugin" / plugin.path.name)
+
+
+def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) -> None:
+    """Writes ``model/``, all that prediction needs; beside its target first, then renamed."""
+    target, beside = run_dir / "model", run_dir / "model.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    save_weights(task.model, beside / "model.safetensors")
+    description = {
+        "format": FORMAT,
+        "step": step,
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "tokenizers": save_vocab(beside, task.vocab),
+        "config": dict(tree),
+    }
+    (beside / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(beside, target)
+
+
+def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
+    """Writes tokenizers, classes and what is known of targets; returns role to the tokenizer's file.
+
+    tokenizer.json is the only one or the target's, tokenizer_ROLE.json another's; labels.json names the classes;
+    targets.json holds the limit on the length of outputs and BLEU's tokenizer.
+    """
+    main = vocab.tokenizers.get("target", next(iter(vocab.tokenizers.values())))
+    files = {}
+    for role, tokenizer in vocab.tokenizers.items():
+        files[role] = "tokenizer.json" if tokenizer is main else f"tokenizer_{role}.json"
+        tokenizer.save(folder / files[role])
+    (folder / "labels.json").write_text(json.dumps(vocab.labels, ensure_ascii=False) + "\n")
+    if vocab.targets:
+        described = {name: text.as_dict() for name, text in vocab.targets.items()}
+        (folder / TARGETS).write_text(json.dumps(described) + "\n")
+    return files
+
+
+def load_vocab(run_dir: Path) -> Vocabulary:
+    """Tokenizers by role and names of classes of a finished run, as ``model/model.json`` says.
+
+    Raises:
+        CheckpointError: If they are missing or damaged.
+    """
+    return _vocab(run_dir / "model", describe_model(run_dir)["tokenizers"])
+
+
+def starting_vocab(run_dir: Path) -> Vocabulary:
+    """Tokenizers and classes as the run began with them.
+
+    Raises:
+        CheckpointError: If they are missing or damaged.
+    """
+    return _vocab(run_dir / VOCABULARY, read_json(run_dir / VOCABULARY / "roles.json", dict))
+
+
+def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
+    from multihead.tasks.base import Vocabulary
+
+    if not files or not all(isinstance(name, str) and Path(name).name == name for name in files.values()):
+        raise CheckpointError(str(folder), f"names no tokenizers of its own: {str(files)[:100]}", "copy the run again")
+    labels = read_json(folder / "labels.json", list)
+    if not all(isinstance(label, str) for label in labels):
+        raise CheckpointError(str(folder / "labels.json"), "must be a list of texts", "copy the run again")
+    loaded = {name: Tokenizer.load(folder / name) for name in set(files.values())}
+    return Vocabulary({role: loaded[name] for role, name in files.items()}, labels, read_targets(folder / TARGETS))
+
+
+def read_targets(file: Path) -> dict[str, TargetText]:
+    """What is known of targets, by task; nothing of runs from before it was measured.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    if not file.is_file():
+        return {}
+    content = read_json(file, dict)
+    try:
+        return {name: TargetText.of(described) for name, described in content.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(str(file), f"is damaged ({error})", "copy the run again") from None
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """A JSON file of a capsule.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or of another kind.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(str(path), f"is damaged ({error})", "copy the run again") from None
+    if not isinstance(content, kind):
+        what = f"is damaged (a {type(content).__name__}, expected a {kind.__name__})"
+        raise CheckpointError(str(path), what, "copy the run again")
+    return content
+
+
+def describe_model(run_dir: Path) -> dict[str, Any]:
+    """What ``model/model.json`` says.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or of a newer version.
+    """
+    path = run_dir / "model" / "model.json"
+    if not path.is_file():
+        if path.parent.is_dir() or (run_dir / "result.json").is_file():
+            raise CheckpointError(str(path), "is missing, though the run is finished", "copy the run again")
+        fix = f"finish it first: {typed_as('resume', str(run_dir))}"
+        raise CheckpointError(str(run_dir), "has no model/ yet: the run did not get to its end", fix)
+    description = read_json(path, dict)
+    config = description.get("config")
+    whole = isinstance(description.get("format"), int) and isinstance(description.get("tokenizers"), dict)
+    if not whole or not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        what = "is damaged (it must hold format, tokenizers and config)"
+        raise CheckpointError(str(path), what, "copy the run again")
+    if description["format"] > FORMAT:
+        raise CheckpointError(str(path), f"was written in format {description['format']}; this version reads {FORMAT}")
+    return description
+
+
+def save_weights(model: Model, path: Path) -> None:
+    """Writes ``model.safetensors``; equal weights give equal bytes.
+
+    A tensor with several names is written once. The header's metadata names the others, in an order that safetensors
+    draws anew in each process, so they are sorted here.
+    """
+    from safetensors.torch import save_model
+
+    save_model(model, str(path))
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+            assert len(written) == size, f"{path}: a header of another length"
+            file.seek(8)
+            file.write(written)
+
+
+def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> None:
+    """Loads ``model.safetensors`` into a task's model.
+
+    Args:
+        task: What it has to fit.
+        path: The file.
+        fix: What to do where it does not.
+
+    Raises:
+        CheckpointError: If the file is damaged or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(task.model, str(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(str(path), f"cannot be loaded ({reason})", fix) from error
+
+
+def load_calibration(task: Task, run_dir: Path) -> None:
+    """Gives the classifier of a run the temperature and thresholds that ``evaluate`` put into its capsule."""
+    from multihead.metrics import calibration
+
+    if (classifier := task.members().get("classification")) is not None:
+        classifier.calibration = calibration.Calibration.load(run_dir / "model" / calibration.FILE)
+
+
+def load(run: str | os.PathLike[str], *words: str) -> Run:
+    """Loads a finished run for prediction.
+
+    Args:
+        run: The run's directory.
+        words: Overrides as on the command line, such as ``decoding.num_beams=5`` or ``plugin=variant.py``.
+
+    Raises:
+        ConfigError: If there is no such run.
+        CheckpointError: If its model is missing or damaged, or needs a plugin that was not named.
+    """
+    from multihead.model.kernels import keep_freed_memory
+    from multihead.tasks import build_task
+
+    keep_freed_memory()
+    capabilities.limit_threads()
+    path = capsule_dir(str(run))
+    composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
+    say_without_effect(composition.config)
+    task = build_task(composition.config, load_vocab(path), composition.plugin)
+    load_weights(task, path / "model" / "model.safetensors")
+    load_calibration(task, path)
+    task.eval()
+    return Run(path, composition.config, task)
+
+
+def write_result(run_dir: Path, result: Mapping[str, Any], name: str = "result.json") -> dict[str, Any]:
+    """Writes a flat result and reads it back."""
+    path = run_dir / name
+    beside = path.with_name(name + ".tmp")
+    beside.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(beside, path)
+    return json.loads(path.read_text())

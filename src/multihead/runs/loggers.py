@@ -1,0 +1,559 @@
+"""The loggers of a run: metrics.csv, Weights & Biases, TensorBoard. Only rank 0 writes any of them.
+
+A call ``log_metrics(metrics, step)`` is one row: ``step`` counts optimizer steps, and the metrics ``epoch`` and
+``tokens`` (target tokens seen), where given, are its coordinates; where not given, they stay as they were.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import queue
+import secrets
+import shlex
+import struct
+import threading
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from multihead.config.keys import flatten
+from multihead.config.training import Config
+from multihead.errors import ConfigError, MachineError
+from multihead.runs.metrics_file import COORDINATES, CSVMetrics, Row, whole_lines
+from multihead.side_outputs import side_output
+from multihead.tasks.base import Task, TaskCallback
+
+log = logging.getLogger("multihead")
+
+PROBE_SECONDS = 5.0
+"""Longest wait for an answer of the W&B server before the run goes on offline."""
+FINISH_SECONDS = 3.0
+"""Longest wait for the upload at the end of an online run; what is then missing is kept."""
+QUEUE_SECONDS = 3.0
+"""Longest wait for tables to be handed over before that."""
+UPLOAD_SECONDS = 600.0
+"""Longest wait where the capsule is to be uploaded too."""
+
+MOST_SAMPLES = 1000
+"""Newest rows of the table of samples."""
+ARTIFACT_FILES = ("config.yaml", "overrides.yaml", "environment.json", "result.json", "metrics.csv")
+
+
+def build_loggers(config: Config, run_dir: Path, tree: Mapping[str, Any], *, step: int = 0) -> list[Logger]:
+    """The loggers of a run: `CSVMetrics` always, and what ``logger`` names.
+
+    Args:
+        config: Decides by ``config.logger``.
+        run_dir: Exists; everything is written below it.
+        tree: The whole configuration as plain containers, for display.
+        step: Optimizer steps done where the run is resumed, else 0. What was recorded beyond it is dropped from
+            metrics.csv, and what W&B has already is not sent again.
+
+    Returns:
+        An empty list on every rank but 0.
+
+    Raises:
+        ConfigError: If ``logger=tensorboard`` and the package is missing.
+        MachineError: If metrics.csv cannot be written.
+    """
+    if rank_zero_only.rank:
+        return []
+    metrics = CSVMetrics(run_dir, step)
+    loggers: list[Logger] = [metrics]
+    if config.logger == "tensorboard":
+        loggers.append(_tensorboard(run_dir, step))
+    elif config.logger in ("auto", "wandb"):
+        with side_output("W&B"):
+            run = start_wandb(run_dir, tree)
+            if run is not None:
+                loggers.append(WandbMetrics(run, run_dir, metrics.rows()))
+    return loggers
+
+
+class SamplesFile(TaskCallback):
+    """Appends the samples of each validation and test to ``samples.jsonl``, and shows a validation's as a table."""
+
+    def __init__(self, run_dir: Path):
+        self.path = run_dir / "samples.jsonl"
+
+    @side_output("samples.jsonl")
+    def on_samples(self, trainer: L.Trainer, pl_module: Task, split: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        lines = [
+            json.dumps({"split": split, "step": step, **sample}, ensure_ascii=False, default=_plain)
+            for sample in pl_module.samples
+        ]
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        if split == "val":
+            log_samples(trainer.loggers, step, pl_module.samples)
+
+
+def _plain(value: Any) -> Any:
+    """What a plugin's task may put into a sample and JSON does not know: arrays and tensors as lists, else text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+@side_output("the table of samples")
+def log_samples(loggers: Sequence[Logger], step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Shows sentences and their outputs as a table where a logger has tables (W&B)."""
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.log_samples(step, samples)
+
+
+@side_output("a table")
+def log_table(loggers: Sequence[Logger], step: int, name: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Shows a table, the first row its head, where a logger has tables (W&B)."""
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.log_table(step, name, rows[0], rows[1:])
+
+
+@side_output("a picture's upload")
+def log_picture(loggers: Sequence[Logger], step: int, name: str, path: Path) -> None:
+    """Shows a PNG file where a logger has pictures (W&B, TensorBoard)."""
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.log_picture(step, name, path)
+        elif isinstance(logger, TensorBoardLogger):
+            from matplotlib.image import imread
+
+            image = imread(path)  # [H, W, 3 or 4], or grey [H, W]
+            grey = image.ndim == 2
+            logger.experiment.add_image(
+                name, image if grey else image[..., :3], step, dataformats="HW" if grey else "HWC"
+            )
+
+
+@side_output("the upload of the result")
+def log_capsule(loggers: Sequence[Logger], run_dir: Path, result: Mapping[str, Any], whole: bool) -> None:
+    """The result where a logger has a summary; if ``whole``, what prediction and comparison need as an artifact."""
+    for logger in loggers:
+        if isinstance(logger, WandbMetrics):
+            logger.log_capsule(result, whole)
+
+
+def finish(loggers: Sequence[Logger], status: int) -> None:
+    """Closes the loggers at the end of a run with its exit status, and says where W&B put things."""
+    for logger in loggers:
+        with side_output(f"closing the logger {logger.name}"):
+            if isinstance(logger, WandbMetrics):
+                logger.finish(status)
+            else:
+                logger.finalize("success" if status == 0 else "failed")
+
+
+# ---- Weights & Biases
+
+
+class WandbMetrics(Logger):
+    """Metrics, configuration and sample tables of one W&B run, against optimizer steps.
+
+    W&B writes its file in blocks, so that a kill loses the last seconds of it. A resumed run therefore reads back
+    what stands in the files of the same id, sends the rows of metrics.csv that are missing there, and skips what is
+    there already: over all files of the id nothing is lost and nothing doubled. Of a file that was sent while it was
+    written, only the rows count that the server says it has.
+
+    Tables and artifacts go through a thread: for each of them W&B asks the server, and waits for it. Whatever
+    W&B raises is said once, and the run goes on.
+
+    Args:
+        run: What ``wandb.init`` gave.
+        run_dir: The run directory.
+        rows: The rows of metrics.csv.
+    """
+
+    def __init__(self, run: Any, run_dir: Path, rows: Sequence[Row]):
+        super().__init__()
+        self.run: Any = run
+        self.run_dir = run_dir
+        self._waiting: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._left_out, self._all_sent, self._capsule_waits = False, True, False
+        self._sender = threading.Thread(target=self._send_waiting, daemon=True)
+        self._sender.start()
+        for name in ("step", "tokens"):
+            run.define_metric(name)
+        run.define_metric("*", step_metric="step", step_sync=True)
+        taken = run.starting_step if run.settings.mode == "online" else float("inf")
+        self._recorded = {
+            (int(row.get("step", -1)), name)
+            for path in run_dir.glob(f"wandb/*run-*-{run.id}/run-{run.id}.wandb")
+            for row in wandb_history(path)
+            if path.parent.name.startswith("offline-") or row["_step"] < taken
+            for name in row
+        }
+        for row in rows:
+            coordinates = {"epoch": float(row["epoch"]), "tokens": float(row["tokens"])}
+            values = {name: float(text) for name, text in row.items() if text and name not in COORDINATES}
+            self.log_metrics(coordinates | values, int(row["step"]))
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return self.run.id
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Nothing: `build_loggers` passes the configuration."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        coordinates = {"step": step or 0} | {k: float(v) for k, v in metrics.items() if k in COORDINATES}
+        values = {k: float(v) for k, v in metrics.items() if k not in COORDINATES}
+        self._send_now(coordinates, values)
+
+    def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """The table of all validations' sentences so far: a column per key, a row per sample, the newest last.
+
+        samples.jsonl has them, ``samples`` among them; so the table is whole after a resume too.
+        """
+        if not samples:
+            return
+        known = [json.loads(line) for line in whole_lines(self.run_dir / "samples.jsonl")]
+        shown = [row for row in known if row.pop("split") == "val" and row["step"] <= step][-MOST_SAMPLES:] or samples
+        columns = list(dict.fromkeys(name for row in shown for name in row))  # several tasks have several
+        self.log_table(step, "samples", columns, [[row.get(name) for name in columns] for row in shown])
+
+    def log_picture(self, step: int, name: str, path: Path) -> None:
+        """A PNG file."""
+        import wandb
+
+        self._send_now({"step": step}, {name: wandb.Image(str(path))})
+
+    def log_capsule(self, result: Mapping[str, Any], whole: bool) -> None:
+        """The result as the run's summary, and the capsule as an artifact of type ``model`` if ``whole``."""
+        if self.run is None:
+            return
+        try:
+            self.run.summary.update({k: v for k, v in result.items() if isinstance(v, int | float | str)})
+        except Exception as error:
+            log.warning("W&B did not take the result: %s", _told(error))
+        if whole:
+            self._capsule_waits = True
+            self._waiting.put(self._send_capsule)
+
+    def _send_capsule(self) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"{self.run.id}-capsule", type="model")
+        artifact.add_dir(str(self.run_dir / "model"), name="model")
+        for name in ARTIFACT_FILES:
+            artifact.add_file(str(self.run_dir / name))
+        self.run.log_artifact(artifact)
+
+    def log_table(self, step: int, name: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
+        """A table under a name."""
+        import wandb
+
+        rows = [list(row) for row in rows]
+        self._waiting.put(lambda: self._send({"step": step}, {name: wandb.Table(columns=list(columns), data=rows)}))
+
+    def _send_now(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        try:
+            self._send(coordinates, values)
+        except Exception as error:
+            step = coordinates["step"]
+            log.warning("W&B is left out from step %s on (metrics.csv goes on): %s", step, _told(error))
+            self._left_out = True
+
+    def _send_waiting(self) -> None:
+        """In the thread: one after the other, until there is nothing more to come."""
+        while (send := self._waiting.get()) is not None:
+            try:
+                if self._all_sent:
+                    send()
+            except Exception as error:
+                self._all_sent = False
+                if self.run is not None:
+                    log.warning("W&B takes no more tables (%s has their content): %s", self.run_dir, _told(error))
+
+    def _send(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        values = {k: v for k, v in values.items() if (coordinates["step"], k) not in self._recorded}
+        if values and self.run is not None and not self._left_out:
+            self.run.log({**coordinates, **values})
+
+    def finish(self, status: int) -> None:
+        """Closes the run with its exit status and says in one line where it is."""
+        if self.run is None:
+            return
+        self._waiting.put(None)
+        self._sender.join(UPLOAD_SECONDS if self._capsule_waits else QUEUE_SECONDS)
+        whole = self._all_sent and not self._left_out and not self._sender.is_alive()
+        run, self.run = self.run, None
+        try:
+            run.finish(exit_code=status)
+        except TimeoutError:
+            whole = False
+        except Exception as error:
+            log.warning("W&B could not be closed: %s", _told(error))
+        online = run.settings.mode == "online"
+        if online and whole:
+            log.info("W&B: %s", run.url)
+            return
+        kind = "run" if online else "offline-run"
+        files = sorted(self.run_dir.glob(f"wandb/{kind}-*-{run.id}"))
+        several = f"{shlex.quote(str(self.run_dir))}/wandb/{kind}-*-{run.id}"
+        where = shlex.quote(str(files[0])) if len(files) == 1 else several
+        how = "the server did not take everything; it is kept" if online else "offline"
+        log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, where)
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def wandb_id(run_dir: Path) -> str:
+    """The W&B id of a run, made and kept in ``wandb/id`` before the first step, so that a resumed run keeps it.
+
+    ``WANDB_RUN_ID``, which a sweep's agent sets, decides where there is none yet.
+    """
+    path = run_dir / "wandb" / "id"
+    if path.is_file() and path.read_text().strip():
+        return path.read_text().strip()
+    name = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        beside = path.with_suffix(".tmp")
+        beside.write_text(name + "\n")
+        os.replace(beside, path)
+    except OSError as error:
+        raise MachineError(str(path), f"cannot be written ({error.strerror})") from error
+    return name
+
+
+def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
+    """The logged rows of a ``.wandb`` file: a header, then records in LevelDB's log framing.
+
+    Ends quietly where the file ends in the middle of a record. ``_step`` counts a run's rows over all its files.
+    """
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    block, first_bytes = 32768, 7
+    content = path.read_bytes()
+    position, whole = first_bytes, b""
+    while position + 7 <= len(content):
+        rest = block - position % block
+        if rest < 7:
+            position += rest
+            continue
+        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
+        whole += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            try:
+                record = Record.FromString(whole)
+            except DecodeError:
+                return
+            whole = b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                yield {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def start_wandb(run_dir: Path, tree: Mapping[str, Any]) -> Any:
+    """A W&B run, online where the user is logged in and the server answers, else offline; None if it is left out."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    failures = (wandb.errors.Error, OSError, ValueError, RuntimeError)  # ValueError: a WANDB_ variable it refuses
+    name = wandb_id(run_dir)
+    try:
+        wandb.setup(wandb.Settings(silent=True))
+        try:
+            mode, why = _choose_mode()
+        except failures as error:
+            mode, why = "offline", f"W&B: {_told(error).rstrip('.')}"
+        if mode == "disabled":
+            return None
+        if mode == "online":
+            try:
+                return _init_wandb(run_dir, tree, name, mode)
+            except failures as error:
+                why = f"W&B did not start ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+                wandb.teardown()
+        log.info("%s: logging offline to %s/wandb", why, run_dir)
+        return _init_wandb(run_dir, tree, name, "offline")
+    except failures as error:
+        log.warning("W&B is left out: %s", " ".join(str(error).split()))
+        return None
+
+
+def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) -> Any:
+    import wandb
+
+    settings = wandb.Settings(
+        console="off",  # train.log has it
+        host="",
+        disable_git=True,  # a remote's address may hold a password
+        save_code=False,
+        silent=True,
+        x_disable_meta=True,  # command line, user, host
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        init_timeout=PROBE_SECONDS,
+        finish_timeout=UPLOAD_SECONDS if tree.get("log_model") else FINISH_SECONDS,
+        finish_timeout_raises=True,
+    )
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT") or "multihead",
+        name=os.environ.get("WANDB_NAME") or run_dir.resolve().name,
+        id=name,
+        dir=str(run_dir),
+        resume="allow",
+        mode=mode,
+        job_type=str(tree.get("task", {}).get("name", "run")),
+        config={**tree, "reproduce": reproduce(run_dir)},
+        settings=settings,
+    )
+    run.config.update(hidden_leaves(tree, run.config))
+    return run
+
+
+def hidden_leaves(tree: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves, by names with dots, of the nodes that W&B does not show.
+
+    In a sweep, W&B's agent sets ``task=translation`` or ``model=small``, and W&B keeps the words that it has set in the
+    place of our nodes of the same names.
+
+    Args:
+        tree: The whole configuration.
+        shown: The configuration of the W&B run.
+    """
+    nodes = {name: node for name, node in tree.items() if isinstance(node, Mapping)}
+    hidden = {name: node for name, node in nodes.items() if not isinstance(shown.get(name), Mapping)}
+    return {name: value for name, value in flatten(hidden).items() if name not in shown}
+
+
+def reproduce(run_dir: Path) -> dict[str, Any]:
+    """The commit and the command line of a run, as its capsule has them."""
+    try:
+        known = json.loads((run_dir / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: known[name] for name in ("command", "git_commit", "git_dirty") if name in known}
+
+
+def _choose_mode() -> tuple[str, str]:
+    """online, offline or disabled, and the reason for being offline. WANDB_MODE wins; nothing is ever asked."""
+    import wandb
+
+    asked = os.environ.get("WANDB_MODE", "").lower()
+    if asked == "disabled":
+        return "disabled", ""
+    if asked in ("offline", "dryrun"):
+        return "offline", f"W&B: WANDB_MODE={asked}"
+    if not wandb.login(prompt=False, verify=False):
+        return "offline", "W&B: not logged in (wandb login)"
+    address = wandb.setup().settings.base_url
+    if not _answers(address):
+        return "offline", "W&B unreachable"
+    return "online", ""
+
+
+def _answers(address: str) -> bool:
+    """Whether an HTTP server answers, with whatever status, within `PROBE_SECONDS`, name resolution included."""
+    outcome: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(address, timeout=PROBE_SECONDS):
+                outcome.append(True)
+        except urllib.error.HTTPError:
+            outcome.append(True)
+        except (OSError, ValueError, http.client.HTTPException):
+            outcome.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return outcome == [True]
+
+
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger; what it cannot write costs neither the run nor its result."""
+
+    log_metrics = side_output("TensorBoard")(TensorBoardLogger.log_metrics)
+    log_hyperparams = side_output("TensorBoard")(TensorBoardLogger.log_hyperparams)
+    log_graph = side_output("TensorBoard")(TensorBoardLogger.log_graph)
+    save = side_output("TensorBoard")(TensorBoardLogger.save)
+    finalize = side_output("TensorBoard")(TensorBoardLogger.finalize)
+
+
+def _tensorboard(run_dir: Path, step: int) -> Logger:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        fix = 'pip install "multihead[tensorboard]", or logger=auto'
+        raise ConfigError("logger", "tensorboard is not installed", fix) from error
+    return TensorBoard(str(run_dir), "tensorboard", "", purge_step=step + 1 if step else None)
+
+
+# ---- Lightning's noise
+
+NOISE = (
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "💡 Tip",
+    "`Trainer.fit` stopped",
+    "`weights_only` was not set",
+    "Using bfloat16 Automatic Mixed Precision",
+    "Using 16bit Automatic Mixed Precision",
+    "You are using a CUDA device",
+    "LOCAL_RANK:",
+    "Initializing distributed",
+    "----------",
+    "distributed_backend=",
+    "All distributed processes registered",
+    "Restoring states from the checkpoint",
+    "Restored all states from the checkpoint",
+    "Found current_model_state in the checkpoint",
+)
+"""Beginnings of Lightning's messages that say nothing that our own lines do not say, or advertise."""
+
+TALKERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.pytorch",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",  # a filter does not hold for loggers below its own
+)
+"""Loggers that say it."""
+
+WARNINGS = (
+    ".*isinstance\\(treespec, LeafSpec\\).*",  # lightning 2.6 under torch 2.13
+    ".*does not have many workers.*",  # batches are assembled from arrays in memory
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*lr_scheduler.step.*before.*optimizer.step.*",  # false alarm where a gradient scaler skips the first step
+    ".*The ``compute`` method of metric .* was called before the ``update`` method.*",  # a rank without examples
+)
+"""Warnings that our use of Lightning, torch and torchmetrics makes pointless."""
+
+
+class _Noise(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().lstrip().startswith(NOISE)
+
+
+def quiet_lightning() -> None:
+    """Drops `NOISE` and `WARNINGS`; errors and other warnings pass. Call it before a Trainer is made."""
+    for name in TALKERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(existing, _Noise) for existing in logger.filters):
+            logger.addFilter(_Noise())
+    for message in WARNINGS:
+        warnings.filterwarnings("ignore", message=message)

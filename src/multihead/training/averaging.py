@@ -1,0 +1,197 @@
+"""Averaged weights: an exponential moving average, or the equal average of the last steps.
+
+The trained weights are copied and nothing else: a task also carries texts, metrics and its trainer, which belong to
+others and which no average needs. Averages are kept in float32 or better, since an average in bfloat16 stands still:
+the step of a slow average is smaller than the distance between two bfloat16 numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
+
+from multihead.config.training import TrainerConfig
+from multihead.training.sharding import parted
+
+log = logging.getLogger("multihead")
+
+MOST_OF_FIRST = 0.2
+"""Share that the weights after the first step may have in an exponential average before a warning."""
+
+
+class Averaging(L.Callback):
+    """Validation, the exported model and the end of training use averaged weights, once a step was sampled.
+
+    A checkpoint holds the average as ``state_dict``, the weights that training goes on with as
+    ``current_model_state``, and the number of sampled steps as ``averaging_state``.
+
+    Args:
+        update: Moves averages towards weights: (averages, weights, number of steps sampled before).
+    """
+
+    def __init__(self, update: Callable[[list[Tensor], list[Tensor], int], None]):
+        self.update = update
+        self.num_averaged = 0
+        self.latest_step = 0
+        self.averages: list[Tensor] = []
+        """One for each trained parameter, in their order; on several ranks sharded as they are."""
+        self.current: list[Tensor] = []
+        """The weights that training goes on with, while the averages stand in their place."""
+
+    def samples_step(self, step: int) -> bool:
+        """Whether the weights after optimizer step ``step``, counted from 1, enter the average."""
+        return True
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.averages = [
+            p.detach().clone().to(torch.promote_types(p.dtype, torch.float32)) for p in _trained(pl_module)
+        ]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step <= self.latest_step or not self.samples_step(step):
+            return
+        with torch.no_grad():
+            pairs = zip(self.averages, _trained(pl_module), strict=True)
+            averages, weights = zip(*((_local(a), _local(p).to(a.dtype)) for a, p in pairs), strict=True)
+            if self.num_averaged:
+                self.update(list(averages), list(weights), self.num_averaged)
+            else:
+                torch._foreach_copy_(list(averages), list(weights))
+        self.num_averaged += 1
+        self.latest_step = step
+
+    # ---- in the place of the weights
+
+    def put_in(self, module: L.LightningModule) -> None:
+        """Puts the averages in the place of the weights, which are kept; nothing happens before the first sample."""
+        if self.num_averaged and not self.current:
+            with parted(module), torch.no_grad():
+                self.current = [p.detach().clone() for p in _trained(module)]
+                _copy(self.averages, module)
+
+    def take_out(self, module: L.LightningModule) -> None:
+        """Puts the weights back in their place."""
+        if self.current:
+            with parted(module), torch.no_grad():
+                _copy(self.current, module)
+            self.current = []
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.put_in(pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Not at the end of the epoch: the module's own comes behind that of callbacks, and still validates."""
+        self.take_out(pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.put_in(pl_module)
+        self.current = []
+        if not trainer.is_global_zero:
+            return
+        if not self.num_averaged:
+            told = "no weights were averaged: the run ended at step %d, before the first step that counts"
+            log.warning(told, trainer.global_step)
+        if self.num_averaged and (doubt := self.doubt(trainer.global_step)):
+            log.warning("%s", doubt)
+
+    def doubt(self, steps: int) -> str:
+        """Why the average of a run of so many steps may not be meant; empty if nothing speaks against it."""
+        return ""
+
+    # ---- checkpoints
+
+    def state_dict(self) -> dict[str, int]:
+        return {"latest_update_step": self.latest_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.latest_step = state_dict["latest_update_step"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if not self.num_averaged:
+            return
+        averages = {id(p): average for p, average in zip(_trained(pl_module), self.averages, strict=True)}
+        named = {name: averages.get(id(p)) for name, p in pl_module.named_parameters(remove_duplicate=False)}
+        current = checkpoint["state_dict"]
+        averaged = {name: weight if named.get(name) is None else named[name] for name, weight in current.items()}
+        checkpoint["state_dict"], checkpoint["current_model_state"] = averaged, current
+        checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self.num_averaged)}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes over the average of a checkpoint; without one the average starts anew."""
+        self.num_averaged = int(checkpoint.get("averaging_state", {}).get("n_averaged", 0))
+        if self.num_averaged:
+            names = {id(p): name for name, p in pl_module.named_parameters()}
+            with torch.no_grad():
+                for p, average in zip(_trained(pl_module), self.averages, strict=True):
+                    average.copy_(checkpoint["state_dict"][names[id(p)]])
+
+
+class MovingAverage(Averaging):
+    """Exponential moving average, which starts as the weights after the first step.
+
+    Args:
+        decay: Share of the average that a step keeps.
+    """
+
+    def __init__(self, decay: float):
+        super().__init__(get_ema_multi_avg_fn(decay))
+        self.decay = decay
+
+    def doubt(self, steps: int) -> str:
+        share = self.decay ** (steps - 1)
+        if steps < 2 or share < MOST_OF_FIRST:
+            return ""
+        told = f"trainer.ema_decay={self.decay}: {share:.0%} of the average is still the weights of step 1"
+        return f"{told.replace('%', ' %')}; fix: trainer.ema_decay={1 - 5 / max(steps, 10):.4g} or more steps"
+
+
+class LastAverage(Averaging):
+    """Equal average of the weights of the last steps (checkpoint averaging, section 6.1 of arXiv:1706.03762).
+
+    Args:
+        first_step: Earlier steps do not enter the average.
+        every: Steps whose number it divides do.
+    """
+
+    def __init__(self, first_step: int, every: int):
+        super().__init__(get_swa_multi_avg_fn())
+        self.first_step, self.every = first_step, every
+
+    def samples_step(self, step: int) -> bool:
+        return step >= self.first_step and step % self.every == 0
+
+
+def averaging(config: TrainerConfig) -> list[Averaging]:
+    """The callback that averages weights, if the configuration asks for one."""
+    if config.ema_decay:
+        return [MovingAverage(config.ema_decay)]
+    if config.average_last_steps:
+        return [LastAverage(config.max_steps - config.average_last_steps + 1, config.average_every_n_steps)]
+    return []
+
+
+def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters that the optimizer moves; a shared one comes once."""
+    return (p for p in module.parameters() if p.requires_grad)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's part, in the same memory."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _copy(weights: list[Tensor], module: nn.Module) -> None:
+    for weight, parameter in zip(weights, _trained(module), strict=True):
+        _local(parameter).copy_(_local(weight))

@@ -1,0 +1,327 @@
+"""``plan=true``: what a run will take, before it starts. Measures a few steps and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import logging
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multihead.capabilities import device_of
+from multihead.config.compose import Composition
+from multihead.data.encode import Encoded
+from multihead.errors import MachineError, Stopped
+from multihead.training.launch import local_ranks
+from multihead.training.precision import cautions, settle
+
+if TYPE_CHECKING:
+    from multihead.data.prepare import Prepared
+    from multihead.tasks.base import Task
+
+log = logging.getLogger("multihead")
+
+STEPS, WARM_UP = 16, 4
+"""Measured steps, and how many of them are not counted."""
+DECODED = 48
+"""Texts that are decoded to learn what one takes."""
+
+
+def plan(composition: Composition) -> dict[str, Any]:
+    """Shows parameters, memory, operations, steps, disk and time of a run; returns them as one flat dict.
+
+    Raises:
+        MachineError: The run cannot fit into the memory there is.
+    """
+    began = time.monotonic()  # imports of Lightning are part of the start
+    from multihead.runs.loggers import quiet_lightning
+    from multihead.runs.progress import open_log
+    from multihead.training.job import starting
+
+    quiet_lightning()
+    ranks = max(1, local_ranks(composition.config))
+    notes = [*settle(composition), *cautions(composition.config)]
+    prepared, _ = starting(composition)
+    found = _counted(composition, prepared, ranks)
+    found |= _measured(composition, prepared, ranks, began)
+    if _shared_out(composition.config, ranks):  # they were measured whole
+        parts = sum(found.get(f"memory/{name}", 0) for name in ("gradients", "optimizer", "averaged weights"))
+        found["memory"] -= (ranks - 1) * parts * (1 if _on_gpu(composition.config) else ranks)
+    _refuse_unless_it_fits(found, ranks, composition.config)
+    with contextlib.closing(open_log(None)):
+        for note in notes:
+            log.info("%s", note)
+        _show(found, ranks)
+    return found
+
+
+def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[str, Any]:
+    """What follows from the configuration; nothing of the model is allocated for it.
+
+    Raises:
+        MachineError: It does not fit.
+    """
+    import torch
+
+    from multihead.tasks import build_task
+    from multihead.training.cost import available_memory, bytes_by_part, least_activations, parameters_by_part
+
+    config = composition.config
+    with torch.device("meta"):
+        task = build_task(config, prepared.vocab, composition.plugin)
+        groups = task.configure_optimizers()["optimizer"].param_groups
+        parts, kept = parameters_by_part(task.model), bytes_by_part(task.model, config, groups)
+    checkpoint = sum(size for name, size in kept.items() if name != "gradients")
+    on_gpu, weights, passing = _on_gpu(config), kept["weights"], least_activations(config)
+    if _shared_out(config, ranks):
+        kept = {name: -(-size // ranks) for name, size in kept.items()}
+        passing = max(passing, weights)
+    needed = sum(kept.values()) + passing
+    total, free = needed * (1 if on_gpu else ranks), available_memory(on_gpu)
+    if total > free:
+        listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in kept.items())
+        what = f"the run needs at least {_gigabytes(total)} ({listed}), and {_gigabytes(free)} are free"
+        fix = "a smaller model, data.part_tokens, or precision=bf16-true"
+        raise MachineError("memory", what, fix)
+    gathered = {"memory/weights gathered for validation": weights} if _shared_out(config, ranks) else {}
+    return {
+        "parameters": sum(parts.values()),
+        **{f"parameters/{name}": count for name, count in parts.items() if count},
+        **{f"memory/{name}": size for name, size in kept.items() if size},
+        **gathered,
+        "disk/checkpoint": checkpoint,
+        "disk/run": checkpoint * (config.trainer.keep_checkpoints + 1) + weights,
+    }
+
+
+def _refuse_unless_it_fits(found: dict[str, Any], ranks: int, config: Any) -> None:
+    """What one process took in the measured steps, for all ranks, against what is free and what this one holds.
+
+    Raises:
+        MachineError: It does not fit.
+    """
+    from multihead.training.cost import available_memory, resident_memory
+
+    if _on_gpu(config):  # one rank a device, and the steps ran there
+        return
+    free = available_memory(False) + resident_memory()
+    if found["memory"] > free:
+        named, taken = f"{ranks} rank{'s' * (ranks > 1)}", _gigabytes(found["memory"])
+        what = f"{named} would take {taken}, and {_gigabytes(free)} are free"
+        raise MachineError("memory", what, "fewer devices, a smaller data.part_tokens, or a smaller model")
+
+
+def _measured(composition: Composition, prepared: Prepared, ranks: int, began: float) -> dict[str, Any]:
+    """What a few steps, one validation and some decoding tell of the whole run."""
+    from multihead.training.cost import kept_for_backward, peak_memory, resident_memory
+    from multihead.training.job import build_trainer, join
+
+    config, process = composition.config, resident_memory()
+    short = dataclasses.replace(composition, config=_short(config, prepared))
+    with tempfile.TemporaryDirectory(prefix="multihead-plan-") as folder:
+        task, data = join(short, prepared, 1)
+        clock = _Clock()
+        monitor = (config.task.monitor, config.task.monitor_mode)
+        steps = _measured_steps()(Path(folder), data, short.config.trainer, monitor, None, clock.event)
+        trainer = build_trainer(short, steps, [], [clock.callback()])
+        _reset_peak()
+        with steps.signals.caught():
+            trainer.fit(task, datamodule=data)
+        peak = _peak_since_reset() or peak_memory(task.device)
+        one, texts = _decoding(task)
+        task.train()
+        with trainer.precision_plugin.train_step_context():
+            part = trainer.strategy.batch_to_device(next(data.batches_of((0, 0))))
+            activations, flops = kept_for_backward(task, part)
+    plan, trained = data.plan, config.trainer
+    sample = list(itertools.islice(plan.steps(0), 50))
+    tokens = sum(step.tokens for step in sample) / len(sample)
+    parts = len(list(data.batches_of((0, 0))))
+    loss_pass = max(0.0, clock.seconds("validating", "validated") - one * texts["measured"])
+    limit = trained.limit_val_examples or texts["val"]
+    validation = loss_pass + one * min(limit, texts["val"])
+    test = loss_pass * texts["test_to_val"] + one * texts["test"]
+    often = -(-trained.max_steps // trained.val_every_n_steps)
+    saves = clock.seconds("saving", "saved") * (-(-trained.max_steps // trained.checkpoint_every_n_steps))
+    training = clock.step() * trained.max_steps / ranks
+    start = clock.events["started"] - began
+    return {
+        "memory/activations of a part": activations,
+        "memory/process": process,
+        "memory": peak * (ranks if task.device.type == "cpu" else 1),
+        "flops_per_step": flops * parts,
+        "tokens_per_step": tokens,
+        "padding": plan.padding(parts),
+        "steps": trained.max_steps,
+        "epochs": trained.max_steps / plan.num_steps(0),
+        "tokens": int(tokens * trained.max_steps),
+        "seconds/start": start,
+        "seconds/training": training,
+        "seconds/validation": validation * often,
+        "seconds/test": test,
+        "seconds/saving": saves,
+        "seconds": start + training + validation * often + test + saves,
+        "tokens_per_second": tokens * trained.max_steps / training,
+    }
+
+
+def _measured_steps() -> type:
+    """A class of `Steps` whose run leaves nothing behind, and so never speaks of going on with it."""
+    from multihead.training.steps import Steps
+
+    class Measured(Steps):
+        def _leave(self, trainer: Any, step: int) -> None:
+            name = signal.Signals(self.signum).name
+            raise Stopped(self.signum, f"stopped by {name} while the plan was measured; it leaves nothing behind")
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            """Nothing is saved."""
+
+    return Measured
+
+
+def _short(config: Any, prepared: Prepared) -> Any:
+    """The configuration of the measured steps: one device, a validation at the end that decodes few texts."""
+    short = copy.deepcopy(config)
+    short.devices, short.num_nodes, short.strategy, short.logger = "1", 1, "auto", "none"
+    steps = min(STEPS, config.trainer.max_steps)
+    short.trainer.max_steps = short.trainer.val_every_n_steps = short.trainer.checkpoint_every_n_steps = steps
+    short.trainer.limit_val_examples = min(DECODED, config.trainer.limit_val_examples or DECODED)
+    short.trainer.early_stopping_patience, short.trainer.max_time = 0, ""
+    short.decoding.max_new_tokens = _usual_length(prepared)
+    short.decoding.min_new_tokens = short.decoding.max_new_tokens  # an untrained model ends anywhere or nowhere
+    return short
+
+
+def _usual_length(prepared: Prepared) -> int:
+    """Tokens of a long reference, which is what a batch of trained outputs is decoded to."""
+    import numpy as np
+
+    lengths = [
+        encoded["val"].lengths("target")
+        for encoded in prepared.encoded.values()
+        if isinstance(encoded["val"], Encoded) and "target" in encoded["val"].roles
+    ]
+    return max(1, int(np.percentile(np.concatenate(lengths), 90))) if lengths else 16
+
+
+def _decoding(task: Task) -> tuple[float, dict[str, float]]:
+    """Seconds to decode one text, and how many are decoded in the measured validation, in one of the run, in test."""
+    config, measured, seconds = task.config, 0, 0.0
+    counts = {"val": 0, "test": 0}
+    sizes = {"val": 0, "test": 0}
+    for member in task.members().values():
+        for split in counts:
+            texts = member.texts.get(split, {})
+            sizes[split] += len(next(iter(texts.values()))) if texts else len(member.streams.get(split, ()))
+            if "source" in texts:
+                counts[split] += len(texts["source"])
+        if "source" in member.texts.get("val", {}):
+            some = list(member.texts["val"]["source"][:DECODED])
+            began = time.monotonic()
+            member.predict(some, config.decoding)
+            seconds, measured = seconds + time.monotonic() - began, measured + len(some)
+    ratio = sizes["test"] / max(1, sizes["val"])
+    return seconds / max(1, measured), {"measured": measured, **counts, "test_to_val": ratio}
+
+
+class _Clock:
+    """When steps ended and events happened."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.events: dict[str, float] = {}
+
+    def event(self, name: str, **fields: Any) -> None:
+        """As `Steps` tells it."""
+        self.events.setdefault(name, time.monotonic())
+
+    def callback(self) -> Any:
+        """A callback that notes the end of each step."""
+        import lightning as L
+
+        ends = self.ends
+
+        class Ends(L.Callback):
+            def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+                if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+                    ends.append(time.monotonic())
+
+        return Ends()
+
+    def step(self) -> float:
+        """Seconds of a step, the mean without the first ones."""
+        counted = self.ends[min(WARM_UP, len(self.ends) // 2) :]
+        return (counted[-1] - counted[0]) / max(1, len(counted) - 1)
+
+    def seconds(self, first: str, last: str) -> float:
+        """Between two events."""
+        return self.events[last] - self.events[first] if first in self.events and last in self.events else 0.0
+
+
+def _reset_peak() -> None:
+    """Lets the kernel count this process' peak of memory anew (Linux), torch that of the GPU."""
+    import torch
+
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_since_reset() -> int:
+    import torch
+
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _show(found: dict[str, Any], ranks: int) -> None:
+    from multihead.runs.progress import duration, plain_table
+
+    def rows(prefix: str, form: Any) -> list[list[str]]:
+        listed = [(name.partition("/")[2], v) for name, v in found.items() if name.startswith(f"{prefix}/")]
+        return [[name, form(value)] for name, value in listed]
+
+    parameters = [*rows("parameters", lambda count: f"{count:,}"), ["all", f"{found['parameters']:,}"]]
+    memory = [*rows("memory", _gigabytes), [f"peak, {ranks} rank{'s' * (ranks > 1)}", _gigabytes(found["memory"])]]
+    work = [
+        ["target tokens of a step", f"{found['tokens_per_step']:,.0f}"],
+        ["operations of a step", f"{found['flops_per_step'] / 1e9:,.1f} GFLOP"],
+        ["padding", f"{found['padding']:.1%}"],
+        ["steps", f"{found['steps']:,}"],
+        ["epochs", f"{found['epochs']:.1f}"],
+        ["target tokens", f"{found['tokens']:,}"],
+    ]
+    seconds = [*rows("seconds", duration), ["all", duration(found["seconds"])]]
+    disk = rows("disk", _gigabytes)
+    sections = {"parameters": parameters, "memory": memory, "work": work, "disk": disk, "time": seconds}
+    body = [
+        [title if place == 0 else "", *row] for title, listed in sections.items() for place, row in enumerate(listed)
+    ]
+    log.info(
+        "", extra={"renderable": plain_table("the plan, with the pace of a few measured steps", [["", "", ""], *body])}
+    )
+
+
+def _shared_out(config: Any, ranks: int) -> bool:
+    """Whether each rank holds a part of weights, gradients and moments."""
+    return config.strategy == "fsdp" and ranks > 1
+
+
+def _on_gpu(config: Any) -> bool:
+    return device_of(config.accelerator) == "cuda"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

@@ -1,0 +1,591 @@
+"""``train``: joins data, task and trainer into one run, and leaves a capsule."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import logging
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multihead import capabilities
+from multihead.config.compose import Composition, compose_from_run
+from multihead.config.data import SPLITS
+from multihead.config.keys import flatten
+from multihead.config.training import Config
+from multihead.config.words import pasted, write
+from multihead.data.encode import Encoded, apply_overlong
+from multihead.data.prepare import Prepared, prepare, roles_of, warn_of_skipped
+from multihead.errors import ConfigError, MultiheadError, Stopped
+from multihead.ranks import check_ranks, is_main_rank, world_size
+from multihead.runs.directory import (
+    capsule_dir,
+    copy_plugin,
+    create,
+    describe,
+    environment,
+    export_model,
+    git_commit_label,
+    git_state,
+    load_weights,
+    say_without_effect,
+    starting_vocab,
+    write_result,
+)
+from multihead.runs.lock import locked
+from multihead.runs.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
+from multihead.side_outputs import side_output
+from multihead.training.launch import devices, launch, local_ranks, requeue
+from multihead.training.precision import cautions, settle
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from multihead.data.module import DataModule, TaskData
+    from multihead.tasks.base import Task, Vocabulary
+    from multihead.training.steps import Steps
+    from multihead.training.suspicions import Training
+    from multihead.training.transfer import Source
+
+log = logging.getLogger("multihead")
+
+NEVER = 10**12  # batches between Lightning's own validations: `multihead.training.steps.Steps` validates
+
+
+# ---- the job
+
+
+def run(composition: Composition) -> int:
+    """Trains as composed; returns the exit status."""
+    train(composition)
+    return 0
+
+
+def train(composition: Composition) -> dict[str, Any]:
+    """Trains as composed, in this process or in one per local device; returns what result.json holds, and ``run_dir``.
+
+    Raises:
+        MultiheadError: What the user can mend.
+        Stopped: If a signal ended the run, after its state was saved.
+    """
+    check_ranks()
+    if composition.config.plan:
+        from multihead.training.forecast import plan
+
+        with leaving_on_signals():
+            return plan(composition)
+    if composition.config.trainer.profile_steps and max(local_ranks(composition.config), world_size()) > 1:
+        raise ConfigError("trainer.profile_steps", "a profile is of one rank, and there are several", "devices=1")
+    found = aim(composition)
+    composition, run_dir = found.composition, found.run_dir
+    config = composition.config
+    if config.trainer.profile_steps and found.resumes:
+        raise ConfigError("trainer.profile_steps", "a profile is of a new run", "trainer.profile_steps=0")
+    ranks = local_ranks(config)
+    notes = settle(composition)
+    if found.how == "done":
+        if is_main_rank():
+            from multihead.runs.progress import open_log
+
+            with contextlib.closing(open_log(None)):
+                log.info("%s is finished already: its result.json stands", run_dir)
+        return {**finished_result(run_dir), "run_dir": str(run_dir)}
+    job = {
+        "tree": composition.tree,
+        "words": composition.words,
+        "run_dir": str(run_dir),
+        "how": found.how,
+        "resume": found.resumes,
+        "force": config.resume_force,
+        "plugin": config.plugin,
+        "notes": notes,
+    }
+    try:
+        with leaving_on_signals():
+            if ranks == 1:
+                return {**_train(composition, job), "run_dir": str(run_dir)}
+            prepared, _ = starting(composition, run_dir if job["resume"] else None)
+            join(composition, prepared, ranks)  # the caches are full, and bad data was told once
+        launch(ranks, job)
+    except Stopped as stopped:
+        if stopped.status == 128 + signal.SIGUSR1 and is_main_rank():
+            raise Stopped(signal.SIGUSR1, f"{stopped}{requeue()}") from None
+        raise
+    except Exception as error:
+        if is_main_rank() and (run_dir / "config.yaml").is_file():
+            _write_crash(run_dir / "crash.txt", error)
+        raise
+    return {**finished_result(run_dir), "run_dir": str(run_dir)}
+
+
+def _write_crash(file: Path, error: BaseException) -> None:
+    """Puts the traceback into the capsule; the door names the file."""
+    try:
+        file.write_text(getattr(error, "traceback", "") or "".join(traceback.format_exception(error)))
+        error.crash_file = file
+    except OSError:
+        log.debug("%s could not be written", file)
+
+
+def run_rank(job: Mapping[str, Any], heartbeat: L.Callback) -> int:
+    """One rank of several, in a process of its own."""
+    words = [write("plugin", job["plugin"])] if job["plugin"] else []
+    _train(compose_from_run(job["tree"], words), job, [heartbeat])
+    return 0
+
+
+def _train(composition: Composition, job: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+    """The whole of a run: prepare, build, fit, test, write the result."""
+    from multihead.runs.loggers import quiet_lightning
+    from multihead.runs.metrics_file import Events
+    from multihead.runs.progress import LIBRARIES, open_log
+    from multihead.training.transfer import as_rows, copy_weights, transfer_table
+
+    quiet_lightning()
+    config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
+    clock = time.monotonic()
+    prepared, source = starting(composition, run_dir if job["resume"] else None)
+    task, data = join(composition, prepared, world_size())
+    copied = copy_weights(task.model, prepared.vocab, source) if source else None
+    if not main:  # one rank speaks for all
+        for name in LIBRARIES:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        steps = _steps(composition, job, prepared, data, lambda name, **fields: None, clock)
+        return _fit(composition, job, task, steps, callbacks)
+    with locked(run_dir), contextlib.ExitStack() as stack:
+        _open_capsule(composition, job, prepared)
+        stack.callback(open_log(run_dir).close)
+        events = Events(run_dir / "events.jsonl")
+        try:
+            _announce(config, [*job["notes"], *cautions(config)], prepared, task, run_dir)
+            if copied is not None:
+                log.info("", extra={"renderable": transfer_table(copied, config.init_from)})
+                events("initialised", source=config.init_from, parts=as_rows(copied))
+            steps = _steps(composition, job, prepared, data, events, clock)
+            return _fit(composition, job, task, steps, callbacks)
+        except (MultiheadError, Stopped) as error:
+            events("failed" if isinstance(error, MultiheadError) else "left", status=error.status, reason=str(error))
+            raise
+        except Exception as error:
+            events("failed", status=1, reason=f"{type(error).__name__}: {error}")
+            raise
+
+
+def starting(composition: Composition, resumed: Path | None = None) -> tuple[Prepared, Source | None]:
+    """The data, ready for the task, and the run whose weights this one starts from, if there is one.
+
+    Args:
+        composition: The configuration.
+        resumed: The run to go on with, whose tokenizers and classes are kept.
+    """
+    config = composition.config
+    source = _source(config) if config.init_from and resumed is None else None
+    return prepare(composition, SPLITS, _vocab(config, resumed)), source
+
+
+def _open_capsule(composition: Composition, job: Mapping[str, Any], prepared: Prepared) -> None:
+    """The directory of the run, as it has to be before the first step.
+
+    Raises:
+        ConfigError: Another process has made it meanwhile.
+        MachineError: It cannot be written.
+    """
+    run_dir = Path(job["run_dir"])
+    if job["resume"]:
+        return
+    if job["how"] == "again":
+        start_again(run_dir)
+    elif (run_dir / "config.yaml").exists():
+        raise ConfigError("run_dir", f"{run_dir} is the directory of another run", "choose another directory")
+    known = environment(composition.config, prepared.fingerprints, composition.plugin, job["words"])
+    create(run_dir, job["tree"], job["words"], known, prepared.vocab)
+    copy_plugin(run_dir, composition.plugin)
+
+
+def _steps(
+    composition: Composition, job: Mapping[str, Any], prepared: Prepared, data: DataModule, events: Any, clock: float
+) -> Steps:
+    """What happens between the steps, from the checkpoint on if there is one."""
+    from multihead.training.steps import Steps
+
+    config, run_dir = composition.config, Path(job["run_dir"])
+    record = flatten(job["tree"]) | prepared.fingerprints
+    start = open_checkpoint(run_dir, record, job["force"], is_main_rank()) if job["resume"] else None
+    monitor = (config.task.monitor, config.task.monitor_mode)
+    take_over = functools.partial(_take_over, job)
+    return Steps(run_dir, data, config.trainer, monitor, start, events, record, clock, take_over)
+
+
+def _fit(
+    composition: Composition, job: Mapping[str, Any], task: Task, steps: Steps, callbacks: Sequence[Any]
+) -> dict[str, Any]:
+    """Trains, tests and writes the result; on every rank."""
+    from multihead.runs.loggers import build_loggers, finish
+
+    config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
+    loggers = build_loggers(config, run_dir, job["tree"], step=steps.first_step) if main else []
+    status = 1
+    try:
+        trainer = build_trainer(composition, steps, loggers, callbacks)
+        with steps.signals.caught():
+            trainer.fit(task, datamodule=steps.data)
+            if config.trainer.profile_steps:
+                found = _show_profile(run_dir, trainer, task)
+                steps.events("profiled", step=trainer.global_step)
+                status = 0
+                return found
+            task = _whole_task(composition, trainer, task)
+            result, tables = _finish(job, run_dir, trainer, task, steps)
+        status = 0
+        if main:
+            steps.events("finished", step=trainer.global_step)
+            _show(config, run_dir, task, result, tables)
+            warn_of_skipped(steps.data.skipped, ("val", "test"))
+        return result
+    except (MultiheadError, Stopped) as error:
+        status = error.status
+        raise
+    finally:
+        finish(loggers, status)
+
+
+def _take_over(job: Mapping[str, Any]) -> None:
+    """Once its checkpoint is known to fit: the capsule has the configuration that it goes on with."""
+    describe(Path(job["run_dir"]), job["tree"], job["words"])
+    set_aside_result(Path(job["run_dir"]))
+
+
+@contextlib.contextmanager
+def leaving_on_signals() -> Iterator[None]:
+    """Inside, before there are steps to finish, a signal ends the command at once, with the status of its own."""
+
+    def leave(signum: int, frame: Any) -> None:
+        raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before the first step")
+
+    caught = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    if threading.current_thread() is not threading.main_thread():
+        caught = ()
+    before = {signum: signal.getsignal(signum) for signum in caught if signal.getsignal(signum) is signal.SIG_DFL}
+    for signum in before:
+        signal.signal(signum, leave)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task, DataModule]:
+    """Task and data module, joined by the task's pure functions.
+
+    Raises:
+        ConfigError: If model, data and sizes of batches do not go together.
+        DataError: If texts are too long and data.overlong=error.
+    """
+    import lightning as L
+
+    from multihead.data.module import DataModule
+    from multihead.model.kernels import keep_freed_memory
+    from multihead.model.optim import freeze
+    from multihead.tasks import build_task
+
+    keep_freed_memory()
+    capabilities.limit_threads()
+    config = composition.config
+    L.seed_everything(config.seed, verbose=False)
+    task = build_task(config, prepared.vocab, composition.plugin)
+    for name, member in task.members().items():
+        member.start_from(prepared.encoded[name]["train"])
+    freeze(task.model.named_parameters(remove_duplicate=False), config.optim.freeze)
+    if config.compile:
+        task.model.transformer.compile_layers()
+    if config.trainer.activation_checkpointing:
+        task.model.transformer.recompute_layers()
+    give_texts(task, prepared)
+    data = DataModule(
+        {name: source_of(config, task.member(name), prepared) for name in prepared.texts},
+        config.data,
+        seed=config.seed,
+        accumulate=config.trainer.accumulate_grad_batches,
+        temperature=getattr(config.task, "temperature", 1.0),
+        skipped=prepared.skipped,
+    )
+    data.accumulation(ranks)
+    return task, data
+
+
+def give_texts(task: Task, prepared: Prepared) -> None:
+    """Gives each task of the run what it is validated and tested on."""
+    for name, text in prepared.texts.items():
+        member = task.member(name)
+        member.unknown = dict(prepared.unknown.get(name, {}))
+        for split in ("val", "test"):
+            if split in text.lines:
+                member.streams[split] = prepared.encoded[name][split]
+            elif text.corpus is not None and split in text.corpus.splits:
+                member.texts[split] = text.corpus.splits[split].columns
+
+
+def source_of(config: Config, task: Task, prepared: Prepared) -> TaskData:
+    """The data of one task, what is too long for it dropped or cut, and the functions that make batches of it."""
+    from multihead.data.module import TaskData
+
+    name, encoded = task.settings.name, {}
+    text = prepared.texts[name]
+    for split, ids in prepared.encoded[name].items():
+        encoded[split] = ids
+        if isinstance(ids, Encoded):
+            origin = text.corpus.splits[split].origin
+            encoded[split], note = apply_overlong(ids, task.limits(), config.data.overlong, origin=origin, split=split)
+            prepared.notes += [note] if note else []
+    return TaskData(encoded, task.lengths, task.targets, task.collate)
+
+
+def _vocab(config: Config, resumed: Path | None) -> Vocabulary | None:
+    """Tokenizers and classes that are given: those of the run that is resumed, or of the one it starts from."""
+    if resumed is not None:
+        return starting_vocab(resumed)
+    if config.init_from and config.init_tokenizer == "same":
+        from multihead.tasks.base import Vocabulary
+        from multihead.training.transfer import tokenizers_from
+
+        found = [role for task in config.task.members().values() for role in roles_of(config.data, task)]
+        roles = list(dict.fromkeys(role for role in found if role != "label"))
+        return Vocabulary(tokenizers_from(capsule_dir(config.init_from, "init_from"), roles))
+    return None
+
+
+def _source(config: Config) -> Source:
+    """The run that this one starts from, if its layers are of the same size.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    from multihead.training.transfer import check_same, read_source
+
+    source = read_source(capsule_dir(config.init_from, "init_from"))
+    check_same(config.model, source)
+    return source
+
+
+def build_trainer(
+    composition: Composition, steps: Steps, loggers: list[Any], callbacks: Sequence[Any] = ()
+) -> L.Trainer:
+    """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.training.steps.Steps`."""
+    import lightning as L
+
+    from multihead.runs.loggers import SamplesFile
+    from multihead.runs.progress import Progress
+    from multihead.training.averaging import averaging
+    from multihead.training.profiling import StepProfiler
+
+    capabilities.limit_kernel_caches()
+    config, plugin = composition.config, composition.plugin
+    profiler = StepProfiler(steps) if config.trainer.profile_steps else None
+    added = [make() for make in plugin.callbacks.values()] if plugin else []
+    return L.Trainer(
+        **devices(config),
+        max_steps=config.trainer.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=steps.data.accumulation(world_size()),
+        gradient_clip_val=config.trainer.gradient_clip_val or None,
+        check_val_every_n_epoch=None,
+        val_check_interval=NEVER,
+        num_sanity_val_steps=0,
+        logger=loggers or False,
+        profiler=profiler,
+        callbacks=[*callbacks, *averaging(config.trainer), *added, SamplesFile(steps.run_dir), Progress(config), steps],
+    )
+
+
+def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Task, run_dir: Path) -> None:
+    """One line each on the device, the data, the model and where the run lives."""
+    for note in notes:
+        log.info("%s", note)
+    for note in prepared.notes:
+        log.info("data: %s", note)
+    warn_of_skipped(prepared.skipped)
+    say_without_effect(config)
+    tokenizers = prepared.vocab.tokenizers.values()
+    vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in tokenizers}.values())
+    parameters = sum(p.numel() for p in task.model.parameters())
+    for name, splits in prepared.encoded.items():
+        counts = ", ".join(f"{split} {len(ids):,}" for split, ids in splits.items())
+        unit = "examples" if isinstance(next(iter(splits.values())), Encoded) else "tokens"
+        of_task = f" for {name}" if len(prepared.encoded) > 1 else ""
+        log.info("data %s%s: %s %s; vocabulary %s", config.data.name, of_task, counts, unit, vocabulary)
+    if prepared.vocab.labels:
+        log.info("classes: %s", ", ".join(prepared.vocab.labels))
+    log.info(
+        "model %s parameters; %d steps of up to %s target tokens; run %s",
+        f"{parameters:,}",
+        config.trainer.max_steps,
+        f"{config.data.batch_tokens:,}",
+        run_dir,
+    )
+
+
+def _whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Task:
+    """What the end of the run loads weights into: the task, or where it is sharded another that is not."""
+    from multihead.tasks import build_task
+    from multihead.training.sharding import is_sharded
+
+    if not is_sharded(task):
+        return task
+    fresh = trainer.precision_plugin.convert_module(build_task(task.config, task.vocab, composition.plugin))
+    for name, member in task.members().items():
+        fresh.member(name).texts, fresh.member(name).streams = member.texts, member.streams
+    fresh.tokens_seen, fresh.recorded = task.tokens_seen, task.recorded
+    return fresh
+
+
+def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) -> tuple[dict, dict]:
+    """Loads the best checkpoint, exports it, tests what was exported, writes the result and reads it back.
+
+    Returns:
+        The result, and what the task shows beside it.
+    """
+    from multihead.runs.checkpoint import FolderCheckpointIO
+    from multihead.runs.loggers import log_capsule, log_picture, log_table
+    from multihead.training.cost import peak_memory
+    from multihead.training.suspicions import notes_on, of_training
+
+    config, data = task.config, steps.data
+    trained = {"steps": trainer.global_step, "tokens": task.tokens_seen, "seconds": steps.seconds}
+    best = run_dir / "checkpoints" / f"step_{steps.best['step']}"
+    state = FolderCheckpointIO().load_checkpoint(best)["state_dict"]
+    task.load_state_dict(state)
+    if trainer.is_global_zero:
+        export_model(run_dir, task, job["tree"], steps.best["step"])
+    trainer.strategy.barrier("export")
+    load_weights(task, run_dir / "model" / "model.safetensors")
+    trainer.test(task, datamodule=data, verbose=False)
+    commit, dirty = git_state()
+    logged = task.recorded | steps.best["metrics"]
+    result = {
+        **{name: value for name, value in logged.items() if name.partition("/")[0] in ("train", "val", "test")},
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        **trained,
+        "tokens_per_second": steps.tokens_per_second,
+        "peak_memory": peak_memory(task.device),
+        "padding": data.plan.padding(data.accumulation(trainer.world_size) * trainer.world_size),
+        "seed": config.seed,
+        "git_commit": git_commit_label(commit, dirty),
+        "best_checkpoint": f"checkpoints/{best.name}",
+        "best_step": steps.best["step"],
+        **{f"skipped_rows_{split}": count for split, (count, _) in data.skipped.items()},
+        **task.signatures(),
+    }
+    if not trainer.is_global_zero:
+        return result, {}
+    result["notes"] = []
+    with side_output("the notes on the result"):
+        result["notes"] = of_training(_choice(config, steps, trainer.global_step)) + notes_on(task, result)
+    tables: dict[str, Any] = {}
+    with side_output("the task's report on the test split"):
+        tables = task.report(run_dir, "test")
+    for name, rows in tables.items():
+        log_table(trainer.loggers, trainer.global_step, name, rows)
+    with side_output("the pictures of attention"):
+        _draw_attention(run_dir, task, data)
+    for path in (*run_dir.glob("confusion_test*.png"), *sorted(run_dir.glob("pictures/attention_*.png"))):
+        log_picture(trainer.loggers, trainer.global_step, path.stem, path)
+    written = write_result(run_dir, result)
+    log_capsule(trainer.loggers, run_dir, written, config.log_model)
+    return written, tables
+
+
+def _choice(config: Config, steps: Steps, last_step: int) -> Training:
+    """How the best checkpoint was chosen, and whether the average that was asked for has a sample."""
+    from multihead.training.suspicions import Training
+
+    trainer = config.trainer
+    first = trainer.max_steps - trainer.average_last_steps + 1
+    samples = last_step // trainer.average_every_n_steps - (first - 1) // trainer.average_every_n_steps
+    empty = trainer.average_last_steps and samples <= 0
+    return Training(
+        monitor=config.task.monitor,
+        mode=config.task.monitor_mode,
+        validations=[(int(step), value) for step, value in steps.monitored],
+        best_step=steps.best["step"],
+        whole=last_step >= trainer.max_steps,
+        unsampled_average=f"trainer.average_last_steps={trainer.average_last_steps}" if empty else "",
+    )
+
+
+def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
+    """Pictures of where the heads look in an example of validation; none without matplotlib, which is an extra."""
+    if importlib.util.find_spec("matplotlib") is None:
+        log.info('no pictures of attention: they need matplotlib (pip install "multihead[plot]")')
+        return
+    from multihead.training.attention_maps import draw_all
+
+    batch = data.example("val")
+    if batch is not None:
+        batch = {name: value.to(task.device) if hasattr(value, "to") else value for name, value in batch.items()}
+        draw_all(task, batch, run_dir / "pictures")
+
+
+@side_output("the summary on the screen")
+def _show(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
+    from multihead.runs.progress import plain_table, summary
+
+    for name, rows in tables.items():
+        with side_output(f"the table {name}"):
+            log.info("", extra={"renderable": plain_table(name, rows)})
+    shown: list[dict[str, str]] = []
+    with side_output("the samples on the screen"):
+        shown = [_shown(sample) for sample in task.samples if "nats" not in sample][: config.task.num_samples]
+    summary(result, shown, next_commands(config, run_dir))
+    for text in result["notes"]:
+        log.warning("note: %s", text)
+
+
+def _show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:
+    """Where the time of the steps went, as tables and in profile.json."""
+    from multihead.runs.progress import plain_table
+    from multihead.training.profiling import report, tables
+
+    found = report(trainer, task)
+    (run_dir / "profile.json").write_text(json.dumps(found, indent=1) + "\n")
+    with side_output("the tables of the profile"):
+        for title, rows in tables(found).items():
+            log.info("", extra={"renderable": plain_table(title, rows)})
+    return found
+
+
+def _shown(sample: Mapping[str, Any]) -> dict[str, str]:
+    """Names and texts of what is shown of a sample: input, reference and output, or whatever a plugin's task gives."""
+    text = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in sample.items()}
+    if sample.keys() >= {"source", "reference", "output"}:
+        return {name: text[name] for name in ("source", "reference", "output")}
+    if sample.keys() >= {"text", "label", "predicted"}:
+        source = " | ".join(text[role] for role in ("text", "text_b") if role in text)
+        labels = (", ".join(v) if isinstance(v, list) else str(v) for v in (sample["label"], sample["predicted"]))
+        return dict(zip(("source", "reference", "output"), (source, *labels), strict=True))
+    return {name: value for name, value in text.items() if name != "index"}
+
+
+def next_commands(config: Config, run_dir: Path) -> list[str]:
+    """What to type next."""
+    tries = dict.fromkeys(("translation", "summarization"), "decoding.num_beams=5") | {
+        "classification": "calibrate=true"
+    }
+    members = list(config.task.members())
+    part = [f"part={members[0]}"] if len(members) > 1 else []
+    masked = getattr(config.task, "objective", "causal") == "masked"  # it continues nothing, others start from it
+    plugin = [write("plugin", config.plugin)] if config.plugin else []
+    run = [write("run", str(run_dir)), *plugin]
+    use = pasted("python", "train.py", "task=classification", write("init_from", str(run_dir)))
+    return [
+        use if masked else f'echo "..." | {pasted("multihead", "predict", *run, *part)}',
+        pasted("multihead", "evaluate", *run, tries.get(config.task.name, "data.split=val")),
+        pasted("multihead", "explain", *run, "key=optim.lr"),
+    ]

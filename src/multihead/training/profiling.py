@@ -1,0 +1,503 @@
+"""``debug=profile``: where the time of a training step and of decoding goes, and the least that it could be.
+
+At every moment one part's clock runs, so that the parts of a step sum to the whole. Lightning names what its loop is
+at (`lightning.pytorch.profilers.Profiler`); hooks on modules part the forward pass. The instrument reads clocks and
+nothing else: the numbers of the run stay as they are. On a GPU each reading waits for the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.profilers import Profiler
+from torch import nn
+
+from multihead.model.cache import Cache
+from multihead.model.transformer import Layer, Stack
+from multihead.training.cost import (
+    OF_LAYERS,
+    OPTIMIZER,
+    OUTPUT,
+    Product,
+    bytes_by_part,
+    bytes_moved,
+    optimizer_products,
+    products,
+)
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from multihead.tasks.base import Task
+    from multihead.training.steps import Steps
+
+DATA = "waiting for data"
+EMBEDDING = "embedding, positions, masks"
+NORMS = "norms, dropout, residuals"
+BACKWARD = "backward"
+CLIPPING = "gradient norm and clipping"
+LOOP = "Lightning's loop"
+FORWARD = (EMBEDDING, *OF_LAYERS.values(), NORMS, OUTPUT)
+INSIDE = (DATA, *FORWARD, BACKWARD, CLIPPING, OPTIMIZER)
+"""Parts of a step; `LOOP` and each callback are what is between two steps."""
+ACTIONS = {
+    "train_dataloader_next": DATA,
+    "batch_to_device": DATA,
+    "training_step": OUTPUT,  # what is left of it beside the modules that have hooks
+    "backward": BACKWARD,
+    "configure_gradient_clipping": CLIPPING,
+    "optimizer_zero_grad": OPTIMIZER,
+}
+"""Last word of what Lightning says it is at, to the part."""
+ENCODE = "encoder"
+DECODE = "decoder steps"
+LOG_PROBS = "output layer and log-softmax"
+REORDER = "reordering caches"
+CHOOSE = "choosing tokens"
+TEXT = "tokenising and detokenising"
+DECODING = (ENCODE, DECODE, LOG_PROBS, CHOOSE, REORDER, TEXT)
+TEXTS = 64
+"""That are decoded."""
+SECONDS = 0.3
+"""Of each measurement of the machine."""
+
+
+class Stopwatch:
+    """Exclusive time by part: what runs inside of another part does not count for that. Waits for the GPU, if any."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.parts = [LOOP]
+        self.running = False
+        self._mark = 0.0
+
+    def now(self) -> float:
+        """Seconds, once the device has done what it was told."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def start(self, part: str) -> None:
+        """What follows counts for ``part``, until `stop`."""
+        self._read()
+        self.parts.append(part)
+
+    def stop(self) -> None:
+        """What follows counts for the part around this one."""
+        self._read()
+        self.parts.pop()
+
+    def switch(self, part: str) -> None:
+        """What follows counts for ``part`` in the place of the current one."""
+        self._read()
+        self.parts[-1] = part
+
+    def reset(self, running: bool) -> dict[str, float]:
+        """The seconds of all parts since the last reset; from here on it runs, or only remembers where it is."""
+        self._read()
+        found, self.seconds = dict(self.seconds), defaultdict(float)
+        self.running, self._mark = running, self.now()
+        return found
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Inside, time counts for the part of this name."""
+        self.start(name)
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def _read(self) -> None:
+        if self.running:
+            now = self.now()
+            self.seconds[self.parts[-1]] += now - self._mark
+            self._mark = now
+
+
+@dataclasses.dataclass
+class Measured:
+    """One step."""
+
+    position: tuple[int, int]
+    """Epoch and step in it."""
+    seconds: float
+    """From its first batch to that of the next step."""
+    tokens: int
+    """Real target tokens."""
+    parts: dict[str, float]
+    """Seconds of each part; empty where the instrument was off."""
+
+
+class StepProfiler(Profiler):
+    """Measures the steps of a run before its last one, in turn with the instrument and without.
+
+    In their second half turns are the other way round, so that what happens every few steps meets both.
+
+    Args:
+        steps: Of the run.
+    """
+
+    def __init__(self, steps: Steps):
+        super().__init__()
+        self.steps = steps
+        self.stopwatch = Stopwatch()
+        self.measured: list[Measured] = []
+        self._hooks: list[Any] = []
+        self._begun: tuple[int, float, tuple[int, int], int] | None = None
+
+    def start(self, action_name: str) -> None:
+        if action_name == "[_TrainingEpochLoop].train_dataloader_next":
+            self._between_steps(self._lightning_module.trainer)
+        self.stopwatch.start(self._part(action_name))
+
+    def stop(self, action_name: str) -> None:
+        self.stopwatch.stop()
+        if self._hooks and action_name.endswith(".configure_gradient_clipping"):
+            self.stopwatch.switch(OPTIMIZER)  # what the optimizer does once its closure has returned
+
+    def _part(self, action: str) -> str:
+        kind, _, hook = action.rpartition(".")
+        if kind.startswith("[Callback]"):
+            return f"callback {kind.removeprefix('[Callback]').partition('{')[0]}"
+        return ACTIONS.get(hook, self.stopwatch.parts[-1])
+
+    def _between_steps(self, trainer: L.Trainer) -> None:
+        """At the first batch of a step: takes down the step before and sets the instrument up for this one."""
+        step = trainer.global_step
+        if self._begun is not None and self._begun[0] == step:
+            return  # a further batch of the same step
+        module, count = trainer.lightning_module, self.steps.config.profile_steps
+        now = self.stopwatch.now()
+        parts = self.stopwatch.reset(False)
+        for hook in self._hooks:
+            hook.remove()
+        if self._begun is not None:
+            _, began, position, tokens = self._begun
+            self.measured.append(
+                Measured(position, now - began, module.tokens_seen - tokens, parts if self._hooks else {})
+            )
+        self._hooks, self._begun = [], None
+        place = step - (self.steps.config.max_steps - 1 - 2 * count)
+        if not 0 <= place < 2 * count:
+            return
+        if (place % count % 2 == 0) == (place < count):
+            self._hooks = [*watch(self.stopwatch, module), self._watch_optimizer(trainer.optimizers[0])]
+            self.stopwatch.reset(True)
+        position = self.steps.epoch, self.steps.step_in_epoch
+        self._begun = (step, self.stopwatch.now(), position, module.tokens_seen)
+
+    def _watch_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
+        return optimizer.register_step_post_hook(lambda *arguments: self.stopwatch.switch(LOOP))
+
+
+def watch(stopwatch: Stopwatch, task: Task) -> list[Any]:
+    """Hooks that part the forward pass of training; to be removed."""
+    hooks = []
+    for name, module in task.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(module, Stack):
+            part = EMBEDDING
+        elif isinstance(module, Layer):
+            part = NORMS
+        elif last in OF_LAYERS:
+            part = OF_LAYERS[last]
+        elif last == "norm" and ".layers." not in name:
+            part = NORMS
+        else:
+            continue
+        hooks += timed_module(stopwatch, module, part)
+    return hooks
+
+
+def timed_module(stopwatch: Stopwatch, module: nn.Module, part: str) -> list[Any]:
+    """Hooks for which the module's forward pass counts for ``part``; not where a backward pass computes it again."""
+
+    def before(module: nn.Module, inputs: Any) -> None:
+        stopwatch.start(BACKWARD if BACKWARD in stopwatch.parts else part)
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> None:
+        stopwatch.stop()
+
+    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+
+
+# ---- the report
+
+
+def report(trainer: L.Trainer, task: Task) -> dict[str, Any]:
+    """What was measured, as plain data: ``step``, ``floor`` and, where the task generates, ``decoding``."""
+    config, profiler = task.config, trainer.profiler
+    data = profiler.steps.data
+    on = [step for step in profiler.measured if step.parts]
+    off = [step for step in profiler.measured if not step.parts]
+    whole = statistics.fmean(step.seconds for step in on)
+    names = dict.fromkeys([*INSIDE, LOOP, *(name for step in on for name in step.parts)])
+    parts = {name: statistics.fmean(step.parts.get(name, 0.0) for step in on) for name in names}
+    parts = {name: seconds for name, seconds in parts.items() if seconds}
+    padding = data.plan.padding(data.accumulation(1))
+    floor, operations = _floor(trainer, task, [step.position for step in on])
+    rows = {
+        name: {
+            "ms": 1e3 * seconds,
+            "share": seconds / sum(parts.values()),
+            "operations": operations.get(name, 0),
+            "operations_per_second": operations.get(name, 0) / seconds,
+        }
+        for name, seconds in parts.items()
+    }
+    plain = statistics.fmean(step.seconds for step in off)
+    floor |= {"measured_over_floor": plain / (floor["ms"] / 1e3)}
+    pace = statistics.median(step.seconds for step in on) / statistics.median(step.seconds for step in off)
+    return {
+        "task": config.task.name,
+        "device": str(task.device),
+        "threads": torch.get_num_threads(),
+        "precision": config.precision,
+        "parameters": sum(p.numel() for p in task.parameters()),
+        "step": {
+            "measured": len(on),
+            "ms": 1e3 * whole,
+            "ms_without_instrument": 1e3 * plain,
+            "instrument": pace - 1,
+            "parts": rows,
+            "tokens": statistics.fmean(step.tokens for step in off),
+            "tokens_per_second": sum(step.tokens for step in off) / sum(step.seconds for step in off),
+            "padding": padding,
+        },
+        "floor": floor,
+        "decoding": {name: found for name, member in task.members().items() if (found := decoding(member))},
+    }
+
+
+def _floor(
+    trainer: L.Trainer, task: Task, positions: Sequence[tuple[int, int]]
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The least time of a step on this machine, and the operations of each part of it."""
+    data = trainer.profiler.steps.data
+    groups = trainer.optimizers[0].param_groups
+    update = optimizer_products(groups)
+    task.train()
+    steps = []
+    for position in positions:
+        forward, backward = [], []
+        for part in data.batches_of(position):
+            with trainer.precision_plugin.train_step_context():
+                found = products(task, trainer.strategy.batch_to_device(part))
+            forward += found[0]
+            backward += found[1]
+        steps.append((forward, backward))
+    operations = dict.fromkeys((*FORWARD, BACKWARD), 0.0) | {OPTIMIZER: _operations(update)}
+    for forward, backward in steps:
+        for product in forward:
+            operations[product.kind] += product.operations / len(steps)
+        operations[BACKWARD] += sum(product.operations for product in backward) / len(steps)
+    total = sum(operations.values())
+    usual = sorted((forward + backward for forward, backward in steps), key=_operations)[len(steps) // 2] + update
+    dtype = dtype_of(str(trainer.precision))
+    best = matmul_rate(task.device, dtype)
+    own = own_rate(usual, task.device, dtype)
+    moved, bandwidth = bytes_moved(bytes_by_part(task.model, task.config, groups)), copy_bandwidth(task.device)
+    floor = {
+        "operations": total,
+        "bytes": moved,
+        "best_operations_per_second": best,
+        "own_shapes_operations_per_second": own,
+        "bytes_per_second": bandwidth,
+        "ms": 1e3 * (total / best + moved / bandwidth),
+        "ms_own_shapes": 1e3 * (total / own + moved / bandwidth),
+    }
+    return floor, operations
+
+
+def _operations(found: Sequence[Product]) -> int:
+    return sum(product.operations for product in found)
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """What the matrices are multiplied in."""
+    halves = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+    return halves.get(precision.partition("-")[0], torch.float32)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of square matrices large enough to be at their best."""
+    size = 8192 if device.type == "cuda" else 1024
+    product = Product("", 1, size, size, size)
+    return product.operations / seconds_of(product, device, dtype, SECONDS)
+
+
+def own_rate(found: Sequence[Product], device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of these products, one after the other, each as often as it occurs."""
+    often = Counter(dataclasses.replace(product, kind="") for product in found)
+    return _operations(found) / sum(count * seconds_of(one, device, dtype, 0.01) for one, count in often.items())
+
+
+def seconds_of(product: Product, device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """The least time of a product among as many as ``seconds`` hold, at least three."""
+    shape = (product.count,) if product.count > 1 else ()
+    first = torch.ones(*shape, product.rows, product.inner, device=device, dtype=dtype)
+    second = torch.ones(*shape, product.inner, product.columns, device=device, dtype=dtype)
+    out = first @ second
+    return _least(lambda: torch.matmul(first, second, out=out), seconds)
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of a copy that no cache holds."""
+    count = 2**28 if device.type == "cuda" else 2**25
+    source = torch.ones(count, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _least(lambda: target.copy_(source), SECONDS)
+
+
+def _least(work: Callable[[], Any], seconds: float) -> float:
+    stopwatch, times = Stopwatch(), []
+    work()
+    began = stopwatch.now()
+    while len(times) < 3 or stopwatch.now() - began < seconds:
+        start = stopwatch.now()
+        work()
+        times.append(stopwatch.now() - start)
+    return min(times)
+
+
+# ---- decoding
+
+
+def decoding(task: Task) -> dict[str, Any]:
+    """Where the time goes that texts of validation take to decode, to about their references' length.
+
+    The model has hardly learned when to stop, so the length is given.
+    """
+    texts = list(task.prompts_of("val"))[:TEXTS]
+    if not texts:
+        return {}
+    length = _usual_length(task, len(texts))
+    config = dataclasses.replace(task.config.decoding, min_new_tokens=0, max_new_tokens=length)
+    config = dataclasses.replace(config, min_new_tokens=length)
+    task.eval()
+    task.predict(texts, config)
+    stopwatch, rows = Stopwatch(), []
+    began = time.perf_counter()
+    with _watching(stopwatch, task, rows):
+        stopwatch.parts = [CHOOSE]
+        stopwatch.reset(True)
+        task.predict(texts, config)
+        parts = stopwatch.reset(False)
+    whole = time.perf_counter() - began
+    seconds = sum(parts.values())
+    return {
+        "texts": len(texts),
+        "beams": config.num_beams,
+        "new_tokens": length,
+        "seconds": whole,
+        "texts_per_second": len(texts) / whole,
+        "tokens_per_second": sum(rows) / config.num_beams / whole,
+        "mean_rows": statistics.fmean(rows),
+        "parts": {
+            name: {"ms": 1e3 * parts[name], "share": parts[name] / seconds} for name in DECODING if name in parts
+        },
+    }
+
+
+def _usual_length(task: Task, count: int) -> int:
+    references = task.texts.get("val", {}).get("target")
+    if references is None:
+        return task.config.decoding.max_new_tokens or 64
+    rows = task.tokenizers["target"].encode_batch(list(references[:count]))
+    return round(statistics.fmean(len(row) + 1 for row in rows))
+
+
+@contextlib.contextmanager
+def _watching(stopwatch: Stopwatch, task: Task, rows: list[int]) -> Iterator[None]:
+    """Inside, parts of decoding are timed; ``rows`` receives the rows of each call of the decoder."""
+    transformer, tokenizer = task.model.transformer, type(next(iter(task.tokenizers.values())))
+    hooks = timed_module(stopwatch, task.model.head, LOG_PROBS)
+    hooks += timed_module(stopwatch, transformer.decoder, DECODE)
+    hooks.append(transformer.decoder.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0]))))
+    if transformer.encoder is not None:
+        hooks += timed_module(stopwatch, transformer.encoder, ENCODE)
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, task, "searches_side_by_side", True)
+        task.searches_side_by_side = False  # a stopwatch follows one thread
+        for hook in hooks:
+            stack.callback(hook.remove)
+        stack.enter_context(_timed(stopwatch, torch, "log_softmax", LOG_PROBS))
+        stack.enter_context(_timed(stopwatch, Cache, "select", REORDER))
+        stack.enter_context(_timed(stopwatch, tokenizer, "encode_batch", TEXT))
+        stack.enter_context(_timed(stopwatch, tokenizer, "decode_batch", TEXT))
+        yield
+
+
+@contextlib.contextmanager
+def _timed(stopwatch: Stopwatch, owner: Any, name: str, part: str) -> Iterator[None]:
+    """Inside, calls of a function of ``owner`` count for ``part``."""
+    function = getattr(owner, name)
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        with stopwatch.part(part):
+            return function(*arguments, **options)
+
+    setattr(owner, name, timed)
+    try:
+        yield
+    finally:
+        setattr(owner, name, function)
+
+
+# ---- for people
+
+
+def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """The report as tables by title, each with its head."""
+    step, floor = found["step"], found["floor"]
+    head = ["part of a step", "ms", "share", "GFLOP", "GFLOP/s"]
+    rows = []
+    for name, part in step["parts"].items():
+        counted = [f"{part['operations'] / 1e9:.2f}", f"{part['operations_per_second'] / 1e9:,.0f}"]
+        rows.append([name, f"{part['ms']:.2f}", f"{part['share']:.1%}", *(counted if part["operations"] else ["", ""])])
+    total = floor["operations"]
+    whole = ["all", f"{step['ms']:.2f}", "100.0%", f"{total / 1e9:.2f}", f"{total / step['ms'] / 1e6:,.0f}"]
+    title = f"where a step's time goes: {step['measured']} steps, {found['precision']}, {found['device']}"
+    shown = {title: [head, *rows, whole], "against the floor": _floor_rows(step, floor)}
+    for name, part in found["decoding"].items():
+        shown[f"decoding: {part['texts']} texts, {part['beams']} beams, {name}"] = _decoding_rows(part)
+    return shown
+
+
+def _floor_rows(step: Mapping[str, Any], floor: Mapping[str, Any]) -> list[list[str]]:
+    best, own = (floor[f"{name}_operations_per_second"] / 1e9 for name in ("best", "own_shapes"))
+    return [
+        ["", ""],
+        ["operations of the matrix products", f"{floor['operations'] / 1e9:.2f} GFLOP"],
+        ["bytes of weights, gradients, optimizer", f"{floor['bytes'] / 1e6:,.1f} MB"],
+        ["this machine: large matrices", f"{best:,.0f} GFLOP/s"],
+        ["this machine: matrices of these shapes", f"{own:,.0f} GFLOP/s"],
+        ["this machine: copying", f"{floor['bytes_per_second'] / 1e9:,.1f} GB/s"],
+        ["floor: products at the best rate + bytes", f"{floor['ms']:.2f} ms"],
+        ["floor with matrices of these shapes", f"{floor['ms_own_shapes']:.2f} ms"],
+        ["a step without the instrument", f"{step['ms_without_instrument']:.2f} ms"],
+        ["measured over floor", f"{floor['measured_over_floor']:.2f}"],
+        ["what the instrument costs", f"{step['instrument']:+.1%}"],
+        ["real target tokens a step", f"{step['tokens']:,.0f}"],
+        ["real target tokens a second", f"{step['tokens_per_second']:,.0f}"],
+        ["padding", f"{step['padding']:.1%}"],
+    ]
+
+
+def _decoding_rows(part: Mapping[str, Any]) -> list[list[str]]:
+    rows = [[name, f"{row['ms']:.1f}", f"{row['share']:.1%}"] for name, row in part["parts"].items()]
+    return [
+        ["part of decoding", "ms", "share"],
+        *rows,
+        ["texts a second", f"{part['texts_per_second']:,.1f}", ""],
+        ["tokens a second", f"{part['tokens_per_second']:,.0f}", ""],
+        ["rows in the batch, mean", f"{part['mean_rows']:.1f}", ""],
+    ]

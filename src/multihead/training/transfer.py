@@ -1,0 +1,250 @@
+"""Starting a run from another one's weights, whatever its task: what fits is copied, and a table says what was.
+
+Embeddings and vocabulary heads go over row by row, by the text of their entries. A stack that the source lacks is taken
+from its other stack: a classifier's encoder from a language model's decoder. What has no counterpart stays fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from multihead.config.model import ModelConfig
+from multihead.data.tokenizer import NUM_SPECIALS
+from multihead.errors import CheckpointError, ConfigError
+from multihead.runs.directory import describe_model, load_vocab
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from multihead.data.tokenizer import Tokenizer
+    from multihead.tasks.base import Vocabulary
+
+SAME = ("d_model", "num_heads", "num_kv_heads", "d_ff", "activation", "norm", "norm_placement", "position", "qk_norm",
+        "bias", "attention", "feed_forward")  # fmt: skip
+"""Of ``model.*``: what two models must agree in for weights of one to mean anything in the other."""
+MOST_TENSORS = 20_000
+"""Of a model that is read: a file of a few MB can name millions of empty ones."""
+OTHER = {"encoder": "decoder", "decoder": "encoder"}
+
+
+@dataclass
+class Source:
+    """What is read of a capsule: plain tensors and data."""
+
+    path: str
+    state: dict[str, Tensor]
+    """Every parameter by name, those that are shared under each of their names."""
+    vocab: Vocabulary
+    model: dict[str, Any]
+    """Its ``model.*``."""
+
+
+@dataclass
+class Copied:
+    """What became of one part of the new model, in numbers of parameters."""
+
+    part: str
+    copied: int = 0
+    """Taken over whole."""
+    resized: int = 0
+    """Rows that have a counterpart in a matrix of another size."""
+    fresh: int = 0
+    """As initialised."""
+    why: str = ""
+
+
+def read_source(run_dir: Path) -> Source:
+    """The weights, vocabulary and sizes of a finished run.
+
+    Raises:
+        CheckpointError: They are missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = run_dir / "model" / "model.safetensors"
+    description = describe_model(run_dir)
+    try:
+        with safe_open(path, framework="pt") as file:
+            names, shared = list(file.keys()), file.metadata() or {}
+            if len(names) > MOST_TENSORS:
+                what = f"holds {len(names):,} tensors, above the limit of {MOST_TENSORS:,}"
+                raise CheckpointError(str(path), what, "copy the run again")
+            state = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(str(path), f"cannot be loaded ({error})", "copy the run again") from error
+    state |= {name: state[kept] for name, kept in shared.items() if kept in state}
+    return Source(str(run_dir), state, load_vocab(run_dir), description["config"]["model"])
+
+
+def tokenizers_from(run_dir: Path, roles: Sequence[str]) -> dict[str, Tokenizer]:
+    """A run's tokenizers for the roles of another task: by role, else the source's for ``text``, else the target's."""
+    found = load_vocab(run_dir).tokenizers
+    first = next(iter(found.values()))
+    near = {"text": "source", "text_b": "text", "source": "text", "target": "text"}
+    return {role: found.get(role) or found.get(near[role]) or found.get("target", first) for role in roles}
+
+
+def copy_weights(model: nn.Module, vocab: Vocabulary, source: Source) -> list[Copied]:
+    """Copies what fits from ``source`` into ``model`` (a backbone ``transformer`` and its heads), in place.
+
+    Args:
+        model: Freshly initialised.
+        vocab: Of the new model.
+        source: What `read_source` gave.
+
+    Returns:
+        A row for each part of the model; its numbers add up to the model's parameters, shared ones counted once.
+
+    Raises:
+        ConfigError: Width or another setting of the layers differs.
+        CheckpointError: A weight has another shape than its description says.
+    """
+    check_same(model.transformer.config, source)
+    parts: dict[str, Copied] = {}
+    for name, parameter in model.named_parameters():  # a shared one comes once
+        part = _part(name)
+        row = parts.setdefault(part, Copied(part))
+        counterpart, from_other = _counterpart(name, source.state)
+        with torch.no_grad():
+            why = _copy(name, parameter, counterpart, source, vocab, row)
+        if from_other and counterpart is not None:
+            why = f"from the {from_other}" + (f"; {why}" if why else "")
+        if why and why not in row.why:
+            row.why = f"{row.why}; {why}" if row.why else why
+    return list(parts.values())
+
+
+def check_same(config: ModelConfig, source: Source) -> None:
+    """Refuses a source whose layers are of another size or kind."""
+    for name in SAME:
+        theirs, ours = source.model.get(name), getattr(config, name)
+        if name == "num_kv_heads":
+            theirs, ours = theirs or source.model["num_heads"], config.kv_heads
+        if theirs != ours:
+            what = f"{source.path} has model.{name}={theirs}, this run has {ours}"
+            raise ConfigError("init_from", what, f"model.{name}={theirs}")
+
+
+def _part(name: str) -> str:
+    """The row of the table that a parameter belongs to."""
+    words = name.split(".")
+    if words[0] != "transformer":
+        return "head" if words[0] == "head" else f"head {words[1]}"
+    kind = words[2]
+    if kind == "layers":
+        return f"{words[1]} {'cross-attention' if words[4].startswith('cross_attention') else 'layers'}"
+    return f"{words[1]} {kind}"
+
+
+def _counterpart(name: str, state: Mapping[str, Tensor]) -> tuple[str | None, str]:
+    """The source's parameter for one of ours, and the stack it is from where that is the other one."""
+    words = name.split(".")
+    if words[0] == "transformer":
+        if any(known.startswith(f"transformer.{words[1]}.") for known in state):
+            return (name if name in state else None), ""
+        other = OTHER[words[1]]
+        swapped = ".".join(["transformer", other, *words[2:]])
+        return (swapped if swapped in state else None), other
+    tail = words[1:] if words[0] == "head" else words[2:]
+    same = [name, ".".join(["head", *tail])]
+    same += [known for known in state if known.startswith("heads.") and known.split(".")[2:] == tail]
+    return next((known for known in same if known in state), None), ""
+
+
+def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source, vocab: Vocabulary, row: Copied) -> str:
+    """Copies one parameter, counts it in ``row``, and says what is worth saying."""
+    size = parameter.numel()
+    if counterpart is None:
+        row.fresh += size
+        return _lacking(name, source.state)
+    theirs = source.state[counterpart]
+    if name.endswith(("embedding.weight", "head.weight")) or _is_vocabulary_head(name):
+        entries = _tokenizer(counterpart, source.vocab)
+        if theirs.shape != (entries.vocab_size, parameter.size(1)):
+            what = f"{counterpart} has the shape {tuple(theirs.shape)} for {entries.vocab_size:,} entries"
+            raise CheckpointError(f"{source.path}/model/model.safetensors", what, "copy the run again")
+        return _copy_rows(parameter, theirs, _tokenizer(name, vocab), entries, row)
+    if name.endswith("positions.weight"):
+        rows = min(len(parameter), len(theirs))
+        parameter[:rows] = theirs[:rows]
+        whole = rows == len(parameter) == len(theirs)
+        row.copied, row.resized = row.copied + whole * size, row.resized + (not whole) * parameter[:rows].numel()
+        row.fresh += 0 if whole else size - parameter[:rows].numel()
+        return "" if whole else f"{rows:,} of {len(parameter):,} positions"
+    if ".ngrams." in name and _tokenizer(name, vocab).vocab != _tokenizer(counterpart, source.vocab).vocab:
+        row.fresh += size
+        return "another vocabulary: its n-grams are others"
+    of_classes = not name.startswith("transformer.") and ("output" in name or "ngrams" in name)
+    if of_classes and vocab.labels != source.vocab.labels:
+        row.fresh += size
+        return "other classes"
+    if theirs.shape != parameter.shape and ".layers." in name:  # `check_same` has compared all that shapes them
+        what = f"{counterpart} has the shape {tuple(theirs.shape)}, and its model.json says {tuple(parameter.shape)}"
+        raise CheckpointError(f"{source.path}/model/model.safetensors", what, "copy the run again")
+    if theirs.shape != parameter.shape:
+        row.fresh += size
+        return f"{tuple(theirs.shape)} is not {tuple(parameter.shape)}"
+    parameter.copy_(theirs)
+    row.copied += size
+    return ""
+
+
+def _is_vocabulary_head(name: str) -> bool:
+    return name.startswith("heads.") and name.split(".")[2:] == ["weight"]
+
+
+def _tokenizer(name: str, vocab: Vocabulary) -> Tokenizer:
+    """What the rows of an embedding or a vocabulary head stand for."""
+    found, first = vocab.tokenizers, next(iter(vocab.tokenizers.values()))
+    role = "source" if name.startswith("transformer.encoder.") else "target"
+    return found.get(role) or found.get("text", first)
+
+
+def _copy_rows(parameter: Tensor, theirs: Tensor, ours_of: Tokenizer, theirs_of: Tokenizer, row: Copied) -> str:
+    """Rows by the text of their entries; all where the vocabularies are the same."""
+    if ours_of.vocab == theirs_of.vocab:
+        parameter.copy_(theirs)
+        row.copied += parameter.numel()
+        return ""
+    special = range(NUM_SPECIALS)  # by number: a word of the text may be spelt like one
+    place = {entry: number for number, entry in enumerate(theirs_of.vocab) if number not in special}
+    words = [(number, entry) for number, entry in enumerate(ours_of.vocab) if number not in special]
+    pairs = [(number, number) for number in special] + [(number, place[e]) for number, e in words if e in place]
+    ours, others = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    parameter[ours] = theirs[others].to(parameter.dtype)
+    row.resized += len(pairs) * parameter.size(1)
+    row.fresh += parameter.numel() - len(pairs) * parameter.size(1)
+    return f"{len(pairs):,} of {len(ours_of.vocab):,} entries are in its vocabulary of {len(theirs_of.vocab):,}"
+
+
+def _lacking(name: str, state: Mapping[str, Tensor]) -> str:
+    """Why a parameter has no counterpart."""
+    words = name.split(".")
+    if words[0] != "transformer":
+        return "it has no such head"
+    if words[2] != "layers":
+        return f"it has no {words[2]}"
+    if words[4].startswith("cross_attention"):
+        return "it has no cross-attention"
+    deep = {known.split(".")[3] for known in state if known.startswith("transformer.") and ".layers." in known}
+    return f"it has {len(deep)} layers"
+
+
+def as_rows(copied: Sequence[Copied]) -> list[dict[str, Any]]:
+    """The table as plain data."""
+    return [asdict(row) for row in copied]
+
+
+def transfer_table(copied: Sequence[Copied], run: str) -> Table:
+    """The table for the screen, with a row of totals."""
+    from multihead.runs.progress import plain_table
+
+    total = Copied("all", *(sum(getattr(row, name) for row in copied) for name in ("copied", "resized", "fresh")))
+    body = [[row.part, row.copied, row.resized, row.fresh, row.why] for row in (*copied, total)]
+    return plain_table(f"parameters from {run}", [["part", "copied", "resized", "fresh", "why"], *body])

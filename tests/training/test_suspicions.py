@@ -1,0 +1,118 @@
+"""Notes at the end of a run: from facts alone, one for each thing that is odd, and none for a run as it should be."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from multihead.comparing.significance import proportion_interval
+from multihead.training.suspicions import Evaluation, Training, notes_on, of_evaluation, of_training
+
+CURVE = [(100, 5.0), (200, 20.0), (300, 30.0), (400, 32.0)]
+
+
+def training(**changed):
+    return of_training(
+        Training(**{"monitor": "val/bleu", "mode": "max", "validations": CURVE, "best_step": 400} | changed)
+    )
+
+
+def evaluation(**changed):
+    texts = [f"text number {i}" for i in range(200)]
+    facts = {"metrics": {"bleu": 31.0, "chrf": 50.0, "cut_outputs": 0.001}, "outputs": texts, "references": texts[::-1]}
+    return of_evaluation(Evaluation(**facts | changed))
+
+
+def test_a_run_as_it_should_be_has_no_note():
+    assert training() == evaluation() == []
+    assert training(best_step=300) == training(validations=CURVE[:1], best_step=100) == []
+
+
+def test_a_monitor_that_never_moved():
+    flat = [(step, 0.0) for step, _ in CURVE]
+    (note,) = training(validations=flat, best_step=300)
+    assert note.startswith("val/bleu was 0 at all 4 validations, so the loss chose the checkpoint")
+    (note,) = training(validations=[(1, math.nan), (2, math.nan)], best_step=1)
+    assert "val/bleu was nan at all 2 validations" in note
+
+
+def test_the_first_or_the_last_checkpoint_won():
+    falling = [(step, -value) for step, value in CURVE]
+    (note,) = training(validations=falling, best_step=100)
+    assert note.startswith("the first of 4 validations (step 100) was the best by val/bleu")
+    rising = [(100, 5.0), (200, 10.0), (300, 15.0), (400, 20.0)]
+    (note,) = training(validations=rising)
+    assert note.startswith(
+        "the last validation (step 400) was the best, and val/bleu still gained 5 since the one before"
+    )
+    assert training(validations=rising, whole=False) == []  # who stopped it knows
+
+
+def test_an_average_without_a_sample():
+    (note,) = training(unsampled_average="trainer.average_last_steps=10")
+    assert note.startswith("trainer.average_last_steps=10 averaged nothing")
+
+
+def test_outputs_that_were_cut_and_unknown_tokens():
+    (note,) = evaluation(metrics={"bleu": 3.0, "cut_outputs": 0.123})
+    assert note.startswith("12.3% of the outputs were cut at the limit on their length")
+    (note,) = evaluation(unknown={"source": 0.002, "target": 0.05})
+    assert note.startswith("5.0% of the tokens in target are unknown to the vocabulary")
+
+
+def test_scores_of_0_and_of_100():
+    (note,) = evaluation(metrics={"bleu": 0.0, "chrf": 99.0, "exact_match": 0.97})
+    assert note.startswith("test/bleu is 0: no four words in a row are right") and note.endswith(
+        "chrf 99, exact_match 0.97"
+    )
+    (note,) = evaluation(metrics={"chrf": 0.0})
+    assert note == "test/chrf: exactly 0, nothing in the outputs is right"
+    (note,) = evaluation(metrics={"accuracy": 1.0}, split="val")
+    assert note == "val/accuracy: perfect; make sure that no such example stands in the training data"
+    (note,) = evaluation(metrics={"bleu": 100.0, "chrf": 100.0})
+    assert note.startswith("test/bleu and test/chrf: perfect;")
+    assert evaluation(metrics={"bleu": 100.00000000000004}, solvable=True) == []
+    assert evaluation(metrics={"mcc": 0.0, "exact_match": 0.0, "rouge2": 0.0}) == []
+
+
+def test_outputs_that_repeat():
+    outputs = ["the same"] * 120 + [f"other {i}" for i in range(80)]
+    (note,) = evaluation(outputs=outputs)
+    assert note.startswith("60.0% of the outputs are the same text, 'the same'")
+    assert evaluation(outputs=outputs, references=outputs) == []  # as it should be
+    labels = ["ham"] * 180 + ["spam"] * 20
+    (note,) = evaluation(metrics={"accuracy": 0.9}, outputs=["ham"] * 200, references=labels, classes=True)
+    assert note == "every example was classified as 'ham', which 90.0% of them are"
+    assert evaluation(metrics={"accuracy": 0.9}, outputs=labels, references=["ham"] * 200, classes=True) == []
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"), [(12, 12, 0.735, 1), (0, 12, 0, 0.265), (5, 10, 0.187, 0.813)]
+)
+def test_exact_interval_of_a_share(hits, count, low, high):
+    assert proportion_interval(hits, count) == pytest.approx((low, high), abs=0.001)
+
+
+def test_few_examples_are_said_with_their_interval():
+    samples = [{"label": "a" if i % 2 else "b", "predicted": "a" if i % 2 else "b"} for i in range(12)]
+    config = SimpleNamespace(data=SimpleNamespace(format="csv"))
+    settings = SimpleNamespace(monitor="val/accuracy")
+    member = SimpleNamespace(unknown={}, config=config, settings=settings)
+    task = SimpleNamespace(samples=samples, members=lambda: {"classification": member})
+    perfect, few = notes_on(task, {"test/accuracy": 1.0, "parameters": 7})
+    assert perfect.startswith("test/accuracy: perfect")
+    expected = "the test split has 12 examples, so test/accuracy 1 may as well be anything from 0.735 to 1 (95 %)"
+    assert few == expected
+    task.samples = samples * 10
+    assert len(notes_on(task, {"test/accuracy": 1.0})) == 1
+    texts = [{"output": f"a b c {i} e", "reference": f"a b c {i % 7} e"} for i in range(20)]
+    translation = SimpleNamespace(
+        unknown={}, config=config, settings=SimpleNamespace(monitor="val/translation/bleu"),
+        scores={"bleu": SimpleNamespace(tokenize="13a")},
+    )  # fmt: skip
+    task = SimpleNamespace(
+        samples=[{"task": "translation", **sample} for sample in texts] + [{"task": "lm", "nats": 1.0}],
+        members=lambda: {"translation": translation, "lm": member},
+    )
+    (note,) = notes_on(task, {"test/translation/bleu": 60.0, "test/lm/loss": 1.0})
+    assert note.startswith("translation: the test split has 20 examples, so test/bleu 60 may as well be anything from")

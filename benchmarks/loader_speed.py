@@ -27,7 +27,7 @@ from rounds import split_words
 from multihead.config.compose import compose
 from multihead.data.prepare import prepare
 from multihead.data.stream import encode_stream
-from multihead.training.job import join
+from multihead.training.build import join
 
 OWN = {"rounds": 3, "megabytes": 200, "vocabulary": 8000, "out": ""}
 

@@ -29,7 +29,7 @@ from multihead.config.data import SPLITS
 from multihead.data.prepare import prepare
 from multihead.runs.loggers import build_loggers, quiet_lightning
 from multihead.runs.progress import open_log
-from multihead.training.job import build_trainer, join
+from multihead.training.build import build_trainer, join
 from multihead.training.precision import settle
 from multihead.training.steps import Steps
 

@@ -30,7 +30,7 @@ from multihead.data.prepare import prepare
 from multihead.model import kernels
 from multihead.model.optim import orthogonalize
 from multihead.model.transformer import Dropout
-from multihead.training.job import join
+from multihead.training.build import join
 from multihead.training.precision import settle
 
 OWN = {"precisions": "32-true,bf16-mixed", "seconds": 30.0, "repeats": 10, "out": ""}

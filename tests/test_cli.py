@@ -10,7 +10,7 @@ import types
 import pytest
 
 from multihead import cli
-from multihead.config.keys import conf_dir
+from multihead.config.folder import conf_dir
 from multihead.config.task import TASKS
 from multihead.errors import CheckpointError, DataError, NumericsError, Stopped
 

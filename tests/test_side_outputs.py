@@ -14,10 +14,9 @@ from rich.console import Console
 
 import multihead
 from multihead.cli import main
-from multihead.errors import Stopped
+from multihead.errors import Stopped, side_output
 from multihead.metrics.classification import Confusion
 from multihead.runs.progress import open_log
-from multihead.side_outputs import side_output
 
 BROKEN = {
     "multihead.runs.progress.Progress._report": "the progress bar",

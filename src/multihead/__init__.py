@@ -1,10 +1,9 @@
 """One Transformer backbone, many heads.
 
-The way of the data: `config` (typed dataclasses, composed by Hydra) -> `data.corpus` (rows and roles) or `data.stream`
-(running text) -> `data.tokenizer` -> `data.encode` -> `data.plan` (what each optimizer step sees) and `data.mixture`
-(of which task) -> a task's ``collate`` -> `transformer` -> `heads` -> `metrics` -> the capsule (`run`, `checkpoint`).
-`prepare` goes this way up to the ids, `tasks` has a module per task, `transfer` starts a run from another's weights.
-`cli` is the door, `commands` has a module per verb, and `commands.train` joins the parts.
+The way of the data: `config` (typed dataclasses, composed by Hydra) -> `data` (rows with roles, tokenizers, the batch
+plan) -> a task's ``collate`` (`tasks`) -> `model` (the Transformer and its heads) -> `metrics` -> the run directory
+(`runs`). `training.job` is the page that shows a run from start to result. `cli` reads the command line, and
+`commands` has a thin module for each verb.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from multihead.runs.directory import Run
+    from multihead.runs.run import Run
 
 __version__ = "0.1.0"
 __all__ = ["load", "train"]
 
 
 def load(run: Any, *words: str) -> Run:
-    """Loads a finished run for prediction; see `multihead.runs.directory.load`."""
-    from multihead.runs.directory import load as load_run
+    """Loads a finished run for prediction; see `multihead.runs.run.load`."""
+    from multihead.runs.run import load as load_run
 
     return load_run(run, *words)
 
@@ -35,7 +34,7 @@ def train(words: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: If a word cannot be.
     """
+    from multihead.commands.train import train as train_run
     from multihead.config.compose import compose
-    from multihead.training.job import train as train_run
 
     return train_run(compose(list(words)))

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import gc
 import importlib
 import io
 import os
-import re
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead.config.keys import GROUPS, PRIMARY, conf_dir, nearest_name
-from multihead.errors import ConfigError, MachineError, MultiheadError, Stopped
+from multihead.config.folder import PRIMARY, conf_dir
+from multihead.config.keys import GROUPS, nearest_name
+from multihead.errors import ConfigError, MachineError, Stopped, _tell, guarded
 from multihead.ranks import check_numbers
 
 if TYPE_CHECKING:
@@ -30,11 +28,8 @@ HELP_WORDS = ("--help", "-h", "help")
 VALUE_FLAGS = {"--config-dir": "--config-dir", "-cd": "--config-dir", "--cfg": "--cfg", "-c": "--cfg",
                "--package": "--package", "-p": "--package", "--info": "--info", "-i": "--info"}  # fmt: skip
 PLAIN_FLAGS = {"-m": "--multirun", "--multirun": "--multirun", "--resolve": "--resolve", "--hydra-help": "--hydra-help"}
-MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOMEM, errno.EIO,
-                  errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
 NO_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
 """How torch's errors say it."""
-SHOW_TRACEBACK = "MULTIHEAD_TRACEBACK"
 SUBMITIT_DIR = "outputs/submitit"
 
 atexit.register(gc.freeze)  # the interpreter searches all objects for garbage as it ends: two thirds of leaving's time
@@ -48,85 +43,6 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _dispatch(argv))
-
-
-def guarded(action: Callable[[], int]) -> int:
-    """The status that ``action`` returns, or the one of the error it ends with, which is told on stderr."""
-    try:
-        status = action()
-        sys.stdout.flush()
-        return status
-    except (Exception, KeyboardInterrupt, Stopped) as error:
-        return report(error)
-    except SystemExit as left:
-        return left.code if isinstance(left.code, int) else int(left.code is not None)
-
-
-def report(error: BaseException) -> int:
-    """Tells an error in one line on stderr and returns its exit status."""
-    if isinstance(error, BrokenPipeError):  # the reader of our output had enough, as in `multihead predict ... | head`
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    if isinstance(error, KeyboardInterrupt):
-        _tell("interrupted")
-        return 130
-    if isinstance(error, Stopped):
-        if str(error):
-            _tell(str(error))
-        return error.status
-    error = mendable(error)
-    text = "".join(traceback.format_exception(error))
-    if os.environ.get(SHOW_TRACEBACK) == "1":
-        sys.stderr.write(text)
-    if isinstance(error, MultiheadError):
-        _tell(str(error))
-        return error.status
-    _tell(f"error[internal] {type(error).__name__}: {error}; a defect of ours; {_where_traceback(error, text)}")
-    return 1
-
-
-def mendable(error: BaseException) -> BaseException:
-    """The error as a `MachineError` where it is about disk, memory or permissions."""
-    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
-        return MachineError(str(error.filename or "disk"), str(error.strerror)).with_traceback(error.__traceback__)
-    told = str(error)  # torch tells of memory by a class or a sentence of its own
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told)
-    ):
-        fix = "smaller data.part_tokens, data.eval_tokens or model"
-        what = f"not enough ({told.rpartition('Allocator: ')[2][:120]})" if told else "not enough"
-        return MachineError("memory", what, fix).with_traceback(error.__traceback__)
-    if isinstance(error, RuntimeError) and told.startswith("DataLoader worker"):  # mostly by the kernel, for memory
-        fix = "the same command with resume=auto goes on; data.num_workers=0 takes less memory"
-        return MachineError("data.num_workers", told.strip(), fix).with_traceback(error.__traceback__)
-    if isinstance(error, RuntimeError) and "DataLoader worker" in told:
-        fix = "resume; fewer data.num_workers where memory is short"
-        return MachineError("data.num_workers", told[:200], fix).with_traceback(error.__traceback__)
-    return error
-
-
-def _where_traceback(error: BaseException, text: str) -> str:
-    """Says where the traceback is, after writing it where a run has not done so."""
-    if os.environ.get(SHOW_TRACEBACK) == "1":
-        return "traceback above"
-    if written := getattr(error, "crash_file", None):
-        return f"traceback in {written}"
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="multihead-crash-", suffix=".txt", delete=False) as file:
-            file.write(text)
-        return f"traceback in {file.name}"
-    except OSError:
-        return f"{SHOW_TRACEBACK}=1 shows the traceback"
-
-
-def _tell(line: str) -> None:
-    """One line on stderr, whatever the text holds."""
-    line = re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", line).strip()
-    encoding = sys.stderr.encoding or "utf-8"
-    sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stderr.flush()
 
 
 # Verbs
@@ -319,7 +235,7 @@ def _elsewhere(job: Callable[[object], None], launcher: str) -> int:
 
 def _run_job(composition: Composition) -> int:
     """One training; its errors are told here, so that the other trials of a multirun go on."""
-    return guarded(lambda: importlib.import_module("multihead.training.job").run(composition))
+    return guarded(lambda: importlib.import_module("multihead.commands.train").run(composition))
 
 
 def _hydra_main(job: Callable[[object], None], config: str = "") -> None:

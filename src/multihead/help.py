@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from multihead.config.keys import GROUPS, Key, conf_dir, documentation, leaf_keys
+from multihead.config.folder import conf_dir
+from multihead.config.keys import GROUPS, Key, documentation, leaf_keys
 from multihead.config.task import TASKS
 
 WIDTH = 110

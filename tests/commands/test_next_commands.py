@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from multihead.commands.evaluate import run_words
-from multihead.commands.explain import take
 from multihead.config.compose import compose, to_yaml
-from multihead.config.words import typed_as
+from multihead.config.words import run_words, take, typed_as
 from multihead.training.job import next_commands
 
 NAMES = ["plain", "my run", "a,b", "a=b", "it's", 'say "x"', "ü", "[x]", "{x}", "~x", "$HOME", "a(b", "1e5", "null"]

@@ -14,8 +14,8 @@ from multihead.config.compose import compose
 from multihead.config.data import SPLITS
 from multihead.data.prepare import prepare
 from multihead.errors import MachineError, Stopped
+from multihead.training.build import join
 from multihead.training.cost import bytes_by_part, parameters_by_part, peak_memory
-from multihead.training.job import join
 from multihead.training.steps import Steps
 
 

@@ -16,7 +16,7 @@ from multihead.data.tokenizer import train_tokenizer
 from multihead.errors import ConfigError
 from multihead.runs.run import Run
 from multihead.tasks import build_task
-from multihead.tasks.base import Vocabulary
+from multihead.text.vocabulary import Vocabulary
 
 TEXTS = ["the dog sees a cat", "die Katze schläft", "a über straße"]
 SMALL = ["model.d_model=16", "model.num_heads=2", "model.d_ff=16", "model.num_encoder_layers=1", "model.max_len=24",
@@ -42,7 +42,7 @@ def predict(monkeypatch, capsys):
 
     def predict(content, *words, task="translation"):
         made = lambda path, *words: run_of(task, *words)  # noqa: E731
-        monkeypatch.setattr("multihead.runs.directory.load", made)
+        monkeypatch.setattr("multihead.runs.run.load", made)
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: False))
         capsys.readouterr()
         status = main(["predict", "run=RUN", *words])

@@ -13,7 +13,8 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from multihead.config.compose import compose, compose_from_run, load_yaml, to_yaml
-from multihead.config.keys import GROUPS, conf_dir, find, flatten, leaf_keys
+from multihead.config.folder import conf_dir
+from multihead.config.keys import GROUPS, find, flatten, leaf_keys
 from multihead.config.merge import Layer, merge
 from multihead.config.multirun import compose_sweep
 from multihead.config.task import TranslationConfig
@@ -330,7 +331,7 @@ def test_texts_of_a_file_stand_as_they_are_written(own, monkeypatch):
     (own / "data").mkdir()
     (own / "data" / "mine.yaml").write_text(
         "root: 2024_11\ntrain: 1.10\nval: ~/x\ncolumns: [1e5, true, a]\nroles: {source: 1_0, target: a}\n"
-        "separator: \"\\t\"\nlabels: {0: 1.0}\nbatch_tokens: 1_000\n"
+        'separator: "\\t"\nlabels: {0: 1.0}\nbatch_tokens: 1_000\n'
     )
     data = compose(["task=translation", f"config_dir={own}", "data=mine"]).config.data
     assert (data.root, data.train, data.val, data.columns) == ("2024_11", "1.10", "/home/me/x", ["1e5", "true", "a"])

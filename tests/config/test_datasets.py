@@ -9,7 +9,7 @@ import pytest
 from multihead.config.compose import compose
 from multihead.config.data import DataConfig
 from multihead.config.datasets import datasets_with
-from multihead.config.keys import conf_dir
+from multihead.config.folder import conf_dir
 from multihead.data.corpus import load_corpus
 from multihead.data.labels import class_names, encode_labels, read_labels
 from multihead.errors import ConfigError

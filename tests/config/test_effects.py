@@ -8,7 +8,7 @@ from multihead.config.compose import compose
 from multihead.config.effects import without_effect
 from multihead.config.training import DecodingConfig
 from multihead.errors import ConfigError
-from multihead.runs.directory import say_without_effect
+from multihead.runs.run import say_without_effect
 
 BEAMS = {"num_beams": 3, "length_penalty": 0.5, "no_repeat_ngram_size": 2, "min_new_tokens": 2, "max_new_tokens": 9,
          "num_return_sequences": 2}  # fmt: skip

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from multihead.config.compose import compose, composer
+from multihead.config.folder import conf_dir
 from multihead.config.keys import (
     GROUPS,
     Key,
-    conf_dir,
     documentation,
     edit_distance,
     find,

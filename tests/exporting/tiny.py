@@ -11,7 +11,7 @@ from multihead.data.tokenizer import train_tokenizer
 from multihead.exporting import places
 from multihead.exporting.verify import Reference
 from multihead.tasks import build_task
-from multihead.tasks.base import Vocabulary
+from multihead.text.vocabulary import Vocabulary
 
 SIZES = ["model.d_model=32", "model.num_heads=4", "model.d_ff=48", "model.num_encoder_layers=2"]
 SIZES += ["model.num_decoder_layers=2", "model.max_len=40", "accelerator=cpu"]

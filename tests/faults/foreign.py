@@ -54,7 +54,8 @@ def another_task(bench):
     "44",
     "a model of another width or vocabulary: resumed, started from",
     "one line with both numbers, status 3 (resume) or 2 (init_from)",
-    'patch("multihead.config.changes.MAY_CHANGE", ("*",))\npatch("multihead.training.transfer.check_same", lambda *rest: None)',
+    'patch("multihead.config.changes.MAY_CHANGE", ("*",))\n'
+    'patch("multihead.training.transfer.check_same", lambda *rest: None)',
 )
 def another_size(bench):
     run = bench.unfinished("lm")

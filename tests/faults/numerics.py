@@ -137,7 +137,7 @@ def one_rank_not_finite(bench):
     "53",
     "memory: a model or a batch that does not fit the address space",
     "error[machine] with what to lower, status 5; the checkpoint before it stays",
-    'patch("multihead.cli.mendable", lambda error: error)\npatch("multihead.training.launch.mendable", None)',
+    'patch("multihead.errors.mendable", lambda error: error)\npatch("multihead.training.launch.mendable", None)',
     needs=PRLIMIT,
     slow=True,
 )

@@ -129,7 +129,11 @@ def interrupted(bench):
 
 
 @ROWS.row(
-    "10", "the terminal is closed", "as for SIGTERM, status 129", 'patch("multihead.training.signals.SIGNALS", ())', slow=True
+    "10",
+    "the terminal is closed",
+    "as for SIGTERM, status 129",
+    'patch("multihead.training.signals.SIGNALS", ())',
+    slow=True,
 )
 def hung_up(bench):
     return stopped(bench, signal.SIGHUP, group=True)
@@ -309,7 +313,8 @@ def temporary_full(bench):
     "14",
     "the folder for runs may not be written",
     "refused before step 1 with the path, status 5; no false zero",
-    'patch("multihead.runs.lock.MachineError", RuntimeError)\npatch("multihead.runs.directory.MachineError", RuntimeError)',
+    'patch("multihead.runs.lock.MachineError", RuntimeError)\n'
+    'patch("multihead.runs.directory.MachineError", RuntimeError)',
     needs=UNROOT,
     defect_slow=True,
 )

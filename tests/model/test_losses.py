@@ -83,3 +83,11 @@ def test_balanced_weights_by_hand():
     assert balanced_weights(torch.tensor([6.0, 2.0])).tolist() == pytest.approx([8 / 12, 2.0])
     of_sets = balanced_weights(torch.tensor([[6.0, 4.0], [2.0, 4.0]]))  # not having, having; two classes
     assert of_sets.tolist() == [pytest.approx([8 / 12, 1.0]), pytest.approx([2.0, 1.0])]
+
+
+def test_class_weights_of_a_batch_in_bfloat16():
+    """precision=bf16-true converts what a batch holds; with task.class_weights=balanced that ended the run."""
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 2, 1, 2])
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    expected = class_loss(logits, labels, weights=weights)
+    assert class_loss(logits, labels, weights=weights.bfloat16()) == expected

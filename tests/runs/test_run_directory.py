@@ -19,7 +19,8 @@ import multihead
 from multihead.cli import main
 from multihead.commands.evaluate import evaluate
 from multihead.errors import CheckpointError, ConfigError
-from multihead.runs.directory import load_weights, save_weights
+from multihead.runs.directory import save_weights
+from multihead.runs.run import load_weights
 
 LEARNT = [
     "trainer.max_steps=150",

@@ -22,7 +22,7 @@ from multihead.metrics.calibration import Calibration, Threshold
 from multihead.model.losses import balanced_weights
 from multihead.model.ngrams import NGramClasses
 from multihead.tasks import build_task
-from multihead.tasks.base import Vocabulary
+from multihead.text.vocabulary import Vocabulary
 
 TEXTS = ["the film is good", "bad", "a very very good day , and a long one", "no good at all", "not bad", "the day"]
 OTHERS = ["it was good", "it was bad and long", "day", "not", "the film is a film", "a"]

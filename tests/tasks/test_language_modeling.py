@@ -16,7 +16,8 @@ from multihead.data.stream import Stream
 from multihead.data.tokenizer import Tokenizer, train_tokenizer
 from multihead.errors import ConfigError
 from multihead.tasks import build_task
-from multihead.tasks.base import IGNORED, Vocabulary
+from multihead.tasks.base import IGNORED
+from multihead.text.vocabulary import Vocabulary
 
 TEXTS = ["the dog sees a cat", "a cat", "the cat sees the old dog here", "dogs", "she sees it"] * 4
 WORDS = ["model.d_model=32", "model.num_heads=2", "model.d_ff=64", "model.num_encoder_layers=2", "model.dropout=0"]

@@ -11,7 +11,7 @@ from multihead.cli import main
 from multihead.config.compose import compose
 from multihead.data.prepare import prepare
 from multihead.errors import ConfigError
-from multihead.training.job import join
+from multihead.training.build import join
 
 SMOKE = ["task=multitask", "debug=smoke", "model.dropout=0"]
 ALL = "task.parts=[lm,translation,summarization,classification]"

@@ -12,8 +12,8 @@ from multihead.data.encode import encode_corpus
 from multihead.data.tokenizer import train_tokenizer
 from multihead.model.beam_search import Hypothesis
 from multihead.tasks import build_task
-from multihead.tasks.base import Vocabulary
 from multihead.text.targets import TargetText
+from multihead.text.vocabulary import Vocabulary
 
 SMALL = ["model.d_model=32", "model.num_heads=2", "model.d_ff=64", "model.num_encoder_layers=1", "model.max_len=64"]
 SMALL += ["model.num_decoder_layers=2", "model.dropout=0", "tokenizer.kind=word", "tokenizer.min_frequency=1"]

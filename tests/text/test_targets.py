@@ -9,8 +9,8 @@ from multihead.config.compose import compose
 from multihead.data.prepare import prepare
 from multihead.errors import CheckpointError, ConfigError
 from multihead.runs.directory import TARGETS, read_targets, save_vocab
-from multihead.tasks.base import Vocabulary
 from multihead.text.targets import TargetText, require_tokenizer, usable_tokenizer
+from multihead.text.vocabulary import Vocabulary
 
 
 def test_a_limit_covers_long_targets_and_is_never_below_twice_the_source():

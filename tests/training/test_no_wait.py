@@ -30,7 +30,8 @@ from multihead.data.module import DataModule, TaskData
 from multihead.data.stream import Stream
 from multihead.data.tokenizer import train_tokenizer
 from multihead.tasks import build_task
-from multihead.tasks.base import Task, Vocabulary
+from multihead.tasks.base import Task
+from multihead.text.vocabulary import Vocabulary
 from multihead.training.averaging import averaging
 from multihead.training.steps import Steps
 

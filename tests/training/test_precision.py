@@ -14,7 +14,7 @@ from multihead.config.data import SPLITS
 from multihead.config.training import PRECISIONS, Config
 from multihead.data.prepare import prepare
 from multihead.runs.checkpoint import FolderCheckpointIO
-from multihead.training.job import join
+from multihead.training.build import join
 from multihead.training.precision import cautions, settle
 
 WORDS = [

@@ -16,8 +16,8 @@ from multihead.data.prepare import prepare
 from multihead.errors import ConfigError
 from multihead.runs.checkpoint import FolderCheckpointIO
 from multihead.training import profiling
+from multihead.training.build import join
 from multihead.training.cost import OPTIMIZER, flop_counter, optimizer_products, products
-from multihead.training.job import join
 from multihead.training.profiling import DECODING, INSIDE, LOOP, Stopwatch, tables
 
 SMALL = [

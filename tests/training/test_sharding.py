@@ -11,7 +11,8 @@ from trial import ROOT, SMOKE, events, process, rows, train, weights
 import multihead
 from multihead.config.compose import compose
 from multihead.errors import ConfigError
-from multihead.training.sharding import gathered, is_sharded, parted, scattered, scattered_state, whole
+from multihead.model.sharded import gathered, is_sharded, parted, scattered, whole
+from multihead.training.sharding import scattered_state
 
 TWO = ["devices=2", "accelerator=cpu", "trainer.watchdog_seconds=60"]
 FSDP, DDP = [*TWO, "strategy=fsdp"], [*TWO, "strategy=ddp"]

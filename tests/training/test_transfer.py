@@ -14,7 +14,7 @@ from multihead.data.tokenizer import train_tokenizer
 from multihead.errors import CheckpointError, ConfigError
 from multihead.model.optim import build_optimizer, freeze, layer_rates, lr_factor
 from multihead.tasks import build_task
-from multihead.tasks.base import Vocabulary
+from multihead.text.vocabulary import Vocabulary
 from multihead.training.transfer import (
     SAME,
     Source,

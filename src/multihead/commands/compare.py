@@ -484,7 +484,7 @@ def _compare_pairs(
 
 
 def _test(first: Sequence[str], second: Sequence[str], scores: Scores) -> Test | None:
-    """The test of two systems, given the paths of their runs; see `multihead.comparing.significance` for which and why."""
+    """The test of two systems, given the paths of their runs; `multihead.comparing.significance` says why."""
     from multihead.comparing.significance import over_seeds
 
     values = [[scores.values[path] for path in paths] for paths in (first, second)]

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead.commands.explain import take
 from multihead.comparing.systems import read_json
 from multihead.config.keys import flatten
-from multihead.config.words import path_of
+from multihead.config.words import path_of, take
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import Config
-from multihead.config.words import paths_of
-from multihead.errors import ConfigError
-from multihead.side_outputs import side_output
+from multihead.config.words import run_words
+from multihead.errors import ConfigError, side_output
 
 if TYPE_CHECKING:
     from multihead.data.prepare import Prepared
@@ -41,24 +40,6 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def run_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits ``run=`` (one directory, or ``run=[A,B]``) from the overrides.
-
-    Raises:
-        ConfigError: If no run is named.
-    """
-    runs: list[str] = []
-    rest = []
-    for word in words:
-        if word.startswith("run="):
-            runs += [path for path in paths_of("run", word.removeprefix("run=")) if path]
-        else:
-            rest.append(word)
-    if not runs:
-        raise ConfigError("run", "is missing", "run=outputs/TASK/DATA/...")
-    return runs, rest
-
-
 def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     """Metrics of a finished run on ``data.split`` (default test); written beside result.json, never over it.
 
@@ -67,10 +48,11 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         words: Overrides as on the command line.
     """
     from multihead.metrics.calibration import Request
-    from multihead.runs.directory import capsule_dir, load_calibration, load_weights, say_without_effect, write_result
+    from multihead.runs.directory import capsule_dir, write_result
     from multihead.runs.progress import plain_table
+    from multihead.runs.run import load_calibration, load_weights, say_without_effect
     from multihead.tasks import build_task
-    from multihead.training.job import give_texts
+    from multihead.training.build import give_texts
     from multihead.training.precision import cautions, settle
     from multihead.training.suspicions import notes_on
 
@@ -127,7 +109,7 @@ def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
 
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule
-    from multihead.training.job import source_of
+    from multihead.training.build import source_of
     from multihead.training.launch import devices
 
     split = config.data.split

@@ -9,7 +9,7 @@ from typing import Any
 
 from multihead.config.compose import Composition, compose, compose_from_run, load_yaml
 from multihead.config.keys import Key, documentation, find, leaf_keys, unknown_key
-from multihead.config.words import path_of
+from multihead.config.words import path_of, take
 from multihead.errors import ConfigError
 
 
@@ -22,13 +22,6 @@ def run(words: Sequence[str]) -> int:
         raise ConfigError("key", "is missing: which one to explain?", "key=optim.lr")
     sys.stdout.write(explain(name, _composed(folder, words)))
     return 0
-
-
-def take(words: Sequence[str], name: str) -> tuple[str, list[str]]:
-    """The value of the last word ``name=...`` (or an empty string), and the other words."""
-    prefix = f"{name}="
-    values = [word.removeprefix(prefix) for word in words if word.startswith(prefix)]
-    return (values[-1] if values else ""), [word for word in words if not word.startswith(prefix)]
 
 
 def _composed(folder: str, words: list[str]) -> Composition:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from multihead.commands.evaluate import run_words
-from multihead.commands.explain import take
 from multihead.config.check import require
-from multihead.config.words import path_of, split
+from multihead.config.words import path_of, run_words, split, take
 from multihead.errors import ConfigError
 
 log = logging.getLogger("multihead")
@@ -17,9 +15,9 @@ log = logging.getLogger("multihead")
 def run(words: Sequence[str]) -> int:
     """``multihead export run=RUN to=FORMAT [out=DIR] [quantization=int8] [sentences=100] [part=TASK] [KEY=VALUE]``."""
     from multihead.exporting.formats import Request, export
-    from multihead.runs.directory import load
     from multihead.runs.loggers import quiet_lightning
     from multihead.runs.progress import open_log, plain_table
+    from multihead.runs.run import load
 
     runs, words = run_words(words)
     if len(runs) != 1:

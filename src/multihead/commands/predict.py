@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from multihead.commands.evaluate import run_words
-from multihead.commands.explain import take
 from multihead.config.check import require_choice
+from multihead.config.words import run_words, take
 from multihead.errors import ConfigError, DataError
 from multihead.text.inputs import lines_of
 
@@ -28,9 +27,9 @@ def run(words: Sequence[str]) -> int:
     """``multihead predict run=RUN [format=text|jsonl] [part=TASK] [decoding.num_beams=5] < lines``."""
     from rich.console import Console
 
-    from multihead.runs.directory import load
     from multihead.runs.loggers import quiet_lightning
     from multihead.runs.progress import open_log
+    from multihead.runs.run import load
 
     runs, words = run_words(words)
     if len(runs) != 1:

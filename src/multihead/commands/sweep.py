@@ -21,7 +21,7 @@ from rich.console import Console
 from multihead.capabilities import cores
 from multihead.config.compose import named, parse
 from multihead.config.extras import install, installed, require_package
-from multihead.config.keys import conf_dir
+from multihead.config.folder import conf_dir
 from multihead.config.merge import Composition
 from multihead.config.sweep import Sweep, SweepSettings, check, read_sweep, sweep_settings
 from multihead.config.words import write

@@ -145,7 +145,7 @@ def paired_bootstrap(
 
     The interval is that of percentiles. The p-value is sacreBLEU's (``--paired-bs``): the share of samples in which the
     absolute difference, less its mean over the samples, is above the observed one. On identical systems it is below
-    0.05 in about 12 % of trials (`tests/comparing/test_significance.py`), so it is shown beside a test that holds its level.
+    0.05 in about 12 % of trials (`test_significance.py`), so it is shown beside a test that holds its level.
 
     Args:
         difference: The observed one.

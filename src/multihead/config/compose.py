@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from multihead.config.files import SECRET, SECRET_FIX, Files, file_layer, load_named_plugin, task_classes
+from multihead.config.folder import conf_dir
 from multihead.config.keys import (
     GROUPS,
     OPTIONAL_GROUPS,
     Key,
-    conf_dir,
     contains,
     find,
     leaf_keys,

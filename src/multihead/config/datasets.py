@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from multihead.config.data import column_of
-from multihead.config.keys import conf_dir
+from multihead.config.folder import conf_dir
 from multihead.config.yaml_file import load_yaml
 
 

@@ -25,11 +25,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from multihead.config.data import ROLES
+from multihead.config.folder import PRIMARY, conf_dir
 from multihead.config.keys import (
     OPTIONAL_GROUPS,
-    PRIMARY,
     Key,
-    conf_dir,
     contains,
     find,
     flatten,

@@ -8,13 +8,11 @@ import difflib
 import functools
 import inspect
 import itertools
-import os
 import re
 import textwrap
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -26,7 +24,6 @@ from multihead.config.training import Config
 from multihead.errors import ConfigError
 
 GROUPS = ("task", "model", "data", "optim", "hardware", "experiment", "debug")
-PRIMARY = "train"
 OPTIONAL_GROUPS = ("hardware", "experiment", "debug")
 SECRET_KEYS = re.compile(r"[0-9a-f]{40}|(hf|gh[opsu]|github_pat|glpat|sk|wandb_v1)[_-]\w{20,200}|AKIA[0-9A-Z]{16}")
 """W&B (40 hexadecimal digits), Hugging Face, GitHub, GitLab, OpenAI, AWS."""
@@ -67,20 +64,6 @@ class Key:
     def requirement(self) -> str:
         """Its type in words."""
         return TYPE_WORDS.get(self.type, str(self.type))
-
-
-def conf_dir() -> Path:
-    """The folder of our YAML files: inside an installed package, or at the top of the repository.
-
-    ``MULTIHEAD_CONF`` names another one: the trials of a sweep read the files as they were when it began.
-    """
-    if frozen := os.environ.get("MULTIHEAD_CONF"):
-        return Path(frozen)
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "conf", package.parents[1] / "conf"):
-        if (folder / f"{PRIMARY}.yaml").is_file():
-            return folder
-    raise ConfigError("conf", f"no {PRIMARY}.yaml in {package / 'conf'} or {package.parents[1] / 'conf'}", "reinstall")
 
 
 def leaf_keys(tasks: Iterable[type[TaskConfig]], options: Mapping[str, type] | None = None) -> Mapping[str, Key]:

@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from multihead.config.compose import HYDRA_WORDS, composer, named, parse, resumed_run
 from multihead.config.extras import install
 from multihead.config.files import Files
-from multihead.config.keys import GROUPS, PRIMARY, conf_dir, find, leaf_keys, nearest_name
+from multihead.config.folder import PRIMARY, conf_dir
+from multihead.config.keys import GROUPS, find, leaf_keys, nearest_name
 from multihead.config.merge import Composition
 from multihead.config.task import TASKS
 from multihead.config.words import Word, is_text, text

@@ -16,7 +16,7 @@ import contextlib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from multihead.config.keys import GROUPS, Key, conf_dir, find
+from multihead.config.folder import conf_dir
+from multihead.config.keys import GROUPS, Key, find
 from multihead.errors import ConfigError
 
 SWEEPS = ("choice", "range", "interval", "glob", "sort", "shuffle", "tag")
@@ -385,3 +386,28 @@ def entries_of(name: str, typed: str) -> list[str]:
     listed = _listed(typed)
     found = [item for item in _apart(typed) or [typed] if item] if listed is None else listed
     return [path_of(name, item) if name in PATHS else text(item, name, alone=False) for item in found]
+
+
+def take(words: Sequence[str], name: str) -> tuple[str, list[str]]:
+    """The value of the last word ``name=...`` (or an empty string), and the other words."""
+    prefix = f"{name}="
+    values = [word.removeprefix(prefix) for word in words if word.startswith(prefix)]
+    return (values[-1] if values else ""), [word for word in words if not word.startswith(prefix)]
+
+
+def run_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits ``run=`` (one directory, or ``run=[A,B]``) from the overrides.
+
+    Raises:
+        ConfigError: If no run is named.
+    """
+    runs: list[str] = []
+    rest = []
+    for word in words:
+        if word.startswith("run="):
+            runs += [path for path in paths_of("run", word.removeprefix("run=")) if path]
+        else:
+            rest.append(word)
+    if not runs:
+        raise ConfigError("run", "is missing", "run=outputs/TASK/DATA/...")
+    return runs, rest

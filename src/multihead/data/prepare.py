@@ -27,7 +27,7 @@ from multihead.errors import CheckpointError
 from multihead.text.targets import TargetText, require_tokenizer, usable_tokenizer
 
 if TYPE_CHECKING:
-    from multihead.tasks.base import Vocabulary
+    from multihead.text.vocabulary import Vocabulary
 
 log = logging.getLogger("multihead")
 
@@ -110,7 +110,7 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
         splits: Which splits to prepare.
         vocab: Tokenizers and classes of a capsule; None trains tokenizers on the train split and finds its classes.
     """
-    from multihead.tasks.base import Vocabulary
+    from multihead.text.vocabulary import Vocabulary
 
     config = composition.config
     notes: list[str] = []

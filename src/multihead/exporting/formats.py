@@ -11,7 +11,8 @@ from multihead.config.task import SINGLE_TASKS
 from multihead.errors import ConfigError
 from multihead.exporting import ctranslate, places, programs, weights
 from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify
-from multihead.runs.directory import Run, save_vocab
+from multihead.runs.directory import save_vocab
+from multihead.runs.run import Run
 from multihead.tasks.base import Task
 
 FORMATS = ("ctranslate2", "onnx", "torch_export", "safetensors")

@@ -11,17 +11,11 @@ from torch import Tensor
 
 from multihead.config.compose import compose_from_run
 from multihead.exporting.verify import Example, Reference
-from multihead.runs.directory import (
-    TARGETS,
-    describe_model,
-    load_weights,
-    read_json,
-    read_targets,
-    save_vocab,
-    save_weights,
-)
+from multihead.runs.directory import TARGETS, describe_model, read_json, read_targets, save_vocab, save_weights
+from multihead.runs.run import load_weights
 from multihead.tasks import build_task
-from multihead.tasks.base import Task, Vocabulary
+from multihead.tasks.base import Task
+from multihead.text.vocabulary import Vocabulary
 
 README = """# {name} as tensors
 

@@ -20,7 +20,7 @@ from torchmetrics import Metric
 from torchmetrics.functional import classification as functional
 from torchmetrics.utilities import dim_zero_cat
 
-from multihead.side_outputs import side_output
+from multihead.errors import side_output
 
 CALIBRATION_BINS = 15
 """Of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""

@@ -156,7 +156,7 @@ class CorpusROUGE(Metric):
     """Mean F-measure of ROUGE (Lin, 2004) over the sentences, in [0, 100]; see `multihead.metrics.rouge`.
 
     The state is a sum over sentences, so any split into batches and ranks gives the same score. Words are those of
-    `multihead.text.scripts.words`, nothing is stemmed. On ASCII text the scores are those of the ``rouge-score`` package.
+    `multihead.text.scripts.words`, nothing is stemmed. On ASCII text the scores are those of ``rouge-score``.
 
     Args:
         key: rouge1, rouge2 (n-grams), rougeL (longest common subsequence) or rougeLsum (the same line by line).

@@ -28,6 +28,7 @@ def class_loss(
         focal_gamma: Exponent of (1 - p), the factor of an example whose class has probability p; without smoothing.
     """
     if not focal_gamma:
+        weights = None if weights is None else weights.to(logits.dtype)  # precision=bf16-true converts a batch
         return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=label_smoothing)
     nats = F.cross_entropy(logits, labels, reduction="none")  # [N]
     losses = _focal(nats, focal_gamma)

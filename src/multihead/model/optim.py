@@ -19,7 +19,7 @@ from torch.optim.adamw import adamw
 from multihead import capabilities
 from multihead.config.training import OptimConfig
 from multihead.errors import ConfigError
-from multihead.training.sharding import gathered, scattered
+from multihead.model.sharded import gathered, scattered
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration of Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/)."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multihead import capabilities
-from multihead.config.compose import compose_from_run, load_yaml, to_yaml
+from multihead.config.compose import to_yaml
 from multihead.config.training import Config
 from multihead.config.words import typed_as
 from multihead.data.tokenizer import Tokenizer
@@ -25,11 +25,11 @@ from multihead.errors import CheckpointError, ConfigError, MachineError
 from multihead.plugin import Plugin
 from multihead.ranks import is_main_rank, world_size
 from multihead.runs import lock
-from multihead.runs.run import Run, say_without_effect
 from multihead.text.targets import TargetText
 
 if TYPE_CHECKING:
-    from multihead.tasks.base import Model, Task, Vocabulary
+    from multihead.tasks.base import Model, Task
+    from multihead.text.vocabulary import Vocabulary
 
 log = logging.getLogger("multihead")
 
@@ -224,7 +224,7 @@ def starting_vocab(run_dir: Path) -> Vocabulary:
 
 
 def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
-    from multihead.tasks.base import Vocabulary
+    from multihead.text.vocabulary import Vocabulary
 
     if not files or not all(isinstance(name, str) and Path(name).name == name for name in files.values()):
         raise CheckpointError(str(folder), f"names no tokenizers of its own: {str(files)[:100]}", "copy the run again")
@@ -307,61 +307,6 @@ def save_weights(model: Model, path: Path) -> None:
             assert len(written) == size, f"{path}: a header of another length"
             file.seek(8)
             file.write(written)
-
-
-def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> None:
-    """Loads ``model.safetensors`` into a task's model.
-
-    Args:
-        task: What it has to fit.
-        path: The file.
-        fix: What to do where it does not.
-
-    Raises:
-        CheckpointError: If the file is damaged or does not fit.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    try:
-        load_model(task.model, str(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(str(path), f"cannot be loaded ({reason})", fix) from error
-
-
-def load_calibration(task: Task, run_dir: Path) -> None:
-    """Gives the classifier of a run the temperature and thresholds that ``evaluate`` put into its capsule."""
-    from multihead.metrics import calibration
-
-    if (classifier := task.members().get("classification")) is not None:
-        classifier.calibration = calibration.Calibration.load(run_dir / "model" / calibration.FILE)
-
-
-def load(run: str | os.PathLike[str], *words: str) -> Run:
-    """Loads a finished run for prediction.
-
-    Args:
-        run: The run's directory.
-        words: Overrides as on the command line, such as ``decoding.num_beams=5`` or ``plugin=variant.py``.
-
-    Raises:
-        ConfigError: If there is no such run.
-        CheckpointError: If its model is missing or damaged, or needs a plugin that was not named.
-    """
-    from multihead.model.kernels import keep_freed_memory
-    from multihead.tasks import build_task
-
-    keep_freed_memory()
-    capabilities.limit_threads()
-    path = capsule_dir(str(run))
-    composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
-    say_without_effect(composition.config)
-    task = build_task(composition.config, load_vocab(path), composition.plugin)
-    load_weights(task, path / "model" / "model.safetensors")
-    load_calibration(task, path)
-    task.eval()
-    return Run(path, composition.config, task)
 
 
 def write_result(run_dir: Path, result: Mapping[str, Any], name: str = "result.json") -> dict[str, Any]:

@@ -26,10 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 from multihead.config.training import Config
-from multihead.errors import MachineError
+from multihead.errors import MachineError, reason, side_output
 from multihead.metrics.selection import is_better, loss_beside
 from multihead.runs.screen import PIPE_WIDTH, Fitted
-from multihead.side_outputs import reason, side_output
 
 log = logging.getLogger("multihead")
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead import capabilities
+from multihead.config.compose import compose_from_run, load_yaml
 from multihead.config.effects import without_effect
 from multihead.config.training import Config
-from multihead.errors import ConfigError
+from multihead.errors import CheckpointError, ConfigError
+from multihead.runs.directory import capsule_dir, load_vocab
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Model, Task
@@ -150,3 +154,58 @@ def say_without_effect(config: Config) -> None:
     """A warning for each option of decoding that was set and changes nothing."""
     for text in without_effect(config):
         log.warning("%s", text)
+
+
+def load(run: str | os.PathLike[str], *words: str) -> Run:
+    """Loads a finished run for prediction.
+
+    Args:
+        run: The run's directory.
+        words: Overrides as on the command line, such as ``decoding.num_beams=5`` or ``plugin=variant.py``.
+
+    Raises:
+        ConfigError: If there is no such run.
+        CheckpointError: If its model is missing or damaged, or needs a plugin that was not named.
+    """
+    from multihead.model.kernels import keep_freed_memory
+    from multihead.tasks import build_task
+
+    keep_freed_memory()
+    capabilities.limit_threads()
+    path = capsule_dir(str(run))
+    composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
+    say_without_effect(composition.config)
+    task = build_task(composition.config, load_vocab(path), composition.plugin)
+    load_weights(task, path / "model" / "model.safetensors")
+    load_calibration(task, path)
+    task.eval()
+    return Run(path, composition.config, task)
+
+
+def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> None:
+    """Loads ``model.safetensors`` into a task's model.
+
+    Args:
+        task: What it has to fit.
+        path: The file.
+        fix: What to do where it does not.
+
+    Raises:
+        CheckpointError: If the file is damaged or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(task.model, str(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(str(path), f"cannot be loaded ({reason})", fix) from error
+
+
+def load_calibration(task: Task, run_dir: Path) -> None:
+    """Gives the classifier of a run the temperature and thresholds that ``evaluate`` put into its capsule."""
+    from multihead.metrics import calibration
+
+    if (classifier := task.members().get("classification")) is not None:
+        classifier.calibration = calibration.Calibration.load(run_dir / "model" / calibration.FILE)

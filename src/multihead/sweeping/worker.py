@@ -139,8 +139,8 @@ def _kill_holder(lock: Path) -> None:
 
 def main(text: str) -> int:
     """A worker process; ``text`` is the job as JSON, without the storage's URL, which may hold a password."""
-    from multihead.cli import guarded
     from multihead.config.sweep import read_sweep
+    from multihead.errors import guarded
 
     end_with_parent()
     given: Mapping[str, Any] = json.loads(text)

@@ -11,7 +11,8 @@ from multihead.config.training import Config
 
 if TYPE_CHECKING:
     from multihead.plugin import Plugin
-    from multihead.tasks.base import Task, Vocabulary
+    from multihead.tasks.base import Task
+    from multihead.text.vocabulary import Vocabulary
 
 MODULES = {
     "lm": "multihead.tasks.language_modeling:LanguageModelingTask",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from torch.optim import Optimizer
 from multihead.config.check import require_choice
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config, DecodingConfig
+from multihead.errors import side_output
 from multihead.model.optim import build_optimizer, lr_factor
+from multihead.model.sharded import gathered
 from multihead.model.transformer import Blocks, Transformer
-from multihead.side_outputs import side_output
-from multihead.text.targets import TargetText
-from multihead.training.sharding import gathered
+from multihead.text.vocabulary import Vocabulary
 
 IGNORED = -100
 
@@ -47,18 +46,6 @@ class Model(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.head = head
-
-
-@dataclass
-class Vocabulary:
-    """What the numbers of a run stand for."""
-
-    tokenizers: Mapping[str, Any]
-    """Role to tokenizer."""
-    labels: list[str] = field(default_factory=list)
-    """Names of the classes, in the order of their numbers."""
-    targets: Mapping[str, TargetText] = field(default_factory=dict)
-    """Task to what the training split tells of its targets; of tasks that decode them."""
 
 
 def new_transformer(config: Config, vocab: Vocabulary, blocks: Blocks) -> Transformer:

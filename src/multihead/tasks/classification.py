@@ -22,8 +22,9 @@ from multihead.model.heads import PooledClassifier
 from multihead.model.losses import balanced_weights, class_loss, label_set_loss
 from multihead.model.ngrams import NGramClasses
 from multihead.model.transformer import Transformer
-from multihead.tasks.base import Model, Task, Vocabulary
+from multihead.tasks.base import Model, Task
 from multihead.text.inputs import is_blank
+from multihead.text.vocabulary import Vocabulary
 
 
 class ClassificationTask(Task):

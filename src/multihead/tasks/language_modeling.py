@@ -16,14 +16,14 @@ from torch import Tensor
 
 from multihead.config.task import LanguageModelingConfig
 from multihead.config.training import Config, DecodingConfig
-from multihead.errors import ConfigError
+from multihead.errors import ConfigError, side_output
 from multihead.metrics.text import WeightedMean
 from multihead.model.beam_search import Hypothesis, generate, score
 from multihead.model.heads import VocabularyHead
 from multihead.model.sampling import cut_at_stop, sample, settled
 from multihead.model.transformer import Transformer
-from multihead.side_outputs import side_output
-from multihead.tasks.base import IGNORED, Model, Task, Vocabulary, at_places, labelled
+from multihead.tasks.base import IGNORED, Model, Task, at_places, labelled
+from multihead.text.vocabulary import Vocabulary
 
 OUTSIDE_SEGMENT = -1  # of positions outside of the stream
 PROMPT_WORDS = 4  # of a validation document, where task.prompts names none

@@ -13,7 +13,8 @@ from multihead.config.training import Config
 from multihead.errors import ConfigError
 from multihead.model.transformer import Blocks, Transformer
 from multihead.tasks import task_class
-from multihead.tasks.base import Model, Task, Vocabulary, new_transformer
+from multihead.tasks.base import Model, Task, new_transformer
+from multihead.text.vocabulary import Vocabulary
 
 
 class SharedModel(nn.Module):

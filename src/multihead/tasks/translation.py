@@ -20,9 +20,10 @@ from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, WeightedMe
 from multihead.model.beam_search import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import Transformer
-from multihead.tasks.base import IGNORED, Model, Task, Vocabulary, at_places, labelled
+from multihead.tasks.base import IGNORED, Model, Task, at_places, labelled
 from multihead.text.inputs import is_blank
 from multihead.text.targets import TargetText, usable_tokenizer
+from multihead.text.vocabulary import Vocabulary
 
 
 class TranslationTask(Task):

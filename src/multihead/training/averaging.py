@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from multihead.config.training import TrainerConfig
-from multihead.training.sharding import parted
+from multihead.model.sharded import parted
 
 log = logging.getLogger("multihead")
 

@@ -41,7 +41,7 @@ def plan(composition: Composition) -> dict[str, Any]:
     began = time.monotonic()  # imports of Lightning are part of the start
     from multihead.runs.loggers import quiet_lightning
     from multihead.runs.progress import open_log
-    from multihead.training.job import starting
+    from multihead.training.build import starting
 
     quiet_lightning()
     ranks = max(1, local_ranks(composition.config))
@@ -118,8 +118,8 @@ def _refuse_unless_it_fits(found: dict[str, Any], ranks: int, config: Any) -> No
 
 def _measured(composition: Composition, prepared: Prepared, ranks: int, began: float) -> dict[str, Any]:
     """What a few steps, one validation and some decoding tell of the whole run."""
+    from multihead.training.build import build_trainer, join
     from multihead.training.cost import kept_for_backward, peak_memory, resident_memory
-    from multihead.training.job import build_trainer, join
 
     config, process = composition.config, resident_memory()
     short = dataclasses.replace(composition, config=_short(config, prepared))

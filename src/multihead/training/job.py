@@ -15,18 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead import capabilities
 from multihead.config.compose import Composition, compose_from_run
-from multihead.config.data import SPLITS
 from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.config.words import pasted, write
-from multihead.data.encode import Encoded, apply_overlong
-from multihead.data.prepare import Prepared, prepare, roles_of, warn_of_skipped
-from multihead.errors import ConfigError, MultiheadError, Stopped
+from multihead.data.encode import Encoded
+from multihead.data.prepare import Prepared, warn_of_skipped
+from multihead.errors import ConfigError, MultiheadError, Stopped, side_output
 from multihead.ranks import check_ranks, is_main_rank, world_size
 from multihead.runs.directory import (
-    capsule_dir,
     copy_plugin,
     create,
     describe,
@@ -34,38 +31,27 @@ from multihead.runs.directory import (
     export_model,
     git_commit_label,
     git_state,
-    load_weights,
-    say_without_effect,
-    starting_vocab,
     write_result,
 )
 from multihead.runs.lock import locked
 from multihead.runs.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
-from multihead.side_outputs import side_output
-from multihead.training.launch import devices, launch, local_ranks, requeue
+from multihead.runs.run import load_weights, say_without_effect
+from multihead.training.build import _whole_task, build_trainer, join, starting
+from multihead.training.launch import launch, local_ranks, requeue
 from multihead.training.precision import cautions, settle
 
 if TYPE_CHECKING:
     import lightning as L
 
-    from multihead.data.module import DataModule, TaskData
-    from multihead.tasks.base import Task, Vocabulary
+    from multihead.data.module import DataModule
+    from multihead.tasks.base import Task
     from multihead.training.steps import Steps
     from multihead.training.suspicions import Training
-    from multihead.training.transfer import Source
 
 log = logging.getLogger("multihead")
 
-NEVER = 10**12  # batches between Lightning's own validations: `multihead.training.steps.Steps` validates
-
 
 # ---- the job
-
-
-def run(composition: Composition) -> int:
-    """Trains as composed; returns the exit status."""
-    train(composition)
-    return 0
 
 
 def train(composition: Composition) -> dict[str, Any]:
@@ -178,18 +164,6 @@ def _train(composition: Composition, job: Mapping[str, Any], callbacks: Sequence
             raise
 
 
-def starting(composition: Composition, resumed: Path | None = None) -> tuple[Prepared, Source | None]:
-    """The data, ready for the task, and the run whose weights this one starts from, if there is one.
-
-    Args:
-        composition: The configuration.
-        resumed: The run to go on with, whose tokenizers and classes are kept.
-    """
-    config = composition.config
-    source = _source(config) if config.init_from and resumed is None else None
-    return prepare(composition, SPLITS, _vocab(config, resumed)), source
-
-
 def _open_capsule(composition: Composition, job: Mapping[str, Any], prepared: Prepared) -> None:
     """The directory of the run, as it has to be before the first step.
 
@@ -282,129 +256,6 @@ def leaving_on_signals() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task, DataModule]:
-    """Task and data module, joined by the task's pure functions.
-
-    Raises:
-        ConfigError: If model, data and sizes of batches do not go together.
-        DataError: If texts are too long and data.overlong=error.
-    """
-    import lightning as L
-
-    from multihead.data.module import DataModule
-    from multihead.model.kernels import keep_freed_memory
-    from multihead.model.optim import freeze
-    from multihead.tasks import build_task
-
-    keep_freed_memory()
-    capabilities.limit_threads()
-    config = composition.config
-    L.seed_everything(config.seed, verbose=False)
-    task = build_task(config, prepared.vocab, composition.plugin)
-    for name, member in task.members().items():
-        member.start_from(prepared.encoded[name]["train"])
-    freeze(task.model.named_parameters(remove_duplicate=False), config.optim.freeze)
-    if config.compile:
-        task.model.transformer.compile_layers()
-    if config.trainer.activation_checkpointing:
-        task.model.transformer.recompute_layers()
-    give_texts(task, prepared)
-    data = DataModule(
-        {name: source_of(config, task.member(name), prepared) for name in prepared.texts},
-        config.data,
-        seed=config.seed,
-        accumulate=config.trainer.accumulate_grad_batches,
-        temperature=getattr(config.task, "temperature", 1.0),
-        skipped=prepared.skipped,
-    )
-    data.accumulation(ranks)
-    return task, data
-
-
-def give_texts(task: Task, prepared: Prepared) -> None:
-    """Gives each task of the run what it is validated and tested on."""
-    for name, text in prepared.texts.items():
-        member = task.member(name)
-        member.unknown = dict(prepared.unknown.get(name, {}))
-        for split in ("val", "test"):
-            if split in text.lines:
-                member.streams[split] = prepared.encoded[name][split]
-            elif text.corpus is not None and split in text.corpus.splits:
-                member.texts[split] = text.corpus.splits[split].columns
-
-
-def source_of(config: Config, task: Task, prepared: Prepared) -> TaskData:
-    """The data of one task, what is too long for it dropped or cut, and the functions that make batches of it."""
-    from multihead.data.module import TaskData
-
-    name, encoded = task.settings.name, {}
-    text = prepared.texts[name]
-    for split, ids in prepared.encoded[name].items():
-        encoded[split] = ids
-        if isinstance(ids, Encoded):
-            origin = text.corpus.splits[split].origin
-            encoded[split], note = apply_overlong(ids, task.limits(), config.data.overlong, origin=origin, split=split)
-            prepared.notes += [note] if note else []
-    return TaskData(encoded, task.lengths, task.targets, task.collate)
-
-
-def _vocab(config: Config, resumed: Path | None) -> Vocabulary | None:
-    """Tokenizers and classes that are given: those of the run that is resumed, or of the one it starts from."""
-    if resumed is not None:
-        return starting_vocab(resumed)
-    if config.init_from and config.init_tokenizer == "same":
-        from multihead.tasks.base import Vocabulary
-        from multihead.training.transfer import tokenizers_from
-
-        found = [role for task in config.task.members().values() for role in roles_of(config.data, task)]
-        roles = list(dict.fromkeys(role for role in found if role != "label"))
-        return Vocabulary(tokenizers_from(capsule_dir(config.init_from, "init_from"), roles))
-    return None
-
-
-def _source(config: Config) -> Source:
-    """The run that this one starts from, if its layers are of the same size.
-
-    Raises:
-        ConfigError: They are not.
-    """
-    from multihead.training.transfer import check_same, read_source
-
-    source = read_source(capsule_dir(config.init_from, "init_from"))
-    check_same(config.model, source)
-    return source
-
-
-def build_trainer(
-    composition: Composition, steps: Steps, loggers: list[Any], callbacks: Sequence[Any] = ()
-) -> L.Trainer:
-    """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.training.steps.Steps`."""
-    import lightning as L
-
-    from multihead.runs.loggers import SamplesFile
-    from multihead.runs.progress import Progress
-    from multihead.training.averaging import averaging
-    from multihead.training.profiling import StepProfiler
-
-    capabilities.limit_kernel_caches()
-    config, plugin = composition.config, composition.plugin
-    profiler = StepProfiler(steps) if config.trainer.profile_steps else None
-    added = [make() for make in plugin.callbacks.values()] if plugin else []
-    return L.Trainer(
-        **devices(config),
-        max_steps=config.trainer.max_steps,
-        max_epochs=-1,
-        accumulate_grad_batches=steps.data.accumulation(world_size()),
-        gradient_clip_val=config.trainer.gradient_clip_val or None,
-        check_val_every_n_epoch=None,
-        val_check_interval=NEVER,
-        num_sanity_val_steps=0,
-        logger=loggers or False,
-        profiler=profiler,
-        callbacks=[*callbacks, *averaging(config.trainer), *added, SamplesFile(steps.run_dir), Progress(config), steps],
-    )
-
-
 def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Task, run_dir: Path) -> None:
     """One line each on the device, the data, the model and where the run lives."""
     for note in notes:
@@ -430,20 +281,6 @@ def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Ta
         f"{config.data.batch_tokens:,}",
         run_dir,
     )
-
-
-def _whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Task:
-    """What the end of the run loads weights into: the task, or where it is sharded another that is not."""
-    from multihead.tasks import build_task
-    from multihead.training.sharding import is_sharded
-
-    if not is_sharded(task):
-        return task
-    fresh = trainer.precision_plugin.convert_module(build_task(task.config, task.vocab, composition.plugin))
-    for name, member in task.members().items():
-        fresh.member(name).texts, fresh.member(name).streams = member.texts, member.streams
-    fresh.tokens_seen, fresh.recorded = task.tokens_seen, task.recorded
-    return fresh
 
 
 def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) -> tuple[dict, dict]:

@@ -8,7 +8,6 @@ status.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -16,8 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from multihead import capabilities, errors
 from multihead.config.training import Config
 from multihead.config.words import typed_as
-from multihead.errors import ConfigError, MultiheadError, PeerError, Stopped
+from multihead.errors import ConfigError, PeerError, Stopped
 from multihead.ranks import by_others, by_srun, by_torchrun, local_size, world_size
 
 if TYPE_CHECKING:
@@ -195,7 +192,7 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            elastic_launch(settings, sys.executable)("-m", "multihead.training.launch", str(file))
+            elastic_launch(settings, sys.executable)("-m", "multihead.training.rank", str(file))
         except ChildFailedError as error:
             exits = {rank: failure.exitcode for rank, failure in error.failures.items()}
             if watchdog.verdict:
@@ -260,41 +257,3 @@ def requeue() -> str:
     except (OSError, subprocess.SubprocessError) as error:
         return f"; job {job} could not be requeued ({error})"
     return f"; job {job} is requeued"
-
-
-def main(file: str) -> int:
-    """One rank: reads its job and trains; what ends it goes to a file for the parent to tell."""
-    from multihead.cli import mendable
-
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: no orphans where the parent is killed
-    job = json.loads(Path(file).read_text())
-    rank = int(os.environ["RANK"])
-    try:
-        import torch
-
-        from multihead.training import job as train
-        from multihead.training.watchdog import guard_rank
-
-        if not any(os.environ.get(name) for name in capabilities.THREADS):
-            torch.set_num_threads(job["threads"])
-        with train.leaving_on_signals():
-            return train.run_rank(job, guard_rank(Path(file).parent, rank))
-    except (Exception, Stopped) as caught:
-        error = mendable(caught)
-        failure = {"time": time.time(), "rank": rank, "kind": "", "status": getattr(error, "status", 1)}
-        if isinstance(error, Stopped):
-            failure |= {"kind": "Stopped", "message": str(error)}
-        elif isinstance(error, MultiheadError):
-            failure |= {"kind": type(error).__name__, "message": [error.where, error.what, error.fix]}
-        else:
-            failure |= {"message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        failure["peer"] = isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error))
-        beside = Path(file).with_name(f"rank_{rank}.tmp")
-        beside.write_text(json.dumps(failure))
-        beside.rename(beside.with_suffix(".json"))
-        return failure["status"]
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

@@ -11,7 +11,7 @@ import torch
 import torch.distributed
 from torch import nn
 
-from multihead.training.sharding import gathered, whole
+from multihead.model.sharded import gathered, whole
 
 if TYPE_CHECKING:
     from multihead.data.module import DataModule

@@ -24,6 +24,7 @@ from torch import Tensor
 from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
 from multihead.metrics.selection import judge, say_unmoved
+from multihead.model.sharded import whole
 from multihead.runs.checkpoint import (
     Boundary,
     FolderCheckpointIO,
@@ -41,7 +42,7 @@ from multihead.runs.checkpoint import (
 )
 from multihead.tasks.base import Task, TaskCallback
 from multihead.training.averaging import Averaging
-from multihead.training.sharding import scattered_state, whole
+from multihead.training.sharding import scattered_state
 from multihead.training.signals import Signals
 from multihead.training.telemetry import Telemetry
 

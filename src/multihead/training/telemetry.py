@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from multihead.model.sharded import gathered
 from multihead.training.cost import flop_counter, peak_memory
-from multihead.training.sharding import gathered
 
 if TYPE_CHECKING:
     import lightning as L

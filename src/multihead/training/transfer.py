@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from multihead.data.tokenizer import Tokenizer
-    from multihead.tasks.base import Vocabulary
+    from multihead.text.vocabulary import Vocabulary
 
 SAME = ("d_model", "num_heads", "num_kv_heads", "d_ff", "activation", "norm", "norm_placement", "position", "qk_norm",
         "bias", "attention", "feed_forward")  # fmt: skip

@@ -1,0 +1,181 @@
+"""The parts of a run: its data ready for the task, the task, and Lightning's Trainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multihead import capabilities
+from multihead.config.compose import Composition
+from multihead.config.data import SPLITS
+from multihead.config.training import Config
+from multihead.data.encode import Encoded, apply_overlong
+from multihead.data.prepare import Prepared, prepare, roles_of
+from multihead.ranks import world_size
+from multihead.runs.directory import capsule_dir, starting_vocab
+from multihead.training.launch import devices
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from multihead.data.module import DataModule, TaskData
+    from multihead.tasks.base import Task
+    from multihead.text.vocabulary import Vocabulary
+    from multihead.training.steps import Steps
+    from multihead.training.transfer import Source
+
+log = logging.getLogger("multihead")
+
+
+NEVER = 10**12  # batches between Lightning's own validations: `multihead.training.steps.Steps` validates
+
+
+def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task, DataModule]:
+    """Task and data module, joined by the task's pure functions.
+
+    Raises:
+        ConfigError: If model, data and sizes of batches do not go together.
+        DataError: If texts are too long and data.overlong=error.
+    """
+    import lightning as L
+
+    from multihead.data.module import DataModule
+    from multihead.model.kernels import keep_freed_memory
+    from multihead.model.optim import freeze
+    from multihead.tasks import build_task
+
+    keep_freed_memory()
+    capabilities.limit_threads()
+    config = composition.config
+    L.seed_everything(config.seed, verbose=False)
+    task = build_task(config, prepared.vocab, composition.plugin)
+    for name, member in task.members().items():
+        member.start_from(prepared.encoded[name]["train"])
+    freeze(task.model.named_parameters(remove_duplicate=False), config.optim.freeze)
+    if config.compile:
+        task.model.transformer.compile_layers()
+    if config.trainer.activation_checkpointing:
+        task.model.transformer.recompute_layers()
+    give_texts(task, prepared)
+    data = DataModule(
+        {name: source_of(config, task.member(name), prepared) for name in prepared.texts},
+        config.data,
+        seed=config.seed,
+        accumulate=config.trainer.accumulate_grad_batches,
+        temperature=getattr(config.task, "temperature", 1.0),
+        skipped=prepared.skipped,
+    )
+    data.accumulation(ranks)
+    return task, data
+
+
+def give_texts(task: Task, prepared: Prepared) -> None:
+    """Gives each task of the run what it is validated and tested on."""
+    for name, text in prepared.texts.items():
+        member = task.member(name)
+        member.unknown = dict(prepared.unknown.get(name, {}))
+        for split in ("val", "test"):
+            if split in text.lines:
+                member.streams[split] = prepared.encoded[name][split]
+            elif text.corpus is not None and split in text.corpus.splits:
+                member.texts[split] = text.corpus.splits[split].columns
+
+
+def source_of(config: Config, task: Task, prepared: Prepared) -> TaskData:
+    """The data of one task, what is too long for it dropped or cut, and the functions that make batches of it."""
+    from multihead.data.module import TaskData
+
+    name, encoded = task.settings.name, {}
+    text = prepared.texts[name]
+    for split, ids in prepared.encoded[name].items():
+        encoded[split] = ids
+        if isinstance(ids, Encoded):
+            origin = text.corpus.splits[split].origin
+            encoded[split], note = apply_overlong(ids, task.limits(), config.data.overlong, origin=origin, split=split)
+            prepared.notes += [note] if note else []
+    return TaskData(encoded, task.lengths, task.targets, task.collate)
+
+
+def _vocab(config: Config, resumed: Path | None) -> Vocabulary | None:
+    """Tokenizers and classes that are given: those of the run that is resumed, or of the one it starts from."""
+    if resumed is not None:
+        return starting_vocab(resumed)
+    if config.init_from and config.init_tokenizer == "same":
+        from multihead.text.vocabulary import Vocabulary
+        from multihead.training.transfer import tokenizers_from
+
+        found = [role for task in config.task.members().values() for role in roles_of(config.data, task)]
+        roles = list(dict.fromkeys(role for role in found if role != "label"))
+        return Vocabulary(tokenizers_from(capsule_dir(config.init_from, "init_from"), roles))
+    return None
+
+
+def _source(config: Config) -> Source:
+    """The run that this one starts from, if its layers are of the same size.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    from multihead.training.transfer import check_same, read_source
+
+    source = read_source(capsule_dir(config.init_from, "init_from"))
+    check_same(config.model, source)
+    return source
+
+
+def starting(composition: Composition, resumed: Path | None = None) -> tuple[Prepared, Source | None]:
+    """The data, ready for the task, and the run whose weights this one starts from, if there is one.
+
+    Args:
+        composition: The configuration.
+        resumed: The run to go on with, whose tokenizers and classes are kept.
+    """
+    config = composition.config
+    source = _source(config) if config.init_from and resumed is None else None
+    return prepare(composition, SPLITS, _vocab(config, resumed)), source
+
+
+def build_trainer(
+    composition: Composition, steps: Steps, loggers: list[Any], callbacks: Sequence[Any] = ()
+) -> L.Trainer:
+    """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.training.steps.Steps`."""
+    import lightning as L
+
+    from multihead.runs.loggers import SamplesFile
+    from multihead.runs.progress import Progress
+    from multihead.training.averaging import averaging
+    from multihead.training.profiling import StepProfiler
+
+    capabilities.limit_kernel_caches()
+    config, plugin = composition.config, composition.plugin
+    profiler = StepProfiler(steps) if config.trainer.profile_steps else None
+    added = [make() for make in plugin.callbacks.values()] if plugin else []
+    return L.Trainer(
+        **devices(config),
+        max_steps=config.trainer.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=steps.data.accumulation(world_size()),
+        gradient_clip_val=config.trainer.gradient_clip_val or None,
+        check_val_every_n_epoch=None,
+        val_check_interval=NEVER,
+        num_sanity_val_steps=0,
+        logger=loggers or False,
+        profiler=profiler,
+        callbacks=[*callbacks, *averaging(config.trainer), *added, SamplesFile(steps.run_dir), Progress(config), steps],
+    )
+
+
+def _whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Task:
+    """What the end of the run loads weights into: the task, or where it is sharded another that is not."""
+    from multihead.model.sharded import is_sharded
+    from multihead.tasks import build_task
+
+    if not is_sharded(task):
+        return task
+    fresh = trainer.precision_plugin.convert_module(build_task(task.config, task.vocab, composition.plugin))
+    for name, member in task.members().items():
+        fresh.member(name).texts, fresh.member(name).streams = member.texts, member.streams
+    fresh.tokens_seen, fresh.recorded = task.tokens_seen, task.recorded
+    return fresh

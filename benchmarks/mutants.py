@@ -58,17 +58,13 @@ SETTINGS |= {"before": "3a6da4d", "out": str(ROOT / "benchmarks" / "results" / "
 JUDGED = ROOT / "benchmarks" / "mutants_judged.yaml"
 HOMES = {
     "model/transformer.py": ["tests/model/test_transformer.py"],
-<<<<<<< HEAD
     "model/cache.py": ["tests/model/test_transformer.py"],
-=======
->>>>>>> 359a09ca53bc04e0355dea236f043dcd342e2b19
     "model/heads.py": ["tests/model/test_heads.py"],
     "model/ngrams.py": ["tests/model/test_ngrams.py"],
     "model/kernels.py": ["tests/model/test_kernels.py"],
     "model/beam_search.py": ["tests/model/test_beam_search.py"],
     "model/sampling.py": ["tests/model/test_sampling.py"],
     "model/losses.py": ["tests/model/test_losses.py"],
-<<<<<<< HEAD
     "model/optim.py": ["tests/model/test_optim.py"],
     "metrics/text.py": ["tests/metrics/test_text.py"],
     "metrics/classification.py": ["tests/metrics/test_classification.py"],
@@ -78,16 +74,6 @@ HOMES = {
     "training/averaging.py": ["tests/training/test_averaging.py"],
     "training/steps.py": ["tests/training/test_steps.py", "tests/training/test_steps_going_on.py"],
     "training/signals.py": ["tests/training/test_signals.py"],
-=======
-    "metrics/text.py": ["tests/metrics/test_text.py"],
-    "metrics/classification.py": ["tests/metrics/test_classification.py"],
-    "data/plan.py": ["tests/data/test_plan.py"],
-    "data/mixture.py": ["tests/data/test_mixture.py"],
-    "model/optim.py": ["tests/model/test_optim.py"],
-    "training/averaging.py": ["tests/training/test_averaging.py"],
-    "training/steps.py": ["tests/training/test_steps.py", "tests/test_steps_going_on.py"],
-    "metrics/selection.py": ["tests/metrics/test_selection.py"],
->>>>>>> 359a09ca53bc04e0355dea236f043dcd342e2b19
     "runs/checkpoint.py": ["tests/runs/test_checkpoint.py"],
     "runs/resume.py": ["tests/runs/test_open_checkpoint.py"],
     "commands/compare.py": ["tests/commands/test_compare.py"],

@@ -58,7 +58,7 @@ SETTINGS |= {"before": "3a6da4d", "out": str(ROOT / "benchmarks" / "results" / "
 JUDGED = ROOT / "benchmarks" / "mutants_judged.yaml"
 HOMES = {
     "model/transformer.py": ["tests/model/test_transformer.py"],
-    "model/cache.py": ["tests/model/test_transformer.py"],
+    "model/cache.py": ["tests/model/test_sampling.py", "tests/model/test_transformer.py"],
     "model/heads.py": ["tests/model/test_heads.py"],
     "model/ngrams.py": ["tests/model/test_ngrams.py"],
     "model/kernels.py": ["tests/model/test_kernels.py"],
@@ -80,6 +80,11 @@ HOMES = {
     "comparing/significance.py": ["tests/comparing/test_significance.py"],
 }
 """The modules that are mutated, and the test files that are theirs."""
+BESIDE = {
+    "tasks/translation.py": ["tests/tasks/test_translation.py"],
+    "training/telemetry.py": ["tests/training/test_telemetry.py"],
+}
+"""Modules of which the named mutants alone are run."""
 LEFT_OUT = ("tests/faults/", "tests/exporting/", "tests/benchmarks/", "tests/sweeping/", "tests/config/")
 LEFT_OUT += tuple(
     f"tests/{name}.py" for name in ("test_docs", "test_examples", "test_sweeps", "test_imports", "test_cli")
@@ -94,7 +99,9 @@ MAP_LIMIT = 900.0
 
 def test_files(tree: Path, modules: Collection[str], which: str) -> list[str]:
     """The test files that are asked, those of the mutated modules first; with ``which`` homes these alone."""
-    homes = dict.fromkeys(file for module in modules for file in HOMES.get(module, ()) if (tree / file).is_file())
+    homes = dict.fromkeys(
+        file for module in modules for file in (HOMES | BESIDE).get(module, ()) if (tree / file).is_file()
+    )
     if which == "homes":
         return list(homes)
     found = sorted(str(path.relative_to(tree)) for path in (tree / "tests").rglob("test_*.py"))
@@ -131,7 +138,7 @@ def tests_for(mutant: Mutant, place: Place, found: Mapping[str, Any], budget: fl
         chosen = _running(mutant, span, found)
         if chosen:
             break
-    homes = HOMES.get(mutant.file, [])
+    homes = (HOMES | BESIDE).get(mutant.file, [])
     chosen.sort(key=lambda one: (one[0] not in homes, one[2]))
     spent, taken, ready = 0.0, [], set()
     for file, name, seconds in chosen:
@@ -324,7 +331,7 @@ def main(words: list[str]) -> int:
     """Runs what has not run yet, and writes the table; status 1 where less than 95 % of what counts dies."""
     settings, rest = split_words(words, SETTINGS)
     wrong = settings["only"] not in ("", "survivors", "all") or settings["tests"] not in ("homes", "all")
-    if rest or wrong or not set(filter(None, settings["modules"].split(","))) <= HOMES.keys():
+    if rest or wrong or not set(filter(None, settings["modules"].split(","))) <= HOMES.keys() | BESIDE.keys():
         raise SystemExit(f"settings are {', '.join(SETTINGS)}; only=survivors or all; modules are {', '.join(HOMES)}")
     by_hand, judged = judgements()
     results = Results(settings["out"])

@@ -133,7 +133,7 @@ def map_of(tree: Path, scratch: Path, files: Sequence[str]) -> dict[str, Any]:
 def tests_for(mutant: Mutant, place: Place, found: Mapping[str, Any], budget: float) -> tuple[list[str], float, str]:
     """The tests that run the line, the best first; seconds that they take unmutated; what they were found by."""
     for by, span in (("line", (place.number, place.number)), ("function", (place.first, place.last)), ("file", None)):
-        if by == "line" and not mutant.function:  # runs on import, before any test
+        if by == "line" and place.first == 1:  # outside of functions: runs on import, whoever imports first
             continue
         chosen = _running(mutant, span, found)
         if chosen:

@@ -556,6 +556,7 @@ def test_a_terminal_gets_bold_heads_and_dim_notes(found, monkeypatch):
     told = terminal.getvalue()
     assert told.startswith("\x1b[1mtest/bleu (higher is better)\x1b[0m\n")
     assert "\x1b[1msystem" in told and "\x1b[2mnoted [b] words" in told
+    assert found.pairs[0].statement in told and found.notes[0] in told  # the terminal wraps lines, which can be copied
 
 
 def test_several_files(runs, capsys):

@@ -16,6 +16,7 @@ from multihead.comparing.significance import (
     paired_bootstrap,
     permutation_p,
     resampled,
+    score_interval,
     spread,
 )
 
@@ -110,6 +111,13 @@ def test_bootstrap_interval_is_scipys():
     expected = stats.bootstrap((a - b,), np.mean, method="percentile", n_resamples=5000, rng=1).confidence_interval
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
     assert p < 0.01
+
+
+def test_the_interval_of_one_score_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(5.0, 2.0, 400)
+    half = 1.645 * values.std() / 20
+    expected = (values.mean() - half, values.mean() + half)
+    assert score_interval(counted(values), mean, level=0.9) == pytest.approx(expected, abs=0.03)
 
 
 def test_a_paired_bootstrap_by_hand():

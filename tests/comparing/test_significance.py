@@ -10,6 +10,7 @@ from scipy import stats
 
 from multihead.comparing.per_example import macro_f1, mean, statistics_of
 from multihead.comparing.significance import (
+    Spread,
     holm,
     mcnemar,
     over_seeds,
@@ -111,6 +112,14 @@ def test_bootstrap_interval_is_scipys():
     expected = stats.bootstrap((a - b,), np.mean, method="percentile", n_resamples=5000, rng=1).confidence_interval
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
     assert p < 0.01
+
+
+def test_two_seeds_have_a_deviation_and_one_has_none():
+    assert spread([3.0]) == Spread(3.0)
+    found = spread([1.0, 3.0])
+    half = 12.706 * 2**0.5 / 2**0.5  # Student's t with one degree of freedom
+    assert (found.mean, found.deviation) == pytest.approx((2.0, 2**0.5))
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half), abs=1e-3)
 
 
 def test_the_interval_of_one_score_is_that_of_the_normal_distribution():

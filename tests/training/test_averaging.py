@@ -160,3 +160,11 @@ def test_an_average_that_is_still_the_beginning_is_said(tmp_path):
     multihead.train([*words, f"run_dir={tmp_path / 'run'}"])
     told = (tmp_path / "run" / "train.log").read_text()
     assert "trainer.ema_decay=0.999: 99 % of the average is still the weights of step 1; fix: trainer.ema_" in told
+
+
+def test_a_checkpoint_without_an_average_starts_it_anew():
+    average, module = MovingAverage(0.5), Tied()
+    walked(average, module, 3)
+    assert average.num_averaged == 3
+    average.on_load_checkpoint(trainer_at(0), module, {"state_dict": module.state_dict()})
+    assert average.num_averaged == 0

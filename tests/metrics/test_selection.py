@@ -6,7 +6,7 @@ import math
 import pytest
 import trial
 
-from multihead.metrics.selection import is_better, loss_beside, never_moved
+from multihead.metrics.selection import is_better, loss_beside, never_moved, say_unmoved
 from multihead.tasks.translation import TranslationTask
 
 NAN = math.nan
@@ -88,3 +88,21 @@ def test_a_metric_that_does_not_move_ends_no_run_whose_loss_falls(scripted):
     pairs = [(0.0, 5.0), (0.0, 4.0), (0.0, 3.0), (0.0, 2.0), (0.0, 2.5), (0.0, 2.5), (0.0, 1.0)]
     result, _ = scripted(pairs, "trainer.early_stopping_patience=2")
     assert result["steps"] == 6 and result["best_step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([0.0, 0.0, 0.0], ["val/bleu is 0 at each of 3 validations: the loss decides which checkpoint is best"]),
+        (
+            [NAN, NAN, NAN],
+            ["val/bleu is not defined at each of 3 validations: the loss decides which checkpoint is best"],
+        ),
+        ([0.0, 0.0], []),
+        ([0.0, 0.0, 0.0, 0.0], []),
+        ([0.0, 0.0, 0.1], []),
+    ],
+)
+def test_what_has_not_moved_is_said_at_the_third_validation(caplog, values, told):
+    say_unmoved("val/bleu", values)
+    assert caplog.messages == told

@@ -267,6 +267,7 @@ def test_the_picture_says_what_it_shows(tmp_path, monkeypatch):
     assert (one.get_xlabel(), one.get_ylabel()) == ("predicted", "class")
     assert (several.get_xlabel(), several.get_ylabel()) == ("", "class")
     assert [tick.get_text() for tick in one.get_xticklabels()] == ["a", "b"]
+    assert [tick.get_text() for tick in one.get_yticklabels()] == ["a", "b"]
     assert several.get_xticklabels()[0].get_text() == "true positives"
     cells = {text.get_position(): (text.get_text(), text.get_color()) for text in one.texts}  # (column, row)
     assert cells[0, 0] == ("3,000", "white") and cells[1, 0] == ("1,000", "black")

@@ -187,6 +187,14 @@ def test_rates_fall_with_depth_by_hand():
     assert layer_rates(names, 1.0) == [1.0] * 10
 
 
+def test_matrices_of_lower_layers_have_lower_rates_under_muon():
+    model, _ = twins()
+    config = OptimConfig(name="muon", lr=1e-3, muon_lr=0.02, layer_decay=0.5)
+    groups = build_optimizer(named(model), config, fused=True).param_groups
+    rates = {kind: {group["lr"] for group in groups if group["kind"] == kind} for kind in ("muon", "adamw")}
+    assert rates == {"muon": {0.02, 0.01}, "adamw": {1e-3, 5e-4}}
+
+
 def test_what_is_frozen_does_not_learn_and_something_does():
     model, _ = twins()
     assert freeze(model.named_parameters(), ["layers.0.*.bias", "embedding.*"]) == [

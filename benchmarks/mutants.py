@@ -67,7 +67,7 @@ HOMES = {
     "model/losses.py": ["tests/model/test_losses.py"],
     "model/optim.py": ["tests/model/test_optim.py"],
     "metrics/text.py": ["tests/metrics/test_text.py"],
-    "metrics/classification.py": ["tests/metrics/test_classification.py"],
+    "metrics/classification.py": ["tests/metrics/test_classes.py"],
     "metrics/selection.py": ["tests/metrics/test_selection.py"],
     "data/plan.py": ["tests/data/test_plan.py"],
     "data/mixture.py": ["tests/data/test_mixture.py"],

@@ -56,7 +56,7 @@ def test_parallel_files_swapped(words, tmp_path):
         (b"", ["mine.tsv", "is empty"]),
         (GOOD.encode() + b"a\t\n", ["mine.tsv:61", "the target is empty"]),
         (None, ["mine.tsv", "fix: "]),
-        (b"a\tb\n" * 3, ["too few different rows to hold test out", "data.test"]),
+        (b"a\tb\n" * 3, ["data.splits leaves nothing of 3 rows", "fix: data.splits"]),
     ],
 )
 def test_bad_files(words, tmp_path, capsys, content, parts):

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from multihead import cli
+from multihead import cli, errors
 from multihead.config.folder import conf_dir
 from multihead.config.task import TASKS
 from multihead.errors import CheckpointError, DataError, NumericsError, Stopped
@@ -50,9 +50,9 @@ def door(monkeypatch, tmp_path, capfd):
         seen.append(composition)
         return TRAININGS.get(composition.config.seed, lambda: 0)()
 
-    stand_in = types.ModuleType("multihead.training.job")
+    stand_in = types.ModuleType("multihead.commands.train")
     stand_in.run = run
-    monkeypatch.setitem(sys.modules, "multihead.training.job", stand_in)
+    monkeypatch.setitem(sys.modules, "multihead.commands.train", stand_in)
 
     def call(line):
         status = cli.main(line.split() if isinstance(line, str) else line)
@@ -377,6 +377,6 @@ def test_a_reader_that_leaves(tmp_path):
 
 
 def test_messages_survive_any_text(capfd):
-    assert cli.report(DataError("x\udcff.txt:1", "bad\nline \u2028 \u0007")) == 2
+    assert errors.report(DataError("x\udcff.txt:1", "bad\nline \u2028 \u0007")) == 2
     err = capfd.readouterr().err
     assert err.count("\n") == 1 and err.startswith("error[data] x")

@@ -4,7 +4,7 @@ import random
 import string
 
 import pytest
-from test_scripts import SENTENCES
+from languages import SENTENCES
 from torchmetrics.functional.text.rouge import rouge_score
 
 from multihead.metrics.rouge import ROUGE, rouge

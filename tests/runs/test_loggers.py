@@ -233,6 +233,7 @@ def test_a_server_that_never_answers_costs_at_most_ten_seconds(run_dir, track):
     assert seconds < 12 and num_rows(run_dir) == 3
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_nonsense_costs_at_most_ten_seconds(run_dir, track):
     class Nonsense(BaseHTTPRequestHandler):
         def do_GET(self):

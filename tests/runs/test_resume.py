@@ -45,7 +45,7 @@ def resume(run_dir, *words):
 @pytest.mark.parametrize(
     ("words", "step", "micro_batch"),
     [
-        pytest.param(["trainer.log_every_n_steps=3"], 11, 0, id="plain"),
+        pytest.param(["trainer.log_every_n_steps=3"], 11, 0, id="plain", marks=pytest.mark.slow),
         pytest.param(["data.part_tokens=150"], 18, 1, id="accumulation"),
         pytest.param(
             ["trainer.val_every_n_steps=3", "trainer.ema_decay=0.9", "model.attention_dropout=0.1"],
@@ -120,9 +120,9 @@ def test_killed_from_outside_at_any_moment(tmp_path):
     [
         (signal.SIGTERM, 143, "on_train_batch_start", 11),
         (signal.SIGINT, 130, "on_validation_batch_start", 15),
-        (signal.SIGTERM, 143, "on_validation_batch_start", 30),
+        pytest.param(signal.SIGTERM, 143, "on_validation_batch_start", 30, marks=pytest.mark.slow),
         (signal.SIGTERM, 143, "on_test_batch_start", 30),
-        (signal.SIGINT, 130, "on_test_batch_start", 30),
+        pytest.param(signal.SIGINT, 130, "on_test_batch_start", 30, marks=pytest.mark.slow),
     ],
 )
 def test_signals_save_and_leave(tmp_path, signum, status, hook, step):

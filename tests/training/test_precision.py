@@ -174,7 +174,13 @@ def test_recipes_leave_the_precision_to_the_device():
     assert list(named.values()).count("auto") >= 7
 
 
-@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != "auto"])
+RARE = ("64-true", "bf16-true")
+
+
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p in RARE)) for p in PRECISIONS if p != "auto"],
+)
 def test_every_precision_trains_and_resumes_exactly(tmp_path, processor, capsys, precision):
     processor("native")
     words = [*WORDS, f"precision={precision}", "accelerator=cpu"]

@@ -59,6 +59,7 @@ def test_parallel_files_swapped(words, tmp_path):
         (b"a\tb\n" * 3, ["data.splits leaves nothing of 3 rows", "fix: data.splits"]),
     ],
 )
+@pytest.mark.unhurried
 def test_bad_files(words, tmp_path, capsys, content, parts):
     (tmp_path / "mine.tsv").unlink() if content is None else (tmp_path / "mine.tsv").write_bytes(content)
     assert refused(capsys, tmp_path, words, *parts)
@@ -84,6 +85,7 @@ def test_files_of_different_length(words, tmp_path, capsys):
         ("data.train=null", ["data.train"]),
     ],
 )
+@pytest.mark.unhurried
 def test_bad_values_that_only_the_data_tells(words, tmp_path, capsys, changed, parts):
     assert refused(capsys, tmp_path, [*words, *(changed.split(" ") if "{" not in changed else [changed])], *parts)
 

@@ -108,6 +108,7 @@ def test_wrong_commands(door, line):
         (19, 7, ""),
     ],
 )
+@pytest.mark.unhurried
 def test_statuses(door, seed, status, message):
     assert door(f"train task=translation seed={seed}") == (status, "", message)
     assert len(door.seen) == 1
@@ -169,6 +170,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("line", "values"), FORMS)
+@pytest.mark.unhurried
 def test_what_is_typed_is_what_the_run_gets(door, line, values):
     assert door(f"train {line}")[::2] == (0, "")
     for name, wanted in values.items():

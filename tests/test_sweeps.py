@@ -57,6 +57,7 @@ def test_every_trial_is_the_command_that_wandb_makes_and_composes_to_its_values(
                 assert leaves[name] == value, name
 
 
+@pytest.mark.unhurried
 def test_the_whole_is_sound(path):
     sweep = read_sweep(str(path))
     assert check(sweep).config.task.monitor == sweep.metric

@@ -14,6 +14,7 @@ PLUGIN = "from multihead.plugin import Plugin\nPLUGIN = Plugin()\n"
 
 
 @pytest.mark.parametrize("folder", NAMES)
+@pytest.mark.unhurried
 def test_pasted(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(folder).mkdir()

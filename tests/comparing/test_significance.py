@@ -140,6 +140,7 @@ def test_a_paired_bootstrap_by_hand():
 
 
 @pytest.mark.parametrize("worse", [0.21, 0.22, 0.24, 0.30])
+@pytest.mark.unhurried
 def test_bleu_tests_are_sacrebleus(worse):
     """sacreBLEU's own paired tests of the same outputs: the same p-values, means and intervals, but for the draws."""
     rng = np.random.default_rng(0)

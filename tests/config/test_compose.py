@@ -73,6 +73,7 @@ def test_every_combination_of_all_groups_composes():
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
+@pytest.mark.unhurried
 def test_every_experiment_composes(experiment):
     for hardware in options("hardware"):
         assert compose([f"experiment={experiment}", f"hardware={hardware}"]).config.task.members()
@@ -93,6 +94,7 @@ NEW_ENTRIES = {"data.roles.text=english": "++data.roles.text=english"}
 
 
 @pytest.mark.parametrize("words", [*HYDRA, *([f"experiment={name}"] for name in options("experiment"))])
+@pytest.mark.unhurried
 def test_agrees_with_hydra(words):
     """`compose` merges by itself, to know where values come from: Hydra's own result is the same."""
     ours = compose(words).tree

@@ -26,6 +26,7 @@ CASES = [(np.random.default_rng(case), case) for case in range(30)]
 
 
 @pytest.mark.parametrize(("rng", "case"), CASES)
+@pytest.mark.unhurried
 def test_every_example_once_within_the_limits(rng, case):
     count, longest = int(rng.integers(1, 600)), int(rng.integers(1, 120))
     target = rng.integers(1, longest + 1, count) if case % 3 else lengths(count, case, longest=longest)[0]

@@ -244,6 +244,7 @@ def test_half_a_surrogate_pair_is_answered(tokenizers):
 
 
 @pytest.mark.parametrize("unit", ["x", "ab ", " ", "!", "1", "é", "e\u0301", "<eos>", "日"])
+@pytest.mark.unhurried
 def test_long_lines_take_linear_time(tokenizers, unit):
     import time
 

@@ -28,6 +28,7 @@ def exported(task, folder, quantization="float32", exact=True, **decoding):
 
 
 @pytest.mark.parametrize(("task", "words"), CASES, ids=[ids(task + words) for task, words in CASES])
+@pytest.mark.unhurried
 def test_log_probabilities_and_outputs_of_beam_search_are_ours(task, words, tmp_path):
     found = exported(new_task(*task, *words), tmp_path, num_beams=4, length_penalty=0.8)
     assert found.largest_difference < 1e-5 * found.scale

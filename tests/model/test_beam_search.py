@@ -135,6 +135,7 @@ def same(hypotheses: list[Hypothesis], expected: list[tuple[float, list[int]]]):
 
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("encoder", [True, False])
+@pytest.mark.unhurried
 def test_one_beam_is_greedy(position, encoder):
     ended = 0
     for seed in range(4):
@@ -155,6 +156,7 @@ def test_one_beam_is_greedy(position, encoder):
 
 
 @pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 0.6, 1.0, 1.5])
+@pytest.mark.unhurried
 def test_beam_search_with_beams_enough_is_exhaustive_search(length_penalty):
     letters, limit = (3, 4), 4
     for seed, sharpness in itertools.product(range(2), (1.0, 4.0)):
@@ -177,6 +179,7 @@ def test_beam_search_with_beams_enough_is_exhaustive_search(length_penalty):
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 @pytest.mark.parametrize("changes", [{}, {"no_repeat_ngram_size": 2, "min_new_tokens": 3}], ids=["plain", "ruled"])
+@pytest.mark.unhurried
 def test_stopping_early_loses_nothing(length_penalty, changes):
     """Batched search equals a search of one sentence at a time that always goes on to the longest length."""
     for seed, beams in ((0, 2), (1, 3), (2, 5)):
@@ -215,6 +218,7 @@ class Chain(nn.Module):
 
 
 @pytest.mark.parametrize("length_penalty", [-1.0, -0.3, 0.0, 0.4, 1.0, 2.0])
+@pytest.mark.unhurried
 def test_stopping_early_is_exact_for_any_penalty_and_bounds(length_penalty):
     """A running beam may win as long as it can still get better, however far behind it is now."""
     draw = random.Random(1)

@@ -425,6 +425,7 @@ OPTIONS = {
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("options", ["greedy with penalty", "all"])
 @pytest.mark.parametrize("encoder", [False, True])
+@pytest.mark.unhurried
 def test_with_cache_as_without_token_for_token(position, options, encoder):
     """Prompts of different length, some longer than the model's, and outputs that slide several times."""
     max_len, config = 10, OPTIONS[options]

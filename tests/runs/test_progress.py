@@ -97,6 +97,7 @@ def test_plain_lines_without_a_terminal(opened, tmp_path):
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.unhurried
 def test_a_bar_that_fits_the_terminal_and_leaves_only_validations(opened, tmp_path, width):
     shown = opened(width, True)
     run(seconds=0.03)

@@ -53,6 +53,7 @@ def test_a_run_that_fails_says_why(tmp_path, how, status, reason):
     assert (outcome.state, outcome.value, outcome.status, outcome.reason) == ("failed", None, status, reason)
 
 
+@pytest.mark.unhurried
 def test_a_run_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "GRACE_SECONDS", 0.5)
     began = time.monotonic()
@@ -63,6 +64,7 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path, monkeypatch):
         os.kill(int((run_dir / "starts").read_text()), 0)
 
 
+@pytest.mark.unhurried
 def test_a_hopeless_run_is_ended_and_a_sweep_that_ends_lets_it_save(tmp_path):
     outcome, _ = once(tmp_path / "a", "sleep=1", "steps=60", on_value=lambda step, value: step >= 20)
     assert outcome.state == "pruned"

@@ -57,6 +57,7 @@ STACKS += [("decoder", pooling) for pooling in ("last", "mean", "max")]
 
 @pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize(("stack", "pooling"), STACKS)
+@pytest.mark.unhurried
 def test_a_batch_is_as_its_texts_one_by_one(stack, pooling, pairs):
     made = task(f"task.stack={stack}", f"task.pooling={pooling}", pairs=pairs)
     rows = encoded(made)

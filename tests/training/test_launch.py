@@ -218,6 +218,7 @@ TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE
         ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "SLURM_PROCID: is not in the environment"),
     ],
 )
+@pytest.mark.unhurried
 def test_a_part_of_what_a_launcher_sets_is_refused_before_anything_is_written(
     tmp_path, monkeypatch, capsys, variables, message
 ):

@@ -57,6 +57,7 @@ def settled(*words):
         ("laptop", "32-true", "float32", "the processor has no instructions that multiply bfloat16"),
     ],
 )
+@pytest.mark.unhurried
 def test_auto_is_decided_by_the_processor_and_said(processor, name, precision, muon, reason):
     processor(name)
     config, notes = settled("precision=auto")
@@ -88,6 +89,7 @@ def test_ranks_that_others_started_do_not_measure(processor, monkeypatch):
         ("tpu", False, "32-true", "bfloat16 was not tried on tpu"),
     ],
 )
+@pytest.mark.unhurried
 def test_auto_on_other_devices(monkeypatch, device, native, precision, reason):
     monkeypatch.setattr(capabilities, "device_counts", lambda: {device: 1, "cpu": 1})
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)

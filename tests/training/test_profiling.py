@@ -59,6 +59,7 @@ def built(*words):
         ["task=multitask", "data.part_tokens=256"],
     ],
 )
+@pytest.mark.unhurried
 def test_operations_are_those_that_torch_counts(words, monkeypatch):
     task, data = built(*words)
     task.train()

@@ -97,6 +97,7 @@ def test_a_word_spelt_like_a_special_entry_is_another_one():
         ("task=translation", "task=multitask"),
     ],
 )
+@pytest.mark.unhurried
 def test_the_table_adds_up_to_the_parameters(old, new, ties):
     labels = ["bad", "good"]
     source = source_of(task(*old.split(), f"model.tie_embeddings={ties}", labels=labels))

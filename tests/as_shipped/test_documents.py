@@ -117,6 +117,7 @@ def clone(tmp_path_factory):
     for file in (ROOT / "sweeps").glob("*.yaml"):
         tree = yaml.safe_load(file.read_text())
         tree["parameters"] |= {"trainer.max_steps": {"value": 4}, "trainer.val_every_n_steps": {"value": 2}}
+        tree["run_cap"] = 2
         (folder / "sweeps" / file.name).write_text(yaml.safe_dump(tree, sort_keys=False))
     for name, task in DATA.items():
         stand_in_data.write(name, task, folder / "data")
@@ -200,7 +201,7 @@ def test_a_documented_command_ends_with_status_0(command, clone, reader):
 
 def prepare_for(command: Command, clone: Path, folder: Path) -> None:
     """What earlier lines of the document have left: the runs that a command names."""
-    own = re.search(r"run_dir=(RUN)\b", command.line) and "resume=" not in command.line
+    own = re.search(r"run_dir=(RUN)\b", command.line)
     if not own and re.search(r"\bRUN\b", command.line):
         shutil.copytree(clone / "runs" / run_for(command), folder / "RUN")
     if re.search(r"\bRUN2\b", command.line):

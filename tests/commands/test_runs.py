@@ -170,3 +170,8 @@ def test_in_a_pipe_all_columns_are_there_and_none_is_folded(four, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and len(lines[0].split()) == 12 and any("long" * 60 in line for line in lines)
     assert all(len(line) < 600 for line in lines)
+
+
+def test_the_groups_whose_choice_a_run_holds_are_filters():
+    wanted = runs.parse(["task=lm", "data=wikitext2", "optim=muon", "model.d_model=256"])[1]
+    assert wanted == {"task.name": "lm", "data.name": "wikitext2", "optim.name": "muon", "model.d_model": 256}

@@ -25,7 +25,7 @@ WORDS = {"dir": "outputs", "state": "", "sort": "date", "limit": "0", "format": 
 STATES = ("running", "finished", "failed", "stopped")
 SORTS = ("date", "metric", "time", "size", "steps", "parameters")
 FORMATS = ("table", "jsonl")
-SHORT = {"task": "task.name", "data": "data.name"}
+SHORT = {"task": "task.name", "data": "data.name", "optim": "optim.name"}
 """Words for groups, whose choice a run's configuration holds as a name."""
 
 

@@ -14,10 +14,6 @@ from multihead.config.compose import compose
 from multihead.config.data import DataConfig, GrammarConfig
 from multihead.data import grammar
 
-FAMILIES = (("english", "german"), ("opinion", "sentiment"), ("passage", "gist"))
-TEXTS = ("en", "source", "sentence", "message", "text", "question", "english", "description", "body")
-"""Columns that hold the longer or the source text."""
-
 
 def write(name: str, task: str, root: Path, rows: int = 240) -> None:
     """Writes the files that ``data=NAME`` reads below ``root``, each with ``rows`` rows of the built-in grammar.

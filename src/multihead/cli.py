@@ -28,8 +28,6 @@ HELP_WORDS = ("--help", "-h", "help")
 VALUE_FLAGS = {"--config-dir": "--config-dir", "-cd": "--config-dir", "--cfg": "--cfg", "-c": "--cfg",
                "--package": "--package", "-p": "--package", "--info": "--info", "-i": "--info"}  # fmt: skip
 PLAIN_FLAGS = {"-m": "--multirun", "--multirun": "--multirun", "--resolve": "--resolve", "--hydra-help": "--hydra-help"}
-NO_MEMORY = ("out of memory", "can't allocate memory", "DefaultCPUAllocator: not enough memory")
-"""How torch's errors say it."""
 SUBMITIT_DIR = "outputs/submitit"
 
 atexit.register(gc.freeze)  # the interpreter searches all objects for garbage as it ends: two thirds of leaving's time

@@ -1,4 +1,4 @@
-"""What a user can mend, with the exit status that goes with it.
+"""Errors that a user can fix, with their exit statuses; and how every error is reported on the screen.
 
 Exit statuses of every command: 0 done and read back; 1 a defect of ours; 2 the user's configuration, command line or
 data; 3 a checkpoint unusable or refused; 4 numerics; 5 the machine; 6 a peer process died; 7 a sweep finished with

@@ -100,8 +100,8 @@ class Averaging(L.Callback):
         if not trainer.is_global_zero:
             return
         if not self.num_averaged:
-            told = "no weights were averaged: the run ended at step %d, before the first step that counts"
-            log.warning(told, trainer.global_step)
+            text = "no weights were averaged: the run ended at step %d, before the first step that counts"
+            log.warning(text, trainer.global_step)
         if self.num_averaged and (doubt := self.doubt(trainer.global_step)):
             log.warning("%s", doubt)
 
@@ -152,8 +152,8 @@ class MovingAverage(Averaging):
         share = self.decay ** (steps - 1)
         if steps < 2 or share < MOST_OF_FIRST:
             return ""
-        told = f"trainer.ema_decay={self.decay}: {share:.0%} of the average is still the weights of step 1"
-        return f"{told.replace('%', ' %')}; fix: trainer.ema_decay={1 - 5 / max(steps, 10):.4g} or more steps"
+        text = f"trainer.ema_decay={self.decay}: {share:.0%} of the average is still the weights of step 1"
+        return f"{text.replace('%', ' %')}; fix: trainer.ema_decay={1 - 5 / max(steps, 10):.4g} or more steps"
 
 
 class LastAverage(Averaging):

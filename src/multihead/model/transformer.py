@@ -11,7 +11,9 @@ N rows of the memory: B, or fewer where B // N beams share one source. Masks are
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from multihead.config.check import require
-from multihead.config.model import ModelConfig
+from multihead.config.model import GATED, ModelConfig
 from multihead.model.cache import Cache, KeyValueCache, LayerCache
 from multihead.model.kernels import attend
 from multihead.model.ngrams import NGramEmbedding
@@ -90,15 +92,23 @@ class Transformer(nn.Module):
         for stack in filter(None, (self.encoder, self.decoder)):
             stack.recompute = True
 
-    def encode(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        source: Tensor,
+        source_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        types: Tensor | None = None,
+    ) -> Tensor:
         """The memory [B, S, D] of source ids [B, S].
 
         Args:
             source: Ids.
             source_mask: [B, S], None where nothing is padded.
             segments: [B, S], as in `decode`.
+            types: [B, S], 0 in the first text of a pair and 1 in the second; None is all 0. Only with
+                ``model.segment_types``.
         """
-        return self.encoder(source, source_mask, segments=segments)
+        return self.encoder(source, source_mask, segments=segments, types=types)
 
     def decode(
         self,
@@ -140,19 +150,26 @@ class Stack(nn.Module):
         super().__init__()
         self.causal = causal
         self.recompute = False
-        self.head_dim = config.head_dim
+        self.rotary_dim, self.rope_theta = config.rotary_dim, config.rope_theta
         self.max_len = config.max_len
-        self.position = config.position
-        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.position, self.offset = config.position, config.position_offset
+        width = config.width_of_embeddings
+        self.scale = math.sqrt(width) if config.embedding_scale else 1.0
+        self.embedding = nn.Embedding(vocab_size, width)
         self.ngrams = NGramEmbedding(config) if config.ngram_buckets else None
         if config.position == "learned":
-            self.positions = nn.Embedding(config.max_len, config.d_model)
+            self.positions = nn.Embedding(self.offset + config.max_len, width)
         elif config.position == "sinusoidal":
-            self.register_buffer("sinusoids", sinusoids(config.max_len, config.d_model), persistent=False)
+            self.register_buffer("sinusoids", sinusoids(config.max_len, width), persistent=False)
         elif config.position == "alibi":
             self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
+        self.types = nn.Embedding(config.segment_types, width) if config.segment_types else None
+        self.embedding_norm = new_norm(config, width) if config.embedding_norm else nn.Identity()
+        self.widen = nn.Linear(width, config.d_model) if width != config.d_model else nn.Identity()
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(Layer(config, blocks, causal=causal, cross=cross) for _ in range(num_layers))
+        own = min(1, num_layers) if config.share_layers else num_layers
+        layers = [Layer(config, blocks, causal=causal, cross=cross) for _ in range(own)]
+        self.layers = nn.ModuleList(layers * num_layers if config.share_layers else layers)
         self.norm = new_norm(config) if config.norm_placement == "pre" else nn.Identity()
         self._initialise(config)
 
@@ -165,6 +182,7 @@ class Stack(nn.Module):
         memory_mask: Tensor | None = None,
         cache: Cache | None = None,
         segments: Tensor | None = None,
+        types: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] of ids [B, T]; arguments as in `Transformer.decode`."""
         if cache is not None:
@@ -176,7 +194,10 @@ class Stack(nn.Module):
             positions = segment_positions(segments)  # [B, T]
         past = 0 if cache is None else cache.length - tokens.size(1)
         more = None if self.ngrams is None else self.ngrams(tokens, mask, cache, segments)
-        x = self.dropout(self._embed(tokens, positions, past, more))  # [B, T, D]
+        x = self._embed(tokens, positions, past, more)
+        if self.types is not None:  # without types, everything is of the first text
+            x = x + (self.types.weight[0] if types is None else self.types(types))
+        x = self.widen(self.dropout(self.embedding_norm(x)))  # [B, T, D]
         scope = self._scope(x, mask, positions, past, segments)
         shown = None if memory_mask is None else memory_mask[:, None, None, :]  # [N, 1, 1, S]
         memory_scope = Scope(scope.dtype, shown)
@@ -191,9 +212,8 @@ class Stack(nn.Module):
         """Embeddings, and ``more`` (n-grams), times sqrt(d_model) (section 3.4), plus a table's positions (3.5)."""
         x = self.embedding(tokens)  # [B, T, D]
         x = x if more is None else x + more
-        scale = math.sqrt(x.size(-1))
         if self.position not in ("learned", "sinusoidal"):
-            return x * scale
+            return x * self.scale
         end = past + tokens.size(1)  # positions are below, unless a caller's own; looking at them waits for the device
         if end > self.max_len and positions is not None and not torch.compiler.is_exporting():
             end = int(positions.max()) + 1 if positions.numel() else 0
@@ -202,8 +222,8 @@ class Stack(nn.Module):
                 f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "
                 f"the length of the table of {self.position} positions"
             )
-        table = self.positions.weight if self.position == "learned" else self.sinusoids
-        return torch.add(table[past:end] if positions is None else table[positions], x, alpha=scale)
+        table = self.positions.weight[self.offset :] if self.position == "learned" else self.sinusoids
+        return torch.add(table[past:end] if positions is None else table[positions], x, alpha=self.scale)
 
     def _scope(
         self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int, segments: Tensor | None = None
@@ -229,7 +249,7 @@ class Stack(nn.Module):
         rotation = None
         if self.position == "rotary":
             positions = torch.arange(past, total, device=x.device) if positions is None else positions
-            cos, sin = rotary_angles(positions, self.head_dim)
+            cos, sin = rotary_angles(positions, self.rotary_dim, self.rope_theta)
             rotation = cos.to(dtype), sin.to(dtype)
         return Scope(dtype, mask, causal, rotation)
 
@@ -262,7 +282,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, blocks: Blocks, *, causal: bool, cross: bool):
         super().__init__()
-        self.pre = config.norm_placement == "pre"
+        self.pre, self.parallel = config.norm_placement == "pre", config.parallel
         self.self_attention = (blocks.causal_attention if causal else blocks.attention)(config)
         self.self_attention_norm = new_norm(config)
         if cross:
@@ -282,6 +302,9 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Maps the residual stream [B, T, D] to the next layer's."""
         own, crossed = (None, None) if cache is None else (cache.self_attention, cache.cross_attention)
+        if self.parallel:
+            y = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+            return x + y + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))
         if self.pre:
             x = x + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))
             if memory is not None:
@@ -307,13 +330,18 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.dropout = config.attention_dropout
+        self.width = width = config.num_heads * config.head_dim
         kv_width = config.kv_heads * config.head_dim
-        self.query = nn.Linear(config.d_model, config.d_model, bias=config.bias)
-        self.key = nn.Linear(config.d_model, kv_width, bias=config.bias)
-        self.value = nn.Linear(config.d_model, kv_width, bias=config.bias)
-        self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
-        self.query_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
+        places = config.attention_bias
+        bias_in = config.bias if places == "auto" else places in ("qkv", "all")
+        bias_out = config.bias if places == "auto" else places == "all"
+        self.query = nn.Linear(config.d_model, width, bias=bias_in)
+        self.key = nn.Linear(config.d_model, kv_width, bias=bias_in)
+        self.value = nn.Linear(config.d_model, kv_width, bias=bias_in)
+        self.output = nn.Linear(width, config.d_model, bias=bias_out)
+        eps = norm_eps(config, "rms_norm")
+        self.query_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
 
     def forward(
         self, x: Tensor, scope: Scope, memory: Tensor | None = None, cache: KeyValueCache | None = None
@@ -326,7 +354,7 @@ class MultiHeadAttention(nn.Module):
             memory: None for self-attention. B may be N * beams: a source's beams stand together and share its keys.
             cache: Where keys and values are kept between steps; cross-attention computes them at the first step only.
         """
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         x = x.to(scope.dtype)  # once, not by autocast in each projection
         query = self.query_norm(self._heads(self.query(x)))  # [B, T, H, K]
         if memory is not None and cache is not None and cache.length:
@@ -342,23 +370,23 @@ class MultiHeadAttention(nn.Module):
             query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
         heads = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         y = attend(*heads, scope.mask, scope.causal, self.dropout if self.training else 0.0)  # [N, H, B // N * T, K]
-        return self.output(y.transpose(1, 2).reshape(batch, length, width))
+        return self.output(y.transpose(1, 2).reshape(batch, length, self.width))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
 
 
 class FeedForward(nn.Module):
-    """max(0, x W1) W2 (section 3.3); GELU; or SwiGLU, (swish(x W1) * x W3) W2 (Shazeer 2020, arXiv:2002.05202).
+    """f(x W1) W2 with f = max(0, .) (section 3.3) or another; or (f(x W1) * x W3) W2 (Shazeer 2020, arXiv:2002.05202).
 
     What replaces this class takes the same arguments here and in `forward`.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.activation = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}[config.activation]
+        self.activation = activation(config)
         self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
-        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation == "swiglu" else None
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation in GATED else None
         self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
         self.dropout = Dropout(config.ff_dropout)
 
@@ -402,13 +430,14 @@ class Scope:
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2)) * weight (Zhang and Sennrich 2019, arXiv:1910.07467), in float32 inside."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last dimension; shape and dtype stay."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-6).to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=self.eps).to(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -428,14 +457,59 @@ class Dropout(nn.Module):
         return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
 
 
-def new_norm(config: ModelConfig) -> nn.Module:
-    """The norm of the residual stream: LayerNorm (the paper) or RMSNorm."""
-    return RMSNorm(config.d_model) if config.norm == "rms_norm" else nn.LayerNorm(config.d_model, bias=config.bias)
+class OutputTransform(nn.Sequential):
+    """Dense layer, activation and norm before a map to the vocabulary, as in BERT (arXiv:1810.04805)."""
+
+    def __init__(self, config: ModelConfig):
+        width = config.width_of_embeddings
+        super().__init__(nn.Linear(config.d_model, width), Activation(config), new_norm(config, width))
+
+
+class Activation(nn.Module):
+    """`activation` as a module."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.function = activation(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps each element."""
+        return self.function(x)
+
+
+def new_norm(config: ModelConfig, width: int = 0) -> nn.Module:
+    """A norm of the residual stream, or of another ``width``: LayerNorm (the paper) or RMSNorm."""
+    width, eps = width or config.d_model, norm_eps(config, config.norm)
+    return RMSNorm(width, eps) if config.norm == "rms_norm" else nn.LayerNorm(width, eps, bias=config.bias)
+
+
+def norm_eps(config: ModelConfig, norm: str) -> float:
+    """What a norm of this kind adds to a variance."""
+    return config.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[norm]
+
+
+def activation(config: ModelConfig) -> Callable[[Tensor], Tensor]:
+    """The function inside the feed-forward; of gated ones, that of the gate."""
+    gelu_tanh = functools.partial(F.gelu, approximate="tanh")
+    return {
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "gelu_tanh": gelu_tanh,
+        "silu": F.silu,
+        "relu2": _squared_relu,
+        "swiglu": F.silu,
+        "geglu": F.gelu,
+        "geglu_tanh": gelu_tanh,
+    }[config.activation]
+
+
+def _squared_relu(x: Tensor) -> Tensor:
+    return F.relu(x).square()
 
 
 def sinusoids(max_len: int, d_model: int) -> Tensor:
     """The table [max_len, D] of section 3.5: sines in the even columns, cosines in the odd ones."""
-    angle = _angles(torch.arange(max_len), d_model)
+    angle = _angles(torch.arange(max_len), d_model, 10000.0)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
 
 
@@ -447,26 +521,34 @@ def segment_positions(segments: Tensor) -> Tensor:
     return place - torch.where(starts, place, 0).cummax(1).values
 
 
-def rotary_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [..., T, 1, K / 2] of positions [..., T] (RoFormer, Su et al. 2021, arXiv:2104.09864)."""
-    angle = _angles(positions, head_dim)[..., None, :]
+def rotary_angles(positions: Tensor, rotary_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., T, 1, R / 2] of positions [..., T] (RoFormer, Su et al. 2021, arXiv:2104.09864).
+
+    Args:
+        positions: From 0.
+        rotary_dim: R, how many of the K dimensions of a head are turned.
+        theta: The base of the wavelengths.
+    """
+    angle = _angles(positions, rotary_dim, theta)[..., None, :]
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the pairs (i, i + K / 2) of each head of [B, T, H, K] by their position's angles.
+    """Turns the pairs (i, i + R / 2) of each head of [B, T, H, K] by their position's angles; the rest stays.
 
     The paper pairs neighbours (2 i, 2 i + 1): the same up to a permutation of the columns of query and key.
     """
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    half = cos.size(-1)
+    first, second = x[..., :half], x[..., half : 2 * half]
+    turned = first * cos - second * sin, first * sin + second * cos
+    return torch.cat(turned if 2 * half == x.size(-1) else (*turned, x[..., 2 * half :]), dim=-1)
 
 
-def _angles(positions: Tensor, width: int) -> Tensor:
-    """Position / 10000^(2 i / width), [..., width / 2], in float32 whatever the default type."""
+def _angles(positions: Tensor, width: int, base: float) -> Tensor:
+    """Position / base^(2 i / width), [..., width / 2], in float32 whatever the default type."""
     exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-    return positions[..., None].float() * 10000.0**-exponent
+    return positions[..., None].float() * base**-exponent
 
 
 def alibi_slopes(num_heads: int) -> Tensor:

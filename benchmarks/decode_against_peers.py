@@ -44,7 +44,7 @@ def lay_out(loaded: Any, settings: dict[str, Any], folder: Path) -> list[str]:
     (folder / "sources.json").write_text(json.dumps(sources))
     state = {name: value.numpy() for name, value in task.model.transformer.state_dict().items()}
     state["decoder.embedding.weight"] = state["encoder.embedding.weight"]
-    np.savez(folder / "weights.npz", **state, sinusoids=task.model.transformer.encoder.sinusoids.numpy())
+    np.savez(folder / "weights.npz", **state, sinusoids=task.model.transformer.encoder.positions.weight.numpy())
     model, tokenizer = loaded.config.model, task.tokenizers["target"]
     names = ("d_model", "num_heads", "d_ff", "num_encoder_layers", "num_decoder_layers", "max_len", "dropout")
     shared = {name: getattr(model, name) for name in names} | {"vocab_size": tokenizer.vocab_size}

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from multihead.config.model import ModelConfig
 from multihead.model.heads import VocabularyHead
+from multihead.model.positions import rotary_angles, rotate
 from multihead.model.transformer import (
     Blocks,
     FeedForward,
@@ -17,8 +18,6 @@ from multihead.model.transformer import (
     Scope,
     Transformer,
     new_norm,
-    rotary_angles,
-    rotate,
 )
 
 SMALL = {"d_model": 16, "num_heads": 2, "d_ff": 32, "num_encoder_layers": 2, "num_decoder_layers": 2, "dropout": 0.0}

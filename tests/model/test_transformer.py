@@ -9,17 +9,13 @@ from torch import nn
 
 from multihead.config.model import NORM_PLACEMENTS, NORMS, POSITIONS, ModelConfig
 from multihead.errors import ConfigError
+from multihead.model.positions import alibi_bias, alibi_slopes, rotary_angles, rotate, sinusoids
 from multihead.model.transformer import (
     Blocks,
     Dropout,
     FeedForward,
     MultiHeadAttention,
     Transformer,
-    alibi_bias,
-    alibi_slopes,
-    rotary_angles,
-    rotate,
-    sinusoids,
 )
 
 ATTENTIONS = ({}, {"num_kv_heads": 2}, {"num_kv_heads": 1, "qk_norm": True}, {"qk_norm": True})

@@ -26,6 +26,7 @@ from multihead.config.model import GATED, ModelConfig
 from multihead.model.cache import Cache, KeyValueCache, LayerCache
 from multihead.model.kernels import attend
 from multihead.model.ngrams import NGramEmbedding
+from multihead.model.positions import new_positions, rotate
 
 
 class Transformer(nn.Module):
@@ -150,19 +151,11 @@ class Stack(nn.Module):
         super().__init__()
         self.causal = causal
         self.recompute = False
-        self.rotary_dim, self.rope_theta = config.rotary_dim, config.rope_theta
-        self.max_len = config.max_len
-        self.position, self.offset = config.position, config.position_offset
         width = config.width_of_embeddings
         self.scale = math.sqrt(width) if config.embedding_scale else 1.0
         self.embedding = nn.Embedding(vocab_size, width)
         self.ngrams = NGramEmbedding(config) if config.ngram_buckets else None
-        if config.position == "learned":
-            self.positions = nn.Embedding(self.offset + config.max_len, width)
-        elif config.position == "sinusoidal":
-            self.register_buffer("sinusoids", sinusoids(config.max_len, width), persistent=False)
-        elif config.position == "alibi":
-            self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
+        self.positions = new_positions(config)
         self.types = nn.Embedding(config.segment_types, width) if config.segment_types else None
         self.embedding_norm = new_norm(config, width) if config.embedding_norm else nn.Identity()
         self.widen = nn.Linear(width, config.d_model) if width != config.d_model else nn.Identity()
@@ -193,8 +186,10 @@ class Stack(nn.Module):
         if positions is None and segments is not None:
             positions = segment_positions(segments)  # [B, T]
         past = 0 if cache is None else cache.length - tokens.size(1)
-        more = None if self.ngrams is None else self.ngrams(tokens, mask, cache, segments)
-        x = self._embed(tokens, positions, past, more)
+        x = self.embedding(tokens)  # [B, T, D]
+        if self.ngrams is not None:
+            x = x + self.ngrams(tokens, mask, cache, segments)
+        x = self.positions.add_to_embeddings(x, self.scale, positions, past)
         if self.types is not None:  # without types, everything is of the first text
             x = x + (self.types.weight[0] if types is None else self.types(types))
         x = self.widen(self.dropout(self.embedding_norm(x)))  # [B, T, D]
@@ -208,23 +203,6 @@ class Stack(nn.Module):
                 x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
         return self.norm(x)
 
-    def _embed(self, tokens: Tensor, positions: Tensor | None, past: int, more: Tensor | None = None) -> Tensor:
-        """Embeddings, and ``more`` (n-grams), times sqrt(d_model) (section 3.4), plus a table's positions (3.5)."""
-        x = self.embedding(tokens)  # [B, T, D]
-        x = x if more is None else x + more
-        if self.position not in ("learned", "sinusoidal"):
-            return x * self.scale
-        end = past + tokens.size(1)  # positions are below, unless a caller's own; looking at them waits for the device
-        if end > self.max_len and positions is not None and not torch.compiler.is_exporting():
-            end = int(positions.max()) + 1 if positions.numel() else 0
-        if end > self.max_len:
-            raise ValueError(
-                f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "
-                f"the length of the table of {self.position} positions"
-            )
-        table = self.positions.weight[self.offset :] if self.position == "learned" else self.sinusoids
-        return torch.add(table[past:end] if positions is None else table[positions], x, alpha=self.scale)
-
     def _scope(
         self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int, segments: Tensor | None = None
     ) -> Scope:
@@ -237,21 +215,15 @@ class Stack(nn.Module):
             same = segments[:, None, :, None] == segments[:, None, None, :]  # [B, 1, T, T]
             mask = same if mask is None else mask & same
         causal = bool(self.causal and length > 1)
-        if causal and (past or mask is not None or self.position == "alibi"):
+        if causal and (past or mask is not None or self.positions.changes_scores):
             causal = False
             before = torch.ones(1, 1, length, total, dtype=torch.bool, device=x.device).tril(past)  # [1, 1, T, S]
             if mask is None:
                 mask = before
             else:  # a padded query sees itself, so that no row is empty
                 mask = (before & mask) | (before & before.triu(past))  # [B, 1, T, S]
-        if self.position == "alibi":
-            mask = alibi_bias(self.slopes, length, total, mask).to(dtype)  # [B or 1, H, T, S]
-        rotation = None
-        if self.position == "rotary":
-            positions = torch.arange(past, total, device=x.device) if positions is None else positions
-            cos, sin = rotary_angles(positions, self.rotary_dim, self.rope_theta)
-            rotation = cos.to(dtype), sin.to(dtype)
-        return Scope(dtype, mask, causal, rotation)
+        mask = self.positions.add_to_scores(mask, length, total, dtype)
+        return Scope(dtype, mask, causal, self.positions.rotation(x, positions, past, dtype))
 
     @torch.no_grad()
     def _initialise(self, config: ModelConfig) -> None:
@@ -260,9 +232,10 @@ class Stack(nn.Module):
         With ``depth_scaled`` the projections into the residual stream start smaller by 1 / sqrt(2 * layers), as in
         GPT-2 (Radford et al. 2019, section 2.3), so that its variance does not grow with depth.
         """
-        for module in self.children():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.embedding.weight, std=config.d_model**-0.5)
+        types = () if self.types is None else self.types.parameters()
+        for table in (*self.positions.parameters(), *types):
+            nn.init.normal_(table, std=config.d_model**-0.5)
         for name, module in self.layers.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -507,65 +480,9 @@ def _squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-def sinusoids(max_len: int, d_model: int) -> Tensor:
-    """The table [max_len, D] of section 3.5: sines in the even columns, cosines in the odd ones."""
-    angle = _angles(torch.arange(max_len), d_model, 10000.0)
-    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
-
-
 def segment_positions(segments: Tensor) -> Tensor:
     """Positions [B, T] counted from the start of each segment; ``segments`` [B, T] holds one number per segment."""
     place = torch.arange(segments.size(1), device=segments.device).expand_as(segments)
     starts = torch.ones_like(segments, dtype=torch.bool)
     starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return place - torch.where(starts, place, 0).cummax(1).values
-
-
-def rotary_angles(positions: Tensor, rotary_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [..., T, 1, R / 2] of positions [..., T] (RoFormer, Su et al. 2021, arXiv:2104.09864).
-
-    Args:
-        positions: From 0.
-        rotary_dim: R, how many of the K dimensions of a head are turned.
-        theta: The base of the wavelengths.
-    """
-    angle = _angles(positions, rotary_dim, theta)[..., None, :]
-    return angle.cos(), angle.sin()
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the pairs (i, i + R / 2) of each head of [B, T, H, K] by their position's angles; the rest stays.
-
-    The paper pairs neighbours (2 i, 2 i + 1): the same up to a permutation of the columns of query and key.
-    """
-    cos, sin = rotation
-    half = cos.size(-1)
-    first, second = x[..., :half], x[..., half : 2 * half]
-    turned = first * cos - second * sin, first * sin + second * cos
-    return torch.cat(turned if 2 * half == x.size(-1) else (*turned, x[..., 2 * half :]), dim=-1)
-
-
-def _angles(positions: Tensor, width: int, base: float) -> Tensor:
-    """Position / base^(2 i / width), [..., width / 2], in float32 whatever the default type."""
-    exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-    return positions[..., None].float() * base**-exponent
-
-
-def alibi_slopes(num_heads: int) -> Tensor:
-    """The slope of each head (Press et al. 2022, arXiv:2108.12409, section 3), as in the authors' code.
-
-    2^(-8 / n), 2^(-16 / n), ... for n a power of two; else those of the next smaller power, then every second slope of
-    the next larger one.
-    """
-    power = 2 ** int(math.log2(num_heads))
-    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
-    slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(num_heads - power)]
-    return torch.tensor(slopes, dtype=torch.float32)
-
-
-def alibi_bias(slopes: Tensor, length: int, total: int, mask: Tensor | None) -> Tensor:
-    """-slope * |i - j| of the last ``length`` of ``total`` positions, -inf where ``mask`` hides: [B or 1, H, T, S]."""
-    key = torch.arange(total, device=slopes.device)
-    distance = (key[total - length :, None] - key).abs()  # [T, S]
-    bias = -slopes.float()[:, None, None] * distance  # [H, T, S]
-    return bias[None] if mask is None else torch.where(mask, bias, -math.inf)

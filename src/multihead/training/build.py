@@ -167,7 +167,7 @@ def build_trainer(
     )
 
 
-def _whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Task:
+def whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Task:
     """What the end of the run loads weights into: the task, or where it is sharded another that is not."""
     from multihead.model.sharded import is_sharded
     from multihead.tasks import build_task

@@ -36,7 +36,7 @@ from multihead.runs.directory import (
 from multihead.runs.lock import locked
 from multihead.runs.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.runs.run import load_weights, say_without_effect
-from multihead.training.build import _whole_task, build_trainer, join, starting
+from multihead.training.build import build_trainer, join, starting, whole_task
 from multihead.training.launch import launch, local_ranks, requeue
 from multihead.training.precision import cautions, settle
 
@@ -215,7 +215,7 @@ def _fit(
                 steps.events("profiled", step=trainer.global_step)
                 status = 0
                 return found
-            task = _whole_task(composition, trainer, task)
+            task = whole_task(composition, trainer, task)
             result, tables = _finish(job, run_dir, trainer, task, steps)
         status = 0
         if main:

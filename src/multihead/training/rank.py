@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from multihead import capabilities
-from multihead.errors import MultiheadError, Stopped, mendable
+from multihead.errors import MultiheadError, Stopped, as_user_error
 
 
 def main(file: str) -> int:
@@ -32,7 +32,7 @@ def main(file: str) -> int:
         with training.leaving_on_signals():
             return training.run_rank(job, guard_rank(Path(file).parent, rank))
     except (Exception, Stopped) as caught:
-        error = mendable(caught)
+        error = as_user_error(caught)
         failure = {"time": time.time(), "rank": rank, "kind": "", "status": getattr(error, "status", 1)}
         if isinstance(error, Stopped):
             failure |= {"kind": "Stopped", "message": str(error)}

@@ -134,7 +134,7 @@ def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
 
 def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Sequence[str]) -> None:
     """A warning if a split is not the one that the run had, though nobody asked for other data."""
-    from multihead.runs.directory import read_json
+    from multihead.runs.files import read_json
 
     name, file = f"data_{split}", path / "environment.json"
     asked = any(word.startswith("data") and not word.startswith("data.split=") for word in words)

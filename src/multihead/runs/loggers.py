@@ -29,7 +29,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MachineError, side_output
-from multihead.runs.metrics_file import COORDINATES, CSVMetrics, Row, whole_lines
+from multihead.runs.files import whole_lines
+from multihead.runs.metrics_file import COORDINATES, CSVMetrics, Row
 from multihead.tasks.base import Task, TaskCallback
 
 log = logging.getLogger("multihead")

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from multihead.comparing.systems import run_dirs
 from multihead.config.sweep import Sweep
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import MachineError
+from multihead.runs.listing import run_dirs
 from multihead.sweeping.ledger import SETTLED, Row
 
 log = logging.getLogger("multihead")

@@ -15,7 +15,7 @@ from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import SEARCHES
 from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MultiheadError
-from multihead.runs.directory import VOCABULARY, run_directory, new_run_dir
+from multihead.runs.directory import VOCABULARY, new_run_dir, run_directory
 from multihead.runs.lock import in_use
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from multihead.config.compose import compose_from_run, load_yaml
 from multihead.config.effects import without_effect
 from multihead.config.training import Config
 from multihead.errors import CheckpointError, ConfigError
-from multihead.runs.directory import run_directory, load_vocab
+from multihead.runs.directory import load_vocab, run_directory
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Model, Task

@@ -290,7 +290,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
         The result, and what the task shows beside it.
     """
     from multihead.runs.checkpoint import FolderCheckpointIO
-    from multihead.runs.loggers import log_result, log_picture, log_table
+    from multihead.runs.loggers import log_picture, log_result, log_table
     from multihead.training.cost import peak_memory
     from multihead.training.suspicions import notes_on, of_training
 

@@ -321,6 +321,20 @@ def test_encoder_only_and_decoder_only_run():
     assert tiny(source=None)(target=source).shape == (2, 4, 16)
 
 
+@pytest.mark.parametrize(
+    ("missing", "call"),
+    [
+        ("a source, a target or both", lambda both, encoder, decoder, ids: both()),
+        ("no encoder", lambda both, encoder, decoder, ids: decoder.encode(ids)),
+        ("no decoder", lambda both, encoder, decoder, ids: encoder.decode(ids)),
+        ("no decoder", lambda both, encoder, decoder, ids: encoder.new_cache()),
+    ],
+)
+def test_a_stack_that_is_missing_is_named(missing, call):
+    with pytest.raises(ValueError, match=missing):
+        call(tiny(), tiny(target=None), tiny(source=None), ragged([3], 3)[0])
+
+
 @pytest.mark.parametrize(("tie", "shared"), [("none", False), ("target_output", False), ("source_target", True)])
 def test_source_and_target_share_storage_where_tied(tie, shared):
     model = tiny(tie_embeddings=tie)

@@ -131,6 +131,14 @@ class ALiBi(Positions):
         return alibi_bias(self.slopes, length, total, mask).to(dtype)  # [B or 1, H, T, S]
 
 
+def segment_positions(segments: Tensor) -> Tensor:
+    """Positions [B, T] counted from the start of each segment; ``segments`` [B, T] holds the number of the segment."""
+    place = torch.arange(segments.size(1), device=segments.device).expand_as(segments)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return place - torch.where(starts, place, 0).cummax(1).values
+
+
 def sinusoids(max_len: int, d_model: int) -> Tensor:
     """The table [max_len, D] of section 3.5: sines in the even columns, cosines in the odd ones."""
     angle = _angles(torch.arange(max_len), d_model)

@@ -66,12 +66,12 @@ def load(folder: Path, words: Sequence[str] = ()) -> Task:
     Raises:
         CheckpointError: A file is missing or damaged, or does not fit.
     """
-    from multihead.data.tokenizer import Tokenizer
+    from multihead.data.published import load_tokenizer
 
     description = read_json(folder / "config.json", dict)
     composition = compose_from_run(description["config"], words, run=str(folder))
     files = description["tokenizers"]
-    loaded = {name: Tokenizer.load(folder / name) for name in set(files.values())}
+    loaded = {name: load_tokenizer(folder / name) for name in set(files.values())}
     vocab = Vocabulary(
         {role: loaded[name] for role, name in files.items()},
         read_json(folder / "labels.json", list),

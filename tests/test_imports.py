@@ -102,7 +102,7 @@ ROOMS = (
     ("metrics",),
     ("text",),
     ("config", "plugin"),
-    ("ranks", "capabilities"),
+    ("ranks", "capabilities", "torch_private"),
     ("errors",),
 )
 """The rooms of the house from top to bottom: an import points down, or stays in its room."""

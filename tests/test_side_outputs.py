@@ -26,7 +26,7 @@ BROKEN = {
     "multihead.runs.loggers.WandbMetrics.log_samples": "the table of samples",
     "multihead.runs.loggers.WandbMetrics.log_table": "a table",
     "multihead.runs.loggers.WandbMetrics.log_picture": "a picture's upload",
-    "multihead.runs.loggers.WandbMetrics.log_capsule": "the upload of the result",
+    "multihead.runs.loggers.WandbMetrics.log_result": "the upload of the result",
     "multihead.runs.loggers.WandbMetrics.finish": "closing the logger wandb",
     "multihead.metrics.classification.Confusion.draw": "the picture of the confusion matrix",
     "multihead.training.suspicions.of_training": "the notes on the result",
@@ -51,7 +51,7 @@ def test_a_run_in_which_every_side_output_fails_has_its_result(tmp_path, monkeyp
     result = multihead.train(words)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["test/loss"] == result["test/loss"] > 0
     told = [line for line in (tmp_path / "run" / "train.log").read_text().splitlines() if "goes on without" in line]
-    why = "failed, and the run goes on without: KeyError: 'broken\\non purpose'"
+    why = "failed, and the run goes on without it: KeyError: 'broken\\non purpose'"
     assert sorted(line[20:] for line in told) == sorted(f"{what} {why}" for what in set(BROKEN.values()))  # once each
     assert (tmp_path / "run" / "samples.jsonl").exists() and (tmp_path / "run" / "confusion_test.csv").exists()
 
@@ -66,8 +66,8 @@ def test_a_report_that_fails_costs_no_result(tmp_path, monkeypatch):
     multihead.train(["task=classification", "debug=smoke", f"run_dir={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "result.json").exists()
     told = (tmp_path / "run" / "train.log").read_text()
-    assert "the task's report on the test split failed, and the run goes on without: OSError: [Errno 30]" in told
-    assert told.count("samples.jsonl failed, and the run goes on without: FileNotFoundError: ") == 1
+    assert "the task's report on the test split failed, and the run goes on without it: OSError: [Errno 30]" in told
+    assert told.count("samples.jsonl failed, and the run goes on without it: FileNotFoundError: ") == 1
     assert main(["evaluate", f"run={tmp_path / 'run'}"]) == 0
 
 
@@ -95,7 +95,7 @@ def test_a_broken_matplotlib(tmp_path, monkeypatch, caplog, error):
     files = Confusion.of(torch.tensor([0, 1]), torch.tensor([0, 0]), ["ham", "spam"]).write(tmp_path, "confusion")
     assert [path.name for path in files] == ["confusion.csv", "confusion.json"]
     assert (
-        f"the picture of the confusion matrix failed, and the run goes on without: {type(error).__name__}"
+        f"the picture of the confusion matrix failed, and the run goes on without it: {type(error).__name__}"
         in caplog.text
     )
 
@@ -118,8 +118,8 @@ def test_a_screen_and_a_log_that_cannot_be_written(tmp_path, capsys):
     log.handlers[1].stream = None
     log.close()
     assert capsys.readouterr().err.splitlines() == [
-        "the screen cannot be written, and the run goes on without: OSError: [Errno 28] No space left on device",
-        "train.log cannot be written, and the run goes on without: OSError: [Errno 28] No space left on device",
+        "the screen cannot be written, and the run goes on without it: OSError: [Errno 28] No space left on device",
+        "train.log cannot be written, and the run goes on without it: OSError: [Errno 28] No space left on device",
     ]
 
 

@@ -123,7 +123,9 @@ def has_onednn() -> bool:
     """Whether float32 products can be given to oneDNN by name."""
     import torch
 
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    from multihead import torch_private
+
+    return torch.backends.mkldnn.is_available() and torch_private.has_onednn_linear()
 
 
 def limit_kernel_caches() -> None:
@@ -140,12 +142,14 @@ def bf16_instructions() -> str:
     """The processor's instructions that multiply bfloat16 and that oneDNN uses: amx, avx512, arm, or empty for none."""
     import torch
 
+    from multihead import torch_private
+
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.cpu, "get_capabilities"):
         return ""
     has, limit = torch.cpu.get_capabilities(), next((os.environ[v] for v in ISA_LIMITS if os.environ.get(v)), "ALL")
     limit = limit.upper()
     up_to_avx512 = limit in ("ALL", "DEFAULT") or "BF16" in limit or "FP16" in limit or limit.startswith("AVX10")
-    if has.get("amx_bf16") and (limit in ("ALL", "DEFAULT") or "AMX" in limit) and torch.cpu._init_amx():
+    if has.get("amx_bf16") and (limit in ("ALL", "DEFAULT") or "AMX" in limit) and torch_private.allow_amx():
         return "amx"
     if has.get("avx512_bf16") and (up_to_avx512 or "AMX" in limit):
         return "avx512"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihead.config.folder import PRIMARY, conf_dir
 from multihead.config.keys import GROUPS, nearest_name
-from multihead.errors import ConfigError, MachineError, Stopped, _tell, guarded
+from multihead.errors import ConfigError, MachineError, Stopped, guarded, write_line
 from multihead.ranks import check_numbers
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _elsewhere(job: Callable[[object], None], launcher: str) -> int:
         _hydra_main(job)
     except JobFailed as failed:
         where = f"; its log is in {SUBMITIT_DIR}/.submitit" if launcher.startswith("submitit") else ""
-        _tell(f"a job of the multirun failed with status {failed.status}{where}")
+        write_line(f"a job of the multirun failed with status {failed.status}{where}")
         return failed.status
     return 0
 

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator
 
 
 class MultiheadError(Exception):
-    """An error that its reader can mend: where it is, what is wrong, what to do.
+    """An error that a user can fix: it says where it is, what is wrong, and what to do.
 
     Args:
         where: A configuration key (``optim.lr``), a file and line (``train.de:88``) or a path.
         what: What is wrong and what was expected.
-        fix: What to do about it, or empty where ``what`` says it already.
+        fix: What to type or do next; empty if ``what`` says it already.
     """
 
     code = "error"
@@ -40,19 +40,19 @@ class MultiheadError(Exception):
 
 
 class ConfigError(MultiheadError):
-    """A key, value or combination of the configuration or the command line that cannot be."""
+    """A key, a value or a combination of values that is not valid, in the configuration or on the command line."""
 
     code, status = "config", 2
 
 
 class DataError(MultiheadError):
-    """A dataset that cannot be read as described."""
+    """A data set that cannot be read as its configuration describes it."""
 
     code, status = "data", 2
 
 
 class CheckpointError(MultiheadError):
-    """A checkpoint, capsule or plugin that is damaged, missing or does not fit."""
+    """A checkpoint, run directory or plugin that is damaged or missing, or that does not fit."""
 
     code, status = "checkpoint", 3
 
@@ -64,13 +64,13 @@ class NumericsError(MultiheadError):
 
 
 class MachineError(MultiheadError):
-    """Disk, memory or permissions."""
+    """An error of the disk, the memory or the permissions."""
 
     code, status = "machine", 5
 
 
 class PeerError(MultiheadError):
-    """Another rank died or stopped answering."""
+    """Another rank died, or it no longer answers."""
 
     code, status = "peer", 6
 
@@ -87,24 +87,21 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
                   errno.EMFILE, errno.ENFILE, errno.EFBIG)  # fmt: skip
 
 
-def mendable(error: BaseException) -> BaseException:
-    """The error as a `MachineError` where it is about disk, memory or permissions."""
+def as_user_error(error: BaseException) -> BaseException:
+    """Returns the error as a `MachineError` if it is about disk, memory or permissions; otherwise unchanged."""
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         return MachineError(str(error.filename or "disk"), str(error.strerror)).with_traceback(error.__traceback__)
-    told = str(error)  # torch tells of memory by a class or a sentence of its own
+    message = str(error)  # torch reports a lack of memory by its own class or by this sentence
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
-        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told)
+        and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message)
     ):
         fix = "smaller data.part_tokens, data.eval_tokens or model"
-        what = f"not enough ({told.rpartition('Allocator: ')[2][:120]})" if told else "not enough"
+        what = f"not enough ({message.rpartition('Allocator: ')[2][:120]})" if message else "not enough"
         return MachineError("memory", what, fix).with_traceback(error.__traceback__)
-    if isinstance(error, RuntimeError) and told.startswith("DataLoader worker"):  # mostly by the kernel, for memory
-        fix = "the same command with resume=auto goes on; data.num_workers=0 takes less memory"
-        return MachineError("data.num_workers", told.strip(), fix).with_traceback(error.__traceback__)
-    if isinstance(error, RuntimeError) and "DataLoader worker" in told:
-        fix = "resume; fewer data.num_workers where memory is short"
-        return MachineError("data.num_workers", told[:200], fix).with_traceback(error.__traceback__)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in message:  # most often killed for lack of memory
+        fix = "continue with resume=auto; data.num_workers=0 needs less memory"
+        return MachineError("data.num_workers", message.strip()[:200], fix).with_traceback(error.__traceback__)
     return error
 
 
@@ -112,7 +109,7 @@ SHOW_TRACEBACK = "MULTIHEAD_TRACEBACK"
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """The status that ``action`` returns, or the one of the error it ends with, which is told on stderr."""
+    """Returns the status of ``action``, or that of the error that ended it, which is written to stderr."""
     try:
         status = action()
         sys.stdout.flush()
@@ -124,31 +121,31 @@ def guarded(action: Callable[[], int]) -> int:
 
 
 def report(error: BaseException) -> int:
-    """Tells an error in one line on stderr and returns its exit status."""
-    if isinstance(error, BrokenPipeError):  # the reader of our output had enough, as in `multihead predict ... | head`
+    """Writes an error as one line to stderr and returns its exit status."""
+    if isinstance(error, BrokenPipeError):  # our output was closed, as in `multihead predict ... | head`
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     if isinstance(error, KeyboardInterrupt):
-        _tell("interrupted")
+        write_line("interrupted")
         return 130
     if isinstance(error, Stopped):
         if str(error):
-            _tell(str(error))
+            write_line(str(error))
         return error.status
-    error = mendable(error)
+    error = as_user_error(error)
     text = "".join(traceback.format_exception(error))
     if os.environ.get(SHOW_TRACEBACK) == "1":
         sys.stderr.write(text)
     if isinstance(error, MultiheadError):
-        _tell(str(error))
+        write_line(str(error))
         return error.status
-    _tell(f"error[internal] {type(error).__name__}: {error}; a defect of ours; {_where_traceback(error, text)}")
+    write_line(f"error[internal] {type(error).__name__}: {error}; a defect of ours; {_where_traceback(error, text)}")
     return 1
 
 
 def _where_traceback(error: BaseException, text: str) -> str:
-    """Says where the traceback is, after writing it where a run has not done so."""
+    """Says where the traceback is; writes it to a file unless the run has done so."""
     if os.environ.get(SHOW_TRACEBACK) == "1":
         return "traceback above"
     if written := getattr(error, "crash_file", None):
@@ -161,8 +158,8 @@ def _where_traceback(error: BaseException, text: str) -> str:
         return f"{SHOW_TRACEBACK}=1 shows the traceback"
 
 
-def _tell(line: str) -> None:
-    """One line on stderr, whatever the text holds."""
+def write_line(line: str) -> None:
+    """Writes a text to stderr as one line, whatever characters it holds."""
     line = re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", line).strip()
     encoding = sys.stderr.encoding or "utf-8"
     sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
@@ -171,17 +168,16 @@ def _tell(line: str) -> None:
 
 log = logging.getLogger("multihead")
 
-
-MOST_LETTERS = 300
-"""Letters of a reason that are shown."""
+REASON_CHARACTERS = 300
+"""A longer reason is cut to this length."""
 
 
 @contextlib.contextmanager
 def side_output(what: str) -> Iterator[None]:
-    """Inside, or in a function that it decorates, an error costs neither the run nor its result.
+    """Turns an error inside the block, or in the function that it decorates, into a warning.
 
-    One warning names what failed and why; while a log is open (`open_log`) it is not said again.
-    A signal, which is no ``Exception``, still ends the run. Not for code in which ranks wait for each other.
+    The warning names what failed and why, and is not repeated while a log is open (`open_log`). A signal is no
+    ``Exception`` and still ends the run. Do not use it around code in which ranks wait for each other.
 
     Args:
         what: The output, as the beginning of a sentence: "the table of samples".
@@ -191,10 +187,10 @@ def side_output(what: str) -> Iterator[None]:
     except Exception as error:
         if os.environ.get(SHOW_TRACEBACK) == "1":
             sys.stderr.write("".join(traceback.format_exception(error)))
-        log.warning("%s failed, and the run goes on without: %s", what, reason(error), extra={"once": what})
+        log.warning("%s failed, and the run goes on without it: %s", what, reason(error), extra={"once": what})
 
 
 def reason(error: BaseException) -> str:
-    """What happened, in one line: the error's class and its words."""
-    words = " ".join(str(error).split())[:MOST_LETTERS]
+    """Returns the error's class and message in one line."""
+    words = " ".join(str(error).split())[:REASON_CHARACTERS]
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

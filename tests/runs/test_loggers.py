@@ -442,7 +442,7 @@ def test_a_tensorboard_that_cannot_write_costs_no_run(tmp_path, monkeypatch, cap
             logger.save()
         log_picture(loggers, 30, "attention", tmp_path / "map.png")
         finish(loggers, 0)
-    assert "TensorBoard failed, and the run goes on without: OSError: [Errno 28] No space left" in caplog.text
+    assert "TensorBoard failed, and the run goes on without it: OSError: [Errno 28] No space left" in caplog.text
     assert [row["step"] for row in table(tmp_path / "metrics.csv")] == ["20"]
 
 

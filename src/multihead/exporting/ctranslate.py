@@ -21,6 +21,7 @@ from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting.verify import Example, Reference
 from multihead.model.heads import CopyHead, VocabularyHead
+from multihead.model.positions import PositionTable
 from multihead.model.transformer import RMSNorm, Stack
 from multihead.tasks.base import Task
 
@@ -148,7 +149,7 @@ def _encoder(specs: Any, task: Task) -> Any:
         qk_norm=model.qk_norm,
     )
     spec.embeddings[0].weight = _numbers(stack.embedding.weight)
-    _fill_stack(spec, stack, cross=False)
+    _fill_stack(spec, stack, task.config.model.max_len, cross=False)
     return spec
 
 
@@ -172,7 +173,7 @@ def _decoder(specs: Any, task: Task) -> Any:
     )
     spec.embeddings.weight = _numbers(stack.embedding.weight)
     spec.projection.weight = _numbers(task.model.head.weight)
-    _fill_stack(spec, stack, cross=cross)
+    _fill_stack(spec, stack, task.config.model.max_len, cross=cross)
     return spec
 
 
@@ -181,11 +182,11 @@ def _activation(specs: Any, name: str) -> Any:
     return {"relu": kinds.RELU, "gelu": kinds.GELU, "swiglu": kinds.SWISH}[name]
 
 
-def _fill_stack(spec: Any, stack: Stack, cross: bool) -> None:
+def _fill_stack(spec: Any, stack: Stack, max_len: int, cross: bool) -> None:
     if hasattr(spec, "position_encodings"):
-        tables = {"learned": lambda: stack.positions.weight, "sinusoidal": lambda: stack.sinusoids}
-        nothing = lambda: torch.zeros(stack.max_len, stack.embedding.embedding_dim)  # noqa: E731
-        spec.position_encodings.encodings = _numbers(tables.get(stack.position, nothing)())
+        no_positions = torch.zeros(max_len, stack.embedding.embedding_dim)
+        table = stack.positions.weight if isinstance(stack.positions, PositionTable) else no_positions
+        spec.position_encodings.encodings = _numbers(table)
     if hasattr(spec, "layer_norm"):
         _fill_norm(spec.layer_norm, stack.norm)
     for layer_spec, layer in zip(spec.layer, stack.layers, strict=True):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from multihead import capabilities
+from multihead import capabilities, torch_private
 
 SHORT = 128
 """Most keys that several queries on a CPU attend to without the fused kernel, which keeps no scores: see `attend`."""
@@ -73,7 +73,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     There torch takes MKL, which on some processors is a third slower; in bfloat16 it takes oneDNN by itself.
     """
     if left.dtype == torch.float32 and left.device.type == "cpu" and capabilities.has_onednn():
-        return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+        return torch_private.onednn_linear(left, right)
     return left @ right.T
 
 

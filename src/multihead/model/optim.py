@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from multihead import capabilities
+from multihead import capabilities, torch_private
 from multihead.config.training import OptimConfig
 from multihead.errors import ConfigError
 from multihead.model.sharded import gathered, scattered
@@ -159,10 +159,10 @@ class MuonAdamW(torch.optim.Optimizer):
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         gradients = [p.grad for p in parameters]
         buffers = [self.state[p]["momentum_buffer"] for p in parameters]
-        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        directions = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov: look ahead along the momentum
+        torch_private.lerp_each_(buffers, gradients, 1 - momentum)
+        directions = torch_private.lerp_each(gradients, buffers, momentum)  # Nesterov: look ahead along the momentum
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])
+            torch_private.multiply_each_(parameters, 1 - lr * group["weight_decay"])
         stacks: dict[tuple, list[int]] = {}
         for i, p in enumerate(parameters):
             stacks.setdefault((min(p.shape), max(p.shape), p.dtype, p.device), []).append(i)

@@ -135,7 +135,7 @@ class _NeverEndsTheRun(logging.Handler):
     def handleError(self, record: logging.LogRecord) -> None:
         if not self._told and sys.stderr is not None:
             self._told = True
-            what = f"{self.what} cannot be written, and the run goes on without: {reason(sys.exc_info()[1])}"
+            what = f"{self.what} cannot be written, and the run goes on without it: {reason(sys.exc_info()[1])}"
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(what.encode("ascii", "backslashreplace").decode() + "\n")
 

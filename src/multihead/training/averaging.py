@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from multihead import torch_private
 from multihead.config.training import TrainerConfig
 from multihead.model.sharded import parted
 
@@ -66,7 +67,7 @@ class Averaging(L.Callback):
             if self.num_averaged:
                 self.update(list(averages), list(weights), self.num_averaged)
             else:
-                torch._foreach_copy_(list(averages), list(weights))
+                torch_private.copy_each_(averages, weights)
         self.num_averaged += 1
         self.latest_step = step
 

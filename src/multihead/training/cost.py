@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from multihead import capabilities
+from multihead import torch_private
 from multihead.config.training import Config
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import MultiHeadAttention
@@ -108,13 +108,7 @@ def flop_counter() -> FlopCounterMode:
     def linear(left: Any, right: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
         return 2 * math.prod(left) * right[0]
 
-    aten = torch.ops.aten
-    formulas = {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }
-    if capabilities.has_onednn():
-        formulas[torch.ops.mkldnn._linear_pointwise] = linear
+    formulas = torch_private.operators_without_flops(forward, backward, linear)
     return FlopCounterMode(display=False, custom_mapping=formulas)
 
 

@@ -36,7 +36,7 @@ from multihead.runs.directory import (
 from multihead.runs.lock import locked
 from multihead.runs.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.runs.run import load_weights, say_without_effect
-from multihead.training.build import _whole_task, build_trainer, join, starting
+from multihead.training.build import build_trainer, join, starting, whole_task
 from multihead.training.launch import launch, local_ranks, requeue
 from multihead.training.precision import cautions, settle
 
@@ -215,7 +215,7 @@ def _fit(
                 steps.events("profiled", step=trainer.global_step)
                 status = 0
                 return found
-            task = _whole_task(composition, trainer, task)
+            task = whole_task(composition, trainer, task)
             result, tables = _finish(job, run_dir, trainer, task, steps)
         status = 0
         if main:
@@ -290,7 +290,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
         The result, and what the task shows beside it.
     """
     from multihead.runs.checkpoint import FolderCheckpointIO
-    from multihead.runs.loggers import log_capsule, log_picture, log_table
+    from multihead.runs.loggers import log_picture, log_result, log_table
     from multihead.training.cost import peak_memory
     from multihead.training.suspicions import notes_on, of_training
 
@@ -335,7 +335,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     for path in (*run_dir.glob("confusion_test*.png"), *sorted(run_dir.glob("pictures/attention_*.png"))):
         log_picture(trainer.loggers, trainer.global_step, path.stem, path)
     written = write_result(run_dir, result)
-    log_capsule(trainer.loggers, run_dir, written, config.log_model)
+    log_result(trainer.loggers, run_dir, written, config.log_model)
     return written, tables
 
 

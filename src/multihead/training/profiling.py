@@ -21,6 +21,7 @@ from torch import nn
 
 from multihead.model.cache import Cache
 from multihead.model.transformer import Layer, Stack
+from multihead.training import lightning_private
 from multihead.training.cost import (
     OF_LAYERS,
     OPTIMIZER,
@@ -155,7 +156,7 @@ class StepProfiler(Profiler):
 
     def start(self, action_name: str) -> None:
         if action_name == "[_TrainingEpochLoop].train_dataloader_next":
-            self._between_steps(self._lightning_module.trainer)
+            self._between_steps(lightning_private.trainer_of(self))
         self.stopwatch.start(self._part(action_name))
 
     def stop(self, action_name: str) -> None:

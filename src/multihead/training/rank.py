@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -12,7 +14,9 @@ import traceback
 from pathlib import Path
 
 from multihead import capabilities
-from multihead.errors import MultiheadError, Stopped, mendable
+from multihead.errors import MultiheadError, Stopped, as_user_error
+
+atexit.register(gc.freeze)  # as in `multihead.cli`: without it, leaving takes seconds after a signal
 
 
 def main(file: str) -> int:
@@ -32,7 +36,7 @@ def main(file: str) -> int:
         with training.leaving_on_signals():
             return training.run_rank(job, guard_rank(Path(file).parent, rank))
     except (Exception, Stopped) as caught:
-        error = mendable(caught)
+        error = as_user_error(caught)
         failure = {"time": time.time(), "rank": rank, "kind": "", "status": getattr(error, "status", 1)}
         if isinstance(error, Stopped):
             failure |= {"kind": "Stopped", "message": str(error)}

@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from multihead import torch_private
 from multihead.errors import ConfigError
 from multihead.model.sharded import is_sharded, scattered
 
@@ -74,8 +75,7 @@ def shard(task: nn.Module, mesh: DeviceMesh) -> None:
             fully_shard(layer, mesh=mesh)
     fully_shard(task, mesh=mesh)
     register_fsdp_forward_method(task, "training_step")
-    # Else the first module that runs would become the root: a layer, where a run begins with a validation.
-    fully_shard.state(task)._lazy_init()
+    torch_private.make_root_of_fsdp(task)
 
 
 def scattered_state(

@@ -21,6 +21,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from multihead import torch_private
 from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
 from multihead.metrics.selection import judge, say_unmoved
@@ -37,10 +38,11 @@ from multihead.runs.checkpoint import (
     own_stream,
     probe,
     random_state,
-    replace_synced,
     set_random_state,
 )
+from multihead.runs.files import replace_synced
 from multihead.tasks.base import Task, TaskCallback
+from multihead.training import lightning_private
 from multihead.training.averaging import Averaging
 from multihead.training.sharding import scattered_state
 from multihead.training.signals import Signals
@@ -113,7 +115,7 @@ class Steps(TaskCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Task) -> None:
         self.signals.take_back()
-        trainer.fit_loop.epoch_loop._should_check_val_fx = lambda fetcher: False  # we validate, in `_validate`
+        lightning_private.leave_validation_to_us(trainer)
         self.telemetry.start(trainer)
         if self.start:
             self._restore(trainer, pl_module)
@@ -167,7 +169,7 @@ class Steps(TaskCallback):
         module.recorded.update(own["recorded"])
         self.bad_validations = own["bad_validations"]
         self.monitored = [list(pair) for pair in own.get("monitored", ())]
-        self._set_counters(trainer, own["step"])
+        lightning_private.set_counters(trainer, own["step"])
         done = own["step"] >= self.config.max_steps
         self.pending_validation = own["pending_validation"] or (done and not self.best)
         self.targets = own["targets"]
@@ -209,7 +211,7 @@ class Steps(TaskCallback):
             rates = [rate * factor for rate, factor in zip(configured, factors, strict=True)]
             for group, rate in zip(scheduler.scheduler.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-            scheduler.scheduler._last_lr = rates
+            torch_private.set_last_rates(scheduler.scheduler, rates)
         precision = trainer.precision_plugin
         if type(precision).__qualname__ in state:
             precision.load_state_dict(state[type(precision).__qualname__])
@@ -227,15 +229,6 @@ class Steps(TaskCallback):
             if callback is not self and callback.state_key in state["callbacks"]:
                 callback.on_load_checkpoint(trainer, module, state)
                 callback.load_state_dict(state["callbacks"][callback.state_key])
-
-    def _set_counters(self, trainer: L.Trainer, step: int) -> None:
-        """Lightning's own counters, as if it had run ``step`` optimizer steps without a break."""
-        loop = trainer.fit_loop.epoch_loop
-        progress = loop.automatic_optimization.optim_progress.optimizer.step.total
-        progress.ready = progress.completed = step
-        loop._batches_that_stepped = step
-        total = loop.batch_progress.total
-        total.ready = total.started = total.processed = total.completed = step * trainer.accumulate_grad_batches
 
     # ---- within a step
 
@@ -420,15 +413,10 @@ class Steps(TaskCallback):
     def _validate(self, trainer: L.Trainer, module: Task) -> bool:
         """One validation, which leaves the random streams as they were; whether it is the best so far."""
         before = random_state()
-        loop = trainer.fit_loop.epoch_loop
         self.events("validating", step=trainer.global_step)
         self.pending_validation = True
-        first_batch = trainer._logger_connector._first_loop_iter
-        trainer.validating = True
         with whole(module):
-            loop.val_loop.run()
-        trainer.training = True
-        trainer._logger_connector._first_loop_iter = first_batch
+            lightning_private.run_validation(trainer)
         self.pending_validation = False
         set_random_state(before)
         metrics = {name: number for name, number in module.recorded.items() if name.startswith("val/")}

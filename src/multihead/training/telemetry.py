@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from multihead import torch_private
 from multihead.model.sharded import gathered
 from multihead.training.cost import flop_counter, peak_memory
 
@@ -58,7 +59,7 @@ class Telemetry:
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(self._after_update)
         device = trainer.strategy.root_device
-        if device.type == "cuda" and not any(m._compiled_call_impl for m in trainer.lightning_module.modules()):
+        if device.type == "cuda" and not any(torch_private.is_compiled(m) for m in trainer.lightning_module.modules()):
             self.peak = peak_flops(torch.cuda.get_device_name(device), str(trainer.precision))
 
     def begin_step(self) -> None:

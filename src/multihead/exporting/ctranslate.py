@@ -24,7 +24,6 @@ from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import RMSNorm, Stack
 from multihead.tasks.base import Task
 
-QUANTIZATIONS = ("float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
 EXHAUSTIVE_PATIENCE = 1000.0
 """CTranslate2 stops when ``beam_size * patience`` hypotheses are finished; so many never are."""
 
@@ -89,7 +88,7 @@ def write(task: Task, folder: Path, quantization: str) -> None:
     Args:
         task: A single task with a decoder, checked by `check`.
         folder: Where to.
-        quantization: One of `QUANTIZATIONS`.
+        quantization: One of `multihead.config.verbs.QUANTIZATIONS`.
 
     Raises:
         ConfigError: CTranslate2 is not installed.

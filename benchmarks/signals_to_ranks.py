@@ -70,7 +70,7 @@ def ranks(parent: int) -> dict[str, int]:
     found = {}
     for pid in exactness.family(parent):
         with contextlib.suppress(OSError):
-            if b"multihead.training.launch" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"multihead.training.rank" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
                 found |= {v.split(b"=")[1].decode(): pid for v in environment if v.startswith(b"RANK=")}
     return found

@@ -126,8 +126,9 @@ class Encoded:
             pad_left: Whether rows are filled up at the left instead of at the right.
         """
         indices = np.asarray(indices, dtype=np.int64)
-        lengths = [self._lengths[part][indices] if isinstance(part, str) else 1 for part in parts]
-        total = np.zeros(len(indices), dtype=np.int64) + sum(lengths)
+        one = np.ones(len(indices), dtype=np.int64)
+        lengths = [self._lengths[part][indices] if isinstance(part, str) else one for part in parts]
+        total = np.sum([np.zeros_like(one), *lengths], axis=0)
         width = int(total.max(initial=max(1, sum(isinstance(part, int) for part in parts))))
         batch = np.full((len(indices), width), pad_id, dtype=np.int64)
         cursor = width - total if pad_left else np.zeros_like(total)  # [B]

@@ -91,17 +91,29 @@ class DataModule(lightning.LightningDataModule):
         self.skipped = dict(skipped or {})
         self.sources, self.config = dict(sources), config
         self.seed, self.accumulate = seed, accumulate
-        self.plan: Mixture | None = None
-        """The plan of training; None without a train split."""
+        self._plan: Mixture | None = None
         if all("train" in source.splits for source in self.sources.values()):
             plans = {name: source.plan(config, seed) for name, source in self.sources.items()}
-            self.plan = Mixture(plans, temperature=temperature, seed=seed)
-        self.position = (0, 0)
-        """Epoch and step in it where training starts."""
+            self._plan = Mixture(plans, temperature=temperature, seed=seed)
+        self.position: tuple[int, int] = (0, 0)
+        """Training starts at this epoch and this step of it."""
         self._sampler: PartSampler | None = None
 
+    @property
+    def plan(self) -> Mixture:
+        """The batch plan of training.
+
+        Raises:
+            ValueError: There is no train split.
+        """
+        if self._plan is None:
+            raise ValueError("there is no train split to plan")
+        return self._plan
+
     def accumulation(self, world_size: int) -> int:
-        """Micro-batches per rank and step, constant over the run: Lightning's ``accumulate_grad_batches``.
+        """Returns the micro-batches per rank and step, Lightning's ``accumulate_grad_batches``.
+
+        They are the same in every step of the run.
 
         Raises:
             ConfigError: ``trainer.accumulate_grad_batches`` is too small for ``data.part_tokens``.
@@ -206,7 +218,7 @@ class PartSampler(Sampler):
 
     def __init__(self, plan: Mixture, rank: int, world_size: int, accumulation: int):
         self.plan, self.rank, self.world_size, self.accumulation = plan, rank, world_size, accumulation
-        self.position = (0, 0)
+        self.position: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return self.plan.num_steps(self.position[0]) * self.accumulation
@@ -248,5 +260,5 @@ class EvalSampler(Sampler):
         return iter(self.batches)
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -40,27 +40,32 @@ class TaskText:
 
     settings: TaskConfig
     data: DataConfig
-    corpus: Corpus | None = None
-    """Rows by split; None for running text from files."""
+    corpus: Corpus = field(default_factory=lambda: Corpus({}, {}))
+    """Rows by split. Running text from files has no rows."""
     lines: dict[str, Callable[[], Iterable[str]]] = field(default_factory=dict)
-    """Of a language model: split to what gives its lines."""
+    """For a language model: split to a function that returns its lines."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """Split to the sha256 of its content."""
     labels: dict[str, list[list[str]]] = field(default_factory=dict)
-    """Of a classification: split to the classes of each row."""
+    """For a classification: split to the classes of each row."""
     skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows of that file."""
 
     def texts(self, role: str) -> Iterable[str]:
-        """The training texts of a role."""
+        """Returns the training texts of a role."""
         return self.lines["train"]() if self.lines else self.corpus.splits["train"].columns[role]
 
     def rename(self, split: str, name: str) -> None:
-        """Calls a split by another name, as evaluation calls the one it reads ``test``."""
-        of_corpus = self.corpus.splits if self.corpus else {}
-        for by_split in (self.lines, self.fingerprints, self.labels, self.skipped, of_corpus):
+        """Gives a split another name. Evaluation calls the split that it reads ``test``."""
+        by_split: dict[str, Any]
+        for by_split in (self.lines, self.fingerprints, self.labels, self.skipped, self.corpus.splits):
             if split in by_split:
                 by_split[name] = by_split.pop(split)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several classes."""
+        return isinstance(self.settings, ClassificationConfig) and self.settings.multi_label
 
     @property
     def text_roles(self) -> list[str]:
@@ -121,16 +126,18 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
         if text.labels:
             if not labels and "train" not in text.labels:
                 raise CheckpointError("labels.json", "names no class", "copy the run again")
-            rows, multi = text.corpus.splits.get("train"), text.settings.multi_label
-            labels = labels or class_names(text.labels["train"], rows, text.data.labels.values(), multi)
+            if not labels:
+                rows = text.corpus.splits["train"]
+                labels = class_names(text.labels["train"], rows, text.data.labels.values(), text.multi_label)
     targets = dict(vocab.targets) if vocab else {}
     vocab = Vocabulary(tokenizers, labels, targets)
     encoded = {name: _encode(config, text, vocab, notes) for name, text in texts.items()}
     for name, text in texts.items():
         if not isinstance(text.settings, TranslationConfig):
             continue
-        if name not in targets and "train" in encoded[name]:
-            ids, columns = encoded[name]["train"], text.corpus.splits["train"].columns
+        ids = encoded[name].get("train")
+        if name not in targets and isinstance(ids, Encoded):
+            columns = text.corpus.splits["train"].columns
             targets[name] = TargetText.measured(ids.lengths("source"), ids.lengths("target"), columns["target"])
         require_tokenizer(text.settings.bleu_tokenize)
         _, note = usable_tokenizer(text.settings.bleu_tokenize, targets.get(name, TargetText()))
@@ -159,7 +166,7 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
         return text
     readers = composition.plugin.corpora if composition.plugin else {}
     roles = list(text.data.roles) or list(settings.roles)
-    optional = ("label",) if getattr(settings, "multi_label", False) else ()
+    optional = ("label",) if text.multi_label else ()
     text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, readers=readers, may_be_empty=optional)
     notes += [note for note in text.corpus.notes if note not in notes]
     text.skipped = text.corpus.skipped
@@ -185,7 +192,7 @@ def _first_rows(text: TaskText, rows: Rows, count: int) -> np.ndarray:
     """The first rows; of a classification some of each class, since files are often sorted by it."""
     if not isinstance(text.settings, ClassificationConfig):
         return np.arange(count)
-    return subset(rows, count, read_labels(text.data, rows, text.settings.multi_label), SPLIT_SEED)
+    return subset(rows, count, read_labels(text.data, rows, text.multi_label), SPLIT_SEED)
 
 
 def _first_lines(lines: Callable[[], Iterable[str]], count: int) -> Iterable[str]:
@@ -224,7 +231,7 @@ def data_of(data: DataConfig, settings: TaskConfig) -> DataConfig:
 def _read_labels(text: TaskText, splits: Iterable[str]) -> None:
     """The classes of the rows of these splits."""
     for split in splits:
-        text.labels[split] = read_labels(text.data, text.corpus.splits[split], text.settings.multi_label)
+        text.labels[split] = read_labels(text.data, text.corpus.splits[split], text.multi_label)
 
 
 def train_tokenizers(config: Config, texts: dict[str, TaskText], notes: list[str]) -> dict[str, Tokenizer]:
@@ -249,20 +256,23 @@ def train_tokenizers(config: Config, texts: dict[str, TaskText], notes: list[str
 def _encode(config: Config, text: TaskText, vocab: Vocabulary, notes: list[str]) -> dict[str, Encoded | Stream]:
     """The ids of every split of one task."""
     cache = cache_root() if config.data.cache else None
-    if text.lines:
-        return {split: _stream(config, text, split, vocab, cache) for split in text.lines}
-    encoded: dict[str, Any] = {}
+    if isinstance(text.settings, LanguageModelingConfig):
+        return {split: _stream(config, text.settings, text, split, vocab, cache) for split in text.lines}
+    encoded: dict[str, Encoded | Stream] = {}
     for split, rows in text.corpus.splits.items():
         columns = {role: column for role, column in rows.columns.items() if role != "label"}
         mark = text.fingerprints[split]
-        encoded[split] = encode_corpus(columns, vocab.tokenizers, fingerprint=mark, cache=cache, note=notes.append)
+        ids = encode_corpus(columns, vocab.tokenizers, fingerprint=mark, cache=cache, note=notes.append)
         if text.labels:
-            ids = encode_labels(text.labels[split], vocab.labels, rows, split, text.settings.multi_label)
-            encoded[split] = encoded[split].with_role("label", ids)
+            numbers = encode_labels(text.labels[split], vocab.labels, rows, split, text.multi_label)
+            ids = ids.with_role("label", numbers)
+        encoded[split] = ids
     return encoded
 
 
-def _stream(config: Config, text: TaskText, split: str, vocab: Vocabulary, cache: Path | None) -> Stream:
+def _stream(
+    config: Config, settings: LanguageModelingConfig, text: TaskText, split: str, vocab: Vocabulary, cache: Path | None
+) -> Stream:
     stream = encode_stream(
         text.lines[split],
         vocab.tokenizers["text"],
@@ -271,8 +281,8 @@ def _stream(config: Config, text: TaskText, split: str, vocab: Vocabulary, cache
         cache=cache,
         count_documents=split != "train",
     )
-    block_size = text.settings.block_size or config.model.max_len
-    return stream.blocked(block_size, min(text.settings.stride, block_size))
+    block_size = settings.block_size or config.model.max_len
+    return stream.blocked(block_size, min(settings.stride, block_size))
 
 
 def unknown_shares(

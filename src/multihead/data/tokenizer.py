@@ -61,11 +61,11 @@ class Tokenizer:
         normalize: str,
         lowercase: bool,
         vocab: Sequence[str],
-        merges: Sequence[Sequence[str]] = (),
+        merges: Sequence[tuple[str, str]] = (),
         scores: Sequence[float] = (),
     ):
         self.kind, self.unicode_form, self.lowercase = kind, normalize, lowercase
-        self.vocab, self.merges, self.scores = list(vocab), [tuple(pair) for pair in merges], list(scores)
+        self.vocab, self.merges, self.scores = list(vocab), [(left, right) for left, right in merges], list(scores)
         self._backend = _pipeline(_model(kind, self.vocab, self.merges, self.scores), kind, normalize, lowercase)
 
     @property

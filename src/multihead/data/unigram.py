@@ -88,13 +88,12 @@ class _Lattice:
     def __init__(self, words: list[str], pieces: list[str], whole: bool = True):
         index = {piece: i for i, piece in enumerate(pieces)}
         longest = max(map(len, pieces))
-        starts, ends, ids, levels = [], [], [], []
-        self.first, self.last = [], []
+        starts, ends, ids, levels, first, last = [], [], [], [], [], []
         base = 0
         for word in words:
             length = len(word)
-            self.first.append(base)
-            self.last.append(base + length)
+            first.append(base)
+            last.append(base + length)
             for end in range(1, length + 1):
                 for start in range(max(0, end - longest), end):
                     piece = index.get(word[start:end])
@@ -105,9 +104,8 @@ class _Lattice:
                         levels.append(end)
             base += length + 1
         self.num_nodes = base
-        self.first, self.last = np.array(self.first, dtype=np.int64), np.array(self.last, dtype=np.int64)
-        self.starts, self.ends, self.ids, self.levels = (
-            np.array(x, dtype=np.int64) for x in (starts, ends, ids, levels)
+        self.starts, self.ends, self.ids, self.levels, self.first, self.last = (
+            np.array(numbers, dtype=np.int64) for numbers in (starts, ends, ids, levels, first, last)
         )
         self._sort()
 

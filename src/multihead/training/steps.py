@@ -38,9 +38,9 @@ from multihead.runs.checkpoint import (
     own_stream,
     probe,
     random_state,
-    replace_synced,
     set_random_state,
 )
+from multihead.runs.files import replace_synced
 from multihead.tasks.base import Task, TaskCallback
 from multihead.training import lightning_private
 from multihead.training.averaging import Averaging

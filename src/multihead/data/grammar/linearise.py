@@ -55,7 +55,8 @@ class English:
     # Sentences. A core is (does | does_not | often, ..., subject, predicate).
 
     def say(self, clause):
-        return self.clause(*clause[1:])
+        _, frame, core = clause
+        return self.clause(frame, core)
 
     def front(self, when, core):
         return _join(when[2].english, self.clause(when[1], core))
@@ -267,7 +268,8 @@ class German:
     # Sentences.
 
     def say(self, clause):
-        return self.clause(*clause[1:], "second")
+        _, frame, core = clause
+        return self.clause(frame, core, "second")
 
     def front(self, when, core):
         return _join(when[2].german, self.clause(when[1], core, "first"))
@@ -284,7 +286,8 @@ class German:
 
     def report(self, frame, subject, verb, clause, core="does", word="dass"):
         matrix = self.clause(frame, (core, subject, ("intr", verb)), "second")
-        return _join(matrix, ",", word, self.clause(*clause[1:], "final"))
+        _, said_frame, said = clause
+        return _join(matrix, ",", word, self.clause(said_frame, said, "final"))
 
     def report_not(self, frame, subject, verb, clause):
         return self.report(frame, subject, verb, clause, "does_not")

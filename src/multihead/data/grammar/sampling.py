@@ -8,6 +8,7 @@ import random
 from bisect import bisect
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 """The share of all sentences that each split owns."""
@@ -69,8 +70,8 @@ class Sampler:
             cumulative = list(accumulate(math.exp(alternative.log_prob) for alternative in alternatives))
             self._table[category] = (cumulative, [_option(alternative) for alternative in alternatives])
 
-    def draw(self, category: str) -> tuple[object, float]:
-        """A tree of ``category`` and the natural logarithm of its probability."""
+    def draw(self, category: str) -> tuple[Any, float]:
+        """Returns a tree of ``category`` and the natural logarithm of its probability."""
         self._log_prob = 0.0
         return self._tree(category), self._log_prob
 

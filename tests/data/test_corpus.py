@@ -223,7 +223,9 @@ def test_a_plugin_may_leave_a_split_out():
     """The docstring of `Reader` says so: a split for which a plugin's corpus returns None is held out of train."""
 
     def reader(config, split, columns):
-        return {name: [f"{name} {i} of some length" for i in range(50)] for name in columns} if split == "train" else None
+        return (
+            {name: [f"{name} {i} of some length" for i in range(50)] for name in columns} if split == "train" else None
+        )
 
     config = DataConfig(name="mine", roles={"source": "a", "target": "b"}, splits={"val": 5, "test": 5})
     corpus = load_corpus(config, ["source", "target"], readers={"mine": reader})

@@ -301,7 +301,9 @@ def hold_out(
         raise DataError(rows.origin(0), what, f"data.splits.{next(iter(sizes))}=0.1")
     split_of_group = np.zeros(len(roots), dtype=np.int64)
     for number, split in enumerate(sizes, start=1):
-        for place, quota in enumerate(_quotas(wanted[split], class_sizes, [int(counts[left].sum()) for left in orders])):
+        for place, quota in enumerate(
+            _quotas(wanted[split], class_sizes, [int(counts[left].sum()) for left in orders])
+        ):
             taken, orders[place] = _take(orders[place], counts, quota)
             split_of_group[taken] = number
         if not (split_of_group == number).any():

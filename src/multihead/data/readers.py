@@ -253,7 +253,9 @@ def read_parallel(config: DataConfig, files: Sequence[str], columns: Sequence[st
     )
 
 
-def _different_lengths(name: str, lines: Sequence[str | None], other_name: str, others: Sequence[str | None]) -> DataError:
+def _different_lengths(
+    name: str, lines: Sequence[str | None], other_name: str, others: Sequence[str | None]
+) -> DataError:
     """Names both counts, and the place where lines missing on one side fit the length ratios best."""
     if len(lines) > len(others):
         name, lines, other_name, others = other_name, others, name, lines

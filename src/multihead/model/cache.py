@@ -77,7 +77,7 @@ class Cache:
         self.recent: Tensor | None = None  # [B, P], the last tokens, if there are n-grams
 
     def extend(self, tokens: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Counts new tokens [B, T] with their mask; returns the mask of all so far [B, S], None if nothing is padded."""
+        """Counts new tokens [B, T]; returns the mask [B, S] of all tokens so far, None if nothing is padded."""
         if mask is not None or self._mask is not None:
             old = tokens.new_ones(len(tokens), self.length, dtype=torch.bool) if self._mask is None else self._mask
             new = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask

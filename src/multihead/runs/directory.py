@@ -65,7 +65,7 @@ def new_run_dir(config: Config) -> Path:
     return path
 
 
-def capsule_dir(run: str, key: str = "run") -> Path:
+def run_directory(run: str, key: str = "run") -> Path:
     """The directory of an existing run.
 
     Raises:

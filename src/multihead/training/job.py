@@ -290,7 +290,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
         The result, and what the task shows beside it.
     """
     from multihead.runs.checkpoint import FolderCheckpointIO
-    from multihead.runs.loggers import log_capsule, log_picture, log_table
+    from multihead.runs.loggers import log_picture, log_result, log_table
     from multihead.training.cost import peak_memory
     from multihead.training.suspicions import notes_on, of_training
 
@@ -335,7 +335,7 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     for path in (*run_dir.glob("confusion_test*.png"), *sorted(run_dir.glob("pictures/attention_*.png"))):
         log_picture(trainer.loggers, trainer.global_step, path.stem, path)
     written = write_result(run_dir, result)
-    log_capsule(trainer.loggers, run_dir, written, config.log_model)
+    log_result(trainer.loggers, run_dir, written, config.log_model)
     return written, tables
 
 

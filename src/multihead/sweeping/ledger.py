@@ -8,7 +8,6 @@ that it is alive. What an owner leaves behind, because it was killed, the next c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import os
@@ -24,6 +23,7 @@ from typing import Any
 from multihead.config.extras import require_package
 from multihead.config.sweep import Parameter, Sweep
 from multihead.errors import CheckpointError, ConfigError, MachineError
+from multihead.runs.lock import kernel_lock
 
 STALE_SECONDS = 120.0
 """An owner on another host that has not said for so long that it is alive is taken for dead."""
@@ -146,15 +146,15 @@ class Ledger:
 
     @contextlib.contextmanager
     def _flock(self) -> Iterator[None]:
+        lock = kernel_lock(Path(f"{self.url.removeprefix('sqlite:///')}.lock"))
         try:
-            handle = os.open(f"{self.url.removeprefix('sqlite:///')}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+            lock.acquire()
         except OSError as error:
             raise MachineError(str(self.folder), f"cannot be written ({error.strerror})", "another dir=") from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(handle)
+            lock.release()
 
     @contextlib.contextmanager
     def _advisory(self) -> Iterator[None]:

@@ -87,5 +87,9 @@ def _short(value: Any) -> str:
 
 def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     before, after = flatten(dict(saved)), flatten(dict(wanted))
+    task = [TASKS[name] for name in [after.get("task.name")] if name in TASKS]
+    for name, key in leaf_keys(task).items():  # a checkpoint that is older than an option was written with its default
+        if name.startswith(("model.", "task.")) and name in after:
+            before.setdefault(name, key.default)
     names = [name for name in dict.fromkeys([*before, *after]) if name not in OF_THE_COMMAND]
     return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

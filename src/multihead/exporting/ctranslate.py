@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from multihead.config.extras import require_package
+from multihead.config.model import ModelConfig
 from multihead.config.training import DecodingConfig
 from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import CheckpointError, ConfigError
@@ -26,6 +27,13 @@ from multihead.model.transformer import RMSNorm, Stack
 from multihead.tasks.base import Task
 
 QUANTIZATIONS = ("float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
+ACTIVATIONS = ("relu", "gelu", "swiglu")
+NO_WORDS = (
+    *("norm_eps", "position_offset", "rope_theta", "rotary_share", "embedding_width", "embedding_scale"),
+    *("embedding_norm", "segment_types", "share_layers", "parallel", "head_size", "attention_bias"),
+    *("output_transform", "output_bias"),
+)
+"""Options of the model that this export leaves to others."""
 EXHAUSTIVE_PATIENCE = 1000.0
 """CTranslate2 stops when ``beam_size * patience`` hypotheses are finished; so many never are."""
 
@@ -66,6 +74,14 @@ def check(task: Task, decoding: DecodingConfig) -> None:
         if value != ours:
             what = f"CTranslate2 runs its own blocks, not a plugin's; it has model.{key}={ours}"
             raise ConfigError(f"model.{key}={value}", what, "to=onnx or torch_export")
+    plain = ModelConfig()
+    for key in NO_WORDS:
+        if (value := getattr(model, key)) != getattr(plain, key):
+            what = "CTranslate2 runs the published families that have it, and not ours"
+            raise ConfigError(f"model.{key}={value}", what, "to=onnx or torch_export")
+    if model.activation not in ACTIVATIONS:
+        what = f"our export to CTranslate2 has {', '.join(ACTIVATIONS)}"
+        raise ConfigError(f"model.activation={model.activation}", what, "to=onnx or torch_export")
     if model.ngram_buckets:
         raise ConfigError("model.ngram_buckets", "CTranslate2 has no embeddings of n-grams", "to=onnx or torch_export")
     with_encoder = transformer.encoder is not None and not _alone(task)

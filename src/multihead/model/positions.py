@@ -76,11 +76,13 @@ class PositionTable(Positions):
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
-        self.scheme, self.max_len = config.position, config.max_len
+        self.scheme, self.max_len, self.offset = config.position, config.max_len, 0
+        width = config.width_of_embeddings
         if config.position == "sinusoidal":
-            self.register_buffer("weight", sinusoids(config.max_len, config.d_model), persistent=False)
+            self.register_buffer("weight", sinusoids(config.max_len, width), persistent=False)
         else:  # `Stack` scales it as it scales the embedding
-            self.weight = nn.Parameter(nn.init.normal_(torch.empty(config.max_len, config.d_model)))
+            self.offset = config.position_offset
+            self.weight = nn.Parameter(nn.init.normal_(torch.empty(self.offset + config.max_len, width)))
 
     def add_to_embeddings(self, x: Tensor, scale: float, positions: Tensor | None, past: int) -> Tensor:
         """As in `Positions`.
@@ -96,7 +98,8 @@ class PositionTable(Positions):
                 f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "
                 f"the length of the table of {self.scheme} positions"
             )
-        return torch.add(self.weight[past:end] if positions is None else self.weight[positions], x, alpha=scale)
+        table = self.weight[self.offset :]
+        return torch.add(table[past:end] if positions is None else table[positions], x, alpha=scale)
 
 
 class Rotary(Positions):
@@ -106,14 +109,14 @@ class Rotary(Positions):
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
-        self.head_dim = config.head_dim
+        self.rotary_dim, self.theta = config.rotary_dim, config.rope_theta
 
     def rotation(
         self, x: Tensor, positions: Tensor | None, past: int, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor] | None:
         if positions is None:
             positions = torch.arange(past, past + x.size(1), device=x.device)
-        cos, sin = rotary_angles(positions, self.head_dim)
+        cos, sin = rotary_angles(positions, self.rotary_dim, self.theta)
         return cos.to(dtype), sin.to(dtype)
 
 
@@ -141,30 +144,38 @@ def segment_positions(segments: Tensor) -> Tensor:
 
 def sinusoids(max_len: int, d_model: int) -> Tensor:
     """The table [max_len, D] of section 3.5: sines in the even columns, cosines in the odd ones."""
-    angle = _angles(torch.arange(max_len), d_model)
+    angle = _angles(torch.arange(max_len), d_model, 10000.0)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
 
 
-def rotary_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [..., T, 1, K / 2] of positions [..., T]."""
-    angle = _angles(positions, head_dim)[..., None, :]
+def rotary_angles(positions: Tensor, rotary_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., T, 1, R / 2] of positions [..., T].
+
+    Args:
+        positions: From 0.
+        rotary_dim: R, the number of a head's K dimensions that are turned.
+        theta: The base of the wavelengths.
+    """
+    angle = _angles(positions, rotary_dim, theta)[..., None, :]
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the pairs (i, i + K / 2) of each head of [B, T, H, K] by their position's angles.
+    """Turns the pairs (i, i + R / 2) of each head of [B, T, H, K] by their position's angles. The rest stays.
 
     The paper pairs neighbours (2 i, 2 i + 1). This is the same up to a permutation of the columns of query and key.
     """
     cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    half = cos.size(-1)
+    first, second = x[..., :half], x[..., half : 2 * half]
+    turned = first * cos - second * sin, first * sin + second * cos
+    return torch.cat(turned if 2 * half == x.size(-1) else (*turned, x[..., 2 * half :]), dim=-1)
 
 
-def _angles(positions: Tensor, width: int) -> Tensor:
-    """Position / 10000^(2 i / width), [..., width / 2], in float32 whatever the default type."""
+def _angles(positions: Tensor, width: int, base: float) -> Tensor:
+    """Position / base^(2 i / width), [..., width / 2], in float32 whatever the default type."""
     exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-    return positions[..., None].float() * 10000.0**-exponent
+    return positions[..., None].float() * base**-exponent
 
 
 def alibi_slopes(num_heads: int) -> Tensor:

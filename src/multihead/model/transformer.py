@@ -15,6 +15,7 @@ memory: B, or fewer if B // N beams share one source. Masks are boolean, True = 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from multihead.config.check import require
-from multihead.config.model import ModelConfig
+from multihead.config.model import GATED, ModelConfig
 from multihead.model.cache import Cache, KeyValueCache, LayerCache
 from multihead.model.kernels import attend
 from multihead.model.ngrams import NGramEmbedding
@@ -112,18 +113,26 @@ class Transformer(nn.Module):
         for stack in filter(None, (self.encoder, self.decoder)):
             stack.recompute = True
 
-    def encode(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        source: Tensor,
+        source_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        types: Tensor | None = None,
+    ) -> Tensor:
         """The memory [B, S, D] of source ids [B, S].
 
         Args:
             source: Ids.
             source_mask: [B, S]; None if nothing is padded.
             segments: [B, S], as in `decode`.
+            types: [B, S], 0 in the first text of a pair and 1 in the second; None is all 0. It needs
+                ``model.segment_types``.
 
         Raises:
             ValueError: This model has no encoder.
         """
-        return self.stack("encoder")(source, source_mask, segments=segments)
+        return self.stack("encoder")(source, source_mask, segments=segments, types=types)
 
     def decode(
         self,
@@ -167,11 +176,18 @@ class Stack(nn.Module):
         super().__init__()
         self.causal = causal
         self.recompute = False
-        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        width = config.width_of_embeddings
+        self.scale = math.sqrt(width) if config.embedding_scale else 1.0
+        self.embedding = nn.Embedding(vocab_size, width)
         self.ngrams = NGramEmbedding(config) if config.ngram_buckets else None
         self.positions = new_positions(config)
+        self.types = nn.Embedding(config.segment_types, width) if config.segment_types else None
+        self.embedding_norm = new_norm(config, width) if config.embedding_norm else nn.Identity()
+        self.widen = nn.Linear(width, config.d_model) if width != config.d_model else nn.Identity()
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(Layer(config, blocks, causal=causal, cross=cross) for _ in range(num_layers))
+        own = min(1, num_layers) if config.share_layers else num_layers
+        layers = [Layer(config, blocks, causal=causal, cross=cross) for _ in range(own)]
+        self.layers = nn.ModuleList(layers * num_layers if config.share_layers else layers)
         self.norm = new_norm(config) if config.norm_placement == "pre" else nn.Identity()
         self._initialise(config)
 
@@ -184,6 +200,7 @@ class Stack(nn.Module):
         memory_mask: Tensor | None = None,
         cache: Cache | None = None,
         segments: Tensor | None = None,
+        types: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] of ids [B, T]; arguments as in `Transformer.decode`."""
         if cache is not None:
@@ -197,7 +214,10 @@ class Stack(nn.Module):
         x = self.embedding(tokens)  # [B, T, D]
         if self.ngrams is not None:
             x = x + self.ngrams(tokens, mask, cache, segments)
-        x = self.dropout(self.positions.add_to_embeddings(x, math.sqrt(x.size(-1)), positions, past))
+        x = self.positions.add_to_embeddings(x, self.scale, positions, past)
+        if self.types is not None:  # without types, everything is of the first text
+            x = x + (self.types.weight[0] if types is None else self.types(types))
+        x = self.widen(self.dropout(self.embedding_norm(x)))  # [B, T, D]
         scope = self._scope(x, mask, positions, past, segments)
         shown = None if memory_mask is None else memory_mask[:, None, None, :]  # [N, 1, 1, S]
         memory_scope = Scope(scope.dtype, shown)
@@ -238,7 +258,8 @@ class Stack(nn.Module):
         (Radford et al. 2019, section 2.3), so that the variance of the stream does not grow with depth.
         """
         nn.init.normal_(self.embedding.weight, std=config.d_model**-0.5)
-        for table in self.positions.parameters():
+        types = () if self.types is None else self.types.parameters()
+        for table in (*self.positions.parameters(), *types):
             nn.init.normal_(table, std=config.d_model**-0.5)
         for name, module in self.layers.named_modules():
             if isinstance(module, nn.Linear):
@@ -259,7 +280,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, blocks: Blocks, *, causal: bool, cross: bool):
         super().__init__()
-        self.pre = config.norm_placement == "pre"
+        self.pre, self.parallel = config.norm_placement == "pre", config.parallel
         attention = blocks.causal_attention if causal else None
         self.self_attention = (attention or blocks.attention)(config)
         self.self_attention_norm = new_norm(config)
@@ -280,6 +301,9 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Maps the residual stream [B, T, D] to the next layer's."""
         own, crossed = (None, None) if cache is None else (cache.self_attention, cache.cross_attention)
+        if self.parallel:
+            y = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+            return x + y + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))
         if self.pre:
             x = x + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))
             if memory is not None:
@@ -305,13 +329,18 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.dropout = config.attention_dropout
+        self.width = width = config.num_heads * config.head_dim
         kv_width = config.kv_heads * config.head_dim
-        self.query = nn.Linear(config.d_model, config.d_model, bias=config.bias)
-        self.key = nn.Linear(config.d_model, kv_width, bias=config.bias)
-        self.value = nn.Linear(config.d_model, kv_width, bias=config.bias)
-        self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
-        self.query_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
+        places = config.attention_bias
+        bias_in = config.bias if places == "auto" else places in ("qkv", "all")
+        bias_out = config.bias if places == "auto" else places == "all"
+        self.query = nn.Linear(config.d_model, width, bias=bias_in)
+        self.key = nn.Linear(config.d_model, kv_width, bias=bias_in)
+        self.value = nn.Linear(config.d_model, kv_width, bias=bias_in)
+        self.output = nn.Linear(width, config.d_model, bias=bias_out)
+        eps = norm_eps(config, "rms_norm")
+        self.query_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
 
     def forward(
         self, x: Tensor, scope: Scope, memory: Tensor | None = None, cache: KeyValueCache | None = None
@@ -324,7 +353,7 @@ class MultiHeadAttention(nn.Module):
             memory: None for self-attention. B may be N * beams: beams of one source are neighbours and share its keys.
             cache: Keeps keys and values between steps. Cross-attention computes them at the first step only.
         """
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         x = x.to(scope.dtype)  # once, not by autocast in each projection
         query = self.query_norm(self._heads(self.query(x)))  # [B, T, H, K]
         if memory is not None and cache is not None and cache.length:
@@ -340,23 +369,23 @@ class MultiHeadAttention(nn.Module):
             query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
         heads = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         y = attend(*heads, scope.mask, scope.causal, self.dropout if self.training else 0.0)  # [N, H, B // N * T, K]
-        return self.output(y.transpose(1, 2).reshape(batch, length, width))
+        return self.output(y.transpose(1, 2).reshape(batch, length, self.width))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
 
 
 class FeedForward(nn.Module):
-    """max(0, x W1) W2 (section 3.3); GELU; or SwiGLU, (swish(x W1) * x W3) W2 (Shazeer 2020, arXiv:2002.05202).
+    """f(x W1) W2 with f = max(0, .) (section 3.3) or another; or (f(x W1) * x W3) W2 (Shazeer 2020, arXiv:2002.05202).
 
     A plugin's class takes the same arguments in the constructor and in `forward`.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.activation = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}[config.activation]
+        self.activation = activation(config)
         self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
-        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation == "swiglu" else None
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation in GATED else None
         self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
         self.dropout = Dropout(config.ff_dropout)
 
@@ -399,13 +428,14 @@ class Scope:
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2)) * weight (Zhang and Sennrich 2019, arXiv:1910.07467), computed in float32."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises the last dimension; the result has the shape and dtype of ``x``."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-6).to(x.dtype)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=self.eps).to(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -425,6 +455,51 @@ class Dropout(nn.Module):
         return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
 
 
-def new_norm(config: ModelConfig) -> nn.Module:
-    """The norm of the residual stream: LayerNorm (the paper) or RMSNorm."""
-    return RMSNorm(config.d_model) if config.norm == "rms_norm" else nn.LayerNorm(config.d_model, bias=config.bias)
+class OutputTransform(nn.Sequential):
+    """Dense layer, activation and norm before a map to the vocabulary, as in BERT (arXiv:1810.04805)."""
+
+    def __init__(self, config: ModelConfig):
+        width = config.width_of_embeddings
+        super().__init__(nn.Linear(config.d_model, width), Activation(config), new_norm(config, width))
+
+
+class Activation(nn.Module):
+    """`activation` as a module."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.function = activation(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps each element."""
+        return self.function(x)
+
+
+def new_norm(config: ModelConfig, width: int = 0) -> nn.Module:
+    """A norm of the residual stream, or of another ``width``: LayerNorm (the paper) or RMSNorm."""
+    width, eps = width or config.d_model, norm_eps(config, config.norm)
+    return RMSNorm(width, eps) if config.norm == "rms_norm" else nn.LayerNorm(width, eps, bias=config.bias)
+
+
+def norm_eps(config: ModelConfig, norm: str) -> float:
+    """What a norm of this kind adds to a variance."""
+    return config.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[norm]
+
+
+def activation(config: ModelConfig) -> Callable[[Tensor], Tensor]:
+    """The function inside the feed-forward; of gated ones, that of the gate."""
+    gelu_tanh = functools.partial(F.gelu, approximate="tanh")
+    return {
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "gelu_tanh": gelu_tanh,
+        "silu": F.silu,
+        "relu2": _squared_relu,
+        "swiglu": F.silu,
+        "geglu": F.gelu,
+        "geglu_tanh": gelu_tanh,
+    }[config.activation]
+
+
+def _squared_relu(x: Tensor) -> Tensor:
+    return F.relu(x).square()

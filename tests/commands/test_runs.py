@@ -140,7 +140,8 @@ def test_a_real_run(tmp_path, capsys):
     (copy / "result.json").unlink()
     assert diff.run([f"a={tmp_path / 'outputs' / 'deep' / 'run'}", f"b={copy}"]) == 0
     told = capsys.readouterr().out
-    assert "has no result yet; its last values in metrics.csv are compared" in " ".join(told.split())  # wrapped
+    words = " ".join(told.split())  # lines are wrapped
+    assert "has no result yet; its last values in metrics.csv are compared" in words
     rows = [line.split() for line in told.splitlines()]
     assert not [cells for cells in rows if cells and cells[0] in ("steps", row["metric"])]  # the same
 

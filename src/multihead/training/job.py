@@ -8,10 +8,9 @@ import importlib.util
 import json
 import logging
 import signal
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +38,7 @@ from multihead.runs.run import load_weights, say_without_effect
 from multihead.training.build import build_trainer, join, starting, whole_task
 from multihead.training.launch import launch, local_ranks, requeue
 from multihead.training.precision import cautions, settle
+from multihead.training.signals import leaving_on_signals
 
 if TYPE_CHECKING:
     import lightning as L
@@ -192,9 +192,8 @@ def _steps(
     config, run_dir = composition.config, Path(job["run_dir"])
     record = flatten(job["tree"]) | prepared.fingerprints
     start = open_checkpoint(run_dir, record, job["force"], is_main_rank()) if job["resume"] else None
-    monitor = (config.task.monitor, config.task.monitor_mode)
     take_over = functools.partial(_take_over, job)
-    return Steps(run_dir, data, config.trainer, monitor, start, events, record, clock, take_over)
+    return Steps(run_dir, data, config, start, events, record, clock, take_over)
 
 
 def _fit(
@@ -204,7 +203,7 @@ def _fit(
     from multihead.runs.loggers import build_loggers, finish
 
     config, run_dir, main = composition.config, Path(job["run_dir"]), is_main_rank()
-    loggers = build_loggers(config, run_dir, job["tree"], step=steps.first_step) if main else []
+    loggers = build_loggers(config, run_dir, job["tree"], step=steps.counters.first_step) if main else []
     status = 1
     try:
         trainer = build_trainer(composition, steps, loggers, callbacks)
@@ -234,26 +233,6 @@ def _take_over(job: Mapping[str, Any]) -> None:
     """Once its checkpoint is known to fit: the capsule has the configuration that it goes on with."""
     describe(Path(job["run_dir"]), job["tree"], job["words"])
     set_aside_result(Path(job["run_dir"]))
-
-
-@contextlib.contextmanager
-def leaving_on_signals() -> Iterator[None]:
-    """Inside, before there are steps to finish, a signal ends the command at once, with the status of its own."""
-
-    def leave(signum: int, frame: Any) -> None:
-        raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before the first step")
-
-    caught = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    if threading.current_thread() is not threading.main_thread():
-        caught = ()
-    before = {signum: signal.getsignal(signum) for signum in caught if signal.getsignal(signum) is signal.SIG_DFL}
-    for signum in before:
-        signal.signal(signum, leave)
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _announce(config: Config, notes: Sequence[str], prepared: Prepared, task: Task, run_dir: Path) -> None:
@@ -295,28 +274,28 @@ def _finish(job, run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps) ->
     from multihead.training.suspicions import notes_on, of_training
 
     config, data = task.config, steps.data
-    trained = {"steps": trainer.global_step, "tokens": task.tokens_seen, "seconds": steps.seconds}
-    best = run_dir / "checkpoints" / f"step_{steps.best['step']}"
+    trained = {"steps": trainer.global_step, "tokens": task.tokens_seen, "seconds": steps.counters.seconds}
+    best = run_dir / "checkpoints" / f"step_{steps.validation.best['step']}"
     state = FolderCheckpointIO().load_checkpoint(best)["state_dict"]
     task.load_state_dict(state)
     if trainer.is_global_zero:
-        export_model(run_dir, task, job["tree"], steps.best["step"])
+        export_model(run_dir, task, job["tree"], steps.validation.best["step"])
     trainer.strategy.barrier("export")
     load_weights(task, run_dir / "model" / "model.safetensors")
     trainer.test(task, datamodule=data, verbose=False)
     commit, dirty = git_state()
-    logged = task.recorded | steps.best["metrics"]
+    logged = task.recorded | steps.validation.best["metrics"]
     result = {
         **{name: value for name, value in logged.items() if name.partition("/")[0] in ("train", "val", "test")},
         "parameters": sum(p.numel() for p in task.model.parameters()),
         **trained,
-        "tokens_per_second": steps.tokens_per_second,
+        "tokens_per_second": steps.counters.tokens_per_second,
         "peak_memory": peak_memory(task.device),
         "padding": data.plan.padding(data.accumulation(trainer.world_size) * trainer.world_size),
         "seed": config.seed,
         "git_commit": git_commit_label(commit, dirty),
         "best_checkpoint": f"checkpoints/{best.name}",
-        "best_step": steps.best["step"],
+        "best_step": steps.validation.best["step"],
         **{f"skipped_rows_{split}": count for split, (count, _) in data.skipped.items()},
         **task.signatures(),
     }
@@ -350,8 +329,8 @@ def _choice(config: Config, steps: Steps, last_step: int) -> Training:
     return Training(
         monitor=config.task.monitor,
         mode=config.task.monitor_mode,
-        validations=[(int(step), value) for step, value in steps.monitored],
-        best_step=steps.best["step"],
+        validations=steps.validation.monitored,
+        best_step=steps.validation.best["step"],
         whole=last_step >= trainer.max_steps,
         unsampled_average=f"trainer.average_last_steps={trainer.average_last_steps}" if empty else "",
     )

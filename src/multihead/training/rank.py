@@ -25,11 +25,12 @@ def main(file: str) -> int:
         import torch
 
         from multihead.training import job as training
+        from multihead.training.signals import leaving_on_signals
         from multihead.training.watchdog import guard_rank
 
         if not any(os.environ.get(name) for name in capabilities.THREADS):
             torch.set_num_threads(job["threads"])
-        with training.leaving_on_signals():
+        with leaving_on_signals():
             return training.run_rank(job, guard_rank(Path(file).parent, rank))
     except (Exception, Stopped) as caught:
         error = as_user_error(caught)

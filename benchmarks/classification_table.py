@@ -3,10 +3,10 @@
     python benchmarks/classification_table.py runs=outputs/classification [runs=...]
         [linear=benchmarks/results/linear_baselines.json] [names=scratch,pretrained] [out=FILE]
 
-``runs`` are capsules, folders of them or globs, as for `multihead compare`; seeds of one configuration become mean and
-standard deviation. The linear baselines are those of `linear_baselines.py`; a data set whose test or training rows
-are others there is refused. ``names`` are for the configurations in the order in which they are found; without them
-they are named by what differs.
+``runs`` are run directories, folders of them or globs, as for `multihead compare`; seeds of one configuration become
+mean and standard deviation. The linear baselines are those of `linear_baselines.py`; a data set whose test or training
+rows are others there is refused. ``names`` are for the configurations in the order in which they are found; without
+them they are named by what differs.
 """
 
 import json
@@ -19,47 +19,48 @@ from typing import Any
 
 from rounds import split_words
 
-from multihead.comparing.systems import Capsule, find_runs, group_by_recipe, name_systems
+from multihead.comparing.finished import FinishedRun, find_runs
+from multihead.comparing.systems import group_by_recipe, name_systems
 from multihead.errors import ConfigError, MultiheadError
 
 OWN = {"linear": "benchmarks/results/linear_baselines.json", "names": "", "out": ""}
 
 
-def systems_of(entries: Sequence[str]) -> dict[str, list[list[Capsule]]]:
+def systems_of(entries: Sequence[str]) -> dict[str, list[list[FinishedRun]]]:
     """Data set to its configurations, each a list of seeds.
 
     Raises:
         ConfigError: If a run is no classification.
     """
     paths = dict.fromkeys(path for entry in entries for path in find_runs(entry))
-    capsules = [Capsule.read(path) for path in paths]
-    by_data: dict[str, list[Capsule]] = {}
-    for capsule in capsules:
-        if capsule.task != "classification":
-            raise ConfigError("runs", f"{capsule.path} is a run of task={capsule.task}", "name runs of classification")
-        by_data.setdefault(capsule.config["data"]["name"], []).append(capsule)
+    runs = [FinishedRun.read(path) for path in paths]
+    by_data: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        if run.task != "classification":
+            raise ConfigError("runs", f"{run.path} is a run of task={run.task}", "name runs of classification")
+        by_data.setdefault(run.config["data"]["name"], []).append(run)
     return {name: group_by_recipe(members) for name, members in by_data.items()}
 
 
-def require_same_rows(capsule: Capsule, linear: Mapping[str, Any]) -> None:
+def require_same_rows(run: FinishedRun, linear: Mapping[str, Any]) -> None:
     """Refuses to set scores on different data side by side.
 
     Raises:
         ConfigError: If test or train are not what the linear baselines had.
     """
-    name = capsule.config["data"]["name"]
+    name = run.config["data"]["name"]
     for mark in ("data_test", "data_train"):
-        if capsule.data.get(mark) != linear["fingerprints"][mark]:
-            what = f"{capsule.path} has other rows of {mark.removeprefix('data_')} than the baselines of {name}"
+        if run.data.get(mark) != linear["fingerprints"][mark]:
+            what = f"{run.path} has other rows of {mark.removeprefix('data_')} than the baselines of {name}"
             raise ConfigError("runs", what, f"python benchmarks/linear_baselines.py data={name} with the same words")
 
 
 def row(
-    name: str, system: str, seeds: Sequence[Capsule], linear: Mapping[str, Any], titles: Sequence[str]
+    name: str, system: str, seeds: Sequence[FinishedRun], linear: Mapping[str, Any], titles: Sequence[str]
 ) -> list[str]:
     """One line: the baselines, the Transformer, and the difference to the best of them."""
     key = f"test/{linear['metric']}"
-    values = [100 * float(capsule.result[key]) for capsule in seeds]
+    values = [100 * float(run.result[key]) for run in seeds]
     mean = statistics.fmean(values)
     baselines = [linear["models"][title][key] for title in titles]
     best = max(baselines)
@@ -75,7 +76,7 @@ def without_folders(label: str) -> str:
     return re.sub(r"(init_from=)\S*/", r"\1", label)
 
 
-def table(by_data: Mapping[str, list[list[Capsule]]], linear: Mapping[str, Any], names: Sequence[str] = ()) -> str:
+def table(by_data: Mapping[str, list[list[FinishedRun]]], linear: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     """The Markdown table.
 
     Raises:
@@ -90,8 +91,8 @@ def table(by_data: Mapping[str, list[list[Capsule]]], linear: Mapping[str, Any],
     for data, systems in by_data.items():
         labels = names if len(names) == len(systems) else [without_folders(name) for name in name_systems(systems)]
         for label, seeds in zip(labels, systems, strict=True):
-            for capsule in seeds:
-                require_same_rows(capsule, linear[data])
+            for run in seeds:
+                require_same_rows(run, linear[data])
             lines.append(row(data, "-" if len(systems) == 1 and not names else label, seeds, linear[data], titles))
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     if any(linear[data]["chosen_on_test"] for data in by_data):

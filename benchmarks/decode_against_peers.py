@@ -3,7 +3,7 @@
     python benchmarks/decode_against_peers.py run=RUN [beams=5] [rounds=3] [threads=2] [sentences=0] [peers=all]
         [device=cpu] [out=FILE]
 
-RUN is a capsule of translation with the paper's layers (norms before the sub-layers, sinusoids, ReLU, LayerNorm, shared
+RUN is a finished run of translation with the paper's layers (norms before the sub-layers, sinusoids, ReLU, LayerNorm, shared
 embeddings), which all peers can hold. All search with the same beams over the same source ids without a length penalty
 (JoeyNMT's is another formula), and never emit marks. How many outputs are those of Multihead, token for token, is
 counted; outputs that differ have another score by rounding, or by another rule of when to stop. CTranslate2 has the
@@ -44,7 +44,7 @@ def lay_out(loaded: Any, settings: dict[str, Any], folder: Path) -> list[str]:
     (folder / "sources.json").write_text(json.dumps(sources))
     state = {name: value.numpy() for name, value in task.model.transformer.state_dict().items()}
     state["decoder.embedding.weight"] = state["encoder.embedding.weight"]
-    np.savez(folder / "weights.npz", **state, sinusoids=task.model.transformer.encoder.sinusoids.numpy())
+    np.savez(folder / "weights.npz", **state, sinusoids=task.model.transformer.encoder.positions.weight.numpy())
     model, tokenizer = loaded.config.model, task.tokenizers["target"]
     names = ("d_model", "num_heads", "d_ff", "num_encoder_layers", "num_decoder_layers", "max_len", "dropout")
     shared = {name: getattr(model, name) for name in names} | {"vocab_size": tokenizer.vocab_size}
@@ -56,7 +56,7 @@ def lay_out(loaded: Any, settings: dict[str, Any], folder: Path) -> list[str]:
 
 
 def export(run: str, folder: Path, quantization: str) -> str:
-    """The capsule as CTranslate2 reads it."""
+    """The run as CTranslate2 reads it."""
     from multihead.cli import main as command
 
     target = folder / f"ctranslate2_{quantization}"

@@ -76,7 +76,8 @@ HOMES = {
     "training/signals.py": ["tests/training/test_signals.py"],
     "runs/checkpoint.py": ["tests/runs/test_checkpoint.py"],
     "runs/resume.py": ["tests/runs/test_open_checkpoint.py"],
-    "commands/compare.py": ["tests/commands/test_compare.py"],
+    "comparing/compare.py": ["tests/commands/test_compare.py"],
+    "comparing/scores.py": ["tests/commands/test_compare.py"],
     "comparing/significance.py": ["tests/comparing/test_significance.py"],
 }
 """The modules that are mutated, and the test files that are theirs."""

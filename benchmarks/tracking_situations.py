@@ -193,7 +193,7 @@ def situation(case: Case, folder: Path, usual: dict[str, Any]) -> dict[str, Any]
     if case.environment.get("WANDB_MODE") != "disabled":
         wrong += _not_whole(found, run, case)
         if "log_model=true" in case.words and found["artifact_files"] < 5:
-            wrong.append("no artifact with the capsule")
+            wrong.append("no artifact with the run directory")
     if server is not None and (case.resumed or not case.during):
         wrong += _not_told(server, run, case.status)
     leaked = [str(file) for file in folder.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]

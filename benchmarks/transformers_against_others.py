@@ -23,7 +23,7 @@ from typing import Any
 from rounds import split_words
 
 import multihead
-from multihead.commands.compare import compare
+from multihead.comparing.compare import compare
 from multihead.config.compose import compose
 
 PLUGIN = Path(__file__).with_name("recurrent_and_convolutional.py")

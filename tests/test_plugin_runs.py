@@ -77,7 +77,7 @@ def test_it_resumes(run, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_without_its_name_the_capsule_is_refused(run, tmp_path, capsys):
+def test_without_its_name_the_run_is_refused(run, tmp_path, capsys):
     with pytest.raises(CheckpointError, match=r"was made with the plugin .*linear_attention.py"):
         multihead.load(run)
     for words in (["evaluate", f"run={run}"], ["predict", f"run={run}"], ["train", f"resume={run}"]):

@@ -26,7 +26,7 @@ BROKEN = {
     "multihead.runs.loggers.WandbMetrics.log_samples": "the table of samples",
     "multihead.runs.loggers.WandbMetrics.log_table": "a table",
     "multihead.runs.loggers.WandbMetrics.log_picture": "a picture's upload",
-    "multihead.runs.loggers.WandbMetrics.log_capsule": "the upload of the result",
+    "multihead.runs.loggers.WandbMetrics.log_result": "the upload of the result",
     "multihead.runs.loggers.WandbMetrics.finish": "closing the logger wandb",
     "multihead.metrics.classification.Confusion.draw": "the picture of the confusion matrix",
     "multihead.training.suspicions.of_training": "the notes on the result",

@@ -1,4 +1,4 @@
-"""Multihead's own decoding, from a capsule."""
+"""Multihead's own decoding, from a run directory."""
 
 import torch
 from decoding import TestSet

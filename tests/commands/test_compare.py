@@ -1,4 +1,4 @@
-"""``compare`` on small fabricated capsules: systems, tests, words, refusals, files."""
+"""``compare`` on small fabricated run directories: systems, tests, words, refusals, files."""
 
 import copy
 import csv
@@ -16,8 +16,9 @@ from scipy import stats
 
 from multihead.cli import main
 from multihead.commands import compare as command
-from multihead.commands.compare import compare
+from multihead.comparing.compare import compare
 from multihead.comparing.report import Pair, Report, System
+from multihead.comparing.scores import describe
 from multihead.comparing.significance import Spread, Test
 from multihead.config.compose import compose, to_yaml
 from multihead.config.keys import GROUPS
@@ -48,7 +49,7 @@ def configuration(folder, words):
     return tree
 
 
-def capsule(folder, words, result, samples, *, data=None, curve=(3.0, 2.0, 1.0), parameters=1000):
+def finished_run(folder, words, result, samples, *, data=None, curve=(3.0, 2.0, 1.0), parameters=1000):
     """Writes a finished run of the configuration that ``words`` make."""
     folder.mkdir(parents=True)
     tree = configuration(folder, words)
@@ -84,7 +85,7 @@ def bleu(samples):
 def translation(folder, share, *words, seed=1, noise=0, **more):
     samples = translations(share, 100 * noise + seed, more.pop("count", 60))
     words = ["task=translation", f"seed={seed}", *words]
-    return capsule(folder, words, {"test/bleu": bleu(samples), "test/loss": share}, samples, **more)
+    return finished_run(folder, words, {"test/bleu": bleu(samples), "test/loss": share}, samples, **more)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_ways_to_name_runs(runs, words):
     assert [len(system.runs) for system in compare(words).systems] == [3, 3]
 
 
-def test_what_a_capsule_holds_is_no_run(runs):
+def test_what_a_run_directory_holds_is_no_run(runs):
     (runs / "runs/wide_1/wandb/files").mkdir(parents=True)
     (runs / "runs/wide_1/wandb/files/config.yaml").write_text("wandb_version: 1\n")
     assert len(compare(["runs/wide_*"]).systems[0].runs) == 3
@@ -157,7 +158,7 @@ def chinese(folder, tokenize, wrong, lr):
     score = scorer.corpus_score(outputs, [CHINESE]).score
     result = {"test/bleu": score, "signature": str(scorer.get_signature())}
     samples = [{"source": "s", "reference": r, "output": o} for r, o in zip(CHINESE, outputs, strict=True)]
-    return capsule(folder, ["task=translation", f"optim.lr={lr}"], result, samples)
+    return finished_run(folder, ["task=translation", f"optim.lr={lr}"], result, samples)
 
 
 def test_bleu_is_resampled_with_the_tokenizer_that_it_was_scored_with(runs):
@@ -175,7 +176,7 @@ def test_references_in_another_unicode_form_are_the_same(runs):
     for name, form in (("a", "NFC"), ("b", "NFD")):
         reference = unicodedata.normalize(form, "Größe zählt sehr viel hier")
         samples = [{"source": "s", "reference": reference, "output": reference}] * 12
-        capsule(
+        finished_run(
             runs / f"forms/{name}",
             ["task=translation", f"optim.lr={len(form) + ord(name)}"],
             {"test/bleu": 100.0},
@@ -268,8 +269,8 @@ def test_which_way_a_metric_is_better():
     known = SimpleNamespace(task="translation", settings={"task.monitor": "val/bleu", "task.monitor_mode": "max"})
     ways = [(own, "distance", "min"), (own, "loss", "min"), (own, "other", "max")]
     ways += [(known, "bleu", "max"), (known, "perplexity", "min"), (known, "ter", "min"), (known, "rouge9", "max")]
-    for capsule, name, better in ways:
-        assert command._described(capsule, f"test/{name}").better == better
+    for run, name, better in ways:
+        assert describe(run, f"test/{name}").better == better
 
 
 def test_one_run_only(runs):
@@ -292,7 +293,7 @@ def classification(folder, right, *words, seed=1, result=None, task="classificat
         predicted = classes[i % 2] if hit else classes[1 - i % 2]
         samples.append({"text": f"t{i}", "label": classes[i % 2], "predicted": predicted})
     found = result or {"test/accuracy": sum(right) / len(right)}
-    return capsule(folder, [f"task={task}", f"seed={seed}", *words], found, samples)
+    return finished_run(folder, [f"task={task}", f"seed={seed}", *words], found, samples)
 
 
 def test_accuracy_is_mcnemars(runs):
@@ -330,7 +331,7 @@ def language(folder, nats, *words, seed=1, tokenizer="k1", result=None):
         "test/bits_per_byte": total / sum(s["bytes"] for s in samples) / math.log(2),
     }
     words = ["task=lm", f"seed={seed}", *words]
-    return capsule(folder, words, result or found, samples, data=TRUTH | {"tokenizer_text": tokenizer})
+    return finished_run(folder, words, result or found, samples, data=TRUTH | {"tokenizer_text": tokenizer})
 
 
 def test_language_models_differ_by_document(runs):
@@ -441,6 +442,18 @@ def test_refused_runs(runs):
         compare([], group=["empty"])
 
 
+def test_a_group_goes_on_without_runs_that_have_no_result(runs):
+    (runs / "runs/wide_3/result.json").unlink()
+    (runs / "runs/wide_2/result.json").write_text("{")
+    report = compare([], group=["runs"])
+    assert [system.seeds for system in report.systems] == [[1, 2, 3], [1]]
+    damaged, unfinished, *_ = report.warnings
+    assert damaged.startswith("left out: runs/wide_2/result.json is damaged (not readable as JSON")
+    assert unfinished == "left out: runs/wide_3 has no result.json: the run did not get to its end"
+    with pytest.raises(ConfigError, match="group: runs/wide_3 holds no finished run; runs/wide_3 has no result"):
+        compare([], group=["runs/wide_3"])
+
+
 def test_other_objectives_are_refused(runs):
     for name, objective in (("a", "causal"), ("b", "masked")):
         language(runs / f"l/{name}", [40.0] * 20, f"task.objective={objective}")
@@ -469,13 +482,15 @@ def test_damaged_files(runs):
     with pytest.raises(DataError, match=r"narrow_1/metrics\.csv: cannot be read"):
         compare(["runs"])
     (runs / "runs/narrow_1/result.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"narrow_1/result\.json: not readable as JSON"):
+    with pytest.raises(CheckpointError, match=r"narrow_1/result\.json: is damaged \(not readable as JSON"):
         compare(["runs"])
     (runs / "runs/narrow_1/result.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"narrow_1/result\.json: must be a mapping of keys to values"):
+    with pytest.raises(
+        CheckpointError, match=r"narrow_1/result\.json: is damaged \(must be a mapping of keys to values"
+    ):
         compare(["runs"])
     (runs / "runs/narrow_1/environment.json").unlink()
-    with pytest.raises(CheckpointError, match=r"narrow_1/environment\.json: no such file"):
+    with pytest.raises(CheckpointError, match=r"narrow_1/environment\.json: cannot be read \(No such file"):
         compare(["runs"])
 
 

@@ -56,8 +56,8 @@ def test_refused(runs):
     with pytest.raises(ConfigError, match="diff takes a=RUN and b=RUN only"):
         diff.run(["a=a", "b=b", "seed=1"])
     (runs / "a" / "result.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"a/result\.json: not readable as JSON"):
+    with pytest.raises(CheckpointError, match=r"a/result\.json: is damaged \(not readable as JSON"):
         diff.run(["a=a", "b=b"])
     (runs / "a" / "result.json").write_text("[1]")
-    with pytest.raises(CheckpointError, match=r"a/result\.json: must be a mapping of keys to values"):
+    with pytest.raises(CheckpointError, match=r"a/result\.json: is damaged \(must be a mapping of keys to values"):
         diff.run(["a=a", "b=b"])

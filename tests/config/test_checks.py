@@ -23,7 +23,7 @@ REFUSED = [
     (ModelConfig, {"dropout": NAN}, "model.dropout: must be in [0, 1), got nan"),
     (ModelConfig, {"attention_dropout": -0.1}, "model.attention_dropout: must be in [0, 1), got -0.1"),
     (ModelConfig, {"ff_dropout": 2.0}, "model.ff_dropout: must be in [0, 1), got 2.0"),
-    (ModelConfig, {"activation": "rellu"}, "model.activation: must be one of relu, gelu, swiglu, got 'rellu'"),
+    (ModelConfig, {"activation": "rellu"}, "model.activation: must be one of relu, gelu, gelu_tanh"),
     (ModelConfig, {"norm": "batch"}, "model.norm: must be one of layer_norm, rms_norm, got 'batch'"),
     (ModelConfig, {"norm_placement": "mid"}, "model.norm_placement: must be one of pre, post, got 'mid'"),
     (ModelConfig, {"position": "rope"}, "model.position: must be one of sinusoidal, learned, rotary, alibi, none"),

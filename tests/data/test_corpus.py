@@ -217,3 +217,16 @@ def test_the_grammar_is_a_corpus():
     config.roles = {"source": "german", "target": "english"}
     swapped = load_corpus(config, ["source", "target"])
     assert swapped.splits["test"].columns["source"] == corpus.splits["test"].columns["target"]
+
+
+def test_a_plugin_may_leave_a_split_out():
+    """The docstring of `Reader` says so: a split for which a plugin's corpus returns None is held out of train."""
+
+    def reader(config, split, columns):
+        return (
+            {name: [f"{name} {i} of some length" for i in range(50)] for name in columns} if split == "train" else None
+        )
+
+    config = DataConfig(name="mine", roles={"source": "a", "target": "b"}, splits={"val": 5, "test": 5})
+    corpus = load_corpus(config, ["source", "target"], readers={"mine": reader})
+    assert {split: len(rows) for split, rows in corpus.splits.items()} == {"train": 40, "val": 5, "test": 5}

@@ -165,7 +165,7 @@ def test_a_damaged_cache_is_rebuilt_with_one_note(tmp_path, tokenizers, how, num
         again = encode_corpus(COLUMNS, tokenizers, fingerprint="f", cache=tmp_path, note=notes.append)
         for role in COLUMNS:
             assert [list(again.ids(role, i)) for i in range(4)] == [list(fresh.ids(role, i)) for i in range(4)]
-    assert len(notes) == 1 and "damaged, encoded again" in notes[0]
+    assert len(notes) == 1 and "is damaged; the rows are encoded again" in notes[0]
 
 
 def test_arrays_of_objects_are_never_unpickled(tmp_path, tokenizers):
@@ -216,7 +216,7 @@ def test_tokenizers_are_cached_by_data_and_settings(tmp_path, monkeypatch):
         damage(path, "half")
     notes = []
     assert get(notes).fingerprint == first.fingerprint == get(notes).fingerprint
-    assert len(notes) == 1 and "damaged, trained again" in notes[0]
+    assert len(notes) == 1 and "is damaged; the tokenizer is trained again" in notes[0]
     monkeypatch.setattr(Tokenizer, "save", None)
     assert cached_tokenizer(TokenizerConfig(kind="byte"), [], "none", fingerprint="f", cache=None).kind == "byte"
 

@@ -32,7 +32,7 @@ def test_shares_follow_sizes_and_temperature(sizes, temperature, expected):
     assert list(mixture.counts.values()) == expected
     assert mixture.num_steps(0) == mixture.num_steps(7) == sum(expected) == len(mixture.steps(7))
     for epoch in range(2):
-        assert Counter(step.part for step in mixture.steps(epoch)) == mixture.counts
+        assert Counter(step.task for step in mixture.steps(epoch)) == mixture.counts
 
 
 def test_each_task_goes_through_its_own_epochs_one_after_the_other():
@@ -41,7 +41,7 @@ def test_each_task_goes_through_its_own_epochs_one_after_the_other():
     taken = {name: [] for name in plans}
     for epoch in range(4):
         for step in mixture.steps(epoch):
-            taken[step.part].append(sorted(step.indices.tolist()))
+            taken[step.task].append(sorted(step.indices.tolist()))
     for name, own in plans.items():
         expected = [sorted(step.indices.tolist()) for epoch in range(7) for step in own.steps(epoch)]
         assert taken[name] == expected[: len(taken[name])]
@@ -50,7 +50,7 @@ def test_each_task_goes_through_its_own_epochs_one_after_the_other():
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch():
     def order(mixture, epoch):
-        return [step.part for step in mixture.steps(epoch)]
+        return [step.task for step in mixture.steps(epoch)]
 
     def mixed(seed=1):
         return Mixture({"a": plan(16), "b": plan(8)}, seed=seed)
@@ -70,10 +70,10 @@ def test_parts_and_padding_are_those_of_the_tasks():
     padded = BatchPlan(np.full(8, 1), widths, batch_tokens=4, part_tokens=4, seed=0)
     plans = {"full": plan(6, part_tokens=2), "padded": padded}
     mixture = Mixture(plans)
-    assert mixture.num_parts() == 4 == plans["full"].num_parts()
+    assert mixture.num_micro_batches() == 4 == plans["full"].num_micro_batches()
     for step in mixture.steps(0):
         for count in (1, 2, 5):
-            ours, own = mixture.parts(step, count), plans[step.part].parts(step, count)
+            ours, own = mixture.micro_batches(step, count), plans[step.task].micro_batches(step, count)
             assert [part.tolist() for part in ours] == [part.tolist() for part in own]
     shares = [mixture.counts[name] * own.padding(4) for name, own in plans.items()]
     assert mixture.padding(4) == pytest.approx(sum(shares) / sum(mixture.counts.values()))

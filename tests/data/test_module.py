@@ -7,7 +7,7 @@ import torch
 
 from multihead.config.data import DataConfig
 from multihead.data.encode import Encoded
-from multihead.data.module import DataModule, EvalSampler, PartSampler, TaskData
+from multihead.data.module import DataModule, EvalSampler, MicroBatchSampler, TaskData
 from multihead.data.plan import eval_batches
 from multihead.errors import ConfigError
 
@@ -121,7 +121,7 @@ def test_an_epoch_ends_with_its_last_part_although_the_iterator_is_not_exhausted
 @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 2), (2, 1), (1, 4), (2, 2), (4, 1), (3, 1)])
 def test_any_number_of_ranks_makes_the_same_steps(world_size, accumulation):
     plan = module().plan
-    samplers = [PartSampler(plan, rank, world_size, accumulation) for rank in range(world_size)]
+    samplers = [MicroBatchSampler(plan, rank, world_size, accumulation) for rank in range(world_size)]
     epochs = [list(sampler) for sampler in samplers]
     assert {len(parts) for parts in epochs} == {plan.num_steps(0) * accumulation} == {len(samplers[0])}
     for number, step in enumerate(plan.steps(0)):
@@ -136,9 +136,7 @@ def test_accumulation_is_the_least_that_fits():
     data = module(batch_tokens=1000, part_tokens=200)
     assert [data.accumulation(world) for world in (1, 2, 3, 5, 8)] == [5, 3, 2, 1, 1]
     assert module(accumulate=7).accumulation(1) == 7
-    message = (
-        r"trainer.accumulate_grad_batches: must be at least 2 where data.batch_tokens=400 .*part_tokens=200, got 1"
-    )
+    message = r"trainer.accumulate_grad_batches: must be at least 2 if data.batch_tokens=400 .*part_tokens=200, got 1"
     with pytest.raises(ConfigError, match=message):
         module(accumulate=1).accumulation(1)
 

@@ -69,7 +69,7 @@ def test_padding_fullness_and_speed(tmp_path, monkeypatch):
     source = TaskData(splits, lengths, lambda encoded: lengths(encoded)[0], collate)
     data = DataModule({"translation": source}, config, seed=1)
     plan = data.plan.plans["translation"]
-    parts = [part for step in plan.steps(0) for part in plan.parts(step, plan.num_parts())]
+    parts = [part for step in plan.steps(0) for part in plan.micro_batches(step, plan.num_micro_batches())]
     padded = sum(len(part) * plan.widths[part].max(axis=0).astype(int) for part in parts)
     padding = 1 - plan.widths.sum(axis=0) / padded
     loader = data.train_dataloader()

@@ -43,10 +43,10 @@ def test_every_example_once_within_the_limits(rng, case):
         for step in steps:
             assert max(target[bucket].sum() for bucket in step.buckets) <= part
             for parts in (1, 2, 3, 5, 7):
-                cut = plan.parts(step, parts)
+                cut = plan.micro_batches(step, parts)
                 assert len(cut) == parts
                 assert np.array_equal(np.sort(np.concatenate(cut)), np.sort(step.indices))
-                assert parts < plan.num_parts() or max(target[indices].sum() for indices in cut) <= part
+                assert parts < plan.num_micro_batches() or max(target[indices].sum() for indices in cut) <= part
                 assert [plan.cost(indices) for indices in cut] == sorted(map(plan.cost, cut), reverse=True)
 
 
@@ -71,8 +71,8 @@ def test_the_limit_of_a_part_decides_the_steps_and_the_number_of_parts_does_not(
     steps, others = ([sorted(step.indices.tolist()) for step in each.steps(0)] for each in (plan, other))
     assert steps != others
     for step, indices in zip(plan.steps(0), steps, strict=True):
-        for parts in (plan.num_parts(), 8, 32):
-            assert sorted(np.concatenate(plan.parts(step, parts)).tolist()) == indices
+        for parts in (plan.num_micro_batches(), 8, 32):
+            assert sorted(np.concatenate(plan.micro_batches(step, parts)).tolist()) == indices
     assert plan.tokens(0).max() <= 2000 and other.tokens(0).max() <= 2000  # of one size
 
 
@@ -85,7 +85,7 @@ def test_steps_are_full_and_padded_little():
         padded = sum(
             len(part) * plan.widths[part].max(axis=0).astype(int)
             for step in plan.steps(epoch)
-            for part in plan.parts(step, plan.num_parts())
+            for part in plan.micro_batches(step, plan.num_micro_batches())
         )
         assert (1 - real / padded < 0.05).all()  # sorted by one length alone the other side has over 15 %
 
@@ -110,14 +110,14 @@ def test_epochs_differ_and_steps_mix_lengths():
 def test_parts_share_the_work():
     plan = make(20_000, batch_tokens=4096, part_tokens=2048)
     for count, limit in ((2, 1.2), (4, 1.2), (8, 1.25), (3, 1.35)):
-        costs = np.array([[plan.cost(part) for part in plan.parts(step, count)] for step in plan.steps(0)])
+        costs = np.array([[plan.cost(part) for part in plan.micro_batches(step, count)] for step in plan.steps(0)])
         assert (costs.max(axis=1) / costs.mean(axis=1)).mean() < limit
 
 
 def test_few_examples_make_one_step_and_empty_parts():
     plan = make(3, batch_tokens=2000, part_tokens=500)
     assert plan.num_steps(0) == 1
-    parts = plan.parts(plan.steps(0)[0], 8)
+    parts = plan.micro_batches(plan.steps(0)[0], 8)
     assert [len(part) for part in parts] == [1, 1, 1, 0, 0, 0, 0, 0]
     assert parts[-1].dtype == np.int64
 

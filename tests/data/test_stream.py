@@ -64,10 +64,10 @@ def test_an_epoch_holds_every_token_once_and_its_counts_are_known(length, size, 
 
 def test_parts_share_a_step_out():
     plan = BlockPlan(stream(10_000, block_size=50), batch_tokens=1000, part_tokens=200, seed=0)
-    assert plan.num_parts() == 5
+    assert plan.num_micro_batches() == 5
     for step in plan.steps(0):
         for count in (5, 7, 30):
-            parts = plan.parts(step, count)
+            parts = plan.micro_batches(step, count)
             assert sorted(np.concatenate(parts)) == sorted(step.indices) and len(parts) == count
     whole = BlockPlan(stream(10_000, block_size=50), batch_tokens=1000, part_tokens=1000, seed=0)
     for step, same in zip(plan.steps(0), whole.steps(0), strict=True):  # larger parts, and the same steps
@@ -83,7 +83,7 @@ def test_a_mixture_of_one_is_that_plan_and_of_two_follows_the_temperature():
     alone = Mixture({"a": small}, seed=1)
     for epoch in (0, 5):
         pairs = zip(alone.steps(epoch), small.steps(epoch), strict=True)
-        assert all(np.array_equal(mixed.indices, own.indices) and mixed.part == "a" for mixed, own in pairs)
+        assert all(np.array_equal(mixed.indices, own.indices) and mixed.task == "a" for mixed, own in pairs)
     sizes = {"a": small.num_steps(0), "b": large.num_steps(0)}
     assert Mixture({"a": small, "b": large}).counts == sizes
     equal = Mixture({"a": small, "b": large}, temperature=1e6)
@@ -91,7 +91,7 @@ def test_a_mixture_of_one_is_that_plan_and_of_two_follows_the_temperature():
     halfway = Mixture({"a": small, "b": large}, temperature=2)
     total, root = sum(sizes.values()), {name: size**0.5 for name, size in sizes.items()}
     assert halfway.counts["a"] == round(total * root["a"] / sum(root.values()))
-    met = [step for epoch in range(4) for step in equal.steps(epoch) if step.part == "a"]
+    met = [step for epoch in range(4) for step in equal.steps(epoch) if step.task == "a"]
     first_epoch = np.concatenate([step.indices for step in met[: small.num_steps(0)]])
     assert sorted(first_epoch) == list(range(2000))  # its own epochs stay whole
 

@@ -227,7 +227,7 @@ def test_damaged_files_are_refused(tokenizers, tmp_path):
         ]
         for change in changes:
             path.write_text(json.dumps(content | change))
-            with pytest.raises(CheckpointError, match=r"tokenizer.json: is no tokenizer of ours \(.*fix: restore"):
+            with pytest.raises(CheckpointError, match=r"tokenizer.json: is not a tokenizer of Multihead \(.*fix: "):
                 Tokenizer.load(path)
     whole = tokenizers["bpe"]._content()
     for text in ("", "[]", whole[: len(whole) // 2], "\xff"):

@@ -272,7 +272,7 @@ def strange_yaml(bench):
     'if "_" not in k.split(".")[-1][:1] and "$" not in str(v)}))',
 )
 def code_in_a_run(bench):
-    run = bench.capsule("lm")
+    run = bench.finished("lm")
     tree = load_yaml(run / "config.yaml")
     told = ""
     for change in (

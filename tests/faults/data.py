@@ -96,7 +96,7 @@ def damaged_cache(bench):
             file.write_bytes(damaged)
             notes = []
             again = encoded(bench, notes)
-            assert notes and "damaged, encoded again" in notes[0], (file.name, len(damaged))
+            assert notes and "is damaged; the rows are encoded again" in notes[0], (file.name, len(damaged))
             assert all(np.array_equal(fresh.ids("text", i), again.ids("text", i)) for i in range(len(fresh)))
             assert file.read_bytes() == content
     return notes[0]
@@ -152,7 +152,7 @@ def damaged_tokenizer(bench):
         file.write_bytes(damaged)
         notes = []
         assert trained(notes).fingerprint == fresh.fingerprint
-        assert notes and "damaged, trained again" in notes[0]
+        assert notes and "is damaged; the tokenizer is trained again" in notes[0]
         assert file.read_bytes() == content
     return notes[0]
 
@@ -503,8 +503,8 @@ def forged_tokenizer(bench):
     ]  # fmt: skip
     for change in wrong:
         path.write_text(json.dumps(content | change))
-        told = raised(CheckpointError, lambda: Tokenizer.load(path), "is no tokenizer of ours")
+        told = raised(CheckpointError, lambda: Tokenizer.load(path), "is not a tokenizer of Multihead")
     path.write_text("[" * 100_000)
-    raised(CheckpointError, lambda: Tokenizer.load(path), "is no tokenizer of ours")
+    raised(CheckpointError, lambda: Tokenizer.load(path), "is not a tokenizer of Multihead")
     shutil.rmtree(bench.folder)
     return told

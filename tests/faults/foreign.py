@@ -1,4 +1,4 @@
-"""Section E: checkpoints and capsules that are another's, damaged or hostile."""
+"""Section E: checkpoints and run directories that are another's, damaged or hostile."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def another_task(bench):
     lm = bench.unfinished("lm")
     told = bench.main("train", f"resume={lm}", "task=classification").expect(3, "lm", "classification")
     assert not (lm / "result.json").exists()
-    words = ["train", "task=classification", "debug=smoke", f"init_from={bench.capsule('lm')}", "trainer.max_steps=2"]
+    words = ["train", "task=classification", "debug=smoke", f"init_from={bench.finished('lm')}", "trainer.max_steps=2"]
     done = bench.main(*words, f"run_dir={bench.folder / 'from'}")
     assert done.status == 0, done.err
     assert "initialised" in (bench.folder / "from" / "events.jsonl").read_text()
@@ -60,18 +60,18 @@ def another_task(bench):
 def another_size(bench):
     run = bench.unfinished("lm")
     told = bench.main("train", f"resume={run}", "model.d_model=48").expect(3, "model.d_model: 32 -> 48")
-    done = bench.main("train", "task=lm", "debug=smoke", f"init_from={bench.capsule('lm')}", "model.d_model=48")
+    done = bench.main("train", "task=lm", "debug=smoke", f"init_from={bench.finished('lm')}", "model.d_model=48")
     done.expect(2, "init_from", "model.d_model=32", "48")
     forced = bench.main("train", f"resume={run}", "model.d_model=48", "resume_force=[model.d_model]")
     forced.expect(3, "does not fit")
-    file = (capsule := bench.capsule("lm")) / "model" / "model.safetensors"
+    file = (whole := bench.finished("lm")) / "model" / "model.safetensors"
     state = load_file(file)
     with safe_open(file, "pt") as opened:
         shared = opened.metadata()
-    words = ["train", "task=lm", "debug=smoke", f"init_from={capsule}", f"run_dir={bench.folder / 'x'}"]
+    words = ["train", "task=lm", "debug=smoke", f"init_from={whole}", f"run_dir={bench.folder / 'x'}"]
     for name in ("head.weight", "transformer.decoder.layers.0.feed_forward.up.weight"):
         save_file(state | {name: state[name][:-1].contiguous()}, file, shared)
-        bench.main("evaluate", f"run={capsule}").expect(3, "model.safetensors")
+        bench.main("evaluate", f"run={whole}").expect(3, "model.safetensors")
         bench.main(*words).expect(3, "model.safetensors", "has the shape")
     return told
 
@@ -92,7 +92,7 @@ def pickles(bench):
     saved = bench.file("torch.pt", b"")
     torch.save({"state_dict": Canary(canary), "hyper_parameters": {"_instantiator": "os.system"}}, saved)
     payloads.append(saved.read_bytes())
-    run, whole = bench.unfinished("lm"), bench.capsule("lm")
+    run, whole = bench.unfinished("lm"), bench.finished("lm")
     count = 0
     for payload in payloads:
         for place, command in (
@@ -186,7 +186,7 @@ print(len(cases), refused, round(grown))
     defect_slow=True,
 )
 def headers(bench):
-    run = bench.capsule("lm")
+    run = bench.finished("lm")
     command = ["prlimit", f"--as={6 << 30}", sys.executable, "-c", HEADERS, str(run), "500"]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | bench.environment(), timeout=100, cwd=bench.folder
@@ -204,7 +204,7 @@ def headers(bench):
     'patch("multihead.runs.checkpoint.FORMAT", 99)\npatch("multihead.runs.directory.FORMAT", 99)',
 )
 def newer(bench):
-    run, whole = bench.unfinished("lm"), bench.capsule("lm")
+    run, whole = bench.unfinished("lm"), bench.finished("lm")
     for file in (run / "checkpoints" / "step_5" / "manifest.json", whole / "model" / "model.json"):
         content = json.loads(file.read_text())
         file.write_text(json.dumps(content | {"format": 99}))
@@ -247,10 +247,10 @@ def damaged_copies(content: bytes):
     "status 3 and the file's name each time",
     'import json\npatch("multihead.runs.directory.read_json", lambda path, kind: json.loads(path.read_text()))',
 )
-def damaged_capsules(bench):
+def damaged_run_directories(bench):
     from multihead.runs.directory import load_vocab, starting_vocab
 
-    whole, run, count = bench.capsule("classification"), bench.unfinished("classification"), 0
+    whole, run, count = bench.finished("classification"), bench.unfinished("classification"), 0
     init = ("train", "task=classification", "debug=smoke", f"init_from={whole}", "trainer.max_steps=2")
     commands = {whole: [("evaluate", f"run={whole}"), init], run: [("train", f"resume={run}")]}
     for place, names in ((whole, ("model.json", "labels.json", "tokenizer.json", "model.safetensors")),
@@ -307,7 +307,7 @@ def bad_calibration(bench):
 def cut_checkpoint(bench):
     from multihead.runs.checkpoint import newest_valid
 
-    run = bench.capsule("lm")
+    run = bench.finished("lm")
     for file in sorted((run / "checkpoints" / "step_10").iterdir()):
         content = file.read_bytes()
         for size in (0, 1, len(content) // 2, len(content) - 1):
@@ -338,7 +338,7 @@ def cut_checkpoint(bench):
 def one_bit(bench):
     from multihead.runs.checkpoint import damage
 
-    folder, rng = bench.capsule("lm") / "checkpoints" / "step_10", random.Random(0)
+    folder, rng = bench.finished("lm") / "checkpoints" / "step_10", random.Random(0)
     files = [folder / "tensors.safetensors", folder / "state.json"]
     for _ in range(200):
         file = rng.choice(files)

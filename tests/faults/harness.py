@@ -209,7 +209,7 @@ def children(pid: int) -> list[int]:
 
 
 class Bench:
-    """A folder to work in, and commands with a cache of their own; the capsules that rows damage are trained once.
+    """A folder to work in, and commands with a cache of their own; the finished runs that rows damage are trained once.
 
     Args:
         folder: Empty, for one row.
@@ -294,10 +294,10 @@ class Bench:
             for name, value in before.items():
                 os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
-    def capsule(self, task: str = "lm", *words: str) -> Path:
+    def finished(self, task: str = "lm", *words: str) -> Path:
         """A copy of a finished tiny run."""
         key = "_".join(["".join(c if c.isalnum() else "-" for c in word) for word in (task, *words)])
-        kept = self.shared / "capsules" / key
+        kept = self.shared / "finished" / key
         if not kept.is_dir():
             beside = kept.with_name(f"{key}.{os.getpid()}.part")  # another worker may be at it
             shutil.rmtree(beside, ignore_errors=True)
@@ -314,7 +314,7 @@ class Bench:
 
     def unfinished(self, task: str = "lm", *words: str) -> Path:
         """A copy of a tiny run that was killed behind its checkpoint of step 5."""
-        run = self.capsule(task, *words)
+        run = self.finished(task, *words)
         shutil.rmtree(run / "model")
         shutil.rmtree(run / "checkpoints" / "step_10")
         (run / "result.json").unlink()

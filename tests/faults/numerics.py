@@ -301,7 +301,7 @@ def other_ranks(bench):
         "trainer.val_every_n_steps=20",
         "data.num_workers=0",
     )
-    alone = {step: float(loss) for step, loss in losses(bench.capsule("lm", *exact)).items()}
+    alone = {step: float(loss) for step, loss in losses(bench.finished("lm", *exact)).items()}
     for first, second in ((RANKS, ()), ((), RANKS)):
         run = bench.folder / f"run{len(first)}"
         words = ("task=lm", "debug=smoke", f"run_dir={run}", *exact)

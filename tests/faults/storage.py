@@ -38,7 +38,7 @@ def losses(run: Path) -> dict[int, str]:
 
 def whole(bench: Bench) -> Path:
     """The same run, never interrupted."""
-    return bench.capsule("lm", *WORDS[2:])
+    return bench.finished("lm", *WORDS[2:])
 
 
 def left(run: Path) -> list[str]:

@@ -9,17 +9,13 @@ from torch import nn
 
 from multihead.config.model import NORM_PLACEMENTS, NORMS, POSITIONS, ModelConfig
 from multihead.errors import ConfigError
+from multihead.model.positions import alibi_bias, alibi_slopes, rotary_angles, rotate, sinusoids
 from multihead.model.transformer import (
     Blocks,
     Dropout,
     FeedForward,
     MultiHeadAttention,
     Transformer,
-    alibi_bias,
-    alibi_slopes,
-    rotary_angles,
-    rotate,
-    sinusoids,
 )
 
 ATTENTIONS = ({}, {"num_kv_heads": 2}, {"num_kv_heads": 1, "qk_norm": True}, {"qk_norm": True})
@@ -323,6 +319,20 @@ def test_encoder_only_and_decoder_only_run():
     source, mask = ragged([4, 2], 4)
     assert tiny(target=None)(source, mask).shape == (2, 4, 16)
     assert tiny(source=None)(target=source).shape == (2, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("missing", "call"),
+    [
+        ("a source, a target or both", lambda both, encoder, decoder, ids: both()),
+        ("no encoder", lambda both, encoder, decoder, ids: decoder.encode(ids)),
+        ("no decoder", lambda both, encoder, decoder, ids: encoder.decode(ids)),
+        ("no decoder", lambda both, encoder, decoder, ids: encoder.new_cache()),
+    ],
+)
+def test_a_stack_that_is_missing_is_named(missing, call):
+    with pytest.raises(ValueError, match=missing):
+        call(tiny(), tiny(target=None), tiny(source=None), ragged([3], 3)[0])
 
 
 @pytest.mark.parametrize(("tie", "shared"), [("none", False), ("target_output", False), ("source_target", True)])

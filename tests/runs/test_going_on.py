@@ -146,6 +146,10 @@ def test_what_may_change():
     )
     assert changes(saved, wanted, ["model.d_model"])[0] == ["optim.name: adamw -> muon"]
     assert changes(saved, {**saved, "task": {"pooling": "max"}})[0] == ["task.pooling: missing -> max"]
+    model = saved["model"]
+    assert changes(saved, {**saved, "model": {**model, "embedding_norm": False}}) == ([], [])  # an option that is newer
+    refused, _ = changes(saved, {**saved, "model": {**model, "embedding_norm": True}})
+    assert refused == ["model.embedding_norm: False -> True"]
     assert same_run(saved, {**saved, "devices": "4", "run_dir": "x"})
     assert not same_run(saved, {**saved, "seed": 2})
 

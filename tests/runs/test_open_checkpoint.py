@@ -6,7 +6,9 @@ import logging
 import pytest
 import torch
 
+from multihead.config.changes import same_run
 from multihead.config.compose import compose, to_yaml
+from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError
 from multihead.runs.checkpoint import FolderCheckpointIO
 from multihead.runs.resume import KEYS, aim, finished_result, open_checkpoint, set_aside_result, start_again
@@ -73,6 +75,15 @@ def test_what_changed_is_refused_accepted_or_said(tmp_path, caplog):
     assert caplog.messages[-1] == "resume: changed: seed: 1 -> 2; optim.lr: 0.1 -> 0.2"
 
 
+def test_a_key_that_did_not_exist_when_the_run_began_may_have_its_default_only(tmp_path, caplog):
+    checkpoint(tmp_path, 5, record={"seed": 1})
+    with caplog.at_level(logging.INFO, logger="multihead"):
+        opened(tmp_path, {"seed": 1, "task.ter": False})
+    assert caplog.messages[-1] == "resume: changed: task.ter: missing -> False"
+    with pytest.raises(CheckpointError, match=r"may not change \(task.ter: missing -> True\)"):
+        opened(tmp_path, {"seed": 1, "task.ter": True})
+
+
 # ---- which run
 
 
@@ -84,6 +95,15 @@ def run_of(folder, *words):
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(compose([*WORDS, *words]).tree))
     return folder
+
+
+def test_a_run_that_began_before_a_key_existed_is_found(tmp_path):
+    run = run_of(tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text("".join(x for x in text.splitlines(True) if "qk_norm" not in x))
+    assert "qk_norm" in text
+    assert same_run(load_yaml(run / "config.yaml"), compose(WORDS).tree)
+    assert not same_run(load_yaml(run / "config.yaml"), compose([*WORDS, "model.qk_norm=true"]).tree)
 
 
 def test_the_newest_unfinished_run_of_the_configuration_is_found(tmp_path, monkeypatch):

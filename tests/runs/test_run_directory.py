@@ -1,4 +1,4 @@
-"""The capsule: what is in it, and that it moves, predicts, scores and is never overwritten."""
+"""The run directory: what is in it, and that it moves, predicts, scores and is never overwritten."""
 
 import io
 import json
@@ -33,7 +33,7 @@ LEARNT = [
 
 
 @pytest.fixture(scope="module")
-def capsule(runs, tmp_path_factory):
+def finished(runs, tmp_path_factory):
     """A finished run that was copied to another folder, and its result."""
     words = ["task=translation", *LEARNT, "tokenizer.vocab_size=400"]
     return runs.copy(tmp_path_factory.mktemp("runs") / "copied", *words), runs.result(*words)
@@ -47,8 +47,8 @@ def predict(monkeypatch, capsys, run, text, *words):
     return capsys.readouterr().out
 
 
-def test_what_is_in_it(capsule):
-    run, _ = capsule
+def test_what_is_in_it(finished):
+    run, _ = finished
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files >= {
         *("config.yaml", "overrides.yaml", "environment.json", "metrics.csv", "events.jsonl", "samples.jsonl"),
@@ -66,8 +66,8 @@ def test_what_is_in_it(capsule):
     assert {"split", "step", "index", "source", "reference", "output"} <= samples[0].keys()
 
 
-def test_result(capsule):
-    run, result = capsule
+def test_result(finished):
+    run, result = finished
     assert json.loads((run / "result.json").read_text()) | {"run_dir": result["run_dir"]} == result
     assert all(isinstance(value, int | float | str) for name, value in result.items() if name != "notes")
     assert all(isinstance(note, str) for note in result["notes"])
@@ -85,8 +85,8 @@ def test_result(capsule):
     assert {"git_commit"} <= set(result)
 
 
-def test_evaluate_gives_the_same_numbers_and_never_writes_over_the_result(capsule, capsys):
-    run, result = capsule
+def test_evaluate_gives_the_same_numbers_and_never_writes_over_the_result(finished, capsys):
+    run, result = finished
     before = (run / "result.json").read_bytes()
     assert main(["evaluate", f"run={run}"]) == 0
     again = json.loads((run / "evaluate_test.json").read_text())
@@ -99,8 +99,8 @@ def test_evaluate_gives_the_same_numbers_and_never_writes_over_the_result(capsul
     assert (run / "result.json").read_bytes() == before
 
 
-def test_evaluate_warns_of_rows_that_are_not_the_runs(capsule, tmp_path, caplog):
-    run = shutil.copytree(capsule[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+def test_evaluate_warns_of_rows_that_are_not_the_runs(finished, tmp_path, caplog):
+    run = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     known = json.loads((run / "environment.json").read_text())
     known["data"]["data_val"] = "0" * 64
     (run / "environment.json").write_text(json.dumps(known))
@@ -112,16 +112,16 @@ def test_evaluate_warns_of_rows_that_are_not_the_runs(capsule, tmp_path, caplog)
     assert what not in caplog.text
 
 
-def test_evaluate_on_a_file_of_ones_own(capsule, tmp_path, capsys):
-    run, _ = capsule
+def test_evaluate_on_a_file_of_ones_own(finished, tmp_path, capsys):
+    run, _ = finished
     (tmp_path / "mine.tsv").write_text("the dog sleeps\tder Hund schläft\nthe cat sleeps\tdie Katze schläft\n")
     assert main(["evaluate", f"run={run}", "data=files", f"data.test={tmp_path / 'mine.tsv'}"]) == 0
     (mine,) = [path for path in run.glob("evaluate_test_*.json") if "mine.tsv" in path.read_text()]
     assert json.loads(mine.read_text())["examples"] == 2
 
 
-def test_every_line_is_answered_in_order(capsule, monkeypatch, capsys):
-    run, _ = capsule
+def test_every_line_is_answered_in_order(finished, monkeypatch, capsys):
+    run, _ = finished
     lines = [
         b"Paul sees the dog.",
         b"",
@@ -143,8 +143,8 @@ def test_every_line_is_answered_in_order(capsule, monkeypatch, capsys):
     assert predict(monkeypatch, capsys, run, b"") == ""
 
 
-def test_json_lines_with_n_best(capsule, monkeypatch, capsys):
-    run, _ = capsule
+def test_json_lines_with_n_best(finished, monkeypatch, capsys):
+    run, _ = finished
     words = ["format=jsonl", "decoding.num_beams=4", "decoding.num_return_sequences=3"]
     answers = predict(monkeypatch, capsys, run, b"Paul sees the dog.\n\nThe cat sleeps.", *words).splitlines()
     first, empty, last = (json.loads(line) for line in answers)
@@ -155,8 +155,8 @@ def test_json_lines_with_n_best(capsule, monkeypatch, capsys):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_scores_are_those_of_the_search(capsule):
-    run, _ = capsule
+def test_scores_are_those_of_the_search(finished):
+    run, _ = finished
     loaded = multihead.load(run)
     sources = ["Paul sees the dog.", "The cat sleeps."]
     found = loaded.task.translate(
@@ -172,8 +172,8 @@ def test_scores_are_those_of_the_search(capsule):
     assert compared
 
 
-def test_explain_and_diff_answer(capsule, tmp_path, capsys):
-    run, _ = capsule
+def test_explain_and_diff_answer(finished, tmp_path, capsys):
+    run, _ = finished
     other = shutil.copytree(run, tmp_path / "other")
     (other / "config.yaml").write_text((run / "config.yaml").read_text().replace("d_ff: 64", "d_ff: 65"))
     assert main(["explain", f"run={run}", "key=model.d_ff"]) == 0
@@ -182,8 +182,8 @@ def test_explain_and_diff_answer(capsule, tmp_path, capsys):
     assert "model.d_ff" in capsys.readouterr().out
 
 
-def test_a_second_run_into_the_same_directory_is_refused(capsule):
-    run, _ = capsule
+def test_a_second_run_into_the_same_directory_is_refused(finished):
+    run, _ = finished
     before = sorted(path.stat().st_mtime_ns for path in run.rglob("*"))
     with pytest.raises(ConfigError, match=r"run_dir: .* exists already and is not empty") as caught:
         train(run)
@@ -191,7 +191,7 @@ def test_a_second_run_into_the_same_directory_is_refused(capsule):
     assert sorted(path.stat().st_mtime_ns for path in run.rglob("*")) == before
 
 
-def test_a_folder_that_is_no_capsule(tmp_path):
+def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(ConfigError, match="is not the directory of a run"):
         multihead.load(tmp_path)
     with pytest.raises(ConfigError, match="no such directory"):
@@ -203,8 +203,8 @@ def test_a_folder_that_is_no_capsule(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "tokenizer.json"])
-def test_a_damaged_model_is_refused(capsule, tmp_path, name):
-    run = shutil.copytree(capsule[0], tmp_path / "run")
+def test_a_damaged_model_is_refused(finished, tmp_path, name):
+    run = shutil.copytree(finished[0], tmp_path / "run")
     file = run / "model" / name
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as caught:
@@ -236,8 +236,8 @@ def test_a_decoder_alone_trains_and_translates(tmp_path):
     assert all(score < 0 for score in loaded.score(texts, texts))
 
 
-def test_batches_are_searched_side_by_side_to_the_same_outputs(capsule):
-    task = multihead.load(capsule[0], "data.eval_tokens=16", "decoding.num_beams=2").task
+def test_batches_are_searched_side_by_side_to_the_same_outputs(finished):
+    task = multihead.load(finished[0], "data.eval_tokens=16", "decoding.num_beams=2").task
     texts, threads, before = ["Paul sees the dog.", "The cat sleeps."] * 4, set(), torch.get_num_threads()
     task.model.transformer.encoder.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
     try:
@@ -269,8 +269,8 @@ def test_examples_learnt_by_heart_reach_the_floor_of_label_smoothing(tmp_path):
     assert Path(tmp_path / "run" / "evaluate_test.json").exists()
 
 
-def test_init_from_starts_from_the_weights_and_tokenizer_of_a_run(capsule, tmp_path):
-    first = capsule[0]
+def test_init_from_starts_from_the_weights_and_tokenizer_of_a_run(finished, tmp_path):
+    first = finished[0]
     still = ["optim.lr=1e-30", "optim.muon_lr=1e-30", "model.d_model=64"]
     train(tmp_path / "second", f"init_from={first}", "init_tokenizer=same", "seed=7", *still)
     before, after = weights(first), weights(tmp_path / "second")
@@ -280,9 +280,9 @@ def test_init_from_starts_from_the_weights_and_tokenizer_of_a_run(capsule, tmp_p
     assert not (tmp_path / "third").exists()
 
 
-def test_sampling_is_refused_where_outputs_are_searched_for(capsule):
+def test_sampling_is_refused_where_outputs_are_searched_for(finished):
     with pytest.raises(ConfigError, match=r"decoding\.do_sample: must be false for task=translation: only task=lm"):
-        multihead.load(capsule[0]).translate(["A dog."], do_sample=True)
+        multihead.load(finished[0]).translate(["A dog."], do_sample=True)
 
 
 def test_equal_weights_give_equal_bytes(tmp_path):

@@ -334,7 +334,7 @@ def run(tmp_path_factory):
         return folder / "run", multihead.train(words)
 
 
-def test_a_run_is_a_capsule_with_named_classes(run):
+def test_a_run_directory_has_named_classes(run):
     folder, result = run
     assert result["test/accuracy"] > 0.8 and result["test/f1/spam"] > 0.6
     assert json.loads((folder / "model" / "labels.json").read_text()) == ["ham", "spam"]
@@ -381,7 +381,7 @@ def test_predict_prints_label_and_probability_or_all_of_them(run, monkeypatch, c
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_capsule(run, monkeypatch, capsys):
+def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_run_directory(run, monkeypatch, capsys):
     folder, result = run
     file = folder / "model" / "calibration.json"
     plain = evaluate(str(folder))
@@ -396,7 +396,7 @@ def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_capsule(ru
         assert chosen["threshold_label"] == "spam" and chosen["threshold_criterion"] == "cost:0.001"
         confusion = json.loads(next(folder.glob("confusion_evaluate_val_*.json")).read_text())
         assert confusion["classes"] == ["ham", "spam"]
-        later = evaluate(str(folder))  # without a word: what stays in the capsule
+        later = evaluate(str(folder))  # without a word: what stays in the run directory
         assert later["threshold"] == chosen["threshold"] == json.loads(file.read_text())["thresholds"]["spam"]["value"]
         assert later["calibrated"] is True
         (line,) = predicted(monkeypatch, capsys, folder, b"lunch word1\n")

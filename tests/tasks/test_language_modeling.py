@@ -231,7 +231,7 @@ def test_a_validation_in_a_run_of_averaged_weights_is_all_of_them(tmp_path):
         assert result[name] == pytest.approx(again[name], rel=1e-5)
 
 
-def test_a_run_of_each_objective_predicts_from_its_capsule(tmp_path):
+def test_a_run_of_each_objective_predicts_from_its_directory(tmp_path):
     words = ["task=lm", "debug=smoke", "model.max_len=64"]
     result = multihead.train([*words, f"run_dir={tmp_path / 'a'}", "task.stride=32", "task.random_windows=5"])
     assert {"test/loss", "test/perplexity", "test/bits_per_byte", "test/loss_random_windows"} <= set(result)

@@ -1,4 +1,4 @@
-"""One body with many heads: shares of the steps, one task as the case n = 1, capsules, ranks."""
+"""One body with many heads: shares of the steps, one task as the case n = 1, run directories, ranks."""
 
 import json
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead.comparing.systems import read_json
 from multihead.config.keys import flatten
 from multihead.config.words import path_of, take
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
+from multihead.runs.files import read_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,7 +93,7 @@ def _so_far(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     if path.suffix != ".yaml":
-        return read_json(path)
+        return read_json(path, dict)
     content = load_yaml(path)
     if not isinstance(content, dict):
         raise CheckpointError(str(path), "must be a mapping of keys to values")

@@ -48,7 +48,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         words: Overrides as on the command line.
     """
     from multihead.metrics.calibration import Request
-    from multihead.runs.directory import capsule_dir, write_result
+    from multihead.runs.directory import run_directory, write_result
     from multihead.runs.progress import plain_table
     from multihead.runs.run import load_calibration, load_weights, say_without_effect
     from multihead.tasks import build_task
@@ -56,7 +56,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     from multihead.training.precision import cautions, settle
     from multihead.training.suspicions import notes_on
 
-    path = capsule_dir(run)
+    path = run_directory(run)
     request, overrides = Request.take(words)
     composition = compose_from_run(load_yaml(path / "config.yaml"), overrides, run=run)
     for line in [*settle(composition), *cautions(composition.config)]:
@@ -134,7 +134,7 @@ def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
 
 def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Sequence[str]) -> None:
     """A warning if a split is not the one that the run had, though nobody asked for other data."""
-    from multihead.runs.directory import read_json
+    from multihead.runs.files import read_json
 
     name, file = f"data_{split}", path / "environment.json"
     asked = any(word.startswith("data") and not word.startswith("data.split=") for word in words)

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from multihead.config.keys import flatten
+from multihead.config.keys import flatten, leaf_keys
+from multihead.config.task import TASKS
 
 OF_THE_COMMAND = ("run_dir", "resume", "resume_force", "plan", "logger", "log_model", "plugin", "config_dir",
                   "trainer.profile_steps")  # fmt: skip
@@ -35,7 +36,8 @@ MUST_STAY = ("optim.name", "optim.freeze")
 def same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether two configurations describe the same run, wherever it is computed."""
     kept = decided(saved, wanted)
-    return not [name for name, _, _ in _differences(saved, wanted) if name not in (*OF_THE_MACHINE, *kept)]
+    may = (*OF_THE_MACHINE, *kept)
+    return all(name in may or _is_new(name, before, after) for name, before, after in _differences(saved, wanted))
 
 
 def decided(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,8 +66,16 @@ def changes(
     refused, taken = [], []
     for name, before, after in _differences(saved, wanted):
         may = any(fnmatch.fnmatchcase(name, pattern) for pattern in MAY_CHANGE) and name not in MUST_STAY
-        (taken if may or name in force else refused).append(f"{name}: {_short(before)} -> {_short(after)}")
+        may = may or name in force or _is_new(name, before, after)
+        (taken if may else refused).append(f"{name}: {_short(before)} -> {_short(after)}")
     return refused, taken
+
+
+def _is_new(name: str, before: Any, after: Any) -> bool:
+    """Whether a run lacks the key because it began before the key existed, and the key has its default now."""
+    if before is not None:
+        return False
+    return any(name in keys and keys[name].default == after for keys in (leaf_keys([task]) for task in TASKS.values()))
 
 
 def _short(value: Any) -> str:
@@ -77,5 +87,9 @@ def _short(value: Any) -> str:
 
 def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     before, after = flatten(dict(saved)), flatten(dict(wanted))
+    task = [TASKS[name] for name in [after.get("task.name")] if name in TASKS]
+    for name, key in leaf_keys(task).items():  # a checkpoint that is older than an option was written with its default
+        if name.startswith(("model.", "task.")) and name in after:
+            before.setdefault(name, key.default)
     names = [name for name in dict.fromkeys([*before, *after]) if name not in OF_THE_COMMAND]
     return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

@@ -9,7 +9,9 @@ from multihead.config.check import require, require_choice
 POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "none")
 NORMS = ("layer_norm", "rms_norm")
 NORM_PLACEMENTS = ("pre", "post")
-ACTIVATIONS = ("relu", "gelu", "swiglu")
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu2", "swiglu", "geglu", "geglu_tanh")
+GATED = ("swiglu", "geglu", "geglu_tanh")
+ATTENTION_BIASES = ("auto", "none", "qkv", "all")
 TIES = ("none", "source_target", "target_output", "all")
 INITS = ("xavier", "depth_scaled")
 
@@ -39,13 +41,37 @@ class ModelConfig:
     ff_dropout: float = 0.0
     """On the inner activations of the feed-forward."""
     activation: str = "relu"
-    """relu (the paper), gelu, or swiglu (arXiv:2002.05202), whose gate adds a third matrix of d_ff."""
+    """relu (the paper), gelu, gelu_tanh (its approximation, arXiv:1606.08415), silu, relu2 (arXiv:2109.08668); or
+    swiglu, geglu, geglu_tanh (arXiv:2002.05202), whose gate adds a third matrix of d_ff."""
     norm: str = "layer_norm"
     """layer_norm, or rms_norm (arXiv:1910.07467)."""
+    norm_eps: float = 0.0
+    """What the norms add to a variance; 0 means 1e-5 for layer_norm and 1e-6 for rms_norm."""
     norm_placement: str = "pre"
     """pre (norm before each sub-layer and a final norm) or post (the paper: norm after each residual sum)."""
     position: str = "sinusoidal"
     """sinusoidal (the paper), learned, rotary (arXiv:2104.09864), alibi (arXiv:2108.12409) or none."""
+    position_offset: int = 0
+    """Rows of the table of learned positions that stand before the first position's (RoBERTa, BART and OPT have 2)."""
+    rope_theta: float = 10000.0
+    """Base of the wavelengths of rotary positions; larger ones suit longer texts (arXiv:2309.16039)."""
+    rotary_share: float = 1.0
+    """Share of the dimensions of a head that rotary positions turn (GPT-NeoX, arXiv:2204.06745, turns a quarter)."""
+    embedding_width: int = 0
+    """Width of the embeddings, which a linear map widens to d_model (ALBERT, arXiv:1909.11942); 0 means d_model."""
+    embedding_scale: bool = True
+    """Whether embeddings are multiplied by the square root of their width (section 3.4 of the paper)."""
+    embedding_norm: bool = False
+    """Whether a norm stands behind the sum of the embeddings (BERT, arXiv:1810.04805)."""
+    segment_types: int = 0
+    """Embeddings that tell the first text from the second of a pair (BERT, arXiv:1810.04805, section 3.2); 0 is none.
+    """
+    share_layers: bool = False
+    """Whether all layers of a stack are one and the same (ALBERT, arXiv:1909.11942)."""
+    parallel: bool = False
+    """Whether attention and feed-forward read the same residual stream side by side (arXiv:2204.02311, section 2)."""
+    head_size: int = 0
+    """Dimensions of an attention head; 0 means d_model / num_heads."""
     ngram_buckets: int = 0
     """Rows of a table of hashed n-grams, whose embeddings are added to those of the tokens (arXiv:1607.01759); 0 is
     none."""
@@ -55,6 +81,12 @@ class ModelConfig:
     """RMS-normalise queries and keys of each head (arXiv:2010.04245)."""
     bias: bool = True
     """Biases in linear layers and in LayerNorm."""
+    attention_bias: str = "auto"
+    """Biases in attention: auto (as model.bias), none, qkv (Qwen2: of queries, keys and values alone) or all."""
+    output_transform: bool = False
+    """Whether a head over the vocabulary begins with a dense layer, activation and norm (BERT's, for masked tokens)."""
+    output_bias: bool = False
+    """Whether a head over the vocabulary has a bias."""
     tie_embeddings: str = "all"
     """Which of source embedding, target embedding and output layer share weights (arXiv:1608.05859):
     none, source_target, target_output or all. source_target and all need a joint vocabulary."""
@@ -68,7 +100,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("d_model", "num_heads", "d_ff", "max_len"):
             require(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        for name in ("num_kv_heads", "num_encoder_layers", "num_decoder_layers"):
+        for name in (
+            *("num_kv_heads", "num_encoder_layers", "num_decoder_layers"),
+            *("position_offset", "embedding_width", "segment_types", "head_size"),
+        ):
             require(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
         for name in ("dropout", "attention_dropout", "ff_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", "in [0, 1)", getattr(self, name))
@@ -83,10 +118,18 @@ class ModelConfig:
         require_choice("model.norm", self.norm, NORMS)
         require_choice("model.norm_placement", self.norm_placement, NORM_PLACEMENTS)
         require_choice("model.position", self.position, POSITIONS)
+        require_choice("model.attention_bias", self.attention_bias, ATTENTION_BIASES)
+        require(0 <= self.norm_eps < 1, "model.norm_eps", "in [0, 1)", self.norm_eps)
+        require(1 < self.rope_theta < float("inf"), "model.rope_theta", "above 1 and finite", self.rope_theta)
+        require(0 < self.rotary_share <= 1, "model.rotary_share", "in (0, 1]", self.rotary_share)
         require_choice("model.tie_embeddings", self.tie_embeddings, TIES)
         require_choice("model.init", self.init, INITS)
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Refuses values that do not go together."""
         require(
-            self.d_model % self.num_heads == 0,
+            self.head_size > 0 or self.d_model % self.num_heads == 0,
             "model.num_heads",
             f"a divisor of model.d_model={self.d_model}",
             self.num_heads,
@@ -98,22 +141,44 @@ class ModelConfig:
             self.num_kv_heads,
         )
         require(
-            self.position != "rotary" or self.head_dim % 2 == 0,
+            self.position != "rotary" or self.rotary_dim % 2 == 0,
             "model.position",
-            f"other than rotary where head_dim = d_model / num_heads = {self.head_dim} is odd",
+            f"other than rotary where head_dim = d_model / num_heads = {self.rotary_dim} is odd",
             self.position,
         )
         require(
-            self.position != "sinusoidal" or self.d_model % 2 == 0,
+            not (self.parallel and self.norm_placement == "post"),
+            "model.parallel",
+            "false where model.norm_placement=post",
+            self.parallel,
+        )
+        require(
+            not (self.ngram_buckets and self.embedding_width),
+            "model.ngram_buckets",
+            "0 where model.embedding_width is given",
+            self.ngram_buckets,
+        )
+        require(
+            self.position != "sinusoidal" or self.width_of_embeddings % 2 == 0,
             "model.d_model",
             "even where model.position=sinusoidal",
-            self.d_model,
+            self.width_of_embeddings,
         )
 
     @property
     def head_dim(self) -> int:
         """Dimensions of one head."""
-        return self.d_model // self.num_heads
+        return self.head_size or self.d_model // self.num_heads
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of one head that rotary positions turn."""
+        return int(self.head_dim * self.rotary_share)
+
+    @property
+    def width_of_embeddings(self) -> int:
+        """Width of the embeddings before they are widened to d_model."""
+        return self.embedding_width or self.d_model
 
     @property
     def kv_heads(self) -> int:

@@ -157,13 +157,16 @@ class _Source:
     ):
         self.config, self.may_be_empty = config, may_be_empty
         self.reader = readers.get(config.name)
+        self._given: dict[str, Mapping[str, list[str]] | None] = {}
         self.columns = {role: _column(config, role) for role in roles}
         self.notes: list[str] = []
         self.skipped: dict[str, tuple[int, int]] = {}
 
     def has(self, split: str) -> bool:
         """Whether the split has rows of its own; the others are held out of train."""
-        if self.reader is not None or self.config.format == "grammar" or split == "train":
+        if self.reader is not None:
+            return self._of_plugin(split, list(dict.fromkeys(self.columns.values()))) is not None
+        if self.config.format == "grammar" or split == "train":
             return True
         return getattr(self.config, split) is not None
 
@@ -183,10 +186,18 @@ class _Source:
             raise DataError(rows.files[next(iter(rows.files))], "no usable row", "see data.format and data.columns")
         return rows
 
+    def _of_plugin(self, split: str, names: list[str]) -> Mapping[str, list[str]] | None:
+        """The columns of a split that a plugin's corpus returns; it is asked once."""
+        if self.reader is not None and split not in self._given:
+            self._given[split] = self.reader(self.config, split, names)
+        return self._given.get(split)
+
     def _table(self, split: str, names: list[str]) -> Table:
         config = self.config
         if self.reader is not None:
-            columns = self.reader(config, split, names)
+            columns = self._of_plugin(split, names)
+            if columns is None:
+                raise ConfigError(f"data={config.name}", f"the plugin's corpus has no {split} split")
         elif config.format == "grammar":
             from multihead.data import grammar
 
@@ -290,7 +301,9 @@ def hold_out(
         raise DataError(rows.origin(0), what, f"data.splits.{next(iter(sizes))}=0.1")
     split_of_group = np.zeros(len(roots), dtype=np.int64)
     for number, split in enumerate(sizes, start=1):
-        for place, quota in enumerate(_quotas(wanted[split], class_sizes, [counts[left].sum() for left in orders])):
+        for place, quota in enumerate(
+            _quotas(wanted[split], class_sizes, [int(counts[left].sum()) for left in orders])
+        ):
             taken, orders[place] = _take(orders[place], counts, quota)
             split_of_group[taken] = number
         if not (split_of_group == number).any():
@@ -312,13 +325,15 @@ def _quotas(wanted: int, class_sizes: np.ndarray, left: Sequence[int]) -> list[i
 
 def _take(order: np.ndarray, counts: np.ndarray, most: int) -> tuple[list[int], np.ndarray]:
     """The first groups of an order that fit into ``most`` rows, and the order of those left."""
-    taken, passed_over, position = [], [], 0
+    taken: list[int] = []
+    passed_over: list[int] = []
+    position = 0
     while most and position < len(order):
-        group = order[position]
+        group = int(order[position])
         position += 1
         if counts[group] <= most:
             taken.append(group)
-            most -= counts[group]
+            most -= int(counts[group])
         else:
             passed_over.append(group)
     return taken, np.concatenate([passed_over, order[position:]]).astype(np.int64)

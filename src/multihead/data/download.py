@@ -1,4 +1,4 @@
-"""Fetching one file by its address: checked by its sha256, and put in place whole or not at all."""
+"""Downloads one file, checks its sha256, and puts it in place whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CHUNK_BYTES = 1 << 20
 
 
 def download(url: str, path: Path, sha256: str, *, key: str) -> None:
-    """Writes what ``url`` gives to ``path``.
+    """Downloads the content of ``url`` to ``path``.
 
     Args:
         url: An http, https or file address.
-        path: Where the file goes; its folder is made.
-        sha256: The checksum that the content must have.
-        key: The configuration key of the checksum, for messages.
+        path: Place of the file. Its folder is created.
+        sha256: Checksum that the content must have.
+        key: Configuration key of the checksum, which messages name.
 
     Raises:
-        ConfigError: There is no checksum, or the address is of another kind.
-        DataError: The address does not answer, or with other content.
+        ConfigError: No checksum is given, or the address is of another kind.
+        DataError: The address does not answer, or its content has another checksum.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
         raise ConfigError("data.url", f"must be an http, https or file address, got {url!r}")

@@ -1,6 +1,6 @@
-"""Rows as integers: one flat array per role, kept on disk and memory-mapped, gathered into batches without a loop.
+"""Rows as integers: one flat array for each role, memory-mapped from disk. Batches are gathered without a loop.
 
-Shapes: B examples of a batch, W the batch's width.
+Shapes: B examples of a batch, W width of the batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from multihead.errors import CheckpointError, ConfigError, DataError
 
 TEXTS_AT_ONCE = 20_000
 SUM = ".sha256"
-"""Of the file beside a tokenizer of the cache."""
+"""Ending of the checksum file beside each tokenizer in the cache."""
 Note = Callable[[str], None]
 
 
@@ -34,7 +34,7 @@ class Encoded:
         flat: Role to the ids of all rows in one array.
         starts: Role to the place in ``flat`` where each row begins.
         lengths: Role to the number of ids of each row.
-        rows: The row of the split that each example is; all rows in order where None.
+        rows: Row of the split for each example. None stands for all rows in order.
     """
 
     def __init__(
@@ -47,41 +47,41 @@ class Encoded:
         self._flat, self._starts, self._lengths = dict(flat), dict(starts), dict(lengths)
         count = len(next(iter(self._lengths.values())))
         self.rows = np.arange(count) if rows is None else rows
-        """Row of the split that each example is."""
+        """Row of the split for each example."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles there are."""
+        """The roles that were encoded."""
         return tuple(self._flat)
 
     def ids(self, role: str, index: int) -> np.ndarray:
-        """Ids of one example."""
+        """Returns the ids of one example."""
         start = self._starts[role][index]
         return self._flat[role][start : start + self._lengths[role][index]]
 
     def lengths(self, role: str) -> np.ndarray:
-        """Number of ids of every example, int64 [N]."""
+        """Returns the number of ids of every example, int64 [N]."""
         return self._lengths[role]
 
     def share_of(self, role: str, token: int) -> float:
-        """Share of the ids of all rows of a role that are ``token``."""
+        """Returns the share of ``token`` among the ids of all rows of a role."""
         return float(np.mean(self._flat[role] == token)) if len(self._flat[role]) else 0.0
 
     def select(self, indices: np.ndarray) -> Encoded:
-        """The examples of these indices, in their order; the ids are not copied."""
+        """Returns the examples with these indices, in their order. The ids are not copied."""
         starts = {role: start[indices] for role, start in self._starts.items()}
         lengths = {role: length[indices] for role, length in self._lengths.items()}
         return Encoded(self._flat, starts, lengths, self.rows[indices])
 
     def index(self, indices: np.ndarray) -> np.ndarray:
-        """Row of the split that each of these examples is."""
+        """Returns the row of the split for each of these examples."""
         return self.rows[indices]
 
     def with_role(self, role: str, ids: Sequence[Sequence[int]]) -> Encoded:
-        """The same examples with one more role; ``ids`` are of every row of the split, before any was dropped."""
+        """Returns the same examples with one more role. ``ids`` holds every row of the split, dropped ones included."""
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         flat = np.fromiter((i for row in ids for i in row), dtype=np.int32, count=int(lengths.sum()))
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
@@ -93,7 +93,7 @@ class Encoded:
         )
 
     def cut(self, limits: Mapping[str, int]) -> Encoded:
-        """The same examples with at most so many ids per role; the ids are not copied."""
+        """Returns the same examples, cut to at most so many ids for each role. The ids are not copied."""
         lengths = {
             role: np.minimum(length, limits.get(role, length.max(initial=0))) for role, length in self._lengths.items()
         }
@@ -108,26 +108,27 @@ class Encoded:
         append: Sequence[int] = (),
         pad_id: int = 0,
     ) -> Tensor:
-        """Ids of one role as a batch, padded at the right: LongTensor [B, W]."""
+        """Returns the ids of one role as a batch, padded at the right: LongTensor [B, W]."""
         return self.joined([*prepend, role, *append], indices, pad_id=pad_id)
 
     def joined(
         self, parts: Sequence[str | int], indices: np.ndarray, *, pad_id: int = 0, pad_left: bool = False
     ) -> Tensor:
-        """Roles and single ids in a row, padded: LongTensor [B, W].
+        """Returns a padded batch in which roles and single ids follow each other: LongTensor [B, W].
 
-        ``joined([bos, "source", sep, "target", eos], indices)`` is a batch for a decoder alone. No indices give an
-        empty batch.
+        ``joined([bos, "source", sep, "target", eos], indices)`` is a batch for a decoder-only model. Without indices
+        the batch is empty.
 
         Args:
-            parts: Roles and ids in the order in which they stand.
+            parts: Roles and ids, in their order.
             indices: Examples of the batch, int [B].
-            pad_id: What fills the rows up.
-            pad_left: Whether rows are filled up at the left instead of at the right.
+            pad_id: Id of the padding.
+            pad_left: Whether the padding stands at the left instead of at the right.
         """
         indices = np.asarray(indices, dtype=np.int64)
-        lengths = [self._lengths[part][indices] if isinstance(part, str) else 1 for part in parts]
-        total = np.zeros(len(indices), dtype=np.int64) + sum(lengths)
+        one = np.ones(len(indices), dtype=np.int64)
+        lengths = [self._lengths[part][indices] if isinstance(part, str) else one for part in parts]
+        total = np.sum([np.zeros_like(one), *lengths], axis=0)
         width = int(total.max(initial=max(1, sum(isinstance(part, int) for part in parts))))
         batch = np.full((len(indices), width), pad_id, dtype=np.int64)
         cursor = width - total if pad_left else np.zeros_like(total)  # [B]
@@ -150,22 +151,22 @@ def apply_overlong(
     origin: Callable[[int], str] = str,
     split: str = "train",
 ) -> tuple[Encoded, str]:
-    """Drops, cuts or refuses examples with more ids in a role than its limit.
+    """Drops, cuts or refuses examples that have more ids in a role than its limit.
 
-    Only training examples are dropped or refused: of other splits the ids are cut, so that every row is scored.
+    Only training examples are dropped or refused. Examples of other splits are cut, so that every row is scored.
 
     Args:
         encoded: Encoded rows.
-        limits: Role to the most ids.
+        limits: Role to the largest number of ids.
         overlong: drop, cut or error (``data.overlong``).
-        origin: Row to ``file:line``, for messages.
-        split: train, or one that is scored.
+        origin: Function from a row to ``file:line``, for messages.
+        split: train, or the name of a split that is scored.
 
     Returns:
-        The examples left (``.rows`` are the rows kept) and a note, empty where nothing was too long.
+        The remaining examples (``.rows`` holds the rows kept), and a note, which is empty if nothing was too long.
 
     Raises:
-        DataError: An example is too long and ``overlong`` is error, or none is left.
+        DataError: An example is too long and ``overlong`` is error, or no example is left.
     """
     over = {role: encoded.lengths(role) > limit for role, limit in limits.items()}
     long = np.any(list(over.values()), axis=0) if over else np.zeros(len(encoded), dtype=bool)
@@ -195,7 +196,7 @@ def apply_overlong(
 
 
 def cache_root() -> Path:
-    """Folder of trained tokenizers and encoded rows: the environment's MULTIHEAD_CACHE, else ~/.cache/multihead."""
+    """Returns the folder of trained tokenizers and encoded rows: MULTIHEAD_CACHE, or ~/.cache/multihead."""
     folder = os.environ.get("MULTIHEAD_CACHE")
     return Path(folder) if folder else Path.home() / ".cache" / "multihead"
 
@@ -213,15 +214,15 @@ def cached_tokenizer(
     cache: Path | None,
     note: Note = lambda text: None,
 ) -> Tokenizer:
-    """A trained tokenizer, from the cache where the same was trained before.
+    """Returns a trained tokenizer. It comes from the cache if the same one was trained before.
 
     Args:
         config: Kind and size.
-        texts: Of the train split.
+        texts: Texts of the train split.
         normalize: Unicode normalisation.
-        fingerprint: Of the texts: the data's, and which roles of it.
-        cache: `cache_root()`, or None to train anew and keep nothing.
-        note: Told of a damaged file.
+        fingerprint: Fingerprint of the texts: of the data and of the roles.
+        cache: `cache_root()`. None trains anew and keeps nothing.
+        note: Called with a sentence if a file is damaged.
     """
     if cache is None:
         return train_tokenizer(config, texts, normalize)
@@ -233,7 +234,7 @@ def cached_tokenizer(
                 return Tokenizer.load(path)
         except CheckpointError:
             pass
-        note(f"{path}: damaged, trained again")
+        note(f"{path} is damaged; the tokenizer is trained again")
     tokenizer = train_tokenizer(config, texts, normalize)
     if _writable(path.parent, note):
         tokenizer.save(path)
@@ -242,7 +243,7 @@ def cached_tokenizer(
 
 
 def _intact(path: Path) -> bool:
-    """Whether a tokenizer of the cache is as it was written: two entries may have changed places."""
+    """Returns whether a cached tokenizer has the checksum that was written beside it."""
     beside = path.with_suffix(SUM)
     return beside.is_file() and beside.read_text() == sha256(path)
 
@@ -255,14 +256,14 @@ def encode_corpus(
     cache: Path | None = None,
     note: Note = lambda text: None,
 ) -> Encoded:
-    """Encodes the columns of a split, from the cache where the same were encoded before.
+    """Encodes the columns of a split. The ids come from the cache if the same columns were encoded before.
 
     Args:
         columns: Role to texts (`Rows.columns`).
-        tokenizers: Role to what encodes it; roles without one are left out.
-        fingerprint: Of the content of ``columns``.
-        cache: `cache_root()`, or None to keep the arrays in memory only.
-        note: Told of a damaged cache.
+        tokenizers: Role to its tokenizer. Roles without a tokenizer are left out.
+        fingerprint: Fingerprint of the content of ``columns``.
+        cache: `cache_root()`. None keeps the arrays in memory only.
+        note: Called with a sentence if the cache is damaged.
     """
     roles = [role for role in columns if role in tokenizers]
     if not roles:
@@ -274,7 +275,7 @@ def encode_corpus(
         try:
             return _read(folder, roles)
         except (OSError, ValueError, KeyError, TypeError):
-            note(f"{folder}: damaged, encoded again")
+            note(f"{folder} is damaged; the rows are encoded again")
             shutil.rmtree(folder, ignore_errors=True)
     arrays = {role: _encode(columns[role], tokenizers[role]) for role in roles}
     if not _writable(folder.parent, note):
@@ -287,16 +288,16 @@ def _writable(folder: Path, note: Note) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        note(f"{folder}: cannot be written ({error.strerror}), nothing is cached")
+        note(f"{folder} cannot be written ({error.strerror}); nothing is cached")
         return False
     if not os.access(folder, os.W_OK):
-        note(f"{folder}: not writable, nothing is cached")
+        note(f"{folder} is not writable; nothing is cached")
         return False
     return True
 
 
 def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Flat ids and int64 offsets (one more than texts)."""
+    """Returns the flat ids, and int64 offsets, of which there is one more than texts."""
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     flat, lengths = [], []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
@@ -316,7 +317,7 @@ def _joined_arrays(arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Encod
 
 
 def _write(folder: Path, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Puts the arrays in place as a whole: written beside, then renamed."""
+    """Writes the arrays into a folder beside the final one and then renames it."""
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.part"))
     try:
         for role, (flat, offsets) in arrays.items():
@@ -327,14 +328,14 @@ def _write(folder: Path, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) ->
         try:
             os.rename(part, folder)
         except OSError:
-            if not folder.is_dir():  # else another process was first, with the same content
+            if not folder.is_dir():  # if it is a folder, another process wrote the same content first
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _read(folder: Path, roles: Sequence[str]) -> Encoded:
-    """Maps the arrays of a folder, every byte checked.
+    """Maps the arrays of a folder into memory after checking every byte.
 
     Raises:
         ValueError: A checksum differs.
@@ -352,6 +353,6 @@ def _read(folder: Path, roles: Sequence[str]) -> Encoded:
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file's content."""
+    """Returns the checksum of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""Batches for Lightning: encoded splits, a task's pure ``lengths`` and ``collate``, and the batch plan.
+"""Batches for Lightning from encoded splits, the pure ``lengths`` and ``collate`` of a task, and the batch plan.
 
-Nothing here draws from the global random state, and the position in the data is (epoch, step): skipping to it costs
+Nothing here draws from the global random state. The position in the data is (epoch, step). Moving to a position costs
 nothing and does not depend on the number of workers or ranks.
 """
 
@@ -24,23 +24,23 @@ from multihead.data.stream import BlockPlan, Stream
 from multihead.errors import ConfigError
 
 Collate = Callable[..., dict[str, Any]]
-"""A task's batch: (encoded, indices, epoch=0); no indices must give an empty, well-formed batch."""
+"""The function of a task that builds a batch from (encoded, indices, epoch=0). Without indices the batch is empty."""
 
 
 @dataclass
 class TaskData:
-    """The data of one task, and the task's pure functions that turn it into batches."""
+    """The data of one task, and the pure functions of the task that turn them into batches."""
 
     splits: Mapping[str, Encoded | Stream]
-    """Split to encoded rows, or to running text in blocks."""
+    """Split to its encoded rows, or to its running text in blocks."""
     lengths: Callable[[Encoded], tuple[np.ndarray, np.ndarray]]
-    """Real target tokens [N] and padded widths [N, C] of every example; of blocks it is not asked."""
+    """Returns the real target tokens [N] and the padded widths [N, C] of every example. Blocks do not need it."""
     targets: Callable[[Any], Any]
-    """Terms of the loss of each example [N]; of running text, of blocks by their tokens."""
+    """Returns the terms of the loss of each example [N]; for running text, of blocks with so many tokens."""
     collate: Collate
 
     def plan(self, config: DataConfig, seed: int) -> Plan:
-        """The plan of training."""
+        """Returns the batch plan of training."""
         train = self.splits["train"]
         sizes = {"batch_tokens": config.batch_tokens, "part_tokens": config.part_tokens, "seed": seed}
         if isinstance(train, Stream):
@@ -48,7 +48,7 @@ class TaskData:
         return BatchPlan(*self.lengths(train), **sizes, targets=self.targets(train))
 
     def evaluation(self, split: str, max_tokens: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
-        """Batches that hold every example once, and what each has beside them."""
+        """Returns batches that hold every example once, each with the entries that it has beside the task's own."""
         encoded = self.splits[split]
         if not isinstance(encoded, Stream):
             return [(indices, {}) for indices in eval_batches(self.lengths(encoded)[1], max_tokens)]
@@ -60,21 +60,21 @@ class TaskData:
 
 
 class DataModule(lightning.LightningDataModule):
-    """Loaders of the splits there are.
+    """The loaders of all splits.
 
-    A training batch is one part of a step of one task: what ``collate`` gives, ``task`` (its name),
-    ``tokens_of_step`` and ``targets_of_step`` (real target tokens, and terms of the loss, of the whole step, int),
-    ``parts`` (ranks x accumulation, int), ``epoch`` and ``step_in_epoch`` (where it belongs, int) and ``index`` (rows
-    of the split, LongTensor [B]). One of evaluation has ``task`` and ``index`` alone beside the task's own; under
-    several ranks it may be empty.
+    A training batch is one micro-batch of a step of one task. It holds what ``collate`` returns, and beside it:
+    ``task`` (the name of the task), ``tokens_of_step`` and ``targets_of_step`` (real target tokens and terms of the
+    loss of the whole step, int), ``parts`` (ranks x accumulation, int), ``epoch`` and ``step_in_epoch`` (int) and
+    ``index`` (rows of the split, LongTensor [B]). A batch of evaluation has only ``task`` and ``index`` beside what
+    ``collate`` returns. It may be empty if there are several ranks.
 
     Args:
-        sources: Task to its data; one, or several that are mixed.
-        config: Sizes of steps and parts, number of workers.
-        seed: Of the batch plan.
-        accumulate: Micro-batches per rank and step; 0 takes the least that ``part_tokens`` allows.
-        temperature: Of the mixture of several tasks.
-        skipped: Split to the rows that were left out of its file, and all rows of that file.
+        sources: Name of each task to its data. Several tasks are mixed.
+        config: Sizes of steps and micro-batches, number of workers.
+        seed: Seed of the batch plan.
+        accumulate: Micro-batches per rank and step. 0 takes the least number that ``part_tokens`` allows.
+        temperature: Temperature of the mixture of several tasks.
+        skipped: Split to the number of rows that were left out of its file, and of all rows of that file.
     """
 
     def __init__(
@@ -91,35 +91,48 @@ class DataModule(lightning.LightningDataModule):
         self.skipped = dict(skipped or {})
         self.sources, self.config = dict(sources), config
         self.seed, self.accumulate = seed, accumulate
-        self.plan: Mixture | None = None
-        """The plan of training; None without a train split."""
+        self._plan: Mixture | None = None
         if all("train" in source.splits for source in self.sources.values()):
             plans = {name: source.plan(config, seed) for name, source in self.sources.items()}
-            self.plan = Mixture(plans, temperature=temperature, seed=seed)
-        self.position = (0, 0)
-        """Epoch and step in it where training starts."""
-        self._sampler: PartSampler | None = None
+            self._plan = Mixture(plans, temperature=temperature, seed=seed)
+        self.position: tuple[int, int] = (0, 0)
+        """Training starts at this epoch and this step of it."""
+        self._sampler: MicroBatchSampler | None = None
+
+    @property
+    def plan(self) -> Mixture:
+        """The batch plan of training.
+
+        Raises:
+            ValueError: There is no train split.
+        """
+        if self._plan is None:
+            raise ValueError("there is no train split to plan")
+        return self._plan
 
     def accumulation(self, world_size: int) -> int:
-        """Micro-batches per rank and step, constant over the run: Lightning's ``accumulate_grad_batches``.
+        """Returns the micro-batches per rank and step. Lightning calls this ``accumulate_grad_batches``.
+
+        The number is the same in every step of the run.
 
         Raises:
             ConfigError: ``trainer.accumulate_grad_batches`` is too small for ``data.part_tokens``.
         """
-        least = -(-self.plan.num_parts() // world_size)
+        least = -(-self.plan.num_micro_batches() // world_size)
         if self.accumulate and self.accumulate < least:
             raise ConfigError(
                 "trainer.accumulate_grad_batches",
-                f"must be at least {least} where data.batch_tokens={self.config.batch_tokens} is cut into parts of "
-                f"data.part_tokens={self.config.part_tokens}, got {self.accumulate}",
+                f"must be at least {least} if data.batch_tokens={self.config.batch_tokens} is cut into micro-batches "
+                f"of data.part_tokens={self.config.part_tokens}, got {self.accumulate}",
                 "a larger data.part_tokens, or trainer.accumulate_grad_batches=0",
             )
         return self.accumulate or least
 
     def set_position(self, epoch: int, step: int) -> None:
-        """Sets where training goes on: the next iteration over the train loader yields the rest of that epoch.
+        """Sets the position from which training continues.
 
-        All steps of an epoch done is the start of the next one. To be called before the loader's workers start.
+        The next iteration over the train loader yields the rest of that epoch. If all its steps are done, the position
+        is the start of the next epoch. Call this before the workers of the loader start.
         """
         steps = self.plan.num_steps(epoch)
         if not 0 <= step <= steps:
@@ -129,33 +142,33 @@ class DataModule(lightning.LightningDataModule):
             self._sampler.position = self.position
 
     def batches_of(self, position: tuple[int, int]) -> Iterator[dict[str, Any]]:
-        """This rank's parts of one step of training, (epoch, step in it), made again."""
+        """Builds the micro-batches of this rank for the step at ``position`` (epoch, step) once more."""
         rank, world_size = self._rank()
-        sampler = PartSampler(self.plan, rank, world_size, self.accumulation(world_size))
+        sampler = MicroBatchSampler(self.plan, rank, world_size, self.accumulation(world_size))
         sampler.position = position
-        dataset = PartDataset(self.sources, "train")
+        dataset = MicroBatchDataset(self.sources, "train")
         return (dataset[part] for part in itertools.islice(sampler, sampler.accumulation))
 
     def train_dataloader(self) -> DataLoader:
-        """This rank's parts; its length is that of a whole epoch, in micro-batches, wherever it starts."""
+        """Returns the loader of this rank's micro-batches. Its length is that of a whole epoch, wherever it starts."""
         rank, world_size = self._rank()
-        self._sampler = PartSampler(self.plan, rank, world_size, self.accumulation(world_size))
+        self._sampler = MicroBatchSampler(self.plan, rank, world_size, self.accumulation(world_size))
         self._sampler.position = self.position
         return self._loader("train", self._sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Every example of val once, over all ranks."""
+        """Returns a loader that yields every example of val once, over all ranks."""
         return self._eval_loader("val")
 
     def test_dataloader(self) -> DataLoader:
-        """Every example of test once, over all ranks."""
+        """Returns a loader that yields every example of test once, over all ranks."""
         return self._eval_loader("test")
 
     def example(self, split: str) -> dict[str, Any] | None:
-        """A batch from the middle of a split, where texts are neither short nor long; None where there is none."""
+        """Returns a batch from the middle of a split, where texts are neither short nor long; None if it is empty."""
         for name, source in self.sources.items():
             if split in source.splits and (batches := source.evaluation(split, self.config.eval_tokens)):
-                return PartDataset(self.sources, split)[(name, *batches[len(batches) // 2])]
+                return MicroBatchDataset(self.sources, split)[(name, *batches[len(batches) // 2])]
         return None
 
     def _eval_loader(self, split: str) -> DataLoader:
@@ -169,22 +182,23 @@ class DataModule(lightning.LightningDataModule):
 
     def _loader(self, split: str, sampler: Sampler) -> DataLoader:
         return DataLoader(
-            PartDataset(self.sources, split),
+            MicroBatchDataset(self.sources, split),
             sampler=sampler,
             batch_size=None,
             num_workers=self.config.num_workers,
             persistent_workers=self.config.num_workers > 0 and split == "train",
             collate_fn=_as_it_is,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",  # read by the GPU
-            generator=torch.Generator().manual_seed(self.seed),  # else iter() draws from the global state
+            pin_memory=self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda",  # the GPU reads pinned memory
+            generator=torch.Generator().manual_seed(self.seed),  # otherwise iter() would draw from the global state
         )
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
 
-class PartDataset(Dataset):
-    """Parts to batches: collates in the worker, where there are some."""
+class MicroBatchDataset(Dataset):
+    """Turns micro-batches of indices into batches. The collation happens in a worker process if there are any."""
 
     def __init__(self, sources: Mapping[str, TaskData], split: str):
         self.sources, self.split = sources, split
@@ -197,39 +211,40 @@ class PartDataset(Dataset):
         return {**batch, "index": torch.from_numpy(encoded.index(indices)), "task": name, **extra}
 
 
-class PartSampler(Sampler):
-    """One rank's parts of the steps from ``position`` to the end of that epoch.
+class MicroBatchSampler(Sampler):
+    """The micro-batches of one rank, from ``position`` to the end of that epoch.
 
-    In accumulated micro-batch a rank r takes part ``a * world_size + r``. Handing out an epoch's last part moves the
-    position to the next epoch; an iteration that is given up leaves it where it was.
+    In accumulation a, rank r takes micro-batch ``a * world_size + r`` of the step. After the last micro-batch of an
+    epoch, the position is the start of the next epoch. An iteration that is abandoned does not move it.
     """
 
     def __init__(self, plan: Mixture, rank: int, world_size: int, accumulation: int):
         self.plan, self.rank, self.world_size, self.accumulation = plan, rank, world_size, accumulation
-        self.position = (0, 0)
+        self.position: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return self.plan.num_steps(self.position[0]) * self.accumulation
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray, dict[str, int]]]:
-        epoch, first = self.position  # read at the first part: a loader with workers makes two iterators
+        epoch, first = self.position  # read at the first micro-batch, since a loader with workers creates two iterators
         count = self.world_size * self.accumulation
         steps = self.plan.steps(epoch)
         for number in range(first, len(steps)):
             step = steps[number]
-            parts = self.plan.parts(step, count)[self.rank :: self.world_size]
+            parts = self.plan.micro_batches(step, count)[self.rank :: self.world_size]
             extra = {"tokens_of_step": step.tokens, "targets_of_step": step.targets, "parts": count, "epoch": epoch}
             extra["step_in_epoch"] = number
             for place, indices in enumerate(parts):
                 if number == len(steps) - 1 and place == len(parts) - 1:
                     self.position = (epoch + 1, 0)
-                yield step.part, indices, extra
+                yield step.task, indices, extra
 
 
 class EvalSampler(Sampler):
-    """One rank's batches of evaluation: of each task as many on each rank, filled up with empty ones.
+    """The evaluation batches of one rank.
 
-    A metric that one rank never met could not be put together from all ranks.
+    Each rank gets the same number of batches of each task. Empty batches fill the gaps, since a metric that one rank
+    never updates could not be combined over all ranks.
     """
 
     def __init__(self, batches: list[tuple[str, np.ndarray, dict[str, Any]]], rank: int, world_size: int):
@@ -248,5 +263,5 @@ class EvalSampler(Sampler):
         return iter(self.batches)
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -1,10 +1,12 @@
-"""Which examples make a step: a pure function of (seed, epoch, lengths), the same for any number of ranks.
+"""The batch plan: which examples belong to each optimizer step.
 
-A step holds at most ``batch_tokens`` real target tokens. It consists of buckets, each of examples of nearly equal
-widths and at most ``part_tokens`` target tokens, drawn at random from all buckets of the epoch: so a step mixes short
-and long sentences while each micro-batch is padded little. Buckets are the leaves of a k-d tree over the widths (source
-and target length), whose cuts vary from epoch to epoch. A rank or an accumulated micro-batch is a part of a step: whole
-buckets, or pieces of them.
+It is a pure function of (seed, epoch, lengths) and does not depend on the number of ranks. A step holds at most
+``batch_tokens`` real target tokens. It consists of buckets, which are drawn at random from all buckets of the epoch.
+The examples of a bucket have nearly equal widths and at most ``part_tokens`` target tokens. So a step mixes short and
+long sentences, and each micro-batch is padded little.
+
+Buckets are the leaves of a k-d tree over the widths (source and target length). Its cuts vary from epoch to epoch. A
+step is cut into micro-batches, one for each rank and accumulation; they are whole buckets or pieces of buckets.
 
 Shapes: N examples, C padded columns (for translation source and target).
 """
@@ -19,9 +21,9 @@ import numpy as np
 from multihead.errors import ConfigError
 
 CUT_TOLERANCE = 0.1
-"""A cut may save this share less padding than the best one; what makes epochs differ."""
+"""A cut may save this share less padding than the best cut. This is why epochs differ."""
 TRIES = 3
-"""Random divisions tried before the examples are cut in order of their length."""
+"""Number of random divisions that are tried before the examples are cut in the order of their lengths."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,13 @@ class Step:
     """The examples of one optimizer step."""
 
     buckets: tuple[np.ndarray, ...]
-    """Example indices; within a bucket the widths are nearly equal."""
+    """Indices of the examples of each bucket. The widths in a bucket are nearly equal."""
     tokens: int
-    """Real target tokens."""
+    """Number of real target tokens."""
     targets: int
-    """Terms of the loss: the target tokens, or what of them is predicted."""
-    part: str = ""
-    """The task that the step belongs to."""
+    """Number of terms of the loss: the target tokens, or those of them that are predicted."""
+    task: str = ""
+    """Name of the task that the step belongs to."""
 
     @property
     def indices(self) -> np.ndarray:
@@ -44,15 +46,15 @@ class Step:
 
 
 class BatchPlan:
-    """The steps of every epoch. Their number is the same in each.
+    """The steps of every epoch. Every epoch has the same number of steps.
 
     Args:
         target_lengths: Real target tokens of each example, int [N].
-        widths: Lengths that are padded to the widest example of a part, int [N, C].
+        widths: Lengths that are padded to the widest example of a micro-batch, int [N, C].
         batch_tokens: Most real target tokens of a step.
-        part_tokens: Most real target tokens of a bucket, and so of a part.
-        seed: Of the epochs' order.
-        targets: Terms of the loss of each example, int [N]; the target tokens where None.
+        part_tokens: Most real target tokens of a bucket, and so of a micro-batch.
+        seed: Seed of the order of every epoch.
+        targets: Terms of the loss of each example, int [N]; None takes the target tokens.
 
     Raises:
         ConfigError: One example alone is above a limit.
@@ -82,8 +84,8 @@ class BatchPlan:
         self.bucket_tokens = max(longest, batch_tokens // self.buckets_per_step)
         if self.bucket_tokens * self.buckets_per_step > batch_tokens:  # one long example: fewer, larger buckets
             self.buckets_per_step = batch_tokens // self.bucket_tokens
-        # Boxes of equal weight are to stay below bucket_tokens although they are cut at whole examples, so an example
-        # weighs more than its tokens: as if its box had to keep room for one more like it.
+        # Boxes of equal weight must stay below bucket_tokens although they are cut at whole examples. So an example
+        # weighs more than its tokens, as if its box had to keep room for one more example of the same length.
         self._weights = self.lengths * (1 + self.lengths / self.bucket_tokens)
         count = self._least_buckets()
         self._num_steps = -(-count // self.buckets_per_step)
@@ -94,7 +96,7 @@ class BatchPlan:
         return self._num_steps
 
     def steps(self, epoch: int) -> list[Step]:
-        """The steps of an epoch; every example stands in exactly one."""
+        """Returns the steps of an epoch. Every example belongs to exactly one step."""
         if self._last[0] != epoch:
             rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             buckets = self._buckets(rng)
@@ -108,19 +110,19 @@ class BatchPlan:
         return Step(tuple(buckets), tokens, targets)
 
     def tokens(self, epoch: int) -> np.ndarray:
-        """Real target tokens of each step of an epoch, int64."""
+        """Returns the real target tokens of each step of an epoch, int64."""
         return np.array([step.tokens for step in self.steps(epoch)], dtype=np.int64)
 
-    def num_parts(self) -> int:
-        """Least number of parts into which every step can be cut so that none is above ``part_tokens``."""
+    def num_micro_batches(self) -> int:
+        """Returns the least number of micro-batches per step so that none exceeds ``part_tokens``."""
         return self.buckets_per_step
 
-    def parts(self, step: Step, count: int) -> list[np.ndarray]:
-        """Cuts a step into ``count`` parts of similar cost, the costliest first; the last may be empty.
+    def micro_batches(self, step: Step, count: int) -> list[np.ndarray]:
+        """Cuts a step into ``count`` micro-batches of similar cost, the costliest first. The last ones may be empty.
 
         Args:
             step: One of `steps`.
-            count: Ranks times accumulated micro-batches. Below `num_parts` buckets are put together.
+            count: Number of ranks times accumulation. If it is below `num_micro_batches`, buckets are joined.
         """
         parts = self._packed(step.buckets, count) if count < len(step.buckets) else self._pieces(step.buckets, count)
         if count % len(step.buckets):  # whole buckets do not share out evenly
@@ -132,16 +134,16 @@ class BatchPlan:
         return parts + [np.zeros(0, dtype=np.int64)] * (count - len(parts))
 
     def cost(self, indices: np.ndarray) -> int:
-        """Positions of a part, padding included, over all columns."""
+        """Returns the positions of a micro-batch, padding included, over all columns."""
         return len(indices) * int(self.widths[indices].max(axis=0).sum()) if len(indices) else 0
 
     def padding(self, count: int) -> float:
-        """Share of the positions of the first epoch's parts, ``count`` a step, that hold no token."""
-        cut = [part for step in self.steps(0) for part in self.parts(step, count)]
+        """Returns the share of positions without a token in the first epoch, with ``count`` micro-batches per step."""
+        cut = [part for step in self.steps(0) for part in self.micro_batches(step, count)]
         return 1 - sum(int(self.widths[part].sum()) for part in cut) / sum(self.cost(part) for part in cut)
 
     def _least_buckets(self) -> int:
-        """Buckets of an epoch: so many that a cut at whole examples never needs more."""
+        """Returns the number of buckets of an epoch. A cut at whole examples never needs more."""
         count = len(self.lengths)
         if count == 0:
             raise ConfigError("data.train", "must have at least one example")
@@ -151,7 +153,7 @@ class BatchPlan:
         return min(count, max(roomy, len(self._in_order(np.argsort(self.lengths, kind="stable")))))
 
     def _buckets(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """The buckets of one epoch: at least one per step, at most `buckets_per_step` per step."""
+        """Returns the buckets of one epoch: at least one and at most `buckets_per_step` for each step."""
         most = self._num_steps * self.buckets_per_step
         for _ in range(TRIES):
             shuffled = rng.permutation(len(self.lengths))
@@ -166,7 +168,7 @@ class BatchPlan:
         return buckets
 
     def _in_order(self, order: np.ndarray) -> list[np.ndarray]:
-        """Buckets filled one after the other: never too full, never more than planned for, but padded more."""
+        """Fills one bucket after the other. They are never too full and never too many, but they are padded more."""
         ends = np.cumsum(self.lengths[order])
         buckets, start, done = [], 0, 0
         while start < len(order):
@@ -176,7 +178,7 @@ class BatchPlan:
         return buckets
 
     def _even_out(self, buckets: list[np.ndarray]) -> bool:
-        """Moves examples from buckets that are too full to where they add least padding; False if none has room."""
+        """Moves examples out of full buckets to where they add least padding. Returns False if no bucket has room."""
         tokens = np.array([self.lengths[bucket].sum() for bucket in buckets])
         if not (tokens > self.bucket_tokens).any():
             return True
@@ -203,7 +205,7 @@ class BatchPlan:
         return True
 
     def _pieces(self, buckets: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
-        """Cuts buckets into ``count`` pieces in all, the costliest buckets into most."""
+        """Cuts buckets into ``count`` pieces altogether. The costliest buckets get the most pieces."""
         pieces = np.ones(len(buckets), dtype=np.int64)
         costs = np.array([self.cost(bucket) for bucket in buckets], dtype=np.float64)
         for _ in range(count - len(buckets)):
@@ -215,7 +217,7 @@ class BatchPlan:
         ]
 
     def _packed(self, buckets: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
-        """Puts whole buckets together into ``count`` parts, the costliest bucket first into the lightest part."""
+        """Joins whole buckets into ``count`` micro-batches: the costliest bucket first, into the lightest one."""
         parts: list[list[np.ndarray]] = [[] for _ in range(count)]
         loads = np.zeros(count)
         for bucket in sorted(buckets, key=self.cost, reverse=True):
@@ -232,14 +234,16 @@ def divide(
     widths: np.ndarray,
     rng: np.random.Generator | None = None,
 ) -> list[np.ndarray]:
-    """Divides examples into ``count`` boxes of equal weight and little padding: a k-d tree, cut where it saves most.
+    """Divides examples into ``count`` boxes of equal weight and little padding by a k-d tree.
+
+    Each cut is made where it saves most padding.
 
     Args:
-        indices: The examples; their order decides between equal widths.
-        count: Number of boxes; fewer come back only where there are fewer examples.
-        weights: What is shared out equally [N].
+        indices: The examples. Their order decides if widths are equal.
+        count: Number of boxes. Fewer are returned only if there are fewer examples.
+        weights: Weights that each box gets an equal share of [N].
         widths: Padded lengths, int [N, C].
-        rng: Chooses among nearly equal cuts; without one the best is taken.
+        rng: Chooses among nearly equal cuts. If it is None, the best cut is taken.
     """
     boxes, waiting = [], [(indices, count)]
     while waiting:
@@ -262,14 +266,14 @@ def divide(
 
 
 def _cuts(order: np.ndarray, many: int, weights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Padded positions after each of the ``many - 1`` cuts of examples in ``order``, and the cuts' places."""
+    """Returns the padded positions after each of the ``many - 1`` cuts of ``order``, and the places of the cuts."""
     ends = np.cumsum(weights[order])
     goals = np.arange(1, many) * (ends[-1] / many)
     after = np.clip(np.searchsorted(ends, goals), 1, len(order) - 1)
     before_is_nearer = goals - ends[after - 1] <= ends[after] - goals
     places = np.where(before_is_nearer, after, np.minimum(after + 1, len(order) - 1))
     starts = np.concatenate([[0], places])
-    # reduceat gives the element itself for an empty segment, which stands in a neighbouring segment anyway
+    # For an empty segment reduceat returns the element itself, which belongs to a neighbouring segment anyway.
     tops = np.maximum.reduceat(widths[order], starts, axis=0).astype(np.int64)  # [many, C]
     left = np.maximum.accumulate(tops, axis=0)[:-1].sum(axis=1)
     right = np.maximum.accumulate(tops[::-1], axis=0)[::-1][1:].sum(axis=1)
@@ -277,11 +281,11 @@ def _cuts(order: np.ndarray, many: int, weights: np.ndarray, widths: np.ndarray)
 
 
 def eval_batches(widths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """All examples once, sorted by the first column and then by the others, longest first.
+    """Returns batches that hold all examples once, sorted by the first column and then by the others, longest first.
 
     Args:
         widths: Lengths, int [N] or [N, C].
-        max_tokens: Most positions of a batch in its widest column, padding included; one example may be above.
+        max_tokens: Most positions of a batch in its widest column, padding included. A single example may have more.
     """
     widths = _columns(widths)
     order = np.lexsort(widths.T[::-1])[::-1]

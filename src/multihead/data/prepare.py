@@ -1,4 +1,4 @@
-"""From the configuration to ids: reads the splits of every task of a run, trains or takes tokenizers, encodes."""
+"""From the configuration to ids: reads the splits of every task of a run, gets the tokenizers, encodes the text."""
 
 from __future__ import annotations
 
@@ -31,36 +31,42 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("multihead")
 
-SPLIT_SEED = 0  # of held-out shares and subsets: the run's own seed does not change what is trained and tested on
+SPLIT_SEED = 0
+"""Seed of held-out rows and of subsets. It belongs to the data, so that runs with other seeds use the same rows."""
 
 
 @dataclass
 class TaskText:
-    """The text of one task: rows with roles, or running text that is read a line at a time."""
+    """The text of one task: rows with roles, or running text that is read line by line."""
 
     settings: TaskConfig
     data: DataConfig
-    corpus: Corpus | None = None
-    """Rows by split; None for running text from files."""
+    corpus: Corpus = field(default_factory=lambda: Corpus({}, {}))
+    """Rows by split. Running text from files has no rows."""
     lines: dict[str, Callable[[], Iterable[str]]] = field(default_factory=dict)
-    """Of a language model: split to what gives its lines."""
+    """For a language model: split to a function that returns its lines."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """Split to the sha256 of its content."""
     labels: dict[str, list[list[str]]] = field(default_factory=dict)
-    """Of a classification: split to the classes of each row."""
+    """For a classification: split to the classes of each row."""
     skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows of that file."""
 
     def texts(self, role: str) -> Iterable[str]:
-        """The training texts of a role."""
+        """Returns the training texts of a role."""
         return self.lines["train"]() if self.lines else self.corpus.splits["train"].columns[role]
 
     def rename(self, split: str, name: str) -> None:
-        """Calls a split by another name, as evaluation calls the one it reads ``test``."""
-        of_corpus = self.corpus.splits if self.corpus else {}
-        for by_split in (self.lines, self.fingerprints, self.labels, self.skipped, of_corpus):
+        """Gives a split another name. Evaluation calls the split that it reads ``test``."""
+        by_split: dict[str, Any]
+        for by_split in (self.lines, self.fingerprints, self.labels, self.skipped, self.corpus.splits):
             if split in by_split:
                 by_split[name] = by_split.pop(split)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several classes."""
+        return isinstance(self.settings, ClassificationConfig) and self.settings.multi_label
 
     @property
     def text_roles(self) -> list[str]:
@@ -73,20 +79,20 @@ class TaskText:
 
 @dataclass
 class Prepared:
-    """Everything the data path gives, by task: text, tokenizers, ids."""
+    """What the data room prepares for a run: text, tokenizers and ids of every task."""
 
     texts: dict[str, TaskText]
     vocab: Vocabulary
     encoded: dict[str, dict[str, Encoded | Stream]]
-    """Task to split to ids."""
+    """Name of each task to split to ids."""
     notes: list[str]
-    """What the user should hear: lines skipped, splits held out, caches made anew."""
+    """Sentences for the user about skipped lines, held-out splits and damaged caches."""
     unknown: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
-    """Task to split to role to the share of its tokens that are unknown."""
+    """Name of each task to split to role to the share of its tokens that are unknown."""
 
     @property
     def skipped(self) -> dict[str, tuple[int, int]]:
-        """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows; the most of any task."""
+        """Split to the rows that ``data.on_bad_line=skip`` left out and all rows: the largest counts of any task."""
         found: dict[str, tuple[int, int]] = {}
         for text in self.texts.values():
             for split, counts in text.skipped.items():
@@ -95,7 +101,7 @@ class Prepared:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What may not change between a checkpoint and its resume."""
+        """Checksums that a resumed run must find unchanged."""
         marks = {f"tokenizer_{role}": tokenizer.fingerprint for role, tokenizer in self.vocab.tokenizers.items()}
         splits = next(iter(self.texts.values())).fingerprints
         found = {split: [text.fingerprints[split] for text in self.texts.values()] for split in splits}
@@ -103,12 +109,12 @@ class Prepared:
 
 
 def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary | None = None) -> Prepared:
-    """Reads, tokenizes and encodes the splits for every task of the run; a second time from the cache.
+    """Reads, tokenizes and encodes the splits for every task of the run. A second time the ids come from the cache.
 
     Args:
         composition: The configuration and the user's plugin.
-        splits: Which splits to prepare.
-        vocab: Tokenizers and classes of a capsule; None trains tokenizers on the train split and finds its classes.
+        splits: Names of the splits to prepare.
+        vocab: Tokenizers and classes of a run. None trains tokenizers on the train split and finds its classes.
     """
     from multihead.text.vocabulary import Vocabulary
 
@@ -121,16 +127,18 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
         if text.labels:
             if not labels and "train" not in text.labels:
                 raise CheckpointError("labels.json", "names no class", "copy the run again")
-            rows, multi = text.corpus.splits.get("train"), text.settings.multi_label
-            labels = labels or class_names(text.labels["train"], rows, text.data.labels.values(), multi)
+            if not labels:
+                rows = text.corpus.splits["train"]
+                labels = class_names(text.labels["train"], rows, text.data.labels.values(), text.multi_label)
     targets = dict(vocab.targets) if vocab else {}
     vocab = Vocabulary(tokenizers, labels, targets)
     encoded = {name: _encode(config, text, vocab, notes) for name, text in texts.items()}
     for name, text in texts.items():
         if not isinstance(text.settings, TranslationConfig):
             continue
-        if name not in targets and "train" in encoded[name]:
-            ids, columns = encoded[name]["train"], text.corpus.splits["train"].columns
+        ids = encoded[name].get("train")
+        if name not in targets and isinstance(ids, Encoded):
+            columns = text.corpus.splits["train"].columns
             targets[name] = TargetText.measured(ids.lengths("source"), ids.lengths("target"), columns["target"])
         require_tokenizer(text.settings.bleu_tokenize)
         _, note = usable_tokenizer(text.settings.bleu_tokenize, targets.get(name, TargetText()))
@@ -141,7 +149,7 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
 
 
 def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str], notes: list[str]) -> TaskText:
-    """The text of one task, of the rows that are wanted."""
+    """Reads the text of one task."""
     config = composition.config
     few = config.trainer.overfit_examples
     text = TaskText(settings, data_of(config.data, settings))
@@ -159,7 +167,7 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
         return text
     readers = composition.plugin.corpora if composition.plugin else {}
     roles = list(text.data.roles) or list(settings.roles)
-    optional = ("label",) if getattr(settings, "multi_label", False) else ()
+    optional = ("label",) if text.multi_label else ()
     text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, readers=readers, may_be_empty=optional)
     notes += [note for note in text.corpus.notes if note not in notes]
     text.skipped = text.corpus.skipped
@@ -182,10 +190,10 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
 
 
 def _first_rows(text: TaskText, rows: Rows, count: int) -> np.ndarray:
-    """The first rows; of a classification some of each class, since files are often sorted by it."""
+    """Returns the first rows. A classification takes some of each class, since files are often sorted by class."""
     if not isinstance(text.settings, ClassificationConfig):
         return np.arange(count)
-    return subset(rows, count, read_labels(text.data, rows, text.settings.multi_label), SPLIT_SEED)
+    return subset(rows, count, read_labels(text.data, rows, text.multi_label), SPLIT_SEED)
 
 
 def _first_lines(lines: Callable[[], Iterable[str]], count: int) -> Iterable[str]:
@@ -197,7 +205,7 @@ def _column(rows: Rows) -> list[str]:
 
 
 def warn_of_skipped(skipped: Mapping[str, tuple[int, int]], splits: Sequence[str] = SPLITS) -> None:
-    """A warning for each of these splits whose file lost rows to ``data.on_bad_line=skip``."""
+    """Warns of each of these splits whose file lost rows to ``data.on_bad_line=skip``."""
     for split, (count, total) in skipped.items():
         if split in splits:
             scored = f"; every score on {split} is of the other {total - count:,}" if split != "train" else ""
@@ -206,13 +214,13 @@ def warn_of_skipped(skipped: Mapping[str, tuple[int, int]], splits: Sequence[str
 
 
 def roles_of(data: DataConfig, settings: TaskConfig) -> list[str]:
-    """The roles of a task that the data have: all it needs, and what of the others there is."""
+    """Returns the task's required roles, and the optional ones that this data set provides."""
     have = [role for role in settings.optional_roles if column_of(data.roles, settings.name, role) is not None]
     return [*settings.roles, *have]
 
 
 def data_of(data: DataConfig, settings: TaskConfig) -> DataConfig:
-    """The data as one task sees it: its own roles alone."""
+    """Returns the data configuration with the roles of one task only."""
     roles = {
         role: column
         for role in roles_of(data, settings)
@@ -222,13 +230,13 @@ def data_of(data: DataConfig, settings: TaskConfig) -> DataConfig:
 
 
 def _read_labels(text: TaskText, splits: Iterable[str]) -> None:
-    """The classes of the rows of these splits."""
+    """Reads the classes of the rows of these splits."""
     for split in splits:
-        text.labels[split] = read_labels(text.data, text.corpus.splits[split], text.settings.multi_label)
+        text.labels[split] = read_labels(text.data, text.corpus.splits[split], text.multi_label)
 
 
 def train_tokenizers(config: Config, texts: dict[str, TaskText], notes: list[str]) -> dict[str, Tokenizer]:
-    """One tokenizer for all roles and tasks, or one for each role; trained on train, or taken from the cache."""
+    """Returns the tokenizer of each role, trained on the train split: one for all, or one for each role and task."""
     uses = [(text, role) for text in texts.values() for role in text.text_roles]
     groups = [uses] if config.tokenizer.joint else [[use] for use in uses]
     trained: dict[str, Tokenizer] = {}
@@ -247,22 +255,25 @@ def train_tokenizers(config: Config, texts: dict[str, TaskText], notes: list[str
 
 
 def _encode(config: Config, text: TaskText, vocab: Vocabulary, notes: list[str]) -> dict[str, Encoded | Stream]:
-    """The ids of every split of one task."""
+    """Returns the ids of every split of one task."""
     cache = cache_root() if config.data.cache else None
-    if text.lines:
-        return {split: _stream(config, text, split, vocab, cache) for split in text.lines}
-    encoded: dict[str, Any] = {}
+    if isinstance(text.settings, LanguageModelingConfig):
+        return {split: _stream(config, text.settings, text, split, vocab, cache) for split in text.lines}
+    encoded: dict[str, Encoded | Stream] = {}
     for split, rows in text.corpus.splits.items():
         columns = {role: column for role, column in rows.columns.items() if role != "label"}
         mark = text.fingerprints[split]
-        encoded[split] = encode_corpus(columns, vocab.tokenizers, fingerprint=mark, cache=cache, note=notes.append)
+        ids = encode_corpus(columns, vocab.tokenizers, fingerprint=mark, cache=cache, note=notes.append)
         if text.labels:
-            ids = encode_labels(text.labels[split], vocab.labels, rows, split, text.settings.multi_label)
-            encoded[split] = encoded[split].with_role("label", ids)
+            numbers = encode_labels(text.labels[split], vocab.labels, rows, split, text.multi_label)
+            ids = ids.with_role("label", numbers)
+        encoded[split] = ids
     return encoded
 
 
-def _stream(config: Config, text: TaskText, split: str, vocab: Vocabulary, cache: Path | None) -> Stream:
+def _stream(
+    config: Config, settings: LanguageModelingConfig, text: TaskText, split: str, vocab: Vocabulary, cache: Path | None
+) -> Stream:
     stream = encode_stream(
         text.lines[split],
         vocab.tokenizers["text"],
@@ -271,14 +282,14 @@ def _stream(config: Config, text: TaskText, split: str, vocab: Vocabulary, cache
         cache=cache,
         count_documents=split != "train",
     )
-    block_size = text.settings.block_size or config.model.max_len
-    return stream.blocked(block_size, min(text.settings.stride, block_size))
+    block_size = settings.block_size or config.model.max_len
+    return stream.blocked(block_size, min(settings.stride, block_size))
 
 
 def unknown_shares(
     encoded: Mapping[str, Encoded | Stream], tokenizers: Mapping[str, Tokenizer]
 ) -> dict[str, dict[str, float]]:
-    """Split to role to the share of its tokens that are unknown, of roles whose tokenizer has unknown tokens."""
+    """Returns the share of unknown tokens by split and role, for tokenizers that have an unknown token."""
     with_unknown = {role: each.unk_id for role, each in tokenizers.items() if each.kind in ("word", "char")}
     shares: dict[str, dict[str, float]] = {}
     for split, ids in encoded.items():
@@ -290,7 +301,7 @@ def unknown_shares(
 
 
 def unknown_notes(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """A line for each role in which some split has unknown tokens."""
+    """Returns a sentence for each role in which some split has unknown tokens."""
     roles = list(dict.fromkeys(role for found in shares.values() for role in found))
     notes = []
     for role in roles:
@@ -302,5 +313,5 @@ def unknown_notes(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def _joint(marks: Sequence[str]) -> str:
-    """One fingerprint of several; of one, itself."""
+    """Returns one fingerprint for several. A single one stays as it is."""
     return marks[0] if len(marks) == 1 else hashlib.sha256(" ".join(marks).encode()).hexdigest()

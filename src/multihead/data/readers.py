@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import io
 import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -35,11 +35,11 @@ Row = list[str] | None
 class Table:
     """Columns of text of one split and where each row came from."""
 
-    columns: dict[str, list[str]]
+    columns: Mapping[str, list[str]]
     """Column name to its text, one entry per row."""
     files: dict[str, str]
     """Column name to the file it was read from, as the configuration names it."""
-    lines: Sequence[int]
+    lines: np.ndarray
     """Line number (from 1) of each row, the same in every file."""
     notes: list[str] = field(default_factory=list)
     """What was skipped or changed in reading, each with its count."""
@@ -152,7 +152,7 @@ class Lines:
     def _at(self, number: int) -> str:
         return f"{self.name}:{number}"
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> io.BufferedIOBase:
         try:
             return gzip.open(self.path, "rb") if self.path.suffix == ".gz" else open(self.path, "rb")
         except PermissionError as error:
@@ -245,7 +245,7 @@ def read_parallel(config: DataConfig, files: Sequence[str], columns: Sequence[st
             raise _different_lengths(names[first], texts[first], names[other], texts[other])
     kept = [i for i, row in enumerate(zip(*texts.values(), strict=True)) if None not in row]
     return Table(
-        {column: [text[i] for i in kept] for column, text in texts.items()},
+        {column: [text[i] or "" for i in kept] for column, text in texts.items()},
         names,
         np.array(kept, dtype=np.int64) + 1,
         [note for side in sides.values() for note in side.said()],
@@ -253,7 +253,9 @@ def read_parallel(config: DataConfig, files: Sequence[str], columns: Sequence[st
     )
 
 
-def _different_lengths(name: str, lines: list[Row], other_name: str, others: list[Row]) -> DataError:
+def _different_lengths(
+    name: str, lines: Sequence[str | None], other_name: str, others: Sequence[str | None]
+) -> DataError:
     """Names both counts, and the place where lines missing on one side fit the length ratios best."""
     if len(lines) > len(others):
         name, lines, other_name, others = other_name, others, name, lines
@@ -343,7 +345,9 @@ def _quoted_rows(lines: Lines, separator: str) -> Iterator[tuple[int, Row]]:
                 continue
             if not opened:
                 opened, inside, size, position = number, [], 0, position + 1
-            text, quote = QUOTED.match(line, position).groups()
+            match = QUOTED.match(line, position)
+            assert match is not None  # the pattern matches the empty text too
+            text, quote = match.groups()
             inside.append(text)
             if not quote:
                 break
@@ -392,8 +396,8 @@ def _collect(
             column.append(row[index])
         numbers.append(number)
     table = dict(zip(columns, values, strict=True))
-    numbers = np.array(numbers, dtype=np.int64)
-    return Table(table, dict.fromkeys(columns, file), numbers, lines.said(), len(lines.skipped))
+    places = np.array(numbers, dtype=np.int64)
+    return Table(table, dict.fromkeys(columns, file), places, lines.said(), len(lines.skipped))
 
 
 def _is_empty(number: int, row: Row, lines: Lines) -> bool:
@@ -460,10 +464,23 @@ def _json_row(lines: Lines, number: int, line: str, columns: Sequence[str]) -> R
     return row
 
 
+def cell_text(value: object) -> str:
+    """Returns a cell of a typed file as text: a missing value is empty, a list or a mapping is JSON."""
+    if value is None or value != value:  # NaN is not equal to itself
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+
+
 def read_parquet(config: DataConfig, file: str, columns: Sequence[str]) -> Table:
     """A Parquet file through pyarrow, an extra."""
     try:
-        from pyarrow import parquet
+        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise _needs("data.format", "parquet", "pyarrow") from error
     path = find(config, file)
@@ -480,7 +497,7 @@ def read_parquet(config: DataConfig, file: str, columns: Sequence[str]) -> Table
 def read_hub(config: DataConfig, split: str, columns: Sequence[str]) -> Table:
     """A split of a data set on the Hugging Face hub through `datasets`, an extra; code of the data set is never run."""
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise _needs("data.format", "hub", "datasets") from error
     name, _, subset = config.hub.partition(":")
@@ -510,10 +527,10 @@ def _from_values(config: DataConfig, file: str, values: dict[str, list]) -> Tabl
 
     def rows() -> Iterator[tuple[int, Row]]:
         for number, row in enumerate(zip(*values.values(), strict=True), start=1):
-            texts = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in row]
-            wrong = next((c for c, v in zip(values, texts, strict=True) if not isinstance(v, str) or "\0" in v), None)
+            texts = [cell_text(value) for value in row]
+            wrong = next((column for column, text in zip(values, texts, strict=True) if "\0" in text), None)
             if wrong is not None:
-                lines.bad(number, f"{wrong!r} must be a string without NUL characters")
+                lines.bad(number, f"{wrong!r} holds a NUL character")
             yield number, None if wrong is not None else texts
 
     return _collect(config, file, list(values), list(values), rows(), lines)

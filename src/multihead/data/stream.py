@@ -1,8 +1,8 @@
-"""Running text as one array of token ids on disk, read in blocks: memory stays the same however large the text is.
+"""Running text as one array of token ids on disk, read in blocks. Memory does not grow with the text.
 
-A `Stream` is the concatenation of the documents of a split, each ended by ``<eos>`` (`DataConfig.document`). Position i
-of it is predicted from what stands before; before position 0 stands an ``<eos>``, so that the first document starts as
-all others do. A block is named by the position of its first label; what it holds outside of the stream is padding.
+A `Stream` is the concatenation of the documents of a split. Each document ends with ``<eos>`` (`DataConfig.document`).
+The token at position i is predicted from the tokens before it. An ``<eos>`` stands before position 0, so that the first
+document starts like all others. A block is named by the position of its first label. Positions outside are padding.
 
 Shapes: N tokens of the stream, B blocks, T block size.
 """
@@ -30,7 +30,7 @@ from multihead.errors import ConfigError, DataError
 
 LINES_AT_ONCE = 2_000
 OUTSIDE = -1
-"""What a window holds where it reaches beyond the stream."""
+"""Value at the positions of a window that lie outside the stream."""
 HELD_OUT = ("val", "test")
 
 
@@ -38,12 +38,12 @@ class Stream:
     """Token ids of a split.
 
     Args:
-        ids: The ids, or their file, which is mapped anew for each read, so that nothing of it stays in memory.
-        eos_id: The id that ends a document.
-        num_bytes: UTF-8 bytes of the text, ends of line included.
-        block_size: Tokens of a block.
-        stride: Tokens by which the window of evaluation moves on.
-        document_bytes: UTF-8 bytes of each document; None where they were not counted.
+        ids: The ids, or their file. The file is mapped anew for each read, so that it does not stay in memory.
+        eos_id: Id of the token that ends a document.
+        num_bytes: Number of UTF-8 bytes of the text, ends of line included.
+        block_size: Number of tokens of a block.
+        stride: Number of tokens by which the window of evaluation moves.
+        document_bytes: Number of UTF-8 bytes of each document, or None if they were not counted.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Stream:
         return np.load(self._ids, mmap_mode="r", allow_pickle=False) if isinstance(self._ids, Path) else self._ids
 
     def blocked(self, block_size: int, stride: int) -> Stream:
-        """The same stream, to be read in blocks of this size."""
+        """Returns the same stream with blocks of this size."""
         return Stream(
             self._ids,
             self.eos_id,
@@ -80,24 +80,24 @@ class Stream:
         )
 
     def index(self, starts: np.ndarray) -> np.ndarray:
-        """What names these blocks in a batch: their positions."""
+        """Returns what names these blocks in a batch: their positions."""
         return starts
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The ids from ``start`` to ``stop``, which stand within the stream."""
+        """Returns the ids from ``start`` to ``stop``. Both lie within the stream."""
         return np.array(self._array()[start:stop])
 
     def share_of(self, token: int) -> float:
-        """Share of the ids that are ``token``."""
+        """Returns the share of ``token`` among the ids."""
         array = self._array()
         size = 1 << 22
         found = sum(int((array[first : first + size] == token).sum()) for first in range(0, len(array), size))
         return found / max(1, len(array))
 
     def windows(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and labels int64 [B, T] of blocks; a label outside of the stream is -1, and so is its input.
+        """Returns the inputs and the labels of blocks, int64 [B, T].
 
-        The input of position 0 is ``<eos>``.
+        A label outside the stream is -1, and so is its input. The input of position 0 is ``<eos>``.
         """
         array = self._array()
         labels = np.full((len(starts), self.block_size), OUTSIDE, dtype=np.int64)
@@ -114,9 +114,9 @@ class Stream:
         return inputs, labels
 
     def evaluation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Blocks that score every token once: their positions, and the place in each from which it scores.
+        """Returns the blocks that score every token once: their positions, and the place in each from which it scores.
 
-        The first scores all its tokens, each further one the ``stride`` last of them.
+        The first block scores all its tokens. Every other block scores its last ``stride`` tokens.
         """
         size, stride = self.block_size, self.stride or self.block_size
         count = 1 + max(0, math.ceil((self._length - size) / stride))
@@ -124,31 +124,31 @@ class Stream:
         return starts, np.where(starts == 0, 0, size - stride)
 
     def random_starts(self, count: int, seed: int) -> np.ndarray:
-        """Positions of blocks drawn with replacement, as nanoGPT does it."""
+        """Returns positions of blocks that are drawn with replacement, as nanoGPT does it."""
         last = max(1, self._length - self.block_size)
         return np.random.default_rng([seed, 0xB10C]).integers(0, last, size=count)
 
     def document_starts(self) -> np.ndarray:
-        """Position of the first token of every document, int64; one document where no ``<eos>`` ends any."""
+        """Returns the position of the first token of every document, int64. Without ``<eos>`` there is one document."""
         ends = np.flatnonzero(self._array()[:-1] == self.eos_id) + 1
         return np.concatenate([[0], ends]).astype(np.int64)
 
 
 class BlockPlan:
-    """The steps of every epoch over a stream: whole blocks in random order, cut at another place in each epoch.
+    """The steps of every epoch over a stream: blocks in random order, which are cut at another place in each epoch.
 
-    A pure function of (seed, epoch); the same interface as `BatchPlan`. Blocks are as wide as each other, and nothing
-    but the two ends of the stream is padded.
+    It is a pure function of (seed, epoch) with the interface of `BatchPlan`. All blocks have the same width. Only the
+    two ends of the stream are padded.
 
     Args:
-        stream: With its block size.
-        batch_tokens: Most tokens of a step.
-        part_tokens: Most tokens of a part.
-        seed: Of the epochs' order.
-        targets: Tokens of a block, int [N], to terms of the loss.
+        stream: Stream that has a block size.
+        batch_tokens: Largest number of tokens of a step.
+        part_tokens: Largest number of tokens of a micro-batch.
+        seed: Seed of the order of every epoch.
+        targets: Function from the tokens of blocks, int [N], to their terms of the loss.
 
     Raises:
-        ConfigError: One block is above a limit.
+        ConfigError: One block exceeds a limit.
     """
 
     def __init__(
@@ -165,9 +165,9 @@ class BlockPlan:
             if self.block_size > limit:
                 raise ConfigError(key, f"must be at least the block size, {self.block_size} tokens, got {limit}")
         self.blocks_per_step = batch_tokens // self.block_size
-        self._num_parts = -(-self.blocks_per_step // (part_tokens // self.block_size))
+        self._num_micro_batches = -(-self.blocks_per_step // (part_tokens // self.block_size))
         self.num_blocks = -(-self.length // self.block_size) + 1
-        # The last block starts at (num_blocks - 1) * block_size - shift, which has to be within the stream.
+        # The last block starts at (num_blocks - 1) * block_size - shift. This position must lie within the stream.
         self._least_shift = (self.num_blocks - 1) * self.block_size - self.length + 1
         if self._least_shift >= self.block_size:  # one token beyond a whole block: nothing to shift by
             self.num_blocks, self._least_shift = self.num_blocks - 1, 0
@@ -175,30 +175,30 @@ class BlockPlan:
         self._last: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
 
     def num_steps(self, epoch: int) -> int:
-        """Number of optimizer steps of an epoch."""
+        """Returns the number of optimizer steps of an epoch."""
         return self._num_steps
 
     def steps(self, epoch: int) -> Sequence[Step]:
-        """The steps of an epoch, made as they are asked for; every token stands in exactly one block."""
+        """Returns the steps of an epoch. Every token belongs to exactly one block."""
         if self._last[0] != epoch:
             rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             shift = int(rng.integers(self._least_shift, self.block_size))
             order = np.arange(self.num_blocks, dtype=np.int32)
-            rng.shuffle(order)  # in place: of a large corpus a second copy would be felt
+            rng.shuffle(order)  # in place, since a second copy of a large corpus would cost memory
             self._last = (epoch, order)
             self._shift = shift
         return _BlockSteps(self, *self._last, self._shift)
 
-    def num_parts(self) -> int:
-        """Least number of parts into which every step can be cut so that none is above ``part_tokens``."""
-        return self._num_parts
+    def num_micro_batches(self) -> int:
+        """Returns the least number of micro-batches per step so that none exceeds ``part_tokens``."""
+        return self._num_micro_batches
 
-    def parts(self, step: Step, count: int) -> list[np.ndarray]:
-        """Cuts a step into ``count`` parts of whole blocks, the largest first; the last may be empty."""
+    def micro_batches(self, step: Step, count: int) -> list[np.ndarray]:
+        """Cuts a step into ``count`` micro-batches of whole blocks, the largest first. The last ones may be empty."""
         return np.array_split(step.indices, count)
 
     def padding(self, count: int) -> float:
-        """Share of the positions of the first epoch's blocks that hold no token."""
+        """Returns the share of positions without a token in the blocks of the first epoch."""
         return 1 - self.length / (self.num_blocks * self.block_size)
 
 
@@ -230,10 +230,10 @@ class _BlockSteps(Sequence):
 
 @dataclass
 class TextFiles:
-    """The running text of the splits of ``format: text``, read a line at a time and never held whole.
+    """The running text of the splits of ``format: text``. It is read line by line and never held as a whole.
 
     Args:
-        config: Files, shares that are held out, and what a document is.
+        config: Files, shares that are held out, and the meaning of a document.
     """
 
     config: DataConfig
@@ -244,7 +244,7 @@ class TextFiles:
             raise ConfigError("data.train", "names no file", "data.train=FILE or a folder of .txt files")
         self.notes: list[str] = []
         self.skipped: dict[str, tuple[int, int]] = {}
-        """Split to the lines that ``data.on_bad_line=skip`` left out of its files, and all their lines."""
+        """Split to the number of lines that ``data.on_bad_line=skip`` left out of its files, and of all their lines."""
 
     def files(self, split: str) -> list[str]:
         """The files of a split: one, those listed, or all ``.txt`` and ``.txt.gz`` below a folder, in order of name."""
@@ -265,9 +265,10 @@ class TextFiles:
         return names
 
     def lines(self, split: str) -> Iterator[str]:
-        """The lines of a split as the tokenizer reads them: with their newline where a file is one document.
+        """Yields the lines of a split as the tokenizer reads them.
 
-        An empty text stands between two files then; it becomes ``<eos>``.
+        If a file is one document, the lines keep their newline, and an empty text stands between two files. It becomes
+        ``<eos>``.
         """
         held_out = any(not self.files(name) and self.config.splits.get(name) for name in HELD_OUT)
         if split == "test" and not self.files("test") and self.config.splits.get("test") == 0:
@@ -293,11 +294,11 @@ class TextFiles:
             self.notes += [note for note in lines.said() if note not in self.notes]
 
     def _measure(self, line: str) -> int:
-        """What shares are counted in: characters where a file is one document, rows otherwise."""
+        """Returns the size of a line in the unit of shares: characters if a file is one document, otherwise rows."""
         return len(line) if self.config.document == "file" else 1
 
     def _bounds(self, split: str) -> tuple[int, int]:
-        """From where to where a split reaches in the train files: train, then val, then test."""
+        """Returns the start and the end of a split in the train files, which hold train, then val, then test."""
         if self._size < 0:
             self._size = sum(self._measure(line) for line in self._all_lines("train"))
         held = {}
@@ -315,7 +316,7 @@ class TextFiles:
         return bounds
 
     def _cut(self, start: int, stop: int) -> Iterator[str]:
-        """The lines between two measures; a line that is cut gives its part."""
+        """Yields the lines between two positions. A line across a position is cut there."""
         at = 0
         for line in self._all_lines("train"):
             size = self._measure(line)
@@ -334,7 +335,7 @@ class TextFiles:
 
 
 def fingerprint(lines: Iterable[str]) -> str:
-    """Sha256 of running text."""
+    """Returns the sha256 of running text."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode("utf-8", "replace"))
@@ -351,15 +352,15 @@ def encode_stream(
     cache: Path | None,
     count_documents: bool,
 ) -> Stream:
-    """Encodes running text, from the cache where the same was encoded before.
+    """Encodes running text. The ids come from the cache if the same text was encoded before.
 
     Args:
-        lines: Gives the text anew each time it is called.
-        tokenizer: What encodes it.
-        document: row: each line is a document; file: an empty line ends one, and nothing else does.
+        lines: Function that returns the text anew each time it is called.
+        tokenizer: Tokenizer of the text.
+        document: row: each line is a document. file: only an empty line ends a document.
         mark: Fingerprint of the text.
-        cache: Folder of the cache, or None for a folder that is deleted with the process.
-        count_documents: Keep the bytes of each document, for scores by document.
+        cache: Folder of the cache. None takes a folder that is deleted at the end of the process.
+        count_documents: Whether to keep the number of bytes of each document, for scores by document.
     """
     parent = cache / "streams" if cache is not None else Path(_scratch().name)
     key = hashlib.sha256(f"{mark} {tokenizer.fingerprint} {document} {count_documents}".encode()).hexdigest()[:32]
@@ -369,10 +370,10 @@ def encode_stream(
         part = Path(tempfile.mkdtemp(dir=parent, prefix=f"{key}.part"))
         try:
             _write(part, lines(), tokenizer, document, count_documents)
-            shutil.rmtree(folder, ignore_errors=True)  # one that was damaged
+            shutil.rmtree(folder, ignore_errors=True)  # the folder may hold damaged files
             os.rename(part, folder)
         except OSError:
-            if _damaged(folder, count_documents):  # else another process was first, with the same content
+            if _damaged(folder, count_documents):  # if it is whole, another process wrote the same content first
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -382,7 +383,7 @@ def encode_stream(
 
 
 def _damaged(folder: Path, count_documents: bool) -> bool:
-    """Whether a folder of the cache is missing, or not as it was written."""
+    """Returns whether a folder of the cache is missing or differs from its checksums."""
     try:
         facts = json.loads((folder / "sums.json").read_text())
         names = ("ids.npy", "documents.npy") if count_documents else ("ids.npy",)
@@ -401,7 +402,7 @@ def _scratch() -> tempfile.TemporaryDirectory:
 
 
 def _write(folder: Path, lines: Iterable[str], tokenizer: Tokenizer, document: str, count_documents: bool) -> None:
-    """Writes ``ids.npy`` as it goes, and at the end the header in front of it."""
+    """Writes ``ids.npy`` batch by batch. The header in front of it is written last, when the length is known."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32)
     count, num_bytes, sizes = 0, 0, []
     body = folder / "ids.body"
@@ -409,7 +410,7 @@ def _write(folder: Path, lines: Iterable[str], tokenizer: Tokenizer, document: s
         for texts in _chunks(lines):
             size = [len(text.encode("utf-8", "replace")) for text in texts]
             if document == "row":
-                size = [each + 1 for each in size]  # the end of the line, which <eos> stands for
+                size = [each + 1 for each in size]  # <eos> stands for the end of the line
             num_bytes += sum(size)
             ids, lengths = tokenizer.encode_flat(texts)
             ends = [document == "row" or not text for text in texts]

@@ -1,10 +1,10 @@
 """Text to ids and back: bpe, unigram, word, char and byte, all through the `tokenizers` library.
 
-bpe (arXiv:1508.07909) and unigram (arXiv:1804.10959) work on the bytes of words, so that no text is unknown and
-``decode(encode(text)) == text`` after normalisation. A word takes the space before it along, so the decoded text is
-detokenised: spaces and punctuation come back as they were. Digits stand alone; letters never join punctuation.
+bpe (arXiv:1508.07909) and unigram (arXiv:1804.10959) work on the bytes of words. So no text is unknown, and
+``decode(encode(text)) == text`` holds after normalisation. A word includes the space before it. So the decoded text is
+detokenised: spaces and punctuation are as they were. Each digit is a token, and letters never join punctuation.
 
-A file holds the vocabulary and three settings only; what a kind of tokenizer does with text is fixed in this module.
+A file holds only the vocabulary and three settings. This module fixes what each kind of tokenizer does with text.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from multihead.config.data import NORMALIZATIONS, TOKENIZERS, TokenizerConfig
 from multihead.data.unigram import train_unigram
 from multihead.errors import CheckpointError, DataError
 
-# Without a value the library warns in every forked worker of a DataLoader; workers tokenise nothing.
+# Without a value the library warns in every forked worker of a DataLoader, although workers tokenise nothing.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", "<sep>", "<mask>")
 NUM_SPECIALS = len(SPECIALS)
 ESCAPE = "\0"
-"""Stands before a special entry's name in the library's vocabulary: no text can spell it."""
+"""Precedes the names of special entries in the vocabulary of the library, so that no text can spell them."""
 SUBWORD = ("bpe", "unigram")
-# A word or a run of punctuation with the space before it, a digit, or one blank. The bounds keep the time linear.
+# A piece is a word or a run of punctuation with the space before it, a digit, or one blank. Bounds keep time linear.
 PIECES = r" ?[\p{L}\p{M}]{1,64}| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]{1,16}|\s"
 VERSION = 2
 
@@ -46,11 +46,11 @@ class Tokenizer:
 
     Args:
         kind: bpe, unigram, word, char or byte.
-        normalize: Unicode normalisation before everything else: none, nfc or nfkc.
-        lowercase: Whether text is lower-cased after it.
-        vocab: The entries in the order of their ids, special entries first.
-        merges: Of bpe: pairs of entries, first merge first.
-        scores: Of unigram: the log-probability of each entry.
+        normalize: Unicode normalisation that comes first: none, nfc or nfkc.
+        lowercase: Whether text is lower-cased after normalisation.
+        vocab: Entries in the order of their ids, special entries first.
+        merges: For bpe, pairs of entries in the order in which they are merged.
+        scores: For unigram, the log-probability of each entry.
     """
 
     pad_id, bos_id, eos_id, unk_id, sep_id, mask_id = range(NUM_SPECIALS)
@@ -61,11 +61,11 @@ class Tokenizer:
         normalize: str,
         lowercase: bool,
         vocab: Sequence[str],
-        merges: Sequence[Sequence[str]] = (),
+        merges: Sequence[tuple[str, str]] = (),
         scores: Sequence[float] = (),
     ):
         self.kind, self.unicode_form, self.lowercase = kind, normalize, lowercase
-        self.vocab, self.merges, self.scores = list(vocab), [tuple(pair) for pair in merges], list(scores)
+        self.vocab, self.merges, self.scores = list(vocab), [(left, right) for left, right in merges], list(scores)
         self._backend = _pipeline(_model(kind, self.vocab, self.merges, self.scores), kind, normalize, lowercase)
 
     @property
@@ -74,18 +74,18 @@ class Tokenizer:
         return len(self.vocab)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special entries."""
+        """Returns the ids of each text, without special entries."""
         try:
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        except (TypeError, UnicodeEncodeError):  # half a surrogate pair somewhere
+        except (TypeError, UnicodeEncodeError):  # some text holds half a surrogate pair
             texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of all texts in one array, and how many each has: `encode_batch` for many texts.
+        """Returns the ids of all texts in one array, and the number of ids of each text.
 
-        Plain bytes need no library: they are looked up in a table.
+        Plain bytes are looked up in a table without the library.
         """
         if self.kind == "byte" and self.unicode_form == "none" and not self.lowercase:
             encoded = [text.encode("utf-8", "replace") for text in texts]
@@ -98,22 +98,22 @@ class Tokenizer:
 
     @functools.cached_property
     def _byte_ids(self) -> np.ndarray:
-        """Byte to id."""
+        """Id of each byte."""
         ids = {entry: number for number, entry in enumerate(self.vocab)}
-        return np.array([ids[letter] for letter in _byte_letters()], dtype=np.int32)
+        return np.array([ids[character] for character in _byte_characters()], dtype=np.int32)
 
     def readable(self, token_id: int) -> str:
-        """An entry as a person reads it: a blank as ``▁``, bytes that are no whole letter as ``\\xc3``."""
+        """Returns an entry as people read it: a blank as ``▁``, bytes of an incomplete character as ``\\xc3``."""
         if not 0 <= token_id < len(self.vocab):
             return str(token_id)
         entry = self.vocab[token_id]
         if token_id >= NUM_SPECIALS and self.kind in (*SUBWORD, "byte"):
-            byte_of = {letter: byte for byte, letter in enumerate(_byte_letters())}
-            entry = bytes(byte_of[letter] for letter in entry).decode("utf-8", "backslashreplace")
+            byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
+            entry = bytes(byte_of[character] for character in entry).decode("utf-8", "backslashreplace")
         return entry.replace(" ", "▁").replace("\n", "\\n").replace("\t", "\\t")
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
-        """Detokenised text of each sequence. Special entries are left out, except that word and char show <unk>."""
+        """Returns the detokenised text of each sequence. Special entries are left out, but word and char show <unk>."""
         if self.kind in ("word", "char"):
             joint = " " if self.kind == "word" else ""
             return [joint.join(self.vocab[i] for i in ids if i >= NUM_SPECIALS or i == self.unk_id) for ids in batch]
@@ -121,14 +121,14 @@ class Tokenizer:
         return [text.removeprefix(" ") for text in texts] if self.kind in SUBWORD else texts
 
     def normalize(self, text: str) -> str:
-        """What ``decode(encode(text))`` gives: Unicode form, case, and for words single blanks."""
+        """Returns what ``decode(encode(text))`` would: with the Unicode form, the case, and single blanks for words."""
         text = self._backend.normalizer.normalize_str(text)
         if self.kind == "word":
             return " ".join(piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(text))
         return text.removeprefix(" ") if self.kind in SUBWORD else text
 
     def unk_rate(self, ids: Iterable[Sequence[int]]) -> float:
-        """Share of unknown entries in encoded text; always 0 for bpe, unigram and byte."""
+        """Returns the share of unknown entries in encoded text. It is 0 for bpe, unigram and byte."""
         total = unknown = 0
         for sequence in ids:
             total += len(sequence)
@@ -137,29 +137,31 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 of the content."""
+        """Sha256 of the content of the file."""
         return hashlib.sha256(self._content().encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes the tokenizer as JSON, in place of an older file only when it is whole."""
+        """Writes the tokenizer as JSON. It replaces an older file only after it is complete."""
         part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
         part.write_text(self._content(), encoding="utf-8", newline="\n")
         os.replace(part, path)
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
-            CheckpointError: The file is missing, damaged, or not one of ours.
+            CheckpointError: The file is missing, damaged, or of another program.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(str(path), f"is no tokenizer of ours ({error})", "restore the file") from error
+            raise CheckpointError(
+                str(path), f"is not a tokenizer of Multihead ({error})", "restore the file"
+            ) from error
         wrong = _flaw(content)
         if wrong:
-            raise CheckpointError(str(path), f"is no tokenizer of ours ({wrong})", "restore the file")
+            raise CheckpointError(str(path), f"is not a tokenizer of Multihead ({wrong})", "restore the file")
         names = ("kind", "normalize", "lowercase", "vocab", "merges", "scores")
         return cls(*(content[name] for name in names))
 
@@ -177,7 +179,7 @@ class Tokenizer:
 
 
 def _flaw(content: object) -> str:
-    """What is wrong with a file's content; empty where nothing is."""
+    """Returns what is wrong with the content of a file, or an empty text."""
     if not isinstance(content, dict) or content.get("version") != VERSION:
         return f"no version {VERSION}"
     if content.get("kind") not in TOKENIZERS or content.get("normalize") not in NORMALIZATIONS:
@@ -207,15 +209,15 @@ def _is_finite(value: object) -> bool:
 
 
 @functools.cache
-def _byte_letters() -> list[str]:
-    """The letter by which the library names each byte: itself if that can be seen, else one from U+0100 on."""
+def _byte_characters() -> list[str]:
+    """Returns the character by which the library names each byte: itself if it is visible, else one from U+0100 on."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = itertools.count(256)
     return [chr(byte if byte in visible else next(others)) for byte in range(256)]
 
 
 def _keys(vocab: Sequence[str]) -> list[str]:
-    """The library's names of the entries: special ones escaped."""
+    """Returns the names of the entries in the library. Special entries are escaped."""
     return [ESCAPE + entry for entry in vocab[:NUM_SPECIALS]] + list(vocab[NUM_SPECIALS:])
 
 
@@ -230,7 +232,7 @@ def _model(kind: str, vocab: Sequence[str], merges: Sequence[tuple[str, str]], s
 
 
 def _pipeline(model: models.Model, kind: str, normalize: str, lowercase: bool) -> Backend:
-    """The steps of one kind of tokenizer around its model."""
+    """Builds the steps of one kind of tokenizer around its model."""
     backend = Backend(model)
     steps: list[normalizers.Normalizer] = [normalizers.Replace(ESCAPE, "\N{REPLACEMENT CHARACTER}")]
     if normalize != "none":
@@ -256,16 +258,16 @@ def _pipeline(model: models.Model, kind: str, normalize: str, lowercase: bool) -
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], normalize: str = "none") -> Tokenizer:
-    """Trains a tokenizer; the same texts give the same bytes, whatever the number of threads.
+    """Trains a tokenizer. The same texts give the same bytes with any number of threads.
 
     Args:
         config: Kind and size.
-        texts: Of the train split only. Whether source and target share one vocabulary is the caller's choice.
+        texts: Texts of the train split only. The caller decides whether source and target share one vocabulary.
         normalize: Unicode normalisation: none, nfc or nfkc.
 
     Raises:
         ConfigError: The vocabulary cannot hold the alphabet.
-        DataError: There is no text.
+        DataError: The texts are empty.
     """
     kind = config.kind
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,7 +1,7 @@
 """Training of a unigram language model of pieces (arXiv:1804.10959): EM over all segmentations, then pruning.
 
-The `tokenizers` library trains one too, but sums in an order that differs from process to process, so that the same
-text gives another vocabulary. Here all words are worked on at once, in a fixed order.
+The `tokenizers` library trains one too, but its order of summation differs from process to process, so that the same
+text gives another vocabulary. This module processes all words at once, in a fixed order.
 
 Shapes: W words, E edges (a piece that may stand at a place of a word), P pieces.
 """
@@ -15,21 +15,21 @@ import numpy as np
 
 LONGEST_PIECE = 16
 SEED_FACTOR = 8
-"""Seed pieces per piece of the final vocabulary."""
+"""Number of seed pieces for each piece of the final vocabulary."""
 KEPT_SHARE = 0.75
 """Share of the pieces that a round of pruning keeps."""
 EM_STEPS = 2
 MOST_WORDS = 200_000
-"""Only so many words, the most frequent ones, are looked at."""
+"""Largest number of words that are used. The most frequent ones are taken."""
 
 
 def train_unigram(words: Mapping[str, int], alphabet: list[str], size: int) -> list[tuple[str, float]]:
-    """Pieces with their log-probabilities, likeliest first; the alphabet is always among them.
+    """Returns pieces with their log-probabilities, the most probable first. They always include the alphabet.
 
     Args:
-        words: Words with their counts, written in the alphabet.
+        words: Words with their counts. They consist of characters of the alphabet.
         alphabet: Single characters.
-        size: Most pieces, at least ``len(alphabet)``.
+        size: Largest number of pieces, at least ``len(alphabet)``.
     """
     words = dict(sorted(words.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_WORDS])
     weights = np.array(list(words.values()), dtype=np.float64)
@@ -49,13 +49,13 @@ def train_unigram(words: Mapping[str, int], alphabet: list[str], size: int) -> l
 
 
 def _log_share(counts: np.ndarray) -> np.ndarray:
-    """Log-probabilities; a piece that is never used gets a count far below one."""
+    """Returns log-probabilities. A piece that is never used gets a count far below one."""
     counts = np.maximum(counts, 1e-3)
     return np.log(counts / counts.sum())
 
 
 def _seed(words: Mapping[str, int], alphabet: list[str], size: int) -> tuple[list[str], np.ndarray]:
-    """The alphabet, then the substrings that cover most characters (count x length), with their counts."""
+    """Returns the alphabet and the substrings that cover most characters (count x length), with their counts."""
     found: Counter[str] = Counter()
     for word, count in words.items():
         for start in range(len(word)):
@@ -68,7 +68,7 @@ def _seed(words: Mapping[str, int], alphabet: list[str], size: int) -> tuple[lis
 
 
 def _prune(pieces: list[str], counts: np.ndarray, scores: np.ndarray, fixed: int, size: int) -> np.ndarray:
-    """Indices of the pieces kept: the first ``fixed``, and those whose loss would cost the likelihood most."""
+    """Returns the indices of the pieces to keep: the first ``fixed``, and those that the likelihood needs most."""
     longer = pieces[fixed:]
     lattice = _Lattice(longer, pieces, whole=False)
     loss = np.full(len(pieces), np.inf)
@@ -77,7 +77,7 @@ def _prune(pieces: list[str], counts: np.ndarray, scores: np.ndarray, fixed: int
 
 
 class _Lattice:
-    """All segmentations of words, one node for each place in a word.
+    """All segmentations of words. There is one node for each place in a word.
 
     Args:
         words: The words.
@@ -88,13 +88,12 @@ class _Lattice:
     def __init__(self, words: list[str], pieces: list[str], whole: bool = True):
         index = {piece: i for i, piece in enumerate(pieces)}
         longest = max(map(len, pieces))
-        starts, ends, ids, levels = [], [], [], []
-        self.first, self.last = [], []
+        starts, ends, ids, levels, first, last = [], [], [], [], [], []
         base = 0
         for word in words:
             length = len(word)
-            self.first.append(base)
-            self.last.append(base + length)
+            first.append(base)
+            last.append(base + length)
             for end in range(1, length + 1):
                 for start in range(max(0, end - longest), end):
                     piece = index.get(word[start:end])
@@ -105,14 +104,13 @@ class _Lattice:
                         levels.append(end)
             base += length + 1
         self.num_nodes = base
-        self.first, self.last = np.array(self.first, dtype=np.int64), np.array(self.last, dtype=np.int64)
-        self.starts, self.ends, self.ids, self.levels = (
-            np.array(x, dtype=np.int64) for x in (starts, ends, ids, levels)
+        self.starts, self.ends, self.ids, self.levels, self.first, self.last = (
+            np.array(numbers, dtype=np.int64) for numbers in (starts, ends, ids, levels, first, last)
         )
         self._sort()
 
     def keep(self, kept: np.ndarray, num_pieces: int) -> None:
-        """Drops the edges of all pieces but those of ``kept``, which get the numbers 0, 1, ... in their order."""
+        """Drops the edges of all pieces that are not in ``kept``. Those of ``kept`` get the numbers 0, 1, ..."""
         number = np.full(num_pieces, -1)
         number[kept] = np.arange(len(kept))
         ids = number[self.ids]
@@ -122,13 +120,13 @@ class _Lattice:
         self._sort()
 
     def _sort(self) -> None:
-        place = np.zeros(self.num_nodes, dtype=np.int64)  # of a node in its word
+        place = np.zeros(self.num_nodes, dtype=np.int64)  # place of each node in its word
         place[self.ends] = self.levels
         self.by_end = self._groups(self.levels, self.ends)
         self.by_start = self._groups(-place[self.starts], self.starts)
 
     def expected(self, scores: np.ndarray, weights: np.ndarray, num_pieces: int) -> np.ndarray:
-        """Expected count of every piece over all segmentations of all words (E step), float64 [P]."""
+        """Returns the expected count of every piece over all segmentations of all words (E step), float64 [P]."""
         edge = scores[self.ids]
         ahead = self._sweep(edge, self.by_end, self.starts, self.first, np.logaddexp)
         behind = self._sweep(edge, self.by_start, self.ends, self.last, np.logaddexp)
@@ -138,12 +136,12 @@ class _Lattice:
         return np.bincount(self.ids, weights=share, minlength=num_pieces)
 
     def best(self, scores: np.ndarray) -> np.ndarray:
-        """Log-probability of the best segmentation of every word, float64 [W]."""
+        """Returns the log-probability of the best segmentation of every word, float64 [W]."""
         return self._sweep(scores[self.ids], self.by_end, self.starts, self.first, np.maximum)[self.last]
 
     @staticmethod
     def _groups(levels: np.ndarray, nodes: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Per level: its edges sorted by node, where each node's edges begin among them, and the nodes."""
+        """Returns for each level its edges sorted by node, where the edges of each node begin, and the nodes."""
         order = np.lexsort((nodes, levels))
         cuts = np.flatnonzero(np.diff(levels[order])) + 1
         groups = []
@@ -155,7 +153,7 @@ class _Lattice:
     def _sweep(
         self, edge: np.ndarray, groups: list, sources: np.ndarray, roots: np.ndarray, join: np.ufunc
     ) -> np.ndarray:
-        """Values of the nodes from the roots on, level by level; ``join`` sums or maximises over a node's edges."""
+        """Computes the values of the nodes level by level from the roots, by ``join`` over the edges of each node."""
         values = np.full(self.num_nodes, -np.inf)
         values[roots] = 0.0
         for edges, firsts, nodes in groups:

@@ -16,15 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from multihead.config.extras import require_package
+from multihead.config.model import ModelConfig
 from multihead.config.training import DecodingConfig
 from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting.verify import Example, Reference
 from multihead.model.heads import CopyHead, VocabularyHead
+from multihead.model.positions import PositionTable
 from multihead.model.transformer import RMSNorm, Stack
 from multihead.tasks.base import Task
 
 QUANTIZATIONS = ("float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
+ACTIVATIONS = ("relu", "gelu", "swiglu")
+NO_WORDS = (
+    *("norm_eps", "position_offset", "rope_theta", "rotary_share", "embedding_width", "embedding_scale"),
+    *("embedding_norm", "segment_types", "share_layers", "parallel", "head_size", "attention_bias"),
+    *("output_transform", "output_bias"),
+)
+"""Options of the model that this export leaves to others."""
 EXHAUSTIVE_PATIENCE = 1000.0
 """CTranslate2 stops when ``beam_size * patience`` hypotheses are finished; so many never are."""
 
@@ -65,6 +74,14 @@ def check(task: Task, decoding: DecodingConfig) -> None:
         if value != ours:
             what = f"CTranslate2 runs its own blocks, not a plugin's; it has model.{key}={ours}"
             raise ConfigError(f"model.{key}={value}", what, "to=onnx or torch_export")
+    plain = ModelConfig()
+    for key in NO_WORDS:
+        if (value := getattr(model, key)) != getattr(plain, key):
+            what = "CTranslate2 runs the published families that have it, and not ours"
+            raise ConfigError(f"model.{key}={value}", what, "to=onnx or torch_export")
+    if model.activation not in ACTIVATIONS:
+        what = f"our export to CTranslate2 has {', '.join(ACTIVATIONS)}"
+        raise ConfigError(f"model.activation={model.activation}", what, "to=onnx or torch_export")
     if model.ngram_buckets:
         raise ConfigError("model.ngram_buckets", "CTranslate2 has no embeddings of n-grams", "to=onnx or torch_export")
     with_encoder = transformer.encoder is not None and not _alone(task)
@@ -148,7 +165,7 @@ def _encoder(specs: Any, task: Task) -> Any:
         qk_norm=model.qk_norm,
     )
     spec.embeddings[0].weight = _numbers(stack.embedding.weight)
-    _fill_stack(spec, stack, cross=False)
+    _fill_stack(spec, stack, task.config.model.max_len, cross=False)
     return spec
 
 
@@ -172,7 +189,7 @@ def _decoder(specs: Any, task: Task) -> Any:
     )
     spec.embeddings.weight = _numbers(stack.embedding.weight)
     spec.projection.weight = _numbers(task.model.head.weight)
-    _fill_stack(spec, stack, cross=cross)
+    _fill_stack(spec, stack, task.config.model.max_len, cross=cross)
     return spec
 
 
@@ -181,11 +198,11 @@ def _activation(specs: Any, name: str) -> Any:
     return {"relu": kinds.RELU, "gelu": kinds.GELU, "swiglu": kinds.SWISH}[name]
 
 
-def _fill_stack(spec: Any, stack: Stack, cross: bool) -> None:
+def _fill_stack(spec: Any, stack: Stack, max_len: int, cross: bool) -> None:
     if hasattr(spec, "position_encodings"):
-        tables = {"learned": lambda: stack.positions.weight, "sinusoidal": lambda: stack.sinusoids}
-        nothing = lambda: torch.zeros(stack.max_len, stack.embedding.embedding_dim)  # noqa: E731
-        spec.position_encodings.encodings = _numbers(tables.get(stack.position, nothing)())
+        no_positions = torch.zeros(max_len, stack.embedding.embedding_dim)
+        table = stack.positions.weight if isinstance(stack.positions, PositionTable) else no_positions
+        spec.position_encodings.encodings = _numbers(table)
     if hasattr(spec, "layer_norm"):
         _fill_norm(spec.layer_norm, stack.norm)
     for layer_spec, layer in zip(spec.layer, stack.layers, strict=True):

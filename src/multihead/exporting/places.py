@@ -14,7 +14,7 @@ from typing import Any
 from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import ConfigError, MachineError
 from multihead.exporting.verify import Example
-from multihead.runs.metrics_file import whole_lines
+from multihead.runs.files import whole_lines
 from multihead.tasks.base import Task
 
 DRAWN_LENGTHS = (4, 12)

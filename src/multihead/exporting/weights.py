@@ -11,7 +11,8 @@ from torch import Tensor
 
 from multihead.config.compose import compose_from_run
 from multihead.exporting.verify import Example, Reference
-from multihead.runs.directory import TARGETS, describe_model, read_json, read_targets, save_vocab, save_weights
+from multihead.runs.directory import TARGETS, describe_model, read_targets, save_vocab, save_weights
+from multihead.runs.files import read_json
 from multihead.runs.run import load_weights
 from multihead.tasks import build_task
 from multihead.tasks.base import Task

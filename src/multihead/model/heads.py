@@ -23,26 +23,37 @@ LEAST_PROBABILITY = 1e-30
 
 
 class VocabularyHead(nn.Module):
-    """Hidden states to logits: the last linear map of section 3.4 of the paper (arXiv:1706.03762), without bias.
+    """Hidden states to logits: the last linear map of section 3.4 of the paper (arXiv:1706.03762).
 
     Args:
-        d_model: Width of the hidden states.
+        d_model: Width of what the map reads.
         vocab_size: Number of logits.
         tied: The embedding [V, D] to share (Press and Wolf 2017, arXiv:1608.05859); None makes a matrix of its own,
             initialised as embeddings are.
+        bias: Whether each logit has a bias.
+        transform: What hidden states go through before the map (``model.output_transform``).
     """
 
-    def __init__(self, d_model: int, vocab_size: int, tied: nn.Parameter | None = None):
+    def __init__(
+        self,
+        d_model: int,
+        vocab_size: int,
+        tied: nn.Parameter | None = None,
+        bias: bool = False,
+        transform: nn.Module | None = None,
+    ):
         super().__init__()
         if tied is None:
             tied = nn.Parameter(torch.empty(vocab_size, d_model))
             nn.init.normal_(tied, std=d_model**-0.5)
         assert tied.shape == (vocab_size, d_model), f"tied weight is {tuple(tied.shape)}, not {(vocab_size, d_model)}"
         self.weight = tied
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
+        self.transform = transform or nn.Identity()
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
-        return F.linear(hidden, self.weight)
+        return F.linear(self.transform(hidden), self.weight, self.bias)
 
     def loss(self, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Sum over N positions of the cross-entropy in nats, label-smoothed as `torch.nn.functional.cross_entropy`.
@@ -52,10 +63,14 @@ class VocabularyHead(nn.Module):
             labels: [N].
             label_smoothing: Share of the target distribution spread over the vocabulary (section 5.4 of the paper).
         """
+        hidden, weight = self.transform(hidden), self.weight
+        if self.bias is not None:  # one more column, which every hidden state multiplies by 1
+            hidden = torch.cat((hidden, hidden.new_ones(len(hidden), 1)), dim=1)
+            weight = torch.cat((weight, self.bias[:, None].to(weight.dtype)), dim=1)
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         with torch.autocast(device, enabled=False):
-            return _ChunkedCrossEntropy.apply(hidden, self.weight, labels, label_smoothing, dtype)
+            return _ChunkedCrossEntropy.apply(hidden, weight, labels, label_smoothing, dtype)
 
     def evaluate(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy [N] in nats, and whether the largest logit is the label's [N], without an [N, V] array.

@@ -1,17 +1,23 @@
 """The Transformer of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762), whole before parts.
 
-Read from the top: a `Transformer` is an encoder, a decoder or both; each is a `Stack` (embedding, layers, final norm);
-a `Layer` is attention, attention to the encoder's output where there is one, and a feed-forward, each inside a residual
-connection. Positions, masks and rotations are made once per pass, in a `Scope` that all layers share. The head that
-makes logits stands apart, in `heads.py`; so all tasks have one backbone with the same parameter names.
+- `Transformer` is an encoder, a decoder or both. Sections in this file are those of the paper.
+- `Stack` is the encoder or the decoder: embedding, layers, final norm. It builds the masks, once per pass (`_scope`).
+- `Layer` is self-attention, attention to the encoder's output in a decoder that has one, and a feed-forward.
+- `MultiHeadAttention` computes attention; the softmax itself is in `attend` of `kernels.py`.
+- `FeedForward` holds the activations, `new_norm` chooses the norm.
 
-Shapes: B batch, T target time, S source time (keys), D d_model, H heads, G key-value heads, K head_dim, V vocabulary,
-N rows of the memory: B, or fewer where B // N beams share one source. Masks are boolean, True = may be attended to.
+`positions.py` holds the position schemes; `Stack` asks `new_positions` for one. `heads.py` turns hidden states into
+logits, so that the backbone is the same for all tasks, with the same parameter names.
+
+Shapes: B batch, T target time, S source time (keys), D d_model, H heads, G key-value heads, K head_dim, N rows of the
+memory: B, or fewer if B // N beams share one source. Masks are boolean, True = may be attended to.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,23 +26,24 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from multihead.config.check import require
-from multihead.config.model import ModelConfig
+from multihead.config.model import GATED, ModelConfig
 from multihead.model.cache import Cache, KeyValueCache, LayerCache
 from multihead.model.kernels import attend
 from multihead.model.ngrams import NGramEmbedding
+from multihead.model.positions import new_positions, rotate, segment_positions
 
 
 class Transformer(nn.Module):
-    """Encoder-only, decoder-only or encoder-decoder (section 3.1), by which vocabularies are given.
+    """An encoder, a decoder, or both (section 3.1).
 
     Args:
         config: Sizes and mechanisms.
-        source_vocab_size: Vocabulary of the encoder; None means no encoder (and no cross-attention).
+        source_vocab_size: Vocabulary of the encoder; None means no encoder and no cross-attention.
         target_vocab_size: Vocabulary of the decoder; None means no decoder.
-        blocks: The classes of attention and feed-forward; default ours.
+        blocks: The classes of attention and feed-forward; by default those of this file.
 
     Raises:
-        ConfigError: Where embeddings are to be shared between vocabularies of different size.
+        ConfigError: Two vocabularies of different size cannot share their embedding.
     """
 
     def __init__(
@@ -59,7 +66,7 @@ class Transformer(nn.Module):
             layers, cross = config.num_decoder_layers, self.encoder is not None
             self.decoder = Stack(config, target_vocab_size, layers, blocks, causal=True, cross=cross)
         if self.encoder and self.decoder and config.tie_embeddings in ("source_target", "all"):
-            what = f"none or target_output where the vocabularies differ ({source_vocab_size} and {target_vocab_size})"
+            what = f"none or target_output if the vocabularies differ ({source_vocab_size} and {target_vocab_size})"
             require(source_vocab_size == target_vocab_size, "model.tie_embeddings", what, config.tie_embeddings)
             self.decoder.embedding.weight = self.encoder.embedding.weight
 
@@ -70,35 +77,62 @@ class Transformer(nn.Module):
         target: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states of the decoder if there is one, else of the encoder; arguments as in `encode` and `decode`.
+        """Hidden states of the decoder if a target is given, else of the encoder.
 
-        Without a source the decoder stands alone, also beside an encoder; without a target the encoder does.
+        Arguments are those of `encode` and `decode`. Without a source the decoder runs alone.
+
+        Raises:
+            ValueError: Neither a source nor a target is given, or there is no stack that reads it.
         """
-        memory = None if source is None else self.encode(source, source_mask)
         if target is None:
-            return memory
+            if source is None:
+                raise ValueError("a Transformer needs a source, a target or both")
+            return self.encode(source, source_mask)
+        memory = None if source is None else self.encode(source, source_mask)
         return self.decode(target, target_mask=target_mask, memory=memory, memory_mask=source_mask)
 
+    def stack(self, name: str) -> Stack:
+        """The ``encoder`` or the ``decoder``.
+
+        Raises:
+            ValueError: This model has none.
+        """
+        stack = self.encoder if name == "encoder" else self.decoder
+        if stack is None:
+            raise ValueError(f"this Transformer has no {name}")
+        return stack
+
     def compile_layers(self) -> None:
-        """Compiles every layer in place for any length; parameter names stay."""
+        """Compiles every layer in place for any length; parameter names stay the same."""
         for stack in filter(None, (self.encoder, self.decoder)):
             for layer in stack.layers:
                 layer.compile(dynamic=True)
 
     def recompute_layers(self) -> None:
-        """In training keeps only what enters a layer; the backward pass computes the rest again (arXiv:1604.06174)."""
+        """In training, layers keep only their input; the backward pass computes the rest again (arXiv:1604.06174)."""
         for stack in filter(None, (self.encoder, self.decoder)):
             stack.recompute = True
 
-    def encode(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        source: Tensor,
+        source_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        types: Tensor | None = None,
+    ) -> Tensor:
         """The memory [B, S, D] of source ids [B, S].
 
         Args:
             source: Ids.
-            source_mask: [B, S], None where nothing is padded.
+            source_mask: [B, S]; None if nothing is padded.
             segments: [B, S], as in `decode`.
+            types: [B, S], 0 in the first text of a pair and 1 in the second; None is all 0. It needs
+                ``model.segment_types``.
+
+        Raises:
+            ValueError: This model has no encoder.
         """
-        return self.encoder(source, source_mask, segments=segments)
+        return self.stack("encoder")(source, source_mask, segments=segments, types=types)
 
     def decode(
         self,
@@ -111,28 +145,30 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         segments: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, T, D] of target ids [B, T], each seeing itself and what stands before it.
+        """Hidden states [B, T, D] of target ids [B, T]; each position sees itself and the positions before it.
 
         Args:
-            target: Ids; with a cache, those that follow what is in it.
-            target_mask: [B, T], needed only where padding stands on the left: what is padded on the right
-                is after all real tokens, and causality hides it already.
-            positions: [B, T]; default: counted from each row's first real token.
-            memory: The encoder's output, [N, S, D]; with a cache it is the cache that holds it.
-            memory_mask: [N, S], None where nothing is padded.
-            cache: Made by `new_cache`; grows by T.
-            segments: [B, T], numbers of the documents that are packed in a row: attention stays within each, and
-                positions start at 0 there. Not with a cache.
+            target: Ids; with a cache, those that follow the ids in it.
+            target_mask: [B, T], needed only if the left is padded: causality hides padding on the right already.
+            positions: [B, T]; by default they are counted from each row's first real token.
+            memory: The encoder's output [N, S, D]; with a cache, the cache holds it.
+            memory_mask: [N, S]; None if nothing is padded.
+            cache: A cache that `new_cache` returned; it grows by T.
+            segments: [B, T], numbers of the documents that are packed in a row. Attention stays within a document,
+                and its positions start at 0. It cannot be used with a cache.
+
+        Raises:
+            ValueError: This model has no decoder.
         """
-        return self.decoder(target, target_mask, positions, memory, memory_mask, cache, segments)
+        return self.stack("decoder")(target, target_mask, positions, memory, memory_mask, cache, segments)
 
     def new_cache(self, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Cache:
-        """An empty cache; the memory [N, S, D] is given here, once, instead of to `decode`."""
-        return Cache(len(self.decoder.layers), memory, memory_mask)
+        """An empty cache for `decode`. It takes the memory [N, S, D], which is then not given to `decode`."""
+        return Cache(len(self.stack("decoder").layers), memory, memory_mask)
 
 
 class Stack(nn.Module):
-    """Embedding, layers and final norm: the encoder, or with ``causal`` the decoder (section 3.1)."""
+    """The encoder, or with ``causal`` the decoder (section 3.1): embedding, layers and final norm."""
 
     def __init__(
         self, config: ModelConfig, vocab_size: int, num_layers: int, blocks: Blocks, *, causal: bool, cross: bool
@@ -140,19 +176,18 @@ class Stack(nn.Module):
         super().__init__()
         self.causal = causal
         self.recompute = False
-        self.head_dim = config.head_dim
-        self.max_len = config.max_len
-        self.position = config.position
-        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        width = config.width_of_embeddings
+        self.scale = math.sqrt(width) if config.embedding_scale else 1.0
+        self.embedding = nn.Embedding(vocab_size, width)
         self.ngrams = NGramEmbedding(config) if config.ngram_buckets else None
-        if config.position == "learned":
-            self.positions = nn.Embedding(config.max_len, config.d_model)
-        elif config.position == "sinusoidal":
-            self.register_buffer("sinusoids", sinusoids(config.max_len, config.d_model), persistent=False)
-        elif config.position == "alibi":
-            self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
+        self.positions = new_positions(config)
+        self.types = nn.Embedding(config.segment_types, width) if config.segment_types else None
+        self.embedding_norm = new_norm(config, width) if config.embedding_norm else nn.Identity()
+        self.widen = nn.Linear(width, config.d_model) if width != config.d_model else nn.Identity()
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(Layer(config, blocks, causal=causal, cross=cross) for _ in range(num_layers))
+        own = min(1, num_layers) if config.share_layers else num_layers
+        layers = [Layer(config, blocks, causal=causal, cross=cross) for _ in range(own)]
+        self.layers = nn.ModuleList(layers * num_layers if config.share_layers else layers)
         self.norm = new_norm(config) if config.norm_placement == "pre" else nn.Identity()
         self._initialise(config)
 
@@ -165,18 +200,24 @@ class Stack(nn.Module):
         memory_mask: Tensor | None = None,
         cache: Cache | None = None,
         segments: Tensor | None = None,
+        types: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] of ids [B, T]; arguments as in `Transformer.decode`."""
         if cache is not None:
-            mask = cache.extend(tokens, mask)  # [B, S] of all that was decoded so far
+            mask = cache.extend(tokens, mask)  # [B, S] of all tokens so far
             memory, memory_mask = cache.memory, cache.memory_mask
         if positions is None and mask is not None and self.causal:
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.size(1) :]  # [B, T]
         if positions is None and segments is not None:
             positions = segment_positions(segments)  # [B, T]
         past = 0 if cache is None else cache.length - tokens.size(1)
-        more = None if self.ngrams is None else self.ngrams(tokens, mask, cache, segments)
-        x = self.dropout(self._embed(tokens, positions, past, more))  # [B, T, D]
+        x = self.embedding(tokens)  # [B, T, D]
+        if self.ngrams is not None:
+            x = x + self.ngrams(tokens, mask, cache, segments)
+        x = self.positions.add_to_embeddings(x, self.scale, positions, past)
+        if self.types is not None:  # without types, everything is of the first text
+            x = x + (self.types.weight[0] if types is None else self.types(types))
+        x = self.widen(self.dropout(self.embedding_norm(x)))  # [B, T, D]
         scope = self._scope(x, mask, positions, past, segments)
         shown = None if memory_mask is None else memory_mask[:, None, None, :]  # [N, 1, 1, S]
         memory_scope = Scope(scope.dtype, shown)
@@ -187,28 +228,10 @@ class Stack(nn.Module):
                 x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
         return self.norm(x)
 
-    def _embed(self, tokens: Tensor, positions: Tensor | None, past: int, more: Tensor | None = None) -> Tensor:
-        """Embeddings, and ``more`` (n-grams), times sqrt(d_model) (section 3.4), plus a table's positions (3.5)."""
-        x = self.embedding(tokens)  # [B, T, D]
-        x = x if more is None else x + more
-        scale = math.sqrt(x.size(-1))
-        if self.position not in ("learned", "sinusoidal"):
-            return x * scale
-        end = past + tokens.size(1)  # positions are below, unless a caller's own; looking at them waits for the device
-        if end > self.max_len and positions is not None and not torch.compiler.is_exporting():
-            end = int(positions.max()) + 1 if positions.numel() else 0
-        if end > self.max_len:
-            raise ValueError(
-                f"a sequence of {end} tokens is longer than model.max_len={self.max_len}, "
-                f"the length of the table of {self.position} positions"
-            )
-        table = self.positions.weight if self.position == "learned" else self.sinusoids
-        return torch.add(table[past:end] if positions is None else table[positions], x, alpha=scale)
-
     def _scope(
         self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int, segments: Tensor | None = None
     ) -> Scope:
-        """What each of the T new positions may attend to among S = ``past`` + T; no mask where none is needed."""
+        """What each of the T new positions may attend to among S = ``past`` + T; without a mask if none is needed."""
         length, total = x.size(1), past + x.size(1)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -217,32 +240,27 @@ class Stack(nn.Module):
             same = segments[:, None, :, None] == segments[:, None, None, :]  # [B, 1, T, T]
             mask = same if mask is None else mask & same
         causal = bool(self.causal and length > 1)
-        if causal and (past or mask is not None or self.position == "alibi"):
+        if causal and (past or mask is not None or self.positions.changes_scores):
             causal = False
             before = torch.ones(1, 1, length, total, dtype=torch.bool, device=x.device).tril(past)  # [1, 1, T, S]
             if mask is None:
                 mask = before
-            else:  # a padded query sees itself, so that no row is empty
+            else:  # a padded query sees itself, so that its row of the softmax is not empty
                 mask = (before & mask) | (before & before.triu(past))  # [B, 1, T, S]
-        if self.position == "alibi":
-            mask = alibi_bias(self.slopes, length, total, mask).to(dtype)  # [B or 1, H, T, S]
-        rotation = None
-        if self.position == "rotary":
-            positions = torch.arange(past, total, device=x.device) if positions is None else positions
-            cos, sin = rotary_angles(positions, self.head_dim)
-            rotation = cos.to(dtype), sin.to(dtype)
-        return Scope(dtype, mask, causal, rotation)
+        mask = self.positions.add_to_scores(mask, length, total, dtype)
+        return Scope(dtype, mask, causal, self.positions.rotation(x, positions, past, dtype))
 
     @torch.no_grad()
     def _initialise(self, config: ModelConfig) -> None:
-        """Embeddings normal with variance 1 / d_model (they are scaled by sqrt(d_model)), matrices Xavier-uniform.
+        """Draws embeddings with variance 1 / d_model, since they are scaled by sqrt(d_model); matrices Xavier-uniform.
 
-        With ``depth_scaled`` the projections into the residual stream start smaller by 1 / sqrt(2 * layers), as in
-        GPT-2 (Radford et al. 2019, section 2.3), so that its variance does not grow with depth.
+        With ``depth_scaled``, projections into the residual stream start smaller by 1 / sqrt(2 * layers), as in GPT-2
+        (Radford et al. 2019, section 2.3), so that the variance of the stream does not grow with depth.
         """
-        for module in self.children():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=config.d_model**-0.5)
+        nn.init.normal_(self.embedding.weight, std=config.d_model**-0.5)
+        types = () if self.types is None else self.types.parameters()
+        for table in (*self.positions.parameters(), *types):
+            nn.init.normal_(table, std=config.d_model**-0.5)
         for name, module in self.layers.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -253,20 +271,21 @@ class Stack(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention where the decoder has a memory, feed-forward (section 3.1).
+    """Self-attention, cross-attention if the decoder has a memory, and feed-forward (section 3.1).
 
-    Each sub-layer stands in a residual connection, with dropout on its output (section 5.4) and a norm: after the sum
-    in the paper (``post``), before the sub-layer in ``pre`` (Xiong et al. 2020, arXiv:2002.04745), which trains
-    without care for the warm-up.
+    Each sub-layer has a residual connection around it, dropout on its output (section 5.4) and a norm. The norm comes
+    after the sum in the paper (``post``). With ``pre`` it comes before the sub-layer (Xiong et al. 2020,
+    arXiv:2002.04745), and training depends less on the warm-up.
     """
 
     def __init__(self, config: ModelConfig, blocks: Blocks, *, causal: bool, cross: bool):
         super().__init__()
-        self.pre = config.norm_placement == "pre"
-        self.self_attention = (blocks.causal_attention if causal else blocks.attention)(config)
+        self.pre, self.parallel = config.norm_placement == "pre", config.parallel
+        attention = blocks.causal_attention if causal else None
+        self.self_attention = (attention or blocks.attention)(config)
         self.self_attention_norm = new_norm(config)
         if cross:
-            self.cross_attention = blocks.cross_attention(config)
+            self.cross_attention = (blocks.cross_attention or blocks.attention)(config)
             self.cross_attention_norm = new_norm(config)
         self.feed_forward = blocks.feed_forward(config)
         self.feed_forward_norm = new_norm(config)
@@ -282,6 +301,9 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Maps the residual stream [B, T, D] to the next layer's."""
         own, crossed = (None, None) if cache is None else (cache.self_attention, cache.cross_attention)
+        if self.parallel:
+            y = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+            return x + y + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))
         if self.pre:
             x = x + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))
             if memory is not None:
@@ -296,24 +318,29 @@ class Layer(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """softmax(Q K^T / sqrt(K)) V in parallel heads (sections 3.2.1 and 3.2.2), to itself or to a memory.
+    """softmax(Q K^T / sqrt(K)) V in parallel heads (sections 3.2.1 and 3.2.2).
 
-    With ``num_kv_heads`` fewer heads of keys and values serve groups of queries (Ainslie et al. 2023,
-    arXiv:2305.13245); with ``qk_norm`` queries and keys are normalised in each head (Henry et al. 2020,
-    arXiv:2010.04245). What replaces this class takes the same arguments here and in `forward`.
+    With ``num_kv_heads``, fewer heads of keys and values serve groups of queries (Ainslie et al. 2023,
+    arXiv:2305.13245). With ``qk_norm``, queries and keys are normalised in each head (Henry et al. 2020,
+    arXiv:2010.04245). A plugin's class takes the same arguments in the constructor and in `forward`.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.head_dim = config.head_dim
         self.dropout = config.attention_dropout
+        self.width = width = config.num_heads * config.head_dim
         kv_width = config.kv_heads * config.head_dim
-        self.query = nn.Linear(config.d_model, config.d_model, bias=config.bias)
-        self.key = nn.Linear(config.d_model, kv_width, bias=config.bias)
-        self.value = nn.Linear(config.d_model, kv_width, bias=config.bias)
-        self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
-        self.query_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(config.head_dim) if config.qk_norm else nn.Identity()
+        places = config.attention_bias
+        bias_in = config.bias if places == "auto" else places in ("qkv", "all")
+        bias_out = config.bias if places == "auto" else places == "all"
+        self.query = nn.Linear(config.d_model, width, bias=bias_in)
+        self.key = nn.Linear(config.d_model, kv_width, bias=bias_in)
+        self.value = nn.Linear(config.d_model, kv_width, bias=bias_in)
+        self.output = nn.Linear(width, config.d_model, bias=bias_out)
+        eps = norm_eps(config, "rms_norm")
+        self.query_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(config.head_dim, eps) if config.qk_norm else nn.Identity()
 
     def forward(
         self, x: Tensor, scope: Scope, memory: Tensor | None = None, cache: KeyValueCache | None = None
@@ -323,10 +350,10 @@ class MultiHeadAttention(nn.Module):
         Args:
             x: Queries.
             scope: What may be attended to, and how queries and keys are rotated.
-            memory: None for self-attention. B may be N * beams: a source's beams stand together and share its keys.
-            cache: Where keys and values are kept between steps; cross-attention computes them at the first step only.
+            memory: None for self-attention. B may be N * beams: beams of one source are neighbours and share its keys.
+            cache: Keeps keys and values between steps. Cross-attention computes them at the first step only.
         """
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         x = x.to(scope.dtype)  # once, not by autocast in each projection
         query = self.query_norm(self._heads(self.query(x)))  # [B, T, H, K]
         if memory is not None and cache is not None and cache.length:
@@ -342,23 +369,23 @@ class MultiHeadAttention(nn.Module):
             query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
         heads = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         y = attend(*heads, scope.mask, scope.causal, self.dropout if self.training else 0.0)  # [N, H, B // N * T, K]
-        return self.output(y.transpose(1, 2).reshape(batch, length, width))
+        return self.output(y.transpose(1, 2).reshape(batch, length, self.width))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
 
 
 class FeedForward(nn.Module):
-    """max(0, x W1) W2 (section 3.3); GELU; or SwiGLU, (swish(x W1) * x W3) W2 (Shazeer 2020, arXiv:2002.05202).
+    """f(x W1) W2 with f = max(0, .) (section 3.3) or another; or (f(x W1) * x W3) W2 (Shazeer 2020, arXiv:2002.05202).
 
-    What replaces this class takes the same arguments here and in `forward`.
+    A plugin's class takes the same arguments in the constructor and in `forward`.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.activation = {"relu": F.relu, "gelu": F.gelu, "swiglu": F.silu}[config.activation]
+        self.activation = activation(config)
         self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
-        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation == "swiglu" else None
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.bias) if config.activation in GATED else None
         self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
         self.dropout = Dropout(config.ff_dropout)
 
@@ -372,54 +399,54 @@ class FeedForward(nn.Module):
 
 @dataclass
 class Blocks:
-    """The classes that a layer is built from; a plugin replaces one by its own with the same signatures."""
+    """The classes that a layer is built from; a plugin replaces some by its own with the same signatures."""
 
-    attention: type[nn.Module] = MultiHeadAttention
-    causal_attention: type[nn.Module] | None = None
-    """Of a decoder to itself, and `cross_attention` to the memory, where they differ from `attention`."""
-    cross_attention: type[nn.Module] | None = None
-    feed_forward: type[nn.Module] = FeedForward
-
-    def __post_init__(self) -> None:
-        self.causal_attention = self.causal_attention or self.attention
-        self.cross_attention = self.cross_attention or self.attention
+    attention: Callable[[ModelConfig], nn.Module] = MultiHeadAttention
+    """It builds every attention for which the next two fields name no other class."""
+    causal_attention: Callable[[ModelConfig], nn.Module] | None = None
+    """It builds the self-attention of a decoder."""
+    cross_attention: Callable[[ModelConfig], nn.Module] | None = None
+    """It builds the attention of a decoder to the memory."""
+    feed_forward: Callable[[ModelConfig], nn.Module] = FeedForward
+    """It builds the feed-forward."""
 
 
 @dataclass
 class Scope:
-    """What the queries of one pass may attend to: made once, shared by all layers."""
+    """What the queries of one pass may attend to; all layers share it."""
 
     dtype: torch.dtype
-    """Of the matrix products: autocast's, or that of the weights."""
+    """The type of the matrix products: autocast's, or that of the weights."""
     mask: Tensor | None = None
-    """Boolean, or added to the scores; broadcastable to [N, H, T, S]; None hides nothing."""
+    """It is boolean or is added to the scores, broadcastable to [N, H, T, S]; None hides nothing."""
     causal: bool = False
-    """Each position sees itself and what stands before it; only without a mask."""
+    """Whether each position sees only itself and the positions before it; the mask is None then."""
     rotation: tuple[Tensor, Tensor] | None = None
-    """Cosines and sines of the rotary positions, [T, 1, K / 2] or [B, T, 1, K / 2]."""
+    """Cosines and sines for `rotate`, [T, 1, K / 2] or [B, T, 1, K / 2]."""
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2)) * weight (Zhang and Sennrich 2019, arXiv:1910.07467), in float32 inside."""
+    """x / sqrt(mean(x^2)) * weight (Zhang and Sennrich 2019, arXiv:1910.07467), computed in float32."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, eps: float = 1e-6):
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises the last dimension; shape and dtype stay."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-6).to(x.dtype)
+        """Normalises the last dimension; the result has the shape and dtype of ``x``."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=self.eps).to(x.dtype)
 
 
 class Dropout(nn.Module):
-    """Dropout; on a CPU from 16 random bits an element, drawn four at a time: twice as fast as torch's own there."""
+    """Dropout (section 5.4). On a CPU each element takes 16 random bits, which is twice as fast as torch's own."""
 
     def __init__(self, p: float):
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeroes elements with probability p and scales the others by 1 / (1 - p), in training."""
+        """In training, zeroes elements with probability p and scales the others by 1 / (1 - p)."""
         in_16_bits = self.training and 0 < self.p <= 1 - 2**-16
         if not in_16_bits or x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.p, self.training)
@@ -428,62 +455,51 @@ class Dropout(nn.Module):
         return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
 
 
-def new_norm(config: ModelConfig) -> nn.Module:
-    """The norm of the residual stream: LayerNorm (the paper) or RMSNorm."""
-    return RMSNorm(config.d_model) if config.norm == "rms_norm" else nn.LayerNorm(config.d_model, bias=config.bias)
+class OutputTransform(nn.Sequential):
+    """Dense layer, activation and norm before a map to the vocabulary, as in BERT (arXiv:1810.04805)."""
+
+    def __init__(self, config: ModelConfig):
+        width = config.width_of_embeddings
+        super().__init__(nn.Linear(config.d_model, width), Activation(config), new_norm(config, width))
 
 
-def sinusoids(max_len: int, d_model: int) -> Tensor:
-    """The table [max_len, D] of section 3.5: sines in the even columns, cosines in the odd ones."""
-    angle = _angles(torch.arange(max_len), d_model)
-    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
+class Activation(nn.Module):
+    """`activation` as a module."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.function = activation(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps each element."""
+        return self.function(x)
 
 
-def segment_positions(segments: Tensor) -> Tensor:
-    """Positions [B, T] counted from the start of each segment; ``segments`` [B, T] holds one number per segment."""
-    place = torch.arange(segments.size(1), device=segments.device).expand_as(segments)
-    starts = torch.ones_like(segments, dtype=torch.bool)
-    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return place - torch.where(starts, place, 0).cummax(1).values
+def new_norm(config: ModelConfig, width: int = 0) -> nn.Module:
+    """A norm of the residual stream, or of another ``width``: LayerNorm (the paper) or RMSNorm."""
+    width, eps = width or config.d_model, norm_eps(config, config.norm)
+    return RMSNorm(width, eps) if config.norm == "rms_norm" else nn.LayerNorm(width, eps, bias=config.bias)
 
 
-def rotary_angles(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [..., T, 1, K / 2] of positions [..., T] (RoFormer, Su et al. 2021, arXiv:2104.09864)."""
-    angle = _angles(positions, head_dim)[..., None, :]
-    return angle.cos(), angle.sin()
+def norm_eps(config: ModelConfig, norm: str) -> float:
+    """What a norm of this kind adds to a variance."""
+    return config.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[norm]
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the pairs (i, i + K / 2) of each head of [B, T, H, K] by their position's angles.
-
-    The paper pairs neighbours (2 i, 2 i + 1): the same up to a permutation of the columns of query and key.
-    """
-    cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
-
-
-def _angles(positions: Tensor, width: int) -> Tensor:
-    """Position / 10000^(2 i / width), [..., width / 2], in float32 whatever the default type."""
-    exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
-    return positions[..., None].float() * 10000.0**-exponent
-
-
-def alibi_slopes(num_heads: int) -> Tensor:
-    """The slope of each head (Press et al. 2022, arXiv:2108.12409, section 3), as in the authors' code.
-
-    2^(-8 / n), 2^(-16 / n), ... for n a power of two; else those of the next smaller power, then every second slope of
-    the next larger one.
-    """
-    power = 2 ** int(math.log2(num_heads))
-    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
-    slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(num_heads - power)]
-    return torch.tensor(slopes, dtype=torch.float32)
+def activation(config: ModelConfig) -> Callable[[Tensor], Tensor]:
+    """The function inside the feed-forward; of gated ones, that of the gate."""
+    gelu_tanh = functools.partial(F.gelu, approximate="tanh")
+    return {
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "gelu_tanh": gelu_tanh,
+        "silu": F.silu,
+        "relu2": _squared_relu,
+        "swiglu": F.silu,
+        "geglu": F.gelu,
+        "geglu_tanh": gelu_tanh,
+    }[config.activation]
 
 
-def alibi_bias(slopes: Tensor, length: int, total: int, mask: Tensor | None) -> Tensor:
-    """-slope * |i - j| of the last ``length`` of ``total`` positions, -inf where ``mask`` hides: [B or 1, H, T, S]."""
-    key = torch.arange(total, device=slopes.device)
-    distance = (key[total - length :, None] - key).abs()  # [T, S]
-    bias = -slopes.float()[:, None, None] * distance  # [H, T, S]
-    return bias[None] if mask is None else torch.where(mask, bias, -math.inf)
+def _squared_relu(x: Tensor) -> Tensor:
+    return F.relu(x).square()

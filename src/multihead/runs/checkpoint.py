@@ -8,7 +8,6 @@ read back; nothing in it is code. When one is written, and what is in it, is `mu
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -27,7 +26,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from multihead.config.words import typed_as
+from multihead.data.encode import sha256
 from multihead.errors import CheckpointError, MachineError
+from multihead.runs.files import sync_folder, write_synced
 
 log = logging.getLogger("multihead")
 
@@ -37,37 +38,6 @@ REPLACED = ".old"  # of a checkpoint that is being written again; valid until th
 DAMAGED = ".damaged"  # of a checkpoint that a resume passed over
 ATTEMPTS, PAUSE_SECONDS = 3, 1.0  # of a save that fails: what filled the disk may be gone a moment later
 PROBE = "probe.tmp"
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Writes ``content`` so that it is on the disk when this returns."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def replace_synced(path: Path, content: bytes) -> None:
-    """Replaces a small file at once: readers see the old content or the new one, never a part."""
-    beside = path.with_name(path.name + ".tmp")
-    write_synced(beside, content)
-    os.replace(beside, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Makes renames inside a folder last."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def pack(state: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:

@@ -25,6 +25,7 @@ from multihead.errors import CheckpointError, ConfigError, MachineError
 from multihead.plugin import Plugin
 from multihead.ranks import is_main_rank, world_size
 from multihead.runs import lock
+from multihead.runs.files import read_json, replace_synced
 from multihead.text.targets import TargetText
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def new_run_dir(config: Config) -> Path:
     return path
 
 
-def capsule_dir(run: str, key: str = "run") -> Path:
+def run_directory(run: str, key: str = "run") -> Path:
     """The directory of an existing run.
 
     Raises:
@@ -99,8 +100,6 @@ def create(
 
 def describe(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str]) -> None:
     """Writes the configuration and what was typed; a resume may add to both."""
-    from multihead.runs.checkpoint import replace_synced
-
     replace_synced(run_dir / "config.yaml", to_yaml(tree).encode())
     replace_synced(run_dir / "overrides.yaml", to_yaml(list(words)).encode())
 
@@ -248,22 +247,6 @@ def read_targets(file: Path) -> dict[str, TargetText]:
         return {name: TargetText.of(described) for name, described in content.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(str(file), f"is damaged ({error})", "copy the run again") from None
-
-
-def read_json(path: Path, kind: type) -> Any:
-    """A JSON file of a capsule.
-
-    Raises:
-        CheckpointError: If it is missing, damaged or of another kind.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(str(path), f"is damaged ({error})", "copy the run again") from None
-    if not isinstance(content, kind):
-        what = f"is damaged (a {type(content).__name__}, expected a {kind.__name__})"
-        raise CheckpointError(str(path), what, "copy the run again")
-    return content
 
 
 def describe_model(run_dir: Path) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MachineError, side_output
-from multihead.runs.metrics_file import COORDINATES, CSVMetrics, Row, whole_lines
+from multihead.runs.files import whole_lines
+from multihead.runs.metrics_file import COORDINATES, CSVMetrics, Row
 from multihead.tasks.base import Task, TaskCallback
 
 log = logging.getLogger("multihead")
@@ -41,7 +42,7 @@ FINISH_SECONDS = 3.0
 QUEUE_SECONDS = 3.0
 """Longest wait for tables to be handed over before that."""
 UPLOAD_SECONDS = 600.0
-"""Longest wait where the capsule is to be uploaded too."""
+"""Longest wait if the run directory is uploaded too."""
 
 MOST_SAMPLES = 1000
 """Newest rows of the table of samples."""
@@ -138,11 +139,11 @@ def log_picture(loggers: Sequence[Logger], step: int, name: str, path: Path) -> 
 
 
 @side_output("the upload of the result")
-def log_capsule(loggers: Sequence[Logger], run_dir: Path, result: Mapping[str, Any], whole: bool) -> None:
+def log_result(loggers: Sequence[Logger], run_dir: Path, result: Mapping[str, Any], whole: bool) -> None:
     """The result where a logger has a summary; if ``whole``, what prediction and comparison need as an artifact."""
     for logger in loggers:
         if isinstance(logger, WandbMetrics):
-            logger.log_capsule(result, whole)
+            logger.log_result(result, whole)
 
 
 def finish(loggers: Sequence[Logger], status: int) -> None:
@@ -180,7 +181,7 @@ class WandbMetrics(Logger):
         self.run: Any = run
         self.run_dir = run_dir
         self._waiting: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._left_out, self._all_sent, self._capsule_waits = False, True, False
+        self._left_out, self._all_sent, self._upload_waits = False, True, False
         self._sender = threading.Thread(target=self._send_waiting, daemon=True)
         self._sender.start()
         for name in ("step", "tokens"):
@@ -233,8 +234,8 @@ class WandbMetrics(Logger):
 
         self._send_now({"step": step}, {name: wandb.Image(str(path))})
 
-    def log_capsule(self, result: Mapping[str, Any], whole: bool) -> None:
-        """The result as the run's summary, and the capsule as an artifact of type ``model`` if ``whole``."""
+    def log_result(self, result: Mapping[str, Any], whole: bool) -> None:
+        """The result as the run's summary, and the run directory as an artifact of type ``model`` if ``whole``."""
         if self.run is None:
             return
         try:
@@ -242,13 +243,13 @@ class WandbMetrics(Logger):
         except Exception as error:
             log.warning("W&B did not take the result: %s", _told(error))
         if whole:
-            self._capsule_waits = True
-            self._waiting.put(self._send_capsule)
+            self._upload_waits = True
+            self._waiting.put(self._send_artifact)
 
-    def _send_capsule(self) -> None:
+    def _send_artifact(self) -> None:
         import wandb
 
-        artifact = wandb.Artifact(f"{self.run.id}-capsule", type="model")
+        artifact = wandb.Artifact(f"{self.run.id}-run", type="model")
         artifact.add_dir(str(self.run_dir / "model"), name="model")
         for name in ARTIFACT_FILES:
             artifact.add_file(str(self.run_dir / name))
@@ -290,7 +291,7 @@ class WandbMetrics(Logger):
         if self.run is None:
             return
         self._waiting.put(None)
-        self._sender.join(UPLOAD_SECONDS if self._capsule_waits else QUEUE_SECONDS)
+        self._sender.join(UPLOAD_SECONDS if self._upload_waits else QUEUE_SECONDS)
         whole = self._all_sent and not self._left_out and not self._sender.is_alive()
         run, self.run = self.run, None
         try:
@@ -439,7 +440,7 @@ def hidden_leaves(tree: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str
 
 
 def reproduce(run_dir: Path) -> dict[str, Any]:
-    """The commit and the command line of a run, as its capsule has them."""
+    """The commit and the command line of a run, as its directory has them."""
     try:
         known = json.loads((run_dir / "environment.json").read_text())
     except (OSError, ValueError):

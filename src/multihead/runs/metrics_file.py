@@ -108,12 +108,6 @@ def read_metrics(path: Path) -> list[Row]:
     return list(csv.DictReader(io.StringIO(whole, newline=""), restval=""))
 
 
-def whole_lines(path: Path) -> list[str]:
-    """The lines of a file that is still written, without one that a kill tore."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
-
-
 def _csv_line(cells: Sequence[str]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)

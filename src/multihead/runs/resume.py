@@ -15,7 +15,7 @@ from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import SEARCHES
 from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MultiheadError
-from multihead.runs.directory import VOCABULARY, capsule_dir, new_run_dir
+from multihead.runs.directory import VOCABULARY, new_run_dir, run_directory
 from multihead.runs.lock import in_use
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def aim(composition: Composition) -> Aim:
     if not wish:
         return Aim(composition, new_run_dir(composition.config), "new")
     if wish not in SEARCHES:
-        path = capsule_dir(wish, "resume")
+        path = run_directory(wish, "resume")
         words = [word for word in composition.words if not word.lstrip("+").startswith("resume=")]
         composed = compose_from_run(load_yaml(path / "config.yaml"), words)
         typed = load_yaml(path / "overrides.yaml") if (path / "overrides.yaml").is_file() else []

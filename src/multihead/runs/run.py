@@ -14,7 +14,7 @@ from multihead.config.compose import compose_from_run, load_yaml
 from multihead.config.effects import without_effect
 from multihead.config.training import Config
 from multihead.errors import CheckpointError, ConfigError
-from multihead.runs.directory import capsule_dir, load_vocab
+from multihead.runs.directory import load_vocab, run_directory
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Model, Task
@@ -172,7 +172,7 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
 
     keep_freed_memory()
     capabilities.limit_threads()
-    path = capsule_dir(str(run))
+    path = run_directory(str(run))
     composition = compose_from_run(load_yaml(path / "config.yaml"), words, run=str(run))
     say_without_effect(composition.config)
     task = build_task(composition.config, load_vocab(path), composition.plugin)

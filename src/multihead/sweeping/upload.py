@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from multihead.comparing.systems import run_dirs
 from multihead.config.sweep import Sweep
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import MachineError
+from multihead.runs.listing import run_dirs
 from multihead.sweeping.ledger import SETTLED, Row
 
 log = logging.getLogger("multihead")
@@ -42,7 +42,7 @@ def send(rows: Sequence[Row], sweep: Sweep) -> int:
 
 
 def send_run(run_dir: Path, failed: bool = False) -> None:
-    """One run: what W&B has recorded offline, or else configuration, metrics and result as its capsule has them.
+    """One run: what W&B has recorded offline, or else configuration, metrics and result as its directory has them.
 
     Raises:
         MachineError: W&B did not take it.
@@ -64,5 +64,5 @@ def send_run(run_dir: Path, failed: bool = False) -> None:
         raise MachineError("to=wandb", "W&B is switched off or did not start", "WANDB_MODE=online, wandb login")
     logger = WandbMetrics(run, run_dir, read_metrics(run_dir / "metrics.csv"))
     with contextlib.suppress(OSError, ValueError):  # a run that failed has no result
-        logger.log_capsule(json.loads((run_dir / "result.json").read_text()), whole=False)
+        logger.log_result(json.loads((run_dir / "result.json").read_text()), whole=False)
     logger.finish(1 if failed else 0)

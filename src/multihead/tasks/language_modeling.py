@@ -21,7 +21,7 @@ from multihead.metrics.text import WeightedMean
 from multihead.model.beam_search import Hypothesis, generate, score
 from multihead.model.heads import VocabularyHead
 from multihead.model.sampling import cut_at_stop, sample, settled
-from multihead.model.transformer import Transformer
+from multihead.model.transformer import OutputTransform, Transformer
 from multihead.tasks.base import IGNORED, Model, Task, at_places, labelled
 from multihead.text.vocabulary import Vocabulary
 
@@ -49,7 +49,10 @@ class LanguageModelingTask(Task):
     ) -> VocabularyHead:
         stack = transformer.decoder if settings.objective == "causal" else transformer.encoder
         weight = stack.embedding.weight if config.model.tie_embeddings in ("target_output", "all") else None
-        return VocabularyHead(config.model.d_model, vocab.tokenizers["text"].vocab_size, weight)
+        transform = OutputTransform(config.model) if config.model.output_transform else None
+        width = config.model.width_of_embeddings if transform else config.model.d_model
+        size = vocab.tokenizers["text"].vocab_size
+        return VocabularyHead(width, size, weight, config.model.output_bias, transform)
 
     # ---- from ids to batches
 

@@ -49,7 +49,7 @@ class TranslationTask(Task):
     def new_head(
         cls, config: Config, settings: TranslationConfig, transformer: Transformer, vocab: Vocabulary
     ) -> VocabularyHead:
-        tied = config.model.tie_embeddings in ("target_output", "all")
+        tied = config.model.tie_embeddings in ("target_output", "all") and not config.model.embedding_width
         weight = transformer.decoder.embedding.weight if tied else None
         kind = CopyHead if settings.copy else VocabularyHead
         return kind(config.model.d_model, vocab.tokenizers["target"].vocab_size, weight)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from multihead.model.transformer import MultiHeadAttention, Scope, Stack, rotate
+from multihead.model.positions import rotate
+from multihead.model.transformer import MultiHeadAttention, Scope, Stack
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Task

@@ -14,7 +14,7 @@ from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.data.prepare import Prepared, prepare, roles_of
 from multihead.ranks import world_size
-from multihead.runs.directory import capsule_dir, starting_vocab
+from multihead.runs.directory import run_directory, starting_vocab
 from multihead.training.launch import devices
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _vocab(config: Config, resumed: Path | None) -> Vocabulary | None:
 
         found = [role for task in config.task.members().values() for role in roles_of(config.data, task)]
         roles = list(dict.fromkeys(role for role in found if role != "label"))
-        return Vocabulary(tokenizers_from(capsule_dir(config.init_from, "init_from"), roles))
+        return Vocabulary(tokenizers_from(run_directory(config.init_from, "init_from"), roles))
     return None
 
 
@@ -120,7 +120,7 @@ def _source(config: Config) -> Source:
     """
     from multihead.training.transfer import check_same, read_source
 
-    source = read_source(capsule_dir(config.init_from, "init_from"))
+    source = read_source(run_directory(config.init_from, "init_from"))
     check_same(config.model, source)
     return source
 

@@ -280,7 +280,7 @@ def _write_result(
     run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps, result: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, list[list[Any]]]]:
     """Writes the result, and beside it tables and pictures, which may fail without costing the result."""
-    from multihead.runs.loggers import log_capsule, log_picture, log_table
+    from multihead.runs.loggers import log_picture, log_result, log_table
     from multihead.training.suspicions import Training, notes_on, of_training
 
     result["notes"] = []
@@ -297,7 +297,7 @@ def _write_result(
     for path in (*run_dir.glob("confusion_test*.png"), *sorted(run_dir.glob("pictures/attention_*.png"))):
         log_picture(trainer.loggers, trainer.global_step, path.stem, path)
     written = write_result(run_dir, result)
-    log_capsule(trainer.loggers, run_dir, written, task.config.log_model)
+    log_result(trainer.loggers, run_dir, written, task.config.log_model)
     return written, tables
 
 

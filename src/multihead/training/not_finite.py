@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from multihead.config.training import TrainerConfig
 from multihead.errors import CheckpointError, NumericsError
 from multihead.model.sharded import gathered, whole
-from multihead.runs.checkpoint import FolderCheckpointIO, Start, checkpoints, newest_valid, replace_synced
+from multihead.runs.checkpoint import FolderCheckpointIO, Start, checkpoints, newest_valid
+from multihead.runs.files import replace_synced
 from multihead.training.counters import Counters
 from multihead.training.restore import load_weights
 from multihead.training.streams import Streams

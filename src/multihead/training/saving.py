@@ -12,7 +12,8 @@ from typing import Any
 import lightning as L
 
 from multihead.errors import MachineError
-from multihead.runs.checkpoint import Start, checkpoints, damage, free_space, megabytes, probe, replace_synced
+from multihead.runs.checkpoint import Start, checkpoints, damage, free_space, megabytes, probe
+from multihead.runs.files import replace_synced
 from multihead.training.averaging import averages_of
 
 log = logging.getLogger("multihead")

@@ -1,7 +1,7 @@
-"""The built-in corpus (``data=grammar``): text of known probability, made by our own code without any download.
+"""The built-in corpus (``data=grammar``): text of known probability, which this code generates without a download.
 
-Sentence pairs come from a hand-written English-German grammar. A derivation is a tree of choices (`rules`), drawn with
-its probability (`sampling`); two linearisers walk the same tree (`linearise`) over words that stand side by side
+Sentence pairs come from a hand-written English-German grammar. A derivation is a tree of choices (`rules`), which is
+drawn with its probability (`sampling`). Two linearisers (`linearise`) turn the same tree into English and German words
 (`lexicon`, `inflection`):
 
     (linked, (link, past, because), (does, I, (trans, look for, the key)), (does_not, he, (intr, wake up)))
@@ -9,9 +9,13 @@ its probability (`sampling`); two linearisers walk the same tree (`linearise`) o
     Ich suchte den Schlüssel, weil er nicht aufwachte.
 
 **Unambiguous.** No two trees share a string in either language. So translation is a function in both directions, and
-the probability of a string is that of its tree, the product of its rules' probabilities. What this took: no `you`;
-`her` only as dative; object relative clauses whose subject shows its case; relative clauses and adverbials that never
-compete for a place; one past tense a side (was/war, has been/ist gewesen).
+the probability of a string is that of its tree: the product of the probabilities of its rules. Ambiguous forms are left
+out for this:
+
+- There is no `you`, and `her` is only a dative.
+- The subject of an object relative clause shows its case.
+- Relative clauses and adverbials never compete for a place.
+- Each language has one past tense (was/war, has been/ist gewesen).
 
 **Columns**, by family: ``english, german`` (sentence pairs); ``text`` (running text: one to six English sentences a
 line, drawn independently); ``opinion, sentiment``; ``passage, gist``. The rows of two families are independent.
@@ -44,24 +48,24 @@ MOST_SENTENCES = 6
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row: its columns' texts, and the natural logarithm of its probability under the grammar."""
+    """One row: the texts of its columns, and the natural logarithm of its probability under the grammar."""
 
     texts: tuple[str, ...]
     log_prob: float
     draws: int = 1
-    """How many texts of it the hash had to admit to the split."""
+    """Number of texts of the row that the hash had to admit to the split."""
 
 
 def columns(config: GrammarConfig, split: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """The rows of a split, column by column.
+    """Returns the rows of a split, column by column.
 
     Args:
         config: Sizes and seed.
         split: train, val or test.
-        names: Columns of `COLUMNS`.
+        names: Names of columns, out of `COLUMNS`.
 
     Raises:
-        DataError: There is no such column.
+        DataError: A column does not exist.
     """
     found = {}
     for name in dict.fromkeys(names):
@@ -73,7 +77,7 @@ def columns(config: GrammarConfig, split: str, names: Sequence[str]) -> dict[str
 
 
 def examples(config: GrammarConfig, split: str, family: Sequence[str] = ("english", "german")) -> list[Example]:
-    """The rows of a split of one family of columns with their probabilities: a pure function of its arguments."""
+    """Returns the rows of one family of columns with their probabilities. It is a pure function of its arguments."""
     wanted = {"train": config.train_size, "val": config.val_size, "test": config.test_size}[split]
     kept: list[Example] = []
     seen: set[str] = set()
@@ -87,12 +91,12 @@ def examples(config: GrammarConfig, split: str, family: Sequence[str] = ("englis
 
 
 def reference(config: GrammarConfig, split: str, column: str) -> dict[str, float]:
-    """What the best possible model reaches on the very rows of a split.
+    """Returns the scores that the best possible model reaches on the rows of a split.
 
     Args:
         config: Sizes and seed.
         split: train, val or test.
-        column: One of `COLUMNS`; it names what a model predicts.
+        column: Column that the model predicts, one of `COLUMNS`.
 
     Returns:
         For english, german and text: ``nats_per_example``, the mean of -log p + log s, below which no model can get;
@@ -178,7 +182,7 @@ FAMILIES: dict[tuple[str, ...], Callable[[str, str], Iterator[Example]]] = {
     ("opinion", "sentiment"): _opinions,
     ("passage", "gist"): _passages,
 }
-"""Columns that belong together, and the endless source of their rows."""
+"""Columns that belong together, and the endless generator of their rows."""
 
 COLUMNS = tuple(column for family in FAMILIES for column in family)
 """Every column of the built-in corpus."""

@@ -185,8 +185,8 @@ def noun(kind: str, entry: list[str]) -> Noun:
         {"nom": singular, "acc": oblique, "dat": oblique, "gen": genitive},
         {"nom": plural, "acc": plural, "dat": plural + ("" if plural[-1] in "ns" else "n"), "gen": plural},
     )
-    at = tuple(rest[-1].split("/")) if rest and "/" in rest[-1] else ("", "")
-    return Noun(kind, (one, many[0] if many else _plural(one)), gender, german, at)
+    at_english, _, at_german = rest[-1].partition("/") if rest and "/" in rest[-1] else ("", "", "")
+    return Noun(kind, (one, many[0] if many else _plural(one)), gender, german, (at_english, at_german))
 
 
 def _plural(word: str) -> str:

@@ -1,8 +1,8 @@
-"""From a derivation to words: two linearisers, English and German, that walk the same tree.
+"""From a derivation to words: an English and a German lineariser walk the same tree.
 
 A derivation is a nested tuple ``(rule, child, ...)`` whose leaves are words of the lexicon. `English.sentence` and
-`German.sentence` turn it into a string. What agreement, case and word order demand is decided here and nowhere else, so
-the tree itself is context-free and its probability is the product of its rules' probabilities.
+`German.sentence` turn it into a string. Agreement, case and word order are decided only here. So the tree itself is
+context-free, and its probability is the product of the probabilities of its rules.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _finish(text: str, mark: str) -> str:
 # -------------------------------------------------------------------------------------------------------------- English
 
 VOWELS = (*"aeiou", "honest")
-"""What `an` stands before."""
+"""Beginnings of words that `an` precedes."""
 REFLEXIVE = {"1sg": "myself", "1pl": "ourselves"}
 """Objects that are the subject again."""
 
@@ -55,7 +55,8 @@ class English:
     # Sentences. A core is (does | does_not | often, ..., subject, predicate).
 
     def say(self, clause):
-        return self.clause(*clause[1:])
+        _, frame, core = clause
+        return self.clause(frame, core)
 
     def front(self, when, core):
         return _join(when[2].english, self.clause(when[1], core))
@@ -113,7 +114,7 @@ class English:
         return _join(first, text, no, second, after) if question else _join(text, first, no, second, after)
 
     def verbs(self, frame: Frame, verb: Verb, agreement: str, support: bool, adverb: str) -> tuple[str, str]:
-        """The auxiliary, if any, and the rest of the verbs; ``support`` asks for an auxiliary in any case."""
+        """Returns the auxiliary, if any, and the rest of the verbs. ``support`` asks for an auxiliary in any case."""
         form, helper = frame.form, frame.english
         if form == "participle":
             return self.finite(HAVE, "present", agreement), _join(adverb, verb.participle)
@@ -140,7 +141,7 @@ class English:
         return verb.base
 
     def predicate(self, tree: Tree, agreement: str = "") -> tuple[Verb, str]:
-        """The main verb and all that follows the verbs; ``agreement`` is the subject's."""
+        """Returns the main verb and all that follows the verbs. ``agreement`` is that of the subject."""
         rule, *rest = tree
         if rule == "be":
             return BE, self.degree(rest[0])
@@ -188,7 +189,7 @@ class English:
     # Noun phrases.
 
     def noun_phrase(self, tree: Tree | Pronoun, which: int = 0) -> tuple[str, str]:
-        """The words and the agreement; ``which`` is 0 for a subject and 1 elsewhere."""
+        """Returns the words and the agreement. ``which`` is 0 for a subject and 1 elsewhere."""
         if isinstance(tree, Pronoun):
             return tree.english[which], tree.agreement
         rule, first, *rest = tree
@@ -206,7 +207,7 @@ class English:
         return tree[3]
 
     def degree(self, tree) -> str:
-        """An adjective with what stands before it, or nothing."""
+        """Returns an adjective with the word before it, or nothing."""
         if not isinstance(tree, tuple):
             return tree.english
         rule, *rest = tree
@@ -235,14 +236,14 @@ class Field:
     objects: str = ""
     complement: str = ""
     after: str = ""
-    """Behind the last verb: relative clauses and infinitive clauses."""
+    """Relative clauses and infinitive clauses, which stand behind the last verb."""
     negated: bool = False
     """Whether `kein` has negated an object already, so that `nicht` must not."""
 
 
 @dataclass(slots=True)
 class NounPhrase:
-    """A German noun phrase; its relative clause apart, as it may move behind the last verb."""
+    """A German noun phrase. Its relative clause is kept apart, since it may move behind the last verb."""
 
     text: str
     agreement: str
@@ -267,7 +268,8 @@ class German:
     # Sentences.
 
     def say(self, clause):
-        return self.clause(*clause[1:], "second")
+        _, frame, core = clause
+        return self.clause(frame, core, "second")
 
     def front(self, when, core):
         return _join(when[2].german, self.clause(when[1], core, "first"))
@@ -284,7 +286,8 @@ class German:
 
     def report(self, frame, subject, verb, clause, core="does", word="dass"):
         matrix = self.clause(frame, (core, subject, ("intr", verb)), "second")
-        return _join(matrix, ",", word, self.clause(*clause[1:], "final"))
+        _, said_frame, said = clause
+        return _join(matrix, ",", word, self.clause(said_frame, said, "final"))
 
     def report_not(self, frame, subject, verb, clause):
         return self.report(frame, subject, verb, clause, "does_not")
@@ -374,7 +377,7 @@ class German:
         return inside
 
     def govern(self, inside: Field, tree: Tree, case: str, preposition: str, negated: bool) -> None:
-        """Puts an object where it belongs."""
+        """Puts an object into its place."""
         thing = self.noun_phrase(tree, case, negated)
         inside.after = _join(inside.after, thing.relative)
         inside.negated = inside.negated or thing.negated
@@ -433,7 +436,7 @@ class German:
         return NounPhrase(text, "3pl" if plural else "3sg", negated=no)
 
     def degree(self, tree, ending: str | None = None) -> str:
-        """An adjective, with its ending where it stands before a noun, or nothing."""
+        """Returns an adjective, with its ending if it precedes a noun, or nothing."""
         if not isinstance(tree, tuple):
             return tree.german if ending is None else tree.stem + ending
         rule, *rest = tree

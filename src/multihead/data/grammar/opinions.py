@@ -1,8 +1,8 @@
 """Labelled opinions: sentences whose sentiment follows from their structure and not from their words.
 
 `The food was not really bad, but we doubt that the staff was pleasant.` Negation and doubt flip the sentiment of a
-claim; of two contrasted claims the main clause decides, or the one after `but`. Contrast puts praise and blame under
-both labels, so a linear model over words and pairs of words gains little. The label is a function of the text.
+claim. Between two contrasted claims, the main clause decides, or the clause after `but`. Contrast puts praise and blame
+under both labels, so a linear model over words and pairs of words gains little. The label is a function of the text.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ TABLE = read_rules(
 
 
 def draw(sampler: Sampler) -> tuple[str, str, float]:
-    """An opinion, its sentiment, and the natural logarithm of the probability of both."""
+    """Returns an opinion, its sentiment, and the natural logarithm of the probability of both."""
     (label, tree), log_prob = sampler.draw("Opinion")
     text = re.sub(" ([,;]|$)", r"\1", re.sub(" +", " ", _fill(tree)))
     return text[0].upper() + text[1:] + ".", label, log_prob

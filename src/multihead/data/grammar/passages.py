@@ -1,7 +1,7 @@
 """Short passages with their gist: one sentence that joins facts from several places of the passage.
 
-A passage introduces someone, tells what befell them, what somebody else did meanwhile, and how it ended. The gist says
-who the first one is, and what came of it:
+A passage introduces a person and says what happened to them, what somebody else did meanwhile, and how it ended. The
+gist says who the person is and how it ended:
 
     Anna is a young teacher from Paris. Yesterday Anna lost her key in the park.
     Meanwhile Paul sold a boat at the harbour. After a long search, Anna found it at the school.
@@ -43,9 +43,9 @@ looked for a {thing} {here};in the end, {name} bought one {there};bought a {thin
 broke {own} {thing} {here};nobody could repair it {there}, so {name} threw it away;threw {own} {thing} away
 saw {here} that {own} {thing} was dirty;{she} cleaned it at once {there};cleaned {own} {thing} {there}""",
 }
-"""A story is three parts: what happened to {name}, how it ended, and what the gist says.
+"""A story has three pieces: what happened to {name}, how it ended, and what the gist says.
 
-Each uses every word that is drawn for it; otherwise a passage would have several derivations.
+Each story uses every word that is drawn for it. Otherwise a passage would have several derivations.
 """
 
 TABLE = read_rules({name: text.replace("\n", "|").split("|") for name, text in WORDS.items()}, RULES)
@@ -53,7 +53,7 @@ WOMEN = set(WORDS["woman"].split("|"))
 
 
 def draw(sampler: Sampler) -> tuple[str, str, float]:
-    """A passage, its gist, and the natural logarithm of the probability of its derivation."""
+    """Returns a passage, its gist, and the natural logarithm of the probability of its derivation."""
     tree, log_prob = sampler.draw("Passage")
     _, (name,), job, (town,), (other,), story, deed = tree
     _, (plot,), (time,), (thing,), (here,), (there,) = story

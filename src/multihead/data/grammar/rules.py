@@ -1,7 +1,7 @@
-"""The rules of the English-German sentences: every choice a sentence is made of, with its weight.
+"""The rules of the English-German sentences: every choice in a sentence, with its weight.
 
-A line is a category and its weighted alternatives; an alternative is a rule's name, which the linearisers know, and the
-categories of its children. Lower-case categories are words (`lexicon.WORDS`).
+A line holds a category and its weighted alternatives. An alternative is the name of a rule, which the linearisers know,
+and the categories of its children. Lower-case categories are words (`lexicon.WORDS`).
 """
 
 from multihead.data.grammar.lexicon import WORDS
@@ -87,7 +87,7 @@ NOUN_PHRASES = """
 {0}Adj = 12 none | 4 - {1}_adj | 1 very {1}_adj
 {0}Degree = 3 - {1}_adj | 2 very {1}_adj | 1 too {1}_adj
 """
-"""The noun phrases that each kind of noun has alike."""
+"""The noun phrases, which have the same shape for each kind of noun."""
 
 TABLE = read_rules(
     WORDS, RULES, *(NOUN_PHRASES.format(kind, kind.lower()) for kind in ("Person", "Animal", "Thing", "Food"))

@@ -8,16 +8,17 @@ import random
 from bisect import bisect
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
-"""The share of all sentences that each split owns."""
+"""Share of all sentences that each split owns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """One way to expand a category.
+    """One way to expand a category: ``rule`` over the categories ``children``.
 
-    ``rule`` over the categories ``children``; `-` passes an only child through; a word of the lexicon has no children.
+    The rule `-` passes its only child through. A word of the lexicon has no children.
     """
 
     rule: object
@@ -29,9 +30,9 @@ Rules = dict[str, list[Alternative]]
 
 
 def read_rules(words: dict[str, list], *texts: str) -> Rules:
-    """The rules as data: each category with its alternatives, the lexical categories of ``words`` included.
+    """Parses rules: each category with its alternatives, the lexical categories of ``words`` included.
 
-    A line reads ``Category = weight rule Child Child | weight rule ...``; an indented line continues the one above it.
+    A line reads ``Category = weight rule Child Child | weight rule ...``. An indented line continues the line above.
     """
     rules = {
         name: [Alternative(word, (), -math.log(len(entries))) for word in entries] for name, entries in words.items()
@@ -55,11 +56,11 @@ def _alternatives(text: str) -> list[Alternative]:
 class Sampler:
     """Draws trees from rules, with their probability.
 
-    A tree is ``(rule, child, ...)`` or a word; a rule without children is ``(rule,)``.
+    A tree is ``(rule, child, ...)`` or a word. A rule without children is ``(rule,)``.
 
     Args:
-        rules: What `read_rules` gives.
-        seed: Any text; the draws are a pure function of it.
+        rules: Rules that `read_rules` returned.
+        seed: Any text. The draws are a pure function of it.
     """
 
     def __init__(self, rules: Rules, seed: str):
@@ -69,8 +70,8 @@ class Sampler:
             cumulative = list(accumulate(math.exp(alternative.log_prob) for alternative in alternatives))
             self._table[category] = (cumulative, [_option(alternative) for alternative in alternatives])
 
-    def draw(self, category: str) -> tuple[object, float]:
-        """A tree of ``category`` and the natural logarithm of its probability."""
+    def draw(self, category: str) -> tuple[Any, float]:
+        """Returns a tree of ``category`` and the natural logarithm of its probability."""
         self._log_prob = 0.0
         return self._tree(category), self._log_prob
 
@@ -91,7 +92,7 @@ def _option(alternative: Alternative) -> tuple:
 
 
 def split_of(text: str) -> str:
-    """The one split that owns a text: a function of the text alone, the same for every seed and size."""
+    """Returns the split that owns a text. It depends on the text alone, not on seed and size."""
     point = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
     for split, share in SHARES.items():
         point -= share

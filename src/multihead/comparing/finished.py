@@ -1,0 +1,185 @@
+"""Finished runs as a comparison reads them: where they are on the disk, and what their files hold."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from multihead.config.keys import flatten, leaf_keys
+from multihead.config.task import TASKS
+from multihead.config.words import typed_as
+from multihead.config.yaml_file import load_yaml
+from multihead.errors import CheckpointError, ConfigError, DataError
+from multihead.runs.files import read_json
+from multihead.runs.listing import run_dirs
+
+
+@dataclass
+class FinishedRun:
+    """A run that has a result."""
+
+    path: str
+    """The run directory, as the user gave it or below what the user gave."""
+    config: dict[str, Any]
+    """The configuration as a tree."""
+    result: dict[str, Any]
+    """The content of result.json."""
+    data: dict[str, str]
+    """Fingerprints of the data splits and the tokenizers."""
+
+    @classmethod
+    def read(cls, path: str) -> FinishedRun:
+        """Reads a run directory.
+
+        Raises:
+            ConfigError: If the run is not finished.
+            CheckpointError: If one of its files cannot be read.
+        """
+        folder = Path(path)
+        if not (folder / "result.json").is_file():
+            fix = f"finish it by {typed_as('resume', str(path))}, or leave it out"
+            raise ConfigError("runs", f"{path} has no result.json: the run did not get to its end", fix)
+        environment = read_json(folder / "environment.json", dict)
+        config, result = load_yaml(folder / "config.yaml"), read_json(folder / "result.json", dict)
+        return cls(path, config, result, dict(environment.get("data") or {}))
+
+    @property
+    def task(self) -> str:
+        """Name of the task that the run learned."""
+        return str(self.config.get("task", {}).get("name", ""))
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed", 0))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Dotted key to value. A key that did not exist when the run was trained has its default."""
+        tasks = [TASKS[self.task]] if self.task in TASKS else []
+        defaults = {name: key.default for name, key in leaf_keys(tasks).items() if not key.is_mapping}
+        return defaults | flatten(self.config)
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric that chose the run's best checkpoint."""
+        return str(self.settings.get("task.monitor", "val/loss"))
+
+    @property
+    def test_data(self) -> str:
+        """Fingerprint of the test split, or of the validation split if there is no test split."""
+        return self.data.get("data_test") or self.data.get("data_val") or ""
+
+    def samples(self, task: str = "") -> list[dict[str, Any]]:
+        """The examples of the last test, by index.
+
+        Args:
+            task: If the run learned several tasks, the one whose examples are returned.
+
+        Raises:
+            DataError: If a line cannot be read.
+        """
+        found: dict[int, dict[str, Any]] = {}
+        path = Path(self.path, "samples.jsonl")
+        if not path.is_file():
+            return []
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    sample = json.loads(line)
+                    chosen = sample["split"] == "test" and (not task or sample.get("task") == task)
+                    index = sample["index"]
+                except (ValueError, KeyError, TypeError) as error:
+                    what = f"not an example as JSON ({error})"
+                    raise DataError(f"{path}:{number}", what, "copy the run again") from None
+                if chosen:
+                    found[index] = sample
+        return [found[index] for index in sorted(found)]
+
+    def column(self, name: str) -> list[tuple[float, float]]:
+        """Steps and values of a column of metrics.csv; [] if the run has no such column."""
+        path = Path(self.path, "metrics.csv")
+        if not path.is_file():
+            return []
+        with open(path, encoding="utf-8", newline="") as file:
+            try:
+                points = [(float(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
+            except (ValueError, KeyError, csv.Error) as error:
+                raise DataError(str(path), f"cannot be read ({error})", "copy the run again") from None
+        return [point for point in points if all(map(math.isfinite, point))]
+
+
+def find_runs(entry: str, key: str = "runs") -> list[str]:
+    """The run directories that an entry of the command line stands for.
+
+    Args:
+        entry: A run directory, a folder with run directories below it, or a glob of those.
+        key: The word of the command line that holds the entry.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    magic = glob.has_magic(entry) and not Path(entry).exists()
+    folders = sorted(glob.glob(entry, recursive=True)) if magic else [entry]
+    found = [os.path.normpath(path) for folder in folders if os.path.isdir(folder) for path in run_dirs(Path(folder))]
+    if not found:
+        what = "matches no run" if magic else "is no run and holds none" if Path(entry).is_dir() else "does not exist"
+        raise ConfigError(key, f"{entry} {what}", f"{key}=outputs/...")
+    return found
+
+
+class Reader:
+    """Reads runs, each once, also if it stands in two entries of the command line."""
+
+    def __init__(self) -> None:
+        self.runs: dict[Path, FinishedRun] = {}
+        self.left_out: list[str] = []
+        """A sentence for each run of ``group=`` that cannot be compared."""
+
+    def entry(self, entry: str) -> list[FinishedRun]:
+        """The runs of an entry of ``runs=``, which must all be finished."""
+        return [self._once(path) for path in find_runs(entry)]
+
+    def group(self, entry: str) -> list[FinishedRun]:
+        """The finished runs below a folder; the others are left out.
+
+        Raises:
+            ConfigError: If there are no finished runs.
+        """
+        found: list[FinishedRun] = []
+        reasons: list[str] = []
+        for path in find_runs(entry, "group"):
+            try:
+                found.append(self._once(path))
+            except (ConfigError, CheckpointError) as error:
+                reasons.append(error.what if path in error.what else f"{error.where} {error.what}")
+        if not found:
+            raise ConfigError("group", f"{entry} holds no finished run; {reasons[0]}", "group=outputs/...")
+        self.left_out += [f"left out: {reason}" for reason in reasons]
+        return found
+
+    def _once(self, path: str) -> FinishedRun:
+        place = Path(path).resolve()
+        if place not in self.runs:
+            self.runs[place] = FinishedRun.read(path)
+        return self.runs[place]
+
+
+def require_one(runs: Sequence[FinishedRun], what: str, of: Callable[[FinishedRun], Any], fix: str) -> None:
+    """Checks that runs agree in a property.
+
+    Raises:
+        ConfigError: With the names of two that differ.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        if of(other) != of(first):
+            values = ", ".join(str(of(run))[:14] or "none" for run in (first, other))
+            raise ConfigError("runs", f"{first.path} and {other.path} have different {what} ({values})", fix)

@@ -1,0 +1,112 @@
+"""Options of the backbone that published families need: each does what its documentation says."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from multihead.config.model import ModelConfig
+from multihead.model.heads import VocabularyHead
+from multihead.model.positions import rotary_angles, rotate
+from multihead.model.transformer import (
+    Blocks,
+    FeedForward,
+    Layer,
+    OutputTransform,
+    Scope,
+    Transformer,
+    new_norm,
+)
+
+SMALL = {"d_model": 16, "num_heads": 2, "d_ff": 32, "num_encoder_layers": 2, "num_decoder_layers": 2, "dropout": 0.0}
+
+
+def encoder(**options):
+    torch.manual_seed(0)
+    return Transformer(ModelConfig(**SMALL | options), source_vocab_size=11, target_vocab_size=None).eval()
+
+
+def test_the_default_model_has_no_new_parameter():
+    names = {name.split(".")[0] for name, _ in encoder().encoder.named_parameters()}
+    assert names == {"embedding", "layers", "norm"}
+
+
+def test_embeddings_unscaled_with_types_a_norm_and_another_width():
+    stack = encoder(embedding_width=8, embedding_scale=False, embedding_norm=True, segment_types=2, position="learned",
+                    position_offset=2, max_len=5, num_encoder_layers=0, norm_placement="post").encoder  # fmt: skip
+    assert stack.positions.weight.shape == (7, 8)
+    ids, types = torch.tensor([[3, 4, 5]]), torch.tensor([[0, 1, 1]])
+    x = stack.embedding.weight[ids[0]] + stack.positions.weight[2:5] + stack.types.weight[types[0]]
+    assert_close(stack(ids, types=types)[0], stack.widen(F.layer_norm(x, (8,))))
+    assert_close(stack(ids), stack(ids, types=torch.zeros_like(ids)))
+
+
+def test_a_shared_layer_is_one_layer():
+    shared = encoder(share_layers=True).encoder
+    assert sum(p.numel() for p in shared.parameters()) < sum(p.numel() for p in encoder().encoder.parameters())
+    assert shared.layers[0] is shared.layers[1] and len(shared.layers) == 2
+
+
+def test_parallel_sub_layers_read_the_same_stream():
+    layer = Layer(ModelConfig(**SMALL, parallel=True), Blocks(), causal=False, cross=False).eval()
+    x, scope = torch.randn(1, 3, 16), Scope(torch.float32)
+    attended = layer.self_attention(layer.self_attention_norm(x), scope)
+    assert_close(layer(x, scope), x + attended + layer.feed_forward(layer.feed_forward_norm(x)))
+
+
+def test_rotary_positions_turn_a_share_of_a_head():
+    x = torch.randn(1, 4, 1, 8)
+    angles = rotary_angles(torch.arange(4), 4, 500.0)
+    assert_close(rotate(x, angles)[..., 4:], x[..., 4:])
+    assert_close(rotate(x, angles)[..., :4], rotate(x[..., :4], angles))
+    assert_close(angles[0][3, 0], torch.tensor([3.0, 3 / math.sqrt(500.0)]).cos())
+
+
+@pytest.mark.parametrize("places, expected", [("auto", "qkvo"), ("none", ""), ("qkv", "qkv"), ("all", "qkvo")])
+def test_biases_in_attention_by_place(places, expected):
+    attention = encoder(attention_bias=places, head_size=4).encoder.layers[0].self_attention
+    named = {"q": attention.query, "k": attention.key, "v": attention.value, "o": attention.output}
+    assert "".join(name for name, linear in named.items() if linear.bias is not None) == expected
+    assert attention.query.weight.shape == (8, 16) and attention.output.weight.shape == (16, 8)
+
+
+@pytest.mark.parametrize(
+    "name, function",
+    [
+        ("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
+        ("silu", F.silu),
+        ("relu2", lambda x: F.relu(x) ** 2),
+    ],
+)
+def test_activations(name, function):
+    layer, x = FeedForward(ModelConfig(**SMALL, activation=name)), torch.randn(3, 16)
+    assert_close(layer(x), layer.down(function(layer.up(x))))
+
+
+def test_a_gate_of_gelu():
+    layer, x = FeedForward(ModelConfig(**SMALL, activation="geglu")), torch.randn(3, 16)
+    assert_close(layer(x), layer.down(F.gelu(layer.up(x)) * layer.gate(x)))
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
+def test_norms_add_what_is_asked_for(norm):
+    x = torch.full((1, 16), 1e-3) * torch.arange(16)
+    small, large = (new_norm(ModelConfig(**SMALL, norm=norm, norm_eps=eps))(x) for eps in (1e-12, 0.5))
+    assert large.abs().max() < 0.05 < small.abs().max()
+
+
+def test_a_head_with_transform_and_bias():
+    config = ModelConfig(**SMALL, activation="gelu", embedding_width=8)
+    head = VocabularyHead(8, 11, bias=True, transform=OutputTransform(config))
+    torch.nn.init.normal_(head.bias)
+    hidden, labels = torch.randn(5, 16), torch.tensor([1, 2, 3, 4, 5])
+    expected = F.cross_entropy(head(hidden), labels, reduction="sum")
+    assert_close(head.loss(hidden, labels), expected)
+    expected.backward()
+    wanted = {name: p.grad.clone() for name, p in head.named_parameters()}
+    head.zero_grad()
+    head.loss(hidden, labels).backward()
+    for name, parameter in head.named_parameters():
+        assert_close(parameter.grad, wanted[name])

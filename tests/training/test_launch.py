@@ -127,7 +127,9 @@ def test_who_started_us(monkeypatch):
     assert ranks.world_size() == 1
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setenv("SLURM_PROCID", "3")
-    with pytest.raises(ConfigError, match=r"srun: You set .--ntasks=4.*; fix: call srun as docs/examples/slurm.sh does"):
+    with pytest.raises(
+        ConfigError, match=r"srun: You set .--ntasks=4.*; fix: call srun as docs/examples/slurm.sh does"
+    ):
         launch.cluster_environment()
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     assert (ranks.world_size(), ranks.is_main_rank()) == (4, False)

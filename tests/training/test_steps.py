@@ -101,7 +101,7 @@ def test_a_step_of_several_parts_ends_with_its_last(run):
         one.trainer.global_step = int(loss == 70.0)
         one.steps.on_train_batch_end(one.trainer, one.module, {"sum": torch.tensor(loss)}, batch, 0)
     assert [row["train/loss"] for _, row in one.rows] == [1.0]
-    assert one.module.tokens_seen == TOKENS and one.steps.counters.at_boundary
+    assert one.module.tokens_seen == TOKENS and one.steps.counters.micro_batches == 0
 
 
 def test_an_exception_saves_the_last_whole_step_once(run, caplog):

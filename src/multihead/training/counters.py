@@ -30,6 +30,7 @@ class Counters:
         first_step: Number of steps that were done when this process began.
         loss_sum: This rank's sum of losses since the last log, or None if there was none.
         targets: Number of loss terms since the last log, over all ranks.
+        micro_batches: Number of micro-batches of the current step that are done.
         trained_tokens: Real target tokens of this process's steps, over all ranks.
         trained_seconds: Seconds that these steps took, without validation and saving.
     """
@@ -48,7 +49,7 @@ class Counters:
         self._seconds_before: float = start.own["seconds"] if start else 0.0
         self._began = time.monotonic() if began is None else began
         self._step_began = self._began
-        self._micro_batches = 0
+        self.micro_batches = 0
 
     @property
     def position(self) -> tuple[int, int]:
@@ -70,16 +71,11 @@ class Counters:
         """Real target tokens per second of training in this process, without validation and saving."""
         return self.trained_tokens / self.trained_seconds if self.trained_seconds else 0.0
 
-    @property
-    def at_boundary(self) -> bool:
-        """Whether no micro-batch of the next step has been counted."""
-        return self._micro_batches == 0
-
-    def add_micro_batch(self, loss_sum: Tensor, micro_batches: int) -> bool:
-        """Counts a micro-batch; returns whether it is the last one of a step of so many."""
+    def add_micro_batch(self, loss_sum: Tensor, of: int) -> bool:
+        """Counts a micro-batch; returns whether it is the last one of a step that has ``of`` of them."""
         self.loss_sum = loss_sum if self.loss_sum is None else self.loss_sum + loss_sum
-        self._micro_batches = (self._micro_batches + 1) % micro_batches
-        return self._micro_batches == 0
+        self.micro_batches = (self.micro_batches + 1) % of
+        return self.micro_batches == 0
 
     def end_step(self, tokens: int, targets: int, skipped: bool) -> None:
         """Counts a whole step.

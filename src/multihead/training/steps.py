@@ -126,7 +126,7 @@ class Steps(TaskCallback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Task, batch: Any, batch_idx: int) -> None:
         self.streams.begin_step()
-        if self.counters.at_boundary:
+        if self.counters.micro_batches == 0:
             self.telemetry.begin_step()
             here, there = self.counters.position, (batch["epoch"], batch["step_in_epoch"])
             if here != there:  # a loop that went astray must not train on

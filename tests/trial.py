@@ -109,7 +109,7 @@ def _strike(hook, step, micro_batch, signum):
     before = getattr(Steps, hook)
 
     def strike(self, trainer, *rest):
-        if trainer.global_step == step and self.micro_batches == micro_batch:
+        if trainer.global_step == step and self.counters.micro_batches == micro_batch:
             os.kill(os.getpid(), signum)
         before(self, trainer, *rest)
 

@@ -23,12 +23,15 @@ from multihead.config.compose import named, parse
 from multihead.config.extras import install, installed, require_package
 from multihead.config.folder import conf_dir
 from multihead.config.merge import Composition
-from multihead.config.sweep import Sweep, SweepSettings, check, read_sweep, sweep_settings
+from multihead.config.settings import read_words
+from multihead.config.sweep import Sweep, check, read_sweep
+from multihead.config.verbs import SweepSettings
 from multihead.config.words import write
 from multihead.errors import CheckpointError, ConfigError, MachineError, Stopped
 from multihead.runs.screen import report_console
+from multihead.sweeping.importance import importances, no_importances
 from multihead.sweeping.ledger import SETTLED, Ledger, Row
-from multihead.sweeping.report import best_row, console_table, importances, line_of, no_importances, write_report
+from multihead.sweeping.report import best_row, console_table, line_of, write_report
 from multihead.sweeping.trial import GRACE_SECONDS
 from multihead.sweeping.worker import STORAGE
 
@@ -43,10 +46,8 @@ OWN = "own_conf"
 
 
 def run(words: Sequence[str]) -> int:
-    """``multihead sweep file=FILE ...``."""
-    settings, typed = sweep_settings(words)
-    if not settings.file:
-        raise ConfigError("file", "which sweep? none is named", "file=sweeps/translation.yaml")
+    """Runs ``multihead sweep``; see `SweepSettings`."""
+    settings, typed = read_words(SweepSettings, words)
     _check_packages(settings)
     sweep = read_sweep(settings.file)
     sweep.name = settings.name or sweep.name
@@ -378,5 +379,5 @@ def show(console: Console, sweep: Sweep, rows: Sequence[Row], folder: Path, stud
         console.print(f"importance of parameters: not known ({no_importances(rows)})", highlight=False, soft_wrap=True)
     if best_row(rows, sweep.goal):
         console.print("best: " + best_command(rows, sweep, folder), highlight=False, markup=False, soft_wrap=True)
-    lacks = "" if installed("plotly") else f" (a table only; for pictures {install('plotly')})"
+    lacks = "" if installed("matplotlib") else f" (a table only; for pictures {install('matplotlib')})"
     console.print(f"pictures: {folder / REPORT}{lacks}", highlight=False, soft_wrap=True, markup=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead.config.extras import require_package
 from multihead.config.families import FAMILIES, GATES, LONGEST, Family
 from multihead.config.model import ModelConfig
 from multihead.errors import CheckpointError, ConfigError
@@ -97,12 +98,10 @@ def locate(init_from: str, *, whole: bool = True) -> Path:
         raise ConfigError(
             "init_from", f"no such folder: {named or '(empty)'}", "init_from=hf:FOLDER, with a config.json"
         )
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        what = f"{named} is no folder, and huggingface_hub, which fetches models, is not installed"
-        raise ConfigError("init_from", what, 'pip install "multihead[hub]"') from None
+    require_package("huggingface_hub", "init_from", f"{init_from} is no folder here; to fetch it from the hub")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     patterns = ["config.json", *(["*.json", "*.safetensors", "pytorch_model*.bin", "*.txt"] if whole else [])]
     name, revision = on_hub["name"], on_hub["revision"]
     try:

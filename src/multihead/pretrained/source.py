@@ -173,9 +173,7 @@ def translated(described: Described, weights: Weights) -> tuple[dict[str, Tensor
     unused = [
         name
         for modern, name in reader.known.items()
-        if name not in reader.used
-        and modern not in (tied, *reader.names.same.values())
-        and not name.endswith(buffers)
+        if name not in reader.used and modern not in (tied, *reader.names.same.values()) and not name.endswith(buffers)
     ]
     return state, unused
 

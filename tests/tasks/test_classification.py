@@ -96,7 +96,7 @@ def test_a_text_stands_between_its_marks_and_a_pair_has_one_between():
     pair = task(pairs=True)
     row = pair.collate(encoded(pair), np.array([1]))["text"][0].tolist()
     it, was = (pair.tokenizers["text"].encode_batch([w])[0][0] for w in ("it", "was"))
-    assert row[:5] == [bos, word["bad"], pair.sep, it, was] and row[-1] == eos
+    assert row[:5] == [bos, word["bad"], pair.between[0], it, was] and row[-1] == eos
     assert pair.lengths(encoded(pair))[0][1] == len(row)
 
 

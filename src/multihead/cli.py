@@ -279,6 +279,8 @@ def _argv(arguments: list[str]) -> Iterator[None]:
 def _complete(argv: list[str]) -> int:
     """Hydra's completion for bash, zsh and fish, with our verbs before it and without Hydra's own groups."""
     from multihead.config.files import register_schema
+    from multihead.config.verbs import SETTINGS
+    from multihead.help import offers
 
     register_schema()
     if not any(word.startswith("query=") for word in argv):
@@ -290,6 +292,9 @@ def _complete(argv: list[str]) -> int:
     if not (Path(program).name.startswith("python") or program.endswith(".py")):
         if not typed or (len(typed) == 1 and not line.endswith(" ")):
             sys.stdout.write(" ".join(verb for verb in VERBS if verb.startswith("".join(typed))) + "\n")
+            return 0
+        if typed[0] in SETTINGS:
+            sys.stdout.write(" ".join(offers(typed[0], "" if line.endswith(" ") else typed[-1])) + "\n")
             return 0
         os.environ["COMP_LINE"] = " ".join([program, *typed[1:]]) + " " * line.endswith(" ")
     answer = io.StringIO()

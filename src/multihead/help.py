@@ -1,14 +1,25 @@
-"""``--help``: what there is to choose and to set, read from `conf/` and from the dataclasses."""
+"""``--help`` and shell completion: what there is to choose and to set, read from `conf/` and from the dataclasses."""
 
 from __future__ import annotations
 
+import dataclasses
+import glob
+import inspect
+import os
 import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from multihead.config.folder import conf_dir
 from multihead.config.keys import GROUPS, Key, documentation, leaf_keys
+from multihead.config.settings import Settings
 from multihead.config.task import TASKS
+from multihead.config.verbs import SETTINGS
+from multihead.config.words import PATHS
 
 WIDTH = 110
+LEFT = 27
+"""Column at which the meaning of a setting begins."""
 GROUP_MEANING = {
     "task": "what is learned",
     "model": "sizes of the backbone",
@@ -75,154 +86,6 @@ Flags are Hydra's own:
   -m                  a multirun: key=a,b,c tries each value      --cfg job           shows the composed configuration
   --config-dir DIR    the same as the word config_dir=DIR          -sc install=bash    prints shell completion to eval
 """
-VERB_TEXTS = {
-    "evaluate": """\
-multihead evaluate run=RUN [key=value ...]
-
-Measures a finished run (translations and summaries by really decoding); writes beside its result.json, never over it.
-The configuration is RUN/config.yaml plus what is typed.
-
-  run=RUN                  the run's directory; run=[A,B] gives a table
-  data.split=test          train, val or test
-  data.test=FILE           another file in the place of a split
-  decoding.num_beams=8     and every other key of the configuration
-  plugin=FILE.py           again, where the run was made with a plugin
-
-Of a classification, decided on the validation split and kept in the run for predict and evaluate:
-  calibrate=true           a temperature for its probabilities; false takes it back
-  threshold=precision:0.99 threshold_label=CLASS    a threshold of this class; cost:C, or none to take it back
-
-Examples:
-  multihead evaluate run=outputs/translation/multi30k/... data.split=val decoding.num_beams=5
-  multihead evaluate run=outputs/lm/grammar/... task.stride=1
-  multihead evaluate run=outputs/classification/sms_spam/... calibrate=true
-""",
-    "predict": """\
-multihead predict run=RUN [format=text|jsonl] [part=TASK] [key=value ...] < lines
-
-Answers every line of standard input with one line, in order: a translation or a summary, a continuation (its newlines
-as \\n), or label TAB probability. A pair of texts comes as TEXT TAB TEXT_B. Needs RUN/config.yaml and RUN/model/ only.
-
-  run=RUN                           the run's directory
-  part=TASK                         of a run of several tasks, which one answers
-  format=jsonl                      all outputs with scores, or all classes with probabilities
-  decoding.num_beams=5              and every other key under decoding
-  decoding.num_return_sequences=5   hypotheses for each line (format=jsonl), or continuations
-  decoding.do_sample=true           continuations are drawn: decoding.temperature, top_k, top_p, min_p, seed
-  plugin=FILE.py                    again, where the run was made with a plugin
-
-Examples:
-  echo "A man rides a bike." | multihead predict run=outputs/translation/multi30k/...
-  echo "ROMEO:" | multihead predict run=outputs/lm/tinyshakespeare/... decoding.do_sample=true decoding.top_p=0.9
-""",
-    "export": """\
-multihead export run=RUN to=FORMAT [out=DIR] [key=value ...]
-
-Writes a finished run's model for another runtime, reads it back from disk, and compares it with the run's own on its
-test inputs: logits under teacher forcing, and outputs. The folder is put in place only where they agree (in float32:
-logits to 1e-3 of their scale, 99 % of the outputs); verification.json keeps what was measured, README.md says how to
-run it. Exit status 3: they do not.
-
-  run=RUN                  the run's directory
-  to=ctranslate2           translation, summarization, lm; also to=onnx, torch_export (all tasks), safetensors
-  out=DIR                  otherwise RUN/export/FORMAT; an earlier export is replaced when the new one is whole
-  quantization=int8        of ctranslate2: int8, int16, float16, bfloat16, int8_float32, int8_float16, int8_bfloat16
-  sentences=100            how many inputs are compared
-  part=TASK                of a run of several tasks, which one
-  decoding.num_beams=5     how ctranslate2's outputs are searched for, and every other key under decoding
-  plugin=FILE.py           again, where the run was made with a plugin
-
-Needs the extra export, but for torch_export and safetensors: pip install "multihead[export]".
-
-Examples:
-  multihead export run=outputs/translation/multi30k/... to=ctranslate2 quantization=int8 decoding.num_beams=5
-  multihead export run=outputs/classification/sst2/... to=onnx
-""",
-    "explain": """\
-multihead explain key=KEY [run=RUN] [key=value ...]
-
-Prints the value of KEY, which file or word set it, the chain of what it overrode, and what it means.
-A node (key=model) explains all that is below it.
-
-  key=model.d_model        what to explain
-  task=translation ...     the same words as for train
-  run=RUN                  in a run's configuration instead
-
-Examples:
-  multihead explain key=model.d_model task=translation model=small
-  multihead explain key=optim run=outputs/translation/grammar/...
-""",
-    "runs": """\
-multihead runs [dir=FOLDER] [key=value ...] [state=STATE] [sort=WHAT] [limit=N]
-
-Lists the runs below a folder: task, data, model (width x layers), state, best value of the metric that is monitored,
-steps, time, size on disk, and when they began (UTC). Damaged ones are named at the end.
-
-  dir=outputs              looks at all folders below
-  task=lm data=wikitext2   and every other key: runs whose configuration has this value
-  state=stopped            running, finished, failed, or stopped (resume=RUN goes on)
-  sort=metric              date (newest first), metric (best first), time, size, steps or parameters
-  limit=20                 the first ones only
-  format=jsonl             a line of JSON for each
-
-Examples:
-  multihead runs task=translation sort=metric
-  multihead runs dir=outputs/sweeps state=failed
-  multihead runs optim.lr=1e-3 model.d_model=128 format=jsonl
-""",
-    "diff": """\
-multihead diff a=RUN b=RUN
-
-What differs between two runs: configuration, environment and results; of a run that is not finished, the last values.
-
-Example:
-  multihead diff a=outputs/translation/grammar/first b=outputs/translation/grammar/second
-""",
-    "compare": """\
-multihead compare runs=[A,B,...] [key=value ...]
-
-Which system is better on the test split, by how much, and whether that is more than chance. Runs that differ in
-their seed only are one system: mean, deviation and interval are over its seeds. Refuses runs of different test data.
-
-  runs=[A,B]               run directories, folders of them, or globs ('runs=[outputs/lm/*]', quoted)
-  group=FOLDER             all the runs below
-  names=[x,y]              of the systems, or of the entries of runs=; otherwise made of what differs
-  baseline=A               a system's name or run: compare all with it, instead of all pairs
-  metric=test/bleu         a key of result.json; otherwise the test metric that the runs were monitored by
-  format=markdown          markdown, latex, html or json, on standard output; with out= several: [markdown,html]
-  out=FILE                 write there (the suffix says the format); the html page holds the curves
-
-Tests: BLEU, chrF and ROUGE by paired bootstrap, accuracy by McNemar's, other classification and language modelling
-by paired permutation; with several seeds a t-test over seeds and examples. p is corrected by Holm.
-
-Examples:
-  multihead compare group=outputs/translation/multi30k out=comparison.html
-  multihead compare 'runs=[runs/scratch_*,runs/pretrained_*]' names=[scratch,pretrained] metric=test/accuracy
-""",
-    "sweep": """\
-multihead sweep file=FILE [workers=N] [budget=20|8h] [key=value ...]
-
-Runs a W&B sweep file (method: bayes, random or grid) on Optuna. Each trial is a process with the command line of a
-single run. The same command again goes on with the sweep, whatever ended it. Exit status 7: some trials failed.
-
-  file=FILE                the sweep file; it also works with wandb sweep
-  workers=2                trials at a time on this machine
-  budget=20                trials; or hours of trials, summed over them (8h, 30m); else run_cap, or the whole grid
-  seeds=3                  runs per point, with seed, seed + 1, ...; their mean is optimised
-  trial_time=2h            a run that takes longer is ended and counts as failed
-  status=true              the table of trials and the page of pictures as they are now
-  best=true                the command that trains the best configuration
-  to=wandb                 sends the runs to W&B
-  name=NAME dir=DIR        of the sweep (the file's name, outputs/sweeps/NAME)
-  storage=postgresql://USER@HOST/DATABASE    the ledger where several machines see it: the same command on each
-  data=sst2 devices=2      and every other key: for every trial
-
-Examples:
-  multihead sweep file=sweeps/translation.yaml workers=2
-  multihead sweep file=sweeps/classification.yaml data=sst2 seeds=3
-  multihead sweep file=sweeps/translation.yaml best=true
-""",
-}
 
 
 def overview() -> str:
@@ -233,9 +96,94 @@ def overview() -> str:
 def verb_help(verb: str) -> str:
     """The help of one command."""
     if verb != "train":
-        return VERB_TEXTS[verb]
+        return _settings_help(SETTINGS[verb])
     head = "multihead train task=TASK [group=choice ...] [key=value ...]     (python train.py is the same)\n"
     return "\n".join([head, _groups(), _keys(MOST_USED), TYPING, FLAGS, EXAMPLES, _closing()])
+
+
+def _settings_help(cls: type[Settings]) -> str:
+    """The help of a command, written from its settings."""
+    described = {field.name: field.metadata for field in dataclasses.fields(cls)}
+    needed = [f"{name}={about['takes']}" for name, about in described.items() if about["required"]]
+    summary, _, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
+    paragraphs = [textwrap.fill(" ".join(text.split()), WIDTH) for text in (summary, rest) if text]
+    lines = [_row(f"{name}={_placeholder(key, described[name])}", _meaning(key, described[name]))
+             for name, key in cls.keys().items()]  # fmt: skip
+    if cls.OTHER_KEYS:
+        config = leaf_keys(TASKS.values())
+        lines += [_row(f"{name}=...", documentation(config[name]).partition(". ")[0].rstrip(".") + ".")
+                  for name in cls.KEYS]  # fmt: skip
+        lines.append(textwrap.indent(textwrap.fill(cls.OTHER_KEYS, WIDTH - 2), "  "))
+    examples = "\n".join(["Examples:", *(f"  {line}" for line in cls.EXAMPLES)])
+    usage = " ".join(["multihead", cls.verb(), *needed, "[key=value ...]"])
+    return "\n\n".join([usage, *paragraphs, "\n".join(lines), examples]) + "\n"
+
+
+def _row(left: str, meaning: str) -> str:
+    """A key and what it means, in two columns."""
+    room = [" " * LEFT + line for line in textwrap.wrap(meaning, WIDTH - LEFT)]
+    first = f"  {left}"
+    return "\n".join([first, *room]) if len(first) > LEFT - 2 else "\n".join([first + room[0][len(first) :], *room[1:]])
+
+
+def _placeholder(key: Key, described: Mapping[str, Any]) -> str:
+    if described["takes"]:
+        return described["takes"]
+    return "|".join(described["choices"]) or "true|false"
+
+
+def _meaning(key: Key, described: Mapping[str, Any]) -> str:
+    """What a setting means, the values that it takes, and its default."""
+    text = documentation(key)
+    if len(described["choices"]) > 1 and described["takes"]:
+        text += f" One of {', '.join(described['choices'])}."
+    if key.default not in ("", None, False, 0, dataclasses.MISSING):
+        text += f" (default {key.default})"
+    return text
+
+
+# ---- completion
+
+
+def offers(verb: str, typed: str) -> list[str]:
+    """What shell completion offers for the beginning of a word of a command other than ``train``."""
+    cls = SETTINGS[verb]
+    name, equals, value = typed.partition("=")
+    own = cls.keys()
+    if equals and name in own:
+        return [f"{name}={choice}" for choice in _values(cls, own[name], value) if choice.startswith(value)]
+    if equals:
+        options = [file.stem for file in (conf_dir() / name).glob("*.yaml")] if name in GROUPS else []
+        found = [f"{name}={option}" for option in options]
+    else:
+        found = [f"{name}=" for name in own]
+        if cls.OTHER_KEYS:
+            found += [f"{name}=" for name in GROUPS] + _next_parts(typed, leaf_keys(TASKS.values()))
+    return sorted({word for word in found if word.startswith(typed)})
+
+
+def _next_parts(typed: str, keys: Iterable[str]) -> list[str]:
+    """Keys up to the next dot behind what is typed: ``decoding.``, then ``decoding.num_beams=``."""
+    parts = []
+    for name in keys:
+        dot = name.find(".", len(typed))
+        parts.append(f"{name}=" if dot < 0 else name[: dot + 1])
+    return parts
+
+
+def _values(cls: type[Settings], key: Key, value: str) -> list[str]:
+    """The values that a setting can have: its choices, true or false, or the files that begin with what is typed."""
+    (field,) = (field for field in dataclasses.fields(cls) if field.name == key.name)
+    if field.metadata["choices"]:
+        return list(field.metadata["choices"])
+    if key.type in (bool, bool | None):
+        return ["true", "false"]
+    if key.name in PATHS:
+        return [f"{path}/" if os.path.isdir(path) else path for path in sorted(glob.glob(glob.escape(value) + "*"))]
+    return []
+
+
+# ---- parts of the help
 
 
 def _groups() -> str:

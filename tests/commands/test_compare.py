@@ -497,9 +497,9 @@ def test_damaged_files(runs):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "runs: is missing: which runs to compare"),
-        (["run=runs"], "run: compare takes runs=, group=, .*fix: runs=runs"),
-        (["runs=runs", "format=pdf"], "format: must be one of markdown, latex, html, json, got pdf"),
+        ([], "runs: is missing: which runs should be compared"),
+        (["run=runs"], "run: no such key; compare takes runs, group, .*fix: runs=runs"),
+        (["runs=runs", "format=pdf"], "format: must be one of markdown, latex, html, json, got 'pdf'"),
         (["runs=runs", "format=[html,json]"], "out: is missing: several formats need files"),
         (["runs=runs", "out=x.pdf"], "out: x.pdf: no format ends in .pdf; fix: format=markdown"),
         (["runs=runs", "out=runs"], "out: runs is a directory; fix: out=runs/comparison.html"),

@@ -8,9 +8,10 @@ from safetensors import safe_open
 from trial import ROOT, train
 
 from multihead.cli import main
+from multihead.config.verbs import ExportSettings
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting import ctranslate, weights
-from multihead.exporting.formats import Request
+from multihead.exporting.formats import folder_of
 
 
 @pytest.fixture
@@ -84,10 +85,10 @@ def test_shared_tensors_stand_once(run):
     [
         (["to=tflite"], "to: must be one of ctranslate2, onnx, torch_export, safetensors, got 'tflite'"),
         ([], "to: is missing"),
-        (["to=onnx", "quantization=int8"], "quantization: must be left out where to=onnx"),
+        (["to=onnx", "quantization=int8"], "quantization: must be left out if to=onnx"),
         (["to=ctranslate2", "quantization=int3"], "quantization: must be one of float32, int8"),
         (["to=safetensors", "part=lm"], "part: must be left out"),
-        (["to=ctranslate2", "sentences=none"], "sentences: must be a number of at least 1"),
+        (["to=ctranslate2", "sentences=none"], "sentences: must be a whole number"),
         (["to=ctranslate2", "part=lm"], "part: must be one of translation"),
     ],
 )
@@ -98,10 +99,10 @@ def test_words_that_are_refused(words, message, run, capsys):
 
 
 def test_the_names_of_folders(tmp_path):
-    assert Request(to="ctranslate2", quantization="float32").folder(tmp_path).name == "ctranslate2"
-    assert Request(to="onnx", out="there").folder(tmp_path).name == "there"
+    assert folder_of(ExportSettings(run="r", to="ctranslate2", quantization="float32"), tmp_path).name == "ctranslate2"
+    assert folder_of(ExportSettings(run="r", to="onnx", out="there"), tmp_path).name == "there"
     with pytest.raises(ConfigError, match="only ctranslate2 stores weights in other types"):
-        Request(to="safetensors", quantization="int8").check()
+        ExportSettings(run="r", to="safetensors", quantization="int8")
 
 
 def test_a_part_of_several_tasks(tmp_path, capsys):

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from multihead.config.compose import compose, to_yaml
-from multihead.config.words import run_words, take, typed_as
+from multihead.config.settings import read_words
+from multihead.config.verbs import SETTINGS
+from multihead.config.words import typed_as
 from multihead.training.job import next_commands
 
 NAMES = ["plain", "my run", "a,b", "a=b", "it's", 'say "x"', "ü", "[x]", "{x}", "~x", "$HOME", "a(b", "1e5", "null"]
@@ -24,9 +26,9 @@ def test_pasted(folder, tmp_path, monkeypatch):
     Path(folder, "config.yaml").write_text(to_yaml(compose(["task=lm"]).tree))
     predict, evaluate, explain = next_commands(config, Path(folder))
     for line in (predict.partition(" | ")[2], evaluate, explain):
-        program, _, *words = shlex.split(line)
-        runs, words = run_words(words)
-        assert program == "multihead" and runs == [folder]
+        program, verb, *words = shlex.split(line)
+        settings, words = read_words(SETTINGS[verb], words)
+        assert program == "multihead" and settings.run in (folder, [folder])
         given = [word for word in words if word.startswith("plugin=")]
         assert compose(["task=lm", *given]).config.plugin == str(plugin)
     (resume,) = shlex.split(typed_as("resume", folder))
@@ -36,4 +38,4 @@ def test_pasted(folder, tmp_path, monkeypatch):
 def test_of_a_masked_language_model():
     (use, *_) = next_commands(compose(["task=lm", "task.objective=masked"]).config, Path("my run"))
     words = shlex.split(use)[2:]
-    assert compose(words).config.init_from == "my run" and take(words, "task")[0] == "classification"
+    assert compose(words).config.init_from == "my run" and "task=classification" in words

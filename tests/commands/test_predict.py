@@ -89,7 +89,7 @@ def test_every_line_is_answered_and_those_that_were_cut_are_said(predict, task, 
     assert status == 0
     assert [json.loads(line)["truncated"] for line in answers] == [False, True, False, True]
     assert errors.count("longer than the model") == 1
-    assert "2 lines of the input: longer than the model reads, and was cut; the first is input:2" in " ".join(
+    assert "2 lines of the input: longer than the model reads, so they were cut; the first is input:2" in " ".join(
         errors.split()
     )
     assert predict(content, task=task)[0] == 0

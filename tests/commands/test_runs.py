@@ -114,13 +114,16 @@ def test_damaged_folders_are_named_and_the_others_listed(four, capsys):
     ("word", "told"),
     [
         ("dir=nowhere", "dir: nowhere is not a directory"),
-        ("state=finishd", "state: 'finishd' is none of running, finished, failed, stopped; fix: state=finished"),
-        ("sort=bleu", "sort: 'bleu' is none of date, metric"),
+        ("state=finishd", "state: must be one of running, finished, .*, got 'finishd'; fix: state=finished"),
+            "state=finishd",
+            "state: must be one of running, finished, failed, stopped, got 'finishd'; fix: state=finished",
+        ),
+        ("sort=bleu", "sort: must be one of date, metric"),
         ("limit=-1", "limit: must be a whole number"),
         ("format=json", "fix: format=jsonl"),
-        ("sorted=date", "sorted: runs takes dir=.*fix: sort=date"),
+        ("sorted=date", "sorted: no such key; did you mean sort.; fix: sort=date"),
         ("optim.lrr=1", "optim.lrr: no such key.*optim.lr"),
-        ("finished", "finished: runs takes key=value"),
+        ("finished", "finished: not of the form key=value"),
         ("seed=[", r"seed: must be a whole number, got '\['"),
     ],
 )
@@ -140,7 +143,7 @@ def test_a_real_run(tmp_path, capsys):
     (copy / "result.json").unlink()
     assert diff.run([f"a={tmp_path / 'outputs' / 'deep' / 'run'}", f"b={copy}"]) == 0
     told = capsys.readouterr().out
-    assert "has none yet; compared by its last values in metrics.csv" in " ".join(told.split())  # wrapped somewhere
+    assert "has no result yet; its last values in metrics.csv are compared" in " ".join(told.split())  # wrapped somewhere
     rows = [line.split() for line in told.splitlines()]
     assert not [cells for cells in rows if cells and cells[0] in ("steps", row["metric"])]  # the same
 
@@ -173,5 +176,5 @@ def test_in_a_pipe_all_columns_are_there_and_none_is_folded(four, capsys):
 
 
 def test_the_groups_whose_choice_a_run_holds_are_filters():
-    wanted = runs.parse(["task=lm", "data=wikitext2", "optim=muon", "model.d_model=256"])[1]
+    wanted = runs.filters(["task=lm", "data=wikitext2", "optim=muon", "model.d_model=256"])
     assert wanted == {"task.name": "lm", "data.name": "wikitext2", "optim.name": "muon", "model.d_model": 256}

@@ -96,7 +96,7 @@ def test_what_has_changed_since_the_launch_is_refused(here, capsys, monkeypatch)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "which sweep"),
+        ([], "file: is missing; fix: file=sweeps/"),
         (["file=nowhere.yaml"], "no such sweep file"),
         (["file=s.yaml"], "budget: method: random never ends"),
         (["file=s.yaml", "budget=1", "optim.lrr=1"], "optim.lrr"),

@@ -222,7 +222,7 @@ REFUSED = [
     ("task=translation data.root=$NO_SUCH_VARIABLE", r"the environment has no NO_SUCH_VARIABLE, .*; fix: .data\.root="),
     ("", r"task: must be chosen: .*translation; fix: task="),
     ("seed=3", r"task: must be chosen"),
-    ("task=translation resume=nowhere", r"resume: nowhere is not a run: no such directory"),
+    ("task=translation resume=nowhere", r"resume: nowhere is not the directory of a run: there is no such directory"),
     ("task=translation plugin=nowhere.py", r"plugin: no such file: nowhere\.py"),
 ]
 

@@ -6,7 +6,9 @@ import re
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from multihead.config.sweep import SweepSettings, check, duration, read_sweep, sweep_settings
+from multihead.config.settings import read_words
+from multihead.config.sweep import check, read_sweep
+from multihead.config.verbs import SweepSettings, duration
 from multihead.errors import ConfigError
 from multihead.sweeping.ledger import distribution
 
@@ -110,6 +112,8 @@ def test_an_impossible_pair_of_two_parameters_is_found(write):
 def test_what_is_typed_and_swept_is_refused(write):
     with pytest.raises(ConfigError, match=r"s\.yaml:15: optim.lr is set by the sweep, and typed as optim.lr=1"):
         check(read_sweep(write(FILE)), ["optim.lr=1"])
+    with pytest.raises(ConfigError, match="run_dir: the sweep sets it for each trial"):
+        check(read_sweep(write(FILE)), ["run_dir=x"])
 
 
 def test_hyperband_by_max_iter_begins_where_wandb_begins(write):
@@ -140,7 +144,7 @@ def test_distributions_mean_what_they_mean_to_wandb(write, spec, expected):
 
 
 def test_settings_are_taken_out_of_the_words():
-    settings, words = sweep_settings(["file=x.yaml", "workers=3", "status=true", "data=sst2", "budget=2h"])
+    settings, words = read_words(SweepSettings, ["file=x.yaml", "workers=3", "status=true", "data=sst2", "budget=2h"])
     assert settings == SweepSettings(file="x.yaml", workers=3, status=True, budget="2h")
     assert words == ["data=sst2"] and settings.limits() == (0, 7200.0, 0.0)
 
@@ -153,14 +157,13 @@ def test_settings_are_taken_out_of_the_words():
         ("budget=tomorrow", "budget: must be a number of trials, or a time"),
         ("trial_time=5", "trial_time: must be a time such as 90s"),
         ("status=yes", "status: must be true or false"),
-        ("to=mars", "to: must be wandb"),
-        ("run_dir=x", "run_dir: the sweep sets it"),
+        ("to=mars", "to: must be one of wandb"),
         ("storage=mysql://user:secret@host/db", "storage: must be postgresql://.*got 'host/db'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(word, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        sweep_settings([word])
+        read_words(SweepSettings, ["file=x.yaml", word])
     assert "secret" not in str(caught.value)
 
 

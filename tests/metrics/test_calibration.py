@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from multihead.config.verbs import read_criterion
 from multihead.errors import CheckpointError, ConfigError
 from multihead.metrics.calibration import (
     Calibration,
@@ -14,7 +15,6 @@ from multihead.metrics.calibration import (
     Threshold,
     choose_threshold,
     fit_temperature,
-    parse_criterion,
 )
 
 # Temperature
@@ -129,7 +129,7 @@ def test_a_precision_out_of_reach_is_refused_with_the_best_there_is():
 )
 def test_a_criterion_that_cannot_be(text, message):
     with pytest.raises(ConfigError, match=message):
-        parse_criterion(text)
+        read_criterion(text)
 
 
 # Decisions
@@ -161,19 +161,6 @@ def test_a_new_calibration_changes_and_says_nothing():
 
 
 # What evaluate is asked
-
-
-def test_the_words_are_split_from_the_configurations():
-    assert Request.take(["data.split=val"]) == (None, ["data.split=val"])
-    words = ["calibrate=true", "threshold=precision:0.99", "data.split=val", "threshold_label=spam"]
-    assert Request.take(words) == (Request(True, "precision:0.99", "spam"), ["data.split=val"])
-    assert Request.take(['threshold="cost:5"', "threshold_label=spam"])[0] == Request(None, "cost:5", "spam")
-    with pytest.raises(ConfigError, match=r"calibrate: must be one of true, false, got 'yes'"):
-        Request.take(["calibrate=yes"])
-    with pytest.raises(ConfigError, match=r"threshold_label: names a class, and no threshold= says how to choose"):
-        Request.take(["threshold_label=spam"])
-    with pytest.raises(ConfigError, match=r"threshold_label: is missing; fix: threshold_label=CLASS"):
-        Request.take(["threshold=cost:5"])
 
 
 def test_a_new_temperature_chooses_a_standing_threshold_anew():

@@ -1,38 +1,34 @@
-"""``compare``: which system is better, by how much, and whether that is more than chance."""
+"""``compare`` says which system is better, by how much, and whether that is more than chance."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from multihead.config.keys import nearest_name
-from multihead.config.words import entries_of, path_of
-from multihead.errors import ConfigError
+from multihead.config.settings import read_words
+from multihead.config.verbs import CompareSettings
 
 if TYPE_CHECKING:
     from multihead.comparing.report import Report
     from multihead.runs.screen import Fitted
 
-WORDS = ("runs", "group", "names", "baseline", "metric", "format", "out")
-LISTS = ("runs", "group", "names", "format")
-
 
 def run(words: Sequence[str]) -> int:
-    """``multihead compare runs=[A,B] [names=[x,y]] [baseline=A] [metric=KEY] [format=html] [out=FILE]``."""
+    """Runs ``multihead compare``; see `CompareSettings`."""
+    settings, _ = read_words(CompareSettings, words)
     from rich.console import Console
 
     from multihead.comparing.compare import compare
     from multihead.comparing.report import outputs, render
 
-    options = parse(words)
-    targets = outputs(options["format"], options["out"])
+    targets = outputs(settings.format, settings.out)
     report = compare(
-        options["runs"],
-        group=options["group"],
-        names=options["names"],
-        baseline=options["baseline"],
-        metric=options["metric"],
+        settings.runs,
+        group=settings.group,
+        names=settings.names,
+        baseline=settings.baseline,
+        metric=settings.metric,
     )
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     for text in report.warnings:
@@ -48,28 +44,6 @@ def run(words: Sequence[str]) -> int:
     for _, file in targets:
         messages.print(f"wrote {file}", markup=False)
     return 0
-
-
-def parse(words: Sequence[str]) -> dict[str, Any]:
-    """The words of the command line: texts, and lists if the name is one of `LISTS`.
-
-    Raises:
-        ConfigError: If a word is not one of `WORDS`, or no run is named.
-    """
-    options: dict[str, Any] = {name: [] if name in LISTS else "" for name in WORDS}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name not in WORDS or not equals:
-            near = nearest_name(name, WORDS)
-            fix = f"{near}={value}" if near else ""
-            raise ConfigError(name, f"compare takes {', '.join(f'{known}=' for known in WORDS)}", fix)
-        if name in LISTS:
-            options[name] += entries_of(name, value)
-        else:
-            options[name] = path_of(name, value) if name == "out" else value
-    if not options["runs"] and not options["group"]:
-        raise ConfigError("runs", "is missing: which runs to compare?", "runs=[outputs/A,outputs/B] or group=FOLDER")
-    return options
 
 
 def show(report: Report) -> None:

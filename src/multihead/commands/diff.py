@@ -1,4 +1,4 @@
-"""``diff``: what differs between two runs, in configuration, environment and result, or what there is of one so far."""
+"""``diff`` prints what differs between two runs in configuration, environment and result."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead.config.compose import require_run
 from multihead.config.keys import flatten
-from multihead.config.words import path_of, take
+from multihead.config.settings import read_words
+from multihead.config.verbs import DiffSettings
 from multihead.config.yaml_file import load_yaml
-from multihead.errors import CheckpointError, ConfigError
+from multihead.errors import CheckpointError
 from multihead.runs.files import read_json
 
 if TYPE_CHECKING:
@@ -22,17 +24,13 @@ METRICS = "metrics.csv"
 
 
 def run(words: Sequence[str]) -> int:
-    """``multihead diff a=RUN b=RUN``."""
+    """Runs ``multihead diff``; see `DiffSettings`."""
     from multihead.runs.screen import report_console
 
-    first, words = take(words, "a")
-    second, words = take(words, "b")
-    first, second = path_of("a", first), path_of("b", second)
-    if words:
-        raise ConfigError(words[0], "diff takes a=RUN and b=RUN only")
+    settings, _ = read_words(DiffSettings, words)
+    first, second = settings.a, settings.b
     for name, folder in (("a", first), ("b", second)):
-        if not (folder and (Path(folder) / FILES["configuration"]).is_file()):
-            raise ConfigError(name, f"{folder or 'nothing'} is not the directory of a run", f"{name}=outputs/...")
+        require_run(name, folder)
     console = report_console()
     differences = {part: diff(Path(first), Path(second), part) for part in FILES}
     if any(differences.values()):
@@ -41,7 +39,9 @@ def run(words: Sequence[str]) -> int:
         missing = [folder for folder in (first, second) if not (Path(folder) / FILES[part]).is_file()]
         there = [folder for folder in missing if part == "result" and (Path(folder) / METRICS).is_file()]
         for folder in there:
-            console.print(f"{part}: {folder} has none yet; compared by its last values in {METRICS}", markup=False)
+            console.print(
+                f"{part}: {folder} has no result yet; its last values in {METRICS} are compared", markup=False
+            )
         if set(missing) - set(there):
             absent = " and ".join(folder for folder in missing if folder not in there)
             console.print(f"{part}: no {FILES[part]} in {absent}", markup=False)
@@ -51,17 +51,17 @@ def run(words: Sequence[str]) -> int:
 
 
 def diff(first: Path, second: Path, part: str) -> list[tuple[str, Any, Any]]:
-    """Keys of one file whose values differ, with both values; nothing where a run has no such file.
+    """Returns the keys of one file whose values differ, with both values; nothing if a run has no such file.
 
-    A run without result.json is compared by the last values of its metrics.csv.
+    If a run has no result.json, the last values of its metrics.csv are compared.
 
     Args:
-        first: A run's directory.
-        second: The other's.
+        first: One run's directory.
+        second: The other run's directory.
         part: A key of `FILES`.
 
     Raises:
-        CheckpointError: If a file cannot be read.
+        CheckpointError: A file cannot be read.
     """
     contents = [_content(folder, part) for folder in (first, second)]
     if None in contents:
@@ -81,7 +81,7 @@ def _content(folder: Path, part: str) -> dict[str, Any] | None:
 
 
 def _so_far(path: Path) -> dict[str, Any]:
-    """The last value of each column of metrics.csv, under the names that result.json has for them."""
+    """Returns the last value of each column of metrics.csv, by the names that result.json uses."""
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         rows = list(csv.DictReader(file))
     last = {name: text for row in rows for name, text in row.items() if name and text}
@@ -120,6 +120,6 @@ def _text(value: Any) -> str:
 
 
 def _change(a: Any, b: Any) -> str:
-    """How much a number grew."""
+    """Returns the difference of two numbers as text; empty for other values."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b))
     return f"{b - a:+.6g}" if numbers else ""

@@ -1,4 +1,4 @@
-"""``evaluate``: any split or file, any decoding, one run or several."""
+"""``evaluate`` measures one run or several, on any split or file and with any decoding."""
 
 from __future__ import annotations
 
@@ -10,44 +10,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose_from_run, load_yaml
+from multihead.config.settings import read_words
 from multihead.config.training import Config
-from multihead.config.words import run_words
+from multihead.config.verbs import EvaluateSettings
+from multihead.config.words import write
 from multihead.errors import ConfigError, side_output
 
 if TYPE_CHECKING:
     from multihead.data.prepare import Prepared
-    from multihead.metrics.calibration import Request
     from multihead.tasks.base import Task
 
 log = logging.getLogger("multihead")
 
 
 def run(words: Sequence[str]) -> int:
-    """``multihead evaluate run=RUN [run=RUN2 ...] [data.split=val] [data.test=FILE] [decoding.num_beams=8]``.
-
-    A classifier also takes ``calibrate=true`` and ``threshold=precision:0.99 threshold_label=spam``, which are decided
-    on the validation split and stay in the capsule.
-    """
+    """Runs ``multihead evaluate``; see `EvaluateSettings`."""
+    runs = read_words(EvaluateSettings, words)[0].run
+    typed = [word for word in words if not word.startswith("run=")]
     from multihead.runs.loggers import quiet_lightning
     from multihead.runs.progress import metrics_table, open_log, runs_table
 
-    runs, words = run_words(words)
     quiet_lightning()
     open_log(None)
-    results = {path: evaluate(path, words) for path in runs}
+    results = {path: evaluate(path, typed) for path in runs}
     table = runs_table(results) if len(results) > 1 else metrics_table(results[runs[0]])
     log.info("", extra={"renderable": table})
     return 0
 
 
 def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
-    """Metrics of a finished run on ``data.split`` (default test); written beside result.json, never over it.
+    """Measures a finished run on ``data.split`` (by default test) and writes the metrics beside its result.json.
 
     Args:
         run: The run's directory.
-        words: Overrides as on the command line.
+        words: Settings and overrides as on the command line.
     """
-    from multihead.metrics.calibration import Request
     from multihead.runs.directory import run_directory, write_result
     from multihead.runs.progress import plain_table
     from multihead.runs.run import load_calibration, load_weights, say_without_effect
@@ -57,7 +54,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     from multihead.training.suspicions import notes_on
 
     path = run_directory(run)
-    request, overrides = Request.take(words)
+    settings, overrides = read_words(EvaluateSettings, [write("run", run), *words])
     composition = compose_from_run(load_yaml(path / "config.yaml"), overrides, run=run)
     for line in [*settle(composition), *cautions(composition.config)]:
         log.info("%s", line)
@@ -67,8 +64,8 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     task = build_task(config, prepared.vocab, composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
-    if request is not None:
-        _decide(request, task, composition, path)
+    if settings.calibrate is not None or settings.threshold:
+        _decide(settings, task, composition, path)
     give_texts(task, prepared)
     result = _measure(config, task, prepared)
     result["notes"] = []
@@ -86,7 +83,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _prepare(composition: Composition, path: Path, words: Sequence[str]) -> Prepared:
-    """The split that is evaluated, under the name ``test``."""
+    """Prepares the split that is evaluated, under the name ``test``."""
     from multihead.data.prepare import prepare, warn_of_skipped
     from multihead.runs.directory import load_vocab
 
@@ -104,7 +101,7 @@ def _prepare(composition: Composition, path: Path, words: Sequence[str]) -> Prep
 
 
 def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
-    """Metrics under the names of the split, seconds, numbers of rows, and how text was scored."""
+    """Returns the metrics by their names for this split, the seconds, the number of rows, and how text was scored."""
     import lightning as L
 
     from multihead.data.encode import Encoded
@@ -133,44 +130,50 @@ def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
 
 
 def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Sequence[str]) -> None:
-    """A warning if a split is not the one that the run had, though nobody asked for other data."""
+    """Warns if a split differs from the one that the run had, although the user asked for no other data."""
     from multihead.runs.files import read_json
 
     name, file = f"data_{split}", path / "environment.json"
     asked = any(word.startswith("data") and not word.startswith("data.split=") for word in words)
     known = read_json(file, dict).get("data") if file.is_file() else None
     if not asked and isinstance(known, dict) and known.get(name) not in (None, prepared.fingerprints[name]):
-        cause = "its files, or the rule by which rows are held out, have changed"
-        log.warning("data: %s: not the rows that the run had (%s); it may have been trained on some", split, cause)
+        cause = "its files have changed, or the rule by which rows are held out"
+        log.warning(
+            "data: %s differs from the rows that the run had (%s); it may have been trained on some of these rows",
+            split,
+            cause,
+        )
 
 
-def _decide(request: Request, task: Task, composition: Composition, path: Path) -> None:
-    """Fits a temperature or a threshold on the validation split, and keeps it in the capsule."""
+def _decide(settings: EvaluateSettings, task: Task, composition: Composition, path: Path) -> None:
+    """Fits a temperature or chooses a threshold on the validation split, and saves it in the run directory."""
     import numpy as np
 
     from multihead.data.prepare import prepare
-    from multihead.metrics.calibration import FILE
+    from multihead.metrics.calibration import FILE, Request
 
     classifier = task.members().get("classification")
     if classifier is None:
-        what = f"only a run of task=classification decides by thresholds, this one is task={task.settings.name}"
-        raise ConfigError(request.word, what, f"leave {request.word} out")
+        word = "threshold" if settings.threshold else "calibrate"
+        what = f"is for runs of task=classification, and this run has task={task.settings.name}"
+        raise ConfigError(word, what, f"leave {word} out")
     prepared = prepare(composition, ("val",), task.vocab)
     columns, encoded = prepared.texts["classification"].corpus.splits["val"].columns, prepared.encoded["classification"]
     task.eval()
     logits = classifier.logits(columns["text"], columns.get("text_b"))
     labels = classifier.labels_of(encoded["val"], np.arange(len(logits)))
     names, multi_label = classifier.labels, classifier.multi_label
+    request = Request(settings.calibrate, settings.threshold, settings.threshold_label)
     classifier.calibration = request.fulfil(classifier.calibration, logits, labels, names, multi_label)
     classifier.calibration.save(path / "model" / FILE)
     said = ", ".join(f"{name} {value}" for name, value in classifier.calibration.described().items())
-    log.info("decided on val (%d examples): %s; kept in %s", len(labels), said or "nothing", path / "model" / FILE)
+    log.info("chosen on val (%d examples): %s; saved in %s", len(labels), said or "nothing", path / "model" / FILE)
     for name, threshold in classifier.calibration.thresholds.items():
         log.info("%s on the %d examples of val: %s", name, len(labels), threshold.said())
 
 
 def result_name(config: Config, split: str, words: Sequence[str]) -> str:
-    """``evaluate_SPLIT.json``, with a mark of the overrides where there are any."""
+    """Returns ``evaluate_SPLIT.json``; if there are overrides, the name has a mark that stands for them."""
     import hashlib
 
     changed = sorted(word for word in words if not word.startswith("data.split="))

@@ -1,42 +1,31 @@
-"""``explain``: the value of a key, who set it, what that overrode, and what it means."""
+"""``explain`` prints the value of a key, who set it, what that replaced, and what the key means."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from multihead.config.compose import Composition, compose, compose_from_run, load_yaml
+from multihead.config.compose import Composition, compose, compose_from_run, read_config
 from multihead.config.keys import Key, documentation, find, leaf_keys, unknown_key
-from multihead.config.words import path_of, take
-from multihead.errors import ConfigError
+from multihead.config.settings import read_words
+from multihead.config.verbs import ExplainSettings
 
 
 def run(words: Sequence[str]) -> int:
-    """``multihead explain key=KEY [run=RUN] [key=value ...]``."""
-    name, words = take(words, "key")
-    folder, words = take(words, "run")
-    folder = path_of("run", folder)
-    if not name:
-        raise ConfigError("key", "is missing: which one to explain?", "key=optim.lr")
-    sys.stdout.write(explain(name, _composed(folder, words)))
+    """Runs ``multihead explain``; see `ExplainSettings`."""
+    settings, words = read_words(ExplainSettings, words)
+    run = settings.run
+    composition = compose_from_run(read_config("run", run), words, run=run) if run else compose(words)
+    sys.stdout.write(explain(settings.key, composition))
     return 0
 
 
-def _composed(folder: str, words: list[str]) -> Composition:
-    if not folder:
-        return compose(words)
-    if not (Path(folder) / "config.yaml").is_file():
-        raise ConfigError("run", f"{folder} is not the directory of a run", "run=outputs/...")
-    return compose_from_run(load_yaml(Path(folder) / "config.yaml"), words, run=folder)
-
-
 def explain(name: str, composition: Composition) -> str:
-    """What ``multihead explain`` prints about a key, or about all keys of a node.
+    """Returns what ``multihead explain`` prints about a key, or about all keys of a node.
 
     Raises:
-        ConfigError: If there is no such key.
+        ConfigError: There is no such key.
     """
     plugin = composition.plugin
     keys = leaf_keys([type(composition.config.task)], plugin.options if plugin else None)
@@ -54,7 +43,7 @@ def explain(name: str, composition: Composition) -> str:
 
 
 def _leaf(name: str, key: Key, composition: Composition) -> str:
-    """One key: value, meaning, and the chain of those who set it."""
+    """Returns the lines for one key: its value, its meaning, and everybody who set it, in order."""
     lines = [f"{name} = {_value(name, composition)}", f"  {documentation(key)}", f"  Takes {key.requirement}.", ""]
     chains = composition.provenance
     shown = [name] if name in chains else [known for known in chains if known.startswith(f"{name}.")]
@@ -76,7 +65,7 @@ def _value(name: str, composition: Composition) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as one writes it in YAML, more or less."""
+    """Returns a value much as one writes it in YAML."""
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else "''" if value == "" else str(value)

@@ -1,4 +1,4 @@
-"""``runs``: the runs below a folder, with state and best metric; filtered by any key, sorted."""
+"""``runs`` lists the runs below a folder with their state and best metric, filtered by any key and sorted."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import datetime
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from multihead.config.keys import Key, find, leaf_keys, nearest_name, unknown_key
+from multihead.config.keys import find, leaf_keys, unknown_key
+from multihead.config.settings import read_words
 from multihead.config.task import TASKS
-from multihead.config.words import path_of
+from multihead.config.verbs import RunsSettings
 from multihead.config.words import read as read_value
 from multihead.errors import ConfigError
-from multihead.runs.listing import SORTS, STATES, Listed, list_runs, ordered
+from multihead.runs.listing import Listed, list_runs, ordered
 
-WORDS = {"dir": "outputs", "state": "", "sort": "date", "limit": "0", "format": "table"}
-FORMATS = ("table", "jsonl")
-SHORT = {"task": "task.name", "data": "data.name", "optim": "optim.name"}
-"""Words for groups, whose choice a run's configuration holds as a name."""
+GROUP_KEYS = {"task": "task.name", "data": "data.name", "optim": "optim.name"}
+"""Groups whose choice a run's configuration holds as a name."""
 
 
 def run(words: Sequence[str]) -> int:
-    """``multihead runs [dir=FOLDER] [KEY=VALUE ...] [state=] [sort=] [limit=] [format=]``."""
-    options, wanted = parse(words)
-    folder = Path(options["dir"])
+    """Runs ``multihead runs``; see `RunsSettings`."""
+    settings, others = read_words(RunsSettings, words)
+    folder, wanted = Path(settings.dir), filters(others)
     if not folder.is_dir():
         raise ConfigError("dir", f"{folder} is not a directory", "dir=FOLDER with runs somewhere below")
-    found, damaged = list_runs(folder, wanted, options["state"])
-    found = ordered(found, options["sort"])[: int(options["limit"]) or None]
-    if options["format"] == "jsonl":
+    found, damaged = list_runs(folder, wanted, settings.state)
+    found = ordered(found, settings.sort)[: settings.limit or None]
+    if settings.format == "jsonl":
         sys.stdout.writelines(json.dumps(asdict(listed)) + "\n" for listed in found)
     else:
         _show(found, folder)
@@ -41,37 +40,20 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def parse(words: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Our own words, and the values that keys of the configuration must have.
+def filters(words: Sequence[str]) -> dict[str, Any]:
+    """Returns the values that keys of the configuration must have.
 
     Raises:
-        ConfigError: A word is neither, or its value cannot be.
+        ConfigError: There is no such key, or it does not take the value.
     """
-    options, wanted = dict(WORDS), {}
-    keys: Mapping[str, Key] = {}
+    wanted, keys = {}, leaf_keys(TASKS.values())
     for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(word, "runs takes key=value", "multihead runs --help")
-        if name in WORDS:
-            options[name] = path_of(name, value) if name == "dir" else value
-            continue
-        keys = keys or leaf_keys(TASKS.values())
-        if name not in SHORT and not name.startswith("options.") and find(name, keys) is None:
-            near = nearest_name(name, WORDS)
-            if near:
-                raise ConfigError(name, f"runs takes {', '.join(f'{k}=' for k in WORDS)} and keys", f"{near}={value}")
+        name, _, value = word.partition("=")
+        if name not in GROUP_KEYS and not name.startswith("options.") and find(name, keys) is None:
             raise unknown_key(name, keys)
-        full = SHORT.get(name, name)
+        full = GROUP_KEYS.get(name, name)
         wanted[full] = read_value(value, find(full, keys), full)
-    for name, allowed in (("state", ("", *STATES)), ("sort", SORTS), ("format", FORMATS)):
-        if options[name] not in allowed:
-            near = nearest_name(options[name], allowed)
-            listed = ", ".join(choice for choice in allowed if choice)
-            raise ConfigError(name, f"{options[name]!r} is none of {listed}", f"{name}={near}" if near else "")
-    if not options["limit"].isdigit():
-        raise ConfigError("limit", f"must be a whole number, not {options['limit']!r}", "limit=20")
-    return options, wanted
+    return wanted
 
 
 def _show(runs: Sequence[Listed], folder: Path) -> None:

@@ -23,7 +23,9 @@ from multihead.config.compose import named, parse
 from multihead.config.extras import install, installed, require_package
 from multihead.config.folder import conf_dir
 from multihead.config.merge import Composition
-from multihead.config.sweep import Sweep, SweepSettings, check, read_sweep, sweep_settings
+from multihead.config.settings import read_words
+from multihead.config.sweep import Sweep, check, read_sweep
+from multihead.config.verbs import SweepSettings
 from multihead.config.words import write
 from multihead.errors import CheckpointError, ConfigError, MachineError, Stopped
 from multihead.runs.screen import report_console
@@ -43,10 +45,8 @@ OWN = "own_conf"
 
 
 def run(words: Sequence[str]) -> int:
-    """``multihead sweep file=FILE ...``."""
-    settings, typed = sweep_settings(words)
-    if not settings.file:
-        raise ConfigError("file", "which sweep? none is named", "file=sweeps/translation.yaml")
+    """Runs ``multihead sweep``; see `SweepSettings`."""
+    settings, typed = read_words(SweepSettings, words)
     _check_packages(settings)
     sweep = read_sweep(settings.file)
     sweep.name = settings.name or sweep.name

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from multihead.comparing.significance import Spread, Test
-from multihead.config.keys import nearest_name
+from multihead.config.verbs import REPORT_FORMATS
 from multihead.errors import ConfigError
 
-FORMATS = {"markdown": ".md", "latex": ".tex", "html": ".html", "json": ".json"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56b4e9", "#8a5cd0", "#7f7f7f")
 """Of systems, in turn (after Okabe & Ito): told apart by the colour-blind, and on a light and a dark ground."""
 MAX_POINTS = 400
@@ -74,7 +73,7 @@ class Report:
 
 
 def render(report: Report, kind: str) -> str:
-    """The report in one of `FORMATS`."""
+    """The report in one of `REPORT_FORMATS`."""
     return {"markdown": markdown, "latex": latex, "html": page, "json": as_json}[kind](report)
 
 
@@ -82,16 +81,12 @@ def outputs(formats: Sequence[str], out: str) -> list[tuple[str, Path | None]]:
     """The formats to write, each with its file, or None for standard output.
 
     Args:
-        formats: Names of `FORMATS`; if it is empty, the suffix of ``out`` decides.
+        formats: Names of `REPORT_FORMATS`; if it is empty, the suffix of ``out`` decides.
         out: A file; if several formats are written, the beginning of their names.
 
     Raises:
-        ConfigError: If a format is not known, or several formats have no file.
+        ConfigError: Several formats have no file, or no format has the suffix of ``out``.
     """
-    for kind in formats:
-        if kind not in FORMATS:
-            near = nearest_name(kind, FORMATS)
-            raise ConfigError("format", f"must be one of {', '.join(FORMATS)}, got {kind}", near and f"format={near}")
     if not out:
         if len(formats) > 1:
             raise ConfigError("out", "is missing: several formats need files", "out=comparison")
@@ -100,13 +95,13 @@ def outputs(formats: Sequence[str], out: str) -> list[tuple[str, Path | None]]:
     if file.is_dir():
         raise ConfigError("out", f"{out} is a directory", f"out={file / 'comparison.html'}")
     if not formats:
-        formats = [kind for kind, suffix in FORMATS.items() if suffix == file.suffix.lower()]
+        formats = [kind for kind, suffix in REPORT_FORMATS.items() if suffix == file.suffix.lower()]
         if not formats:
             raise ConfigError("out", f"{out}: no format ends in {file.suffix or 'nothing'}", "format=markdown")
     if len(formats) == 1:
         return [(formats[0], file)]
-    stem = file.with_suffix("") if file.suffix in FORMATS.values() else file
-    return [(kind, stem.with_name(stem.name + FORMATS[kind])) for kind in formats]
+    stem = file.with_suffix("") if file.suffix in REPORT_FORMATS.values() else file
+    return [(kind, stem.with_name(stem.name + REPORT_FORMATS[kind])) for kind in formats]
 
 
 # ---- tables, as rows of text

@@ -53,7 +53,7 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files
     words = list(words)
     overrides = parse(words)
     if run := resumed_run(overrides):
-        return compose_from_run(load_yaml(Path(run) / "config.yaml"), words, config_dir=config_dir, run=run)
+        return compose_from_run(read_config("resume", run), words, config_dir=config_dir, run=run)
     plugin = load_named_plugin(named(overrides, "plugin"))
     choices, values = _sort_words(overrides, plugin)
     files = files or _files(overrides, config_dir, plugin)
@@ -139,10 +139,26 @@ def resumed_run(overrides: list[Word]) -> str:
     run = named(overrides, "resume")
     if not run or run in SEARCHES:
         return ""
-    if not (Path(run) / "config.yaml").is_file():
-        what = "no config.yaml in it" if Path(run).is_dir() else "no such directory"
-        raise ConfigError("resume", f"{run} is not a run: {what}", "give the directory of a run, outputs/...")
+    require_run("resume", run)
     return run
+
+
+def require_run(key: str, folder: str) -> None:
+    """Raises `ConfigError` unless ``folder``, which was given for ``key``, is the directory of a run."""
+    if not (Path(folder) / "config.yaml").is_file():
+        what = "it has no config.yaml" if Path(folder).is_dir() else "there is no such directory"
+        raise ConfigError(key, f"{folder} is not the directory of a run: {what}", f"{key}=outputs/TASK/DATA/...")
+
+
+def read_config(key: str, run: str) -> Mapping[str, Any]:
+    """Reads the configuration of the run that was given for ``key``; it is plain data.
+
+    Raises:
+        ConfigError: ``run`` is not the directory of a run.
+        CheckpointError: Its config.yaml cannot be read.
+    """
+    require_run(key, run)
+    return load_yaml(Path(run) / "config.yaml")
 
 
 # Words

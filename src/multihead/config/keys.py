@@ -61,6 +61,11 @@ class Key:
         return typing.get_origin(self.type) is dict
 
     @property
+    def is_list(self) -> bool:
+        """Whether it takes several values."""
+        return typing.get_origin(self.type) is list
+
+    @property
     def requirement(self) -> str:
         """Its type in words."""
         return TYPE_WORDS.get(self.type, str(self.type))
@@ -174,6 +179,7 @@ def documentation(key: Key) -> str:
     return ""
 
 
+@functools.cache
 def field_docstrings(cls: type) -> dict[str, str]:
     """Field name to the string below it, read from the class's source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body

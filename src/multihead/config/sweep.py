@@ -6,7 +6,6 @@ not take: nested parameters, null, and distributions that no sampler here draws 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import re
@@ -19,7 +18,7 @@ from multihead.config.compose import composer, parse
 from multihead.config.keys import GROUPS, find, leaf_keys, nearest_name
 from multihead.config.merge import Composition
 from multihead.config.task import TASKS, TaskConfig
-from multihead.config.words import path_of, takes_text
+from multihead.config.words import takes_text
 from multihead.config.yaml_file import load_yaml_with_lines, scalars
 from multihead.errors import CheckpointError, ConfigError
 
@@ -373,6 +372,8 @@ def check(sweep: Sweep, typed: Sequence[str] = ()) -> Composition:
     """
     names = {parameter.name for parameter in sweep.parameters}
     for override in parse(typed):
+        if override.key in NOT_SWEPT and override.key not in ("plugin", "config_dir"):
+            raise ConfigError(override.key, "the sweep sets it for each trial", "leave it out")
         if override.key in names and not override.is_sweep:
             name = override.key
             what = f"{name} is set by the sweep, and typed as {override.typed}"
@@ -441,93 +442,3 @@ def _check_metric(sweep: Sweep, composed: Composition) -> None:
         raise ConfigError(
             sweep.at("early_terminate"), what, "a smaller min_iter, or a smaller trainer.val_every_n_steps"
         )
-
-
-# Words of the command
-
-
-@dataclass(kw_only=True)
-class SweepSettings:
-    """What ``multihead sweep`` takes besides the keys of a trial."""
-
-    file: str = ""
-    """The sweep file."""
-    name: str = ""
-    """The sweep's name; empty takes the file's."""
-    dir: str = ""
-    """Where it lives; empty means outputs/sweeps/NAME."""
-    workers: int = 1
-    """Trials at a time, on this machine."""
-    budget: str = ""
-    """Trials (20), or hours of trials, summed over all of them (8h, 30m); empty takes run_cap, or the whole grid."""
-    seeds: int = 1
-    """Runs per point, with seed, seed + 1, ...; what is optimised is their mean."""
-    storage: str = ""
-    """Where the ledger is: empty for a file in dir, or postgresql://USER@HOST/DATABASE for several machines."""
-    trial_time: str = ""
-    """Longest time of a run (90s, 30m, 2h); one that takes longer is ended and counts as failed."""
-    status: bool = False
-    """Print where the sweep is and write its report, no more."""
-    best: bool = False
-    """Print the command that trains the best configuration, no more."""
-    to: str = ""
-    """wandb: send the finished runs there."""
-
-    def __post_init__(self) -> None:
-        for key in ("workers", "seeds"):
-            if getattr(self, key) < 1:
-                raise ConfigError(key, f"must be at least 1; got {getattr(self, key)}")
-        if self.to not in ("", "wandb"):
-            raise ConfigError("to", f"must be wandb; got {self.to!r}", "to=wandb")
-        if self.name and not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name):
-            raise ConfigError("name", f"letters, digits, - and _, up to 100; got {self.name!r}")
-        if self.storage and not self.storage.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
-            shown = self.storage.partition("@")[2] or self.storage
-            raise ConfigError("storage", f"must be postgresql://USER@HOST/DATABASE or sqlite:///FILE; got {shown!r}")
-        self.limits()
-
-    def limits(self) -> tuple[int, float, float]:
-        """The budget in trials and in seconds of trials, and the longest time of a run in seconds; 0 for none."""
-        trials, seconds = 0, 0.0
-        if self.budget.isdigit():
-            trials = int(self.budget)
-            if trials < 1:
-                raise ConfigError("budget", f"must be at least 1 trial; got {self.budget}")
-        elif self.budget:
-            seconds = duration("budget", self.budget)
-        return trials, seconds, duration("trial_time", self.trial_time) if self.trial_time else 0.0
-
-
-def duration(key: str, text: str) -> float:
-    """Seconds of ``90s``, ``30m``, ``2.5h`` or ``1d``."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not found or not float(found[1]):
-        also = "a number of trials, or " if key == "budget" else ""
-        raise ConfigError(key, f"must be {also}a time such as 90s, 30m or 2h; got {text!r}")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
-
-
-def sweep_settings(words: Sequence[str]) -> tuple[SweepSettings, list[str]]:
-    """The settings among the words of the command, and the words that are for every trial.
-
-    Raises:
-        ConfigError: A setting cannot be, or a word is not for a trial.
-    """
-    fields = {f.name: f for f in dataclasses.fields(SweepSettings)}
-    given: dict[str, Any] = {}
-    others = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or key not in fields:
-            if key in NOT_SWEPT and key not in ("plugin", "config_dir"):
-                raise ConfigError(key, "the sweep sets it for each trial", "leave it out")
-            others.append(word)
-            continue
-        kind = fields[key].type
-        if kind == "bool" and value not in ("true", "false"):
-            raise ConfigError(key, f"must be true or false; got {value!r}")
-        if kind == "int" and not re.fullmatch(r"\d{1,6}", value):
-            raise ConfigError(key, f"must be a whole number; got {value!r}")
-        value = path_of(key, value) if key in ("file", "dir") else value
-        given[key] = {"bool": value == "true", "int": int(value) if kind == "int" else 0}.get(kind, value)
-    return SweepSettings(**given), others

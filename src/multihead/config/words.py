@@ -16,7 +16,7 @@ import contextlib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -388,26 +388,6 @@ def entries_of(name: str, typed: str) -> list[str]:
     return [path_of(name, item) if name in PATHS else text(item, name, alone=False) for item in found]
 
 
-def take(words: Sequence[str], name: str) -> tuple[str, list[str]]:
-    """The value of the last word ``name=...`` (or an empty string), and the other words."""
-    prefix = f"{name}="
-    values = [word.removeprefix(prefix) for word in words if word.startswith(prefix)]
-    return (values[-1] if values else ""), [word for word in words if not word.startswith(prefix)]
-
-
-def run_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits ``run=`` (one directory, or ``run=[A,B]``) from the overrides.
-
-    Raises:
-        ConfigError: If no run is named.
-    """
-    runs: list[str] = []
-    rest = []
-    for word in words:
-        if word.startswith("run="):
-            runs += [path for path in paths_of("run", word.removeprefix("run=")) if path]
-        else:
-            rest.append(word)
-    if not runs:
-        raise ConfigError("run", "is missing", "run=outputs/TASK/DATA/...")
-    return runs, rest
+def without_quotes(typed: str) -> str:
+    """A typed text without the quotes around the whole of it."""
+    return _unquoted(typed)[0]

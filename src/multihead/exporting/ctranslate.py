@@ -26,7 +26,6 @@ from multihead.model.positions import PositionTable
 from multihead.model.transformer import RMSNorm, Stack
 from multihead.tasks.base import Task
 
-QUANTIZATIONS = ("float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
 ACTIVATIONS = ("relu", "gelu", "swiglu")
 NO_WORDS = (
     *("norm_eps", "position_offset", "rope_theta", "rotary_share", "embedding_width", "embedding_scale"),
@@ -106,7 +105,7 @@ def write(task: Task, folder: Path, quantization: str) -> None:
     Args:
         task: A single task with a decoder, checked by `check`.
         folder: Where to.
-        quantization: One of `QUANTIZATIONS`.
+        quantization: One of `multihead.config.verbs.QUANTIZATIONS`.
 
     Raises:
         ConfigError: CTranslate2 is not installed.

@@ -3,70 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from multihead.config.check import require, require_choice
+from multihead.config.check import require
 from multihead.config.task import SINGLE_TASKS
-from multihead.errors import ConfigError
+from multihead.config.verbs import ExportSettings
 from multihead.exporting import ctranslate, places, programs, weights
 from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify
 from multihead.runs.directory import save_vocab
 from multihead.runs.run import Run
 from multihead.tasks.base import Task
 
-FORMATS = ("ctranslate2", "onnx", "torch_export", "safetensors")
+
+def require_packages(to: str) -> None:
+    """Imports what a format needs before anything else is done.
+
+    Raises:
+        ConfigError: A package is not installed; the message says how to install it.
+    """
+    if to == "ctranslate2":
+        ctranslate.import_ctranslate2()
+    if to == "onnx":
+        programs.import_onnx()
 
 
-@dataclass(kw_only=True)
-class Request:
-    """What is asked for on the command line."""
-
-    to: str
-    """One of `FORMATS`."""
-    out: str = ""
-    """The folder; by default RUN/export/FORMAT, with the quantization in its name where there is one."""
-    quantization: str = ""
-    """Of ctranslate2: how weights are stored; float32 where it is empty."""
-    sentences: int = 100
-    """Inputs that are compared."""
-    part: str = ""
-    """The task, of a run of several."""
-
-    def check(self) -> None:
-        """Refuses what cannot be, before anything heavy happens.
-
-        Raises:
-            ConfigError: A word, or a package that is not installed.
-        """
-        if not self.to:
-            raise ConfigError("to", f"is missing; there are {', '.join(FORMATS)}", "to=ctranslate2")
-        require_choice("to", self.to, FORMATS)
-        if self.quantization:
-            what = f"left out where to={self.to}: only ctranslate2 stores weights in other types"
-            require(self.to == "ctranslate2", "quantization", what, self.quantization)
-            require_choice("quantization", self.quantization, ctranslate.QUANTIZATIONS)
-        if self.to == "safetensors":
-            require(not self.part, "part", "left out: to=safetensors holds all tasks of a run", self.part)
-        if self.to == "ctranslate2":
-            ctranslate.import_ctranslate2()
-        if self.to == "onnx":
-            programs.import_onnx()
-
-    def folder(self, run_dir: Path) -> Path:
-        """Where the export goes."""
-        if self.out:
-            return Path(self.out)
-        kind = f"_{self.quantization}" if self.quantization not in ("", "float32") else ""
-        return run_dir / "export" / (self.to + kind)
+def folder_of(settings: ExportSettings, run_dir: Path) -> Path:
+    """The folder that an export is written to."""
+    if settings.out:
+        return Path(settings.out)
+    kind = f"_{settings.quantization}" if settings.quantization not in ("", "float32") else ""
+    return run_dir / "export" / (settings.to + kind)
 
 
-def export(run: Run, request: Request, words: Sequence[str] = ()) -> tuple[Path, Verification]:
+def export(run: Run, settings: ExportSettings, words: Sequence[str] = ()) -> tuple[Path, Verification]:
     """Writes a run in another format; returns where, and how it compares with the run's own model.
 
     Args:
         run: A finished run.
-        request: What is asked for.
+        settings: What the command line asks for.
         words: ``plugin=FILE.py`` where the run needs one.
 
     Raises:
@@ -74,15 +49,15 @@ def export(run: Run, request: Request, words: Sequence[str] = ()) -> tuple[Path,
         CheckpointError: What was written does not do what the run does; nothing is left of it.
         MachineError: It cannot be written.
     """
-    out = request.folder(run.path)
+    out = folder_of(settings, run.path)
     with places.put_in_place(out) as folder:
-        if request.to == "safetensors":
-            verification = _safetensors(folder, run, request, words)
+        if settings.to == "safetensors":
+            verification = _safetensors(folder, run, settings, words)
         else:
-            reference = _reference(run, run.task.member(request.part))
-            examples = places.examples(reference.task, run.path, request.sentences)
-            write = _ctranslate2 if request.to == "ctranslate2" else _programs
-            verification = write(folder, reference, examples, request)
+            reference = _reference(run, run.task.member(settings.part))
+            examples = places.examples(reference.task, run.path, settings.sentences)
+            write = _ctranslate2 if settings.to == "ctranslate2" else _programs
+            verification = write(folder, reference, examples, settings)
         verification.save(folder)
     return out, verification
 
@@ -93,9 +68,9 @@ def _reference(run: Run, task: Task) -> Reference:
     return Reference(task, replace(run.config.decoding, do_sample=False, num_return_sequences=1))
 
 
-def _ctranslate2(folder: Path, reference: Reference, examples: list[Example], request: Request) -> Verification:
+def _ctranslate2(folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings) -> Verification:
     """Refused where it finds others than our search by the library's rules; how often those of ``predict`` is told."""
-    task, quantization = reference.task, request.quantization or "float32"
+    task, quantization = reference.task, settings.quantization or "float32"
     ctranslate.check(task, reference.decoding)
     ctranslate.write(task, folder, quantization)
     files = save_vocab(folder, task.vocab)
@@ -113,21 +88,21 @@ def _ctranslate2(folder: Path, reference: Reference, examples: list[Example], re
     return verification
 
 
-def _programs(folder: Path, reference: Reference, examples: list[Example], request: Request) -> Verification:
-    programs.write(reference, folder, request.to)
+def _programs(folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings) -> Verification:
+    programs.write(reference, folder, settings.to)
     files = save_vocab(folder, reference.task.vocab)
-    (folder / "README.md").write_text(programs.readme(reference, files, request.to), encoding="utf-8")
+    (folder / "README.md").write_text(programs.readme(reference, files, settings.to), encoding="utf-8")
     wanted = reference.outputs(examples, greedy=True)
-    return verify(programs.Runtime(folder, reference, request.to), reference, examples, wanted, exact=True)
+    return verify(programs.Runtime(folder, reference, settings.to), reference, examples, wanted, exact=True)
 
 
-def _safetensors(folder: Path, run: Run, request: Request, words: Sequence[str]) -> Verification:
+def _safetensors(folder: Path, run: Run, settings: ExportSettings, words: Sequence[str]) -> Verification:
     """Every task of the run is compared; what is told is the one that differs most, of all inputs together."""
     weights.write(run.task, run.path, folder)
     fresh, found = weights.load(folder, words).members(), []
     for name, task in run.task.members().items():
         reference = _reference(run, task)
-        examples = places.examples(task, run.path, request.sentences)
+        examples = places.examples(task, run.path, settings.sentences)
         wanted = reference.outputs(examples)
         found.append(verify(weights.Runtime(fresh[name], reference), reference, examples, wanted, exact=True))
     worst = max(found, key=lambda each: (1 - each.equal_outputs, each.largest_difference))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from multihead.config.check import require, require_choice
+from multihead.config.check import require_choice
+from multihead.config.verbs import read_criterion
 from multihead.errors import CheckpointError, ConfigError
 
 FILE = "calibration.json"
 FORMAT = 1
 COLDEST, HOTTEST = 1e-2, 1e2
-WORDS = ("calibrate", "threshold", "threshold_label")
 
 
 @dataclass
@@ -53,7 +52,7 @@ class Threshold:
         Args:
             scores: Probabilities of the class [N].
             positive: Whether rows are of the class [N].
-            criterion: As `parse_criterion` reads it.
+            criterion: As `read_criterion` reads it.
         """
         value = choose_threshold(scores, positive, criterion)
         reached = scores >= value
@@ -166,36 +165,6 @@ class Request:
     label: str = ""
     """The class that the threshold is of."""
 
-    @property
-    def word(self) -> str:
-        """The word that asks."""
-        return "threshold" if self.threshold else "calibrate"
-
-    @classmethod
-    def take(cls, words: Sequence[str]) -> tuple[Request | None, list[str]]:
-        """Splits what is asked for from the overrides of the configuration.
-
-        Raises:
-            ConfigError: A value that cannot be.
-        """
-        given = dict(word.split("=", 1) for word in words if word.partition("=")[0] in WORDS and "=" in word)
-        rest = [word for word in words if word.partition("=")[0] not in given]
-        if not given:
-            return None, rest
-        threshold = given.get("threshold", "").strip("\"'")
-        if "calibrate" in given:
-            require_choice("calibrate", given["calibrate"], ("true", "false"))
-        if threshold not in ("", "none"):
-            parse_criterion(threshold)
-            if "threshold_label" not in given:
-                raise ConfigError("threshold_label", "is missing", "threshold_label=CLASS names what threshold= is of")
-        elif "threshold_label" in given and threshold != "none":
-            raise ConfigError(
-                "threshold_label", "names a class, and no threshold= says how to choose", "threshold=cost:1"
-            )
-        calibrate = given["calibrate"] == "true" if "calibrate" in given else None
-        return cls(calibrate, threshold, given.get("threshold_label", "")), rest
-
     def fulfil(
         self, calibration: Calibration, logits: Tensor, labels: Tensor, names: Sequence[str], multi_label: bool = False
     ) -> Calibration:
@@ -278,22 +247,6 @@ def fit_temperature(logits: Tensor, labels: Tensor, multi_label: bool = False) -
     return math.exp(-(low + high) / 2)
 
 
-def parse_criterion(text: str) -> tuple[str, float]:
-    """``precision:P`` or ``cost:C`` in two.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    match = re.fullmatch(r"(precision|cost):(\d*\.?\d+(?:[eE][+-]?\d+)?)", text)
-    require(match is not None, "threshold", "precision:P, cost:C or none", text, "threshold=precision:0.99")
-    kind, number = match.group(1), float(match.group(2))
-    if kind == "precision":
-        require(0 < number <= 1, "threshold", "a precision in (0, 1]", text)
-    else:
-        require(0 < number < math.inf, "threshold", "a cost above 0 and finite", text)
-    return kind, number
-
-
 def choose_threshold(scores: Tensor, positive: Tensor, criterion: str) -> float:
     """The threshold, half-way between two scores, that a criterion asks for.
 
@@ -303,12 +256,12 @@ def choose_threshold(scores: Tensor, positive: Tensor, criterion: str) -> float:
     Args:
         scores: Probabilities of the class [N].
         positive: Whether examples are of the class [N].
-        criterion: As `parse_criterion` reads it.
+        criterion: As `read_criterion` reads it.
 
     Raises:
         ConfigError: No threshold reaches the precision.
     """
-    kind, number = parse_criterion(criterion)
+    kind, number = read_criterion(criterion)
     order = scores.argsort(descending=True, stable=True)
     sorted_scores, hits = scores[order].double(), positive[order].long().cumsum(0)
     distinct = torch.ones(len(order), dtype=torch.bool, device=scores.device)

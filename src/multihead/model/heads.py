@@ -1,4 +1,4 @@
-"""What stands on the backbone's hidden states: logits over a vocabulary and their loss, logits over classes.
+"""Heads: they turn the backbone's hidden states into logits over a vocabulary and their loss, or over classes.
 
 Shapes: N positions (or sources), D d_model, V vocabulary; B batch, T time, S source time, C classes.
 """
@@ -17,9 +17,9 @@ from multihead.model.kernels import product
 from multihead.model.ngrams import NGramClasses
 
 CACHED_ROWS, CACHED_LOGITS = 32, 2**17
-"""On a CPU the softmax is made of so many rows of logits at once: at least these, or as many as these logits are."""
+"""On a CPU, the softmax takes at least this many rows at once, or as many rows as hold this many logits."""
 LEAST_PROBABILITY = 1e-30
-"""Of a mixture, whose logarithm is taken."""
+"""Lower bound of a mixture's probabilities, whose logarithm is taken."""
 
 
 class VocabularyHead(nn.Module):
@@ -28,17 +28,19 @@ class VocabularyHead(nn.Module):
     Args:
         d_model: Width of what the map reads.
         vocab_size: Number of logits.
-        tied: The embedding [V, D] to share (Press and Wolf 2017, arXiv:1608.05859); None makes a matrix of its own,
-            initialised as embeddings are.
+        tied: The weight [V, D] of an embedding to share (Press and Wolf 2017, arXiv:1608.05859). None creates a
+            separate matrix, initialised as embeddings are.
         bias: Whether each logit has a bias.
         transform: What hidden states go through before the map (``model.output_transform``).
     """
+
+    weight: Tensor
 
     def __init__(
         self,
         d_model: int,
         vocab_size: int,
-        tied: nn.Parameter | None = None,
+        tied: Tensor | None = None,
         bias: bool = False,
         transform: nn.Module | None = None,
     ):
@@ -56,12 +58,13 @@ class VocabularyHead(nn.Module):
         return F.linear(self.transform(hidden), self.weight, self.bias)
 
     def loss(self, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Sum over N positions of the cross-entropy in nats, label-smoothed as `torch.nn.functional.cross_entropy`.
+        """Sum over N positions of the cross-entropy in nats.
 
         Args:
             hidden: [N, D], real positions only.
             labels: [N].
-            label_smoothing: Share of the target distribution spread over the vocabulary (section 5.4 of the paper).
+            label_smoothing: Share of the target distribution that is spread over the vocabulary (section 5.4 of the
+                paper), as in `torch.nn.functional.cross_entropy`.
         """
         hidden, weight = self.transform(hidden), self.weight
         if self.bias is not None:  # one more column, which every hidden state multiplies by 1
@@ -90,14 +93,14 @@ class VocabularyHead(nn.Module):
 
 @dataclass
 class CopySource:
-    """What a `CopyHead` may copy: the tokens of N sources, and the keys that say where each of them stands."""
+    """What a `CopyHead` may copy: the tokens of N sources, and a key for each of them."""
 
     ids: Tensor
-    """[N, S]."""
+    """The tokens [N, S]."""
     keys: Tensor
-    """[N, S, D]."""
+    """The keys [N, S, D], which the attention of the head compares with its queries."""
     mask: Tensor | None
-    """[N, S], None where nothing is padded."""
+    """The real tokens [N, S]; None if nothing is padded."""
 
     def select(self, rows: Tensor) -> CopySource:
         """The sources at these indices."""
@@ -105,13 +108,14 @@ class CopySource:
 
 
 class CopyHead(VocabularyHead):
-    """Tokens of the vocabulary or of the source: a pointer-generator (See et al. 2017, arXiv:1704.04368, section 2.2).
+    """Takes tokens from the vocabulary or from the source: a pointer-generator (See et al. 2017, arXiv:1704.04368,
+    section 2.2). Source and target have one vocabulary.
 
-    p(token) = g * softmax(W h)[token] + (1 - g) * (sum of the attention to the places of the source that hold it), with
-    g = sigmoid(w [h; c] + b), where c is what the attention sees. The attention is one of its own, scaled dot products.
-    The key of a place is a projection of the memory there and before: a copy goes on where the last token stands
-    before, an induction head (Olsson et al. 2022, arXiv:2209.11895), and starts as one, from identities. Source and
-    target have one vocabulary.
+    p(token) = g * softmax(W h)[token] + (1 - g) * (sum of the attention to the places of the source that hold it).
+    Here g = sigmoid(w [h; c] + b), and c is the sum of the keys weighted by the attention. The attention belongs to the
+    head; its scores are scaled dot products. The key of a place is a projection of the memory at this place and at the
+    place before. So a copy can continue after the last token that was copied, as an induction head does (Olsson et al.
+    2022, arXiv:2209.11895). The head starts as one: its projections start as identities.
 
     Args:
         d_model: Width of the hidden states and of the memory.
@@ -119,23 +123,23 @@ class CopyHead(VocabularyHead):
         tied: As in `VocabularyHead`.
     """
 
-    def __init__(self, d_model: int, vocab_size: int, tied: nn.Parameter | None = None):
+    def __init__(self, d_model: int, vocab_size: int, tied: Tensor | None = None):
         super().__init__(d_model, vocab_size, tied)
         self.query = nn.Linear(d_model, d_model)
         self.key = nn.Linear(2 * d_model, d_model)
         self.gate = nn.Linear(2 * d_model, 1)
         nn.init.eye_(self.query.weight)
-        nn.init.eye_(self.key.weight[:, :d_model])  # of the place before; that of the place itself is torch's
+        nn.init.eye_(self.key.weight[:, :d_model])  # the half for the place before; the other half stays torch's
 
     def source(self, ids: Tensor, memory: Tensor, mask: Tensor | None) -> CopySource:
-        """What may be copied from source ids [N, S] with their memory [N, S, D] and mask [N, S] (None: all real)."""
+        """What may be copied from ids [N, S] with their memory [N, S, D]; a mask [N, S] of None means all are real."""
         before = F.pad(memory, (0, 0, 1, 0))[:, :-1]
         return CopySource(ids, self.key(torch.cat((before, memory), dim=-1)), mask)
 
     def shares(self, hidden: Tensor, source: CopySource) -> Tensor:
-        """g, and 1 - g shared out among the places of the source: [B, T, 1 + S] of hidden states [B, T, D].
+        """g, then 1 - g divided among the places of the source: [B, T, 1 + S] for hidden states [B, T, D].
 
-        B may be N * beams: a source's beams stand together.
+        B may be N * beams: the beams of one source are neighbours.
         """
         keys, (batch, length, width) = source.keys, hidden.shape
         query = self.query(hidden).view(keys.size(0), -1, width)  # [N, B // N * T, D]
@@ -148,7 +152,7 @@ class CopyHead(VocabularyHead):
         return torch.cat((gate.sigmoid(), (-gate).sigmoid() * attention.view(batch, length, -1)), dim=-1)
 
     def forward(self, hidden: Tensor, source: CopySource) -> Tensor:
-        """log p [B, T, V] of hidden states [B, T, D], or [B, V] of one position each [B, D]."""
+        """log p [B, T, V] of hidden states [B, T, D]; or [B, V] of hidden states [B, D], one position each."""
         states = hidden if hidden.ndim == 3 else hidden[:, None]
         shares, ids = self.shares(states, source), source.ids[:, None]  # [B, T, 1 + S], [N, 1, S]
         if ids.size(0) != states.size(0):
@@ -163,9 +167,9 @@ class CopyHead(VocabularyHead):
         Args:
             hidden: [N, D], real positions only.
             labels: [N].
-            shares: [N, 1 + S], of `shares`.
-            ids: [N, S], the source's tokens.
-            label_smoothing: Share of the target distribution spread over the vocabulary.
+            shares: [N, 1 + S], what `shares` returned.
+            ids: [N, S], tokens of the source.
+            label_smoothing: As in `VocabularyHead.loss`.
         """
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -183,25 +187,25 @@ class CopyHead(VocabularyHead):
         return torch.cat(nats), torch.cat(hits)
 
     def _log_probs(self, hidden: Tensor, shares: Tensor, ids: Tensor) -> Tensor:
-        """[N, V] of [N, D], [N, 1 + S] and [N, S]."""
+        """log p [N, V] of hidden states [N, D], shares [N, 1 + S] and ids [N, S]."""
         return _mix(_exact(F.linear(hidden, self.weight)).softmax(-1), shares, ids).log()
 
 
 def _exact(x: Tensor) -> Tensor:
-    """In float32 at least."""
+    """``x`` in float32, or in float64 if it is so already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _mix(probs: Tensor, shares: Tensor, ids: Tensor) -> Tensor:
-    """The mixture [N, V], never 0, of a softmax [N, V] and of what is copied."""
+    """The mixture [N, V] of a softmax [N, V] and of the copied tokens; it is never 0."""
     return (probs * shares[:, :1]).scatter_add(1, ids, shares[:, 1:]).clamp(min=LEAST_PROBABILITY)
 
 
 class _MixtureCrossEntropy(torch.autograd.Function):
-    """Linear map, mixture and cross-entropy at once, some rows at a time, as in `_ChunkedCrossEntropy`.
+    """Linear map, mixture and cross-entropy together, some rows at a time, as in `_ChunkedCrossEntropy`.
 
-    With the target distribution t and the mixture m, r = t / m: the gradient of a share is -r at its token (of g, minus
-    the mean of r under the softmax p), that of the logits g * p * (mean of r under p - r).
+    Let t be the target distribution, m the mixture, p the softmax and r = t / m. The gradient of a share is -r at its
+    token; that of g is -(mean of r under p). The gradient of the logits is g * p * (mean of r under p - r).
     """
 
     @staticmethod
@@ -221,12 +225,12 @@ class _MixtureCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight, grad_shares = (x.new_zeros(x.shape, dtype=exact) for x in (hidden, weight, shares))
         size = _chunk_rows(hidden.device.type, weight.size(0), dtype)
         for start in range(0, len(labels), size):
-            part = slice(start, start + size)
-            logits = product(rows[part], matrix)
-            pieces = logits, shares[part], ids[part], labels[part, None], grad_shares[part]
+            chunk = slice(start, start + size)
+            logits = product(rows[chunk], matrix)
+            pieces = logits, shares[chunk], ids[chunk], labels[chunk, None], grad_shares[chunk]
             total += _mixture_to_grad(*pieces, smoothing)
-            grad_hidden[part] = product(logits, matrix.T)
-            grad_weight += logits.T @ rows[part]
+            grad_hidden[chunk] = product(logits, matrix.T)
+            grad_weight += logits.T @ rows[chunk]
         ctx.save_for_backward(grad_hidden, grad_weight, grad_shares)
         ctx.dtypes = hidden.dtype, weight.dtype, shares.dtype
         return total
@@ -240,7 +244,7 @@ class _MixtureCrossEntropy(torch.autograd.Function):
 def _mixture_to_grad(
     logits: Tensor, shares: Tensor, ids: Tensor, labels: Tensor, grad_shares: Tensor, smoothing: float
 ) -> Tensor:
-    """Cross-entropy of the mixture, summed; in place, ``logits`` [N, V] become its gradient, and that of the shares."""
+    """Sum of the cross-entropy of the mixture; writes its gradients over ``logits`` [N, V] and ``grad_shares``."""
     total = torch.zeros((), dtype=shares.dtype, device=logits.device)
     size = _cached_rows(logits)
     pieces = (x.split(size) for x in (logits, shares, ids, labels, grad_shares))
@@ -259,21 +263,20 @@ def _mixture_to_grad(
 
 
 def _chunk_rows(device: str, vocab_size: int, dtype: torch.dtype) -> int:
-    """So many rows of logits at a time take 16 MiB on a CPU, whose memory is then reused, and 256 MiB elsewhere."""
+    """Number of rows whose logits take 16 MiB on a CPU, which reuses that memory, and 256 MiB on other devices."""
     return max(1, (2**24 if device == "cpu" else 2**28) // (vocab_size * dtype.itemsize))
 
 
 def _cached_rows(logits: Tensor) -> int:
-    """So many rows of logits [N, V] stay in a CPU's cache while their softmax is made; elsewhere all of them."""
+    """Number of rows of logits [N, V] that stay in a CPU's cache during their softmax; all rows on other devices."""
     return max(CACHED_ROWS, CACHED_LOGITS // logits.size(1)) if logits.device.type == "cpu" else len(logits)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Linear map and cross-entropy at once, some rows at a time.
+    """Linear map and cross-entropy together, some rows at a time, so that no [N, V] array exists.
 
-    The gradient of a chunk's logits takes their place, and no chunk's logits outlive it: no [N, V] array. On a CPU
-    its softmax is made of so few rows at a time that they stay in the cache. Sums are in float32 whatever the matrices
-    are multiplied in.
+    The gradient of a chunk's logits overwrites them, and the next chunk reuses the memory. On a CPU, the softmax takes
+    so few rows at a time that they stay in the cache. Sums are in float32 even if matrix products are in bfloat16.
     """
 
     @staticmethod
@@ -287,15 +290,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=exact, device=hidden.device)
         size = _chunk_rows(hidden.device.type, weight.size(0), dtype)
         for start in range(0, len(labels), size):
-            part = slice(start, start + size)
-            logits = product(rows[part], matrix)
-            total += _cross_entropy_to_grad(logits, labels[part, None], 1 - smoothing, exact)
-            grad_hidden[part] = product(logits, matrix.T)
+            chunk = slice(start, start + size)
+            logits = product(rows[chunk], matrix)
+            total += _cross_entropy_to_grad(logits, labels[chunk, None], 1 - smoothing, exact)
+            grad_hidden[chunk] = product(logits, matrix.T)
             if dtype == exact:
-                torch.addmm(grad_weight, logits.T, rows[part], out=grad_weight)
+                torch.addmm(grad_weight, logits.T, rows[chunk], out=grad_weight)
             else:
-                grad_weight += logits.T @ rows[part]
-        if smoothing:  # an even share of the target is for every entry
+                grad_weight += logits.T @ rows[chunk]
+        if smoothing:  # every entry gets an even share of the target
             spread = smoothing / weight.size(0)
             hidden_sum, weight_sum = hidden.sum(0, dtype=exact), weight.sum(0, dtype=exact)
             total -= spread * (hidden_sum @ weight_sum)
@@ -312,7 +315,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _cross_entropy_to_grad(logits: Tensor, labels: Tensor, target: float, exact: torch.dtype) -> Tensor:
-    """Sum of logsumexp - target * logit of the label over rows; in place, ``logits`` [N, V] become its gradient."""
+    """Sum over rows of logsumexp - target * logit of the label; writes its gradient over ``logits`` [N, V]."""
     total = torch.zeros((), dtype=exact, device=logits.device)
     size = _cached_rows(logits)
     for some, label in zip(logits.split(size), labels.split(size), strict=True):
@@ -325,17 +328,17 @@ def _cross_entropy_to_grad(logits: Tensor, labels: Tensor, target: float, exact:
 
 
 class PooledClassifier(nn.Module):
-    """One vector for a text, dropout, and a linear map to its classes.
+    """One vector for each text, dropout, and a linear map to the classes.
 
     Args:
         d_model: Width of the hidden states.
         num_classes: Number of logits.
-        pooling: What the vector is: the hidden state of the ``first`` or of the ``last`` real position (which in a
-            causal stack is the only one that saw everything), their ``mean`` or ``max``, or with ``attention`` their
-            mean weighted by a softmax of products with a learned query (Yang et al. 2016, section 2.2).
+        pooling: How the vector is taken from the hidden states: the ``first`` or the ``last`` real position (in a
+            causal stack only the last has seen the whole text), their ``mean`` or ``max``, or with ``attention`` their
+            mean weighted by a softmax of products with a learned query (Yang et al. 2016, N16-1174, section 2.2).
         dropout: Share of the vector that is zeroed in training.
-        ngrams: Logits by the n-grams of the text; None has none.
-        ngram_share: Weight of these in the mean of both.
+        ngrams: A second classifier, which sees the n-grams of the text; None for none.
+        ngram_share: Weight of the second classifier's logits in the mean of both.
     """
 
     def __init__(
@@ -362,18 +365,18 @@ class PooledClassifier(nn.Module):
         return self.joined(self.opinions(hidden, mask, tokens))
 
     def joined(self, opinions: Sequence[Tensor]) -> Tensor:
-        """The weighted mean [B, C] of what `opinions` gave."""
+        """The weighted mean [B, C] of the logits that `opinions` returned."""
         if self.ngrams is None:
             return opinions[0]
         return (1 - self.ngram_share) * opinions[0] + self.ngram_share * opinions[1]
 
     def opinions(self, hidden: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None) -> list[Tensor]:
-        """Logits [B, C] of the pooled state and, where there are, of the n-grams.
+        """Logits [B, C] of the pooled state and, if there is a second classifier, of the n-grams.
 
         Args:
             hidden: [B, T, D].
-            mask: [B, T], True at real positions; None if all are.
-            tokens: Ids [B, T], where there are n-grams.
+            mask: [B, T], True at real positions; None if all are real.
+            tokens: Ids [B, T]; only the second classifier needs them.
         """
         logits = self.output(self.dropout(self.pool(hidden, mask)))
         return [logits] if self.ngrams is None else [logits, self.ngrams(tokens, mask)]

@@ -1,4 +1,4 @@
-"""Losses of classification, each a sum over examples: divided by their number once, however a step is cut.
+"""Losses of classification. Each is a sum over examples, so that a step can be cut into micro-batches at any place.
 
 Shapes: N examples, C classes.
 """
@@ -23,9 +23,10 @@ def class_loss(
     Args:
         logits: [N, C].
         labels: [N].
-        weights: [C], of the classes; the sum is not divided by them.
-        label_smoothing: As `torch.nn.functional.cross_entropy`.
-        focal_gamma: Exponent of (1 - p), the factor of an example whose class has probability p; without smoothing.
+        weights: [C], a factor for each class; the sum is not divided by them.
+        label_smoothing: As in `torch.nn.functional.cross_entropy`.
+        focal_gamma: Exponent g of the factor (1 - p)^g for an example whose class has probability p. If it is not 0,
+            ``label_smoothing`` must be 0.
     """
     if not focal_gamma:
         weights = None if weights is None else weights.to(logits.dtype)  # precision=bf16-true converts a batch
@@ -47,10 +48,10 @@ def label_set_loss(
 
     Args:
         logits: [N, C].
-        targets: [N, C], 1 where the example has the class.
-        weights: [2, C], of not having and of having each class.
-        label_smoothing: Targets move by half of it towards one half.
-        focal_gamma: As in `class_loss`, of the probability given to what is the case.
+        targets: [N, C], 1 if the example has the class.
+        weights: [2, C], factors for not having and for having each class.
+        label_smoothing: Targets move towards one half by half of it.
+        focal_gamma: As in `class_loss`, with p the probability of the right answer for one class.
     """
     targets = targets.to(logits.dtype)
     smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
@@ -63,10 +64,10 @@ def label_set_loss(
 
 
 def _focal(nats: Tensor, gamma: float) -> Tensor:
-    """-(1 - p)^gamma log p from -log p; the clamp keeps the gradient finite where p rounds to 1 and gamma < 1."""
+    """-(1 - p)^gamma log p from -log p; the clamp keeps the gradient finite if p rounds to 1 and gamma < 1."""
     return (-torch.expm1(-nats)).clamp(min=1e-7) ** gamma * nats
 
 
 def balanced_weights(counts: Tensor) -> Tensor:
-    """n / (C * count) for counts [C] along the first axis: every class weighs the same, and the mean weight is 1."""
+    """n / (C * count) for counts along the first axis: every class counts the same, and examples weigh 1 on average."""
     return counts.sum(0) / (len(counts) * counts.clamp(min=1))

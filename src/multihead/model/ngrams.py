@@ -1,4 +1,4 @@
-"""Hashed n-grams: embeddings that are added to those of the tokens, and weights of classes.
+"""Hashed n-grams: embeddings that are added to those of the tokens, and a linear classifier of texts.
 
 Shapes: B batch, T time, D d_model, C classes, P tokens before the first, N sizes of n-grams.
 """
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from multihead.model.cache import Cache
 
 NOTHING = -1
-"""Stands for what is no token of the text: padding, and what would be before its beginning."""
+"""It stands for padding and for places before the beginning of a text."""
 MULTIPLIER, PRIME = 1_000_003, 2**31 - 1
 
 
 class NGramEmbedding(nn.Module):
-    """Hashed n-grams, as fastText has them (Joulin et al. 2016, arXiv:1607.01759, section 2.1) and, as "over-encoding",
-    Transformers (Huang et al. 2025, arXiv:2501.16975, section 3.2).
+    """Embeddings of hashed n-grams, as in fastText (Joulin et al. 2016, arXiv:1607.01759, section 2.1) and in
+    Transformers with "over-encoding" (Huang et al. 2025, arXiv:2501.16975, section 3.2).
 
-    Position t gets the sum of the vectors of its n-grams of 2 to ``ngram_max`` tokens, each ending at t: nothing looks
-    ahead. The vector of an n-gram is a row of a table that its tokens are hashed to; several may share one. Rows start
-    at zero, so that an n-gram which training did not see adds nothing.
+    Position t gets the sum of the vectors of its n-grams of 2 to ``ngram_max`` tokens. Each n-gram ends at t, so that
+    nothing looks ahead. The tokens of an n-gram are hashed to a row of a table; several n-grams may share a row. Rows
+    start at zero, so that an n-gram that training did not see adds nothing.
 
     Args:
         config: ``ngram_buckets`` rows of d_model; ``ngram_max`` tokens at most.
@@ -37,7 +37,7 @@ class NGramEmbedding(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.num_before = config.ngram_max - 1
-        self.weight = nn.Parameter(torch.zeros(config.ngram_buckets, config.d_model))  # row 0 is of no n-gram
+        self.weight = nn.Parameter(torch.zeros(config.ngram_buckets, config.d_model))  # row 0 stands for no n-gram
 
     def forward(
         self,
@@ -50,9 +50,9 @@ class NGramEmbedding(nn.Module):
 
         Args:
             tokens: [B, T].
-            mask: [B, S], of these tokens at its end; None where nothing is padded.
-            cache: Holds the tokens before, and keeps these for the next.
-            segments: [B, T], numbers of documents: an n-gram lies within one.
+            mask: [B, S]; its last T columns belong to these tokens; None if nothing is padded.
+            cache: Holds the tokens before these, and keeps these for the next call.
+            segments: [B, T], numbers of documents; an n-gram lies within one document.
         """
         length = tokens.size(1)
         context = tokens if mask is None else tokens.masked_fill(~mask[:, -length:], NOTHING)
@@ -69,25 +69,25 @@ class NGramEmbedding(nn.Module):
 
 
 class NGramClasses(nn.Module):
-    """Logits of classes by the n-grams of a text, beside those of a stack ("Wide & Deep", Cheng et al. 2016,
+    """Logits of classes from the n-grams of a text, beside those of a stack ("Wide & Deep", Cheng et al. 2016,
     arXiv:1606.07792, section 3.1), with the features of NB-SVM (Wang and Manning 2012, P12-2018, section 2.3).
 
-    Each n-gram of 1 to ``most`` tokens is a feature that a text has or has not. Its log-count ratio in a class, which
-    is fixed, times a weight, which is learned, is what it adds to the logit of that class; the sum is divided by the
-    square root of the number of n-grams, so that long texts are no surer than short ones. Weights start small and
-    equal: naive Bayes, hardly audible. What a rare n-gram can do is bounded by its small ratio, which keeps it from
-    being learnt by heart.
+    A text has or does not have each n-gram of 1 to ``most`` tokens. An n-gram adds to the logit of a class its
+    log-count ratio in that class, which is fixed, times a weight, which is learned. The sum is divided by the square
+    root of the number of n-grams, so that long texts are no surer than short ones. Weights start small and equal, which
+    is a weak naive Bayes. The ratio of a rare n-gram is small, so that training cannot learn it by heart.
 
     Args:
-        buckets: Rows that n-grams are hashed to; row 0 is of no n-gram.
+        buckets: Number of rows that n-grams are hashed to; row 0 stands for no n-gram.
         most: Most tokens of an n-gram.
         num_classes: Number of logits.
     """
 
     GAIN = 5.0
-    """Factor of the sum: rates that suit embeddings, where many numbers move together, are too small for one weight."""
+    """Factor of the sum. Learning rates that suit embeddings, many numbers of which move together, are too small for
+    one weight."""
     START = 0.1 / GAIN
-    """What weights start with."""
+    """Value that weights start with."""
 
     def __init__(self, buckets: int, most: int, num_classes: int):
         super().__init__()
@@ -96,14 +96,14 @@ class NGramClasses(nn.Module):
         self.weight = nn.Parameter(torch.full((buckets, num_classes), self.START))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Logits [B, C] of ids [B, T]; those that count are True in ``mask`` [B, T], None if all do."""
+        """Logits [B, C] of ids [B, T]; real tokens are True in ``mask`` [B, T], and None means that all are real."""
         rows = self.rows(tokens, mask)  # [B, most * T]
         number = (rows != 0).sum(1, keepdim=True).clamp(min=1)
         votes = F.embedding(rows, self.weight) * F.embedding(rows, self.ratio)  # [B, most * T, C]
         return votes.sum(1) * (self.GAIN * number**-0.5)
 
     def rows(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Rows [B, most * T] of the n-grams of each text, each once, 0 elsewhere; arguments as in `forward`."""
+        """The row of each n-gram of each text, once, and 0 elsewhere: [B, most * T]; arguments as in `forward`."""
         context = tokens if mask is None else tokens.masked_fill(~mask, NOTHING)
         context = F.pad(context, (self.most - 1, 0), value=NOTHING)
         rows = ngram_rows(context, range(1, self.most + 1), len(self.weight)).flatten(1).sort(1).values
@@ -115,7 +115,7 @@ class NGramClasses(nn.Module):
         """Sets the log-count ratios, smoothed by one.
 
         Args:
-            counts: [buckets, C], the texts of each class that have an n-gram of each row.
+            counts: [buckets, C], number of texts of each class that have an n-gram with this row.
         """
         seen = counts.sum(1) > 0
         inside, outside = counts + 1.0, counts.sum(1, keepdim=True) - counts + 1.0
@@ -124,13 +124,14 @@ class NGramClasses(nn.Module):
 
 
 def ngram_rows(context: Tensor, sizes: Sequence[int], buckets: int, segments: Tensor | None = None) -> Tensor:
-    """Rows [B, T, N] of the n-grams of N sizes that end at each of T tokens, 0 where there is none.
+    """Rows [B, T, N] of the n-grams of N sizes that end at each of T tokens, 0 if there is none.
 
     Args:
-        context: [B, P + T], P tokens before the first, `NOTHING` where no token is; P + 1 is the largest size.
-        sizes: Tokens of the n-grams, ascending.
-        buckets: Rows of the table.
-        segments: [B, P + T], numbers of documents: an n-gram lies within one.
+        context: [B, P + T], with P tokens before the first, `NOTHING` at places without a token; P + 1 is the largest
+            size.
+        sizes: Numbers of tokens of the n-grams, ascending.
+        buckets: Number of rows of the table.
+        segments: [B, P + T], numbers of documents; an n-gram lies within one document.
     """
     most = sizes[-1]
     length = context.size(1) - most + 1

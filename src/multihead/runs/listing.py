@@ -17,8 +17,6 @@ from multihead.errors import CheckpointError
 from multihead.runs.files import read_json, whole_lines
 from multihead.runs.lock import in_use
 
-STATES = ("running", "finished", "failed", "stopped")
-SORTS = ("date", "metric", "time", "size", "steps", "parameters")
 NOT_RUNS = ("checkpoints", "model", "wandb", "tensorboard", "pictures", "vocabulary")
 """Folders of a run directory."""
 TRACES = {"environment.json", "result.json"}
@@ -37,7 +35,7 @@ class Listed:
     """Width x encoder layers + decoder layers, as configured."""
     parameters: int | None
     state: str
-    """One of `STATES`: a stopped run can go on with ``resume=``."""
+    """One of `RUN_STATES`: a stopped run can go on with ``resume=``."""
     metric: str
     """The metric that is monitored, such as ``val/loss``."""
     best: float | None
@@ -69,7 +67,7 @@ def list_runs(folder: Path, wanted: Mapping[str, Any], state: str = "") -> tuple
     Args:
         folder: All folders below it are searched.
         wanted: Dotted keys of the configuration with the values that a run must have.
-        state: One of `STATES`, or empty for all.
+        state: One of `RUN_STATES`, or empty for all.
     """
     found, damaged = [], []
     for place in run_dirs(folder):

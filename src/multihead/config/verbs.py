@@ -1,0 +1,329 @@
+"""The settings of every command but ``train``: a default and its documentation stand here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from multihead.config.check import require
+from multihead.config.settings import Settings, setting
+from multihead.errors import ConfigError
+
+EXPORT_FORMATS = ("ctranslate2", "onnx", "torch_export", "safetensors")
+QUANTIZATIONS = ("float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
+"""Types in which CTranslate2 stores weights."""
+RUN_STATES = ("running", "finished", "failed", "stopped")
+RUN_ORDERS = ("date", "metric", "time", "size", "steps", "parameters")
+REPORT_FORMATS: Mapping[str, str] = {"markdown": ".md", "latex": ".tex", "html": ".html", "json": ".json"}
+"""Formats of a comparison's report, each with the suffix of its files."""
+A_RUN = "run=outputs/TASK/DATA/..."
+
+
+@dataclass(kw_only=True)
+class EvaluateSettings(Settings):
+    """Measures a finished run on any split or file; translations and summaries are really decoded.
+
+    The configuration is RUN/config.yaml plus what you type. The result is written beside result.json, never over it.
+    A run of classification can also be calibrated, and thresholds can be chosen. This is done on the validation split;
+    the outcome is kept in the run for predict and evaluate.
+    """
+
+    OTHER_KEYS: ClassVar[str] = "Every other key of the configuration can be set too."
+    KEYS: ClassVar[tuple[str, ...]] = ("data.split", "data.test", "decoding.num_beams", "plugin")
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead evaluate run=outputs/translation/multi30k/... data.split=val decoding.num_beams=5",
+        "multihead evaluate run=outputs/lm/grammar/... task.stride=1",
+        "multihead evaluate run=outputs/classification/sms_spam/... calibrate=true",
+    )
+
+    run: list[str] = setting([], takes="RUN", example=A_RUN, required=True)
+    """The run's directory. Several, as run=[A,B], give one table."""
+    calibrate: bool | None = setting(None)
+    """true fits a temperature for the probabilities of a classifier; false removes it."""
+    threshold: str = setting(takes="CRITERION", example="threshold=cost:1")
+    """How the threshold of a class is chosen: precision:0.99, or cost:C if a false positive costs as much as C false
+    negatives. none removes all thresholds."""
+    threshold_label: str = setting(takes="CLASS", example="threshold_label=CLASS")
+    """The class that threshold= is for."""
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        if self.threshold not in ("", "none"):
+            read_criterion(self.threshold)
+            if not self.threshold_label:
+                raise ConfigError("threshold_label", "is missing", "threshold_label=CLASS says which class")
+        elif self.threshold_label and not self.threshold:
+            what = "names a class, but there is no threshold= that says how to choose"
+            raise ConfigError("threshold_label", what, "threshold=cost:1")
+
+
+def read_criterion(text: str) -> tuple[str, float]:
+    """Splits ``precision:P`` or ``cost:C`` into the kind and the number.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    match = re.fullmatch(r"(precision|cost):(\d*\.?\d+(?:[eE][+-]?\d+)?)", text)
+    if match is None:
+        raise ConfigError("threshold", f"must be precision:P, cost:C or none, got {text!r}", "threshold=precision:0.99")
+    kind, number = match[1], float(match[2])
+    if kind == "precision":
+        require(0 < number <= 1, "threshold", "a precision in (0, 1]", text)
+    else:
+        require(0 < number < float("inf"), "threshold", "a cost above 0 and finite", text)
+    return kind, number
+
+
+@dataclass(kw_only=True)
+class PredictSettings(Settings):
+    """Answers every line of standard input with one line, in order.
+
+    The answer is a translation or a summary, a continuation (its newlines as \\n), or label TAB probability. Type a
+    pair of texts as TEXT TAB TEXT_B. Only RUN/config.yaml and RUN/model/ are needed.
+    """
+
+    OTHER_KEYS: ClassVar[str] = "Every other key of the configuration can be set too, above all those below decoding."
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "decoding.num_beams",
+        "decoding.num_return_sequences",
+        "decoding.do_sample",
+        "plugin",
+    )
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        'echo "A man rides a bike." | multihead predict run=outputs/translation/multi30k/...',
+        'echo "ROMEO:" | multihead predict run=outputs/lm/wikitext2/... decoding.do_sample=true decoding.top_p=0.9',
+    )
+
+    run: str = setting(takes="RUN", example=A_RUN, required=True)
+    """The run's directory."""
+    part: str = setting(takes="TASK")
+    """The task that answers, if the run has several."""
+    format: str = setting("text", choices=("text", "jsonl"))
+    """jsonl prints all outputs with scores, or all classes with probabilities."""
+
+
+@dataclass(kw_only=True)
+class ExportSettings(Settings):
+    """Writes a finished run's model for another runtime, and compares the two.
+
+    The export is read back from disk. On the run's test inputs, its logits under teacher forcing and its outputs are
+    compared with the run's own. The folder is put in place only if they agree: in float32, logits to 1e-3 of their
+    scale and 99 % of the outputs. Otherwise the exit status is 3. verification.json holds what was measured, and
+    README.md says how to use the export. ctranslate2 and onnx need: pip install "multihead[export]".
+    """
+
+    OTHER_KEYS: ClassVar[str] = "Every other key of the configuration can be set too."
+    KEYS: ClassVar[tuple[str, ...]] = ("decoding.num_beams", "plugin")
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead export run=outputs/translation/multi30k/... to=ctranslate2 quantization=int8 decoding.num_beams=5",
+        "multihead export run=outputs/classification/sst2/... to=onnx",
+    )
+
+    run: str = setting(takes="RUN", example=A_RUN, required=True)
+    """The run's directory."""
+    to: str = setting(takes="FORMAT", choices=EXPORT_FORMATS, example="to=ctranslate2", required=True)
+    """The format. ctranslate2 runs translation, summarization and lm; the others run every task."""
+    out: str = setting(takes="FOLDER")
+    """The folder to write; by default RUN/export/FORMAT. The new export replaces an earlier one when it is whole."""
+    quantization: str = setting(takes="TYPE", choices=QUANTIZATIONS)
+    """The type in which to=ctranslate2 stores weights; by default float32."""
+    sentences: int = setting(100, takes="N")
+    """Number of inputs that are compared."""
+    part: str = setting(takes="TASK")
+    """The task to export, if the run has several."""
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        require(self.sentences >= 1, "sentences", "at least 1", self.sentences, "sentences=100")
+        if self.quantization and self.to != "ctranslate2":
+            what = f"left out if to={self.to}: only ctranslate2 stores weights in other types"
+            require(False, "quantization", what, self.quantization)
+        if self.to == "safetensors":
+            require(not self.part, "part", "left out: to=safetensors holds all tasks of a run", self.part)
+
+
+@dataclass(kw_only=True)
+class ExplainSettings(Settings):
+    """Prints the value of a key, which file or word set it, what that replaced, and what the key means.
+
+    A node (key=model) explains every key below it.
+    """
+
+    OTHER_KEYS: ClassVar[str] = "All other words are as for train: task=translation model=small ..."
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead explain key=model.d_model task=translation model=small",
+        "multihead explain key=optim run=outputs/translation/grammar/...",
+    )
+
+    key: str = setting(takes="KEY", example="key=optim.lr", required=True)
+    """The key or node to explain."""
+    run: str = setting(takes="RUN")
+    """A run whose configuration is explained."""
+
+
+@dataclass(kw_only=True)
+class DiffSettings(Settings):
+    """Shows what differs between two runs: configuration, environment and results.
+
+    If a run is not finished, its last logged values are compared.
+    """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead diff a=outputs/translation/grammar/first b=outputs/translation/grammar/second",
+    )
+
+    a: str = setting(takes="RUN", example="a=outputs/...", required=True)
+    """One run's directory."""
+    b: str = setting(takes="RUN", example="b=outputs/...", required=True)
+    """The other run's directory."""
+
+
+@dataclass(kw_only=True)
+class RunsSettings(Settings):
+    """Lists the runs below a folder.
+
+    The table has task, data, model (width x layers), state, the best value of the monitored metric, steps, time, size
+    on disk, and when the run began (UTC). Damaged runs are named at the end.
+    """
+
+    OTHER_KEYS: ClassVar[str] = (
+        "Every key of the configuration is a filter: task=lm optim.lr=1e-3 lists the runs that have these values."
+    )
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead runs task=translation sort=metric",
+        "multihead runs dir=outputs/sweeps state=failed",
+        "multihead runs optim.lr=1e-3 model.d_model=128 format=jsonl",
+    )
+
+    dir: str = setting("outputs", takes="FOLDER")
+    """The folder; all folders below it are searched."""
+    state: str = setting(takes="STATE", choices=RUN_STATES)
+    """Lists only the runs in this state. A stopped run continues with resume=RUN."""
+    sort: str = setting("date", takes="ORDER", choices=RUN_ORDERS)
+    """The order: newest, best, longest or largest first."""
+    limit: int = setting(0, takes="N")
+    """Lists only the first N runs; 0 lists all."""
+    format: str = setting("table", choices=("table", "jsonl"))
+    """jsonl prints one line of JSON for each run."""
+
+
+@dataclass(kw_only=True)
+class CompareSettings(Settings):
+    """Says which system is better on the test split, by how much, and whether that is more than chance.
+
+    Runs that differ only in their seed are one system: its mean, deviation and interval are taken over its seeds. All
+    runs must have the same test data. BLEU, chrF and ROUGE are tested by paired bootstrap and accuracy by McNemar's
+    test. Other metrics of classification and language modelling are tested by paired permutation. Systems with several
+    seeds get a t-test over seeds and examples. p is corrected by Holm's method.
+    """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead compare group=outputs/translation/multi30k out=comparison.html",
+        "multihead compare 'runs=[runs/scratch_*,runs/pretrained_*]' names=[scratch,pretrained] metric=test/accuracy",
+    )
+
+    runs: list[str] = setting([], takes="[A,B,...]", example="runs=[outputs/A,outputs/B] or group=FOLDER")
+    """Run directories, folders of runs, or globs ('runs=[outputs/lm/*]', quoted)."""
+    group: list[str] = setting([], takes="FOLDER")
+    """Compares all runs below this folder."""
+    names: list[str] = setting([], takes="[X,Y,...]")
+    """Names of the systems, or of the entries of runs=. By default a name says what differs."""
+    baseline: str = setting(takes="A")
+    """A system's name or one of its runs. All others are compared with it, instead of all pairs."""
+    metric: str = setting(takes="KEY")
+    """A key of result.json, such as test/bleu. By default it is the test metric that the runs were monitored by."""
+    format: list[str] = setting([], takes="FORMAT", choices=tuple(REPORT_FORMATS))
+    """Format of the report on standard output. With out= there can be several: format=[markdown,html]."""
+    out: str = setting(takes="FILE")
+    """File for the report; its suffix gives the format. The HTML page also holds the learning curves."""
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        if not self.runs and not self.group:
+            raise ConfigError("runs", "is missing: which runs should be compared?", "group=FOLDER or runs=[A,B]")
+
+
+@dataclass(kw_only=True)
+class SweepSettings(Settings):
+    """Runs a W&B sweep file (method: bayes, random or grid) on Optuna.
+
+    Each trial is a process with the command line of a single run. Whatever ends the sweep, the same command continues
+    it. Exit status 7 means that some trials failed.
+    """
+
+    OTHER_KEYS: ClassVar[str] = "Every other word goes to every trial: data=sst2 devices=2"
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead sweep file=sweeps/translation.yaml workers=2",
+        "multihead sweep file=sweeps/classification.yaml data=sst2 seeds=3",
+        "multihead sweep file=sweeps/translation.yaml best=true",
+    )
+
+    file: str = setting(takes="FILE", example="file=sweeps/translation.yaml", required=True)
+    """The sweep file; it also works with wandb sweep."""
+    workers: int = setting(1, takes="N")
+    """Number of trials that run at the same time on this machine."""
+    budget: str = setting(takes="BUDGET")
+    """Number of trials (20), or time summed over all trials (8h, 30m). By default it is run_cap, or the whole grid."""
+    seeds: int = setting(1, takes="N")
+    """Runs of each point, with seed, seed + 1, ... Their mean is optimised."""
+    trial_time: str = setting(takes="TIME")
+    """Longest time of a run (90s, 30m, 2h). A run that takes longer is ended and counts as failed."""
+    status: bool = setting(False)
+    """true prints the table of trials as it is now and writes the report."""
+    best: bool = setting(False)
+    """true prints the command that trains the best configuration."""
+    to: str = setting(takes="wandb", choices=("wandb",))
+    """Sends the finished runs to W&B."""
+    name: str = setting(takes="NAME")
+    """Name of the sweep; by default the name in the file."""
+    dir: str = setting(takes="FOLDER")
+    """Folder of the sweep; by default outputs/sweeps/NAME."""
+    storage: str = setting(takes="ADDRESS")
+    """Where the ledger is; by default a file in dir. If several machines take part, with the same command on each, it
+    is postgresql://USER@HOST/DATABASE."""
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        for key in ("workers", "seeds"):
+            require(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
+        if self.name and not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name):
+            raise ConfigError("name", f"must be up to 100 letters, digits, '-', '_' and '.', got {self.name!r}")
+        if self.storage and not self.storage.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
+            shown = self.storage.partition("@")[2] or self.storage  # without a password
+            raise ConfigError("storage", f"must be postgresql://USER@HOST/DATABASE or sqlite:///FILE, got {shown!r}")
+        self.limits()
+
+    def limits(self) -> tuple[int, float, float]:
+        """The budget in trials and in seconds, and the longest time of a run in seconds; 0 means no limit."""
+        trials, seconds = 0, 0.0
+        if self.budget.isdigit():
+            trials = int(self.budget)
+            require(trials >= 1, "budget", "at least 1 trial", self.budget)
+        elif self.budget:
+            seconds = duration("budget", self.budget)
+        return trials, seconds, duration("trial_time", self.trial_time) if self.trial_time else 0.0
+
+
+def duration(key: str, text: str) -> float:
+    """Seconds of ``90s``, ``30m``, ``2.5h`` or ``1d``.
+
+    Raises:
+        ConfigError: It is not a time above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not found or not float(found[1]):
+        also = "a number of trials, or " if key == "budget" else ""
+        raise ConfigError(key, f"must be {also}a time such as 90s, 30m or 2h, got {text!r}")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+SETTINGS: dict[str, type[Settings]] = {
+    cls.verb(): cls
+    for cls in (
+        *(EvaluateSettings, PredictSettings, ExportSettings, ExplainSettings),
+        *(RunsSettings, DiffSettings, CompareSettings, SweepSettings),
+    )
+}
+"""Command to what it takes."""

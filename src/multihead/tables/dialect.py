@@ -8,6 +8,7 @@ whoever writes a table puts either all cells of a column into them or only those
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ def _parsed(dialect: Dialect, lines: Sequence[str], whole: bool) -> list[tuple[i
     except BadQuote as bad:
         if whole or "end of the file" not in bad.what or bad.line < 2:
             return []
-    return _parsed(dialect, lines[: bad.line - 1], True)
+        return _parsed(dialect, lines[: bad.line - 1], True)
 
 
 def find_dialect(lines: Sequence[str], whole: bool, name: str) -> Candidate | None:
@@ -147,7 +148,7 @@ def _told_apart(possible: Sequence[Candidate], separators: list[str], name: str)
 
 def _is_prose(candidate: Candidate) -> bool:
     """Whether the separator is punctuation of sentences or the point of decimal numbers."""
-    pairs = [pair for _, row in candidate.rows for pair in zip(row, row[1:], strict=False)]
+    pairs = [pair for _, row in candidate.rows for pair in itertools.pairwise(row)]
     punctuation = sum(right.startswith(" ") for _, right in pairs)
     decimal = sum(left[-1:].isdigit() and right[:1].isdigit() and not left.isdigit() for left, right in pairs)
     return max(punctuation, decimal) > 0.5 * len(pairs)

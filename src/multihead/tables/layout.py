@@ -1,4 +1,4 @@
-"""From a path to the keys of ``data``: one file, several, a folder of splits or of classes, a pair of parallel files."""
+"""From a path to the keys of ``data``: a file, several files, a folder of splits or of classes, or parallel files."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def _expanded(path: str) -> list[str]:
     if glob.has_magic(path):
         found = sorted(each for each in glob.glob(path, recursive=True) if Path(each).is_file())
         if not found:
-            raise DataError(path, "no file fits this pattern", "give a pattern in quotes that fits, such as 'texts/*.txt'")
+            raise DataError(
+                path, "no file fits this pattern", "give a pattern in quotes that fits, such as 'texts/*.txt'"
+            )
         return found
     parent = Path(path).parent
     names = sorted(each.name for each in parent.iterdir()) if parent.is_dir() else []
@@ -119,7 +121,9 @@ def _of_folder(folder: str, needs: Needs, stated: Mapping[str, Any]) -> Data:
             return _classes({split: str(each) for split, each in of_split.items()}, needs, stated)
         inside = {split: _files_in(each) for split, each in of_split.items()}
         return _of_splits({split: names for split, names in inside.items() if names}, needs, stated, folder)
-    tables = [each for each in files if each.suffix not in (".feat", ".vocab") and each.name not in ("README", "LICENSE")]
+    tables = [
+        each for each in files if each.suffix not in (".feat", ".vocab") and each.name not in ("README", "LICENSE")
+    ]
     if "label" in needs.roles and len(folders) > 1 and all(_has_texts(each) for each in folders):
         return _classes({"train": folder}, needs, stated)
     by_split = {split: [str(each) for each in tables if SPLITS[split].search(_plain(each.name))] for split in SPLITS}
@@ -139,7 +143,9 @@ def _of_folder(folder: str, needs: Needs, stated: Mapping[str, Any]) -> Data:
 
 
 def _files_in(folder: Path) -> list[str]:
-    return _one_kind([str(each) for each in sorted(folder.iterdir()) if each.is_file() and not each.name.startswith(".")], "")
+    return _one_kind(
+        [str(each) for each in sorted(folder.iterdir()) if each.is_file() and not each.name.startswith(".")], ""
+    )
 
 
 def _one_kind(names: list[str], folder: str) -> list[str]:
@@ -149,7 +155,9 @@ def _one_kind(names: list[str], folder: str) -> list[str]:
     if not endings or len(languages) > 1:
         return names
     most = endings.most_common(1)[0][0]
-    return [name for name in names if _ending(name) == most and Path(name).name not in ("state.json", "dataset_info.json")]
+    return [
+        name for name in names if _ending(name) == most and Path(name).name not in ("state.json", "dataset_info.json")
+    ]
 
 
 def _has_texts(folder: Path) -> bool:
@@ -170,10 +178,14 @@ def _classes(folders: Mapping[str, str], needs: Needs, stated: Mapping[str, Any]
             notes.append(f"{split}: the folder {(set(inside) - set(names[split])).pop()} has no class and is left out")
     classes = names["train"]
     if len(classes) < 2:
-        raise DataError(folders["train"], f"has one class only, {classes}; to classify takes two", "add a folder for each class")
+        raise DataError(
+            folders["train"], f"has one class only, {classes}; to classify takes two", "add a folder for each class"
+        )
     for split, found in names.items():
         if extra := sorted({*found} - {*classes}):
-            raise DataError(folders[split], f"has the classes {', '.join(extra)}, which train has not", "rename these folders")
+            raise DataError(
+                folders[split], f"has the classes {', '.join(extra)}, which train has not", "rename these folders"
+            )
     count = sum(len(list(Path(folders["train"], name).iterdir())) for name in classes)
     keys: dict[str, Any] = {
         "name": data_name(folders["train"] if len(folders) == 1 else str(Path(folders["train"]).parent)),
@@ -205,7 +217,9 @@ def _sides(by_split: Mapping[str, list[str]]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for split, names in by_split.items():
         sides = {_ending(name).lstrip("."): name for name in names}
-        if len(sides) < 2 or not all(language(side) or side in ("src", "tgt", "trg", "source", "target") for side in sides):
+        if len(sides) < 2 or not all(
+            language(side) or side in ("src", "tgt", "trg", "source", "target") for side in sides
+        ):
             return {}
         found[split] = sides
     return found
@@ -215,8 +229,10 @@ def _two_languages(
     sides: Mapping[str, Mapping[str, str]], folder: str, stated: Mapping[str, Any]
 ) -> dict[str, list[str]]:
     """The files of source and target of each split."""
-    known = [side for side in sides["train"]]
-    named = next(((a, b) for a, b in (("src", "tgt"), ("src", "trg"), ("source", "target")) if {a, b} <= {*known}), None)
+    known = list(sides["train"])
+    named = next(
+        ((a, b) for a, b in (("src", "tgt"), ("src", "trg"), ("source", "target")) if {a, b} <= {*known}), None
+    )
     roles = stated.get("roles") or {}
     source, target = roles.get("source"), roles.get("target")
     if named is None and not (source in known and target in known):
@@ -252,7 +268,9 @@ def _parallel(files: Mapping[str, list[str]], stated: Mapping[str, Any]) -> Data
         **{split: files.get(split) for split in SPLITS},
     }
     _hold_out(keys, stated, counts[0])
-    line = f"{' and '.join(files['train'])}: line by line, {counts[0]:,} pairs, source={columns[0]}, target={columns[1]}"
+    line = (
+        f"{' and '.join(files['train'])}: line by line, {counts[0]:,} pairs, source={columns[0]}, target={columns[1]}"
+    )
     return Data(keys, line)
 
 
@@ -299,7 +317,9 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
     if columns := found.keys.get("label_columns"):
         roles += f", label={'+'.join(columns)}"
     more = f" and {len(kept['train']) - 1} more files" if len(kept["train"]) > 1 else ""
-    line = f"{kept['train'][0]}{more}: {train.described()}; {roles}" + (f"; not used: {', '.join(unused)}" if unused else "")
+    line = f"{kept['train'][0]}{more}: {train.described()}; {roles}" + (
+        f"; not used: {', '.join(unused)}" if unused else ""
+    )
     return Data(keys, line, [*notes, *found.notes], looks)
 
 
@@ -338,7 +358,13 @@ def _running_text(
     train: Look, keys: dict[str, Any], files: Mapping[str, list[str]], stated: Mapping[str, Any], notes: list[str]
 ) -> Data:
     document = str(stated.get("document") or "file")
-    keys |= {"format": "text", "encoding": train.encoding, "columns": [], "roles": {"text": "text"}, "document": document}
+    keys |= {
+        "format": "text",
+        "encoding": train.encoding,
+        "columns": [],
+        "roles": {"text": "text"},
+        "document": document,
+    }
     if keys["val"] is None or keys["test"] is None:
         keys["splits"] = {"val": 0.05, "test": 0.05}
     count = len(files["train"])
@@ -353,4 +379,3 @@ def _hold_out(keys: dict[str, Any], stated: Mapping[str, Any], count: int) -> No
         return
     size = min(max(LEAST_HELD_OUT, int(HELD_OUT * count)), MOST_HELD_OUT, max(1, int(MOST_SHARE * count)))
     keys["splits"] = {split: float(size) for split in ("val", "test") if keys.get(split) is None}
-

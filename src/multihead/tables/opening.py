@@ -60,15 +60,16 @@ def open_bytes(path: Path, name: str = "") -> IO[bytes]:
     """
     name = name or str(path)
     try:
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115, the caller closes it
     except PermissionError as error:
         raise MachineError(str(path), "not readable", "change its permissions") from error
     head = file.read(6)
     file.seek(0)
+    _require_compressed(path, head, name)
     openers: tuple[tuple[bytes, Callable[[IO[bytes], str], IO[bytes]]], ...] = (
         (b"\x1f\x8b", lambda raw, _: io.BufferedReader(gzip.GzipFile(fileobj=raw))),
-        (b"BZh", lambda raw, _: bz2.open(raw)),
-        (b"\xfd7zXZ\0", lambda raw, _: lzma.open(raw)),
+        (b"BZh", lambda raw, _: bz2.BZ2File(raw)),
+        (b"\xfd7zXZ\0", _open_xz),
         (b"\x28\xb5\x2f\xfd", _open_zstandard),
         (b"PK\x03\x04", _open_zip),
     )
@@ -80,6 +81,27 @@ def open_bytes(path: Path, name: str = "") -> IO[bytes]:
                 file.close()
                 raise
     return file
+
+
+MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd", ".zip": b"PK"}
+"""Ending of a file to the bytes with which it begins."""
+
+
+def kind_of(path: Path) -> str:
+    """Returns how the compression of a file is called."""
+    return {".gz": "gzip"}.get(path.suffix.lower(), path.suffix.lower().lstrip(".") or "compressed")
+
+
+def _require_compressed(path: Path, head: bytes, name: str) -> None:
+    """Refuses a file whose name promises a compression that its content has not, such as a page of errors."""
+    magic = MAGIC.get(path.suffix.lower())
+    if magic and head and not head.startswith(magic):
+        what = f"damaged {kind_of(path)} data (it begins with {head[:4]!r})"
+        raise DataError(f"{name}:1", what, "fetch the file again, or rename it if it is not compressed")
+
+
+def _open_xz(file: IO[bytes], _: str) -> IO[bytes]:
+    return lzma.LZMAFile(file)  # noqa: SIM115, the caller closes it
 
 
 def _open_zstandard(file: IO[bytes], name: str) -> IO[bytes]:
@@ -154,7 +176,9 @@ def find_encoding(head: bytes, whole: bool, name: str) -> str:
         return "latin-1"
     text = head.decode("cp1252")
     if re.search(r"[^\W\d_][²³¹¼½¾¿¡£¥¦¨±´¶¸º¬¯][^\W\d_]", text):
-        raise Unclear(name, "is not UTF-8; is it Western or Eastern European?", "data.encoding=cp1250", "data.encoding=cp1252")
+        raise Unclear(
+            name, "is not UTF-8; is it Western or Eastern European?", "data.encoding=cp1250", "data.encoding=cp1252"
+        )
     if re.search("[ðþýÐÞÝ]", text):
         raise Unclear(name, "is not UTF-8; is it Turkish or Western?", "data.encoding=cp1254", "data.encoding=cp1252")
     return "cp1252"

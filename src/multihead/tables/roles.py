@@ -61,7 +61,8 @@ class Found:
 
 def column_word(role: str, column: str) -> str:
     """Returns the word that gives a role to a column, as it is typed."""
-    return shlex.quote(f"data.roles.{role}={column}")
+    plain = re.fullmatch(r"[\w./ -]+", column) is not None
+    return shlex.quote(f"data.roles.{role}=" + (column if plain else f'"{column}"'))
 
 
 def find_roles(table: Look, needs: Needs, stated: Mapping[str, str]) -> Found:
@@ -119,7 +120,7 @@ def _require_column(table: Look, role: str, column: str) -> None:
         if each not in table.columns:
             near = difflib.get_close_matches(each, table.columns, n=1)
             what = f"has no column {each!r}; it has {', '.join(table.columns)}"
-            raise DataError(table.name, what, column_word(role, near[0] if near else table.columns[0]))
+            raise Unclear(table.name, what, column_word(role, near[0] if near else table.columns[0]))
 
 
 class _Chooser:
@@ -214,10 +215,14 @@ class _Chooser:
     def _is_code(self, column: str) -> bool:
         """Whether the cells are numbers, dates, addresses, or all begin alike: a column that nobody reads."""
         cells = [cell for cell in self.cells[column] if cell.strip()]
-        codes = sum(is_number(cell) or re.match(r"https?://|\d{4}-\d\d-\d\d|[0-9a-f-]{32,}$", cell) is not None for cell in cells)
+        codes = sum(
+            is_number(cell) or re.match(r"https?://|\d{4}-\d\d-\d\d|[0-9a-f-]{32,}$", cell) is not None
+            for cell in cells
+        )
         first = cells[0] if cells else ""
+        named = normal(column.rsplit(".", 1)[-1]) in TEXTS
         alike = len({*cells}) > 2 and len(first) >= 10 and all(cell.startswith(first[:10]) for cell in cells)
-        return codes > 0.9 * len(cells) or alike
+        return codes > 0.9 * len(cells) or (alike and not named)
 
     def _longest(self, columns: Sequence[str], role: str) -> str:
         """The column whose texts are clearly the longest."""
@@ -228,7 +233,7 @@ class _Chooser:
             what = f"which column holds the {role}: {' or '.join(ranked[:4])}?"
             both = "{" + ranked[0] + "} {" + ranked[1] + "}"
             words = [column_word(role, column) for column in ranked[:3]]
-            raise Unclear(self.table.name, what, *words, shlex.quote(f'data.roles.{role}="{both}"'))
+            raise Unclear(self.table.name, what, *words, column_word(role, both))
         return ranked[0]
 
     def _length(self, column: str) -> float:
@@ -272,14 +277,14 @@ class _Chooser:
         self.found.roles |= {"source": first, "target": second}
         self.found.notes.append(f"the columns are taken in their order; the other direction is {turned}")
 
-    def none(self, role: str) -> DataError:
-        """The error for a role that no column plays."""
+    def none(self, role: str) -> Unclear:
+        """What to say if no column plays a role."""
         columns = self.table.columns
         which = f"which columns hold the {role}?" if " and " in role else f"which column holds the {role}?"
-        taken = {*self.found.roles.values()}
-        free = [column for column in columns if column not in taken] or columns
+        free = self._texts() if "label" not in role else [c for c in columns if c not in self.found.roles.values()]
+        free = [*free, *(column for column in columns if column not in free)]
         words = [column_word(each, column) for each, column in zip(role.split(" and "), free, strict=False)]
-        return DataError(self.table.name, f"{which} The file has: {', '.join(columns)}", f"add {' '.join(words)}")
+        return Unclear(self.table.name, f"{which} The file has: {', '.join(columns)}", " ".join(words))
 
 
 def _language_of(column: str) -> str:
@@ -294,7 +299,9 @@ def _check_cells(table: Look, needs: Needs, found: Found) -> None:
             cells = [cell for cell in table.column(column) if cell.strip()]
             if not cells:
                 others = ", ".join(each for each in table.columns if each != column)
-                raise DataError(table.name, f"the column {column!r} is empty", f"let data.roles.{role} name another: {others}")
+                raise DataError(
+                    table.name, f"the column {column!r} is empty", f"let data.roles.{role} name another: {others}"
+                )
     label = found.roles.get("label")
     if label in table.columns and not needs.multi_label:
         cells = [cell.strip() for cell in table.column(label)]
@@ -305,5 +312,7 @@ def _check_cells(table: Look, needs: Needs, found: Found) -> None:
         for cell in none:
             if cell and len(others) > 1:
                 word = shlex.quote(f"data.ignore_labels=[{cell}]")
-                what = f"the label {cell!r} ({cells.count(cell):,} rows) may mean that there is none; {word} leaves it out"
+                what = (
+                    f"the label {cell!r} ({cells.count(cell):,} rows) may mean that there is none; {word} leaves it out"
+                )
                 found.notes.append(what)

@@ -328,7 +328,9 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
     columns = list(stated.get("columns") or []) or _names(rows[0] if header else [], found.width, name)
     form = "tsv" if found.dialect.separator == "\t" and not found.dialect.quoting else "csv"
     body = rows[1:] if header else rows
-    return Look(name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS], count=len(body))
+    return Look(
+        name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS], count=len(body)
+    )
 
 
 def _stated_dialect(lines: list[str], name: str, form: str, stated: Mapping[str, Any], whole: bool):
@@ -408,7 +410,9 @@ def _has_header(rows: Sequence[Sequence[str]], name: str) -> bool:
     if not names or len(set(names)) < len(names) or not all(NAME.fullmatch(cell) for cell in names):
         return False
     columns = [[row[place] for row in body] for place in range(len(first))]
-    if any(len(cell.split()) > 5 for cell in names) or any(c in column for c, column in zip(first, columns) if c):
+    if any(len(cell.split()) > 5 for cell in names) or any(
+        c in column for c, column in zip(first, columns, strict=True) if c
+    ):
         return False
     if any(normal(cell) in USUAL for cell in names):
         return True
@@ -417,7 +421,9 @@ def _has_header(rows: Sequence[Sequence[str]], name: str) -> bool:
     if any(cell and _are_numbers(column) for cell, column in zip(first, columns, strict=True)):
         return True
     near = [column[:5] for column in columns]
-    if len(body) >= 3 and any(min(map(len, few)) > 3 * len(cell) for cell, few in zip(first, near) if cell):
+    if len(body) >= 3 and any(
+        min(map(len, few)) > 3 * len(cell) for cell, few in zip(first, near, strict=True) if cell
+    ):
         return True
     what = f"is its first row ({', '.join(map(repr, first))[:80]}) the names of the columns?"
     raise Unclear(name, what, "data.header=true", "data.header=false")

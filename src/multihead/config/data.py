@@ -144,7 +144,7 @@ class DataConfig:
             require(kept and share < float("inf"), f"data.splits.{split}", "above 0 and finite", share)
         for split in SPLITS:
             files = getattr(self, split)
-            kinds = {"parallel": list, "folders": str, "hub": str}.get(self.format, str | list)
+            kinds = {"parallel": list, "folders": str, "hub": str, "grammar": str}.get(self.format, str | list)
             what = "a list of files, one for each column" if kinds is list else "one file"
             require(files is None or isinstance(files, kinds), f"data.{split}", what, files)
 

@@ -19,7 +19,6 @@ from multihead.tables.rows import BadQuote, plain_rows, quoted_rows
 
 SEPARATORS = ("\t", "|", ";", ",")
 NAMES = {"\t": "tab", "|": "bar", ";": "semicolon", ",": "comma", " ": "blank"}
-SHOWN = {"\t": r"\t"}
 CONSISTENT = 0.9
 """Share of the rows that must have the same number of cells."""
 

@@ -301,7 +301,7 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
     keys |= {split: names.get(split) for split in SPLITS}
     if train.format == "text" and not train.first_token_is_label:
         return _running_text(train, keys, kept, stated, notes)
-    found = find_roles(train, needs, stated.get("roles") or {})
+    found = find_roles(train, needs, stated)
     for split in [split for split in looks if split != "train"]:
         _require_columns(looks[split], found)
     count = train.count * len(kept["train"])
@@ -315,7 +315,7 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
     unused = [column for column in train.columns if column not in _used(found)]
     roles = ", ".join(f"{role}={column}" for role, column in found.roles.items())
     if columns := found.keys.get("label_columns"):
-        roles += f", label={'+'.join(columns)}"
+        roles = roles.replace("label=label", f"label={'+'.join(columns)}")
     more = f" and {len(kept['train']) - 1} more files" if len(kept["train"]) > 1 else ""
     line = f"{kept['train'][0]}{more}: {train.described()}; {roles}" + (
         f"; not used: {', '.join(unused)}" if unused else ""
@@ -350,8 +350,9 @@ def _require_columns(table: Look, found: Found) -> None:
 
 
 def _used(found: Found) -> set[str]:
-    columns = {each for column in found.roles.values() for each in re.findall(r"\{([^{}]+)\}", column) or [column]}
-    return columns | {*found.keys.get("label_columns", ())}
+    switches = found.keys.get("label_columns", ())
+    named = [column for role, column in found.roles.items() if not (role == "label" and switches)]
+    return {each for column in named for each in re.findall(r"\{([^{}]+)\}", column) or [column]} | {*switches}
 
 
 def _running_text(

@@ -101,7 +101,7 @@ def _require_compressed(path: Path, head: bytes, name: str) -> None:
 
 
 def _open_xz(file: IO[bytes], _: str) -> IO[bytes]:
-    return lzma.LZMAFile(file)  # noqa: SIM115, the caller closes it
+    return lzma.LZMAFile(file)
 
 
 def _open_zstandard(file: IO[bytes], name: str) -> IO[bytes]:
@@ -167,8 +167,9 @@ def find_encoding(head: bytes, whole: bool, name: str) -> str:
         return "utf-8"
     except UnicodeDecodeError as error:
         _require_not_damaged(head, error, name)
-    high = sum(byte >= 0xC0 for byte in head)
-    letters = sum(chr(byte).isalpha() for byte in head if byte < 0x80)
+    some = head[: 1 << 20]
+    high = sum(byte >= 0xC0 for byte in some)
+    letters = sum(chr(byte).isalpha() for byte in some if byte < 0x80)
     if high > FOREIGN_SHARE * (high + letters):
         fitting = [each for each in FOREIGN if _decodes(head, each, whole)]
         raise Unclear(name, "is not UTF-8; which encoding has it?", *(f"data.encoding={each}" for each in fitting[:4]))

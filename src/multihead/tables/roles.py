@@ -30,6 +30,8 @@ from multihead.tables.words import (
 LONGER = 1.5
 """A column of texts is the longer one if its texts have this many times the characters of the other on average."""
 MOST_CLASSES = 200
+MOST_READ = 1000
+"""Number of rows, spread over the sample, whose words are counted."""
 LONGEST_LABEL = 60
 
 
@@ -65,13 +67,13 @@ def column_word(role: str, column: str) -> str:
     return shlex.quote(f"data.roles.{role}=" + (column if plain else f'"{column}"'))
 
 
-def find_roles(table: Look, needs: Needs, stated: Mapping[str, str]) -> Found:
+def find_roles(table: Look, needs: Needs, stated: Mapping[str, Any]) -> Found:
     """Returns the column of each role that a task needs.
 
     Args:
         table: The file.
         needs: What the task needs.
-        stated: Roles that the user has given. They win, and are checked against the file.
+        stated: Keys of ``data`` that the user has set. The roles among them win, and are checked against the file.
 
     Raises:
         DataError: The table has no column for a role, or a stated column does not exist.
@@ -79,9 +81,10 @@ def find_roles(table: Look, needs: Needs, stated: Mapping[str, str]) -> Found:
     """
     if table.first_token_is_label and {"text", "label"} <= {*needs.roles}:
         return _labelled_lines(table)
-    for role, column in stated.items():
+    given = dict(stated.get("roles") or {})
+    for role, column in given.items():
         _require_column(table, role, column)
-    found = Found({role: column for role, column in stated.items() if role in (*needs.roles, *needs.optional)})
+    found = Found({role: column for role, column in given.items() if role in (*needs.roles, *needs.optional)})
     missing = [role for role in needs.roles if role not in found.roles]
     chooser = _Chooser(table, needs, found)
     if "label" in missing:
@@ -91,11 +94,11 @@ def find_roles(table: Look, needs: Needs, stated: Mapping[str, str]) -> Found:
     if "text" in missing:
         chooser.text()
     for role in needs.roles:
-        if role not in found.roles and not (role == "label" and "label_columns" in found.keys):
+        if role not in found.roles:
             if role not in table.columns:
                 raise chooser.none(role)
             found.roles[role] = role
-    _check_cells(table, needs, found)
+    _check_cells(table, needs, found, stated)
     return found
 
 
@@ -130,6 +133,8 @@ class _Chooser:
         self.table, self.needs, self.found = table, needs, found
         self.by_name = {normal(column.rsplit(".", 1)[-1]): column for column in reversed(table.columns)}
         self.cells = {column: table.column(column) for column in table.columns}
+        step = 1 + len(table.rows) // MOST_READ
+        self.some = {column: cells[::step] for column, cells in self.cells.items()}
 
     # The label.
 
@@ -147,6 +152,7 @@ class _Chooser:
         switches = [column for column in switches if not re.fullmatch(r"(id|index|column1)", normal(column))]
         if self.needs.multi_label and len(switches) > 1:
             self.found.keys["label_columns"] = switches
+            self.found.roles["label"] = "label"
             return
         if len(switches) > 1:
             what = f"the columns {', '.join(switches)} hold 0 and 1; may a text have several of these classes?"
@@ -207,14 +213,14 @@ class _Chooser:
         return sentences or [column for column in free if not self._is_code(column)]
 
     def _is_text(self, column: str) -> bool:
-        cells = [cell for cell in self.cells[column] if cell.strip()]
+        cells = [cell for cell in self.some[column] if cell.strip()]
         words = sum(len(cell.split()) for cell in cells)
         unspaced = sum(any(char > "\u2e80" for char in cell) for cell in cells)
         return bool(cells) and (words >= 2 * len(cells) or unspaced > 0.5 * len(cells)) and not self._is_code(column)
 
     def _is_code(self, column: str) -> bool:
         """Whether the cells are numbers, dates, addresses, or all begin alike: a column that nobody reads."""
-        cells = [cell for cell in self.cells[column] if cell.strip()]
+        cells = [cell for cell in self.some[column] if cell.strip()]
         codes = sum(
             is_number(cell) or re.match(r"https?://|\d{4}-\d\d-\d\d|[0-9a-f-]{32,}$", cell) is not None
             for cell in cells
@@ -237,7 +243,7 @@ class _Chooser:
         return ranked[0]
 
     def _length(self, column: str) -> float:
-        cells = [cell for cell in self.cells[column] if cell]
+        cells = [cell for cell in self.some[column] if cell]
         return sum(map(len, cells)) / max(1, len(cells))
 
     # Source and target.
@@ -291,7 +297,7 @@ def _language_of(column: str) -> str:
     return language(column) or language(re.split(r"[_\s-]", column)[-1])
 
 
-def _check_cells(table: Look, needs: Needs, found: Found) -> None:
+def _check_cells(table: Look, needs: Needs, found: Found, stated: Mapping[str, Any]) -> None:
     """Looks at the cells of the roles that were found: texts that are numbers, labels that may mean none."""
     for role in ("text", "source", "target"):
         column = found.roles.get(role)
@@ -302,6 +308,8 @@ def _check_cells(table: Look, needs: Needs, found: Found) -> None:
                 raise DataError(
                     table.name, f"the column {column!r} is empty", f"let data.roles.{role} name another: {others}"
                 )
+    if stated.get("on_bad_line") != "skip":
+        _require_whole_rows(table, needs, found, {*(stated.get("ignore_labels") or ())})
     label = found.roles.get("label")
     if label in table.columns and not needs.multi_label:
         cells = [cell.strip() for cell in table.column(label)]
@@ -316,3 +324,24 @@ def _check_cells(table: Look, needs: Needs, found: Found) -> None:
                     f"the label {cell!r} ({cells.count(cell):,} rows) may mean that there is none; {word} leaves it out"
                 )
                 found.notes.append(what)
+
+
+def _require_whole_rows(table: Look, needs: Needs, found: Found, ignored: set[str]) -> None:
+    """Refuses rows that lack one role of several, unless the user has said what becomes of them."""
+    roles = [role for role in needs.roles if found.roles.get(role) in table.columns]
+    roles = [role for role in roles if not (role == "label" and (needs.multi_label or "null" in ignored))]
+    if len(roles) < 2:
+        return
+    columns = {role: table.column(found.roles[role]) for role in roles}
+    empty = {role: [not cell.strip() for cell in cells] for role, cells in columns.items()}
+    whole = [all(row) for row in zip(*empty.values(), strict=True)]
+    for role, cells in empty.items():
+        lacking = [
+            place
+            for place, (is_empty, all_are) in enumerate(zip(cells, whole, strict=True))
+            if is_empty and not all_are
+        ]
+        if lacking:
+            count = f"{len(lacking):,} of {len(cells):,} rows {'has' if len(lacking) == 1 else 'have'} no {role}"
+            choices = ["'data.ignore_labels=[null]'"] if role == "label" else []
+            raise Unclear(table.name, f"{count} (column {found.roles[role]})", *choices, "data.on_bad_line=skip")

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from multihead.errors import DataError
-from multihead.tables.dialect import SHOWN, Dialect, candidates, find_dialect
+from multihead.tables.dialect import SEPARATORS, Dialect, candidates, find_dialect
 from multihead.tables.opening import COMPRESSED, DAMAGED, Unclear, find_encoding, open_bytes
+from multihead.tables.rows import BadQuote
 from multihead.tables.words import USUAL, is_number, normal
 
 HEAD_BYTES = 1 << 20
@@ -317,6 +318,7 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
     all_seen = whole and head == len(lines)
     found = _stated_dialect(lines[:head], name, form, stated, all_seen)
     if found is None:
+        _require_closed_quotes(lines[:head], name)
         return _look_at_lines(lines, name)
     if found.others and stated.get("on_bad_line") != "skip" and not stated.get("last_takes_rest"):
         raise _ragged(name, found.others, found.width, len(found.rows))
@@ -328,6 +330,8 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
     columns = list(stated.get("columns") or []) or _names(rows[0] if header else [], found.width, name)
     form = "tsv" if found.dialect.separator == "\t" and not found.dialect.quoting else "csv"
     body = rows[1:] if header else rows
+    if not body:
+        raise DataError(name, "has no row below its header", "name a file that holds rows")
     return Look(
         name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS], count=len(body)
     )
@@ -339,7 +343,7 @@ def _stated_dialect(lines: list[str], name: str, form: str, stated: Mapping[str,
     quoting = stated.get("quoting")
     if not separator and quoting is None:
         return find_dialect(lines, whole, name)
-    tried = candidates(lines, whole, [separator] if separator else list(SHOWN) + [",", ";", "|"])
+    tried = candidates(lines, whole, [separator] if separator else SEPARATORS)
     fitting = [each for each in tried if quoting is None or each.dialect.quoting == bool(quoting)]
     if not fitting:  # the file has no quotation mark, so that both readings are the same
         fitting = tried
@@ -349,6 +353,19 @@ def _stated_dialect(lines: list[str], name: str, form: str, stated: Mapping[str,
     if quoting is not None:
         best.dialect = Dialect(best.dialect.separator, bool(quoting))
     return best
+
+
+def _require_closed_quotes(lines: Sequence[str], name: str) -> None:
+    """Refuses a file that is a table up to a quotation mark that does not fit."""
+    for separator in SEPARATORS:
+        try:
+            Dialect(separator, True).parse(lines)
+        except BadQuote as bad:
+            widths = {len(row) for _, row in Dialect(separator, True).parse(lines[: bad.line - 1])}
+            if len(widths) == 1 and widths != {1} and bad.line > 2:
+                what = f"the quotation mark that opens here has {bad.what}"
+                fix = 'write " inside a field as "", or data.quoting=false'
+                raise DataError(f"{name}:{bad.line}", what, fix) from None
 
 
 def _rows_of(lines: Iterable[str], dialect: Dialect) -> list[list[str]]:
@@ -407,7 +424,7 @@ def _has_header(rows: Sequence[Sequence[str]], name: str) -> bool:
     """
     first, body = [cell.strip() for cell in rows[0]], rows[1:]
     names = [cell for cell in first if cell]
-    if not names or len(set(names)) < len(names) or not all(NAME.fullmatch(cell) for cell in names):
+    if not names or not all(NAME.fullmatch(cell) for cell in names):
         return False
     columns = [[row[place] for row in body] for place in range(len(first))]
     if any(len(cell.split()) > 5 for cell in names) or any(
@@ -416,7 +433,7 @@ def _has_header(rows: Sequence[Sequence[str]], name: str) -> bool:
         return False
     if any(normal(cell) in USUAL for cell in names):
         return True
-    if not body:
+    if not body or len(set(names)) < len(names):
         return False
     if any(cell and _are_numbers(column) for cell, column in zip(first, columns, strict=True)):
         return True

@@ -49,7 +49,7 @@ SUMMARIZED = _pairs("""
 """)
 """Names of the columns of a summarization, the long text first."""
 LANGUAGES = _names("""
-    af ar az be bg bn br bs ca cs cy da de el en eo es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk km
+    af ar az be bg bn br bs ca cs cy da de el en eo es et eu fa fi fr ga gl gu he hi hr hu hy is it ja ka kk km
     kn ko ku ky la lo lt lv mk ml mn mr ms mt my nb ne nl nn no oc pa pl ps pt ro ru si sk sl so sq sr sv sw ta te
     tg th tr uk ur uz vi xh yi yo zh zu eng deu ger fra fre spa ita por rus jpn zho cmn kor nld pol english german
     french spanish italian portuguese russian japanese chinese korean dutch polish

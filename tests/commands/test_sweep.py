@@ -66,7 +66,7 @@ def test_a_sweep_runs_to_its_end_and_can_be_extended_and_looked_at(here, capsys)
     for title in ("History", "Learning curves", "Slices", "Parallel coordinates"):
         assert f"<h2>{title}" in page
     assert "Importance of parameters: not known (" in page and "it takes 10" in page  # of so few trials it is chance
-    assert "http" not in page.replace(page[page.index("<script>") : page.index("</script>")], "")  # nothing is fetched
+    assert "http" not in page and "<script" not in page  # nothing is fetched
 
 
 def test_failed_trials_are_told_and_the_status_is_7(here, capsys):
@@ -112,7 +112,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(here, capsys, word
 
 def test_a_signal_ends_it_and_the_same_command_goes_on(here):
     words = ["file=s.yaml", "budget=3", "workers=2"]
-    process = started("sleep=0.7", *words)
+    process = started("sleep=3", *words)
     folder = here / "outputs" / "sweeps" / "s"
     while len(list(folder.glob("trials/*/starts"))) < 2:
         assert process.poll() is None

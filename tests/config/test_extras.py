@@ -11,6 +11,7 @@ import pytest
 from multihead import cli
 from multihead.config.compose import compose
 from multihead.config.extras import EXTRAS, install
+from multihead.config.published import locate
 from multihead.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -44,14 +45,6 @@ def tensorboard():
     _tensorboard(Path("x"), 0)
 
 
-def pictures():
-    from rich.console import Console
-
-    from multihead.commands.sweep import show
-
-    show(Console(), SimpleNamespace(goal="minimize", swept=[], metric="val/loss", parameters=[]), [], Path("x"), None)
-
-
 def attention():
     from multihead.training.job import _draw_attention
 
@@ -61,11 +54,11 @@ def attention():
 WANTS = {
     "psycopg": lambda: sweep("storage=postgresql://me@host/db"),
     "optuna": lambda: sweep(),
-    "plotly": pictures,
     "matplotlib": attention,
     "tensorboard": tensorboard,
     "datasets": lambda: rows("hub"),
     "pyarrow": lambda: rows("parquet"),
+    "huggingface_hub": lambda: locate("hf:org/name"),
     "onnx": lambda: exported("onnx"),
     "onnxruntime": lambda: exported("onnx"),
     "onnxscript": lambda: exported("onnx"),

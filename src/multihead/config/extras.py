@@ -9,10 +9,10 @@ from multihead.errors import ConfigError
 EXTRAS = {
     "psycopg": "postgresql",
     "optuna": "sweep",
-    "plotly": "sweep",
     "matplotlib": "plot",
     "tensorboard": "tensorboard",
     "datasets": "hub",
+    "huggingface_hub": "hub",
     "pyarrow": "parquet",
     "onnx": "export",
     "onnxruntime": "export",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from multihead.metrics.rouge import ROUGE, SIGNATURE
@@ -15,5 +17,5 @@ class SummarizationTask(TranslationTask):
     def new_scores(self) -> nn.ModuleDict:
         return nn.ModuleDict({key: CorpusROUGE(key) for key in ROUGE})
 
-    def signatures(self) -> dict[str, str]:
+    def signatures(self) -> dict[str, Any]:
         return {"rouge_signature": SIGNATURE}

@@ -13,12 +13,15 @@ from multihead.config.multirun import compose_sweep
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IDS = [path.name for path in DOCUMENTS]
+PAGES = [*DOCUMENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").rglob("*.md"))]
+PAGE_IDS = [path.name for path in PAGES]
 PATH = ROOT / "docs" / "path_of_a_sentence.md"
 
 
 def fenced(text: str) -> list[tuple[str, str]]:
-    """Language and content of each fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    """Language and content of each fenced block; a command that continues after a backslash is one line."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [(language, re.sub(r" \\\n\s*", " ", block)) for language, block in blocks]
 
 
 def backticked(text: str) -> list[str]:
@@ -62,7 +65,14 @@ def test_a_name_stands_in_the_file_that_the_path_says():
         assert name.rpartition(".")[2] in found, f"{file} does not define {name}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+@pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
+def test_a_line_has_at_most_120_columns(page):
+    """A line may be longer by the address of a link, which cannot be broken."""
+    lines = enumerate(page.read_text().splitlines(), start=1)
+    assert [(number, line) for number, line in lines if len(re.sub(r"\]\(\S+\)", "]", line)) > 120] == []
+
+
+@pytest.mark.parametrize("document", PAGES, ids=PAGE_IDS)
 def test_files_exist(document):
     text = document.read_text()
     for name in backticked(text):
@@ -73,7 +83,7 @@ def test_files_exist(document):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
+@pytest.mark.parametrize("document", PAGES, ids=PAGE_IDS)
 def test_headings_that_are_linked_to_exist(document):
     for target, heading in re.findall(r"\]\(([^)#]*)#([^)]+)\)", document.read_text()):
         other = (document.parent / target).read_text() if target else document.read_text()

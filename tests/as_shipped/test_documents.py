@@ -57,11 +57,12 @@ class Command:
 
 
 def commands() -> list[Command]:
-    """The commands of all documents, in order; a line that stands in several places once."""
+    """The commands of all documents, in order. A command that stands in several places comes once."""
     found: dict[str, Command] = {}
     for document in DOCUMENTS:
         heading, language = "", None
-        for line in document.read_text().splitlines():
+        text = re.sub(r" \\\n\s*", " ", document.read_text())  # a command that continues after a backslash is one line
+        for line in text.splitlines():
             if line.startswith("```"):
                 language = line.removeprefix("```") if language is None else None
             elif language is None and line.startswith("#"):

@@ -74,6 +74,15 @@ def copy_attention(theirs: nn.MultiheadAttention, ours: MultiHeadAttention) -> N
     theirs.out_proj.bias.copy_(ours.output.bias)
 
 
+@torch.no_grad()
+def test_swiglu_is_the_papers():
+    """Shazeer 2020 (arXiv:2002.05202), equation 6: (swish(x W1) * x W3) W2, with our biases."""
+    block = tiny(activation="swiglu").encoder.layers[0].feed_forward
+    x = torch.randn(2, 5, 16)
+    up = block.up(x)
+    assert_close(block(x), block.down(up * torch.sigmoid(up) * block.gate(x)))
+
+
 @pytest.mark.parametrize("placement", NORM_PLACEMENTS)
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor
 from multihead.config.task import ClassificationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import DataError
-from multihead.metrics.calibration import Calibration, CalibrationRequest
+from multihead.metrics.calibration import Calibration
 from multihead.metrics.classification import Confusion, Outputs, class_metrics, label_set_metrics
 from multihead.model.heads import PooledClassifier
 from multihead.model.losses import balanced_weights, class_loss, label_set_loss
@@ -211,10 +211,10 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
         return {"loss": loss, **metrics(probabilities, predicted, labels, self.labels)}
 
     def signatures(self) -> dict[str, Any]:
-        return self.calibration.described()
+        return self.calibration.facts()
 
     def load_calibration(self, path: Path) -> None:
-        """Uses the temperature and thresholds of a file that `calibrate` wrote; without a file, nothing changes.
+        """Uses the temperature and thresholds of a file from now on; if there is no file, nothing changes.
 
         Raises:
             CheckpointError: The file is damaged.
@@ -222,23 +222,26 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
         self.calibration = Calibration.load(path)
 
     def calibrate(
-        self, request: CalibrationRequest, encoded: Any, texts: Mapping[str, Sequence[str]], path: Path
-    ) -> None:
-        """Fits a temperature or thresholds on a validation split, uses them from now on, and writes them to a file.
+        self, encoded: Any, texts: Mapping[str, Sequence[str]], temperature: bool | None, threshold: str, label: str
+    ) -> Calibration:
+        """Fits a temperature or a threshold on a validation split; evaluation and prediction use it from now on.
 
         Args:
-            request: What to fit.
             encoded: The split's examples.
             texts: Role to the split's texts.
-            path: The file.
+            temperature: As in `Calibration.refit`, and so are the next two.
+            threshold: The criterion of a threshold.
+            label: The class that the threshold is for.
 
         Raises:
-            ConfigError: There is no such class, or no threshold does what is asked.
+            ConfigError: There is no such class, or no threshold meets the criterion.
         """
         logits = self.logits(texts["text"], texts.get("text_b"))
         labels = self.labels_of(encoded, np.arange(len(logits)))
-        self.calibration = request.fulfil(self.calibration, logits, labels, self.labels, self.multi_label)
-        self.calibration.save(path)
+        self.calibration = self.calibration.refit(
+            logits, labels, self.labels, self.multi_label, temperature=temperature, threshold=threshold, label=label
+        )
+        return self.calibration
 
     def report(self, folder: Path, name: str) -> dict[str, list[list[Any]]]:
         """Writes the confusion matrix of the last evaluation as ``confusion_NAME`` (CSV, JSON, picture)."""

@@ -213,9 +213,10 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         sizes = stream.document_bytes
         if len(starts) < 10:  # so few documents that blocks are listed instead
             starts = np.arange(0, len(stream), stream.block_size)
-        sums, tokens = np.add.reduceat(nats, starts), np.diff([*starts, len(stream)])
+        ends = np.append(starts[1:], len(stream))
+        sums, tokens = np.add.reduceat(nats, starts), ends - starts
         if sizes is None or len(sizes) != len(starts):
-            texts = [stream.read(a, b).tolist() for a, b in zip(starts, [*starts[1:], len(stream)], strict=True)]
+            texts = [stream.read(a, b).tolist() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
             sizes = [len(text.encode()) for text in self.tokenizer.decode_batch(texts)]
         rows = zip(sums.tolist(), tokens.tolist(), np.asarray(sizes).tolist(), strict=True)
         return [{"index": i, "nats": round(a, 6), "tokens": b, "bytes": c} for i, (a, b, c) in enumerate(rows)] + plain
@@ -248,7 +249,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         return [len(self._encode(text)) >= self.config.model.max_len for text in texts]
 
     def _prompt(self, text: str, room: int = 1) -> list[int]:
-        """Ids of a prompt. If it leaves no room for a continuation, its beginning is cut, so that ``room`` tokens fit."""
+        """Ids of a prompt. If a continuation would not fit, the beginning is cut to leave ``room``."""
         ids, max_len = self._encode(text), self.config.model.max_len
         return ids if len(ids) < max_len else ids[-(max_len - min(room, max_len // 2)) :]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError
-from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, WeightedMean
+from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, TextScore, WeightedMean
 from multihead.model.beam_search import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import Transformer
@@ -27,7 +27,6 @@ from multihead.tasks.base import IGNORED, EvaluationData, Model, Task, at_places
 from multihead.text.inputs import is_blank
 from multihead.text.targets import TargetText, usable_tokenizer
 from multihead.text.vocabulary import Vocabulary
-
 
 UNICODE_FORMS: Mapping[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
 """``data.normalize`` to the form that it names."""
@@ -55,6 +54,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         self.exact_match, self.cut_outputs = WeightedMean(), WeightedMean()
         self.target_text = vocab.targets.get(settings.name, TargetText())
         self.scores = self.new_scores()
+        self.score_modules = nn.ModuleDict(self.scores)  # so that they follow the model to its device
 
     @classmethod
     def new_head(
@@ -65,14 +65,12 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         kind = CopyHead if settings.copy else VocabularyHead
         return kind(config.model.d_model, vocab.tokenizers["target"].vocab_size, weight)
 
-    def new_scores(self) -> nn.ModuleDict:
+    def new_scores(self) -> dict[str, TextScore]:
         """Metrics of the decoded text by name. Those that ``task.monitor`` does not know are computed in test only."""
         tokenize, _ = usable_tokenizer(self.settings.bleu_tokenize, self.target_text)
-        scores: dict[str, nn.Module] = {"bleu": CorpusBLEU(tokenize=tokenize), "chrf": CorpusCHRF()}
+        scores: dict[str, TextScore] = {"bleu": CorpusBLEU(tokenize=tokenize), "chrf": CorpusCHRF()}
         scores["bleu_lowercase"] = CorpusBLEU(lowercase=True, tokenize=tokenize)
-        if self.settings.ter:
-            scores["ter"] = CorpusTER()
-        return nn.ModuleDict(scores)
+        return scores | ({"ter": CorpusTER()} if self.settings.ter else {})
 
     # ---- from ids to batches
 
@@ -146,7 +144,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         nats = each.double().sum()
         self.loss_mean.update(nats, labels.numel())
         self.accuracy.update(hits.sum(), hits.numel())
-        texts, rows = self.evaluation.texts[split], batch["index"].tolist()
+        texts, rows = self.evaluation.texts[split], list[int](batch["index"].tolist())
         num_bytes = sum(len(texts["target"][i].encode()) + 1 for i in rows)  # the end mark stands for the end of line
         self.bits.update(nats / math.log(2), num_bytes)
         index = [i for i in rows if not limit or i < limit]

@@ -3,13 +3,13 @@
     python benchmarks/decode_against_peers.py run=RUN [beams=5] [rounds=3] [threads=2] [sentences=0] [peers=all]
         [device=cpu] [out=FILE]
 
-RUN is a finished run of translation with the paper's layers (norms before the sub-layers, sinusoids, ReLU, LayerNorm, shared
-embeddings), which all peers can hold. All search with the same beams over the same source ids without a length penalty
-(JoeyNMT's is another formula), and never emit marks. How many outputs are those of Multihead, token for token, is
-counted; outputs that differ have another score by rounding, or by another rule of when to stop. CTranslate2 has the
-model that ``multihead export`` writes, in fp32 and in int8 with the BLEU that it costs. Peers take the sentences sorted
-by length, in the batch of ``TRIED`` that is fastest on every fifth of them. With ``device=cuda`` Multihead and Hugging
-Face decode on the GPU (``peers=hf``; the others have no part in it).
+RUN is a finished run of translation with the paper's layers (norms before the sub-layers, sinusoids, ReLU, LayerNorm,
+shared embeddings), which all peers can hold. All search with the same beams over the same source ids without a length
+penalty (JoeyNMT's is another formula), and never emit marks. How many outputs are those of Multihead, token for
+token, is counted; outputs that differ have another score by rounding, or by another rule of when to stop. CTranslate2
+has the model that ``multihead export`` writes, in fp32 and in int8 with the BLEU that it costs. Peers take the
+sentences sorted by length, in the batch of ``TRIED`` that is fastest on every fifth of them. With ``device=cuda``
+Multihead and Hugging Face decode on the GPU (``peers=hf``; the others have no part in it).
 """
 
 import json

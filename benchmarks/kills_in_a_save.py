@@ -48,8 +48,8 @@ def state(step: int) -> dict[str, object]:
 
 
 def save(run: Path, step: int) -> None:
-    """As `multihead.training.steps.Steps` saves and forgets, with one checkpoint kept beside the best."""
-    from multihead.training.steps import Steps
+    """Saves as a training does, with one checkpoint kept beside the best."""
+    from multihead.training.saving import Saving
 
     class Trainer:
         global_step, is_global_zero = step, True
@@ -57,10 +57,7 @@ def save(run: Path, step: int) -> None:
         def save_checkpoint(self, path: Path) -> None:
             FolderCheckpointIO().save_checkpoint(state(step), path)
 
-    steps = object.__new__(Steps)
-    steps.run_dir, steps.best, steps.events = run, {"step": step}, lambda name, **fields: None
-    steps.config = type("Kept", (), {"keep_checkpoints": 1})
-    steps._save(Trainer())
+    Saving(run, 1, lambda name, **fields: None, None).save(Trainer(), {"step": step})
 
 
 def traced(run: Path, calls: Sequence[str] = CALLS, *injected: str) -> tuple[int, list[str]]:

@@ -137,7 +137,7 @@ def measured(settings: dict[str, Any], composition: Composition, run_dir: Path) 
     task, data = join(composition, prepared, 1)
     config = composition.config
     turns = Turns(bare, settings["rounds"], settings["steps"])
-    steps = Steps(run_dir, data, config.trainer, (config.task.monitor, config.task.monitor_mode))
+    steps = Steps(run_dir, data, config)
     with open(run_dir / "screen.txt", "w") as screen:
         console = Console(file=screen, force_terminal=True, width=120, highlight=False)
         opened = open_log(run_dir, console)

@@ -72,7 +72,10 @@ HOMES = {
     "data/plan.py": ["tests/data/test_plan.py"],
     "data/mixture.py": ["tests/data/test_mixture.py"],
     "training/averaging.py": ["tests/training/test_averaging.py"],
-    "training/steps.py": ["tests/training/test_steps.py", "tests/training/test_steps_going_on.py"],
+    **{
+        f"training/{name}.py": ["tests/training/test_steps.py", "tests/training/test_steps_going_on.py"]
+        for name in ("steps", "counters", "streams", "restore", "saving", "stopping", "validation")
+    },
     "training/signals.py": ["tests/training/test_signals.py"],
     "runs/checkpoint.py": ["tests/runs/test_checkpoint.py"],
     "runs/resume.py": ["tests/runs/test_open_checkpoint.py"],

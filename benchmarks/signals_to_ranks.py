@@ -24,6 +24,7 @@ import exactness
 from rounds import split_words
 
 from multihead.runs.checkpoint import checkpoints, damage
+from multihead.training.assignment import RANK_PROGRAM
 
 SETTINGS = {"times": 20, "cases": "", "out": ""}
 WATCHDOG = 5
@@ -70,7 +71,7 @@ def ranks(parent: int) -> dict[str, int]:
     found = {}
     for pid in exactness.family(parent):
         with contextlib.suppress(OSError):
-            if b"multihead.training.rank" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if RANK_PROGRAM.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
                 found |= {v.split(b"=")[1].decode(): pid for v in environment if v.startswith(b"RANK=")}
     return found

@@ -66,7 +66,7 @@ def test_config_knows_no_torch_and_nothing_above(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_only_the_door_knows_hydra(name):
-    door = ("cli.py", "config/words.py", "config/files.py", "config/multirun.py")
+    door = ("cli.py", *(f"config/{name}.py" for name in ("words", "files", "multirun", "hydra_private")))
     assert not uses(name, "hydra") or name in door
     assert not uses(name, "omegaconf") or name in ("config/files.py", "config/merge.py", "config/multirun.py")
 

@@ -7,12 +7,16 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_store import ConfigStore
 from lightning.pytorch.profilers import PassThroughProfiler
 from test_imports import FILES, tree
 from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from multihead import torch_private
+from multihead.config import hydra_private
 from multihead.training import lightning_private
 
 MODULES = {
@@ -23,7 +27,7 @@ MODULES = {
     "metrics/sacrebleu_private.py",
 }
 """The modules that may use private names of a library."""
-STILL_ELSEWHERE = {"config/files.py", "metrics/text.py", "comparing/per_example.py", "sweeping/ledger.py"}
+STILL_ELSEWHERE = {"metrics/text.py", "comparing/per_example.py", "sweeping/ledger.py"}
 """Files that have not been moved yet; none may be added."""
 DOCUMENTED = {"os._exit"}
 
@@ -95,6 +99,7 @@ def test_torch_has_functions_of_lists_of_tensors():
     assert all(map(torch.equal, tensors, others))
 
 
+@pytest.mark.unhurried
 def test_torch_knows_of_a_module_whether_it_is_compiled():
     module = torch.nn.Linear(1, 1)
     assert not torch_private.is_compiled(module)
@@ -167,3 +172,35 @@ def test_lightning_gives_its_module_to_the_profiler(trainer):
     profiler = PassThroughProfiler()
     profiler._lightning_module = SimpleNamespace(trainer=trainer)
     assert lightning_private.trainer_of(profiler) is trainer
+
+
+# ---- Hydra
+
+
+def test_hydra_takes_the_first_step_of_its_own_composition():
+    step = ConfigLoaderImpl._parse_overrides_and_create_caching_repo
+    assert list(inspect.signature(step).parameters) == ["self", "config_name", "overrides"]
+    assert "self._parse_overrides_and_create_caching_repo(" in inspect.getsource(ConfigLoaderImpl)
+    assert list(inspect.signature(create_config_search_path).parameters) == ["search_path_dir"]
+
+
+def test_hydra_finds_the_files_of_a_composition_in_order(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "train.yaml").write_text("defaults: [{model: a}, _self_]\nx: 1\n")
+    (tmp_path / "model" / "a.yaml").write_text("y: 2\n")
+    loader = hydra_private.config_loader(tmp_path, None)
+    overrides, repository = hydra_private.repository(loader, "train", ["model=a"])
+    ours = [file for file in hydra_private.found(repository, "train", overrides) if file.result.provider == "main"]
+    assert [(file.name, file.package, file.parent, file.primary) for file in ours] == [
+        ("model/a", "model", "train", False),
+        ("train", "", "<root>", True),
+    ]
+    assert [dict(file.result.config).get("y") for file in ours] == [2, None]
+    assert repository.get_group_options("model") == ["a"] and repository.config_exists("model/a")
+
+
+def test_hydra_forgets_a_group():
+    ConfigStore.instance().store(group="of_this_test", name="a", node={})
+    assert "of_this_test" in ConfigStore.instance().repo
+    hydra_private.forget_groups("of_this_test", "of_no_test")
+    assert "of_this_test" not in ConfigStore.instance().repo

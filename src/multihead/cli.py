@@ -54,9 +54,9 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     verb, words = argv[0], argv[1:]
     if verb == "--version":
-        from importlib.metadata import version
+        from multihead import __version__
 
-        sys.stdout.write(f"multihead {version('multihead')}\n")
+        sys.stdout.write(f"multihead {__version__}\n")
         return 0
     if verb in ("-sc", "--shell-completion"):
         return _complete(argv)

@@ -525,7 +525,7 @@ def test_the_terminal(runs, capsys):
         "wrote new/report.html",
     ]
     page = (runs / "new/report.html").read_text()
-    assert page.count("<polyline") == 12 and "model.d_model" in page
+    assert page.count("<img") == 2 and "model.d_model" in page
 
 
 @pytest.fixture

@@ -263,7 +263,7 @@ FILES = [
     ),
     ("model/x.yaml", "# @package hydra.callbacks\nx: {y: 1}\n", r"model/x\.yaml: a file cannot configure Hydra"),
     ("model/x.yaml", "# @package _global_\noptions: {a: {b: 1}}\n", r"options\.a\.b: no such options"),
-    ("model/x.yaml", "defaults: [/schema/config@encoder]\n", r"can only type the node task"),
+    ("model/x.yaml", "defaults: [/schema/config@encoder]\n", r"can only be the type of the node task"),
     ("model/x.yaml", "defaults: [nope]\n", r"conf: .*nope"),
     ("model/x.yaml", "d_model: 3\nd_model: 4\n", r"conf: .*duplicate key d_model"),
     ("model/x.yaml", "d_model: [\n", r"conf: .*expected"),
@@ -313,7 +313,7 @@ def test_a_file_that_hides_ours(own):
     """Which of two files of one name is meant is not clear: neither wins in silence."""
     (own / "model" / "small.yaml").write_text("d_model: 32\n")
     words = ["task=translation", f"config_dir={own}"]
-    message = r"model=small: is the name of one of ours and of .*/model/small\.yaml: which one is meant\?; fix: mv "
+    message = r"model=small: is the name of one of our files and of .*/small\.yaml; one of the two .*; fix: mv "
     with pytest.raises(ConfigError, match=message) as caught:
         compose([*words, "model=small"])
     command, _, word = caught.value.fix.partition(", then ")
@@ -324,7 +324,7 @@ def test_a_file_that_hides_ours(own):
     shutil.copy(conf_dir() / "model" / "small.yaml", own / "model")
     assert compose([*words, "model=small"]).config.model.d_model == 256, "a copy hides nothing"
     (own / "train.yaml").write_text("seed: 3\n")
-    with pytest.raises(ConfigError, match=r"train\.yaml: is never read: train\.yaml is ours alone; fix: rm "):
+    with pytest.raises(ConfigError, match=r"train\.yaml: is never read: only our own train\.yaml is; fix: rm "):
         compose(words)
 
 

@@ -44,14 +44,6 @@ def tensorboard():
     _tensorboard(Path("x"), 0)
 
 
-def pictures():
-    from rich.console import Console
-
-    from multihead.commands.sweep import show
-
-    show(Console(), SimpleNamespace(goal="minimize", swept=[], metric="val/loss", parameters=[]), [], Path("x"), None)
-
-
 def attention():
     from multihead.training.job import _draw_attention
 
@@ -61,7 +53,6 @@ def attention():
 WANTS = {
     "psycopg": lambda: sweep("storage=postgresql://me@host/db"),
     "optuna": lambda: sweep(),
-    "plotly": pictures,
     "matplotlib": attention,
     "tensorboard": tensorboard,
     "datasets": lambda: rows("hub"),

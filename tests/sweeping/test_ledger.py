@@ -12,7 +12,8 @@ from trial import FORKS, ROOT
 
 from multihead.config.sweep import read_sweep
 from multihead.errors import CheckpointError
-from multihead.sweeping.ledger import Ledger, alive, start_of, this_process
+from multihead.sweeping.ledger import Ledger
+from multihead.sweeping.owner import alive, start_of, this_process
 
 FILE = """\
 program: train.py

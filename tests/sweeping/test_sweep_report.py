@@ -2,8 +2,8 @@
 
 import pytest
 
+from multihead.sweeping.importance import importances, no_importances
 from multihead.sweeping.ledger import Row
-from multihead.sweeping.report import importances, no_importances
 
 
 def trials(values, points=None, by_seed=()):

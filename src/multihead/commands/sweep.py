@@ -29,8 +29,9 @@ from multihead.config.verbs import SweepSettings
 from multihead.config.words import write
 from multihead.errors import CheckpointError, ConfigError, MachineError, Stopped
 from multihead.runs.screen import report_console
+from multihead.sweeping.importance import importances, no_importances
 from multihead.sweeping.ledger import SETTLED, Ledger, Row
-from multihead.sweeping.report import best_row, console_table, importances, line_of, no_importances, write_report
+from multihead.sweeping.report import best_row, console_table, line_of, write_report
 from multihead.sweeping.trial import GRACE_SECONDS
 from multihead.sweeping.worker import STORAGE
 
@@ -378,5 +379,5 @@ def show(console: Console, sweep: Sweep, rows: Sequence[Row], folder: Path, stud
         console.print(f"importance of parameters: not known ({no_importances(rows)})", highlight=False, soft_wrap=True)
     if best_row(rows, sweep.goal):
         console.print("best: " + best_command(rows, sweep, folder), highlight=False, markup=False, soft_wrap=True)
-    lacks = "" if installed("plotly") else f" (a table only; for pictures {install('plotly')})"
+    lacks = "" if installed("matplotlib") else f" (a table only; for pictures {install('matplotlib')})"
     console.print(f"pictures: {folder / REPORT}{lacks}", highlight=False, soft_wrap=True, markup=False)

@@ -1,8 +1,7 @@
-"""A comparison of systems as Markdown, LaTeX, JSON, or one HTML page that needs nothing else, with curves as SVG."""
+"""A comparison of systems as Markdown, LaTeX, JSON, or one HTML page with curves."""
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -10,14 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from multihead.comparing.curves import draw, stroke
 from multihead.comparing.significance import Spread, Test
+from multihead.config.extras import install, installed
 from multihead.config.verbs import REPORT_FORMATS
 from multihead.errors import ConfigError
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56b4e9", "#8a5cd0", "#7f7f7f")
-"""Of systems, in turn (after Okabe & Ito): told apart by the colour-blind, and on a light and a dark ground."""
-MAX_POINTS = 400
-"""Of a curve that is drawn."""
+from multihead.runs.page import embedded, render_page
 
 
 @dataclass
@@ -248,155 +245,24 @@ def _better(report: Report) -> str:
 
 # ---- the HTML page
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8888; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-th { font-weight: 600; } .warning { border-left: 3px solid #d55e00; padding-left: .7rem; }
-.note { opacity: .75; } svg { width: 100%; height: auto; } svg text { fill: currentColor; font-size: 12px; }
-.axis { stroke: currentColor; stroke-width: 1; } .grid { stroke: currentColor; opacity: .15; }
-.legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
-.swatch { display: inline-block; width: 1.6em; border-top: 3px; vertical-align: middle; margin-right: .4em; }
-"""
-
 
 def page(report: Report) -> str:
-    """One page: tables, findings, what differs, and curves; no script, nothing fetched, light or dark as the reader."""
-    title = f"{report.task}: {report.metric}"
-    statements = "".join(f"<li>{html.escape(pair.statement)}</li>" for pair in report.pairs)
-    parts = [
-        f"<h1>{html.escape(title)} <small>({_better(report)})</small></h1>",
-        *(f'<p class="warning">{html.escape(text)}</p>' for text in report.warnings),
-        f"<ul>{statements}</ul>",
-        "<h2>Systems</h2>",
-        _table(systems_rows(report)),
-        "<h2>Comparisons</h2>",
-        _table(pairs_rows(report)),
-        *(f'<p class="note">{html.escape(text)}</p>' for text in report.notes),
-    ]
-    if report.curves:
-        parts += ["<h2>Curves</h2>", _legend(report)]
-        parts += [chart(name, curves, report) for name, curves in report.curves.items()]
-    if report.differences:
-        parts += ["<h2>What differs in the configurations</h2>", _table(differences_rows(report))]
+    """One page with tables, findings, curves, and what differs; light or dark as the reader's browser is."""
+    drawn = installed("matplotlib")
     runs = [["run", "system", "seed", report.metric]]
     for system in report.systems:
         for run, seed, value in zip(system.runs, system.seeds, system.values, strict=True):
             runs.append([run, system.name, str(seed), f"{value:.6g}"])
-    parts += ["<h2>Runs</h2>", _table(runs)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
+    return render_page(
+        "comparing/report.html",
+        title=f"{report.task}: {report.metric}",
+        better=_better(report),
+        report=report,
+        systems=systems_rows(report),
+        pairs=pairs_rows(report),
+        differences=differences_rows(report),
+        runs=runs,
+        install="" if drawn else install("matplotlib"),
+        strokes=[stroke(i) for i in range(len(report.systems))],
+        pictures=[(name, embedded(draw(curves))) for name, curves in report.curves.items() if drawn],
     )
-
-
-def _table(rows: list[list[str]]) -> str:
-    def row(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + row(rows[0], "th") + "".join(row(cells, "td") for cells in rows[1:]) + "</table>"
-
-
-def _stroke(system: int) -> tuple[str, str]:
-    """Colour and dashes of a system's curves: dashes tell apart those beyond the colours."""
-    return COLOURS[system % len(COLOURS)], ("", "6 3", "2 3")[system // len(COLOURS) % 3]
-
-
-def _legend(report: Report) -> str:
-    items = []
-    for i, system in enumerate(report.systems):
-        colour, dashes = _stroke(i)
-        swatch = f"border-top-style:{'dashed' if dashes else 'solid'};border-top-color:{colour}"
-        seeds = f"{len(system.runs)} seeds" if len(system.runs) > 1 else "1 seed"
-        items.append(f'<li><span class="swatch" style="{swatch}"></span>{html.escape(system.name)} ({seeds})</li>')
-    return f'<ul class="legend">{"".join(items)}</ul>'
-
-
-WIDTH, HEIGHT = 860, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 28, 44
-"""Of a chart, in SVG's units: its size, and its margins."""
-
-
-def chart(title: str, curves: Sequence[Curve], report: Report) -> str:
-    """One SVG: curves against steps, a colour for each system, with axes and ticks."""
-    drawn = [(curve, thinned([p for p in curve.points if all(map(math.isfinite, p))])) for curve in curves]
-    drawn = [(curve, points) for curve, points in drawn if points]
-    if not drawn:
-        return ""
-    x_ticks = ticks(0.0, max(x for _, points in drawn for x, _ in points))
-    y_ticks = ticks(min(y for _, points in drawn for _, y in points), max(y for _, points in drawn for _, y in points))
-    x_low, x_high, y_low, y_high = x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1]
-
-    def across(x: float) -> float:
-        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-
-    def down(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
-
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">',
-        f'<text x="{LEFT}" y="16" font-weight="600">{html.escape(title)}</text>',
-    ]
-    for y in y_ticks:
-        at = f"{down(y):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{at}" dy="4" text-anchor="end">{tick_text(y, y_ticks)}</text>')
-    for x in x_ticks:
-        at = f"{across(x):.1f}"
-        parts.append(f'<line class="axis" x1="{at}" x2="{at}" y1="{bottom}" y2="{bottom + 5}"/>')
-        parts.append(f'<text x="{at}" y="{bottom + 18}" text-anchor="middle">{tick_text(x, x_ticks)}</text>')
-    parts.append(f'<path class="axis" fill="none" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
-    parts.append(f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">step</text>')
-    for curve, points in drawn:
-        parts.append(_line(curve, [(across(x), down(y)) for x, y in points], report))
-    return "".join(parts) + "</svg>"
-
-
-def _line(curve: Curve, points: Sequence[tuple[float, float]], report: Report) -> str:
-    """One curve in SVG's coordinates; a single point is a dot. Pointing at it shows system and run."""
-    colour, dashes = _stroke(curve.system)
-    name = html.escape(f"{report.systems[curve.system].name}: {curve.run}")
-    if len(points) == 1:
-        x, y = points[0]
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"><title>{name}</title></circle>'
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-    return (
-        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-opacity="0.85"{dashed}>'
-        f"<title>{name}</title></polyline>"
-    )
-
-
-def ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Round numbers, equally spaced, from at most ``low`` to at least ``high``: at least two."""
-    if not high > low:
-        margin = abs(low) * 0.05 or 1.0
-        low, high = low - margin, high + margin
-    raw = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(multiple * power for multiple in (1, 2, 5, 10) if multiple * power >= raw * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [step * i for i in range(first, last + 1)]
-
-
-def tick_text(value: float, all_ticks: Sequence[float]) -> str:
-    """A tick's number with the decimals that its distance to the next one needs."""
-    step = all_ticks[1] - all_ticks[0]
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}"
-
-
-def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `MAX_POINTS` points: means of as many neighbours, so that no peak is made or hidden by the choice."""
-    size = math.ceil(len(points) / MAX_POINTS)
-    if size <= 1:
-        return list(points)
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]

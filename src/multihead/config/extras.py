@@ -9,7 +9,6 @@ from multihead.errors import ConfigError
 EXTRAS = {
     "psycopg": "postgresql",
     "optuna": "sweep",
-    "plotly": "sweep",
     "matplotlib": "plot",
     "tensorboard": "tensorboard",
     "datasets": "hub",

@@ -10,13 +10,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from multihead import __version__
 from multihead.config.training import DecodingConfig
 from multihead.errors import CheckpointError
 from multihead.model.beam_search import generate
@@ -277,7 +277,7 @@ def verify(
         tolerance=TOLERANCE if exact else None,
         equal_outputs=share,
         search=search,
-        versions=runtime.versions() | {"torch": torch.__version__, "multihead": metadata.version("multihead")},
+        versions=runtime.versions() | {"torch": torch.__version__, "multihead": __version__},
         seconds=round(seconds, 3),
     )
 

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead import capabilities
+from multihead import __version__, capabilities
 from multihead.config.compose import to_yaml
 from multihead.config.training import Config
 from multihead.config.words import typed_as
@@ -117,7 +117,7 @@ def environment(
     cuda = torch.cuda.is_available()
     return {
         "command": shlex.join(["python", "train.py", *words]),
-        "versions": {"python": platform.python_version(), "multihead": metadata.version("multihead")}
+        "versions": {"python": platform.python_version(), "multihead": __version__}
         | {name: metadata.version(name) for name in LIBRARIES},
         "git_commit": commit,
         "git_dirty": dirty,

@@ -5,67 +5,67 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from multihead.errors import MachineError
 
 FILE = ".lock"
 WAIT_SECONDS = 5.0
-"""A run that was just killed may still be on its way out."""
+"""Longest wait for a run that was just killed and has not ended yet."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""Errors of a file system that has no locks, as of some network mounts."""
+
+
+def kernel_lock(file: Path, wait_seconds: float = -1) -> FileLock:
+    """A lock that the kernel holds for a process, and that is free as soon as the process ends, however it ends.
+
+    Args:
+        file: An empty file, which stays after the lock is released.
+        wait_seconds: Longest wait for the process that holds the lock; -1 for no limit.
+    """
+    return FileLock(file, timeout=wait_seconds, fallback_to_soft=False)
 
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Inside, no other process writes this run. The lock goes with the process, however it ends.
+    """Inside, no other process writes this run.
 
     Raises:
-        MachineError: Another process holds it, or the directory cannot be written.
+        MachineError: Another process writes it, or the directory cannot be written.
     """
+    file = run_dir / FILE
+    lock = kernel_lock(file, WAIT_SECONDS)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        handle = os.open(run_dir / FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        lock.acquire()
+        file.write_text(f"{os.getpid()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
+    except Timeout:
+        holder = file.read_text(errors="replace") or "another one"
+        what = f"in use by process {holder}"
+        raise MachineError(str(run_dir), what, "wait for it, or choose another run_dir") from None
     except OSError as error:
-        raise MachineError(str(run_dir), f"cannot be written ({error.strerror})", "choose another run_dir") from error
+        if error.errno not in NO_LOCKS:
+            what = f"cannot be written ({error.strerror})"
+            raise MachineError(str(run_dir), what, "choose another run_dir") from error
     try:
-        _take(handle, run_dir)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}".encode(), 0)
         yield
     finally:
-        os.close(handle)
-
-
-def _take(handle: int, run_dir: Path) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                holder = os.pread(handle, 100, 0).decode(errors="replace") or "another one"
-                what = f"in use by process {holder}"
-                raise MachineError(str(run_dir), what, "wait for it, or choose another run_dir") from None
-            time.sleep(0.1)
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOTSUP):  # a file system without locks
-                return None
-            raise
+        lock.release()
 
 
 def in_use(run_dir: Path) -> bool:
     """Whether a process writes this run now."""
+    file = run_dir / FILE
     try:
-        handle = os.open(run_dir / FILE, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
+        if file.is_file():
+            with kernel_lock(file, 0):
+                pass
+    except Timeout:
         return True
-    finally:
-        os.close(handle)
+    except OSError:  # it is not ours to write, or the file system has no locks
+        return False
+    return False

@@ -8,11 +8,8 @@ that it is alive. What an owner leaves behind, because it was killed, the next c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
-import os
-import socket
 import time
 import warnings
 import zlib
@@ -24,10 +21,10 @@ from typing import Any
 from multihead.config.extras import require_package
 from multihead.config.sweep import Parameter, Sweep
 from multihead.errors import CheckpointError, ConfigError, MachineError
+from multihead.runs.lock import kernel_lock
+from multihead.sweeping import optuna_private
+from multihead.sweeping.owner import alive, this_process
 
-STALE_SECONDS = 120.0
-"""An owner on another host that has not said for so long that it is alive is taken for dead."""
-BEAT_SECONDS = 20.0
 PATIENCE_SECONDS = 600.0
 """For a database that does not answer."""
 SETTLED = ("complete", "pruned", "failed")
@@ -146,15 +143,15 @@ class Ledger:
 
     @contextlib.contextmanager
     def _flock(self) -> Iterator[None]:
+        lock = kernel_lock(Path(f"{self.url.removeprefix('sqlite:///')}.lock"))
         try:
-            handle = os.open(f"{self.url.removeprefix('sqlite:///')}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+            lock.acquire()
         except OSError as error:
             raise MachineError(str(self.folder), f"cannot be written ({error.strerror})", "another dir=") from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(handle)
+            lock.release()
 
     @contextlib.contextmanager
     def _advisory(self) -> Iterator[None]:
@@ -267,9 +264,8 @@ class Ledger:
     @_patiently
     def note(self, number: int, **record: Any) -> None:
         """Writes down what is known of a trial."""
-        trial_id = self._id(number)
         for key, value in record.items():
-            self.study._storage.set_trial_user_attr(trial_id, key, value)
+            optuna_private.set_attribute(self.study, number, key, value)
 
     def beat(self, claim: Claim, elapsed: float) -> bool:
         """Says that the owner of a trial is alive; False where the trial was taken from it, as after a long silence."""
@@ -279,7 +275,7 @@ class Ledger:
         return True
 
     def _mine(self, number: int) -> bool:
-        owner, me = self._frozen(number).user_attrs.get("owner") or {}, this_process()
+        owner, me = optuna_private.frozen(self.study, number).user_attrs.get("owner") or {}, this_process()
         return all(owner.get(key) == me[key] for key in ("host", "boot", "pid", "start"))
 
     def release(self, claim: Claim) -> None:
@@ -289,10 +285,8 @@ class Ledger:
     @_patiently
     def report(self, number: int, step: int, value: float) -> bool:
         """Writes down the metric at a step; returns whether the trial is hopeless."""
-        from optuna.trial import Trial
-
-        trial = Trial(self.study, self._id(number))
-        if step not in self._frozen(number).intermediate_values:
+        trial = optuna_private.going_on(self.study, number)
+        if step not in optuna_private.frozen(self.study, number).intermediate_values:
             trial.report(value, step)
         return trial.should_prune()
 
@@ -308,23 +302,15 @@ class Ledger:
         with self.exclusively():
             if not self._mine(number):
                 return False
-            if self._frozen(number).state.is_finished():  # the database took it, and was lost before it could say so
-                return True
+            if optuna_private.frozen(self.study, number).state.is_finished():
+                return True  # the database took it, and its reply was lost
             self.note(number, **record)
             kind = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[state]
-            curve = self._frozen(number).intermediate_values
+            curve = optuna_private.frozen(self.study, number).intermediate_values
             if state == "pruned" and curve:
                 value = curve[max(curve)]
             values = None if value is None else [value]
-            return bool(self.study._storage.set_trial_state_values(self._id(number), kind, values))
-
-    # Optuna's storage, where its study has no word for it
-
-    def _id(self, number: int) -> int:
-        return self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
-
-    def _frozen(self, number: int) -> Any:
-        return self.study._storage.get_trial(self._id(number))
+            return optuna_private.end(self.study, number, kind, values)
 
 
 def _driver(url: str) -> str:
@@ -361,38 +347,6 @@ def spent(row: Row) -> float:
     if row.state in SETTLED:
         return float(row.record.get("seconds", 0.0))
     return float(row.record.get("elapsed", 0.0))
-
-
-# Processes
-
-
-def this_process() -> dict[str, Any]:
-    """What others need to know of this process to tell whether it is alive."""
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "boot": _boot(), "pid": pid, "start": start_of(pid), "beat": time.time()}
-
-
-def alive(owner: Mapping[str, Any] | None) -> bool:
-    """Whether the process that owns a trial still runs: looked up on this host, by its last word on another one."""
-    if not owner:
-        return False
-    if owner["host"] == socket.gethostname():
-        return owner["boot"] == _boot() and start_of(owner["pid"]) == owner["start"] != ""
-    return time.time() - owner["beat"] < STALE_SECONDS
-
-
-def start_of(pid: int) -> str:
-    """When a process began, in ticks since boot, so that a number used again is not taken for it; "" if it is gone."""
-    with contextlib.suppress(OSError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] == "Z" else fields[19]
-    return ""
-
-
-def _boot() -> str:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
 
 
 def _shown(value: Any) -> str:

@@ -17,7 +17,8 @@ from multihead.config.sweep import Sweep
 from multihead.config.words import write
 from multihead.errors import MachineError
 from multihead.runs.lock import in_use
-from multihead.sweeping.ledger import BEAT_SECONDS, Claim, Ledger, start_of
+from multihead.sweeping.ledger import Claim, Ledger
+from multihead.sweeping.owner import BEAT_SECONDS, start_of
 from multihead.sweeping.trial import GRACE_SECONDS, Outcome, Watch, end_with_parent, run_once
 
 TRIALS = "trials"

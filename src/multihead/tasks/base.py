@@ -285,6 +285,15 @@ class Task(L.LightningModule, Generic[SettingsT, ModelT]):
         share = batch["parts"] / max(1, batch["targets_of_step"])  # a masked block of few tokens may have no target
         return {"loss": loss_sum * share, "sum": loss_sum.detach()}
 
+    def count_tokens(self, tokens: int) -> None:
+        """Counts the real target tokens of a step, over all ranks."""
+        self.tokens_seen += tokens
+
+    def count_on(self, tokens_seen: int, recorded: Mapping[str, float]) -> None:
+        """Goes on from a checkpoint: with its number of tokens and the newest value of each metric."""
+        self.tokens_seen = tokens_seen
+        self.recorded.update(recorded)
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self.evaluate_batch(batch, "val")
 

@@ -192,7 +192,7 @@ class StepProfiler(Profiler):
         if (place % count % 2 == 0) == (place < count):
             self._hooks = [*watch(self.stopwatch, module), self._watch_optimizer(trainer.optimizers[0])]
             self.stopwatch.reset(True)
-        position = self.steps.epoch, self.steps.step_in_epoch
+        position = self.steps.counters.position
         self._begun = (step, self.stopwatch.now(), position, module.tokens_seen)
 
     def _watch_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:

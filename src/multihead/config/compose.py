@@ -27,6 +27,8 @@ from multihead.config.keys import (
     unknown_key,
 )
 from multihead.config.merge import Composition, Layer, merge, to_yaml, tree_of
+from multihead.config.published import check_typed, describe, is_published, pooling_of
+from multihead.config.task import TaskConfig
 from multihead.config.training import SEARCHES
 from multihead.config.words import PATHS, Word, leaves, names_within, several_values, split, text, typed_as
 from multihead.config.yaml_file import load_yaml
@@ -58,7 +60,8 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files
     choices, values = _sort_words(overrides, plugin)
     files = files or _files(overrides, config_dir, plugin)
     task_class, layers = files.layers(choices)
-    return merge(task_class, plugin, layers, _word_layers(values, _keys(plugin)), words)
+    typed = _word_layers(values, _keys(plugin))
+    return merge(task_class, plugin, _with_published(task_class, layers, typed, choices), typed, words)
 
 
 def composer(words: Iterable[str], *, config_dir: str | None = None) -> Callable[[Iterable[str]], Composition]:
@@ -259,6 +262,37 @@ def _word_layers(values: list[Word], keys: Mapping[str, Key]) -> list[Layer]:
         else:
             layers.append(Layer(word.typed, leaves(word, keys)))
     return layers
+
+
+def _with_published(
+    task_class: type[TaskConfig], layers: list[Layer], typed: list[Layer], choices: list[str]
+) -> list[Layer]:
+    """The files' layers with those of the published model that ``init_from=hf:...`` names, if it names one.
+
+    What its weights dictate stands over all files, and what a run may have otherwise over the choice of ``model``.
+    """
+    init_from = next(
+        (layer.leaves["init_from"] for layer in reversed([*layers, *typed]) if "init_from" in layer.leaves), ""
+    )
+    if not is_published(init_from):
+        return layers
+    described = describe(init_from)
+    values = {name: value for layer in typed for name, value in layer.leaves.items()}
+    check_typed(described, init_from, values)
+    if chosen := [choice for choice in choices if choice.startswith("model=")]:
+        raise ConfigError(chosen[0], f"{init_from} brings the sizes of the model", f"leave out {chosen[0]}")
+    free = {f"model.{name}": value for name, value in described.free.items()} | {"init_tokenizer": "same"}
+    stack, options = described.family.stack, {field.name for field in dataclasses.fields(task_class)}
+    if "stack" in options:
+        pooling = pooling_of(described.folder) or ("last" if stack == "decoder" else "")
+        free |= {"task.stack": stack} | ({"task.pooling": pooling} if pooling else {})
+    if "objective" in options:
+        free["task.objective"] = "masked" if stack == "encoder" else "causal"
+    source = f"{init_from}/config.json"
+    after = [number for number, layer in enumerate(layers, start=1) if f"/{layer.source}".rsplit("/", 2)[-2] == "model"]
+    place = max(after, default=0)
+    fixed = {f"model.{name}": value for name, value in described.fixed.items()}
+    return [*layers[:place], Layer(source, free), *layers[place:], Layer(source, fixed)]
 
 
 # Runs

@@ -102,7 +102,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Inputs with hidden tokens, and their labels. What is hidden depends on (seed, epoch, block) alone."""
         inputs, labels = ids.copy(), np.full_like(ids, IGNORED)
-        first = self.tokenizer.mask_id + 1  # the first entry that is not special
+        first = self.tokenizer.first_plain
         for row, start in enumerate(starts.tolist()):
             rng = np.random.default_rng([self.config.seed, epoch, start + (1 << 20), 0x3A5C])
             places = np.flatnonzero(inside[row])
@@ -278,12 +278,13 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             raise ConfigError("task.objective", what, "a run of task.objective=causal")
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of a prompt after the ``<eos>`` that a document starts from; lines are encoded as in training."""
+        """Ids of a prompt after what a document starts from; lines are encoded as in training."""
         lines = [text]
         if self.config.data.document == "file":
             lines = [line + "\n" for line in text.split("\n")]
             lines[-1] = lines[-1].removesuffix("\n")
-        return [self.tokenizer.eos_id, *(i for ids in self.tokenizer.encode_batch(lines) for i in ids)]
+        ids = [i for each in self.tokenizer.encode_batch(lines) for i in each]
+        return [*self.tokenizer.opening, *ids] or [self.tokenizer.eos_id]
 
     def _decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without the blank that a tokenizer puts before each line's first word."""
@@ -373,6 +374,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         results = []
         for text in texts:
             ids = [*self._encode(text), self.tokenizer.eos_id]
+            ids = ids if self.tokenizer.opening else [self.tokenizer.eos_id, *ids]  # the first token is predicted too
             if len(ids) > self.config.model.max_len + 1:
                 what = f"a text has {len(ids) - 1:,} tokens, and the model reads {self.config.model.max_len:,}"
                 raise ConfigError("score", what, "score shorter texts")

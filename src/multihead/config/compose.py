@@ -15,6 +15,7 @@ from typing import Any
 
 from multihead.config.files import SECRET, SECRET_FIX, Files, file_layer, load_named_plugin, task_classes
 from multihead.config.folder import conf_dir
+from multihead.config.found_data import FILES, found_layer, laid_over, named_paths
 from multihead.config.keys import (
     GROUPS,
     OPTIONAL_GROUPS,
@@ -57,11 +58,18 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files
     if run := resumed_run(overrides):
         return compose_from_run(read_config("resume", run), words, config_dir=config_dir, run=run)
     plugin = load_named_plugin(named(overrides, "plugin"))
+    overrides, paths = _take_paths(overrides, plugin)
     choices, values = _sort_words(overrides, plugin)
     files = files or _files(overrides, config_dir, plugin)
     task_class, layers = files.layers(choices)
-    typed = _word_layers(values, _keys(plugin))
-    return merge(task_class, plugin, _with_published(task_class, layers, typed, choices), typed, words)
+    keys, notes = _keys(plugin), []
+    if paths:
+        found, data = found_layer(paths, task_class, values, keys, words)
+        layers, notes = laid_over(layers, found), [data.line, *data.notes]
+    typed = _word_layers(values, keys)
+    composition = merge(task_class, plugin, _with_published(task_class, layers, typed, choices), typed, words)
+    composition.notes += notes
+    return composition
 
 
 def composer(words: Iterable[str], *, config_dir: str | None = None) -> Callable[[Iterable[str]], Composition]:
@@ -92,6 +100,7 @@ def compose_from_run(
         raise CheckpointError(f"{run}/config.yaml", "must be a mapping of keys to values")
     plugin = load_named_plugin(named(overrides, "plugin"))
     _check_same_plugin(run_config, plugin, overrides, run)
+    overrides, paths = _take_paths(overrides, plugin)
     choices, values = _sort_words(overrides, plugin)
     choices = [choice for choice in choices if not choice.endswith("=null")]  # none is what a run has already
     task = run_config.get("task")
@@ -109,7 +118,13 @@ def compose_from_run(
         others = [choice for choice in choices if choice not in typed]
         task_class, chosen = _files(overrides, config_dir, plugin).layers(typed + others)
         layers = _replace_nodes(base, chosen, choices)
-    return merge(task_class, plugin, layers, _word_layers(values, _keys(plugin)), words)
+    keys, notes = _keys(plugin), []
+    if paths:
+        found, data = found_layer(paths, task_class, values, keys, words)
+        layers, notes = laid_over(layers, found), [data.line, *data.notes]
+    composition = merge(task_class, plugin, layers, _word_layers(values, keys), words)
+    composition.notes += notes
+    return composition
 
 
 def _files(overrides: list[Word], config_dir: str | None, plugin: Plugin | None) -> Files:
@@ -170,6 +185,23 @@ def read_config(key: str, run: str) -> Mapping[str, Any]:
 def _keys(plugin: Plugin | None) -> Mapping[str, Key]:
     """All keys that a word can set, whatever the task."""
     return leaf_keys(task_classes(plugin).values(), plugin.options if plugin else None)
+
+
+def _take_paths(overrides: list[Word], plugin: Plugin | None) -> tuple[list[Word], list[str]]:
+    """The words with ``data=files`` for a word that names files, and these files."""
+    others = plugin.corpora if plugin else ()
+    given = [word for word in overrides if word.key == "data"]
+    paths = named_paths(given[-1], [*others, *_own_data_sets(overrides)]) if given and not given[-1].is_sweep else []
+    if not paths:
+        return overrides, []
+    chosen = dataclasses.replace(given[-1], value=FILES)
+    return [*(word for word in overrides if word.key != "data"), chosen], paths
+
+
+def _own_data_sets(overrides: list[Word]) -> list[str]:
+    """Names of the user's data sets in ``config_dir=``."""
+    folder = named(overrides, "config_dir")
+    return [file.stem for file in (Path(folder) / "data").glob("*.yaml")] if folder else []
 
 
 def _sort_words(overrides: list[Word], plugin: Plugin | None) -> tuple[list[str], list[Word]]:

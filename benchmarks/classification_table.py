@@ -1,12 +1,12 @@
-"""Transformer runs beside the linear baselines, one line a data set and configuration, as Markdown.
+"""Prints Transformer runs beside the linear baselines as a Markdown table.
 
     python benchmarks/classification_table.py runs=outputs/classification [runs=...]
         [linear=benchmarks/results/linear_baselines.json] [names=scratch,pretrained] [out=FILE]
 
-``runs`` are run directories, folders of them or globs, as for `multihead compare`; seeds of one configuration become
-mean and standard deviation. The linear baselines are those of `linear_baselines.py`; a data set whose test or training
-rows are others there is refused. ``names`` are for the configurations in the order in which they are found; without
-them they are named by what differs.
+There is one line for each data set and configuration. ``runs`` are run directories, folders of them or globs, as for
+`multihead compare`. The seeds of one configuration become mean and standard deviation. The linear baselines are those
+of `linear_baselines.py`. If a data set has other test or training rows there, the command ends with an error. ``names``
+name the configurations in the order in which they are found. Without them, configurations are named by what differs.
 """
 
 import json
@@ -27,10 +27,10 @@ OWN = {"linear": "benchmarks/results/linear_baselines.json", "names": "", "out":
 
 
 def systems_of(entries: Sequence[str]) -> dict[str, list[list[FinishedRun]]]:
-    """Data set to its configurations, each a list of seeds.
+    """Groups runs by data set and configuration. Each configuration is a list of seeds.
 
     Raises:
-        ConfigError: If a run is no classification.
+        ConfigError: A run is not a classification.
     """
     paths = dict.fromkeys(path for entry in entries for path in find_runs(entry))
     runs = [FinishedRun.read(path) for path in paths]
@@ -43,10 +43,10 @@ def systems_of(entries: Sequence[str]) -> dict[str, list[list[FinishedRun]]]:
 
 
 def require_same_rows(run: FinishedRun, linear: Mapping[str, Any]) -> None:
-    """Refuses to set scores on different data side by side.
+    """Checks that scores are on the same data.
 
     Raises:
-        ConfigError: If test or train are not what the linear baselines had.
+        ConfigError: Test or train are not those of the linear baselines.
     """
     name = run.config["data"]["name"]
     for mark in ("data_test", "data_train"):
@@ -58,7 +58,7 @@ def require_same_rows(run: FinishedRun, linear: Mapping[str, Any]) -> None:
 def row(
     name: str, system: str, seeds: Sequence[FinishedRun], linear: Mapping[str, Any], titles: Sequence[str]
 ) -> list[str]:
-    """One line: the baselines, the Transformer, and the difference to the best of them."""
+    """Returns one line: the baselines, the Transformer, and the difference to the best baseline."""
     key = f"test/{linear['metric']}"
     values = [100 * float(run.result[key]) for run in seeds]
     mean = statistics.fmean(values)
@@ -72,15 +72,15 @@ def row(
 
 
 def without_folders(label: str) -> str:
-    """A label with the run that another started from, and not where that lies."""
+    """Names the run that another started from in a label, without its folder."""
     return re.sub(r"(init_from=)\S*/", r"\1", label)
 
 
 def table(by_data: Mapping[str, list[list[FinishedRun]]], linear: Mapping[str, Any], names: Sequence[str] = ()) -> str:
-    """The Markdown table.
+    """Returns the Markdown table.
 
     Raises:
-        ConfigError: If there is no baseline of a data set, or one on other rows.
+        ConfigError: A data set has no baseline, or its baseline is on other rows.
     """
     unknown = [name for name in by_data if name not in linear]
     if unknown:
@@ -101,7 +101,7 @@ def table(by_data: Mapping[str, list[list[FinishedRun]]], linear: Mapping[str, A
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Makes the table of the runs of the command line."""
+    """Prints the table of the runs of the command line."""
     settings, rest = split_words(arguments, OWN)
     entries = [word.removeprefix("runs=") for word in rest if word.startswith("runs=")]
     if not entries or len(entries) < len(rest):

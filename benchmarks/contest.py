@@ -1,7 +1,7 @@
-"""Contestants as processes in environments of their own, one of them at work at a time, in rounds A B C A B C.
+"""Runs contestants as processes in environments of their own, in rounds A B C A B C. One of them works at a time.
 
-Each contestant is a script in ``benchmarks/peers/`` that answers requests by `peers/pace.py`. Environments are made
-where they are missing, below MULTIHEAD_PEERS or ``~/.cache/multihead/peers``, from pinned versions.
+Each contestant is a script in ``benchmarks/peers/`` that answers requests by `peers/pace.py`. Environments that are
+missing are built from pinned versions, below MULTIHEAD_PEERS or ``~/.cache/multihead/peers``.
 """
 
 import json
@@ -23,13 +23,13 @@ PACKAGES = {
     "x_transformers": (TORCH, "x-transformers==2.31.10"),
     "ctranslate2": ("ctranslate2==4.8.5",),
 }
-"""Of the environments, numpy beside them; ``own`` is the environment that the benchmark runs in, for everybody where
-MULTIHEAD_PEERS=own (where nothing can be installed, and all is there)."""
+"""Packages of the environments; numpy is added. ``own`` is the environment of the benchmark itself. If
+MULTIHEAD_PEERS=own, everybody uses it, for machines on which nothing can be installed."""
 
 
 @dataclass
 class Contestant:
-    """Someone who can do the work."""
+    """A program that can do the work."""
 
     name: str
     script: str
@@ -38,7 +38,7 @@ class Contestant:
 
 
 def python_of(environment: str) -> str:
-    """The interpreter of an environment, which is made where it is missing."""
+    """Returns the interpreter of an environment, and builds the environment if it is missing."""
     if environment == "own" or os.environ.get("MULTIHEAD_PEERS") == "own":
         return sys.executable
     root = Path(os.environ.get("MULTIHEAD_PEERS") or Path.home() / ".cache/multihead/peers")
@@ -57,8 +57,8 @@ class Process:
     """One contestant at work.
 
     Args:
-        contestant: Who.
-        folder: Holds settings.json and the data; the contestant's log goes there.
+        contestant: The program that works.
+        folder: Folder of settings.json and the data. The contestant's log goes there.
     """
 
     def __init__(self, contestant: Contestant, folder: Path):
@@ -75,23 +75,23 @@ class Process:
         self.about = self._read()["about"]
 
     def work(self, seconds: float) -> dict[str, Any]:
-        """Lets it work for about so many seconds; its answer."""
+        """Lets it work for about this many seconds, and returns its answer."""
         return self.ask({"seconds": seconds})
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Its answer to any request that `peers/pace.py` knows."""
+        """Returns its answer to a request that `peers/pace.py` knows."""
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return self._read()
 
     def _read(self) -> dict[str, Any]:
         for line in self._process.stdout:
-            if line.startswith("{"):  # else it is chatter from before it knew better
+            if line.startswith("{"):  # otherwise it is output from before the redirection
                 return json.loads(line)
         raise SystemExit(f"{self.name} ended: {self.log.read_text()[-2000:]}")
 
     def end(self) -> None:
-        """Ends it."""
+        """Ends the contestant."""
         self._process.kill()
         self._process.wait()
 
@@ -99,14 +99,14 @@ class Process:
 def contest(
     contestants: Sequence[Contestant], folder: Path, rounds: int, seconds: float, warm_up: float
 ) -> dict[str, dict[str, Any]]:
-    """What each contestant says of itself, and its units per second in each round.
+    """Returns each contestant's description of itself, and its units per second in each round.
 
     Args:
-        contestants: In the order of a round.
-        folder: Holds settings.json and the data.
-        rounds: Counted rounds.
-        seconds: Of work in a round.
-        warm_up: Seconds of work beforehand, which are not counted.
+        contestants: The contestants in the order of a round.
+        folder: Folder of settings.json and the data.
+        rounds: Number of rounds that count.
+        seconds: Seconds of work in a round.
+        warm_up: Seconds of work before the rounds, which do not count.
     """
     processes: dict[str, Process] = {}
     try:
@@ -134,7 +134,7 @@ def contest(
 
 
 def table(title: str, unit: str, results: dict[str, dict[str, Any]]) -> str:
-    """Markdown: medians, spread, and the first contestant's ratio to each other one."""
+    """Returns a Markdown table: medians, spread, and the first contestant's ratio to each other one."""
     lines = [
         f"**{title}**",
         "",

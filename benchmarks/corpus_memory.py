@@ -1,8 +1,10 @@
-"""Memory while a language model trains on a small and on a large text file: python benchmarks/corpus_memory.py.
+"""Measures memory while a language model trains on a small and on a large text file.
 
-Writes two text files (20 MB and 2 GB, or sizes=MB,MB) into a scratch folder, trains on each for a few steps in
-a process of its own, and prints the largest resident memory during the steps, their ratio, and how fast the text was
-encoded. JSON goes to benchmarks/results/corpus_memory.json.
+    python benchmarks/corpus_memory.py [sizes=MB,MB]
+
+It writes two text files (20 MB and 2 GB) into a scratch folder, and trains on each for a few steps in a process of its
+own. It prints the largest resident memory during the steps, their ratio, and how fast the text was encoded. JSON goes
+to benchmarks/results/corpus_memory.json.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ WORDS = ["task=lm", "data=text", "tokenizer.kind=byte", "model.max_len=256", "da
 
 
 def write_text(path: Path, megabytes: int) -> None:
-    """Random words of a fixed list, one paragraph a line."""
+    """Writes random words of a fixed list, one paragraph a line."""
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(5000)]
     block = "".join(" ".join(rng.choices(words, k=200)) + "\n" for _ in range(1000)).encode()
@@ -37,14 +39,14 @@ def write_text(path: Path, megabytes: int) -> None:
 
 
 def resident(pid: int) -> tuple[float, float]:
-    """Resident memory of a process in MB: all of it, and without pages of files."""
+    """Returns the resident memory of a process in MB: all of it, and without pages of files."""
     status = Path(f"/proc/{pid}/status").read_text()
     found = {name: int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "RssFile")}
     return found["VmRSS"], found["VmRSS"] - found["RssFile"]
 
 
 def measure(text: Path, folder: Path) -> dict[str, float]:
-    """Trains on a file; the largest memory between the first step and the last."""
+    """Trains on a file, and returns the largest memory between the first step and the last."""
     run = folder / f"run_{text.stem}"
     command = [sys.executable, str(ROOT / "train.py"), *WORDS, f"data.train={text}", f"run_dir={run}"]
     environment = os.environ | {"MULTIHEAD_CACHE": str(folder / "cache")}

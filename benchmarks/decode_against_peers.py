@@ -1,15 +1,16 @@
-"""Decoding speed against peers with the same weights: sentences per second of a beam search over the test set.
+"""Compares decoding speed with peers that have the same weights, in sentences per second of a beam search.
 
     python benchmarks/decode_against_peers.py run=RUN [beams=5] [rounds=3] [threads=2] [sentences=0] [peers=all]
         [device=cpu] [out=FILE]
 
-RUN is a finished run of translation with the paper's layers (norms before the sub-layers, sinusoids, ReLU, LayerNorm,
-shared embeddings), which all peers can hold. All search with the same beams over the same source ids without a length
-penalty (JoeyNMT's is another formula), and never emit marks. How many outputs are those of Multihead, token for
-token, is counted; outputs that differ have another score by rounding, or by another rule of when to stop. CTranslate2
-has the model that ``multihead export`` writes, in fp32 and in int8 with the BLEU that it costs. Peers take the
-sentences sorted by length, in the batch of ``TRIED`` that is fastest on every fifth of them. With ``device=cuda``
-Multihead and Hugging Face decode on the GPU (``peers=hf``; the others have no part in it).
+RUN is a finished run of translation with the paper's layers, which all peers can hold: norms before the sub-layers,
+sinusoids, ReLU, LayerNorm, shared embeddings. All search over the test set with the same beams and source ids. There is
+no length penalty, because JoeyNMT's is another formula, and nobody emits marks.
+
+The report counts how many outputs are those of Multihead, token for token. Other outputs differ by rounding, or by
+another rule of when to stop. CTranslate2 has the model that ``multihead export`` writes, in fp32 and in int8 with its
+BLEU. Peers take the sentences sorted by length, in the batch of ``TRIED`` that is fastest on every fifth sentence. With
+``device=cuda peers=hf``, Multihead and Hugging Face decode on the GPU.
 """
 
 import json
@@ -35,7 +36,7 @@ TRIED_ON_GPU = (64, 128, 256, 512)
 
 
 def lay_out(loaded: Any, settings: dict[str, Any], folder: Path) -> list[str]:
-    """Writes sources, weights and settings; returns the references."""
+    """Writes sources, weights and settings, and returns the references."""
     run, task = settings["run"], loaded.task
     composition = compose_from_run(load_yaml(Path(run) / "config.yaml"), [], run=run)
     rows = prepare(composition, ("test",), task.vocab).texts["translation"].corpus.splits["test"].columns
@@ -56,7 +57,7 @@ def lay_out(loaded: Any, settings: dict[str, Any], folder: Path) -> list[str]:
 
 
 def export(run: str, folder: Path, quantization: str) -> str:
-    """The run as CTranslate2 reads it."""
+    """Writes the run as CTranslate2 reads it."""
     from multihead.cli import main as command
 
     target = folder / f"ctranslate2_{quantization}"
@@ -67,7 +68,7 @@ def export(run: str, folder: Path, quantization: str) -> str:
 
 
 def with_best_batch(contestant: Contestant, folder: Path, device: str) -> Contestant:
-    """The contestant with the batch size that is fastest on every fifth sentence."""
+    """Returns the contestant with the batch size that is fastest on every fifth sentence."""
     few = folder / "few"
     few.mkdir(exist_ok=True)
     for name in ("settings.json", "tokens.json", "weights.npz"):
@@ -125,7 +126,7 @@ def main() -> None:
 
 
 def tokens_of(folder: Path) -> list[str]:
-    """The vocabulary of the exported model, in the order of ids."""
+    """Returns the vocabulary of the exported model, in the order of ids."""
     return json.loads((folder / "ctranslate2_float32" / "shared_vocabulary.json").read_text())
 
 

@@ -1,4 +1,4 @@
-"""What the proofs of exact resume share: tiny runs of every task, a ledger of what was trained on, and comparisons."""
+"""Gives the proofs of exact resume what they share: tiny runs, a ledger of what was trained on, and comparisons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parents[1]
 TASKS = ("translation", "lm", "summarization", "classification", "multitask")
 TINY = ["debug=smoke", "logger=none", "accelerator=cpu", "optim.lr=3e-3"]
-"""Words of all runs; a few steps make an epoch with `EPOCHS`."""
+"""Words of all runs. With `EPOCHS`, a few steps are an epoch."""
 EPOCHS = {
     "translation": ["data.grammar.train_size=45", "data.batch_tokens=256", "data.part_tokens=256"],
     "lm": ["data.grammar.train_size=40", "data.batch_tokens=512", "data.part_tokens=512", "task.block_size=64"],
@@ -30,7 +30,7 @@ EPOCHS = {
     "classification": ["data.grammar.train_size=45", "data.batch_tokens=256", "data.part_tokens=256"],
     "multitask": ["data.grammar.train_size=40", "data.batch_tokens=512", "data.part_tokens=512"],
 }
-"""Words that make an epoch of 3 to 9 steps."""
+"""Words with which an epoch has 3 to 9 steps."""
 LEDGER = '''
 """Writes down what each part of a step was, and its loss to the last bit."""
 import json
@@ -61,19 +61,20 @@ PLUGIN = Plugin(callbacks={"ledger": Ledger})
 
 
 def words_of(task: str, *more: str) -> list[str]:
-    """The words of a tiny run."""
+    """Returns the words of a tiny run."""
     return [f"task={task}", *TINY, *EPOCHS[task], *more]
 
 
 def write_plugin(folder: Path) -> str:
-    """Writes the ledger's plugin into ``folder``; returns the word that names it."""
+    """Writes the ledger's plugin into ``folder``, and returns the word that names it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ledger.py").write_text(LEDGER)
     return f"plugin={folder / 'ledger.py'}"
 
 
 def start(words: Sequence[str], ledger: Path, before: Sequence[str] = ()) -> subprocess.Popen:
-    """``python train.py WORDS`` in a session of its own, one thread; ``before`` it a tracer, say."""
+    """Starts ``python train.py WORDS`` in a session of its own with one thread. ``before`` is a program that starts it,
+    such as a tracer."""
     ledger.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LEDGER": str(ledger)}
     return subprocess.Popen(
@@ -87,33 +88,34 @@ def start(words: Sequence[str], ledger: Path, before: Sequence[str] = ()) -> sub
 
 
 def ledger_rows(folder: Path) -> dict[tuple[int, ...], set[str]]:
-    """Place (epoch, step in it, part, rank) to everything that was written for it; a torn last line is left out."""
+    """Maps a place (epoch, step in it, micro-batch, rank) to everything that was written for it. A torn last line is
+    left out."""
     rows: dict[tuple[int, ...], set[str]] = {}
     for file in sorted(folder.glob("ledger_*.jsonl")):
         for line in file.read_text().split("\n"):
             try:
                 row = json.loads(line)
-            except ValueError:  # a kill in the midst of a line; the step is done again
+            except ValueError:  # a kill in the middle of a line; the step is repeated
                 continue
             rows.setdefault(tuple(row["at"]), set()).add(f"{row['task']} {row['ids']} {row['loss']}")
     return rows
 
 
 def column(run: Path, name: str) -> list[tuple[int, str]]:
-    """Step and value of a column of metrics.csv, as written."""
+    """Returns steps and values of a column of metrics.csv, as they are written."""
     with open(run / "metrics.csv", newline="") as file:
         return [(int(row["step"]), row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
 def differences(run: Path, ledger: Path, whole: Path, whole_ledger: Path, partly: bool = False) -> list[str]:
-    """Everything in which a run that was broken differs from one that was not; nothing where resume is exact.
+    """Returns everything in which a broken run differs from one that was not broken. An exact resume gives nothing.
 
     Args:
         run: The run that was broken.
         ledger: Its ledger.
         whole: The uninterrupted run.
         whole_ledger: Its ledger.
-        partly: The ledger of the broken run starts in the midst.
+        partly: Whether the ledger of the broken run starts in the middle.
     """
     found = []
     ours, theirs = ledger_rows(ledger), ledger_rows(whole_ledger)
@@ -133,7 +135,7 @@ def differences(run: Path, ledger: Path, whole: Path, whole_ledger: Path, partly
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it, ranks and loader workers too."""
+    """Returns a process and all its descendants, also ranks and loader workers."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -149,7 +151,7 @@ def family(pid: int) -> list[int]:
 
 
 def alive(pids: Iterable[int]) -> list[int]:
-    """Those of the processes that are still there and not zombies."""
+    """Returns those of the processes that still exist and are not zombies."""
     found = []
     for pid in pids:
         try:
@@ -162,7 +164,7 @@ def alive(pids: Iterable[int]) -> list[int]:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL to a process and all that descend from it, parents first, until none is left."""
+    """Sends SIGKILL to a process and all its descendants, parents first, until none is left."""
     everyone = family(pid)
     for one in everyone:
         with contextlib.suppress(ProcessLookupError):
@@ -172,13 +174,13 @@ def kill(pid: int) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table."""
+    """Returns a Markdown table."""
     lines = [" | ".join(map(str, row)) for row in [head, ["---"] * len(head), *rows]]
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def save(name: str, text: str, result: Mapping[str, Any], out: str = "") -> None:
-    """Prints a table; writes it and the JSON into benchmarks/results/, or beside ``out``."""
+    """Prints a table, and writes it and the JSON into benchmarks/results/, or beside ``out``."""
     about = {
         "python": platform.python_version(),
         "torch": torch.__version__,

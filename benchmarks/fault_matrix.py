@@ -1,11 +1,11 @@
-"""The fault matrix: each fault injected for real, what was promised, what was seen, and that the check can fail.
+"""Runs the fault matrix: it injects each fault for real, and checks what was promised.
 
     python benchmarks/fault_matrix.py                       # all rows, and each again with its defect put back
     python benchmarks/fault_matrix.py only=C,12 seeded=false
 
-`only` takes sections and row numbers; `seeded=false` leaves the second run out; `out` is where the table goes. Rows
-that need what this machine does not allow (mounting, tracing) are listed with the reason. Takes about 25 minutes on
-two cores.
+The second run of a row has a seeded defect, which shows that the check can fail. `only` takes sections and row numbers.
+`seeded=false` leaves the second run out. `out` is the file of the table. If a row needs what this machine does not
+allow (mounting, tracing), the table gives the reason. All rows take about 25 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORDS = {"only": "", "seeded": "true", "out": str(ROOT / "benchmarks" / "results
 
 
 def tried(row: Row, folder: Path, shared: Path, defect: str = "") -> tuple[bool, str, float]:
-    """Whether the check of a row passed, what it saw, and the seconds it took."""
+    """Returns whether the check of a row passed, what it saw, and the seconds it took."""
     bench, began = Bench(folder, shared, defect), time.monotonic()
     try:
         with seeded(defect):
@@ -42,19 +42,19 @@ def tried(row: Row, folder: Path, shared: Path, defect: str = "") -> tuple[bool,
 
 
 def run_row(row: Row, folder: Path, shared: Path, with_defect: bool) -> dict:
-    """One line of the table."""
-    told = {"row": row.number, "section": row.section, "fault": row.title, "promised": row.promise}
+    """Returns one line of the table."""
+    line = {"row": row.number, "section": row.section, "fault": row.title, "promised": row.promise}
     if why := row.needs():
-        return told | {"held": None, "seen": f"not run: {why}", "seconds": 0.0, "caught": None}
+        return line | {"held": None, "seen": f"not run: {why}", "seconds": 0.0, "caught": None}
     held, seen, seconds = tried(row, folder / row.number, shared)
     caught = None
     if with_defect:
         caught = not tried(row, folder / f"{row.number}_seeded", shared, row.defect)[0]
-    return told | {"held": held, "seen": seen, "seconds": round(seconds, 1), "caught": caught}
+    return line | {"held": held, "seen": seen, "seconds": round(seconds, 1), "caught": caught}
 
 
 def table(lines: list[dict]) -> str:
-    """The lines as Markdown."""
+    """Returns the lines as Markdown."""
     mark = {True: "yes", False: "**no**", None: "-"}
     head = (
         "| row | fault | promised | held | seen | s | defect caught |\n| --- | --- | --- | --- | --- | ---: | --- |\n"
@@ -70,7 +70,7 @@ def table(lines: list[dict]) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Runs the rows and writes the table; 1 where a promise was not kept or a defect was not seen."""
+    """Runs the rows and writes the table. The status is 1 if a promise was not kept or a defect was not seen."""
     options = WORDS | dict(word.split("=", 1) for word in words)
     if unknown := set(options) - set(WORDS):
         sys.exit(f"no such word: {', '.join(sorted(unknown))}; there are {', '.join(WORDS)}")

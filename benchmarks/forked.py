@@ -1,7 +1,7 @@
-"""Tests in forks of one process that has imported PyTorch and Lightning already, each in a copy of the tree.
+"""Runs tests in forks of one process that has already imported PyTorch and Lightning, each in a copy of the tree.
 
-A fork costs milliseconds where the imports cost 5 to 10 seconds, and what it breaks dies with it. No module of the
-package is imported before the fork, so each fork imports it as its copy of the tree has it.
+A fork costs milliseconds, and the imports cost 5 to 10 seconds. What a test breaks is lost with its fork. No module of
+the package is imported before the fork, so each fork imports it from its own copy of the tree.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ PRELOADED += ("safetensors.torch", "scipy.special", "wandb", "coverage", "_pytes
 ARGUMENTS = ("-x", "-q", "-o", "addopts=", "-m", "not slow", "-p", "no:cacheprovider", "--no-header")
 
 MEMORY = 8 * 2**30
-"""Bytes that a fork may take."""
+"""Bytes of memory that a fork may take."""
 
 
 def preload() -> None:
-    """Imports what the tests import, the package and the tests excepted; what is not installed is left out."""
+    """Imports what the tests import, but not the package and the tests. It leaves out what is not installed."""
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # what is here already is no garbage of a fork: looking through it takes a second
+    gc.freeze()  # these objects are no garbage of a fork, and a search through them takes a second
 
 
 def copy_tree(root: Path, to: Path) -> Path:
-    """A copy of what git knows of a working tree, and of what it would add."""
+    """Copies what git knows of a working tree, and what it would add."""
     words = ["git", "-C", str(root), "ls-files", "-co", "--exclude-standard", "-z"]
     for name in filter(None, subprocess.run(words, check=True, capture_output=True, text=True).stdout.split("\0")):
         if (root / name).is_file():
@@ -74,12 +74,12 @@ class Chosen:
     failed: str = ""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leaves out all others."""
+        """Leaves out all other tests."""
         order = {name: place for place, name in enumerate(self.tests)}
         items[:] = sorted((item for item in items if item.nodeid in order), key=lambda item: order[item.nodeid])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Called after set-up, call and tear-down of each test."""
+        """Pytest calls this after set-up, call and tear-down of each test."""
         if report.failed and not self.failed:
             self.failed = report.nodeid
 
@@ -102,16 +102,16 @@ class Lines:
     coverage: Any
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
     fixtures: dict[str, float] = field(default_factory=dict)
-    """Name of a shared fixture to the seconds that it took."""
+    """Maps the name of a shared fixture to the seconds that it took."""
     uses: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Name of a test or a fixture to the fixtures that it asks for."""
+    """Maps the name of a test or a fixture to the fixtures that it asks for."""
     running: list[str] = field(default_factory=list)
     inside: float = 0.0
     """Seconds that shared fixtures took within the test that is running."""
 
     @contextlib.contextmanager
     def shared(self, name: str) -> Iterator[None]:
-        """Around the set-up of a shared fixture."""
+        """Pytest calls this around the set-up of a shared fixture."""
         before, began = self.inside, time.perf_counter()
         self.running.append(name)
         self.coverage.switch_context(name)
@@ -125,7 +125,7 @@ class Lines:
             self.coverage.switch_context(self.running[-1])
 
     def pytest_collection_finish(self) -> None:
-        """Looks at whoever asks for a shared run."""
+        """Notes which test asks for a shared run."""
         if (module := sys.modules.get("shared_runs")) is None:
             return
         plugin, finished, train = self, module.Runs.finished, module.Runs._train
@@ -142,7 +142,7 @@ class Lines:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Around everything of one test."""
+        """Pytest calls this around everything of one test."""
         self.running, self.inside = [item.nodeid], 0.0
         self.uses[item.nodeid] |= {f"fixture {name}" for name in getattr(item, "fixturenames", ())}
         self.coverage.switch_context(item.nodeid)
@@ -153,20 +153,20 @@ class Lines:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[Any]:
-        """Around the set-up of a fixture."""
+        """Pytest calls this around the set-up of a fixture."""
         if fixturedef.scope == "function":
             return (yield)
         with self.shared(f"fixture {fixturedef.argname}"):
             return (yield)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Called after set-up, call and tear-down of each test."""
+        """Pytest calls this after set-up, call and tear-down of each test."""
         test = self.tests[report.nodeid]
         test["seconds"] += report.duration
         test["passed"] &= report.passed
 
     def found(self) -> dict[str, Any]:
-        """Tests with the shared fixtures that they need, directly or not, and what these cost."""
+        """Returns the tests with the shared fixtures that they need, directly or not, and their cost."""
         for test, about in self.tests.items():
             needed, waiting = set(), [test]
             while waiting:
@@ -178,7 +178,7 @@ class Lines:
 
 
 def map_tests(file: str, package: Path) -> dict[str, Any]:
-    """What `Lines` finds of one test file: {"tests": ..., "fixtures": ..., "lines": {module: {line: names}}}."""
+    """Finds with `Lines`, of one test file: {"tests": ..., "fixtures": ..., "lines": {module: {line: names}}}."""
     import coverage
 
     measured = coverage.Coverage(data_file=None, include=[f"{package}/*"], config_file=False)
@@ -207,7 +207,7 @@ class Child:
 
     @classmethod
     def start(cls, work: Callable[..., dict[str, Any]], what: Any, tree: Path, scratch: Path, limit: float) -> Child:
-        """Forks; the fork leaves what ``work(what, package)`` returns in ``scratch``."""
+        """Forks. The fork writes what ``work(what, package)`` returns into ``scratch``."""
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         sys.stdout.flush()
@@ -227,12 +227,12 @@ class Child:
         return cls(pid, scratch, time.monotonic() + limit)
 
     def kill(self) -> None:
-        """Ends it, and what its tests have started."""
+        """Ends the fork, and the processes that its tests have started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def finished(self) -> dict[str, Any] | None:
-        """Nothing while it runs; then its result, ``{"died": ...}`` or ``{"timed_out": True}``.
+        """Returns None while the fork runs, and then its result, ``{"died": ...}`` or ``{"timed_out": True}``.
 
         ``seconds`` and ``processor_seconds`` say how long it took.
         """
@@ -251,7 +251,7 @@ class Child:
         return result | {"seconds": round(seconds, 2), "processor_seconds": round(worked, 2)}
 
     def wait(self) -> dict[str, Any]:
-        """The result."""
+        """Returns the result."""
         try:
             while (result := self.finished()) is None:
                 time.sleep(0.05)
@@ -262,7 +262,7 @@ class Child:
 
 
 def _enter(tree: Path, scratch: Path) -> None:
-    """Makes the fork a process of the tree's own: signals, folders, paths, where it writes."""
+    """Prepares the fork for the tree: signals, folders, paths, and where it writes."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))  # an endless loop may fill it
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -275,13 +275,13 @@ def _enter(tree: Path, scratch: Path) -> None:
     here = str(Path(__file__).parent)
     sys.path[:] = [str(tree / "src"), *(path for path in sys.path if path != here)]
     for name in [name for name in sys.modules if name.partition(".")[0] in ("multihead", "shared_runs")]:
-        del sys.modules[name]  # here only where a test of this module has it already
-    sys.modules["__main__"] = types.ModuleType("__main__")  # what processes that tests spawn import first
+        del sys.modules[name]  # it is here only if a test of this module has imported it
+    sys.modules["__main__"] = types.ModuleType("__main__")  # processes that tests spawn import this first
     sys.argv = ["pytest"]
     (scratch / "temporary").mkdir()
     os.environ |= {"PYTHONPATH": str(tree / "src"), "TMPDIR": str(scratch / "temporary"), "OMP_NUM_THREADS": "1"}
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # ours is the only plugin: another second
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a mutant may be as old and as long as what it replaces
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # ours is the only plugin, which saves another second
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a mutant may have the date and length of the file that it replaces
     sys.dont_write_bytecode = True
     import tempfile
 

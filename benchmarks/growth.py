@@ -1,16 +1,18 @@
-"""How cost grows: with width, length of the sequence, size of the corpus, number of beams. Four curves, one picture.
+"""Measures how cost grows with width, length of the sequence, size of the corpus, and number of beams.
 
     python benchmarks/growth.py [widths=64,128,256,512] [lengths=64,...,2048] [rows=1000,...,1000000] [beams=1,...,16]
         [seconds=20] [threads=2] [out=benchmarks/results/growth.json] [picture=docs/growth.png]
 
-- Width and length: a language model of two layers on random ids, forward, backward and update (AdamW), 4,096 tokens a
-  step; microseconds a token. ``d_model`` grows at 256 tokens of context, the context at ``d_model`` 128.
-- Corpus: pairs of 10 to 30 random ids; the plan of an epoch is made, then batches of 4,096 target tokens are collated.
-  Real target tokens a second from the loader, and the largest memory of a process that does nothing else.
-- Beams: an untrained encoder-decoder of two layers, 64 sentences of 20 tokens, 20 new ones; milliseconds a sentence.
+- Width and length: a language model of two layers on random ids, with forward and backward pass and update (AdamW).
+  A step has 4,096 tokens, and the unit is microseconds a token. ``d_model`` grows at 256 tokens of context, and the
+  context grows at ``d_model`` 128.
+- Corpus: pairs of 10 to 30 random ids. The plan of an epoch is computed, and batches of 4,096 target tokens are
+  collated. The results are real target tokens a second, and the largest memory of a process that does nothing else.
+- Beams: an untrained encoder-decoder of two layers, 64 sentences of 20 tokens, 20 new tokens. The unit is
+  milliseconds a sentence.
 
-A measurement takes the median of as many repetitions as ``seconds`` hold, at least three. CPU only. It takes
-about six minutes on two cores.
+A measurement is the median of as many repetitions as ``seconds`` hold, and of at least three. It runs on a CPU only,
+and takes about six minutes on two cores.
 """
 
 import json
@@ -51,7 +53,7 @@ SENTENCES, WORDS = 64, 20
 
 
 def repeated(work: Callable[[], Any], seconds: float) -> float:
-    """Median seconds of a call, the first one left out."""
+    """Returns the median seconds of a call, without the first one."""
     work()
     times: list[float] = []
     began = time.perf_counter()
@@ -63,7 +65,7 @@ def repeated(work: Callable[[], Any], seconds: float) -> float:
 
 
 def sizes(d_model: int, max_len: int) -> ModelConfig:
-    """Two layers of this width."""
+    """Returns the configuration of two layers of this width."""
     heads = max(1, d_model // HEAD_DIM)
     return ModelConfig(
         d_model=d_model,
@@ -77,7 +79,7 @@ def sizes(d_model: int, max_len: int) -> ModelConfig:
 
 
 def training(d_model: int, length: int, tokens: int, seconds: float) -> float:
-    """Microseconds a token of a training step of a language model."""
+    """Returns the microseconds a token of a training step of a language model."""
     from multihead.model.optim import build_optimizer
 
     model = Transformer(sizes(d_model, length), source_vocab_size=None, target_vocab_size=VOCAB)
@@ -95,7 +97,7 @@ def training(d_model: int, length: int, tokens: int, seconds: float) -> float:
 
 
 def beams(count: int, seconds: float) -> float:
-    """Milliseconds to decode a sentence with so many beams."""
+    """Returns the milliseconds to decode a sentence with this number of beams."""
     from multihead.model.beam_search import generate
 
     model = Transformer(sizes(WIDTH, LENGTH), source_vocab_size=VOCAB, target_vocab_size=VOCAB).eval()
@@ -111,7 +113,7 @@ def beams(count: int, seconds: float) -> float:
 
 
 def corpus(rows: int, tokens: int, seconds: float) -> dict[str, float]:
-    """Tokens a second of a loader over so many pairs, and the largest memory, in a process of its own."""
+    """Returns tokens a second of a loader over this many pairs, and the largest memory of a process of its own."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_corpus, args=(rows, tokens, seconds, sending))
@@ -167,13 +169,13 @@ def _corpus(rows: int, tokens: int, seconds: float, sending: Any) -> None:
 
 
 def peak() -> int:
-    """Most bytes that this process had in memory; getrusage would count what its parent had, too."""
+    """Returns the most bytes that this process had in memory. (getrusage would also count its parent's.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
-    """Four panels, as wide as a README."""
+    """Draws four panels, as wide as a README."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6.2), dpi=110, layout="constrained")

@@ -1,9 +1,11 @@
-"""Does a run survive being killed again and again? python benchmarks/kill_and_resume.py
+"""Checks that a run survives many kills: python benchmarks/kill_and_resume.py
 
-For each task, in one process and with two ranks (``variants=sharded``: two of FSDP2): the same command (``resume=auto
-run_dir=...``) is started, killed with SIGKILL at a random moment of its start, training, validation or saving, and
-started again, until it was killed so many times and then ends by itself. Everything is compared with the same command
-that nobody disturbed: every example of every step, losses as hexadecimal numbers, metrics, results and final weights.
+The variants are one process and two ranks (``variants=sharded`` has two ranks of FSDP2). For each task, the same
+command (``resume=auto run_dir=...``) is started, killed with SIGKILL and started again, until it was killed often
+enough. Then it runs to its end. The random moments of the kills are in the start, the training, a validation or a save.
+Everything is compared with the same command that nobody disturbed: every example of every step, losses as hexadecimal
+numbers, metrics, results and final weights.
+
 Settings: tasks=lm kills=20 steps=100 variants=one,ranks seed=0 folder=DIR out=FILE.
 """
 
@@ -52,7 +54,7 @@ SETTINGS = {"tasks": ",".join(exactness.TASKS), "variants": "one,ranks", "kills"
 
 
 def last_event(run: Path) -> tuple[int, str]:
-    """Number of events so far, and the name of the last one."""
+    """Returns the number of events so far, and the name of the last one."""
     try:
         lines = (run / "events.jsonl").read_text().split("\n")[:-1]
         return len(lines), json.loads(lines[-1])["event"]
@@ -64,7 +66,7 @@ def kill_one(words: list[str], here: Path, many: int, delay: float) -> str:
     """Starts the command and kills all its processes, ``delay`` seconds after it wrote ``many`` events.
 
     Returns:
-        The last event before the kill, or ``ended`` where the run was faster.
+        The last event before the kill, or ``ended`` if the run was faster.
     """
     before, _ = last_event(here / "run")
     running = exactness.start(words, here / "ledger")
@@ -88,7 +90,7 @@ def kill_one(words: list[str], here: Path, many: int, delay: float) -> str:
 
 
 def prove(task: str, variant: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One task in one variant: where it was killed, and what differed in the end."""
+    """Runs one task in one variant, and returns where it was killed and what differed at the end."""
     here, rng = folder / f"{task}_{variant}", random.Random(f"{settings['seed']} {task} {variant}")
     plugin = exactness.write_plugin(folder)
     words = exactness.words_of(
@@ -132,12 +134,12 @@ def prove(task: str, variant: str, settings: dict[str, Any], folder: Path) -> di
 
 
 def _attempts(ledger: Path) -> dict[str, list[str]]:
-    """Lines of each ledger: parts of steps that were done, those done again included."""
+    """Counts the lines of each ledger: micro-batches of the steps that were done, also those that were repeated."""
     return {file.name: file.read_text().splitlines() for file in ledger.glob("ledger_*.jsonl")}
 
 
 def main(words: list[str]) -> int:
-    """Prints the table; status 1 where anything differed."""
+    """Prints the table. The status is 1 if anything differed."""
     settings, rest = split_words(words, SETTINGS)
     if rest:
         raise SystemExit(f"{rest[0]}: settings are {', '.join(SETTINGS)}")

@@ -1,11 +1,12 @@
-"""Is there a whole checkpoint at every moment of a save? python benchmarks/kills_in_a_save.py
+"""Checks that there is a whole checkpoint at every moment of a save: python benchmarks/kills_in_a_save.py
 
-A process saves checkpoints by the code that a run saves with: each beside an earlier one that it then deletes, and one
-in the place of itself. It is killed at each system call that this takes, one after another (strace), and each time the
-newest valid checkpoint must load and hold what one of the saves wrote. The order of the calls shows that files are
-synced before they are renamed and the folder after. Then whole runs are killed at calls of their saves, started again
-by the same command, and compared with a run that nobody disturbed.
-Settings: most=400 runs=5 seed=0 out=FILE. Needs strace, and the right to trace.
+A process saves checkpoints with the code of a run. Most saves stand beside an earlier checkpoint that is then deleted;
+one replaces a checkpoint of the same name. strace kills the process at each system call of a save, one after another.
+Each time, the newest valid checkpoint must load and hold what one of the saves wrote. The order of the calls shows that
+files are synced before they are renamed, and the folder after that. Then whole runs are killed at calls of their saves
+and started again by the same command. They are compared with a run that nobody disturbed.
+
+Settings: most=400 runs=5 seed=0 out=FILE. It needs strace, and the right to trace.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ CALLS = (
     *("unlink", "unlinkat", "mkdir", "rmdir", "close"),
 )
 SAVES = (2, 3, 3, 4)
-"""Steps that are saved under strace, beside step 1; step 3 is written again, as by a run that went back to step 2."""
+"""Steps that are saved under strace, beside step 1. Step 3 is written again, as by a run that returned to step 2."""
 RUN_CALLS = ("fsync", "rename")
-"""Calls at which whole runs are killed."""
+"""System calls at which whole runs are killed."""
 
 
 def state(step: int) -> dict[str, object]:
-    """What a checkpoint of the step holds."""
+    """Returns what a checkpoint of the step holds."""
     weights = {f"layer_{i}": torch.full((40, 50), float(step)) for i in range(4)}
     return {"global_step": step, "state_dict": weights, "multihead": {"step": step}}
 
 
 def save(run: Path, step: int) -> None:
-    """As `multihead.training.steps.Steps` saves and forgets, with one checkpoint kept beside the best."""
-    from multihead.training.steps import Steps
+    """Saves as a training does, with one checkpoint kept beside the best."""
+    from multihead.training.saving import Saving
 
     class Trainer:
         global_step, is_global_zero = step, True
@@ -57,17 +58,14 @@ def save(run: Path, step: int) -> None:
         def save_checkpoint(self, path: Path) -> None:
             FolderCheckpointIO().save_checkpoint(state(step), path)
 
-    steps = object.__new__(Steps)
-    steps.run_dir, steps.best, steps.events = run, {"step": step}, lambda name, **fields: None
-    steps.config = type("Kept", (), {"keep_checkpoints": 1})
-    steps._save(Trainer())
+    Saving(run, 1, lambda name, **fields: None, None).save(Trainer(), {"step": step})
 
 
 def traced(run: Path, calls: Sequence[str] = CALLS, *injected: str) -> tuple[int, list[str]]:
-    """A child of this process saves `SAVES` under strace: its status, and its system calls.
+    """Starts a child that saves `SAVES` under strace, and returns its status and its system calls.
 
     Raises:
-        SystemExit: If strace may not trace here.
+        SystemExit: strace may not trace here.
     """
     ready, go = os.pipe()
     child = os.fork()
@@ -94,12 +92,12 @@ def traced(run: Path, calls: Sequence[str] = CALLS, *injected: str) -> tuple[int
 
 
 def counted(lines: list[str]) -> collections.Counter[str]:
-    """How often each call was made."""
+    """Counts how often each call was used."""
     return collections.Counter(line.partition("(")[0] for line in lines if "(" in line)
 
 
 def order_is_safe(lines: list[str]) -> bool:
-    """Whether the files of step 2 were synced, then renamed, then the folder synced."""
+    """Says whether the files of step 2 were synced, then renamed, and then the folder was synced."""
     at: dict[str, int] = {}
     for number, line in enumerate(lines):
         for name, pattern in {
@@ -114,7 +112,7 @@ def order_is_safe(lines: list[str]) -> bool:
 
 
 def kill_saves(most: int, folder: Path) -> dict[str, Any]:
-    """Kills `SAVES` at each of their calls, or at ``most`` of them: what was left each time."""
+    """Kills `SAVES` at each of their calls, or at ``most`` of them, and returns what was left each time."""
     before, run = folder / "before", folder / "run"
     save(before, 1)
     shutil.copytree(before, run)
@@ -140,12 +138,12 @@ def kill_saves(most: int, folder: Path) -> dict[str, Any]:
 
 
 def run_traced(words: list[str], ledger: Path, *options: str) -> subprocess.Popen:
-    """``python train.py WORDS`` under strace; its main thread saves. (With ``--seccomp-bpf``, injections are lost.)"""
+    """Starts ``python train.py WORDS`` under strace. Its main thread saves. (``--seccomp-bpf`` loses injections.)"""
     return exactness.start(words, ledger, before=["strace", "-y", "-s", "200", *options])
 
 
 def kill_runs(runs: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Kills whole runs at calls of their saves, and starts each again: where, and what differed in the end."""
+    """Kills whole runs at calls of their saves, and starts each again. Returns where, and what differed at the end."""
     plugin = exactness.write_plugin(folder)
     words = exactness.words_of("translation", plugin, "trainer.max_steps=12", "trainer.checkpoint_every_n_steps=2")
     words += ["trainer.val_every_n_steps=5", "trainer.ema_decay=0.9", "resume=auto"]
@@ -179,11 +177,12 @@ def kill_runs(runs: int, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> int:
-    """Prints the table; status 1 where no valid checkpoint was left, or a run that was started again differed."""
+    """Prints the table. The status is 1 if a kill left no valid checkpoint, or if a run that was started again
+    differed."""
     settings, rest = split_words(words, SETTINGS)
     if rest or shutil.which("strace") is None:
         raise SystemExit(f"settings are {', '.join(SETTINGS)}; strace must be installed")
-    torch.set_num_threads(1)  # a fork has the thread that forked only
+    torch.set_num_threads(1)  # a fork has only the thread that forked
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="saves-") as scratch:
         result = kill_saves(settings["most"], Path(scratch))

@@ -1,7 +1,7 @@
-"""ROUGE of the first words of the source: python benchmarks/lead_baseline.py data=aeslc [words=8] [split=test].
+"""Computes ROUGE of the first words of the source: python benchmarks/lead_baseline.py data=aeslc [words=8] [split=test]
 
-Reads the data as `task=summarization` does and prints ROUGE-1, ROUGE-2 and ROUGE-L of a summary that is nothing but the
-first eight words; a model has to beat that.
+It reads the data as `task=summarization` does. It prints ROUGE-1, ROUGE-2 and ROUGE-L of summaries that are only the
+first eight words. A model has to be better than that.
 """
 
 from __future__ import annotations

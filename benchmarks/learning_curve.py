@@ -14,13 +14,13 @@ from multihead.runs.metrics_file import read_metrics
 
 
 def series(run: str, name: str) -> tuple[list[float], list[float]]:
-    """Target tokens seen in millions, and the metric, where it was logged."""
+    """Returns millions of target tokens seen, and the metric, for each row that has the metric."""
     rows = [row for row in read_metrics(Path(run, "metrics.csv")) if row.get(name)]
     return [float(row["tokens"]) / 1e6 for row in rows], [float(row[name]) for row in rows]
 
 
 def draw(picture: str, runs: list[str]) -> None:
-    """Training and validation loss beside validation BLEU, one colour per run."""
+    """Draws training and validation loss beside validation BLEU, with one colour for each run."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
     for number, run in enumerate(runs):
         colour, label = f"C{number}", Path(run).name

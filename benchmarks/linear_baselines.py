@@ -1,12 +1,12 @@
-"""Linear baselines of classification: TF-IDF with logistic regression and linear SVM, and NB-SVM, by scikit-learn.
+"""Computes linear baselines of classification: TF-IDF with logistic regression and linear SVM, and NB-SVM.
 
     python benchmarks/linear_baselines.py data=sst2 data=trec [out=FILE] [data.train_examples=500 ...]
 
-Each data set is read as ``python train.py task=classification data=NAME`` reads it: same splits, same class names, same
-fingerprints; other words hold for all of them. Features are lower-case words, marks and pairs of neighbours of the
-whole text. C is chosen on the validation split by the data set's metric (of equals the smallest), and the model is
-fitted on the train split alone, since that is all that a Transformer sees. Prints a Markdown table and adds the data
-sets to ``out``, which `classification_table.py` reads.
+The models are scikit-learn's. Each data set is read as ``python train.py task=classification data=NAME`` reads it, with
+the same splits, class names and fingerprints. Other words are for all data sets. Features are lower-case words, marks
+and pairs of neighbours of the whole text. C is chosen on the validation split by the data set's metric; if two are
+equal, the smaller one is taken. The model is fitted on the train split alone, because a Transformer sees only that. The
+command prints a Markdown table and adds the data sets to ``out``, which `classification_table.py` reads.
 """
 
 import json
@@ -38,22 +38,22 @@ from multihead.runs.directory import environment
 OWN = {"out": "benchmarks/results/linear_baselines.json"}
 WORDS_AND_PAIRS = {"ngram_range": (1, 2), "token_pattern": r"\w+|[^\w\s]", "lowercase": True}
 METRICS = {"sms_spam": "f1/spam"}
-"""The metric of a data set, where it is not accuracy."""
+"""The metric of a data set, if it is not accuracy."""
 COSTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 class NBSVM(ClassifierMixin, BaseEstimator):
-    """SVM over naive Bayes log-count ratios (Wang and Manning 2012, "Baselines and Bigrams", section 2.3).
+    """An SVM over naive Bayes log-count ratios (Wang and Manning 2012, "Baselines and Bigrams", section 2.3).
 
-    Each class stands against the rest. Features are the ratios r = log((p / |p|) / (q / |q|)) where an n-gram occurs,
-    with p and q its smoothed counts in and outside of the class. The weights w of the SVM are interpolated with their
-    mean magnitude m = |w|_1 / |V|: (1 - beta) m + beta w; and its bias b, of which the paper does not speak, likewise
-    with that of naive Bayes: (1 - beta) m log(N+ / N-) + beta b.
+    Each class is compared with the rest. Features are the ratios r = log((p / |p|) / (q / |q|)) of the n-grams that
+    occur, with p and q the smoothed counts in and outside of the class. The weights w of the SVM are interpolated with
+    their mean magnitude m = |w|_1 / |V|: (1 - beta) m + beta w. The paper says nothing of the bias b. It is
+    interpolated with that of naive Bayes in the same way: (1 - beta) m log(N+ / N-) + beta b.
 
     Args:
         C: Weight of the SVM's squared hinge loss.
         alpha: Smoothing of the counts.
-        beta: Share of the SVM; the paper's 0.25.
+        beta: Share of the SVM; the paper has 0.25.
     """
 
     def __init__(self, C: float = 1.0, alpha: float = 1.0, beta: float = 0.25):
@@ -69,7 +69,7 @@ class NBSVM(ClassifierMixin, BaseEstimator):
         return self
 
     def _fit_class(self, x: csr_matrix, inside: np.ndarray) -> tuple[np.ndarray, float]:
-        """Weights [V] and bias of one class against the rest."""
+        """Returns weights [V] and bias of one class against the rest."""
         p, q = (self.alpha + np.asarray(x[rows].sum(0)).ravel() for rows in (inside, ~inside))
         ratio = np.log(p / p.sum()) - np.log(q / q.sum())
         svm = LinearSVC(C=self.C, random_state=0, max_iter=1000).fit(x.multiply(ratio).tocsr(), inside)
@@ -78,18 +78,18 @@ class NBSVM(ClassifierMixin, BaseEstimator):
         return (mean + self.beta * svm.coef_[0]) * ratio, float(bias)
 
     def decision_function(self, x: csr_matrix) -> np.ndarray:
-        """Scores [N, C] of the classes; [N] of the second of two."""
+        """Returns scores [N, C] of the classes, or [N] of the second of two."""
         scores = x @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, x: csr_matrix) -> np.ndarray:
-        """The class of each row."""
+        """Returns the class of each row."""
         scores = self.decision_function(x)
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)]
 
 
 def baselines(classes: int) -> dict[str, tuple[CountVectorizer, BaseEstimator]]:
-    """Name to the features and the model, C not chosen yet."""
+    """Maps a name to the features and the model, without a chosen C."""
     logistic = LogisticRegression(solver="liblinear" if classes == 2 else "lbfgs", max_iter=1000, random_state=0)
     tf_idf = TfidfVectorizer(sublinear_tf=True, **WORDS_AND_PAIRS)
     return {
@@ -100,7 +100,7 @@ def baselines(classes: int) -> dict[str, tuple[CountVectorizer, BaseEstimator]]:
 
 
 def scores(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
-    """Accuracy, macro-F1 and the F1 of each class, in percent."""
+    """Returns accuracy, macro-F1 and the F1 of each class, in percent."""
     f1 = f1_score(labels, predicted, labels=classes, average=None, zero_division=0)
     metrics = {"accuracy": accuracy_score(labels, predicted), "macro_f1": f1.mean()}
     metrics |= {f"f1/{name}": value for name, value in zip(classes, f1, strict=True)}
@@ -112,8 +112,8 @@ def fit_best(
 ) -> dict[str, Any]:
     """Fits on train with each C, takes the best on val, and scores that on test.
 
-    C grows until one does not converge (which is as good as no regularisation), or, once it has done some good, three
-    bring nothing better.
+    C grows until one C does not converge, which is as good as no regularisation. It also stops growing when it has done
+    some good and three more bring nothing better.
     """
     start = time.perf_counter()
     classes = sorted(set(labels["train"]))
@@ -128,7 +128,7 @@ def fit_best(
         except ConvergenceWarning:
             break
         found.append((cost, fitted, scores(labels["val"], fitted.predict(x["val"]), classes)))
-    cost, fitted, val = max(found, key=lambda row: row[2][metric])  # the first of equals
+    cost, fitted, val = max(found, key=lambda row: row[2][metric])  # the first one, if several are equal
     test = scores(labels["test"], fitted.predict(x["test"]), classes)
     metrics = {f"val/{metric}": val[metric]} | {f"test/{name}": value for name, value in test.items()}
     seconds = round(time.perf_counter() - start, 1)
@@ -136,7 +136,7 @@ def fit_best(
 
 
 def measure(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """All baselines on one data set."""
+    """Computes all baselines on one data set."""
     tokens = [
         "tokenizer.kind=word",
         "tokenizer.vocab_size=8",
@@ -175,7 +175,7 @@ def measure(name: str, words: Sequence[str]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The data sets as Markdown, scores in percent on the test split, the best in bold."""
+    """Returns the data sets as Markdown, with scores in percent on the test split and the best in bold."""
     names = list(next(iter(results.values()))["models"])
     lines = [f"| data | metric | train | test | {' | '.join(names)} | most frequent class |"]
     lines.append("|---|---|---:|---:|" + "---:|" * (len(names) + 1))

@@ -1,12 +1,12 @@
-"""How fast data comes: batches of bucketed translation, and a corpus tokenised and packed.
+"""Measures how fast data comes: batches of bucketed translation, and a corpus that is tokenised and packed.
 
     python benchmarks/loader_speed.py [rounds=3] [megabytes=200] [vocabulary=8000] [out=FILE]
 
-The loader is `DataModule`'s own on Multi30k (MULTIHEAD_DATA), one thread: plan, gathering and padding, everything that
-a step waits for. The corpus is WikiText-2's training text, over and over, in one file of so many megabytes, by the same
-subword tokenizer: Multihead's ``data=text`` against a bare loop that reads a thousand lines, calls the `tokenizers`
-library's ``encode_batch_fast`` and appends the ids to a file. Both write 16-bit ids. The largest resident memory of
-each corpus size is measured by `corpus_memory.py`.
+The loader is `DataModule`'s own on Multi30k (MULTIHEAD_DATA), on one thread. It does everything for which a step waits:
+plan, gathering and padding. The corpus is WikiText-2's training text, over and over, in one file of this many
+megabytes. Both contestants have the same subword tokenizer. One is Multihead's ``data=text``. The other is a bare loop
+that reads a thousand lines, calls the `tokenizers` library's ``encode_batch_fast`` and appends the ids to a file. Both
+write 16-bit ids. `corpus_memory.py` measures the largest resident memory of each corpus size.
 """
 
 import json
@@ -33,7 +33,7 @@ OWN = {"rounds": 3, "megabytes": 200, "vocabulary": 8000, "out": ""}
 
 
 def loader(rounds: int) -> dict[str, Any]:
-    """Real target tokens per second of epochs of the loader alone."""
+    """Returns real target tokens per second of epochs of the loader alone."""
     torch.set_num_threads(1)
     composition = compose(["task=translation", "data=multi30k"])
     _, data = join(composition, prepare(composition, ("train",)), 1)
@@ -51,7 +51,7 @@ def loader(rounds: int) -> dict[str, Any]:
 
 
 def lines_of(file: Path) -> Callable[[], Any]:
-    """Gives the lines of a file, as often as it is asked."""
+    """Gives the lines of a file, as often as somebody asks for them."""
 
     def lines() -> Any:
         with file.open(encoding="utf-8") as text:
@@ -82,7 +82,7 @@ def bare(file: Path, backend: Any, eos: int, out: Path) -> None:
 
 
 def corpus(settings: dict[str, Any]) -> dict[str, Any]:
-    """Megabytes of text per second, ours and the bare loop's, in turn."""
+    """Returns megabytes of text per second of our loop and of the bare loop, which run in turn."""
     torch.set_num_threads(os.cpu_count() or 1)
     composition = compose(
         ["task=lm", "data=wikitext2", "tokenizer.kind=bpe", f"tokenizer.vocab_size={settings['vocabulary']}"]

@@ -1,12 +1,12 @@
-"""What a run's loop costs: ours, on Lightning, against a bare loop around the same model, data and optimizer.
+"""Measures what a run's loop costs: ours, on Lightning, against a bare loop with the same model and data.
 
     python benchmarks/loop_overhead.py [rounds=10] [steps=200] [ms=20] [threads=2] [save_every=200] [out=FILE]
 
-Ours is the loop of ``train``: Lightning's Trainer with all callbacks, a progress bar as in a terminal, metrics.csv, a
-row of it every 20 steps and a checkpoint every ``save_every``. The bare loop is batch, forward, backward, clipping and
-optimizer. Both train in one process on the same batches and in turn: at the end of a step a callback holds ours for a
-round of the bare loop. A step takes about ``ms``: a few tries choose data.batch_tokens, unless it is given; other keys
-of the configuration may be given too. CPU only.
+Ours is the loop of ``train``: Lightning's Trainer with all callbacks, a progress bar as in a terminal, and metrics.csv.
+It writes a row every 20 steps and a checkpoint every ``save_every`` steps. The bare loop is batch, forward, backward,
+clipping and the same optimizer. Both train in one process on the same batches and in turn. At the end of a step, a
+callback holds our loop for a round of the bare loop. A step takes about ``ms``: a few tries choose data.batch_tokens,
+unless it is given. Other keys of the configuration may be given too. It runs on a CPU only.
 """
 
 import itertools
@@ -40,7 +40,7 @@ TRIES, LEAST_TOKENS = 4, 64
 
 
 def bare_loop(task: Any, data: Any, steps: int) -> Callable[[], int]:
-    """A function that takes so many steps."""
+    """Returns a function that takes this many steps."""
     optimizer = task.configure_optimizers()["optimizer"]
     parameters, clip = list(task.model.parameters()), task.config.trainer.gradient_clip_val
     task.train()
@@ -66,17 +66,17 @@ def bare_loop(task: Any, data: Any, steps: int) -> Callable[[], int]:
 
 
 def autocast(precision: str) -> Any:
-    """What Lightning does for ``precision``."""
+    """Returns what Lightning does for ``precision``."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
 
 
 class Turns(L.Callback):
-    """Gives the bare loop its turn after every so many steps of ours, and times both; the first round does not count.
+    """Gives the bare loop its turn after every round of ours, and times both. The first round does not count.
 
     Args:
-        bare: So many steps of the bare loop.
-        rounds: Counted.
-        steps: Of each round.
+        bare: A round of the bare loop.
+        rounds: Number of rounds that count.
+        steps: Number of steps of each round.
     """
 
     def __init__(self, bare: Any, rounds: int, steps: int):
@@ -99,7 +99,7 @@ class Turns(L.Callback):
 
 
 def composed(settings: dict[str, Any], words: list[str], batch_tokens: int) -> Composition:
-    """The configuration of both loops."""
+    """Returns the configuration of both loops."""
     steps = (settings["rounds"] + 2) * settings["steps"]
     default = [] if any(word.startswith("optim=") for word in words) else ["optim=adamw"]
     tokens = [f"data.batch_tokens={batch_tokens}"] if batch_tokens else []
@@ -111,7 +111,7 @@ def composed(settings: dict[str, Any], words: list[str], batch_tokens: int) -> C
 
 
 def calibrated(settings: dict[str, Any], words: list[str]) -> int:
-    """``data.batch_tokens`` of which a step of the bare loop takes about as long as wanted."""
+    """Returns a ``data.batch_tokens`` with which a step of the bare loop takes about as long as wanted."""
     tokens, wanted = 256, settings["ms"] / 1e3
     for _ in range(TRIES):
         composition = composed(settings, words, tokens)
@@ -131,13 +131,13 @@ def calibrated(settings: dict[str, Any], words: list[str]) -> int:
 
 
 def measured(settings: dict[str, Any], composition: Composition, run_dir: Path) -> dict[str, list[float]]:
-    """Seconds of the rounds of both loops."""
+    """Returns the seconds of the rounds of both loops."""
     prepared = prepare(composition, SPLITS)
     bare = bare_loop(*join(composition, prepared, 1), settings["steps"])
     task, data = join(composition, prepared, 1)
     config = composition.config
     turns = Turns(bare, settings["rounds"], settings["steps"])
-    steps = Steps(run_dir, data, config.trainer, (config.task.monitor, config.task.monitor_mode))
+    steps = Steps(run_dir, data, config)
     with open(run_dir / "screen.txt", "w") as screen:
         console = Console(file=screen, force_terminal=True, width=120, highlight=False)
         opened = open_log(run_dir, console)
@@ -149,7 +149,7 @@ def measured(settings: dict[str, Any], composition: Composition, run_dir: Path) 
 
 
 def main(words: list[str]) -> dict[str, Any]:
-    """Measures and reports; ``about.overhead`` is what ours takes longer over all rounds, checkpoints included."""
+    """Measures and reports. ``about.overhead`` is by how much ours takes longer over all rounds, with checkpoints."""
     settings, words = split_words(words, OWN)
     torch.set_num_threads(settings["threads"])
     quiet_lightning()

@@ -1,23 +1,24 @@
-"""How good are the tests? One line is changed at a time, and the tests that run it must notice.
+"""Measures how good the tests are: it changes one line, and the tests that run it must notice.
 
     python benchmarks/mutants.py [number=240] [seed=1] [modules=model/optim.py,...] [only=survivors|all] [workers=1]
         [budget=60] [tests=homes] [list=true]
         [before=3a6da4d] [out=benchmarks/results/mutants]
 
-- The mutants are drawn by ``seed`` from `mutating.py`. Those that people named are added, and those that the file of
-  results knows stay as long as their line exists. ``number`` is of all
-  modules; ``modules=`` runs the part of it that falls on them, and ``list=true`` prints them only.
-- A mutant lives in a copy of the tree in a temporary folder. The tests that run the changed line (by `coverage`, taken
-  once and kept in .cache/mutants) run in a fork of a process that has imported PyTorch already: those of the module's
-  own test file first, then the fastest, until one fails or they have taken ``budget`` seconds unmutated. With
-  ``tests=homes`` these alone are asked: quick, and a good first look.
-- ``killed``: a test failed, or the process died. ``timed out``: three times longer than the unmutated tests and 45 s;
-  it counts if the unmutated tests then run again in a third of its processor time. ``survived``: all tests passed.
-- Results are written as they come, and the same command goes on where it was interrupted. ``only=survivors`` runs
-  again what survived and is not judged equivalent in mutants_judged.yaml. The table has the results of the commit
+- ``seed`` draws the mutants from `mutating.py`. Mutants that people named are added. Mutants in the file of results
+  stay as long as their line exists. ``number`` counts those of all modules. ``modules=`` runs only the mutants of
+  these modules, and ``list=true`` only prints them.
+- A mutant lives in a copy of the tree in a temporary folder. The tests that run the changed line run in a fork of a
+  process that has already imported PyTorch. `coverage` finds these tests once; .cache/mutants keeps the answer. The
+  tests of the module's own test file come first, and then the fastest. They stop when one fails or when they have
+  taken ``budget`` seconds unmutated. ``tests=homes`` runs the module's own test files alone, for a quick first look.
+- ``killed``: a test failed, or the process died. ``timed out``: it took three times longer than the unmutated tests
+  and 45 s. This counts if the unmutated tests then need less than a third of its processor time. ``survived``: all
+  tests passed.
+- Results are written as they come, and the same command continues an interrupted one. ``only=survivors`` runs again
+  what survived and is not judged equivalent in mutants_judged.yaml. The table has the results of the commit
   ``before`` beside the last ones.
 
-Needs `coverage`. 250 mutants take about an hour on one busy core, most of it for the map of lines.
+It needs `coverage`. 250 mutants take about an hour on one busy core, most of it for the map of lines.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ HOMES = {
     "data/plan.py": ["tests/data/test_plan.py"],
     "data/mixture.py": ["tests/data/test_mixture.py"],
     "training/averaging.py": ["tests/training/test_averaging.py"],
-    "training/steps.py": ["tests/training/test_steps.py", "tests/training/test_steps_going_on.py"],
+    **{
+        f"training/{name}.py": ["tests/training/test_steps.py", "tests/training/test_steps_going_on.py"]
+        for name in ("steps", "counters", "streams", "restore", "saving", "stopping", "validation")
+    },
     "training/signals.py": ["tests/training/test_signals.py"],
     "runs/checkpoint.py": ["tests/runs/test_checkpoint.py"],
     "runs/resume.py": ["tests/runs/test_open_checkpoint.py"],
@@ -80,17 +84,17 @@ HOMES = {
     "comparing/scores.py": ["tests/commands/test_compare.py"],
     "comparing/significance.py": ["tests/comparing/test_significance.py"],
 }
-"""The modules that are mutated, and the test files that are theirs."""
+"""The modules that are mutated, with their own test files."""
 BESIDE = {
     "tasks/translation.py": ["tests/tasks/test_translation.py"],
     "training/telemetry.py": ["tests/training/test_telemetry.py"],
 }
-"""Modules of which the named mutants alone are run."""
+"""Modules of which only the named mutants are run."""
 LEFT_OUT = ("tests/faults/", "tests/exporting/", "tests/benchmarks/", "tests/sweeping/", "tests/config/")
 LEFT_OUT += tuple(
     f"tests/{name}.py" for name in ("test_docs", "test_examples", "test_sweeps", "test_imports", "test_cli")
 )
-"""Test files that are not asked: they run other modules, or each command in a process of its own."""
+"""Test files that are not run. They run other modules, or each command in a process of its own."""
 MAP_LIMIT = 900.0
 """Seconds that one test file may take while its lines are mapped."""
 
@@ -99,7 +103,7 @@ MAP_LIMIT = 900.0
 
 
 def test_files(tree: Path, modules: Collection[str], which: str) -> list[str]:
-    """The test files that are asked, those of the mutated modules first; with ``which`` homes these alone."""
+    """Returns the test files to run, those of the mutated modules first. If ``which`` is homes, there are no others."""
     homes = dict.fromkeys(
         file for module in modules for file in (HOMES | BESIDE).get(module, ()) if (tree / file).is_file()
     )
@@ -110,7 +114,7 @@ def test_files(tree: Path, modules: Collection[str], which: str) -> list[str]:
 
 
 def map_of(tree: Path, scratch: Path, files: Sequence[str]) -> dict[str, Any]:
-    """What `forked.map_tests` finds of test files, from .cache/mutants where nothing has changed since."""
+    """Returns what `forked.map_tests` finds of test files. If nothing has changed, it is read from .cache/mutants."""
     cache = ROOT / ".cache" / "mutants" / "map.json"
     known = json.loads(cache.read_text()) if cache.is_file() else {}
     code = b"".join(path.read_bytes() for path in sorted((tree / PACKAGE).rglob("*.py")))
@@ -132,9 +136,10 @@ def map_of(tree: Path, scratch: Path, files: Sequence[str]) -> dict[str, Any]:
 
 
 def tests_for(mutant: Mutant, place: Place, found: Mapping[str, Any], budget: float) -> tuple[list[str], float, str]:
-    """The tests that run the line, the best first; seconds that they take unmutated; what they were found by."""
+    """Returns the tests that run the line, the best first, the seconds that they take unmutated, and how they were
+    found."""
     for by, span in (("line", (place.number, place.number)), ("function", (place.first, place.last)), ("file", None)):
-        if by == "line" and place.first == 1:  # outside of functions: runs on import, whoever imports first
+        if by == "line" and place.first == 1:  # a line outside of functions runs on import
             continue
         chosen = _running(mutant, span, found)
         if chosen:
@@ -150,12 +155,12 @@ def tests_for(mutant: Mutant, place: Place, found: Mapping[str, Any], budget: fl
         if spent + cost <= budget or not taken:
             spent, ready = spent + cost, ready | fixtures.keys()
             taken.append((file, name))
-    files = list(dict.fromkeys(file for file, _ in taken))  # fixtures of a module are made once
+    files = list(dict.fromkeys(file for file, _ in taken))  # fixtures of a module are built once
     return [name for file in files for other, name in taken if other == file], spent, by
 
 
 def _running(mutant: Mutant, span: tuple[int, int] | None, found: Mapping[str, Any]) -> list[tuple[str, str, float]]:
-    """(file, test, seconds) of the passing tests that run a line of the span, or anything of the module."""
+    """Returns (file, test, seconds) of the passing tests that run a line of the span, or anything of the module."""
     chosen = []
     for file, of_file in found.items():
         lines = of_file["lines"].get(mutant.file, {})
@@ -172,7 +177,7 @@ def _running(mutant: Mutant, span: tuple[int, int] | None, found: Mapping[str, A
 
 
 class Work:
-    """Mutants under test in ``workers`` forks at a time, each in a copy of the tree of its own."""
+    """Tests mutants in ``workers`` forks at a time, each in its own copy of the tree."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], modules: Collection[str]):
         self.folder, self.settings = folder, settings
@@ -182,7 +187,7 @@ class Work:
         self.map = map_of(self.trees[0], folder / "scratch_map", files)
 
     def verdicts(self, mutants: Sequence[tuple[Mutant, Place]]) -> Iterator[tuple[Mutant, dict[str, Any]]]:
-        """Each mutant with what became of it, as they end."""
+        """Yields each mutant with its result, in the order in which they end."""
         waiting, running = list(reversed(mutants)), {}
         try:
             while waiting or running:
@@ -231,7 +236,7 @@ class Work:
 
 
 class Results:
-    """The file of results: of each mutant all its runs, the first and the last of which make the table."""
+    """The file of results. It has all runs of each mutant; the first and the last run are in the table."""
 
     def __init__(self, out: str):
         self.json, self.md = Path(f"{out}.json"), Path(f"{out}.md")
@@ -242,7 +247,7 @@ class Results:
         self.runs = json.loads(self.json.read_text()) if self.json.is_file() else {}
 
     def add(self, mutant: Mutant, run: Mapping[str, Any]) -> None:
-        """Written at once, beside what another command has written since."""
+        """Writes the file at once, and keeps what another command has written since."""
         self._read()
         self.runs.setdefault(mutant.identity, []).append({"file": mutant.file, **run})
         beside = self.json.with_suffix(".tmp")
@@ -250,12 +255,14 @@ class Results:
         beside.replace(self.json)
 
     def status(self, identity: str, commit: str = "") -> str:
-        """killed, timed out, survived, at its last run or at its last one of a commit; nothing before it ran."""
+        """Returns killed, timed out or survived: the status of its last run, or of its last run at a commit. It returns
+        an empty text if it has not run."""
         runs = [run for run in self.runs.get(identity, ()) if run["commit"].startswith(commit)]
         return runs[-1]["status"] if runs else ""
 
     def report(self, drawn: Collection[Mutant], judged: Mapping[str, str], before: str) -> str:
-        """The table, of what was drawn at the commit ``before`` and of what is drawn now; then who is left."""
+        """Returns the table of what was drawn at the commit ``before`` and of what is drawn now, and then the
+        survivors."""
         named = {mutant.identity: mutant.file for mutant in drawn}
         files = {identity: named.get(identity, runs[-1]["file"]) for identity, runs in self.runs.items()} | named
         old = {identity: self.status(identity, before) for identity in self.runs}
@@ -280,11 +287,11 @@ class Results:
 
 
 COLUMNS = ("mutants", "equivalent", "killed", "timed out", "survived", "die")
-"""Of the table; the last is the share of those that are not equivalent."""
+"""Columns of the table. The last one is the share of dead mutants among those that are not equivalent."""
 
 
 def _counts(statuses: Mapping[str, str], files: Mapping[str, str], judged: Collection[str]) -> dict[str, Counter[str]]:
-    """By module, how many mutants ended how."""
+    """Counts for each module how many mutants ended in which way."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for identity, status in statuses.items():
         if status:
@@ -305,7 +312,7 @@ def _cells(counts: Sequence[Counter[str]]) -> list[str]:
 
 
 def judgements() -> tuple[list[dict[str, str]], dict[str, str]]:
-    """The entries of ``named``, and the reasons of the equivalent mutants by their identity."""
+    """Returns the entries of ``named``, and the reasons of the equivalent mutants by their identity."""
     tree = yaml.safe_load(JUDGED.read_text())
     return tree["named"] or [], {entry["mutant"]: entry["why"] for entry in tree["equivalent"] or []}
 
@@ -313,7 +320,7 @@ def judgements() -> tuple[list[dict[str, str]], dict[str, str]]:
 def drawn_mutants(
     settings: Mapping[str, Any], by_hand: Sequence[Mapping[str, str]], known: Collection[str]
 ) -> dict[Mutant, Place]:
-    """The mutants of this tree and where they stand: the named ones, those that have results, and what is drawn."""
+    """Returns this tree's mutants and their places: the named ones, those with results, and those that are drawn."""
     places: dict[Mutant, Place] = {}
     for entry in by_hand:
         try:
@@ -329,7 +336,7 @@ def drawn_mutants(
 
 
 def main(words: list[str]) -> int:
-    """Runs what has not run yet, and writes the table; status 1 where less than 95 % of what counts dies."""
+    """Runs what has not run, and writes the table. The status is 1 if less than 95 % of the mutants that count die."""
     settings, rest = split_words(words, SETTINGS)
     wrong = settings["only"] not in ("", "survivors", "all") or settings["tests"] not in ("homes", "all")
     if rest or wrong or not set(filter(None, settings["modules"].split(","))) <= HOMES.keys() | BESIDE.keys():

@@ -1,12 +1,13 @@
-"""One-line mutants of Python source: each changes one thing in one line, as a slip of the pen would.
+"""Makes one-line mutants of Python source. Each changes one thing in one line, as a person does by mistake.
 
-`mutmut` and `cosmic-ray` were looked at first. The one mutates every function of a package at once and names a mutant
-by its number, the other edits the working tree and starts a process for each; neither drops a mask, and neither draws
-by a seed what stays the same while other lines move. The standard `ast` needs fewer lines than their configuration.
+`mutmut` and `cosmic-ray` were tried first. `mutmut` mutates every function of a package at once and names a mutant by
+its number. `cosmic-ray` edits the working tree and starts a process for each mutant. Neither drops a mask, and neither
+draws by a seed what stays the same while other lines move. The standard `ast` needs fewer lines than their
+configuration.
 
-Kinds: ``comparison`` (an operator at its edge, a condition negated), ``constant`` (n + 1, twice a float, not a bool),
+Kinds: ``comparison`` (an operator at its edge, a negated condition), ``constant`` (n + 1, twice a float, not a bool),
 ``term`` (one side of a sum, product or condition is left out), ``mask`` (a mask is not applied), ``argument`` (two are
-swapped, a keyword is left out), ``statement`` (it is skipped), ``named`` (written by hand).
+swapped, or a keyword is left out), ``statement`` (it is skipped), ``named`` (written by hand).
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ EDGES = {
     ast.In: (r"in\b", "not in"),
     ast.NotIn: (r"not\s+in\b", "in"),
 }
-"""Comparison operators, as found in the source, and what replaces each."""
+"""Comparison operators of the source, and what replaces each."""
 MASKING = {"masked_fill", "masked_fill_", "tril", "triu"}
 DROPPED = {"clamp", "clamp_", "clip", "abs", "float", "double", "detach", "flip"}
-"""Methods whose receiver alone is left: of a mask, and other ones."""
+"""Methods that are taken away so that their receiver alone is left: those of a mask, and others."""
 SAID = {"log", "logging", "warnings", "isinstance", "hasattr", "getattr", "super", "print", "require"}
-"""Calls whose arguments are messages or names, or that check types."""
+"""Calls that stay as they are: their arguments are messages or names, or they check types."""
 HARMLESS = {"strict", "ensure_ascii", "encoding", "indent", "exist_ok", "missing_ok", "ignore_errors", "device"}
-"""Keywords that are left alone: without them nothing that a test on this machine can see changes."""
+"""Keywords that stay as they are. Without them nothing changes that a test on this machine can see."""
 SYMMETRIC = {"max", "min", "maximum", "minimum", "equal"}
 """Functions whose arguments are not swapped."""
 
@@ -51,35 +52,35 @@ class Mutant:
     """A change of one line."""
 
     file: str
-    """Path below the package."""
+    """Path of the file below the package."""
     function: str
-    """Qualified name of the function or class around the line, empty at the top."""
+    """Qualified name of the function or class around the line. At the top of a file it is empty."""
     kind: str
     line: str
     """The line as it is, without indentation."""
     becomes: str
     """The line as it will be."""
     occurrence: int = 1
-    """The how manieth such line of the function it is."""
+    """Number of this line among the equal lines of the function, from 1."""
 
     @property
     def identity(self) -> str:
-        """Text that names the mutant, wherever its line has moved to, and to whatever file."""
+        """Text that names the mutant, to whatever line or file its line has moved."""
         return " | ".join((self.function or "(module)", self.kind, self.line, self.becomes, str(self.occurrence)))
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a mutant stands in the source as it is now."""
+    """The place of a mutant in the source as it is now."""
 
     number: int
-    """Of the line, from 1."""
+    """Number of the line, from 1."""
     first: int
     """First line of the body of the function around it, or of the file."""
     last: int
 
     def apply(self, source: str, mutant: Mutant) -> str:
-        """The source with the mutant in it."""
+        """Returns the source with the mutant in it."""
         lines = source.split("\n")
         line = lines[self.number - 1]
         lines[self.number - 1] = line[: len(line) - len(line.lstrip())] + mutant.becomes
@@ -158,7 +159,7 @@ class _Finder(ast.NodeVisitor):
     def visit_Assign(self, node: ast.Assign) -> None:
         names = {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
         plain = any(isinstance(part, ast.Name | ast.Tuple) for part in node.targets)
-        if not plain or names <= self.bound:  # else what follows would not find its name
+        if not plain or names <= self.bound:  # otherwise the following lines would not find its name
             self.add("statement", node, "pass")
         if plain:
             self.bound |= names
@@ -283,7 +284,7 @@ class _Finder(ast.NodeVisitor):
 
 
 def mutants_of(file: str, source: str) -> Iterator[tuple[Mutant, Place]]:
-    """Every mutant of a module; some are no programs, or the same one (`is_other_program`)."""
+    """Returns every mutant of a module. Some cannot be compiled, or are the same program (`is_other_program`)."""
     finder, lines = _Finder(source), source.split("\n")
     finder.visit(ast.parse(source))
     seen: Counter[tuple[str, ...]] = Counter()
@@ -297,7 +298,7 @@ def mutants_of(file: str, source: str) -> Iterator[tuple[Mutant, Place]]:
 
 
 def is_other_program(source: str, mutant: Mutant, place: Place) -> bool:
-    """Whether the mutant can be compiled, and to something else."""
+    """Says whether the mutant can be compiled, and to something else."""
     try:
         return _meaning(place.apply(source, mutant)) != _original(source)
     except SyntaxError:
@@ -305,7 +306,7 @@ def is_other_program(source: str, mutant: Mutant, place: Place) -> bool:
 
 
 def _meaning(source: str) -> tuple[Any, ...]:
-    """What is compiled, without places in the source."""
+    """Returns what is compiled, without places in the source."""
 
     def of(code: types.CodeType) -> tuple[Any, ...]:
         constants = (of(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts)
@@ -318,7 +319,7 @@ _original = functools.cache(_meaning)
 
 
 def named(entry: Mapping[str, Any], source: str) -> tuple[Mutant, Place]:
-    """A mutant that was written by hand: ``file``, ``line``, ``becomes``; its line occurs once in the module."""
+    """Returns a mutant written by hand: ``file``, ``line``, ``becomes``. Its line occurs once in the module."""
     lines = source.split("\n")
     numbers = [number for number, line in enumerate(lines, 1) if line.strip() == entry["line"]]
     if len(numbers) != 1:
@@ -334,16 +335,17 @@ def named(entry: Mapping[str, Any], source: str) -> tuple[Mutant, Place]:
 def draw(
     sources: Mapping[str, str], number: int, seed: int, known: Collection[str] = (), least: int = 6
 ) -> dict[Mutant, Place]:
-    """Some of each module's mutants: as many as befit its size, at least ``least``, the kinds in turn.
+    """Draws some mutants of each module: their number grows with its size and is at least ``least``, with the kinds in
+    turn.
 
-    What is drawn depends on the seed and on what the mutants are, so that it stays while lines move.
+    What is drawn depends on the seed and on the mutants themselves. So it stays the same while lines move.
 
     Args:
-        sources: Of the modules, by their paths.
-        number: Of mutants, about.
-        seed: Of the order.
-        known: Identities of mutants that come first, whatever the seed.
-        least: Of each module.
+        sources: Sources of the modules, by their paths.
+        number: Number of mutants, about.
+        seed: Seed of the order.
+        known: Identities of mutants that come first, whatever the seed is.
+        least: Fewest mutants of each module.
     """
     found = {file: dict(mutants_of(file, source)) for file, source in sources.items()}
     total = sum(map(len, found.values()))

@@ -1,20 +1,20 @@
-"""What a GPU is asked for, in one command: training at 124 M parameters, Multi30k, decoding beside Hugging Face.
+"""Measures everything for which a GPU is needed, in one command.
 
     python benchmarks/on_gpu.py folder=DIR [parts=rate,waits,...] [minutes=8] [accelerator=gpu] [small=0]
 
 - ``rate``: operations per second of large products in bfloat16, and of copies.
-- ``waits``: how often, and in which lines, training steps of each task wait for the GPU (`waits.py`); 0 is right.
+- ``waits``: how often, and in which lines, training steps of each task wait for the GPU (`waits.py`). 0 is right.
 - ``precision``: bf16-mixed beside 32-true on the same steps: tokens per second, memory and test loss.
-- ``resume``: a run that is killed after its first checkpoint and resumed, beside one that is not: test losses.
+- ``resume``: test losses of a run that is killed after its first checkpoint and resumed, beside one that is not.
 - ``lm``: GPT-2's size (12 layers, width 768, context 1,024, 50,257 words; Radford et al. 2019) in bf16-mixed, by
-  ``train.py`` on made-up words: tokens per second and the share of the device's peak that 6 N + 12 L D T operations a
-  token are (PaLM, arXiv:2204.02311, appendix B; N without the positions, T the context), for some sizes of a part,
-  compiled or not; then where the time of a step goes (``debug=profile``).
-- ``translation``: ``experiment=multi30k_en_de`` (MULTIHEAD_DATA) with the words behind it; BLEU and minutes.
+  ``train.py`` on made-up words. It shows tokens per second and the share of the device's peak. A token has
+  6 N + 12 L D T operations (PaLM, arXiv:2204.02311, appendix B; N without the positions, T the context). This is
+  done for some sizes of a micro-batch, compiled or not. Then ``debug=profile`` shows where the time of a step goes.
+- ``translation``: ``experiment=multi30k_en_de`` (MULTIHEAD_DATA) with the words behind it: BLEU and minutes.
 - ``decoding``: the test set with 5 beams by that run, beside ``generate`` with the same weights.
 
-Each part leaves DIR/PART.json at once, so that a call that is cut short loses one part. A single command of a part may
-take ``minutes``. ``accelerator=cpu small=1`` tries all of it in small, in ten minutes. MULTIHEAD_PEERS=own takes
+Each of these writes DIR/NAME.json at once, so a call that is cut short loses only one of them. A single command may
+take ``minutes``. ``accelerator=cpu small=1`` tries everything in small, in ten minutes. MULTIHEAD_PEERS=own takes
 transformers from this environment.
 """
 
@@ -39,15 +39,15 @@ OWN = {"folder": "", "parts": ALL, "minutes": 8.0, "accelerator": "gpu", "small"
 WIDTH, LAYERS, CONTEXT, WORDS = 768, 12, 1024, 50257
 SMALL = {WIDTH: 64, LAYERS: 2, CONTEXT: 64, WORDS: 500}
 PARTS_OF_A_STEP = (16, 32, 64)
-"""Contexts that are computed at once; a step has 64."""
+"""Number of contexts that are computed at once. A step has 64."""
 
 
 class Bench:
-    """What all parts need.
+    """Gives all measurements what they need.
 
     Args:
-        settings: As in ``OWN``.
-        words: Of the configuration, for the translation.
+        settings: Settings as in ``OWN``.
+        words: Words of the configuration, for the translation.
     """
 
     def __init__(self, settings: dict[str, Any], words: list[str]):
@@ -58,14 +58,14 @@ class Bench:
         self.seconds = 60 * settings["minutes"]
 
     def size(self, whole: int) -> int:
-        """A size, or what stands for it in small."""
+        """Returns a size, or its small replacement."""
         return SMALL[whole] if self.small else whole
 
     def run(self, *command: str) -> None:
-        """A command in a process of its own, within the minutes that one may take.
+        """Runs a command in a process of its own, within the minutes that one command may take.
 
         Raises:
-            RuntimeError: If it fails or takes too long.
+            RuntimeError: It fails or takes too long.
         """
         print("$ python", " ".join(command), flush=True)
         try:
@@ -76,7 +76,7 @@ class Bench:
             raise RuntimeError(f"exit status {done.returncode}: {' '.join(command)}")
 
     def train(self, name: str, *words: str, precision: str = "bf16-mixed") -> dict[str, Any]:
-        """A run of train.py in the folder; what it leaves: its result.json, or with ``debug=profile`` profile.json."""
+        """Runs train.py in the folder, and returns its result.json, or with ``debug=profile`` its profile.json."""
         run_dir = self.folder / name
         shutil.rmtree(run_dir, ignore_errors=True)
         self.run("train.py", *self.placed, f"precision={precision}", *words, f"run_dir={run_dir}")
@@ -85,7 +85,7 @@ class Bench:
 
 
 def rate(bench: Bench) -> dict[str, Any]:
-    """The device at its best."""
+    """Measures the device at its best."""
     from multihead.training.profiling import copy_bandwidth, matmul_rate
 
     return {
@@ -96,13 +96,13 @@ def rate(bench: Bench) -> dict[str, Any]:
 
 SHORT = ("data=grammar", "trainer.max_steps=60", "trainer.val_every_n_steps=60", "trainer.limit_val_examples=20",
          "trainer.log_every_n_steps=1000000")  # fmt: skip
-"""Of a run on built-in data whose speed is that of its steps."""
+"""Words of a run on built-in data whose speed is that of its steps."""
 TASKS = ("lm", "lm task.objective=masked", "translation", "translation task.copy=true", "summarization",
          "classification", "multitask")  # fmt: skip
 
 
 def waits(bench: Bench) -> dict[str, Any]:
-    """Where training steps wait for the device."""
+    """Finds where training steps wait for the device."""
     found: dict[str, Any] = {}
     counts = bench.folder / "waits_of_a_task.json"
     os.environ["WAITS"] = str(counts)
@@ -115,7 +115,7 @@ def waits(bench: Bench) -> dict[str, Any]:
 
 
 def precision(bench: Bench) -> dict[str, Any]:
-    """bf16-mixed beside 32-true."""
+    """Measures bf16-mixed beside 32-true."""
     wanted = ("test/loss", "test/bleu", "tokens_per_second", "peak_memory")
     found = {}
     for kind in ("bf16-mixed", "32-true"):
@@ -125,7 +125,7 @@ def precision(bench: Bench) -> dict[str, Any]:
 
 
 def resume(bench: Bench) -> dict[str, Any]:
-    """Killed after its first checkpoint and resumed, beside a run that goes through."""
+    """Kills a run after its first checkpoint and resumes it, beside a run without a break."""
     words = ["task=translation", *SHORT, "trainer.checkpoint_every_n_steps=20"]
     whole = bench.train("resume_whole", *words)
     run_dir = bench.folder / "resume_killed"
@@ -146,7 +146,7 @@ def resume(bench: Bench) -> dict[str, Any]:
 
 
 def lm(bench: Bench) -> dict[str, Any]:
-    """Training at GPT-2's size, as fast as it goes."""
+    """Trains at GPT-2's size, as fast as possible."""
     from multihead.training.profiling import matmul_rate
     from multihead.training.telemetry import peak_flops
 
@@ -168,7 +168,7 @@ def lm(bench: Bench) -> dict[str, Any]:
             tokens = [f"data.part_tokens={at_once * context}", f"data.eval_tokens={at_once * context}"]
             try:
                 result = bench.train(name, *words, *short, *tokens, f"compile={compiled}")
-            except RuntimeError as error:  # out of memory, say: the others are still worth their time
+            except RuntimeError as error:  # for example out of memory: the others are still useful
                 found["tries"][name] = {"failed": str(error)}
                 continue
             speed = last_speed(bench.folder / name / "metrics.csv")
@@ -184,7 +184,7 @@ def lm(bench: Bench) -> dict[str, Any]:
 
 
 def made_up_words(bench: Bench) -> Path:
-    """A text of words without meaning, each word at least once."""
+    """Writes a text of words without meaning, each word at least once."""
     draw, count = random.Random(1), bench.size(WORDS)
     words = [f"w{number}" for number in range(count)]
     path = bench.folder / "words.txt"
@@ -196,26 +196,26 @@ def made_up_words(bench: Bench) -> Path:
 
 
 def last_speed(metrics: Path) -> float:
-    """Median of the tokens per second that a run's last four logs tell."""
+    """Returns the median of the tokens per second in a run's last four logs."""
     with open(metrics, newline="") as file:
-        told = [row["system/tokens_per_second"] for row in csv.DictReader(file)]
-    return statistics.median([float(value) for value in told if value][-4:])
+        rates = [row["system/tokens_per_second"] for row in csv.DictReader(file)]
+    return statistics.median([float(value) for value in rates if value][-4:])
 
 
 def translation(bench: Bench) -> dict[str, Any]:
-    """Multi30k to its score."""
+    """Trains Multi30k to its score."""
     small = ["trainer.max_steps=20", "trainer.val_every_n_steps=20", "trainer.limit_val_examples=20",
              "trainer.checkpoint_every_n_steps=20"]  # fmt: skip
     start = time.perf_counter()
     words = [*(small if bench.small else []), *bench.words]
     result = bench.train("multi30k", "experiment=multi30k_en_de", "data.part_tokens=4096", *words)
     wanted = ("test/bleu", "test/bleu_lowercase", "steps", "seconds", "tokens_per_second", "parameters", "signature")
-    told = {name: value for name, value in result.items() if name in wanted}
-    return told | {"words": words, "minutes": (time.perf_counter() - start) / 60}
+    found = {name: value for name, value in result.items() if name in wanted}
+    return found | {"words": words, "minutes": (time.perf_counter() - start) / 60}
 
 
 def decoding(bench: Bench) -> dict[str, Any]:
-    """Beside ``generate``."""
+    """Decodes beside ``generate``."""
     out = bench.folder / "decode_against_peers.json"
     few = ["sentences=40", "rounds=1"] if bench.small else []
     words = [f"run={bench.folder / 'multi30k'}", "peers=hf", f"device={bench.device.type}", f"out={out}", *few]
@@ -227,7 +227,7 @@ PARTS = dict(zip(ALL.split(","), (rate, waits, precision, resume, lm, translatio
 
 
 def main() -> None:
-    """Measures part after part."""
+    """Takes one measurement after the other."""
     settings, words = split_words(sys.argv[1:], OWN)
     if not settings["folder"]:
         raise SystemExit("folder=DIR: where the results go")
@@ -247,7 +247,7 @@ def main() -> None:
         start = time.perf_counter()
         try:
             found = PARTS[part](bench)
-        except RuntimeError as error:  # the other parts are still worth their time
+        except RuntimeError as error:  # the other measurements are still useful
             found, failed = {"failed": str(error)}, True
         found |= {"about": about | {"minutes": (time.perf_counter() - start) / 60}}
         (bench.folder / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")

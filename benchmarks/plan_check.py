@@ -1,7 +1,9 @@
-"""Is what ``plan=true`` says true? python benchmarks/plan_check.py
+"""Checks the forecast of ``plan=true``: python benchmarks/plan_check.py
 
-For five configurations: the plan, then the run itself, each in a process of its own and one thread; memory and time
-that were predicted beside those that were measured. Settings: cases=... (names, divided by ';') threads=1 out=FILE.
+For five configurations it runs the forecast and then the run itself, each in a process of its own on one thread. It
+puts the predicted memory and time beside the measured ones.
+
+Settings: cases=... (names, divided by ';') threads=1 out=FILE.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ PROGRAM = (
 
 
 def result_of(words: list[str], threads: int, folder: Path) -> dict[str, Any]:
-    """What `multihead.train` returns in a process of its own, with the seconds it took as ``whole``."""
+    """Returns what `multihead.train` returns in a process of its own, with the seconds it took as ``whole``."""
     file = folder / f"{time.monotonic_ns()}.json"
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     words = [*words, "logger=none", "accelerator=cpu"]
@@ -49,7 +51,7 @@ def result_of(words: list[str], threads: int, folder: Path) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> int:
-    """Prints the table; status 1 where an error is over 15 %."""
+    """Prints the table. The status is 1 if an error is over 15 %."""
     settings, rest = split_words(words, SETTINGS)
     chosen = settings["cases"].split(";") if settings["cases"] else list(CASES)
     if rest or not set(chosen) <= set(CASES):
@@ -58,7 +60,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="plan-") as scratch:
         folder = Path(scratch)
         for name in chosen:
-            result_of([*CASES[name], "plan=true"], settings["threads"], folder)  # fills the caches
+            result_of([*CASES[name], "plan=true"], settings["threads"], folder)  # this fills the caches
             planned = result_of([*CASES[name], "plan=true"], settings["threads"], folder)
             run = result_of([*CASES[name], f"run_dir={folder / str(len(rows))}"], settings["threads"], folder)
             pairs = {

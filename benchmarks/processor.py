@@ -1,13 +1,15 @@
-"""What this processor does fast: a recipe by precision, and both answers to each choice that depends on the processor.
+"""Measures what this processor does fast: a recipe by precision, and each choice that depends on the processor.
 
     python benchmarks/processor.py [precisions=32-true,bf16-mixed] [seconds=30] [out=FILE] [KEY=VALUE ...]
 
-The recipe (default ``experiment=multi30k_en_de``; other words of the configuration may be given) trains in one process
-in every precision in turn, step by step, so that other work on the machine slows all of them alike. Speeds are target
-tokens a second of each round, with the optimizer's update and without validation; what ``precision=auto`` is here is
-named. Two runs of one precision would not be fair: the second finds the kernels that the first has made. The choices
-are timed alone, in turn, and their ratio is that of the least times. With ``OMP_NUM_THREADS=1`` seconds are those of
-the processor, so that other work on the machine changes little. A less able x86 processor is emulated by
+The recipe trains in one process in every precision in turn, step by step, so other work on the machine slows all of
+them alike. It is ``experiment=multi30k_en_de``, or other words of the configuration. Speeds are target tokens a second
+of each round, with the optimizer's update and without validation. The report names what ``precision=auto`` is here. Two
+separate runs would not be fair, because the second finds the kernels that the first has built.
+
+Both answers to each choice are timed alone, in turn. Their ratio is that of the least times. With ``OMP_NUM_THREADS=1``
+seconds are those of the processor, so other work on the machine changes little. This emulates a less able x86
+processor:
 
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python benchmarks/processor.py
 """
@@ -39,19 +41,19 @@ EMULATED = (*capabilities.ISA_LIMITS, "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUC
 
 
 def now() -> float:
-    """Seconds: of the processor where one thread computes."""
+    """Returns seconds. They are those of the processor if one thread computes."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def decided(words: list[str]) -> str:
-    """What ``precision=auto`` is on this processor."""
+    """Returns what ``precision=auto`` is on this processor."""
     composition = compose([*words, "precision=auto", "accelerator=cpu"])
     settle(composition)
     return composition.config.precision
 
 
 def steps(words: list[str], precision: str) -> Iterator[float]:
-    """The speed of one step after the other."""
+    """Measures the speed of one step after the other."""
     composition = compose([*words, f"precision={precision}", "accelerator=cpu"])
     settle(composition)
     task, data = join(composition, prepare(composition, SPLITS), 1)
@@ -72,7 +74,7 @@ def steps(words: list[str], precision: str) -> Iterator[float]:
 
 
 def recipe(words: list[str], precisions: list[str], seconds: float) -> dict[str, list[float]]:
-    """Speeds of every precision, round by round; the first round makes kernels and does not count."""
+    """Returns the speeds of every precision, round by round. The first round builds kernels and does not count."""
     auto = decided(words)
     contestants = {f"{name} (auto)" if name == auto else name: steps(words, name) for name in precisions}
     speeds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -86,7 +88,7 @@ def recipe(words: list[str], precisions: list[str], seconds: float) -> dict[str,
 
 
 def in_turn(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> float:
-    """How many times as long the second takes as the first, by the least time of each."""
+    """Returns how many times as long the second takes as the first, by the least time of each."""
     least = [float("inf")] * 2
     for number in range(repeats + 1):
         for place, work in enumerate((first, second)):
@@ -98,7 +100,8 @@ def in_turn(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -
 
 
 def choices(repeats: int) -> dict[str, float]:
-    """Of each choice: how many times as long the other answer takes as ours (of bfloat16: as the first named)."""
+    """Returns for each choice how many times as long the other answer takes as ours. For bfloat16, ours is the one
+    named first."""
     torch.manual_seed(0)
     square = [torch.randn(192, 192) for _ in range(16)]
     by = {dtype: (lambda dtype=dtype: orthogonalize(square, 5, dtype)) for dtype in (torch.bfloat16, torch.float32)}

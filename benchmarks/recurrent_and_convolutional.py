@@ -4,13 +4,14 @@
     python train.py task=lm plugin=$P model.attention=lstm model.feed_forward=none model.position=none
     python train.py task=lm plugin=$P model.attention=conv model.feed_forward=none
 
-``lstm``: stacked LSTMs of torch.nn (Hochreiter and Schmidhuber 1997), in both directions in an encoder. ``conv``:
+``lstm`` is stacked LSTMs of torch.nn (Hochreiter and Schmidhuber 1997), in both directions in an encoder. ``conv`` is
 stacked convolutions with gated linear units (Dauphin et al. 2017, arXiv:1612.08083), centred in an encoder. Embeddings,
-residual connections, norms, dropout and heads are the Transformer's. With ``model.feed_forward=none`` a layer is
-nothing but the LSTM or the convolution and has the parameters of attention and feed-forward together, as in the
-literature; with ``dense`` they replace self-attention alone. A decoder's attention to the encoder stays multi-head
-attention, as both literatures have attention there (Bahdanau et al. 2015, arXiv:1409.0473; Gehring et al. 2017,
-arXiv:1705.03122).
+residual connections, norms, dropout and heads are the Transformer's.
+
+With ``model.feed_forward=none``, as in the literature, a layer is only the LSTM or the convolution. It then has the
+parameters of attention and feed-forward together. With ``dense``, it replaces self-attention alone. A decoder's
+attention to the encoder stays multi-head attention. Both literatures have attention there (Bahdanau et al. 2015,
+arXiv:1409.0473; Gehring et al. 2017, arXiv:1705.03122).
 
 Shapes: B batch, T time, P pieces, D d_model, W width of the block.
 """
@@ -35,20 +36,20 @@ POSITIONS = ("none", "sinusoidal", "learned")
 
 @dataclass(kw_only=True)
 class LstmOptions:
-    """options.lstm.*"""
+    """The keys options.lstm.*"""
 
     width: int = 0
-    """Hidden units of one direction; 0 means as many as match the parameters of what the block replaces."""
+    """Hidden units of one direction. 0 means as many as match the parameters of what the block replaces."""
 
 
 @dataclass(kw_only=True)
 class ConvOptions:
-    """options.conv.*"""
+    """The keys options.conv.*"""
 
     width: int = 0
-    """Channels after the gate; 0 means as many as match the parameters of what the block replaces."""
+    """Channels after the gate. 0 means as many as match the parameters of what the block replaces."""
     kernel: int = 5
-    """Positions that a convolution sees: itself and those before it, or as many on both sides."""
+    """Number of positions that a convolution sees: itself and those before it, or as many on both sides."""
 
     def __post_init__(self) -> None:
         require(self.kernel >= 1 and self.kernel % 2 == 1, "options.conv.kernel", "odd and at least 1", self.kernel)
@@ -57,7 +58,7 @@ class ConvOptions:
 class Lstm(nn.Module):
     """One LSTM, or with ``causal=False`` one in each direction, and a linear map back to the residual stream.
 
-    The forget gates start open (a bias of 1: Jozefowicz et al. 2015). Where several texts or padding share a row, each
+    The forget gates start open (a bias of 1: Jozefowicz et al. 2015). If several texts or padding share a row, each
     piece starts from the zero state.
     """
 
@@ -79,7 +80,7 @@ class Lstm(nn.Module):
     def forward(
         self, x: Tensor, scope: Scope, memory: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """Maps [B, T, D] to [B, T, D]; the cache holds outputs, and in each call's last column the cell's state."""
+        """Maps [B, T, D] to [B, T, D]. The cache holds outputs, and in each call's last column the cell's state."""
         past = 0 if cache is None else cache.length
         with torch.autocast(x.device.type, enabled=False):  # the recurrence adds up what it rounds
             x = x.to(self.lstm.weight_hh_l0.dtype)
@@ -90,7 +91,7 @@ class Lstm(nn.Module):
                 packed, (_, cell) = self.lstm(pack_sequence(pieces, enforce_sorted=False))
                 y = torch.cat(unpack_sequence(packed)).view(*x.shape[:2], -1)
                 last = torch.tensor([len(piece) for piece in pieces], device=x.device).cumsum(0) % x.size(1) == 0
-                cell = cell[:, last]  # of the piece that ends the row
+                cell = cell[:, last]  # state of the piece that ends the row
         if cache is not None:
             cells = torch.zeros_like(y)
             cells[:, -1] = cell[0]
@@ -98,7 +99,7 @@ class Lstm(nn.Module):
         return self.output(y)
 
     def _state(self, cache: KeyValueCache | None, mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Output and cell [1, B, W] that the past ended with; zero in rows whose past is hidden."""
+        """Returns output and cell [1, B, W] with which the past ended. They are zero in rows whose past is hidden."""
         if cache is None or not cache.length:
             return None
         hidden, cell = (x[None, :, -1, 0] for x in cache.read())
@@ -111,7 +112,7 @@ class Lstm(nn.Module):
 class GatedConvolution(nn.Module):
     """(X * W + b) times sigmoid(X * V + c) and a linear map back to the residual stream.
 
-    Nothing is seen beyond the ends of a text: where several texts or padding share a row, zeros stand between them.
+    It sees nothing beyond the ends of a text. If several texts or padding share a row, zeros stand between them.
     """
 
     def __init__(self, config: ModelConfig, options: ConvOptions, *, causal: bool):
@@ -130,7 +131,7 @@ class GatedConvolution(nn.Module):
     def forward(
         self, x: Tensor, scope: Scope, memory: Tensor | None = None, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """Maps [B, T, D] to [B, T, D]; the cache holds the inputs."""
+        """Maps [B, T, D] to [B, T, D]. The cache holds the inputs."""
         past = 0 if cache is None else cache.length
         pieces = pieces_of(x, scope.mask, past, self.causal)
         if pieces is not None:
@@ -143,11 +144,11 @@ class GatedConvolution(nn.Module):
         return self.output(y)
 
     def _gated(self, x: Tensor) -> Tensor:
-        """[B, T, W] of [B, before + T + after, D]."""
+        """Returns [B, T, W] for [B, before + T + after, D]."""
         return F.glu(self.conv(x.transpose(1, 2)), dim=1).transpose(1, 2)
 
     def _context(self, x: Tensor, cache: KeyValueCache | None, mask: Tensor | None) -> Tensor:
-        """The inputs [B, before, D] that stand before ``x``; zeros where there are none, or they are hidden."""
+        """Returns the inputs [B, before, D] before ``x``. They are zeros if there are none or if they are hidden."""
         if cache is None or not cache.length or not self.before:
             return x.new_zeros(x.size(0), self.before, x.size(2))
         context = cache.read()[0][:, -self.before :, 0]
@@ -157,7 +158,7 @@ class GatedConvolution(nn.Module):
 
 
 class CrossAttention(MultiHeadAttention):
-    """Multi-head attention, whatever the options of the blocks beside it."""
+    """Multi-head attention, whatever the options of the blocks beside it are."""
 
     def __init__(self, config: ModelConfig, options: LstmOptions | ConvOptions):
         super().__init__(config)
@@ -170,20 +171,20 @@ class NoFeedForward(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros, of the shape of ``x``; the norm before them keeps a gradient."""
+        """Returns zeros in the shape of ``x``. The norm before them keeps a gradient."""
         return x * 0.0
 
 
 def pieces_of(x: Tensor, mask: Tensor | None, past: int, causal: bool) -> list[Tensor] | None:
-    """The texts [T', D] that share the rows of ``x`` [B, T, D], in order; None where each row is one text.
+    """Returns the texts [T', D] that share the rows of ``x`` [B, T, D], in order, or None if each row is one text.
 
-    A text ends where a position does not see the one before it, or in both directions where the two do not see each
-    other; so padding is a text apart, and packed documents are texts.
+    A text ends at a position that does not see the one before it, or in both directions if the two do not see each
+    other. So padding is a text of its own, and packed documents are texts.
 
     Args:
         x: New positions.
-        mask: What they may see of the past and themselves, [B or 1, 1, T or 1, past + T]; None hides nothing.
-        past: Positions in the cache. What follows them is real and belongs to the row's last text.
+        mask: What they may see of the past and themselves, [B or 1, 1, T or 1, past + T]. None hides nothing.
+        past: Number of positions in the cache. The next ones are real and belong to the row's last text.
         causal: Whether the future is hidden anyway.
     """
     batch, length = x.shape[:2]
@@ -201,7 +202,8 @@ def pieces_of(x: Tensor, mask: Tensor | None, past: int, causal: bool) -> list[T
 
 
 def matched_width(config: ModelConfig, build: Callable[[int], list[nn.Module]]) -> int:
-    """The width at which what ``build`` makes is closest in parameters to attention, or attention and feed-forward."""
+    """Returns the width with which the block's number of parameters is closest to that of attention, or of attention
+    and feed-forward."""
     with torch.device("meta"):
         replaced = [MultiHeadAttention(config)] + ([FeedForward(config)] if config.feed_forward == "none" else [])
         budget, low, high = count(replaced), 1, 2
@@ -214,7 +216,7 @@ def matched_width(config: ModelConfig, build: Callable[[int], list[nn.Module]]) 
 
 
 def count(modules: list[nn.Module]) -> int:
-    """Number of parameters."""
+    """Returns the number of parameters."""
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 

@@ -1,8 +1,9 @@
-"""Does a run go on exactly from each of its checkpoints? python benchmarks/resume_every_step.py
+"""Checks that a run continues exactly from each of its checkpoints: python benchmarks/resume_every_step.py
 
-For each task and variant, one run saves after every step, over several ends of epochs. From each of its checkpoints a
-copy of the run goes on to the end. Ids of the examples, losses as hexadecimal numbers, metrics, results and final
+For each task and variant, one run saves after every step, over several ends of epochs. From each of its checkpoints, a
+copy of the run continues to the end. Ids of the examples, losses as hexadecimal numbers, metrics, results and final
 weights have to equal those of the uninterrupted run.
+
 Settings: tasks=lm,translation variants=plain steps=12 folder=DIR out=FILE.
 """
 
@@ -34,7 +35,7 @@ SETTINGS = {"tasks": ",".join(exactness.TASKS), "variants": ",".join(VARIANTS), 
 
 
 def train(words: list[str], ledger: Path) -> None:
-    """A run in this process, without what it prints."""
+    """Trains a run in this process, without its output."""
     ledger.mkdir(parents=True)
     os.environ["LEDGER"] = str(ledger)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -42,14 +43,14 @@ def train(words: list[str], ledger: Path) -> None:
 
 
 def copy_until(whole: Path, checkpoint: Path, run: Path) -> None:
-    """The run as it was when a checkpoint was its newest."""
+    """Copies the run as it was when a checkpoint was its newest."""
     step = int(checkpoint.name.removeprefix("step_"))
     later = [path.name for path in checkpoints(whole) if int(path.name.removeprefix("step_")) > step]
     shutil.copytree(whole, run, ignore=shutil.ignore_patterns("result.json", "model", "latest.json", *later))
 
 
 def prove(task: str, variant: str, steps: int, folder: Path) -> dict[str, Any]:
-    """One task in one variant: how many checkpoints there were, and what differed."""
+    """Runs one task in one variant, and returns how many checkpoints there were and what differed."""
     plugin = exactness.write_plugin(folder)
     here = folder / f"{task}_{variant.replace(' ', '_')}"
     words = exactness.words_of(task, *VARIANTS[variant], f"trainer.max_steps={steps}", plugin)
@@ -77,7 +78,7 @@ def prove(task: str, variant: str, steps: int, folder: Path) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> int:
-    """Prints the table; the number of checkpoints that did not go on exactly is the status, at most 1."""
+    """Prints the table. The status is 1 if a checkpoint was not continued exactly."""
     settings, rest = split_words(words, SETTINGS)
     if rest:
         raise SystemExit(f"{rest[0]}: settings are {', '.join(SETTINGS)}")

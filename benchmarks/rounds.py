@@ -1,4 +1,4 @@
-"""What the benchmarks share: words, and a report of speeds as a table and as JSON."""
+"""Gives the benchmarks what they share: words, and a report of speeds as a table and as JSON."""
 
 import json
 import os
@@ -12,7 +12,8 @@ import torch
 
 
 def split_words(words: Sequence[str], own: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The benchmark's own settings (``rounds=3``), typed as their defaults, and the words left for `multihead`."""
+    """Returns the benchmark's own settings (``rounds=3``), with the types of their defaults, and the words left for
+    `multihead`."""
     settings, rest = dict(own), []
     for word in words:
         name, equals, value = word.partition("=")
@@ -24,7 +25,8 @@ def split_words(words: Sequence[str], own: Mapping[str, Any]) -> tuple[dict[str,
 
 
 def report(unit: str, speeds: Mapping[str, Sequence[float]], about: Mapping[str, Any], out: str) -> dict[str, Any]:
-    """Prints medians and the first contestant's ratio to the others; then a JSON line, which goes to ``out`` too."""
+    """Prints medians and the first contestant's ratio to the others. Then it prints a JSON line, which also goes to
+    ``out``."""
     names = list(speeds)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     width = max(map(len, names))

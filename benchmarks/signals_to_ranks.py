@@ -1,8 +1,10 @@
-"""What becomes of a job of two ranks that is signalled, killed or stopped: python benchmarks/signals_to_ranks.py
+"""Checks a job of two ranks that is signalled, killed or stopped: python benchmarks/signals_to_ranks.py
 
-Each time a run of two CPU ranks trains until its first checkpoint; then one of its processes gets a signal. Checked:
-the exit status, one line on stderr, seconds until the last process is gone, a checkpoint that reads back, and no
-process left. Settings: times=20 cases="SIGKILL to rank 0;SIGKILL to rank 1" out=FILE.
+Each time, a run of two CPU ranks trains until its first checkpoint. Then one of its processes gets a signal. These are
+checked: the exit status, one line on standard error, seconds until the last process has ended, a checkpoint that can be
+read, and no process left.
+
+Settings: times=20 cases="SIGKILL to rank 0;SIGKILL to rank 1" out=FILE.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import exactness
 from rounds import split_words
 
 from multihead.runs.checkpoint import checkpoints, damage
+from multihead.training.assignment import RANK_PROGRAM
 
 SETTINGS = {"times": 20, "cases": "", "out": ""}
 WATCHDOG = 5
@@ -34,18 +37,18 @@ class Case:
     """One way to disturb a job."""
 
     target: str
-    """parent, 0 or 1 (ranks)."""
+    """Which process gets the signal: parent, 0 or 1 (ranks)."""
     signals: tuple[int, ...]
     status: int
-    """Of the parent, as a shell sees it."""
+    """Exit status of the parent, as a shell sees it."""
     within: float
-    """Seconds until everything is gone."""
+    """Most seconds until all processes have ended."""
     stopped: str = ""
-    """A rank that is stopped (SIGSTOP) beforehand."""
+    """A rank that is stopped (SIGSTOP) before."""
     saves: bool = False
-    """Whether the last step is saved on the way out."""
+    """Whether the last step is saved before the end."""
     ranks: int = 2
-    """How many there are; one is a run without a parent."""
+    """Number of ranks. One rank is a run without a parent."""
 
 
 CASES = {
@@ -66,18 +69,18 @@ CASES = {
 
 
 def ranks(parent: int) -> dict[str, int]:
-    """Rank to process, of the job's workers."""
+    """Maps each rank to the process of its worker."""
     found = {}
     for pid in exactness.family(parent):
         with contextlib.suppress(OSError):
-            if b"multihead.training.rank" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if RANK_PROGRAM.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
                 found |= {v.split(b"=")[1].decode(): pid for v in environment if v.startswith(b"RANK=")}
     return found
 
 
 def disturb(case: Case, folder: Path) -> dict[str, Any]:
-    """One trial; what was seen, and what of it was not as promised."""
+    """Runs one trial, and returns what was seen, and what of it was not as promised."""
     run = folder / "run"
     words = exactness.words_of("lm", f"run_dir={run}", "trainer.max_steps=100000")
     words += [f"devices={case.ranks}", "strategy=ddp"] if case.ranks > 1 else []
@@ -113,8 +116,8 @@ def disturb(case: Case, folder: Path) -> dict[str, Any]:
     wrong += [f"{seconds:.1f} s"] if seconds > case.within else []
     wrong += [f"{len(left)} processes left"] if left else []
     wrong += [f"{newest.name} {damage(newest)}"] if damage(newest) else []
-    told = 0 if status == 137 else 1
-    wrong += [f"{len(errors)} lines: {errors[:3]}"] if len(errors) != told else []
+    expected = 0 if status == 137 else 1
+    wrong += [f"{len(errors)} lines: {errors[:3]}"] if len(errors) != expected else []
     if case.saves:
         last = json.loads(_read(run / "events.jsonl").splitlines()[-2])
         wrong += [] if last["event"] == "stopped" and newest.name == f"step_{last['step']}" else [f"last event {last}"]
@@ -126,7 +129,7 @@ def _read(file: Path) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Prints the table; status 1 where a promise was broken."""
+    """Prints the table. The status is 1 if a promise was broken."""
     settings, rest = split_words(words, SETTINGS)
     chosen = settings["cases"].split(";") if settings["cases"] else list(CASES)
     if rest or not set(chosen) <= set(CASES):

@@ -1,7 +1,9 @@
-"""Is the ledger consistent after many trials, many workers and some murders? python benchmarks/sweep_many.py
+"""Checks that the ledger is consistent after many trials, many workers and some kills: python benchmarks/sweep_many.py
 
-200 trials that only sleep (a tenth of them fails), 8 workers, three of which are killed (SIGKILL) on the way. Checked:
-every trial is settled, none was begun again once settled, each failure is one that was meant, no process is left.
+200 trials only sleep, and a tenth of them fails. There are 8 workers, three of which are killed (SIGKILL) on the way.
+These are checked: every trial is settled, no settled trial was begun again, each failure was intended, and no process
+is left.
+
 Settings: trials=200 workers=8 kills=3 storage=URL out=FILE.
 """
 
@@ -46,7 +48,7 @@ PROGRAM = (
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes that a sweep has started."""
+    """Returns the processes that a sweep has started."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 

@@ -1,9 +1,11 @@
-"""Does a sweep end with every trial accounted for, whatever happens? python benchmarks/sweep_survives.py
+"""Checks that a sweep ends with every trial accounted for, whatever happens: python benchmarks/sweep_survives.py
 
-Twenty trials on the grammar, two workers: three raise, one diverges, one hangs past its limit, one is killed; and the
-sweep itself is killed twice (SIGKILL), first the command alone, then everything at once as by a power cut, and started
-again with the same words. With ``storage=postgresql://...`` the same by two commands that share the ledger, each with
-one worker, of which one is killed and not started again. Settings: storage=URL folder=DIR out=FILE.
+There are twenty trials on the grammar and two workers. Three trials raise errors, one diverges, one takes longer than
+its limit, and one is killed. The sweep itself is killed twice (SIGKILL): first the command alone, then everything at
+once, as by a power cut. Each time it is started again with the same words. With ``storage=postgresql://...``, two
+commands with one worker each share the ledger. One of them is killed and not started again.
+
+Settings: storage=URL folder=DIR out=FILE.
 """
 
 from __future__ import annotations
@@ -49,21 +51,21 @@ command: ["${{env}}", "python", "${{program}}", "debug=smoke", "${{args_no_hyphe
 
 
 def command(file: Path, folder: Path, storage: str, workers: int) -> list[str]:
-    """The words of the sweep."""
+    """Returns the words of the sweep."""
     words = [f"file={file}", f"dir={folder}", f"workers={workers}", "trial_time=90s", "logger=none"]
     words += [f"plugin={ROOT}/benchmarks/plugins/troubles.py", f"options.trouble.record={file.parent}/record.jsonl"]
     return [sys.executable, "-m", "multihead", "sweep", *words, *([f"storage={storage}"] if storage else [])]
 
 
 def start(words: list[str], log: Path) -> subprocess.Popen:
-    """The sweep, in a session of its own."""
+    """Starts the sweep in a session of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     with open(log, "a") as output:
         return subprocess.Popen(words, stdout=output, stderr=output, env=environment, start_new_session=True)
 
 
 def family(folder: Path) -> list[int]:
-    """Every process whose words name the folder: command, workers, trials, ranks."""
+    """Returns every process whose words name the folder: command, workers, trials, ranks."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -75,25 +77,25 @@ def family(folder: Path) -> list[int]:
 
 
 def settled(ledger: Ledger) -> int:
-    """How many trials are done with."""
+    """Counts the trials that are settled."""
     return sum(row.state in SETTLED for row in ledger.rows())
 
 
 def wait_until(ledger: Ledger, count: int, process: subprocess.Popen, record: Path) -> None:
-    """Until so many trials are settled, and another one is in the middle of its steps."""
+    """Waits until this many trials are settled, and another one is in the middle of its steps."""
     while settled(ledger) < count or not in_the_middle(record):
         assert process.poll() is None, "the sweep ended by itself"
         time.sleep(0.1)
 
 
 def in_the_middle(record: Path) -> bool:
-    """Whether what was written down last is a step of a sound trial, behind a checkpoint."""
+    """Says whether the last written value is a step of a sound trial, after a checkpoint."""
     last = json.loads(record.read_text().splitlines()[-1])
     return last["event"] == "step" and 3 <= last["step"] <= 8 and last["number"] not in TROUBLES
 
 
 def verdict(ledger: Ledger, record: Path) -> dict[str, Any]:
-    """Counts, and all that is not as it should be."""
+    """Returns counts, and everything that is not as it should be."""
     wrong, rows = [], ledger.rows()
     events = [json.loads(line) for line in record.read_text().splitlines()]
     by_number = collections.defaultdict(list)
@@ -130,7 +132,7 @@ def verdict(ledger: Ledger, record: Path) -> dict[str, Any]:
 
 
 def alone(file: Path, folder: Path, ledger_of: Any) -> int:
-    """One command, killed twice and started again; returns its last status."""
+    """Runs one command, killed twice and started again, and returns its last status."""
     log, words, record = file.with_name("sweep.log"), command(file, folder, "", 2), file.with_name("record.jsonl")
     process = start(words, log)
     while not (folder / "ledger.db").is_file():
@@ -139,7 +141,7 @@ def alone(file: Path, folder: Path, ledger_of: Any) -> int:
     wait_until(ledger_of(), 4, process, record)
     process.kill()
     process.wait()
-    process = start(words, log)  # at once: what is left of the first is still on its way out
+    process = start(words, log)  # at once: the first sweep's last processes are still ending
     wait_until(ledger_of(), 10, process, record)
     for pid in family(folder):
         os.kill(pid, signal.SIGKILL)
@@ -148,7 +150,7 @@ def alone(file: Path, folder: Path, ledger_of: Any) -> int:
 
 
 def together(file: Path, folder: Path, storage: str, ledger_of: Any) -> int:
-    """Two commands that share a database; the first is killed with all it runs, the second ends the sweep."""
+    """Runs two commands that share a database. The first and its processes are killed. The second ends the sweep."""
     folders = [folder.with_name(f"{folder.name}_{name}") for name in ("first", "second")]
     first = start(command(file, folders[0], storage, 1), file.with_name("first.log"))
     second = start(command(file, folders[1], storage, 1), file.with_name("second.log"))

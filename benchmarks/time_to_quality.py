@@ -1,19 +1,20 @@
-"""Time to quality: minutes of training until Multi30k's test_2016_flickr is translated with BLEU of 35 (lower-cased).
+"""Measures minutes of training until Multi30k's test_2016_flickr is translated with BLEU 35 (lower-cased).
 
     python benchmarks/time_to_quality.py [target=35] [who=multihead,hf,hf_linear,torch,joeynmt] [threads=2] [every=120]
         [budget=0] [precision=bf16] [steps=1100] [sentences=0] [out=FILE] [KEY=VALUE ...]
 
-Multihead is ``experiment=multi30k_en_de`` with a horizon of ``steps``, KEY=VALUE added to it; its minutes are those of
-the training, validations and checkpoints included, and its BLEU is that of the test at the end (beam 5). A peer trains
-with the same ids, sizes, dropout and label smoothing, by its recipe in ``RECIPES``: the batches that are fastest for
-it, AdamW, and a warm-up followed by 1 / sqrt(step), which has no horizon that it would have to know. ``hf_linear`` has
-one: the Trainer's own linear decay, to 0 after the steps that ``hf`` takes, at its mean pace, in Multihead's minutes; a
-tenth of them warm up. After every ``every`` seconds of training, which alone are counted, a peer translates the test
-set by its own beam search (5 beams; the plain loop greedily, as in tutorials), so that its minutes are rounded up to
-these. It is stopped at the target, at its horizon or after ``budget`` minutes; 0 means three times Multihead's. With
-``threads=1`` minutes are those of the processor, Multihead's from start to result, so that other work on the machine
-does not count, and contestants may be run beside each other. ``sentences`` tests peers on the first ones only (to try
-the command). Results are added to ``out``.
+- Multihead is ``experiment=multi30k_en_de`` with a horizon of ``steps``, and KEY=VALUE added. Its minutes are those
+  of training, with validations and checkpoints. Its BLEU is that of the test at the end (beam 5).
+- A peer trains with the same ids, sizes, dropout and label smoothing, by its recipe in ``RECIPES``: the batches that
+  are fastest for it, AdamW, and a warm-up followed by 1 / sqrt(step). This schedule needs to know no horizon.
+- ``hf_linear`` has a horizon. It is the Trainer's own linear decay, to 0 after the steps that ``hf`` takes in
+  Multihead's minutes at its mean pace. A tenth of them is warm-up.
+- After every ``every`` seconds of training, a peer translates the test set by its own beam search (5 beams; the plain
+  loop decodes greedily, as in tutorials). Only training counts, so a peer's minutes are rounded up to these moments.
+- A peer stops at the target, at its horizon, or after ``budget`` minutes. 0 means three times Multihead's minutes.
+- With ``threads=1`` minutes are those of the processor, and Multihead's are from start to result. So other work on
+  the machine does not count, and contestants may run beside each other.
+- ``sentences`` tests peers on the first sentences only, to try the command. Results are added to ``out``.
 """
 
 import json
@@ -53,13 +54,13 @@ RECIPES = {
     "torch": Contestant("torch.nn.Transformer, plain loop", "torch_translation.py", "own", {"batch": 64, "lr": 1e-3}),
     "joeynmt": Contestant(
         "JoeyNMT", "joeynmt_translation.py", "joeynmt", {"batch": 1024, "lr": 1e-3, "bf16": False}
-    ),  # has no bfloat16 on a CPU
+    ),  # it has no bfloat16 on a CPU
 }
 SHARED = {"warmup": 1000, "label_smoothing": 0.1, "num_beams": 5}
 
 
 def multihead_result(words: list[str], folder: Path, threads: int) -> dict[str, Any]:
-    """Minutes and BLEU of Multihead's own run."""
+    """Returns minutes and BLEU of Multihead's own run."""
     start = time.process_time()
     result = multihead.train([*words, f"run_dir={folder / 'run'}", "logger=none"])
     processor = time.process_time() - start
@@ -76,7 +77,7 @@ def multihead_result(words: list[str], folder: Path, threads: int) -> dict[str, 
 def peer_result(
     contestant: Contestant, folder: Path, references: list[str], tokenizer: Any, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """The learning curve of a peer up to the target or the end of its budget."""
+    """Returns the learning curve of a peer up to the target or the end of its budget."""
     process = Process(contestant, folder)
     clock = "processor_seconds" if settings["threads"] == 1 else "seconds"
     seconds, tokens, curve = 0.0, 0, []
@@ -97,7 +98,7 @@ def peer_result(
 
 
 def table(results: dict[str, dict[str, Any]], target: float) -> str:
-    """Markdown: who got to the target, and when."""
+    """Returns a Markdown table: who reached the target, and when."""
     lines = [f"| | minutes of training | BLEU then | to {target:g} |", "| --- | --: | --: | --- |"]
     for name, result in results.items():
         reached = "yes" if result["bleu"] >= target else "not in these minutes"
@@ -106,7 +107,7 @@ def table(results: dict[str, dict[str, Any]], target: float) -> str:
 
 
 def recipe(who: str, results: dict[str, dict[str, Any]], mean: float) -> Contestant:
-    """A peer with its settings; targets have ``mean`` tokens."""
+    """Returns a peer with its settings. Targets have ``mean`` tokens."""
     peer = RECIPES[who]
     if who != "hf_linear":
         return peer
@@ -119,7 +120,7 @@ def recipe(who: str, results: dict[str, dict[str, Any]], mean: float) -> Contest
 def turn(
     who: str, words: list[str], folder: Path, results: dict[str, dict[str, Any]], settings: dict[str, Any]
 ) -> None:
-    """Adds the result of one contestant; the first peer's turn sets ``settings["budget"]`` where it is 0."""
+    """Adds the result of one contestant. If ``settings["budget"]`` is 0, the first peer's turn sets it."""
     if who == "multihead":
         results["Multihead"] = multihead_result(words, folder, settings["threads"])
         return
@@ -138,7 +139,7 @@ def turn(
 
 
 def main() -> None:
-    """Trains one contestant after the other and reports."""
+    """Trains one contestant after the other, and reports."""
     settings, words = split_words(sys.argv[1:], OWN)
     precision = "bf16-mixed" if settings["precision"] == "bf16" else "32-true"
     every = max(1, settings["steps"] // 4)

@@ -1,8 +1,10 @@
-"""Does TPE with pruning find more than random search for the same compute? python benchmarks/tpe_against_random.py
+"""Compares TPE with pruning and random search at the same compute: python benchmarks/tpe_against_random.py
 
-Translation on the grammar with a small model, seven searched parameters. For each seed two sweeps at the same time, one
-thread each: `method: bayes` with hyperband, and `method: random` without. Each gets the same minutes of trials; what
-counts is the best validation loss of a whole run, at any moment of them. A figure, a table and a paired t-test.
+The task is translation on the grammar with a small model and seven searched parameters. For each seed two sweeps run at
+the same time, with one thread each: `method: bayes` with hyperband, and `method: random` without. Each gets the same
+minutes of trials. At any moment, the best validation loss of a whole run counts. The results are a figure, a table and
+a paired t-test.
+
 Settings: seeds=5 minutes=6 folder=DIR out=FILE. Five seeds of six minutes take half an hour on two cores.
 """
 
@@ -55,7 +57,7 @@ EARLY = "early_terminate: {type: hyperband, min_iter: 1, eta: 3}\n"
 
 
 def launch(folder: Path, method: str, seed: int, minutes: float) -> tuple[subprocess.Popen, Path]:
-    """A sweep that begins now, and its file; its name decides which points are drawn."""
+    """Starts a sweep, and returns it with its file. Its name decides which points are drawn."""
     file = folder / f"{method}_{seed}.yaml"
     file.write_text(FILE.format(name=f"{method}-{seed}", method=method, early=EARLY if method == "bayes" else ""))
     words = [f"file={file}", f"dir={folder / file.stem}", f"budget={round(minutes * 60)}s", "logger=none"]
@@ -66,7 +68,7 @@ def launch(folder: Path, method: str, seed: int, minutes: float) -> tuple[subpro
 
 
 def curve(file: Path) -> tuple[list[tuple[float, float]], dict[str, int]]:
-    """Seconds of trials and the best loss of a whole run by then; and how many trials ended how."""
+    """Returns seconds of trials with the best loss of a whole run by then, and how many trials ended in which way."""
     sweep = read_sweep(str(file))
     rows = sorted(Ledger(sweep, file.with_suffix(""), create=False).rows(), key=lambda row: row.number)
     spent, best, points = 0.0, float("inf"), []
@@ -80,12 +82,12 @@ def curve(file: Path) -> tuple[list[tuple[float, float]], dict[str, int]]:
 
 
 def at(points: list[tuple[float, float]], seconds: float) -> float:
-    """The best loss after so many seconds; the first there is before."""
+    """Returns the best loss after this many seconds. Before the first loss, it is the first loss."""
     return next((loss for when, loss in reversed(points) if when <= seconds), points[0][1])
 
 
 def draw(found: dict[str, list[list[tuple[float, float]]]], minutes: float, path: Path) -> None:
-    """Mean over the seeds, and their range."""
+    """Returns the mean over the seeds, and their range."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -105,7 +107,7 @@ def draw(found: dict[str, list[list[tuple[float, float]]]], minutes: float, path
 
 
 def main(words: list[str]) -> int:
-    """Runs the sweeps and writes figure, table and JSON."""
+    """Runs the sweeps, and writes figure, table and JSON."""
     from scipy.stats import ttest_rel
 
     settings, rest = split_words(words, SETTINGS)
@@ -135,10 +137,10 @@ def main(words: list[str]) -> int:
         rows.append([name, *cells, f"{min(ends[name]):.3f}", *trials.values()])
     head = ["search", "best loss at half time", "at the end", "of all seeds", "complete", "pruned", "failed"]
     low, high = test.confidence_interval(0.95)
-    told = f"random - TPE, paired over seeds: {statistics.mean(ends[first]) - statistics.mean(ends[second]):+.3f} "
-    told += f"(95 % from {low:+.3f} to {high:+.3f}, p = {test.pvalue:.2g})"
+    finding = f"random - TPE, paired over seeds: {statistics.mean(ends[first]) - statistics.mean(ends[second]):+.3f} "
+    finding += f"(95 % from {low:+.3f} to {high:+.3f}, p = {test.pvalue:.2g})"
     result = {"curves": found, "trials": counts, "p": float(test.pvalue), "minutes": settings["minutes"]}
-    exactness.save("tpe_against_random", f"{exactness.table(head, rows)}\n\n{told}", result, settings["out"])
+    exactness.save("tpe_against_random", f"{exactness.table(head, rows)}\n\n{finding}", result, settings["out"])
     out = Path(settings["out"]) if settings["out"] else exactness.ROOT / "docs" / "tpe_against_random.png"
     draw(found, settings["minutes"], out.with_suffix(".png"))
     print(f"sweeps in {folder}")

@@ -1,9 +1,11 @@
-"""Does W&B ever stop, slow or lose a run? python benchmarks/tracking_situations.py
+"""Checks that W&B never stops, slows or loses a run: python benchmarks/tracking_situations.py
 
 Each situation is a real run (``python train.py task=lm`` of a few hundred steps) with a home folder of its own and a
-planted key; the server is a stand-in on this machine that the real client talks to. Checked: the exit status, the line
-that says where things went, seconds beyond a run without W&B (at most 10), the same metrics.csv, all of its values in
-W&B's files (read by W&B's own tool) and once at the server, and the key in no file. Settings: cases="..." out=FILE.
+planted key. The real client talks to a stand-in server on this machine. These are checked: the exit status, the line
+that says where the values went, and the seconds beyond a run without W&B (at most 10). metrics.csv must be the same.
+All its values must be in W&B's files (read by W&B's own tool) and once at the server, and the key in no file.
+
+Settings: cases="..." out=FILE.
 """
 
 from __future__ import annotations
@@ -56,55 +58,55 @@ class Case:
     """One situation."""
 
     says: str
-    """What our line about W&B must hold."""
+    """Text that our line about W&B must contain."""
     environment: dict[str, str] = field(default_factory=dict)
     key: bool = True
     server: str = ""
-    """none, closed (its port is), silent (it accepts), stand-in."""
+    """The server: none, closed (its port is closed), silent (it accepts and does not answer), or stand-in."""
     during: Callable[[subprocess.Popen, Path, Any], None] | None = None
-    """What happens while the run goes on: gets the process, the run's directory and the server."""
+    """A function that acts while the run goes on. It gets the process, the run directory and the server."""
     words: tuple[str, ...] = ()
     wrap: tuple[str, ...] = ()
     terminal: bool = False
     status: int = 0
     resumed: bool = False
-    """The run is killed in the middle, and the same command again."""
+    """Whether the run is killed in the middle, and the same command is started again."""
     tables: bool = True
-    """Whether tables stand in W&B's files too, and not in the directory of the run alone."""
+    """Whether tables are in W&B's files too, and not in the run directory alone."""
 
 
 def wait_for(run: Path, event: str, process: subprocess.Popen) -> None:
-    """Until the run has told of an event."""
+    """Waits until the run has written an event."""
     while event not in _read(run / "events.jsonl") and process.poll() is None:
         time.sleep(0.02)
 
 
 def lost_early(process: subprocess.Popen, run: Path, server: WandbServer) -> None:
-    """The server dies before the first validation."""
+    """Ends the server before the first validation."""
     wait_for(run, '"event": "started"', process)
     server.die()
 
 
 def lost_in_the_middle(process: subprocess.Popen, run: Path, server: WandbServer) -> None:
-    """The server dies behind the third checkpoint."""
+    """Ends the server after the third checkpoint."""
     wait_for(run, f'"event": "saved", "step": {3 * OFTEN}', process)
     server.die()
 
 
 def silent_in_the_middle(process: subprocess.Popen, run: Path, server: WandbServer) -> None:
-    """The server answers nothing any more, behind the third checkpoint."""
+    """Lets the server answer nothing any more after the third checkpoint."""
     wait_for(run, f'"event": "saved", "step": {3 * OFTEN}', process)
     server.silent.set()
 
 
 def silent_at_the_end(process: subprocess.Popen, run: Path, server: WandbServer) -> None:
-    """The server answers nothing any more once the last step was saved."""
+    """Lets the server answer nothing any more after the last step was saved."""
     wait_for(run, f'"event": "saved", "step": {STEPS}', process)
     server.silent.set()
 
 
 def killed(process: subprocess.Popen, run: Path, server: Any) -> None:
-    """SIGKILL behind the third checkpoint."""
+    """Sends SIGKILL after the third checkpoint."""
     wait_for(run, f'"event": "saved", "step": {3 * OFTEN}', process)
     exactness.kill(process.pid)
 
@@ -133,7 +135,7 @@ CASES = {
 
 
 def command(case: Case, folder: Path, address: str, logger: str) -> tuple[list[str], dict[str, str]]:
-    """The words of the process, and its whole environment."""
+    """Returns the words of the process, and its whole environment."""
     (folder / "home").mkdir(exist_ok=True)
     (folder / "fails.py").write_text(FAILS)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
@@ -147,7 +149,7 @@ def command(case: Case, folder: Path, address: str, logger: str) -> tuple[list[s
 
 
 def carried_out(case: Case, folder: Path, address: str, server: Any, logger: str = "auto") -> tuple[int, float, str]:
-    """Exit status, seconds of all attempts and what was printed."""
+    """Returns the exit status, the seconds of all attempts, and the output."""
     words, environment = command(case, folder, address, logger)
     printed, began = "", time.monotonic()
     for attempt in range(1 + case.resumed):
@@ -172,7 +174,7 @@ def carried_out(case: Case, folder: Path, address: str, server: Any, logger: str
 
 
 def situation(case: Case, folder: Path, usual: dict[str, Any]) -> dict[str, Any]:
-    """One run; what was seen, and what of it was not as promised."""
+    """Runs one situation, and returns what was seen, and what of it was not as promised."""
     server: Any = WandbServer() if case.server == "stand-in" else None
     listener = socket.create_server(("127.0.0.1", 0)) if case.server in ("closed", "silent") else None
     address = server.address if server else f"http://127.0.0.1:{listener.getsockname()[1]}" if listener else ""
@@ -205,14 +207,14 @@ def situation(case: Case, folder: Path, usual: dict[str, Any]) -> dict[str, Any]
 
 
 def _values(run: Path) -> dict[tuple[str, str], str]:
-    """Step and name to value of metrics.csv, without those of the clock."""
+    """Maps step and name to a value of metrics.csv, without values of the clock."""
     names = _read(run / "metrics.csv").splitlines()[0].split(",")
     columns = [n for n in names if n not in ("step", "seconds", "epoch", "tokens") and not n.startswith("system/")]
     return {(str(step), name): text for name in columns for step, text in exactness.column(run, name)}
 
 
 def _inspected(run: Path) -> dict[str, Any]:
-    """What stands in the files of a run, as W&B's own tool prints them."""
+    """Returns the content of a run's files, as W&B's own tool prints them."""
     files = sorted(run.glob("wandb/*run-*/run-*.wandb"))
     rows, kinds, artifact, config, exits = [], set(), 0, [], []
     for file in files:
@@ -243,7 +245,7 @@ def _inspected(run: Path) -> dict[str, Any]:
 
 
 def _not_whole(found: dict[str, Any], run: Path, case: Case) -> list[str]:
-    """What W&B's files of a run lack."""
+    """Returns what W&B's files of a run do not have."""
     wrong = [f"{len(found['ids'])} ids"] if len(found["ids"]) != 1 else []
     wrong += _differ(found["rows"], run, twice=False) if not wrong else []
     status = case.status
@@ -257,7 +259,7 @@ def _not_whole(found: dict[str, Any], run: Path, case: Case) -> list[str]:
 
 
 def _not_told(server: WandbServer, run: Path, status: int) -> list[str]:
-    """What the server of a run lacks."""
+    """Returns what the server does not have of a run."""
     name = _read(run / "wandb" / "id").strip()
     wrong = [f"server: {fault}" for fault in _differ(server.history.get(name, []), run, twice=True)]
     wrong += [f"server: exit {server.exits.get(name)}"] if server.exits.get(name) != status else []
@@ -265,7 +267,7 @@ def _not_told(server: WandbServer, run: Path, status: int) -> list[str]:
 
 
 def _differ(rows: list[dict[str, Any]], run: Path, twice: bool) -> list[str]:
-    """Values of metrics.csv that W&B does not have, and, if ``twice`` matters, those that it has more than once."""
+    """Returns values of metrics.csv that W&B lacks. If ``twice`` is set, also those that it has more than once."""
     there: dict[tuple[int, str], list[float]] = {}
     for row in rows:
         for key, value in row.items():
@@ -284,7 +286,7 @@ def _read(file: Path) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Prints the table; status 1 where a promise was broken."""
+    """Prints the table. The status is 1 if a promise was broken."""
     settings, rest = split_words(words, SETTINGS)
     chosen = settings["cases"].split(";") if settings["cases"] else list(CASES)
     if rest or not set(chosen) <= set(CASES):
@@ -292,7 +294,7 @@ def main(words: list[str]) -> int:
     without, results = Case("", key=False), {}
     with tempfile.TemporaryDirectory(prefix="tracking-") as scratch:
         seconds = []
-        for number in range(4):  # the first fills the caches
+        for number in range(4):  # the first run fills the caches
             folder = Path(scratch) / f"without_{number}"
             folder.mkdir()
             seconds.append(carried_out(without, folder, "", None, "none")[1])

@@ -1,14 +1,16 @@
-"""Training speed against peers on the same ids: real target tokens per second, optimizer and loader included.
+"""Compares training speed with peers on the same ids: real target tokens per second, with optimizer and loader.
 
     python benchmarks/train_against_peers.py [task=translation] [sizes=tiny,small] [precision=fp32] [rounds=3]
         [seconds=10] [threads=2] [peers=all] [out=FILE]
 
-Translation is of Multi30k (MULTIHEAD_DATA), by ``model=tiny`` and ``model=small``; language modelling (``task=lm``) of
-tiny Shakespeare's characters, in nanoGPT's CPU setting (``sizes=nanogpt_cpu``) and with 10 million parameters
+Translation is of Multi30k (MULTIHEAD_DATA), by ``model=tiny`` and ``model=small``. Language modelling (``task=lm``) is
+of tiny Shakespeare's characters, in nanoGPT's CPU setting (``sizes=nanogpt_cpu``) and with 10 million parameters
 (``sizes=10m``). All have the same sizes (parameters within 1 %), dropout in the same places, cross-entropy without
-label smoothing, AdamW and clipping. Multihead is ``python train.py`` with Lightning's loop, metrics.csv and progress.
-Peers have the batches that their users would set, and their best: of the sizes in ``TRIED`` the fastest in a short try.
-Every contestant is a process in an environment of its own, and only one works at a time.
+label smoothing, AdamW and clipping.
+
+Multihead is ``python train.py`` with Lightning's loop, metrics.csv and progress. Peers have the batches that their
+users would set, and their best: the fastest of the sizes in ``TRIED`` in a short try. Every contestant is a process in
+an environment of its own, and only one works at a time.
 """
 
 import json
@@ -37,7 +39,7 @@ SIZES = {
 }  # fmt: skip
 LM = ["model.dropout=0.0", "model.position=learned", "model.activation=gelu", "tokenizer.kind=char"]
 TRIED = {"hf": (16, 32, 64, 128), "joeynmt": (1024, 2048, 4096)}
-"""Batches that are tried for a peer: sentences, and tokens with padding."""
+"""Batches that are tried for a peer: numbers of sentences, and tokens with padding."""
 
 
 def words_of(size: str, precision: str) -> list[str]:
@@ -52,7 +54,7 @@ def words_of(size: str, precision: str) -> list[str]:
 
 
 def lay_out(composition: Composition, folder: Path, settings: dict[str, Any]) -> None:
-    """Writes the ids and what all contestants have to know into a folder."""
+    """Writes the ids, and what all contestants have to know, into a folder."""
     prepared = prepare(composition, ("train",))
     config, encoded = composition.config, prepared.encoded[settings["task"]]["train"]
     tokenizer = next(iter(prepared.vocab.tokenizers.values()))
@@ -76,7 +78,7 @@ def lay_out(composition: Composition, folder: Path, settings: dict[str, Any]) ->
 
 
 def field_of(size: str, folder: Path, settings: dict[str, Any]) -> list[Contestant]:
-    """The contestants, their batches chosen."""
+    """Returns the contestants with their chosen batches."""
     ours = Contestant("Multihead", "multihead_train.py", "own", {"words": words_of(size, settings["precision"])})
     if settings["task"] == "lm":
         peers = [
@@ -99,7 +101,7 @@ def field_of(size: str, folder: Path, settings: dict[str, Any]) -> list[Contesta
 
 
 def best(name: str, peer: str, folder: Path, settings: dict[str, Any]) -> Contestant | None:
-    """A peer with the batch size that is fastest in a try of half a round."""
+    """Returns a peer with the batch size that is fastest in a try of half a round."""
     script, environment = {"hf": ("hf_train.py", "huggingface"), "joeynmt": ("joeynmt_translation.py", "joeynmt")}[peer]
     if settings["peers"] != "all" and not any(chosen in script for chosen in settings["peers"].split(",")):
         return None

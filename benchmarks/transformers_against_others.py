@@ -1,14 +1,15 @@
-"""Transformer against LSTM and CNN with as many parameters, task by task: same data, steps and tokens, over seeds.
+"""Compares the Transformer with an LSTM and a CNN of as many parameters, with the same data, steps and tokens.
 
     python benchmarks/transformers_against_others.py [tasks=translation,lm,classification] [seeds=3] [candidates=2]
         [steps=N] [architectures=transformer,lstm,conv] [runs=DIR] [out=FILE] [KEY=VALUE ...]
 
 The blocks are those of `recurrent_and_convolutional.py`; ``lstm_mixer`` and ``conv_mixer`` keep the feed-forward. Each
-architecture has the positions that suit it. Each is tuned with the same effort: it tries so many ``candidates`` of the
-optimizer with one seed, and the one that is best on the validation split by the task's metric runs with all seeds.
-`multihead compare` does the rest, on the test split. All else is the framework's and the same for all; KEY=VALUE goes
-to every run. Runs that are finished already are not run again, so that what was interrupted goes on. Results are added
-to ``out`` by task, and stand beside it as Markdown.
+architecture has the positions that suit it. Each is tuned with the same effort. It tries ``candidates`` settings of the
+optimizer with one seed. The setting that is best on the validation split by the task's metric runs with all seeds.
+`multihead compare` does the rest on the test split.
+
+Everything else is the framework's and the same for all. KEY=VALUE goes to every run. Finished runs are not run again,
+so the same command continues an interrupted one. Results are added to ``out`` by task, and stand beside it as Markdown.
 """
 
 import hashlib
@@ -38,14 +39,14 @@ OWN = {
 }
 GRAMMAR = ["data.batch_tokens=1024", "data.grammar.val_size=200", "model.tie_embeddings=source_target"]
 CHARACTERS = ["tokenizer.kind=char", "data.batch_tokens=1024", "model.max_len=128", "model.tie_embeddings=none"]
-"""The output layer is not tied: all three learn faster without, LSTM and CNN most: 120 steps of translation
+"""The output layer is not tied. All three learn faster without, the LSTM and the CNN most. 120 steps of translation
 reach 2.63 instead of 3.31 nats a token (LSTM), 2.26 instead of 3.08 (CNN), 2.99 instead of 3.19 (Transformer)."""
 TASKS = {
     "translation": (400, ["task=translation", "data=grammar", *GRAMMAR]),
     "lm": (500, ["task=lm", "data=tinyshakespeare", *CHARACTERS]),
     "classification": (300, ["task=classification", "data=trec", "data.batch_tokens=1024", "model.dropout=0.1"]),
 }
-"""Steps where ``steps`` is 0, and what the runs of a task share."""
+"""Number of steps if ``steps`` is 0, and the words that the runs of a task share."""
 LSTM, CONV = ([f"plugin={PLUGIN}", f"model.attention={name}"] for name in ("lstm", "conv"))
 ARCHITECTURES = {
     "transformer": ["model.position=rotary"],
@@ -61,17 +62,17 @@ CANDIDATES = [
     [*ADAMW, "optim.lr=1e-3"],
     ["optim=muon", "optim.muon_lr=5e-3"],
 ]
-"""Ways to train, the first ones of which every architecture tries."""
+"""Settings of the optimizer. Every architecture tries the first ones."""
 
 
 def folder_of(runs: Path, architecture: str, words: Sequence[str]) -> Path:
-    """Where the seeds of one configuration stand: other words, or a plugin that changed, are another folder."""
+    """Returns the folder of the seeds of one configuration. Other words, or a changed plugin, give another folder."""
     content = "\0".join(PLUGIN.read_text() if word.startswith("plugin=") else word for word in words)
     return runs / f"{architecture}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def run(words: Sequence[str], folder: Path, seed: int) -> dict[str, Any]:
-    """Trains one seed, if it was not trained yet; what result.json holds."""
+    """Trains one seed, if it was not trained yet, and returns what result.json holds."""
     run_dir = folder / f"seed_{seed}"
     if not (run_dir / "result.json").is_file():
         shutil.rmtree(run_dir, ignore_errors=True)  # interrupted
@@ -82,7 +83,7 @@ def run(words: Sequence[str], folder: Path, seed: int) -> dict[str, Any]:
 def tune(
     words: Sequence[str], architecture: str, runs: Path, candidates: int
 ) -> tuple[list[str], Path, dict[str, float]]:
-    """The best candidate's words and folder, and the validation metric of each with the first seed."""
+    """Returns the best candidate's words and folder, and the validation metric of each with the first seed."""
     task = compose(words).config.task
     sign = 1 if task.monitor_mode == "max" else -1
     tried = []
@@ -99,7 +100,7 @@ def measure(name: str, settings: dict[str, Any], words: Sequence[str]) -> dict[s
     steps = settings["steps"] or steps
     length = [f"trainer.max_steps={steps}", f"trainer.val_every_n_steps={max(1, steps // 3)}", "logger=none"]
     length.append(f"trainer.checkpoint_every_n_steps={steps}")
-    by_key = {word.partition("=")[0]: word for word in [*of_task, *length, *words]}  # the last word of a key holds
+    by_key = {word.partition("=")[0]: word for word in [*of_task, *length, *words]}  # the last word of a key wins
     shared = list(by_key.values())
     runs = Path(settings["runs"], name)
     names = settings["architectures"].split(",")
@@ -133,7 +134,7 @@ def measure(name: str, settings: dict[str, Any], words: Sequence[str]) -> dict[s
 
 
 def table(results: dict[str, Any]) -> str:
-    """All tasks as Markdown: mean and deviation of the test metric of each architecture, and what was found."""
+    """Returns all tasks as Markdown: mean and deviation of the test metric of each architecture, and the findings."""
     names = list(dict.fromkeys(name for result in results.values() for name in result["architectures"]))
     lines = [f"| task | data | metric | steps | seeds | {' | '.join(names)} |"]
     lines.append("|---|---|---|---:|---:|" + "---:|" * len(names))
@@ -151,12 +152,12 @@ def table(results: dict[str, Any]) -> str:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean."""
+    """Returns the arithmetic mean."""
     return sum(values) / len(values)
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation (of a sample) in four digits; a dash where there is nothing."""
+    """Returns mean and standard deviation (of a sample) in four digits, or a dash if there is no value."""
     if not values:
         return "-"
     deviation = (sum((value - mean(values)) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5

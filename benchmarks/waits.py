@@ -1,8 +1,8 @@
 """A plugin that counts where the host waits for a GPU within training steps: ``plugin=benchmarks/waits.py``.
 
-The first two and the last two steps are left out: kernels are chosen there, and the last one logs. Set
-``trainer.log_every_n_steps`` above ``trainer.max_steps``, since a log waits by design. The counts, by file and line,
-go to the JSON file that the environment's WAITS names.
+It leaves out the first two steps, in which kernels are chosen, and the last two, of which the last one logs. Set
+``trainer.log_every_n_steps`` above ``trainer.max_steps``, because a log waits by design. The counts, by file and line,
+go to the JSON file that the variable WAITS names.
 """
 
 import json
@@ -18,11 +18,11 @@ import torch
 from multihead.plugin import Plugin
 
 EDGE = 2
-"""Steps at each end that are left out."""
+"""Number of steps at each end that are left out."""
 
 
 class Waits(L.Callback):
-    """Counts torch's warnings of operations that wait, from one step's first batch to the next one's."""
+    """Counts torch's warnings of operations that wait, from the first batch of a step to that of the next step."""
 
     def __init__(self) -> None:
         self.places: Counter[str] = Counter()

@@ -1,9 +1,9 @@
-"""What is typed is what is used: every text and path key with texts that a program likes to read as something else.
+"""Checks that every key of text or path uses what is typed, for texts that a program likes to read as something else.
 
     python benchmarks/words_as_typed.py        # writes benchmarks/results/words_as_typed.md
 
-A cell says what became of `key=TEXT`: used as typed, expanded like a shell would (paths only), refused with a command
-that gives the text when it is followed, or refused because the key takes one of a few words. Nothing is trained.
+A cell says what became of `key=TEXT`. The text is used as typed, or expanded as a shell would (paths only). Or there is
+an error: its command gives the text, or the key takes one of a few words. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ TEXTS = (
     "\\t",
 )
 WORDS = {"run": paths_of, "runs": entries_of, "group": entries_of}
-"""Words of the commands that name several runs; `VERB_PATHS` name one."""
+"""Words of the commands that name several runs. `VERB_PATHS` name one."""
 VERB_PATHS = ("a", "b", "dir", "file", "out")
 OF_A_LIST = "must be one of"
 SHAPED = ("data.name", "devices", "trainer.max_time", "data.label_pattern")
-"""Keys whose text must have a certain form; so must a metric's name."""
+"""Keys whose text must have a certain form. The name of a metric must have one too."""
 SAME, EXPANDED, NONE, FOLLOWED, CHOICE, SOUGHT = "=", "expanded", "none", "refused; fix works", "a choice", "sought"
 LEGEND = {
     SAME: "used as typed",
@@ -67,7 +67,7 @@ LEGEND = {
 
 
 def text_keys() -> dict[str, tuple[str, Key]]:
-    """Words to try, by key: the task that has it."""
+    """Keys that are tried, each with the task that has it."""
     found: dict[str, tuple[str, Key]] = {}
     for task, cls in TASKS.items():
         for name, key in leaf_keys([cls]).items():
@@ -80,12 +80,12 @@ def text_keys() -> dict[str, tuple[str, Key]]:
 
 
 def cell(name: str, key: Key, text: str, use: Callable[[str], Any]) -> str:
-    """What became of one text; begins with WRONG where it is neither used nor refused as it should be.
+    """Returns what became of one text. It begins with WRONG if the text is neither used nor an error as it should be.
 
     Args:
         name: The key.
-        key: What is known of it.
-        text: What is typed.
+        key: What is known of the key.
+        text: The text that is typed.
         use: The value that a word gives the key, or one of its entries.
     """
     listed = key.type in LISTS_OF_TEXT
@@ -138,7 +138,7 @@ def _refused(line: str, full: str, text: str, use: Callable[[str], Any], name: s
 
 
 def composed(compose: Callable[[list[str]], Composition], task: str, name: str) -> Callable[[str], Any]:
-    """The value that a word gives a key in a whole configuration."""
+    """Returns the value that a word gives a key in a whole configuration."""
 
     def use(word: str) -> Any:
         node: Any = compose([f"task={task}", word]).config
@@ -154,7 +154,7 @@ def _shaped(name: str) -> bool:
 
 
 def of_a_command(name: str, text: str) -> str:
-    """A path that a command takes, typed alone."""
+    """Returns a path that a command takes, typed alone."""
     try:
         used = WORDS[name](name, text) if name in WORDS else [path_of(name, text)]
     except ConfigError as error:
@@ -165,7 +165,7 @@ def of_a_command(name: str, text: str) -> str:
 
 
 def rows() -> dict[str, list[str]]:
-    """For each key what became of each of `TEXTS`."""
+    """Returns for each key what became of each of `TEXTS`."""
     found = {}
     composers = {task: composer([]) for task in TASKS}
     for name, (task, key) in sorted(text_keys().items()):
@@ -177,7 +177,7 @@ def rows() -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Prints the table and writes it beside the others."""
+    """Prints the table, and writes it beside the others."""
     with tempfile.TemporaryDirectory() as folder:
         before = Path.cwd()
         os.chdir(folder)

@@ -1,26 +1,27 @@
-"""Shared set-up of the tests: a clean environment, one thread, and what is made once for all tests.
+"""Sets up all tests: a clean environment, one thread, and runs that many tests share.
 
 Fixtures for every test file:
 
-- ``runs``: tiny runs that are trained once a session, whichever worker asks first (`shared_runs.py`).
-  ``runs.finished("task=lm")`` is the run directory of ``task=lm debug=smoke``, to read only;
-  ``runs.copy(tmp_path / "run", "task=lm")`` is a copy to change;
-  ``runs.unfinished(tmp_path / "run", "task=lm")`` is a copy that looks as if it was killed after its checkpoint of
-  step 5; ``runs.result("task=lm")`` is what ``multihead.train`` returned. More words make another run:
-  ``runs.finished("task=lm", "model.norm=rms_norm")``. Ask before the test patches anything.
-- ``shared_folder``: a folder that all workers of the session see; take `shared_runs.locked` before you write into it.
+- ``runs``: tiny runs that are trained once a session, by the worker that asks first (`shared_runs.py`).
+  ``runs.finished("task=lm")`` is the run directory of ``task=lm debug=smoke``. Only read it.
+  ``runs.copy(tmp_path / "run", "task=lm")`` is a copy that you may change.
+  ``runs.unfinished(tmp_path / "run", "task=lm")`` is a copy that looks as if the run was killed after its checkpoint
+  of step 5. ``runs.result("task=lm")`` is what ``multihead.train`` returned. More words give another run:
+  ``runs.finished("task=lm", "model.norm=rms_norm")``. Ask for a run before the test patches anything.
+- ``shared_folder``: a folder that all workers of the session see. Take `shared_runs.locked` before you write into it.
 
-A command line in this process is ``multihead.cli.main(["predict", f"run={run}"])`` with ``capsys``. A process of its
-own takes seconds of imports: start one only where the process is the point (signals, kills, ranks, what is imported).
+To run a command in this process, call ``multihead.cli.main(["predict", f"run={run}"])`` and use ``capsys``. A process
+of its own takes seconds of imports. Start one only if the test is about it: signals, kills, ranks, what is imported.
 
 Markers:
 
-- ``slow``: not in the default run. ``pytest -m "slow or not slow"`` runs everything.
-- ``quick``: set here, on every test that reaches neither a training nor a process (`reach.py`) and is not marked
-  ``slow`` or ``unhurried``. ``pytest -m quick`` is for the moment between two edits.
-- ``unhurried``: takes more than a second although it trains nothing. The summary names quick tests that should have it.
-- ``pictures``: draws the real pictures of attention. Elsewhere one pixel stands for each, because drawing takes half
-  of a tiny training.
+- ``slow``: the default run leaves the test out. ``pytest -m "slow or not slow"`` runs everything.
+- ``quick``: this file sets it on every test that reaches neither a training nor a process (`reach.py`) and has no
+  marker ``slow`` or ``unhurried``. Use ``pytest -m quick`` between two edits.
+- ``unhurried``: the test takes more than a second although it trains nothing. The summary names quick tests that need
+  this marker.
+- ``pictures``: the test draws the real pictures of attention. In other tests one pixel stands for each picture,
+  because drawing takes half of a tiny training.
 """
 
 import os
@@ -35,7 +36,7 @@ from shared_runs import Runs
 surroundings.clean_environment()
 surroundings.hear_signals()
 
-SECOND = 1.0  # of processor time: more than a quick test should take
+SECOND = 1.0  # the most processor time that a quick test should take
 DOT = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63f8"
     "0f00010101001cb08c990000000049454e44ae426082"
@@ -44,7 +45,7 @@ DOT = bytes.fromhex(
 late: list[tuple[float, str]] = []
 """Processor seconds and names of quick tests that took too long."""
 workers: list[float] = []
-"""Processor seconds of each worker and of what it started."""
+"""Processor seconds of each worker, together with the processes that it started."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -70,10 +71,10 @@ def pytest_runtest_logreport(report):
 
 
 def processor_seconds() -> float:
-    """Of this process, its children, and theirs that have ended."""
+    """Processor seconds of this process, of its children, and of their children that have ended."""
     took = os.times()
     seconds = took.user + took.system + took.children_user + took.children_system
-    for child in Path("/proc/self/task").glob("*/children"):  # such as the server that forks trainings
+    for child in Path("/proc/self/task").glob("*/children"):  # for example the server that forks trainings
         for pid in child.read_text().split():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
@@ -108,26 +109,26 @@ def shared_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_home(shared_folder):
-    """Nothing is read from the user's home, such as a login, and nothing is written there."""
+    """Gives the tests an empty home: they read nothing from the user's, such as a login, and write nothing there."""
     (shared_folder / "home").mkdir(exist_ok=True)
     os.environ["HOME"] = str(shared_folder / "home")
 
 
 @pytest.fixture(autouse=True)
 def own_cache(shared_folder, monkeypatch):
-    """Tokenizers and encoded rows of the tests are cached for the session, away from the user's own cache."""
+    """Caches tokenizers and encoded rows for the session, not in the user's own cache."""
     monkeypatch.setenv("MULTIHEAD_CACHE", str(shared_folder / "cache"))
     monkeypatch.delenv("MULTIHEAD_DATA", raising=False)
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(request, monkeypatch):
-    """Drawing attention takes half of a tiny training."""
+    """Replaces each picture of attention by one pixel, because drawing takes half of a tiny training."""
     if not any(request.node.get_closest_marker(name) for name in ("pictures", "quick")):
         monkeypatch.setattr("multihead.training.attention_maps.draw", lambda found, title, path: path.write_bytes(DOT))
 
 
 @pytest.fixture(scope="session")
 def runs(shared_folder, own_home):
-    """Tiny finished runs; see the top of this file."""
+    """Gives tiny finished runs: see the top of this file."""
     return Runs(shared_folder / "runs", shared_folder / "cache")

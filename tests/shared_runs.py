@@ -1,4 +1,4 @@
-"""Tiny runs that are trained once a session: by the first test that asks, for the tests of all workers."""
+"""Trains tiny runs once a session. The first test that asks trains one, and the tests of all workers use it."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,7 @@ import pytest
 
 @contextlib.contextmanager
 def locked(path: Path):
-    """Inside, no other worker of the session holds the lock of this name."""
+    """Holds the lock of this name, so that no other worker of the session holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -21,11 +21,11 @@ def locked(path: Path):
 
 
 class Runs:
-    """Runs of ``debug=smoke`` and more words, each trained once.
+    """Runs of ``debug=smoke`` and more words. Each is trained once.
 
     Args:
-        folder: Of the session, the same for all workers.
-        cache: Of tokenizers and encoded rows.
+        folder: A folder of the session, the same for all workers.
+        cache: Folder of tokenizers and encoded rows.
     """
 
     def __init__(self, folder: Path, cache: Path):
@@ -43,26 +43,26 @@ class Runs:
     def _train(self, run: Path, words: tuple[str, ...]) -> None:
         import multihead
 
-        made = run.with_name(run.name + ".made")
-        shutil.rmtree(made, ignore_errors=True)
+        new = run.with_name(run.name + ".new")
+        shutil.rmtree(new, ignore_errors=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MULTIHEAD_CACHE", str(self.cache))
             patch.delenv("MULTIHEAD_DATA", raising=False)
-            result = multihead.train([*words[:1], "debug=smoke", f"run_dir={made}", *words[1:]])
+            result = multihead.train([*words[:1], "debug=smoke", f"run_dir={new}", *words[1:]])
         run.with_name(run.name + ".json").write_text(json.dumps(result | {"run_dir": str(run)}))
-        made.rename(run)
+        new.rename(run)
 
     def result(self, *words: str) -> dict[str, Any]:
-        """What ``multihead.train`` returned for the run of these words."""
+        """Returns what ``multihead.train`` returned for the run of these words."""
         run = self.finished(*words)
         return json.loads(run.with_name(run.name + ".json").read_text())
 
     def copy(self, to: Path, *words: str) -> Path:
-        """Copies the run of these words to a folder that does not exist yet, to be changed there."""
+        """Copies the run of these words to a folder that does not exist yet. The test may change the copy."""
         return shutil.copytree(self.finished(*words), to)
 
     def unfinished(self, to: Path, *words: str) -> Path:
-        """A copy that looks as if the run was killed after it had saved step 5 of 10."""
+        """Copies a run so that it looks as if it was killed after it had saved step 5 of 10."""
         run = self.copy(to, *words)
         shutil.rmtree(run / "model")
         shutil.rmtree(run / "checkpoints" / "step_10")

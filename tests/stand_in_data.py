@@ -1,4 +1,4 @@
-"""Small data sets in the formats and under the file names of ``conf/data``: a stand-in for the real ones in tests."""
+"""Writes small data sets in the formats, and under the file names, of ``conf/data``. Tests use them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,30 @@ from multihead.config.compose import compose
 from multihead.config.data import DataConfig, GrammarConfig
 from multihead.data import grammar
 
+TASKS = {"multi30k": "translation", "multi30k_en_fr": "translation", "tatoeba": "translation", "sst2": "classification",
+         "sms_spam": "classification", "ag_news": "classification", "wikitext2": "lm", "aeslc": "summarization",
+         "tinyshakespeare": "lm"}  # fmt: skip
+"""The data sets that the documents and experiments name, each with a task that it serves."""
+
+
+def write_all(root: Path) -> Path:
+    """Writes every data set below ``root``, which is then MULTIHEAD_DATA."""
+    for name, task in TASKS.items():
+        write(name, task, root)
+    return root
+
 
 def write(name: str, task: str, root: Path, rows: int = 240) -> None:
     """Writes the files that ``data=NAME`` reads below ``root``, each with ``rows`` rows of the built-in grammar.
 
     Args:
-        name: A file of conf/data.
-        task: A task that the data set serves; the configuration is that of ``task=TASK data=NAME``.
+        name: Name of a file of conf/data.
+        task: A task that the data set serves. The configuration is that of ``task=TASK data=NAME``.
         root: The folder that MULTIHEAD_DATA names.
-        rows: Rows of each file; a tenth of it where the file is for validation or test.
+        rows: Number of rows of a training file. A validation or test file has a fifth of it, and at least 24.
     """
     data = compose([f"task={task}", f"data={name}"]).config.data
-    rows += 2 * sum(int(size) for size in data.splits.values() if size >= 1)  # what is held out of train
+    rows += 2 * sum(int(size) for size in data.splits.values() if size >= 1)  # these are held out of train
     for split, value in (("train", data.train), ("val", data.val), ("test", data.test)):
         files = value if isinstance(value, list) else [value] if value else []
         count = rows if split == "train" else max(rows // 5, 24)
@@ -42,7 +54,7 @@ def write(name: str, task: str, root: Path, rows: int = 240) -> None:
 
 
 def _rows(data: DataConfig, split: str, count: int) -> Iterator[list[str]]:
-    """Rows with a value for each column, in file order."""
+    """Yields rows with a value for each column, in the order of the file."""
     sizes = GrammarConfig(train_size=count, val_size=count, test_size=count)
     columns = data.columns or list(dict.fromkeys(data.roles.values())) or ["text"]
     labels = list(data.labels) or ["ham", "spam"]

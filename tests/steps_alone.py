@@ -7,6 +7,7 @@ import torch
 
 from multihead.config.training import TrainerConfig
 from multihead.runs.checkpoint import random_state
+from multihead.tasks import base
 from multihead.training.steps import Steps
 
 STEPS_OF_AN_EPOCH = 4
@@ -32,6 +33,8 @@ class Task(torch.nn.Module):
         self.tokens_seen, self.recorded = 0, {}
         self.record = lambda row, step: rows.append((step, row))
 
+    count_tokens, count_on = base.Task.count_tokens, base.Task.count_on
+
 
 class Run:
     """A `Steps` with a trainer and a task beside it, which count; ``step`` does one optimizer step."""
@@ -42,20 +45,22 @@ class Run:
         plan = SimpleNamespace(num_steps=lambda epoch: STEPS_OF_AN_EPOCH)
         data = SimpleNamespace(plan=plan, seed=0, position=(0, 0), set_position=lambda epoch, step: None)
         every = {"val_every_n_steps": 100, "checkpoint_every_n_steps": 100, "log_every_n_steps": 1}
+        self.config = SimpleNamespace(
+            trainer=TrainerConfig(**{**every, **config}), task=SimpleNamespace(monitor="val/loss", monitor_mode="min")
+        )
         self.steps = Steps(
             folder,
             data,
-            TrainerConfig(**{**every, **config}),
-            ("val/loss", "min"),
+            self.config,
             start=start,
             events=lambda name, **fields: self.events.append((name, fields)),
         )
         self.module = Task(self.rows)
         self.trainer = self._trainer()
-        self.steps.mark = clock.now
-        self.steps._validate = self._validate
-        self.steps._save = lambda trainer: self.saved.append(trainer.global_step)
-        self.steps._set_boundary()
+        self.steps.counters.begin_step()
+        self.steps.validation.run = self._validate
+        self.steps.saving.save = self._save
+        self.steps._mark_boundary()
 
     def _trainer(self):
         weight = torch.zeros(1)
@@ -74,6 +79,9 @@ class Run:
             strategy=SimpleNamespace(root_device=torch.device("cpu")),
         )
 
+    def _save(self, trainer, best):
+        self.saved.append(trainer.global_step)
+
     def _validate(self, trainer, module):
         self.validations.append(trainer.global_step)
         self.clock.now += 50
@@ -90,11 +98,11 @@ class Run:
 def validating(run, values, **config):
     """A `Run` whose validations find these values, one after the other."""
     one = run(**config)
-    del one.steps._validate
+    del one.steps.validation.run
     left = iter(values)
 
     def validation():
-        assert one.trainer.validating and one.steps.pending_validation
+        assert one.trainer.validating and one.steps.validation.pending
         torch.rand(3)
         one.trainer._logger_connector._first_loop_iter = None
         one.module.recorded |= {"val/loss": next(left), "train/loss": 9.0}

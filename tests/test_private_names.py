@@ -99,6 +99,7 @@ def test_torch_has_functions_of_lists_of_tensors():
     assert all(map(torch.equal, tensors, others))
 
 
+@pytest.mark.unhurried
 def test_torch_knows_of_a_module_whether_it_is_compiled():
     module = torch.nn.Linear(1, 1)
     assert not torch_private.is_compiled(module)

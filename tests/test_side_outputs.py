@@ -32,7 +32,7 @@ BROKEN = {
     "multihead.training.suspicions.of_training": "the notes on the result",
     "multihead.training.attention_maps.draw": "the pictures of attention",
     "multihead.runs.progress.plain_table": "the table confusion_test",
-    "multihead.training.job._shown": "the samples on the screen",
+    "multihead.training.screen.texts_of": "the samples on the screen",
     "multihead.runs.progress.summary": "the summary on the screen",
 }
 """What is made to raise, and what the warning calls it."""

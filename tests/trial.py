@@ -1,4 +1,4 @@
-"""Tiny runs of the whole program, for the end-to-end tests."""
+"""Starts tiny runs of the whole program, for the end-to-end tests."""
 
 import csv
 import json
@@ -19,17 +19,17 @@ import multihead
 ROOT = Path(__file__).parents[1]
 SMOKE = ["task=translation", "debug=smoke"]
 FORKS = multiprocessing.get_context("forkserver")
-"""Starts processes by a fork of one process that has imported everything: the imports take seconds."""
+"""Starts processes as forks of one process that has imported everything, because the imports take seconds."""
 FORKS.set_forkserver_preload(["multihead.training.job", "multihead.training.steps", "torchmetrics"])
 
 
 def train(run_dir, *words):
-    """Trains in this process; returns what result.json holds."""
+    """Trains in this process, and returns what result.json holds."""
     return multihead.train([*SMOKE, f"run_dir={run_dir}", *words])
 
 
 def process(*arguments, **options):
-    """Starts Python in a process and a process group of its own; train.py as a fork that has imported everything."""
+    """Starts Python in a process and a process group of its own. train.py is a fork that has imported everything."""
     if arguments[0] == str(ROOT / "train.py") and "-m" not in arguments:
         return Training(*arguments[1:], **options)
     return subprocess.Popen(
@@ -43,12 +43,12 @@ def process(*arguments, **options):
 
 
 class Training:
-    """``python train.py WORDS`` in a process and a process group of its own, with the methods of `Popen` in use here.
+    """``python train.py WORDS`` in a process and a process group of its own. It has the methods of `Popen` in use here.
 
     Args:
-        words: Of the command line.
-        prepare: Called in the process first, with ``arguments``; a function of a module.
-        environment: Variables beside ours.
+        words: Words of the command line.
+        prepare: A function of a module that the process first calls with ``arguments``.
+        environment: Variables that the process has beside ours.
     """
 
     def __init__(self, *words, prepare=None, arguments=(), **environment):
@@ -103,13 +103,13 @@ def _trains(folder, here, variables, prepare, arguments, words):
 
 
 def _strike(hook, step, micro_batch, signum):
-    """A signal in the middle of a step, or of a validation."""
+    """Lets the process send itself a signal in the middle of a step, or of a validation."""
     from multihead.training.steps import Steps
 
     before = getattr(Steps, hook)
 
     def strike(self, trainer, *rest):
-        if trainer.global_step == step and self.micro_batches == micro_batch:
+        if trainer.global_step == step and self.counters.micro_batches == micro_batch:
             os.kill(os.getpid(), signum)
         before(self, trainer, *rest)
 
@@ -117,23 +117,23 @@ def _strike(hook, step, micro_batch, signum):
 
 
 def struck(signum, step, *words, micro_batch=0, hook="on_train_batch_start"):
-    """Exit status and stderr of a training that gets ``signum`` where its ``step`` steps are done."""
+    """Exit status and standard error of a training that gets ``signum`` after ``step`` steps."""
     running = Training(*words, prepare=_strike, arguments=(hook, step, micro_batch, int(signum)))
     _, errors = running.communicate(timeout=120)
     return running.returncode, errors
 
 
 def weights(run_dir):
-    """Every tensor of the model that the run exported."""
+    """Reads every tensor of the model that the run exported."""
     return load_file(Path(run_dir) / "model" / "model.safetensors")
 
 
 def rows(run_dir, column="train/loss"):
-    """Step to a column of metrics.csv, as it is written."""
+    """Pairs of a step and the text of a column of metrics.csv in that step."""
     with open(Path(run_dir) / "metrics.csv", newline="") as file:
         return [(int(row["step"]), row[column]) for row in csv.DictReader(file) if row[column]]
 
 
 def events(run_dir):
-    """Names and fields of events.jsonl."""
+    """Reads the lines of events.jsonl."""
     return [json.loads(line) for line in (Path(run_dir) / "events.jsonl").read_text().splitlines()]

@@ -1,34 +1,34 @@
-"""What users have: the default logger and no account, and data under MULTIHEAD_DATA."""
+"""Fixtures that give tests what users have: the default logger, no account, and data under MULTIHEAD_DATA."""
 
 import io
 import json
 import sys
 
 import pytest
-from small_data import write_all
+from stand_in_data import write_all
 
 from multihead.cli import main
 
 
 @pytest.fixture(scope="session")
 def small_data(shared_folder):
-    """A folder of small data sets, in the files that conf/data/*.yaml name."""
+    """A folder of small data sets, in the files that conf/data/*.yaml name. All workers share it."""
     from shared_runs import locked
 
     with locked(shared_folder / "small_data.lock"):
         if not (shared_folder / "small_data").is_dir():
-            write_all(shared_folder / "small_data_made").rename(shared_folder / "small_data")
+            write_all(shared_folder / "small_data_new").rename(shared_folder / "small_data")
     return shared_folder / "small_data"
 
 
 class Commands:
-    """Commands as users type them, in this process; what they say is kept."""
+    """Runs commands as users type them, in this process."""
 
     def __init__(self, monkeypatch, capsys):
         self.monkeypatch, self.capsys = monkeypatch, capsys
 
     def __call__(self, verb, *words, lines="", status=0):
-        """Standard output of a command, which must end with ``status``."""
+        """Runs a command, which must end with ``status``, and returns its standard output."""
         self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
         found = main([verb, *words])
         out, err = self.capsys.readouterr()
@@ -37,12 +37,12 @@ class Commands:
         return out
 
     def result(self, run):
-        """What result.json holds."""
+        """Reads the result.json of a run."""
         return json.loads((run / "result.json").read_text())
 
     def evaluated(self, run, split):
-        """What `evaluate` of a split wrote."""
-        (file,) = run.glob(f"evaluate_{split}*.json")  # overrides, plugin= too, mark its name
+        """Reads the file that `evaluate` of a split wrote."""
+        (file,) = run.glob(f"evaluate_{split}*.json")  # overrides, also plugin=, change its name
         return json.loads(file.read_text())
 
 

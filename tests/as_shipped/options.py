@@ -1,6 +1,7 @@
-"""Options that touch the same objects, and combinations in which every pair of their values occurs (a covering array).
+"""Lists options that touch the same objects, and combinations in which every pair of their values occurs.
 
-What a user cannot combine is left out by `IMPOSSIBLE`; a test checks that the configuration refuses each of these.
+Such a list is a covering array. Pairs that a user cannot combine are in `REFUSED`. A test checks that the
+configuration gives an error for each of them.
 """
 
 import itertools
@@ -60,23 +61,23 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
     "embeddings": {"all": [], "one": ["model.tie_embeddings=target_output"], "own": ["model.tie_embeddings=none"]},
     "compiled": {"no": [], "yes": ["compile=true"]},
 }
-"""An option to its values, each with the words that choose it."""
+"""The options. Each value has the words that choose it."""
 
 REFUSED = [
     {"ranks": "fsdp", "precision": "fp16"},
     {"ranks": "fsdp", "precision": "64"},
 ]
-"""Pairs that the configuration refuses."""
+"""Pairs for which the configuration gives an error."""
 MEANINGLESS = [
-    {"plugin": "callback", "not finite": "stop"},  # ends the run, as it should
-    {"plugin": "callback", "not finite": "rewind", "intervals": "default"},  # there is nothing to go back to
+    {"plugin": "callback", "not finite": "stop"},  # this ends the run, as it should
+    {"plugin": "callback", "not finite": "rewind", "intervals": "default"},  # there is no checkpoint to return to
     {"goes on": "after a loss", "intervals": "default"},  # there is no earlier checkpoint
     *({"compiled": "yes", "ranks": ranks} for ranks in ("ddp", "fsdp")),  # minutes of compiling in each rank
 ]
-"""Pairs and triples that ask for nothing, or for too much time."""
+"""Pairs and triples that test nothing, or that take too much time."""
 
 SLOW = ("compiled", "ranks", "goes on")
-"""Options whose other values take most time."""
+"""Options of which all values but the first take much time."""
 
 SMALL = [
     *("model=tiny", "model.d_model=32", "model.num_heads=2", "model.d_ff=64", "model.max_len=64"),
@@ -86,24 +87,24 @@ SMALL = [
 
 
 def possible(chosen: dict[str, str]) -> bool:
-    """Whether these values can be together."""
+    """Says whether these values can be together."""
     return not any(wrong.items() <= chosen.items() for wrong in (*REFUSED, *MEANINGLESS))
 
 
 def pairs_of(chosen: dict[str, str]) -> set[frozenset]:
-    """Every two choices of a combination."""
+    """Returns every two choices of a combination."""
     return {frozenset(pair) for pair in itertools.combinations(chosen.items(), 2)}
 
 
 def possible_pairs() -> list[dict[str, str]]:
-    """Every two values of two options that can be together."""
+    """Returns every two values of two options that can be together."""
     every = [[(name, value) for value in values] for name, values in OPTIONS.items()]
     pairs = (dict(pair) for a, b in itertools.combinations(every, 2) for pair in itertools.product(a, b))
     return [pair for pair in pairs if possible(pair)]
 
 
 def combinations() -> list[dict[str, str]]:
-    """Rows in which every possible pair of values occurs; the same ones each time."""
+    """Returns rows in which every possible pair of values occurs. They are the same each time."""
 
     def together(row: list[str]) -> bool:
         return possible(dict(zip(OPTIONS, row, strict=False)))
@@ -111,7 +112,7 @@ def combinations() -> list[dict[str, str]]:
     found = AllPairs([list(values) for values in OPTIONS.values()], filter_func=together)
     rows = [dict(zip(OPTIONS, row, strict=True)) for row in found]
     covered = set().union(*(pairs_of(row) for row in rows))
-    left = [pair for pair in possible_pairs() if not pairs_of(pair) <= covered]  # what the library has given up
+    left = [pair for pair in possible_pairs() if not pairs_of(pair) <= covered]  # the library leaves these out
     while left:
         row: dict[str, str] = {}
         for pair in left:
@@ -126,7 +127,7 @@ def combinations() -> list[dict[str, str]]:
 
 
 def cheaper(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The rows with the first value of a slow option wherever every pair still occurs without the slow one."""
+    """Replaces slow values by the first one of their option, if every pair still occurs."""
     needed = {pair for chosen in possible_pairs() for pair in pairs_of(chosen)}
     for number, row in enumerate(rows):
         others = set().union(*(pairs_of(other) for other in rows[:number] + rows[number + 1 :]))
@@ -139,11 +140,11 @@ def cheaper(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def words_of(chosen: dict[str, str]) -> list[str]:
-    """What is typed."""
+    """Returns the words that a user types for the combination."""
     return [word for name, value in chosen.items() for word in OPTIONS[name][value]]
 
 
 def name_of(chosen: dict[str, str]) -> str:
-    """The values of a combination that are not the first of their option."""
+    """Returns a name: the values of a combination that are not the first of their option."""
     shown = [value for name, value in chosen.items() if name == "task" or value != next(iter(OPTIONS[name]))]
     return "-".join(value.replace(" ", "_") for value in shown)

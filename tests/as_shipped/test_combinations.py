@@ -1,4 +1,4 @@
-"""Options that touch the same objects, together: every possible pair of their values occurs in one of these runs.
+"""Combines options that touch the same objects. Every possible pair of their values occurs in one of these runs.
 
 ``pytest -m "slow or not slow" tests/as_shipped`` runs the whole stage.
 """
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unhurried
 
 COMBINATIONS = combinations()
 OFTEN = [chosen for chosen in COMBINATIONS if chosen["ranks"] == "one" and chosen["compiled"] == "no"][1:13]
-"""Those that every run of the tests tries."""
+"""The combinations that every run of the tests tries."""
 PARAMETERS = [
     pytest.param(chosen, id=name_of(chosen), marks=() if chosen in OFTEN else pytest.mark.slow)
     for chosen in COMBINATIONS
@@ -53,9 +53,9 @@ def test_a_run_of_the_combination(chosen, command, tmp_path):
     command("train", *typed(chosen, 4 if chosen["goes on"] == "longer" else 6), f"run_dir={run}")
     assert (run / "tensorboard").is_dir() == (chosen["logger"] == "tensorboard")
     assert bool(list(run.glob("wandb/offline-run-*"))) == (chosen["logger"] == "default")
-    told = (run / "train.log").read_text()  # several ranks speak past our standard output
-    assert "goes on without" not in told
-    assert ("changes nothing" in told) == (chosen["plugin"] == "callback")
+    log = (run / "train.log").read_text()  # several ranks do not write to our standard output
+    assert "goes on without" not in log
+    assert ("changes nothing" in log) == (chosen["plugin"] == "callback")
     if chosen["goes on"] == "longer":
         command("train", f"resume={run}", "trainer.max_steps=6", *plugin)
     if chosen["goes on"] == "after a loss":
@@ -76,6 +76,6 @@ def test_a_run_of_the_combination(chosen, command, tmp_path):
 
 
 def lose_the_end(run, step):
-    """As if the process had been killed after the checkpoint before the last."""
+    """Leaves the run as if the process had been killed after the checkpoint before the last one."""
     shutil.rmtree(run / "checkpoints" / f"step_{step}")
     (run / "result.json").rename(run / "result_of_the_first.json")

@@ -1,7 +1,8 @@
-"""Every fenced command of the README and the documents, as typed, in a folder as after a clone.
+"""Runs every fenced command of the README and the documents, as it is typed, in a folder as after a clone.
 
-Only the size is cut: trainings take few steps and the data sets are small. Everything else is what a reader has: the
-default logger without an account, default intervals, the precision of the recipe. ``pytest -m as_shipped`` runs all.
+Only the size is different: trainings take few steps, and the data sets are small. Everything else is what a reader
+has: the default logger without an account, default intervals, the precision of the recipe. ``pytest -m as_shipped``
+runs all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.as_shipped]
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHORT = ["trainer.max_steps=4", "data.grammar={train_size: 400, val_size: 24, test_size: 24}"]
-"""Appended to a training; a key that the command sets itself is left out."""
+"""Words that are appended to a training. A key that the command itself sets is left out."""
 NOT_RUN = {
     "pip install": "the set-up, which continuous integration runs",
     "pytest": "the tests themselves",
@@ -41,15 +42,12 @@ NOT_RUN = {
     "torchrun --nnodes 2": "needs two machines",
 }
 GPU = ("hardware=gpu", "accelerator=gpu", "hydra/launcher=submitit_slurm", "--nproc-per-node 8", "hardware=slurm")
-"""Words of commands that need what few test machines have; they compose (tests/test_docs.py)."""
-DATA = {"multi30k": "translation", "multi30k_en_fr": "translation", "tatoeba": "translation", "sst2": "classification",
-        "sms_spam": "classification", "ag_news": "classification", "wikitext2": "lm", "aeslc": "summarization",
-        "tinyshakespeare": "lm"}  # fmt: skip
+"""Words of commands that need what few test machines have. tests/test_docs.py composes these commands."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One line of a fenced block."""
+    """One command of a fenced block."""
 
     document: str
     heading: str
@@ -73,7 +71,7 @@ def commands() -> list[Command]:
 
 
 def reason_not_to_run(command: Command) -> str | None:
-    """Why this machine does not run it, if there is a reason."""
+    """Returns the reason why this machine does not run a command, or None."""
     for start, reason in NOT_RUN.items():
         if command.line.startswith(start):
             return reason
@@ -87,7 +85,7 @@ def reason_not_to_run(command: Command) -> str | None:
 
 
 def run_for(command: Command) -> str:
-    """The task of the run that RUN stands for in a command."""
+    """Returns the task of the run for which RUN stands in a command."""
     line = command.line
     if "part=" in line:
         return "multitask"
@@ -99,18 +97,18 @@ def run_for(command: Command) -> str:
 
 
 def shortened(line: str) -> str:
-    """A training command with few steps on little data."""
+    """Changes a training command so that it takes few steps on little data."""
     typed = line.partition("  #")[0]
     keys = {word.partition("=")[0] for word in shlex.split(typed)}
     words = [word for word in SHORT if word.partition("=")[0] not in keys]
-    if "debug=profile" in typed:  # measures steps of its own number
+    if "debug=profile" in typed:  # it sets its own number of steps
         words = words[1:]
     return " ".join([typed, *map(shlex.quote, words)])
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A folder as after a clone, with the reader's files, small data sets, and finished runs of four tasks."""
+    """Gives a folder as after a clone, with the reader's files, small data sets, and finished runs of four tasks."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("train.py", "conf", "docs", "benchmarks", "src"):
         (folder / name).symlink_to(ROOT / name)
@@ -120,8 +118,7 @@ def clone(tmp_path_factory):
         tree["parameters"] |= {"trainer.max_steps": {"value": 4}, "trainer.val_every_n_steps": {"value": 2}}
         tree["run_cap"] = 2
         (folder / "sweeps" / file.name).write_text(yaml.safe_dump(tree, sort_keys=False))
-    for name, task in DATA.items():
-        stand_in_data.write(name, task, folder / "data")
+    stand_in_data.write_all(folder / "data")
     write_files_of_the_reader(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -135,7 +132,7 @@ def clone(tmp_path_factory):
 
 
 def write_files_of_the_reader(folder: Path) -> None:
-    """The files that the documents speak of as the reader's own."""
+    """Writes the files that the documents call the reader's own."""
     pairs = stand_in_data.grammar.columns(stand_in_data.GrammarConfig(train_size=300), "train", ["english", "german"])
     english, german = pairs["english"], pairs["german"]
     (folder / "my_conf" / "model").mkdir(parents=True)
@@ -162,7 +159,7 @@ def write_files_of_the_reader(folder: Path) -> None:
 
 @pytest.fixture
 def reader(clone, tmp_path):
-    """Runs a line in a shell as a reader does; what it writes stays with the test."""
+    """Runs a line in a shell as a reader does. The test keeps the files that it writes."""
     for path in clone.iterdir():
         if path.name not in ("runs", "outputs"):
             (tmp_path / path.name).symlink_to(path)
@@ -201,7 +198,7 @@ def test_a_documented_command_ends_with_status_0(command, clone, reader):
 
 
 def prepare_for(command: Command, clone: Path, folder: Path) -> None:
-    """What earlier lines of the document have left: the runs that a command names."""
+    """Writes what earlier commands of the document would have written: the runs that a command names."""
     own = re.search(r"run_dir=(RUN)\b", command.line)
     if not own and re.search(r"\bRUN\b", command.line):
         shutil.copytree(clone / "runs" / run_for(command), folder / "RUN")
@@ -230,12 +227,12 @@ def prepare_for(command: Command, clone: Path, folder: Path) -> None:
 
 
 def earlier(run_dir: str) -> str:
-    """The documented command that makes a run directory."""
+    """Returns the documented command that writes a run directory."""
     return next(command.line for command in commands() if f"run_dir={run_dir}" in command.line)
 
 
 def give_seed(run: Path, seed: int) -> None:
-    """Lets a copy of a run be another run of the same system."""
+    """Turns a copy of a run into another run of the same system."""
     for file in (run / "config.yaml", run / "result.json"):
         file.write_text(re.sub(r'("?seed"?: )\d+', rf"\g<1>{seed}", file.read_text(), count=1))
 
@@ -254,7 +251,7 @@ def test_the_python_of_the_readme(reader):
 
 
 def test_the_sample_sentences_of_the_readme(reader):
-    """What the README shows as input is answered rightly by the model of its first command, and of its classifier."""
+    """The model of the README's first command answers its sample inputs rightly, and so does its classifier."""
     for task in ("translation", "classification"):
         assert reader(f"python train.py task={task} run_dir={task}").returncode == 0
     shown = re.search(r"run.translate\((\[.*?\])", (ROOT / "README.md").read_text()).group(1)

@@ -9,7 +9,7 @@ from multihead.config.compose import compose, to_yaml
 from multihead.config.settings import read_words
 from multihead.config.verbs import SETTINGS
 from multihead.config.words import typed_as
-from multihead.training.job import next_commands
+from multihead.training.screen import next_commands
 
 NAMES = ["plain", "my run", "a,b", "a=b", "it's", 'say "x"', "ü", "[x]", "{x}", "~x", "$HOME", "a(b", "1e5", "null"]
 PLUGIN = "from multihead.plugin import Plugin\nPLUGIN = Plugin()\n"

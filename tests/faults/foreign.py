@@ -36,7 +36,7 @@ class Canary:
     "the checkpoint of another task: resumed, and started from",
     "resume: refused, both tasks named, status 3; init_from takes what fits and says what",
     'patch("multihead.runs.resume.changes", lambda saved, wanted, force=(): ([], []))\n'
-    'patch("multihead.training.steps.Steps._restore", lambda self, trainer, module: None)',
+    'patch("multihead.training.steps.Steps._resume", lambda self, trainer, task, start: None)',
     defect_slow=True,
 )
 def another_task(bench):

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 CODE = "MULTIHEAD_FAULT_CODE"  # environment variable that holds code which every Python child runs first
 PATIENCE = 110.0  # seconds that one command may take
 STARTUP = """
-import importlib, os
+import builtins, importlib, os
 def patch(target, value):
     parts = target.split(".")
     for length in range(len(parts) - 1, 0, -1):
@@ -36,6 +36,8 @@ def patch(target, value):
             continue
         for name in parts[length:-1]:
             owner = getattr(owner, name)
+        if not hasattr(owner, parts[-1]) and not hasattr(builtins, parts[-1]):
+            break
         before = owner.__dict__.get(parts[-1])  # None: of a built-in, which the module's own name then hides
         setattr(owner, parts[-1], value)
         return owner, parts[-1], before

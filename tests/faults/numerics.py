@@ -30,7 +30,7 @@ l.LanguageModelingTask.training_step = poisoned
 """
 UNSEEN = (
     'patch("multihead.training.steps.Steps.on_gradient", lambda self, *rest: None)\n'
-    'patch("multihead.training.steps.Steps._require_finite", lambda self, trainer, module: 0.0)'
+    'patch("multihead.training.not_finite.NotFinite.check_loss", lambda self, trainer, task: 0.0)'
 )
 
 
@@ -79,7 +79,7 @@ def not_finite(bench):
     "49b",
     "a loss that is not finite once, with trainer.on_nan=skip, and at every step",
     "one step is left out and counted, the run ends well; twenty in a row end it with status 4",
-    'patch("multihead.training.steps.MOST_IN_A_ROW", 10**6)\n' + UNSEEN,
+    'patch("multihead.training.not_finite.MOST_IN_A_ROW", 10**6)\n' + UNSEEN,
     slow=True,
 )
 def left_out(bench):
@@ -137,7 +137,8 @@ def one_rank_not_finite(bench):
     "53",
     "memory: a model or a batch that does not fit the address space",
     "error[machine] with what to lower, status 5; the checkpoint before it stays",
-    'patch("multihead.errors.mendable", lambda error: error)\npatch("multihead.training.launch.mendable", None)',
+    'patch("multihead.errors.as_user_error", lambda error: error)\n'
+    'patch("multihead.training.rank.as_user_error", lambda error: error)',
     needs=PRLIMIT,
     slow=True,
 )
@@ -250,7 +251,7 @@ def rank_stopped(bench):
     "56b",
     "SIGKILL to the parent of two ranks",
     "no rank outlives it by 15 s; the same command goes on",
-    'patch("multihead.training.launch.sys.platform", "other")\n'
+    'patch("multihead.training.rank.sys.platform", "other")\n'
     'patch("multihead.training.watchdog._leave_with_parent", lambda *rest: None)',
     slow=True,
 )
@@ -283,8 +284,11 @@ def alive(pid: int) -> bool:
     "59",
     "two ranks and then one, one and then two, of the same run",
     "goes on at the same example: in 64 bits, losses within 1e-6 of the run that one rank did alone",
-    'import multihead.training.steps as s\npatch("multihead.training.steps.Steps._advance_position", '
-    'lambda self: setattr(self, "step_in_epoch", self.step_in_epoch + 1 + (self.step_in_epoch == 7)))',
+    "import multihead.training.counters as c\nend_step = c.Counters.end_step\n"
+    "def skipping(self, *rest, **more):\n"
+    "    end_step(self, *rest, **more)\n"
+    "    self.step_in_epoch += self.step_in_epoch == 8\n"
+    'patch("multihead.training.counters.Counters.end_step", skipping)',
     slow=True,
 )
 def other_ranks(bench):

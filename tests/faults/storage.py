@@ -47,15 +47,14 @@ def left(run: Path) -> list[str]:
 
 
 WRONG_DATA = (
-    "import multihead.training.steps as s\n"
-    "restore = s.Steps._restore_rank\n"
-    'patch("multihead.training.steps.Steps._restore_rank", lambda self, *rest: setattr(self, "restore_random", None))\n'
-    "before = s.Steps.__init__\n"
-    "def begin(self, *rest, **more):\n"
-    "    before(self, *rest, **more)\n"
-    "    self.data.set_position(0, 0)\n"
+    "import multihead.training.counters as c\n"
+    'patch("multihead.training.streams.Streams.resume", lambda self, *rest: None)\n'
+    "before = c.Counters.__init__\n"
+    "def begin(self, data, *rest):\n"
+    "    before(self, data, *rest)\n"
+    "    data.set_position(0, 0)\n"
     "    self.epoch, self.step_in_epoch = 0, 0\n"
-    'patch("multihead.training.steps.Steps.__init__", begin)'
+    'patch("multihead.training.counters.Counters.__init__", begin)'
 )
 
 
@@ -170,8 +169,8 @@ def stopped(bench: Bench, signum: int, group: bool = False) -> str:
     "7",
     "SIGTERM before the first step, in a validation, in a save",
     "status 143; a checkpoint loads if there was one; the same command goes on",
-    'import os\npatch("multihead.training.steps.Steps._receive", lambda self, signum, frame: os._exit(0))\n'
-    'patch("multihead.training.job.signal.signal", lambda *rest: None)',
+    'import os\npatch("multihead.training.signals.Signals._receive", lambda self, signum, frame: os._exit(0))\n'
+    'patch("multihead.training.signals.signal.signal", lambda *rest: None)',
     slow=True,
 )
 def terminated_at_odd_moments(bench):
@@ -188,7 +187,7 @@ def terminated_at_odd_moments(bench):
     "8",
     "a second SIGTERM or Ctrl-C while it is stopping",
     "leaves at once with the signal's status; the last whole checkpoint stays",
-    'patch("multihead.training.steps.Steps._receive", lambda self, signum, frame: setattr(self, "signum", signum))',
+    'patch("multihead.training.signals.Signals._receive", lambda self, signum, _: setattr(self, "received", signum))',
     slow=True,
 )
 def second_signal(bench):
@@ -272,7 +271,7 @@ def disk_full(bench):
     "12b",
     "the disk is too small for one checkpoint",
     "refused before step 1 with what is needed and free, status 5",
-    'patch("multihead.training.steps.probe", lambda *rest: None)',
+    'patch("multihead.training.saving.probe", lambda *rest: None)',
     needs=tmpfs_works,
     slow=True,
 )
@@ -395,7 +394,7 @@ def two_at_once(bench):
     "20",
     "an old checkpoint cannot be deleted",
     "said once, training goes on to the end",
-    'patch("multihead.training.steps.shutil.rmtree", lambda path, **more: (_ for _ in ()).throw(RuntimeError(path)))',
+    'patch("multihead.training.saving.shutil.rmtree", lambda path, **more: (_ for _ in ()).throw(RuntimeError(path)))',
     slow=True,
 )
 def deletion_fails(bench):

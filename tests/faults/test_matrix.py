@@ -1,5 +1,9 @@
 """Every row of the fault matrix holds, and fails where its defect is put back."""
 
+import builtins
+import pkgutil
+import re
+
 import pytest
 
 from faults.harness import Bench, all_rows, seeded
@@ -41,6 +45,14 @@ def test_the_row_sees_its_defect(row, bench):
         except Exception:
             return
     pytest.fail("the defect was not seen")
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.number) for row in ROWS])
+def test_a_defect_replaces_what_is_there(row):
+    """Else a name that was moved would leave the program without its defect."""
+    for target in re.findall(r'patch\("([\w.]+)"', row.defect):
+        owner, _, name = target.rpartition(".")
+        assert hasattr(pkgutil.resolve_name(owner), name) or hasattr(builtins, name), target
 
 
 def test_numbers_are_unique():

@@ -22,6 +22,7 @@ from multihead.metrics.calibration import Calibration, Threshold
 from multihead.model.losses import balanced_weights
 from multihead.model.ngrams import NGramClasses
 from multihead.tasks import build_task
+from multihead.tasks.base import EvaluationData
 from multihead.text.vocabulary import Vocabulary
 
 TEXTS = ["the film is good", "bad", "a very very good day , and a long one", "no good at all", "not bad", "the day"]
@@ -83,7 +84,7 @@ def test_a_text_stands_between_its_marks_and_a_pair_has_one_between():
     made = task()
     batch = made.collate(encoded(made), np.array([1, 0]))
     word = {w: made.tokenizers["text"].encode_batch([w])[0][0] for w in ["bad", "the", "film", "is", "good"]}
-    pad, bos, eos = made.pad, made.bos, made.eos
+    pad, bos, eos = made.pad, *made.start, *made.end
     assert batch["text"].tolist() == [
         [bos, word["bad"], eos, pad, pad, pad],
         [bos, word["the"], word["film"], word["is"], word["good"], eos],
@@ -96,7 +97,7 @@ def test_a_text_stands_between_its_marks_and_a_pair_has_one_between():
     pair = task(pairs=True)
     row = pair.collate(encoded(pair), np.array([1]))["text"][0].tolist()
     it, was = (pair.tokenizers["text"].encode_batch([w])[0][0] for w in ("it", "was"))
-    assert row[:5] == [bos, word["bad"], pair.sep, it, was] and row[-1] == eos
+    assert row[:5] == [bos, word["bad"], pair.between[0], it, was] and row[-1] == eos
     assert pair.lengths(encoded(pair))[0][1] == len(row)
 
 
@@ -133,12 +134,12 @@ def test_ngrams_start_from_log_count_ratios_of_the_training_texts(multi_label):
     plain.start_from(encoded(plain, labels))  # which has nothing to start
     counts = torch.zeros(len(made.tokenizers["text"].vocab), 3)
     for text, classes in zip(TEXTS, labels, strict=True):
-        for word in {made.bos, made.eos, *made.tokenizers["text"].encode_batch([text])[0]}:
+        for word in {*made.start, *made.end, *made.tokenizers["text"].encode_batch([text])[0]}:
             counts[word, classes] += 1
     inside, outside = counts + 1, counts.sum(1, keepdim=True) - counts + 1
     seen = counts.sum(1) > 0
     ratio = (inside / inside[seen].sum(0)).log() - (outside / outside[seen].sum(0)).log()
-    words = [made.bos, made.eos, *made.tokenizers["text"].encode_batch(["not bad"])[0]]
+    words = [*made.start, *made.end, *made.tokenizers["text"].encode_batch(["not bad"])[0]]
     expected = NGramClasses.GAIN * NGramClasses.START * ratio[words].sum(0) / 2  # the root of four words
     by_hand = 0.3 * plain.logits(["not bad"])[0] + 0.7 * expected
     torch.testing.assert_close(made.logits(["not bad"])[0], by_hand)
@@ -210,8 +211,8 @@ def test_no_examples_are_a_batch_without_targets():
 
 
 def evaluated(made, rows, split="test", size=2):
-    made.texts = {split: {"text": TEXTS}}
-    made.samples = []
+    made.evaluation = EvaluationData(texts={split: {"text": TEXTS}})
+    made.forget_samples()
     for start in range(0, 6, size):
         indices = np.arange(start, start + size)
         made.evaluate_batch(made.collate(rows, indices) | {"index": torch.from_numpy(indices)}, split)
@@ -305,7 +306,7 @@ def test_a_pair_is_one_line_with_a_tab():
     made = task(pairs=True)
     lines = [f"{a}\t{b}" for a, b in zip(TEXTS, OTHERS, strict=True)]
     assert made.predict(lines, None) == made.classify(TEXTS, OTHERS)
-    with pytest.raises(DataError, match=r"input: 'bad' is one text, and this run classifies pairs; fix: TEXT<TAB>"):
+    with pytest.raises(DataError, match=r"input: 'bad' is one text, and this run classifies pairs; fix: write TEXT"):
         made.predict([lines[0], "bad"], None)
 
 

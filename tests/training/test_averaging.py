@@ -14,7 +14,7 @@ import multihead
 from multihead.config.training import TrainerConfig
 from multihead.errors import ConfigError
 from multihead.training.averaging import LastAverage, MovingAverage, averaging
-from multihead.training.steps import Steps
+from multihead.training.validation import Validation
 
 
 class Tied(nn.Module):
@@ -120,11 +120,11 @@ def test_the_default_logger_and_averaging_go_together(task, tmp_path, monkeypatc
     """And the task carries nothing of others: it can be copied and pickled in the midst of a run."""
     copies = []
 
-    def validate(self, trainer, module, before=Steps._validate):
+    def validate(self, trainer, module, before=Validation.run):
         copies.append((copy.deepcopy(module), pickle.dumps(module)))
         return before(self, trainer, module)
 
-    monkeypatch.setattr(Steps, "_validate", validate)
+    monkeypatch.setattr(Validation, "run", validate)
     words = [f"task={task}", "debug=smoke", "logger=auto", "trainer.ema_decay=0.9", "optim.lr=1e-2"]
     multihead.train([*words, f"run_dir={tmp_path / 'run'}"])
     assert list((tmp_path / "run").glob("wandb/offline-run-*"))

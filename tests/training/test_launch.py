@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import pytest
 from trial import ROOT, SMOKE, process, train
@@ -17,6 +18,7 @@ from multihead.cli import main
 from multihead.config.training import Config
 from multihead.errors import ConfigError
 from multihead.training import launch
+from multihead.training.assignment import RANK_PROGRAM
 from multihead.training.watchdog import Watchdog, processes, read_beats
 
 RANK = """
@@ -104,8 +106,14 @@ def test_a_signal_is_passed_on_once(tmp_path, job):
         assert [rank.wait(10) for rank in ranks] == [-signal.SIGUSR1] * 2
 
 
-def test_processes_of_a_job_are_found_by_their_command_line(tmp_path):
+def test_ranks_are_found_by_their_command_line(tmp_path):
     assert processes(tmp_path) == []
+    words = [sys.executable, "-c", "import time; time.sleep(60)", RANK_PROGRAM, str(tmp_path / "job.json")]
+    with subprocess.Popen(words) as rank:
+        assert processes(tmp_path) == [rank.pid]
+        assert processes(tmp_path / "other") == []
+        rank.kill()
+    assert find_spec(RANK_PROGRAM)
 
 
 def test_who_started_us(monkeypatch):
@@ -119,7 +127,9 @@ def test_who_started_us(monkeypatch):
     assert ranks.world_size() == 1
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setenv("SLURM_PROCID", "3")
-    with pytest.raises(ConfigError, match=r"srun: You set .--ntasks=4.*; fix: docs/examples/slurm.sh"):
+    with pytest.raises(
+        ConfigError, match=r"srun: You set .--ntasks=4.*; fix: call srun as docs/examples/slurm.sh does"
+    ):
         launch.cluster_environment()
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     assert (ranks.world_size(), ranks.is_main_rank()) == (4, False)

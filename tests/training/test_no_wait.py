@@ -183,7 +183,7 @@ def train(words: list[str], tmp_path: Path, num_steps: int) -> Loop:
     if config.trainer.activation_checkpointing:
         task.model.transformer.recompute_layers()
     data = DataModule(sources, config.data, seed=1, accumulate=Loop.accumulate_grad_batches)
-    steps = Steps(tmp_path, data, config.trainer, (config.task.monitor, config.task.monitor_mode))
+    steps = Steps(tmp_path, data, config)
     plan = [list(data.batches_of((0, step))) for step in range(num_steps)]
     to_device(task.train())
     with accelerator():

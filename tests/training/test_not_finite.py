@@ -112,8 +112,9 @@ def test_the_mean_loss_of_an_interval_leaves_a_skipped_step_out(tmp_path, micro_
     """At the default interval, which the other tests here shorten to one step."""
     config = TrainerConfig(on_nan="skip")
     assert config.log_every_n_steps == 20
-    data = SimpleNamespace(plan=SimpleNamespace(num_steps=lambda epoch: 99))
-    steps = Steps(tmp_path, data, config, ("val/loss", "min"))
+    data = SimpleNamespace(plan=SimpleNamespace(num_steps=lambda epoch: 99), position=(0, 0), seed=0)
+    task = SimpleNamespace(monitor="val/loss", monitor_mode="min")
+    steps = Steps(tmp_path, data, SimpleNamespace(trainer=config, task=task))
     trainer = SimpleNamespace(
         global_step=0, world_size=1, should_stop=False, accumulate_grad_batches=micro_batches, callbacks=[],
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1, "params": []}])], precision_plugin=None,
@@ -121,7 +122,11 @@ def test_the_mean_loss_of_an_interval_leaves_a_skipped_step_out(tmp_path, micro_
     )  # fmt: skip
     logged = {}
     module = SimpleNamespace(
-        tokens_seen=0, device="cpu", parameters=lambda: [], record=lambda row, step: logged.update(row)
+        tokens_seen=0,
+        count_tokens=int,
+        device="cpu",
+        parameters=lambda: [],
+        record=lambda row, step: logged.update(row),
     )
     for step in range(1, 21):
         for part in range(micro_batches):

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +12,8 @@ from safetensors.torch import load_file
 from trial import ROOT, SMOKE, events, process, rows, train, weights
 
 import multihead
-from multihead.config.training import TrainerConfig
-from multihead.runs.checkpoint import random_state, set_random_state
-from multihead.training.steps import Steps
+from multihead.runs.checkpoint import random_state
+from multihead.training.streams import Streams
 
 TWO = ["hardware=ddp", "devices=2", "accelerator=cpu"]
 PLUGIN = '''
@@ -194,19 +192,16 @@ def test_killed_under_two_ranks_and_resumed(tmp_path, plugin):
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_rank_draws_its_own_numbers_also_after_a_change_of_their_number(tmp_path):
+def test_a_rank_draws_its_own_numbers_also_after_a_change_of_their_number():
     """Two ranks are resumed as three: two go on in their streams, and the third has a stream of its own."""
     saved, drawn = [], []
     for rank in (0, 1):
         torch.manual_seed(100 + rank)
         saved.append({"random": random_state(), "sum": None})
     for rank in (0, 1, 2):
-        steps = Steps(tmp_path, SimpleNamespace(seed=1), TrainerConfig(), ("val/loss", "min"))
-        steps.first_step = 12
-        steps._restore_rank(SimpleNamespace(global_rank=rank, world_size=3, is_global_zero=rank == 0), saved)
-        assert (steps.restore_random is None) == (rank == 2)
-        if steps.restore_random is not None:
-            set_random_state(steps.restore_random)
+        streams = Streams(seed=1)
+        streams.resume(saved, rank, step=12)
+        streams.begin_step()
         drawn.append(torch.rand(100))
     torch.manual_seed(100)
     assert torch.equal(drawn[0], torch.rand(100))

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from multihead.training import signals
+from multihead.training.agreement import Agreement
 from multihead.training.signals import SIGNALS, Signals
 
 
@@ -23,7 +24,7 @@ def handlers():
 def test_a_signal_is_noted_and_the_second_ends_the_process(handlers, monkeypatch, signum):
     ended = []
     monkeypatch.setattr(signals.os, "_exit", ended.append)
-    caught = Signals()
+    caught = Signals(Agreement())
     assert caught.received == 0
     before = signal.getsignal(signum)
     with caught.caught():
@@ -36,7 +37,7 @@ def test_a_signal_is_noted_and_the_second_ends_the_process(handlers, monkeypatch
 
 def test_what_is_ignored_stays_ignored_and_what_others_have_taken_is_taken_back(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    caught = Signals()
+    caught = Signals(Agreement())
     with caught.caught():
         assert caught.taken == [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
         signal.signal(signal.SIGTERM, lambda *_: None)
@@ -47,7 +48,7 @@ def test_what_is_ignored_stays_ignored_and_what_others_have_taken_is_taken_back(
 
 
 def test_only_the_main_thread_may_take_signals(handlers):
-    caught, before = Signals(), signal.getsignal(signal.SIGTERM)
+    caught, before = Signals(Agreement()), signal.getsignal(signal.SIGTERM)
     caught.taken = [signal.SIGTERM]
 
     def work():

@@ -8,16 +8,17 @@ import pytest
 import torch
 from steps_alone import TOKENS, Clock, Run, validating
 
-from multihead.errors import MachineError, NumericsError
-from multihead.runs.checkpoint import FolderCheckpointIO
-from multihead.training import steps as module_of_steps
-from multihead.training.steps import Boundary, Start
+from multihead.errors import MachineError, NumericsError, Stopped
+from multihead.runs.checkpoint import FolderCheckpointIO, Start
+from multihead.training import counters as module_of_counters
+from multihead.training import saving as module_of_saving
+from multihead.training.streams import Streams
 
 
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(module_of_steps, "time", clock)
+    monkeypatch.setattr(module_of_counters, "time", clock)
     return clock
 
 
@@ -29,11 +30,11 @@ def run(tmp_path, clock):
 def test_seconds_are_those_of_all_parts_of_a_run(run, clock):
     one = run()
     clock.now += 7
-    assert one.steps.seconds == 7.0
-    own = {"step": 3, "seconds": 30.0, "position": (0, 3)}
+    assert one.steps.counters.seconds == 7.0
+    own = {"step": 3, "seconds": 30.0, "position": (0, 3), "targets": 0, "not_finite": {}}
     resumed = run(start=Start(name="step_3", state={"multihead": own}))
     clock.now += 5
-    assert resumed.steps.seconds == 35.0
+    assert resumed.steps.counters.seconds == 35.0
 
 
 def test_speed_leaves_validation_out(run):
@@ -41,7 +42,7 @@ def test_speed_leaves_validation_out(run):
     for _ in range(5):
         one.step(seconds=2.0)
     assert one.validations == [2, 4]
-    assert one.steps.tokens_per_second == TOKENS / 2.0
+    assert one.steps.counters.tokens_per_second == TOKENS / 2.0
     assert [row["system/tokens_per_second"] for _, row in one.rows] == [TOKENS / 2.0] * 5
 
 
@@ -81,13 +82,12 @@ def test_a_loss_that_is_not_finite_is_neither_validated_nor_saved(run, what):
 def test_a_skipped_step_leaves_no_trace_in_the_loss(run):
     one = run(log_every_n_steps=4)
     for loss in (1.0, math.nan, 3.0, math.nan):
-        one.steps.skipping = math.isnan(loss)
+        one.steps.not_finite._skips_step = math.isnan(loss)
         one.step(loss)
     assert [row["train/loss"] for _, row in one.rows] == [2.0]
-    assert one.module.tokens_seen == 400 and not one.steps.skipping
-    one.steps.skipping = True
+    assert one.module.tokens_seen == 400 and not one.steps.not_finite.end_step()
     for _ in range(4):
-        one.steps.skipping = True
+        one.steps.not_finite._skips_step = True
         one.step(math.nan)
     assert "train/loss" not in one.rows[-1][1]  # all were skipped
 
@@ -101,7 +101,7 @@ def test_a_step_of_several_parts_ends_with_its_last(run):
         one.trainer.global_step = int(loss == 70.0)
         one.steps.on_train_batch_end(one.trainer, one.module, {"sum": torch.tensor(loss)}, batch, 0)
     assert [row["train/loss"] for _, row in one.rows] == [1.0]
-    assert one.module.tokens_seen == TOKENS and one.steps.micro_batches == 0
+    assert one.module.tokens_seen == TOKENS and one.steps.counters.micro_batches == 0
 
 
 def test_an_exception_saves_the_last_whole_step_once(run, caplog):
@@ -109,7 +109,7 @@ def test_an_exception_saves_the_last_whole_step_once(run, caplog):
     one.step()
     with caplog.at_level(logging.WARNING, logger="multihead"):
         one.steps.on_exception(one.trainer, one.module, ValueError())
-    assert one.saved == [1] and one.steps.sum.item() == TOKENS
+    assert one.saved == [1] and one.steps.counters.loss_sum.item() == TOKENS
     assert f"saved step 1 before leaving; go on with resume={one.steps.run_dir}" in caplog.text
 
 
@@ -120,12 +120,12 @@ def test_an_exception_saves_nothing_where_that_would_be_wrong_or_is_done(run, re
     one = run(log_every_n_steps=50)
     one.step()
     error = NumericsError("step 1", "nan") if reason == "ours" else ValueError()
-    one.steps.updating = reason == "updating"
-    one.steps.saved = 1 if reason == "saved already" else -1
+    one.steps._is_updating = reason == "updating"
+    one.steps.saving.step = 1 if reason == "saved already" else -1
     one.trainer.global_step = 0 if reason == "no step" else 1
     one.trainer.state.fn = "test" if reason == "not training" else "fit"
     if reason == "nothing to go back to":  # it came while the checkpoint was being restored
-        one.steps.boundary = Boundary()
+        one.steps.streams = Streams(0)
     one.steps.on_exception(one.trainer, one.module, error)
     assert not one.saved
 
@@ -147,11 +147,11 @@ def test_twenty_steps_in_a_row_without_a_finite_gradient_end_the_run(run, monkey
 
     one = run(on_nan="skip")
     one.trainer.precision_plugin = None
-    monkeypatch.setattr(one.steps, "_fail", fail)
+    monkeypatch.setattr(one.steps.not_finite, "_fail", fail)
     for norm in (*[math.nan] * 19, 1.0, *[math.inf] * 19):
         one.steps.on_gradient(one.trainer, one.module, torch.tensor(norm))
         one.step()
-    assert one.steps.not_finite == {"skipped": 38, "in_a_row": 19, "rewinds": 0, "rewound_to": ""}
+    assert one.steps.not_finite.counts == {"skipped": 38, "in_a_row": 19, "rewinds": 0, "rewound_to": ""}
     with pytest.raises(NumericsError, match="the gradient is not finite"):
         one.steps.on_gradient(one.trainer, one.module, torch.tensor(math.nan))
 
@@ -159,7 +159,7 @@ def test_twenty_steps_in_a_row_without_a_finite_gradient_end_the_run(run, monkey
 def test_an_exception_in_a_pending_validation_saves_that_step_again(run):
     one = run(log_every_n_steps=50)
     one.step()
-    one.steps.saved, one.steps.pending_validation = 1, True
+    one.steps.saving.step, one.steps.validation.pending = 1, True
     one.steps.on_exception(one.trainer, one.module, ValueError())
     assert one.saved == [1]
 
@@ -172,7 +172,7 @@ def test_a_signal_during_the_test_leaves_at_once(run):
         lambda: one.steps.on_test_batch_end(one.trainer),
         lambda: one.steps.on_test_start(one.trainer, one.module),
     ):
-        with pytest.raises(module_of_steps.Stopped, match="stopped by SIGTERM, saved step 0; go on with resume="):
+        with pytest.raises(Stopped, match="stopped by SIGTERM, saved step 0; go on with resume="):
             hook()
     assert one.events == [("stopped", {"step": 0, "signal": "SIGTERM"})] * 2
 
@@ -188,7 +188,7 @@ def test_a_validation_leaves_everything_as_it_was(run):
     one.step()
     assert torch.equal(torch.rand(3), expected)
     assert one.trainer.training and one.trainer._logger_connector._first_loop_iter is True
-    assert not one.steps.pending_validation and one.steps.validated == 1
+    assert not one.steps.validation.pending and one.steps.validation.step == 1
 
 
 def test_the_best_validation_is_saved_and_remembered(run):
@@ -196,10 +196,10 @@ def test_the_best_validation_is_saved_and_remembered(run):
     bad = []
     for step in range(1, 11):
         one.step()
-        bad += [one.steps.bad_validations] if step % 2 == 0 else []
+        bad += [one.steps.validation.num_bad] if step % 2 == 0 else []
     assert bad == [0, 0, 1, 2, 0]
     assert one.saved == [2, 4, 10]
-    assert one.steps.best == {"step": 10, "monitor": "val/loss", "value": 1.0, "metrics": {"val/loss": 1.0}}
+    assert one.steps.validation.best == {"step": 10, "monitor": "val/loss", "value": 1.0, "metrics": {"val/loss": 1.0}}
     told = [(name, fields) for name, fields in one.events if name.startswith("validat")]
     assert told[0] == ("validating", {"step": 2})
     assert told[1::2] == [
@@ -231,9 +231,9 @@ def test_a_metric_that_has_not_moved_at_three_validations_is_said_once(run, capl
 def test_a_signal_leaves_before_a_validation_which_is_then_pending(run):
     one = validating(run, [3.0], val_every_n_steps=1)
     one.steps.signals.received = 2
-    with pytest.raises(module_of_steps.Stopped):
+    with pytest.raises(Stopped):
         one.step()
-    assert one.steps.pending_validation and one.steps.validated == -1
+    assert one.steps.validation.pending and one.steps.validation.step == -1
     assert one.saved == [1] and [name for name, _ in one.events] == ["stopped"]
 
 
@@ -246,9 +246,9 @@ def test_a_signal_during_a_validation_that_ended_leaves_none_pending(run):
         one.steps.signals.received = 2
 
     one.trainer.fit_loop.epoch_loop.val_loop.run = validation
-    with pytest.raises(module_of_steps.Stopped):
+    with pytest.raises(Stopped):
         one.step()
-    assert not one.steps.pending_validation and one.saved == [1]
+    assert not one.steps.validation.pending and one.saved == [1]
 
 
 # ---- saving
@@ -257,7 +257,7 @@ def test_a_signal_during_a_validation_that_ended_leaves_none_pending(run):
 def saving(run, **config):
     """A `Run` that writes real checkpoints, of one tensor."""
     one = run(checkpoint_every_n_steps=1, **config)
-    del one.steps._save
+    del one.steps.saving.save
     state = {"global_step": 1, "state_dict": {"weight": torch.zeros(2)}}
     one.trainer.save_checkpoint = lambda path: FolderCheckpointIO().save_checkpoint(state, path)
     return one
@@ -267,13 +267,13 @@ def test_the_newest_and_the_best_checkpoint_are_kept(run):
     one = saving(run, keep_checkpoints=2)
     for step in range(1, 7):
         if step == 2:
-            one.steps.best = {"step": 2, "value": 1.0}
+            one.steps.validation.best = {"step": 2, "value": 1.0}
         one.step()
     folder = one.steps.run_dir / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["best.json", "latest.json", "step_2", "step_5", "step_6"]
     assert json.loads((folder / "latest.json").read_text()) == {"step": 6, "name": "step_6"}
     assert json.loads((folder / "best.json").read_text()) == {"step": 2, "value": 1.0}
-    assert one.steps.saved == 6
+    assert one.steps.saving.step == 6
     assert [event for event in one.events if event[1]["step"] == 6] == [("saving", {"step": 6}), ("saved", {"step": 6})]
 
 
@@ -282,12 +282,11 @@ def test_what_cannot_be_deleted_is_said_once(run, monkeypatch, caplog):
         raise PermissionError(13, "Permission denied")
 
     one = saving(run, keep_checkpoints=1)
-    monkeypatch.setattr(module_of_steps.shutil, "rmtree", refuse)
+    monkeypatch.setattr(module_of_saving.shutil, "rmtree", refuse)
     with caplog.at_level(logging.WARNING, logger="multihead"):
         for _ in range(4):
-            one.steps.best = {}
             one.trainer.global_step += 1
-            one.steps._forget()
+            one.steps.saving._delete_old({})
             path = one.steps.run_dir / "checkpoints" / f"step_{one.trainer.global_step}"
             path.mkdir(parents=True)
     told = [record.getMessage() for record in caplog.records]

@@ -5,15 +5,16 @@ import torch
 from steps_alone import Clock, Run, learning, saved_state
 
 from multihead.errors import CheckpointError
-from multihead.runs.checkpoint import random_state
-from multihead.training import steps as module_of_steps
-from multihead.training.steps import Start
+from multihead.runs.checkpoint import Start, random_state
+from multihead.training import counters as module_of_counters
+from multihead.training.restore import loss_of_rank
+from multihead.training.streams import Streams
 
 
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(module_of_steps, "time", clock)
+    monkeypatch.setattr(module_of_counters, "time", clock)
     return clock
 
 
@@ -27,28 +28,34 @@ def run(tmp_path, clock):
     [(0, 2, 1.0), (1, 2, 10.0), (0, 1, 11.0), (0, 3, 11.0), (1, 3, None), (2, 3, None)],
     ids=["same ranks, first", "same ranks, second", "fewer", "more, first", "more, second", "more, third"],
 )
-def test_ranks_share_out_the_loss_so_far(run, rank, world, expected):
-    one = run()
-    one.trainer.global_rank, one.trainer.world_size, one.trainer.is_global_zero = rank, world, rank == 0
-    states = [{"random": "first", "sum": torch.tensor(1.0)}, {"random": "second", "sum": torch.tensor(10.0)}]
-    one.steps.data.seed, one.steps.first_step = 5, 7
-    one.steps._restore_rank(one.trainer, states)
-    assert (one.steps.sum if expected is None else one.steps.sum.item()) == expected
-    assert one.steps.restore_random == (["first", "second", None][rank])
-    if rank == 2:  # was not there
-        drawn = torch.rand(3)
-        torch.manual_seed(5 + 1_000_003 * 2 + 7)
-        assert torch.equal(drawn, torch.rand(3))
+def test_ranks_share_out_the_loss_so_far(rank, world, expected):
+    states = [{"sum": torch.tensor(1.0)}, {"sum": torch.tensor(10.0)}]
+    found = loss_of_rank(states, rank, world)
+    assert (found if expected is None else found.item()) == expected
+    assert states[0]["sum"].item() == 1.0
+    assert loss_of_rank([{"sum": None}, {"sum": None}], 0, world) is None
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_rank_that_was_not_there_draws_from_new_streams(rank):
+    streams = Streams(seed=5)
+    streams.resume([{"random": "first"}, {"random": "second"}], rank, step=7)
+    if rank < 2:
+        assert streams.state() == ["first", "second"][rank]
+        return
+    drawn = torch.rand(3)
+    torch.manual_seed(5 + 1_000_003 * 2 + 7)
+    assert torch.equal(drawn, torch.rand(3))
 
 
 def test_random_streams_are_put_back_once_before_the_first_step(run):
     one = run()
     batch = {"epoch": 0, "step_in_epoch": 0}
-    one.steps.restore_random = random_state()
+    one.steps.streams.resume([{"random": random_state()}], 0, step=7)
     expected = torch.rand(3)
     torch.rand(5)
     one.steps.on_train_batch_start(one.trainer, one.module, batch, 0)
-    assert torch.equal(torch.rand(3), expected) and one.steps.restore_random is None
+    assert torch.equal(torch.rand(3), expected)
     one.steps.on_train_batch_start(one.trainer, one.module, batch, 0)
     assert not torch.equal(torch.rand(3), expected)
 
@@ -57,7 +64,7 @@ def test_a_batch_of_another_step_is_a_defect(run):
     one = run()
     with pytest.raises(RuntimeError, match=r"step 0 is at \(0, 0\) of the data, and its batch is of \(0, 1\)"):
         one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)
-    one.steps.micro_batches = 1  # a later part of the step has been looked at with the first
+    assert not one.steps.counters.add_micro_batch(torch.tensor(1.0), 2)  # a later micro-batch is of the same step
     one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)
 
 
@@ -86,9 +93,13 @@ def test_every_state_comes_back_and_rates_are_those_of_the_configuration(run):
     assert second.counters[0].ready == second.counters[0].completed == second.loop._batches_that_stepped == 3
     assert vars(second.counters[1]) == dict.fromkeys(("ready", "started", "processed", "completed"), 6)
     steps = second.steps
-    assert (steps.saved, steps.bad_validations, steps.targets, second.module.tokens_seen) == (3, 2, 200, 300)
-    assert second.module.recorded == {"val/loss": 3.0} and steps.not_finite == {"skipped": 1}
-    assert steps.sum.item() == steps.boundary.sum.item() == 500.0 and steps.boundary.random is steps.restore_random
+    assert (steps.saving.step, steps.validation.num_bad, steps.counters.targets) == (3, 2, 200)
+    assert second.module.tokens_seen == 300
+    assert second.module.recorded == {"val/loss": 3.0} and steps.not_finite.counts == {"skipped": 1}
+    assert steps.counters.loss_sum.item() == 500.0 and steps.streams.state() is state["multihead"]["ranks"][0]["random"]
+    steps.counters.add_micro_batch(torch.tensor(1.0), 2)
+    steps.counters.go_back()
+    assert steps.counters.loss_sum.item() == 500.0
     assert [name for name, _ in second.events] == ["resumed", "started"] and not second.validations
     assert second.loop._should_check_val_fx(None) is False  # we validate
     assert restored._optimizer_step_post_hooks  # of the telemetry
@@ -129,12 +140,12 @@ def test_a_signal_to_any_rank_is_one_to_all(run, monkeypatch, received, others, 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     one = run()
     one.trainer.world_size, one.steps.signals.received = 2, received
-    assert one.steps._signal(one.trainer) is bool(expected)
-    assert one.steps.signum == expected
+    assert one.steps.signals.reached_any_rank(one.trainer) is bool(expected)
+    assert one.steps.signals.agreed == expected
 
 
 def test_the_loss_is_the_mean_over_all_ranks(run, monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(300.0))
     one = run()
-    one.trainer.world_size, one.steps.targets, one.steps.sum = 2, 200, torch.tensor(100.0)
-    assert one.steps._require_finite(one.trainer, one.module) == 2.0
+    one.trainer.world_size, one.steps.counters.targets, one.steps.counters.loss_sum = 2, 200, torch.tensor(100.0)
+    assert one.steps.not_finite.check_loss(one.trainer, one.module) == 2.0

@@ -15,7 +15,7 @@ import random
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -278,14 +278,6 @@ class Start:
     def own(self) -> Mapping[str, Any]:
         """The part that `Steps` wrote."""
         return self.state["multihead"]
-
-
-@dataclass
-class Boundary:
-    """What an exception in the midst of a step goes back to: the random streams and the loss so far at its start."""
-
-    random: Mapping[str, Any] = field(default_factory=dict)
-    sum: torch.Tensor | None = None
 
 
 def own_stream(seed: int, rank: int, step: int) -> None:

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from multihead import torch_private
 from multihead.config.training import TrainerConfig
 from multihead.model.sharded import parted
+from multihead.training import lightning_private
 
 log = logging.getLogger("multihead")
 
@@ -180,6 +181,11 @@ def averaging(config: TrainerConfig) -> list[Averaging]:
     if config.average_last_steps:
         return [LastAverage(config.max_steps - config.average_last_steps + 1, config.average_every_n_steps)]
     return []
+
+
+def averages_of(trainer: L.Trainer) -> list[Averaging]:
+    """The callbacks of the trainer that average weights."""
+    return [callback for callback in lightning_private.callbacks_of(trainer) if isinstance(callback, Averaging)]
 
 
 def _trained(module: nn.Module) -> Iterator[nn.Parameter]:

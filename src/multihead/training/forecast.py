@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import itertools
 import logging
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from multihead.capabilities import device_of
 from multihead.config.compose import Composition
 from multihead.data.encode import Encoded
-from multihead.errors import MachineError, Stopped
+from multihead.errors import MachineError
 from multihead.training.launch import local_ranks
 from multihead.training.precision import cautions, settle
 
@@ -120,14 +119,14 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
     """What a few steps, one validation and some decoding tell of the whole run."""
     from multihead.training.build import build_trainer, join
     from multihead.training.cost import kept_for_backward, peak_memory, resident_memory
+    from multihead.training.steps import Steps
 
     config, process = composition.config, resident_memory()
     short = dataclasses.replace(composition, config=_short(config, prepared))
     with tempfile.TemporaryDirectory(prefix="multihead-plan-") as folder:
         task, data = join(short, prepared, 1)
         clock = _Clock()
-        monitor = (config.task.monitor, config.task.monitor_mode)
-        steps = _measured_steps()(Path(folder), data, short.config.trainer, monitor, None, clock.event)
+        steps = Steps(Path(folder), data, short.config, events=clock.event, is_temporary=True)
         trainer = build_trainer(short, steps, [], [clock.callback()])
         _reset_peak()
         with steps.signals.caught():
@@ -170,21 +169,6 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
     }
 
 
-def _measured_steps() -> type:
-    """A class of `Steps` whose run leaves nothing behind, and so never speaks of going on with it."""
-    from multihead.training.steps import Steps
-
-    class Measured(Steps):
-        def _leave(self, trainer: Any, step: int) -> None:
-            name = signal.Signals(self.signum).name
-            raise Stopped(self.signum, f"stopped by {name} while the plan was measured; it leaves nothing behind")
-
-        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-            """Nothing is saved."""
-
-    return Measured
-
-
 def _short(config: Any, prepared: Prepared) -> Any:
     """The configuration of the measured steps: one device, a validation at the end that decodes few texts."""
     short = copy.deepcopy(config)
@@ -217,12 +201,12 @@ def _decoding(task: Task) -> tuple[float, dict[str, float]]:
     sizes = {"val": 0, "test": 0}
     for member in task.members().values():
         for split in counts:
-            texts = member.texts.get(split, {})
-            sizes[split] += len(next(iter(texts.values()))) if texts else len(member.streams.get(split, ()))
+            texts = member.evaluation.texts.get(split, {})
+            sizes[split] += len(next(iter(texts.values()))) if texts else len(member.evaluation.streams.get(split, ()))
             if "source" in texts:
                 counts[split] += len(texts["source"])
-        if "source" in member.texts.get("val", {}):
-            some = list(member.texts["val"]["source"][:DECODED])
+        if "source" in member.evaluation.texts.get("val", {}):
+            some = list(member.evaluation.texts["val"]["source"][:DECODED])
             began = time.monotonic()
             member.predict(some, config.decoding)
             seconds, measured = seconds + time.monotonic() - began, measured + len(some)

@@ -1,14 +1,13 @@
-"""Ranks: when we start them, and what becomes of their exit statuses.
+"""The program that starts ranks, one process for each device, and turns their failures into one error.
 
-More than one local rank is started by torch's elastic launcher from inside the job, each rank a worker command with one
-resolved configuration file; under ``torchrun`` or ``srun`` nothing is launched. The parent owns signals and the exit
-status.
+PyTorch's elastic launcher starts the ranks, and each reads its `Assignment` from a file. Under ``torchrun`` or ``srun``
+this program starts nothing. It handles the signals of all its ranks, and its exit status is that of the run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import logging
 import os
 import signal
@@ -19,57 +18,48 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multihead import capabilities, errors
+from multihead import capabilities
 from multihead.config.training import Config
 from multihead.config.words import typed_as
 from multihead.errors import ConfigError, PeerError, Stopped
 from multihead.ranks import by_others, by_srun, by_torchrun, local_size, world_size
+from multihead.training.assignment import RANK_PROGRAM, Assignment, Failure
 
 if TYPE_CHECKING:
-    from lightning.pytorch.plugins.environments import ClusterEnvironment
+    from lightning.fabric.plugins import ClusterEnvironment
 
 SHUTDOWN_SECONDS = 8
+"""Time that the ranks have to leave once one of them has failed."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
-
-
-class RankError(RuntimeError):
-    """A rank failed by a defect.
-
-    Attributes:
-        traceback: The rank's own.
-    """
-
-    def __init__(self, message: str, traceback: str):
-        super().__init__(message)
-        self.traceback = traceback
+"""Signals whose handlers PyTorch's launcher replaces, or that the ranks have to get."""
 
 
 def cluster_environment() -> ClusterEnvironment:
-    """Lightning's word for who started the ranks; its own guess takes any SLURM allocation for srun.
+    """Says to Lightning who started the ranks. Its own guess takes any SLURM allocation for srun.
 
     Raises:
-        ConfigError: srun was told of the tasks in a way that Lightning does not take.
+        ConfigError: If srun was called in a way that Lightning does not accept.
     """
-    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
     if by_srun():
         try:
             return SLURMEnvironment(auto_requeue=False)  # `requeue` does it, after our own checkpoint
         except RuntimeError as error:
-            fix = "docs/examples/slurm.sh shows how it is asked for"
+            fix = "call srun as docs/examples/slurm.sh does"
             raise ConfigError("srun", " ".join(str(error).split()), fix) from error
     return TorchElasticEnvironment() if by_torchrun() else LightningEnvironment()
 
 
 def placed(config: Config) -> tuple[str, int]:
-    """Devices of this node and number of nodes: as whoever started the ranks has placed them, else as configured."""
+    """Devices of this node and number of nodes: those of the started ranks, else those of the configuration."""
     if here := local_size():
         return (config.devices if "," in config.devices else str(here)), max(1, world_size() // here)
     return config.devices, config.num_nodes
 
 
 def devices(config: Config) -> dict[str, Any]:
-    """Lightning's arguments for where and in what precision to compute, and what we do ourselves."""
+    """Lightning's arguments for devices and precision, and for what Multihead does in Lightning's place."""
     from multihead.runs.checkpoint import FolderCheckpointIO
 
     wanted, num_nodes = placed(config)
@@ -89,20 +79,20 @@ def devices(config: Config) -> dict[str, Any]:
 
 
 def _strategy(config: Config) -> Any:
-    """Of several tasks a step uses one, so that some parameters have no gradient, which DDP has to be told."""
+    """Lightning's strategy. Of several tasks a step uses one, and DDP has to expect parameters without gradient."""
     if config.strategy == "fsdp":
         from multihead.training.sharding import Sharded
 
-        return Sharded(world_size()) if world_size() > 1 else "auto"  # one rank has nobody to share with
+        return Sharded(world_size()) if world_size() > 1 else "auto"  # one rank has all parameters
     several = len(config.task.members()) > 1 and world_size() > 1
     return "ddp_find_unused_parameters_true" if several and config.strategy in ("auto", "ddp") else config.strategy
 
 
 def local_ranks(config: Config) -> int:
-    """How many ranks this process has to start: 1 means none beside itself.
+    """The number of ranks that this process has to start; 1 means none beside itself.
 
     Raises:
-        ConfigError: Several nodes, which torchrun or srun have to start; or devices that are not there.
+        ConfigError: If the machine lacks a device, or if torchrun or srun has to start the ranks of several nodes.
     """
     kind = capabilities.device_of(config.accelerator)
     found = capabilities.device_counts()[kind]
@@ -125,10 +115,10 @@ def local_ranks(config: Config) -> int:
 
 
 def _listed(config: Config, kind: str, found: int) -> list[int]:
-    """The devices that ``devices=0,1`` names; empty where it is a number or auto.
+    """The devices that ``devices=0,1`` names; empty if it is a number or auto.
 
     Raises:
-        ConfigError: One of them is not there or is named twice, or the CPU cannot be divided so.
+        ConfigError: If the machine lacks one, if one is named twice, or if the run is on the CPU.
     """
     if "," not in config.devices:
         return []
@@ -151,11 +141,11 @@ def _found(kind: str, count: int) -> str:
     return f"this machine has {count} {kind} device{'s' * (count > 1)}"
 
 
-def launch(ranks: int, job: dict[str, Any]) -> None:
-    """Runs ``job`` in ``ranks`` worker processes; what ends one of them ends all and is told here, once.
+def launch(ranks: int, assignment: Assignment) -> None:
+    """Trains in ``ranks`` worker processes. If one of them fails, all are ended, and this process raises its error.
 
     Raises:
-        MultiheadError: What a rank could not do.
+        MultiheadError: If a rank failed in a way that the user can fix.
         PeerError: If a rank was killed.
         RankError: If a rank failed by a defect.
         Stopped: If a signal ended them.
@@ -169,8 +159,8 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # their report is a page long
-    job = {**job, "threads": capabilities.threads_per_rank(ranks)}
-    run_dir, patience = Path(job["run_dir"]), job["tree"]["trainer"]["watchdog_seconds"]
+    assignment = dataclasses.replace(assignment, threads=capabilities.threads_per_rank(ranks))
+    run_dir, patience = Path(assignment.run_dir), assignment.tree["trainer"]["watchdog_seconds"]
     with (
         tempfile.TemporaryDirectory(prefix="multihead-", ignore_cleanup_errors=True) as folder,
         _own_signals(),
@@ -178,7 +168,7 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
     ):
         signal.signal(signal.SIGUSR1, watchdog.pass_on)  # torch's launcher leaves it alone
         file = Path(folder) / "job.json"
-        file.write_text(json.dumps(job))
+        assignment.write(file)
         settings = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -192,19 +182,19 @@ def launch(ranks: int, job: dict[str, Any]) -> None:
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            elastic_launch(settings, sys.executable)("-m", "multihead.training.rank", str(file))
+            elastic_launch(settings, sys.executable)("-m", RANK_PROGRAM, str(file))
         except ChildFailedError as error:
             exits = {rank: failure.exitcode for rank, failure in error.failures.items()}
             if watchdog.verdict:
-                raise PeerError(*watchdog.verdict, _resume(job["run_dir"])) from None
-            raise _first_error(Path(folder), exits, job["run_dir"]) from None
+                raise PeerError(*watchdog.verdict, _resume(assignment.run_dir)) from None
+            raise _first_error(Path(folder), exits, assignment.run_dir) from None
         except SignalException as error:
-            raise _first_error(Path(folder), {}, job["run_dir"], error.sigval) from None
+            raise _first_error(Path(folder), {}, assignment.run_dir, error.sigval) from None
 
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Puts signal handlers back, which torch's launcher replaces for good."""
+    """Afterwards puts back the signal handlers that PyTorch's launcher has replaced."""
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     try:
         yield
@@ -218,27 +208,22 @@ def _first_error(folder: Path, exits: dict[int, int], run_dir: str, signum: int 
     """The error that explains the failure: that of the rank which failed first.
 
     Args:
-        folder: Where the ranks wrote what ended them.
-        exits: Exit status of each rank that had failed before the others were ended.
-        run_dir: The run's directory.
+        folder: The folder in which the ranks wrote their failures.
+        exits: The exit status of each rank that had failed before the others were ended.
+        run_dir: The run directory.
         signum: The signal that ended all, if one did.
     """
     resume = _resume(run_dir)
-    told = [json.loads(file.read_text()) for file in folder.glob("rank_*.json")]
-    own = [failure for failure in told if not failure["peer"]]
-    first = min(own, key=lambda failure: failure["time"], default=None)
-    if signum and (first is None or first["kind"] != "Stopped"):
+    own = [failure for failure in Failure.read_all(folder) if not failure.by_peer]
+    first = min(own, key=lambda failure: failure.seconds, default=None)
+    if signum and (first is None or first.kind != "Stopped"):
         return Stopped(signum, f"stopped by {signal.Signals(signum).name}; {resume}")
     if first is None:
         rank = min(exits, key=lambda rank: (exits[rank] == -signal.SIGTERM, exits[rank]))  # SIGTERM ends the others
         status = exits[rank]
         what = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         return PeerError(f"rank {rank}", what, resume)
-    if first["kind"] == "Stopped":
-        return Stopped(first["status"] - 128, first["message"])
-    if first["kind"]:
-        return getattr(errors, first["kind"])(*first["message"])
-    return RankError(f"rank {first['rank']}: {first['message']}", first["traceback"])
+    return first.error()
 
 
 def _resume(run_dir: str) -> str:
@@ -246,7 +231,7 @@ def _resume(run_dir: str) -> str:
 
 
 def requeue() -> str:
-    """Under SLURM, after SIGUSR1: puts this job back into the queue; says so, or why not."""
+    """Puts this job back into SLURM's queue, after SIGUSR1; returns a clause that says so, or why it failed."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return ""

@@ -43,3 +43,8 @@ def run_validation(trainer: L.Trainer) -> None:
 def trainer_of(profiler: Profiler) -> L.Trainer:
     """The trainer that a profiler belongs to: reads ``_lightning_module``, which the trainer sets on it (2.6.6)."""
     return getattr(profiler, "_lightning_module").trainer  # noqa: B009  the base class does not declare it
+
+
+def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
+    """The trainer's callbacks: reads ``Trainer.callbacks``, which is public but which its class does not declare."""
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""Signals that end a run at the end of a step, after its state was saved."""
+"""Signals that end a run: at the end of a step, after its state was saved, or at once before the first step."""
 
 from __future__ import annotations
 
@@ -7,21 +7,38 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # the last is SLURM's, before the time is up
+import lightning as L
+
+from multihead.errors import Stopped
+from multihead.training.agreement import Agreement
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""The signals that end a run. SLURM sends the last one before the time of a job is up."""
 
 
 class Signals:
-    """The signal that this process has received, if any; the second one does not wait for the end of a step.
+    """The signal that a run has received. A second signal does not wait for the end of a step.
+
+    Args:
+        agreement: Lets all ranks learn of a signal that only some have received.
 
     Attributes:
-        received: Its number, 0 if none has come.
+        received: The signal's number in this process; 0 if none has come.
+        agreed: The signal's number that all ranks know of; 0 if there is none.
+        taken: The signals that this process handles.
     """
 
-    def __init__(self) -> None:
-        self.received = 0
+    def __init__(self, agreement: Agreement) -> None:
+        self._agreement = agreement
+        self.received = self.agreed = 0
         self.taken: list[signal.Signals] = []
+
+    def reached_any_rank(self, trainer: L.Trainer) -> bool:
+        """Whether a rank has received a signal; every rank has to ask, and all get the same answer."""
+        self.agreed = self._agreement.largest(trainer, self.received)
+        return bool(self.agreed)
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
@@ -42,7 +59,27 @@ class Signals:
         for signum in self.taken:
             signal.signal(signum, self._receive)
 
-    def _receive(self, signum: int, frame: Any) -> None:
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self.received:
             os._exit(128 + signum)
         self.received = signum
+
+
+@contextlib.contextmanager
+def leaving_on_signals() -> Iterator[None]:
+    """Inside, before there are steps to finish, a signal ends the command at once, with the signal's own status."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before the first step")
+
+    caught = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    if threading.current_thread() is not threading.main_thread():
+        caught = ()
+    before = {signum: signal.getsignal(signum) for signum in caught if signal.getsignal(signum) is signal.SIG_DFL}
+    for signum in before:
+        signal.signal(signum, leave)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from multihead.metrics.selection import never_moved
 
 if TYPE_CHECKING:
+    from multihead.config.training import Config
     from multihead.tasks.base import Task
+    from multihead.training.validation import Validation
 
 LEAST_SHARE = 0.01
 """Share of outputs that were cut, or of unknown tokens, from which it is said."""
@@ -45,7 +47,23 @@ class Training:
     whole: bool = True
     """Whether the run took all of trainer.max_steps."""
     unsampled_average: str = ""
-    """The average that was asked for and has no sample, as its settings."""
+    """The setting of an average that has no sample; empty if there is none."""
+
+    @classmethod
+    def of(cls, config: Config, validation: Validation, last_step: int) -> Training:
+        """The facts of a run that ended after ``last_step``."""
+        trainer = config.trainer
+        first = trainer.max_steps - trainer.average_last_steps + 1
+        samples = last_step // trainer.average_every_n_steps - (first - 1) // trainer.average_every_n_steps
+        empty = trainer.average_last_steps and samples <= 0
+        return cls(
+            monitor=config.task.monitor,
+            mode=config.task.monitor_mode,
+            validations=validation.monitored,
+            best_step=validation.best["step"],
+            whole=last_step >= trainer.max_steps,
+            unsampled_average=f"trainer.average_last_steps={trainer.average_last_steps}" if empty else "",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +209,7 @@ def _evaluation(task: Task, metrics: Mapping[str, float], samples: Sequence[dict
         split=split,
         outputs=outputs,
         references=references,
-        unknown=task.unknown.get("test", {}),
+        unknown=task.evaluation.unknown.get("test", {}),
         interval=_interval(task, metrics, samples) if 0 < len(samples) < FEW_EXAMPLES else None,
         solvable=task.config.data.format == "grammar",
         classes=given == "predicted",

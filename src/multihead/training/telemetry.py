@@ -41,6 +41,15 @@ def peak_flops(name: str, precision: str) -> float | None:
     return None
 
 
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """The learning rate of each kind of parameter group; with layer-wise rates, the highest of each kind."""
+    rates: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        name = f"optim/lr_{group.get('kind', 'adamw')}"
+        rates[name] = max(group["lr"], rates.get(name, 0.0))
+    return rates
+
+
 class Telemetry:
     """What is measured in passing between two logs: costs nothing on the steps between, and waits for no device."""
 

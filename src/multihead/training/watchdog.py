@@ -20,6 +20,8 @@ from typing import Any
 
 import lightning as L
 
+from multihead.training.assignment import RANK_PROGRAM
+
 FORMAT = "<qq"
 STACKS = signal.SIGUSR2
 """Makes a rank write the stacks of its threads."""
@@ -82,7 +84,7 @@ def processes(folder: Path) -> list[int]:
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if b"multihead.training.launch\0" + bytes(folder) in file.read_bytes():
+            if RANK_PROGRAM.encode() + b"\0" + bytes(folder) in file.read_bytes():
                 found.append(int(file.parent.name))
     return found
 

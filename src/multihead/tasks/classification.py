@@ -63,8 +63,8 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
         classes, buckets = len(vocab.labels), settings.ngram_buckets
         ngrams = NGramClasses(buckets, settings.ngram_max, classes) if buckets else None
         pooling, dropout, share = settings.pooling, settings.head_dropout, settings.ngram_share
-        dense = settings.head_activation
-        return PooledClassifier(config.model.d_model, classes, pooling, dropout, ngrams, share, dense)
+        dense, bias = settings.head_activation, settings.head_bias
+        return PooledClassifier(config.model.d_model, classes, pooling, dropout, ngrams, share, dense, bias)
 
     @torch.no_grad()
     def start_from(self, encoded: Any) -> None:

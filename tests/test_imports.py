@@ -48,18 +48,23 @@ def in_folder(folder: str) -> list[str]:
     return [name for name in FILES if name.startswith(f"{folder}/")]
 
 
-@pytest.mark.parametrize("name", [*in_folder("config"), "cli.py", "errors.py", "help.py", "plugin.py", "__init__.py"])
+TOP = ["cli.py", "errors.py", "help.py", "plugin.py", "__init__.py"]
+
+
+@pytest.mark.parametrize("name", [*in_folder("config"), *in_folder("tables"), *TOP])
 def test_light_modules_import_nothing_heavy_at_their_top(name):
     tops = {n.names[0].name for n in tree(name).body if isinstance(n, ast.Import)}
     tops |= {n.module for n in tree(name).body if isinstance(n, ast.ImportFrom)}
     assert not {top for top in tops if top.split(".")[0] in LIGHT}
 
 
-@pytest.mark.parametrize("name", in_folder("config"))
+@pytest.mark.parametrize("name", [*in_folder("config"), *in_folder("tables")])
 def test_config_knows_no_torch_and_nothing_above(name):
     assert not uses(name, *LIGHT)
     above = {
-        found for found in uses(name, "multihead") if not found.startswith(("multihead.config", "multihead.errors"))
+        found
+        for found in uses(name, "multihead")
+        if not found.startswith(("multihead.config", "multihead.errors", "multihead.tables"))
     }
     assert above <= {"multihead.plugin", "multihead.plugin.Plugin", "multihead.plugin.load_plugin"}
 
@@ -103,6 +108,7 @@ ROOMS = (
     ("metrics",),
     ("text",),
     ("config", "plugin"),
+    ("tables",),
     ("ranks", "capabilities", "torch_private"),
     ("errors",),
 )

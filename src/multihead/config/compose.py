@@ -1,7 +1,7 @@
 """From words on the command line to a checked configuration: `compose`, and `compose_from_run` for an existing run.
 
-`words` takes the words apart, `files` finds the YAML files that choices of groups bring, `merge` lays all of it over
-the dataclasses. This module refuses keys that do not exist and whatever would let a word name code to run.
+`words` splits the words, `files` finds the YAML files that choices of groups bring, and `merge` puts all values into
+the dataclasses. This module checks that every key exists and that no word can name code to run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from multihead.config.files import SECRET, SECRET_FIX, Files, file_layer, load_named_plugin, task_classes
 from multihead.config.folder import conf_dir
+from multihead.config.found_data import FILES, found_layer, laid_over, named_paths
 from multihead.config.keys import (
     GROUPS,
     OPTIONAL_GROUPS,
@@ -39,33 +40,41 @@ __all__ = ["Composition", "compose", "compose_from_run", "conf_dir", "load_yaml"
 
 HYDRA_WORDS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..+|hydra\.(sweep\.dir|searchpath|mode)")
 RUN_GROUPS = ("task", "model", "data", "optim")
-"""Groups whose choice is a whole node, which it replaces over the configuration of a run."""
+"""Groups whose choice replaces a whole node of a run's configuration."""
 
 
 def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files | None = None) -> Composition:
-    """The configuration that ``words`` describe.
+    """Returns the configuration that ``words`` describe.
 
     Args:
         words: ``key=value`` and ``group=choice`` as typed, without flags.
         config_dir: A folder of the user's own YAML files, searched after ours; the word ``config_dir=`` wins.
+        files: The YAML files, if they have been found already.
 
     Raises:
-        ConfigError: A word, a file or a combination of values cannot be; nothing was run and nothing written.
+        ConfigError: A word, a file or a combination of values is not valid; nothing was run and nothing written.
     """
     words = list(words)
     overrides = parse(words)
     if run := resumed_run(overrides):
         return compose_from_run(read_config("resume", run), words, config_dir=config_dir, run=run)
     plugin = load_named_plugin(named(overrides, "plugin"))
+    overrides, paths = _take_paths(overrides, plugin)
     choices, values = _sort_words(overrides, plugin)
     files = files or _files(overrides, config_dir, plugin)
     task_class, layers = files.layers(choices)
-    typed = _word_layers(values, _keys(plugin))
-    return merge(task_class, plugin, _with_published(task_class, layers, typed, choices), typed, words)
+    keys, notes = _keys(plugin), []
+    if paths:
+        found, data = found_layer(paths, task_class, values, keys, words)
+        layers, notes = laid_over(layers, found), [data.line, *data.notes]
+    typed = _word_layers(values, keys)
+    composition = merge(task_class, plugin, _with_published(task_class, layers, typed, choices), typed, words)
+    composition.notes += notes
+    return composition
 
 
 def composer(words: Iterable[str], *, config_dir: str | None = None) -> Callable[[Iterable[str]], Composition]:
-    """A `compose` that looks for the files once, for many configurations with the plugin and folders of ``words``."""
+    """Returns a `compose` that finds the files once, for many configurations with the same plugin and folders."""
     overrides = parse(words)
     plugin = load_named_plugin(named(overrides, "plugin"))
     return functools.partial(compose, files=_files(overrides, config_dir, plugin))
@@ -74,16 +83,16 @@ def composer(words: Iterable[str], *, config_dir: str | None = None) -> Callable
 def compose_from_run(
     run_config: Mapping[str, Any], words: Iterable[str], *, config_dir: str | None = None, run: str = "RUN"
 ) -> Composition:
-    """A run's configuration with ``words`` typed over it; a group choice replaces its whole node.
+    """Returns a run's configuration, changed by ``words``; a group choice replaces its whole node.
 
     Args:
-        run_config: What `load_yaml` read from the run's config.yaml: data, checked and never interpolated.
-        words: As for `compose`; ``experiment`` describes a whole run and is refused.
+        run_config: The content of the run's config.yaml: plain data, which is checked and never interpolated.
+        words: As for `compose`; but ``experiment=`` is not allowed, because it describes a whole run.
         config_dir: As for `compose`.
         run: The run's directory, for messages.
 
     Raises:
-        CheckpointError: The run's configuration does not fit this program, or it needs a plugin that is not given.
+        CheckpointError: The run's configuration does not fit this program, or it needs a plugin that was not given.
         ConfigError: As for `compose`.
     """
     words = list(words)
@@ -92,8 +101,9 @@ def compose_from_run(
         raise CheckpointError(f"{run}/config.yaml", "must be a mapping of keys to values")
     plugin = load_named_plugin(named(overrides, "plugin"))
     _check_same_plugin(run_config, plugin, overrides, run)
+    overrides, paths = _take_paths(overrides, plugin)
     choices, values = _sort_words(overrides, plugin)
-    choices = [choice for choice in choices if not choice.endswith("=null")]  # none is what a run has already
+    choices = [choice for choice in choices if not choice.endswith("=null")]  # null changes nothing
     task = run_config.get("task")
     task_name = task.get("name") if isinstance(task, Mapping) else None
     tasks = task_classes(plugin)
@@ -102,24 +112,30 @@ def compose_from_run(
     base = _run_layer(run_config, f"{run}/config.yaml")
     merge(tasks[task_name], plugin, [base], [], words, error=CheckpointError)
     if any(choice.startswith("experiment=") for choice in choices):
-        raise ConfigError("experiment", "describes a whole run, and this command starts from one", "leave it out")
+        raise ConfigError("experiment", "describes a whole run, but this command starts from one", "leave it out")
     layers, task_class = [base], tasks[task_name]
     if choices:
         typed = [choice for choice in choices if choice.startswith("task=")] or [f"task={task_name}"]
         others = [choice for choice in choices if choice not in typed]
         task_class, chosen = _files(overrides, config_dir, plugin).layers(typed + others)
         layers = _replace_nodes(base, chosen, choices)
-    return merge(task_class, plugin, layers, _word_layers(values, _keys(plugin)), words)
+    keys, notes = _keys(plugin), []
+    if paths:
+        found, data = found_layer(paths, task_class, values, keys, words)
+        layers, notes = laid_over(layers, found), [data.line, *data.notes]
+    composition = merge(task_class, plugin, layers, _word_layers(values, keys), words)
+    composition.notes += notes
+    return composition
 
 
 def _files(overrides: list[Word], config_dir: str | None, plugin: Plugin | None) -> Files:
-    """The folders of files that the words name."""
+    """Returns the YAML files of the folders that the words name."""
     hydra = [word.typed for word in overrides if word.is_hydra and word.key != "hydra.mode"]
     return Files(hydra, named(overrides, "config_dir") or config_dir, plugin)
 
 
 def parse(words: Iterable[str]) -> list[Word]:
-    """The words in their parts.
+    """Splits each word into its parts.
 
     Raises:
         ConfigError: A word is not ``key=value``.
@@ -128,13 +144,13 @@ def parse(words: Iterable[str]) -> list[Word]:
 
 
 def named(overrides: list[Word], key: str) -> str:
-    """The text of the last word that sets a key; empty where there is none."""
-    given = [word for word in overrides if word.key == key and word.value is not None and not word.is_sweep]
-    return text(given[-1].value, key) if given else ""
+    """Returns the text of the last word that sets a key; empty if there is none."""
+    given = [word.value for word in overrides if word.key == key and word.value is not None and not word.is_sweep]
+    return text(given[-1], key) if given else ""
 
 
 def resumed_run(overrides: list[Word]) -> str:
-    """The directory that ``resume=`` names; empty where it names none or is to be searched for.
+    """Returns the directory that ``resume=`` names; empty if it names none, or says that one should be looked for.
 
     Raises:
         ConfigError: It is not the directory of a run.
@@ -168,12 +184,33 @@ def read_config(key: str, run: str) -> Mapping[str, Any]:
 
 
 def _keys(plugin: Plugin | None) -> Mapping[str, Key]:
-    """All keys that a word can set, whatever the task."""
+    """Returns all keys that a word can set, of all tasks."""
     return leaf_keys(task_classes(plugin).values(), plugin.options if plugin else None)
 
 
+def _take_paths(overrides: list[Word], plugin: Plugin | None) -> tuple[list[Word], list[str]]:
+    """The words with ``data=files`` for a word that names files, and these files."""
+    others = plugin.corpora if plugin else ()
+    given = [word for word in overrides if word.key == "data"]
+    paths = named_paths(given[-1], [*others, *_own_data_sets(overrides)]) if given and not given[-1].is_sweep else []
+    if not paths:
+        return overrides, []
+    chosen = dataclasses.replace(given[-1], value=FILES)
+    return [*(word for word in overrides if word.key != "data"), chosen], paths
+
+
+def _own_data_sets(overrides: list[Word]) -> list[str]:
+    """Names of the user's data sets in ``config_dir=``."""
+    folder = named(overrides, "config_dir")
+    return [file.stem for file in (Path(folder) / "data").glob("*.yaml")] if folder else []
+
+
 def _sort_words(overrides: list[Word], plugin: Plugin | None) -> tuple[list[str], list[Word]]:
-    """Group choices as ``group=name``, and the other words; refuses what no schema knows."""
+    """Returns the group choices as ``group=name``, and the other words.
+
+    Raises:
+        ConfigError: A word is not allowed, or its key does not exist.
+    """
     keys = _keys(plugin)
     choices, values = [], []
     for word in overrides:
@@ -193,13 +230,11 @@ def _sort_words(overrides: list[Word], plugin: Plugin | None) -> tuple[list[str]
 def _check_hydra_word(word: Word) -> None:
     name = word.key
     if not HYDRA_WORDS.fullmatch(name) or names_code(name):
-        raise ConfigError(
-            name, "not yours to set: Hydra writes nothing here", "run_dir=DIR sets where a run is written"
-        )
+        raise ConfigError(name, "cannot be set: Multihead writes the run directory, not Hydra", "run_dir=DIR")
 
 
 def _check_safe(word: Word) -> None:
-    """Refuses sweeps outside -m, instantiation, interpolation and relocation."""
+    """Raises `ConfigError` for a sweep outside -m, for instantiation, interpolation and relocation."""
     name, value = word.key, word.value or ""
     if word.is_sweep:
         raise several_values(name, value, of_text=not re.match(r"-?[\d.]|range|interval", value))
@@ -214,13 +249,13 @@ def _check_safe(word: Word) -> None:
 
 
 def _choice(word: Word) -> str:
-    """``group=name`` for a word that chooses; ``group=null`` where a group that may be left out is."""
+    """Returns ``group=name`` for a word that chooses; ``group=null`` if an optional group is left out."""
     group = word.key
     if word.deletes and group in OPTIONAL_GROUPS:
         return f"{group}=null"
     if word.sign:
         fix = f"{group}={word.value}" if word.value else f"{group}={_options(group)[0]}"
-        raise ConfigError(group, f"{word.typed!r}: one of a group is always chosen", fix)
+        raise ConfigError(group, f"{word.typed!r}: this group always needs a choice", fix)
     value = word.value or ""
     if value.lower() == "null" and group in OPTIONAL_GROUPS:
         return f"{group}=null"
@@ -236,7 +271,7 @@ def _options(group: str) -> list[str]:
 
 
 def _check_key(word: Word, keys: Mapping[str, Key]) -> None:
-    """Refuses a word whose key, or a key inside whose value, is not in the schema."""
+    """Raises `ConfigError` unless the word's key, and every key inside its value, exists."""
     name = word.key
     if name == "task.name":
         raise ConfigError(name, "set by the choice of the task", "task=NAME")
@@ -245,7 +280,7 @@ def _check_key(word: Word, keys: Mapping[str, Key]) -> None:
         if key is None:
             raise unknown_key(name, keys)
         if name == key.name:
-            raise ConfigError(name, "only an entry of a mapping can be deleted", f"{name}=VALUE sets it")
+            raise ConfigError(name, "only an entry of a mapping can be removed", f"{name}=VALUE sets it")
         return
     for leaf, value in leaves(word, keys).items():
         if find(leaf, keys) is None:
@@ -255,13 +290,10 @@ def _check_key(word: Word, keys: Mapping[str, Key]) -> None:
 
 
 def _word_layers(values: list[Word], keys: Mapping[str, Key]) -> list[Layer]:
-    layers = []
-    for word in values:
-        if word.deletes:
-            layers.append(Layer(word.typed, {}, deleted=word.key))
-        else:
-            layers.append(Layer(word.typed, leaves(word, keys)))
-    return layers
+    return [
+        Layer(word.typed, {}, deleted=word.key) if word.deletes else Layer(word.typed, leaves(word, keys))
+        for word in values
+    ]
 
 
 def _with_published(
@@ -304,7 +336,11 @@ def _run_layer(run_config: Mapping[str, Any], source: str) -> Layer:
 
 
 def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, overrides: list[Word], run: str) -> None:
-    """A run made with a plugin wants the same one again, by the command line; another content has to be accepted."""
+    """Checks that a run written with a plugin is given the same plugin again, or that the user accepts another version.
+
+    Raises:
+        CheckpointError: The plugin is missing, or it has changed.
+    """
     name, sha256 = run_config.get("plugin"), run_config.get("plugin_sha256")
     if not name or any(override.key == "plugin_sha256" for override in overrides):
         return
@@ -312,24 +348,21 @@ def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, ove
     if plugin is None:
         raise CheckpointError(
             run,
-            f"was made with the plugin {name}, whose code runs only if you say so",
+            f"was trained with the plugin {name}, whose code runs only if you name it",
             f"add {copy} or your own copy",
         )
     if sha256 and plugin.sha256 != sha256:
         raise CheckpointError(
             run,
-            f"was made with another version of the plugin {name} (sha256 {sha256[:12]})",
+            f"was trained with another version of the plugin {name} (sha256 {sha256[:12]})",
             f"add {copy}, or plugin_sha256= to accept yours ({plugin.sha256[:12]})",
         )
 
 
 def _replace_nodes(base: Layer, chosen: list[Layer], choices: list[str]) -> list[Layer]:
-    """The run's values without the nodes chosen anew, then the files that bring these nodes; other groups go on top."""
+    """Returns the run's values without the nodes that are chosen again, then the files of all choices."""
     groups = {choice.split("=", 1)[0] for choice in choices}
     nodes = tuple(f"{group}." for group in groups if group in RUN_GROUPS)
     kept = {name: value for name, value in base.leaves.items() if not name.startswith(nodes)} if nodes else base.leaves
-    layers = [dataclasses.replace(base, leaves=kept)]
-    for layer in chosen:
-        if layer.source.rsplit("/", 2)[-2] in groups:
-            layers.append(layer)
-    return layers
+    files = [layer for layer in chosen if layer.source.rsplit("/", 2)[-2] in groups]
+    return [dataclasses.replace(base, leaves=kept), *files]

@@ -119,7 +119,7 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
     from multihead.text.vocabulary import Vocabulary
 
     config = composition.config
-    notes: list[str] = []
+    notes = list(composition.notes)
     texts = {name: _read(composition, settings, splits, notes) for name, settings in config.task.members().items()}
     tokenizers = dict(vocab.tokenizers) if vocab else train_tokenizers(config, texts, notes)
     labels = list(vocab.labels) if vocab else []

@@ -3,14 +3,12 @@
 import json
 
 import pytest
-import torch
-from safetensors import safe_open
 from trial import ROOT, train
 
 from multihead.cli import main
 from multihead.config.verbs import ExportSettings
-from multihead.errors import CheckpointError, ConfigError
-from multihead.exporting import ctranslate, weights
+from multihead.errors import ConfigError
+from multihead.exporting import ctranslate
 from multihead.exporting.formats import folder_of
 
 
@@ -26,7 +24,6 @@ def run(runs, tmp_path):
         (["to=ctranslate2", "decoding.num_beams=2"], "ctranslate2", ["model.bin", "config.json"]),
         (["to=ctranslate2", "quantization=int8"], "ctranslate2_int8", ["model.bin", "config.json"]),
         (["to=torch_export"], "torch_export", ["encode.pt2", "decode.pt2"]),
-        (["to=safetensors"], "safetensors", ["model.safetensors", "config.json"]),
     ],
 )
 def test_every_format(words, folder, files, run, capsys):
@@ -44,7 +41,7 @@ def test_every_format(words, folder, files, run, capsys):
 
 def test_it_is_written_again_where_it_was(run, tmp_path):
     for _ in range(2):
-        assert main(["export", f"run={run}", "to=safetensors", "sentences=2", f"out={tmp_path / 'there'}"]) == 0
+        assert main(["export", f"run={run}", "to=torch_export", "sentences=2", f"out={tmp_path / 'there'}"]) == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run", "there"]
 
 
@@ -63,31 +60,14 @@ def test_a_difference_is_refused_and_nothing_is_left(run, monkeypatch, capsys):
     assert not list((run / "export").iterdir())
 
 
-@torch.no_grad()
-def test_shared_tensors_stand_once(run):
-    assert main(["export", f"run={run}", "to=safetensors", "sentences=2"]) == 0
-    folder = run / "export" / "safetensors"
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        names, shared = set(file.keys()), file.metadata()
-    described = json.loads((folder / "config.json").read_text())
-    tied = {"head.weight", "transformer.encoder.embedding.weight", "transformer.decoder.embedding.weight"}
-    assert len(tied & names) == 1 and len(tied & set(shared)) == 2
-    assert set(described["tensors"]) == names | (set(shared) & set(described["tensors"]))
-    fresh = weights.load(folder)
-    assert fresh.model.head.weight is fresh.model.transformer.decoder.embedding.weight
-    (folder / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"model.safetensors: cannot be loaded"):
-        weights.load(folder)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["to=tflite"], "to: must be one of ctranslate2, onnx, torch_export, safetensors, got 'tflite'"),
+        (["to=tflite"], "to: must be one of ctranslate2, onnx, torch_export, got 'tflite'"),
         ([], "to: is missing"),
         (["to=onnx", "quantization=int8"], "quantization: must be left out if to=onnx"),
         (["to=ctranslate2", "quantization=int3"], "quantization: must be one of float32, int8"),
-        (["to=safetensors", "part=lm"], "part: must be left out"),
+        (["to=safetensors"], "to: RUN/model is that already: model.safetensors, model.json"),
         (["to=ctranslate2", "sentences=none"], "sentences: must be a whole number"),
         (["to=ctranslate2", "part=lm"], "part: must be one of translation"),
     ],
@@ -102,7 +82,7 @@ def test_the_names_of_folders(tmp_path):
     assert folder_of(ExportSettings(run="r", to="ctranslate2", quantization="float32"), tmp_path).name == "ctranslate2"
     assert folder_of(ExportSettings(run="r", to="onnx", out="there"), tmp_path).name == "there"
     with pytest.raises(ConfigError, match="only ctranslate2 stores weights in other types"):
-        ExportSettings(run="r", to="safetensors", quantization="int8")
+        ExportSettings(run="r", to="onnx", quantization="int8")
 
 
 def test_a_part_of_several_tasks(tmp_path, capsys):
@@ -113,9 +93,6 @@ def test_a_part_of_several_tasks(tmp_path, capsys):
     for part in ("lm", "translation"):
         words = [f"run={run}", "to=ctranslate2", f"part={part}", "sentences=4", f"out={tmp_path / part}"]
         assert main(["export", *words]) == 0
-    assert main(["export", f"run={run}", "to=safetensors", "sentences=4"]) == 0
-    verification = json.loads((run / "export" / "safetensors" / "verification.json").read_text())
-    assert verification["inputs"] == 8
 
 
 def test_a_plugins_attention_is_traced_and_refused_by_ctranslate2(tmp_path, capsys):
@@ -124,5 +101,4 @@ def test_a_plugins_attention_is_traced_and_refused_by_ctranslate2(tmp_path, caps
     train(run, "task=lm", plugin, "model.attention=linear", "trainer.max_steps=2")
     assert main(["export", f"run={run}", "to=ctranslate2", plugin]) == 2
     assert "model.attention=linear: CTranslate2 runs its own blocks" in capsys.readouterr().err
-    assert main(["export", f"run={run}", "to=safetensors", "sentences=2", plugin]) == 0
     assert main(["export", f"run={run}", "to=torch_export", "sentences=2", plugin]) == 0

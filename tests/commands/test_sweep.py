@@ -112,7 +112,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(here, capsys, word
 
 def test_a_signal_ends_it_and_the_same_command_goes_on(here):
     words = ["file=s.yaml", "budget=3", "workers=2"]
-    process = started("sleep=0.7", *words)
+    process = started("sleep=3", *words)
     folder = here / "outputs" / "sweeps" / "s"
     while len(list(folder.glob("trials/*/starts"))) < 2:
         assert process.poll() is None

@@ -11,6 +11,7 @@ import pytest
 from multihead import cli
 from multihead.config.compose import compose
 from multihead.config.extras import EXTRAS, install
+from multihead.config.published import locate
 from multihead.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,7 @@ WANTS = {
     "tensorboard": tensorboard,
     "datasets": lambda: rows("hub"),
     "pyarrow": lambda: rows("parquet"),
+    "huggingface_hub": lambda: locate("hf:org/name"),
     "onnx": lambda: exported("onnx"),
     "onnxruntime": lambda: exported("onnx"),
     "onnxscript": lambda: exported("onnx"),

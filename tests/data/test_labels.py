@@ -63,9 +63,40 @@ def test_classes_are_in_the_order_of_the_configuration_or_sorted():
     assert encode_labels(labels, ["b", "a"], rows("baba")) == [[0], [1], [0], [1]]
 
 
+def test_classes_that_are_numbers_are_in_the_order_of_their_values():
+    labels = [[str(number)] for number in (10, 2, 1, 10, 2, 1, -1, -1)]
+    assert class_names(labels, rows("a" * 8)) == ["-1", "1", "2", "10"]
+
+
+@pytest.mark.parametrize("cell", ['["a", "b"]', "['a', 'b']", "a,b", " a , b"])
+def test_several_labels_in_a_cell(cell):
+    assert read_labels(DataConfig(), rows([cell, "[]"]), multi_label=True) == [["a", "b"], []]
+
+
+def test_labels_that_mean_none_rare_classes_and_unseen_ones_are_left_out_and_counted(tmp_path):
+    train = "".join(f"{label}\ttext {i}\n" for i, label in enumerate(["a", "b", "-", ""] * 3 + ["rare"]))
+    (tmp_path / "train.tsv").write_text(train)
+    (tmp_path / "test.tsv").write_text("a\tx\nb\ty\nrare\tz\nnew\tz\n")
+    roles = {"text": "text", "label": "label"}
+    files = {"train": str(tmp_path / "train.tsv"), "test": str(tmp_path / "test.tsv")}
+    one = DataConfig(columns=["label", "text"], roles=roles, **files, splits={})
+    one.ignore_labels, one.min_class_examples = ["-", "null"], 2
+    corpus = load_corpus(one, ["text", "label"], splits=["train", "test"])
+    assert corpus.splits["train"].columns["label"] == ["a", "b"] * 3
+    assert corpus.splits["test"].columns["label"] == ["a", "b"]
+    assert load_corpus(one, ["text", "label"], splits=["test"]).splits["test"].columns["label"] == ["a", "b"]
+    notes = "\n".join(corpus.notes)
+    assert "train: left out 6 rows whose label is one of data.ignore_labels" in notes
+    assert "train: left out 1 rows with fewer than 2 examples of their class in train: 'rare' (1)" in notes
+    assert "test: left out 2 rows with fewer than 2" in notes and "uncertain by up to 69 points" in notes
+    one.min_class_examples, one.on_bad_line = 1, "skip"
+    corpus = load_corpus(one, ["text", "label"], splits=["train", "test"])
+    assert corpus.splits["test"].columns["label"] == ["a", "b", "rare"]
+
+
 def test_a_class_with_one_example_is_refused_with_its_line():
     column = ["ham", "spam", "ham", "spam", "scam"]
-    message = r"rows.tsv:5: the class 'scam' has one example in train, .* fix: add examples of it, or drop the line"
+    message = r"rows.tsv:5: the class 'scam' has one example in train, .* fix: data.min_class_examples=2 leaves"
     with pytest.raises(DataError, match=message):
         class_names(read_labels(DataConfig(), rows(column)), rows(column))
 
@@ -93,7 +124,7 @@ def test_one_class_is_enough_where_a_row_may_have_none_and_none_at_all_is_not():
 def test_a_label_that_train_does_not_have_is_refused_with_file_line_and_nearest_class():
     message = (
         r"rows.tsv:3: the label 'positve' is not among the classes of train \(negative, positive\); "
-        r"nearest: positive; fix: mend the line"
+        r"nearest: positive; fix: data.on_bad_line=skip leaves such rows out"
     )
     with pytest.raises(DataError, match=message):
         encode_labels([["negative"], ["positive"], ["positve"]], ["negative", "positive"], rows("abc"), "val")

@@ -1,19 +1,24 @@
 """Every way a file can be wrong is one line with its place; right files are read as the standard library reads them."""
 
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import subprocess
 import sys
 import time
 import types
+import zipfile
 
 import pytest
 
 from multihead.config.data import DataConfig
-from multihead.data import readers
+from multihead.data import lines
 from multihead.data.corpus import load_corpus
+from multihead.data.lines import Lines
 from multihead.errors import ConfigError, DataError
+from multihead.tables import rows as table_rows
 
 ODD = "a\u2028b\x0bc\x0cd\x1ce\x85f\rg"
 
@@ -47,7 +52,7 @@ def parallel(tmp_path, source, target, **options):
 def test_lines_split_at_newline_only(tmp_path):
     path = tmp_path / "x"
     write(path, f"{ODD}\nsecond\r\n\n last")
-    lines = list(readers.Lines(path, "x", False))
+    lines = list(Lines(path, "x", False))
     assert lines == [ODD, "second", "", " last"]
     assert lines == [line.removesuffix("\r") for line in path.read_bytes().decode().split("\n")]
 
@@ -56,8 +61,8 @@ def test_lines_split_at_newline_only(tmp_path):
 def test_lines_do_not_depend_on_the_chunks_read(tmp_path, monkeypatch, chunk):
     content = "é\nab\n\n" + "ü" * 40 + "\r\n" + ODD + "\nend\n"
     write(tmp_path / "x", content)
-    monkeypatch.setattr(readers, "CHUNK_BYTES", chunk)
-    assert list(readers.Lines(tmp_path / "x", "x", False)) == content.replace("\r\n", "\n").split("\n")[:-1]
+    monkeypatch.setattr(lines, "CHUNK_BYTES", chunk)
+    assert list(Lines(tmp_path / "x", "x", False)) == content.replace("\r\n", "\n").split("\n")[:-1]
 
 
 def test_byte_order_mark_is_removed_and_said(tmp_path):
@@ -69,7 +74,7 @@ def test_byte_order_mark_is_removed_and_said(tmp_path):
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 20])
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf_16_is_read_by_its_byte_order_mark(tmp_path, monkeypatch, encoding, chunk):
-    monkeypatch.setattr(readers, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", chunk)
     rows, _ = pairs(config(tmp_path, "\ufeffä\tb\r\nc\t\N{PILE OF POO}\u010a\n".encode(encoding)))
     assert rows == [("ä", "b"), ("c", "\N{PILE OF POO}\u010a")]
 
@@ -77,7 +82,10 @@ def test_utf_16_is_read_by_its_byte_order_mark(tmp_path, monkeypatch, encoding, 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a\tb\nc\td\xe9e\n", r"rows.tsv:2:4: byte 0xE9 is not UTF-8; fix: re-encode .* data.on_bad_line=skip"),
+        (
+            b"a\tb\nc\td\xe9e\n",
+            r"rows.tsv:2:4: byte 0xE9 is not UTF-8; fix: data.encoding=cp1252 if .* data.on_bad_line=skip",
+        ),
         ("é\tb\nüé\t".encode() + b"\xff\n", r"rows.tsv:2:4: byte 0xFF is not UTF-8"),
         (b"\xff\xfea\0\t\0b", r"rows.tsv:1: damaged UTF-16 data"),
         ("a\tb\nc\té".encode()[:-1], r"rows.tsv:2:3: ends inside a character \(byte 7 of the file\)"),
@@ -85,7 +93,7 @@ def test_utf_16_is_read_by_its_byte_order_mark(tmp_path, monkeypatch, encoding, 
         (b"a\tb\nc\td\0\n", r"rows.tsv:2:4: holds a NUL character"),
         (b"a\tb\nc\td\te\n", r"rows.tsv:2: has 3 columns, expected 2 \(source, target\)"),
         (b"a\tb\nc\n", r"rows.tsv:2: has 1 columns, expected 2"),
-        (b"a\tb\n\td\n", r"rows.tsv:2: the source is empty, the target \(.*rows.tsv:2\) is not; fix: mend"),
+        (b"a\tb\n\td\n", r"rows.tsv:2: the source is empty, the target \(.*rows.tsv:2\) is not; fix: fix the line"),
         (b"a\tb\nc\t \n", r"rows.tsv:2: the target is empty"),
         (b"", r"rows.tsv: is empty; fix: .*rows.tsv must hold"),
         (b"\t\n", r"rows.tsv: no usable row"),
@@ -143,8 +151,92 @@ def test_messages_name_quoting_and_header(tmp_path):
         ConfigError, match=r"no column 'title'; there are x, y; fix: data.header=true 'data.columns=\[\]'"
     ):
         pairs(config(tmp_path, "title,y\na,b\n", "csv", columns=["x", "y"], roles=roles))
-    with pytest.raises(DataError, match=r"no column 'title'; there are x, y; fix: 'data.columns=\[\]' takes the names"):
-        pairs(config(tmp_path, "title,y\na,b\n", "csv", columns=["x", "y"], roles=roles, header=True))
+    assert pairs(config(tmp_path, "title,y\na,b\n", "csv", columns=["x", "y"], roles=roles, header=True))[0] == [
+        ("a", "b")
+    ]
+
+
+def test_the_header_of_the_file_wins_over_columns_that_are_preset(tmp_path):
+    turned = config(tmp_path, "target\tsource\nb\ta\n", header=True)  # the columns of conf/data/files.yaml
+    assert pairs(turned)[0] == [("a", "b")]
+    renamed = config(tmp_path, "english\tgerman\na\tb\n", header=True)
+    assert pairs(renamed)[0] == [("a", "b")]
+    with pytest.raises(DataError, match="no column 'text'; there are en, de"):
+        pairs(config(tmp_path, "en\tde\na\tb\n", header=True, roles={"source": "text", "target": "de"}))
+
+
+def test_cells_of_json_that_are_no_texts(tmp_path):
+    content = '{"a": {"en": 1.5, "de": true}, "l": [{"t": "x"}]}\n\n{"a": {"en": "e", "de": "d"}, "l": [{"t": "y"}]}\n'
+    nested = config(tmp_path, content, "jsonl", columns=[], roles={"source": "a.en", "target": "a.de"})
+    assert pairs(nested)[0] == [("1.5", "true"), ("e", "d")]
+    nested.roles = {"source": "a.en", "target": "l.0.t"}
+    assert pairs(nested)[0] == [("1.5", "x"), ("e", "y")]
+    array = config(tmp_path, '[{"source": "a", "target": "b"},\n {"source": "c", "target": "d"}]', "json", columns=[])
+    assert pairs(array)[0] == [("a", "b"), ("c", "d")]
+    (tmp_path / "rows.json").write_text('{"source": "a"}')
+    with pytest.raises(DataError, match=r"is not a list of objects; fix: data.format=jsonl"):
+        pairs(array)
+
+
+def test_files_one_after_the_other_keep_their_lines(tmp_path):
+    second = write(tmp_path / "more.tsv", "e\tf\ng\t\n")
+    one = config(tmp_path, "a\tb\nc\td\n")
+    one.train = [one.train, second]
+    with pytest.raises(DataError, match=r"more.tsv:2: the target is empty"):
+        pairs(one)
+    one.on_bad_line = "skip"
+    rows, corpus = pairs(one)
+    assert rows == [("a", "b"), ("c", "d"), ("e", "f")]
+    assert corpus.splits["train"].origin(2) == f"{second}:1"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le", "utf-32", "shift_jis"])
+def test_an_encoding_that_is_stated(tmp_path, monkeypatch, encoding):
+    text = "ソース\t表\nb\tc\n" if encoding == "shift_jis" else "süß\tÉtat\nb\tc\n"
+    monkeypatch.setattr(lines, "CHUNK_BYTES", 3)
+    rows, _ = pairs(config(tmp_path, text.encode(encoding), encoding=encoding))
+    assert rows == [tuple(line.split("\t")) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zip", "zst"])
+def test_compressed_files(tmp_path, ending):
+    content = "".join(f"{i * 7919}\t{i}\n" for i in range(1000)).encode()
+    file = tmp_path / f"rows.tsv.{ending}"
+    if ending == "zip":
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("rows.tsv", content)
+    elif ending == "zst":
+        file.write_bytes(pytest.importorskip("zstandard").compress(content))
+    else:
+        file.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[ending].compress(content))
+    one = DataConfig(train=str(file), columns=["source", "target"], splits={})
+    assert len(pairs(one)[0]) == 1000
+    file.write_bytes(file.read_bytes()[:-60])
+    with pytest.raises(DataError, match=f"rows.tsv.{ending}"):
+        pairs(one)
+
+
+def test_a_folder_for_each_class(tmp_path):
+    for name, text in (("pos/1.txt", "good\nfilm"), ("pos/2.txt", ""), ("neg/1.txt", "bad"), ("unsup/1.txt", "none")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    one = DataConfig(format="folders", columns=["text", "label"], train=str(tmp_path), splits={})
+    rows, corpus = pairs(one, ("text", "label"))
+    assert rows == [("bad", "neg"), ("good\nfilm", "pos")]
+    assert corpus.splits["train"].origin(1) == f"{tmp_path}/pos/1.txt:1"
+    assert any("left out 1 empty files" in note for note in corpus.notes)
+
+
+def test_a_role_of_several_columns(tmp_path):
+    roles = {"source": "{title}: {body}", "target": "y"}
+    one = config(tmp_path, "title\tbody\ty\na{0}\tb\tc\n", header=True, columns=[], roles=roles)
+    assert pairs(one)[0] == [("a{0}: b", "c")]
+
+
+def test_columns_of_0_and_1_are_a_label(tmp_path):
+    options = {"header": True, "columns": [], "roles": {"text": "t"}, "label_columns": ["x", "y"]}
+    rows, _ = pairs(config(tmp_path, "t\tx\ty\na\t1\t0\nb\t0\t0\nc\t1.0\ttrue\n", **options), ("text", "label"))
+    assert rows == [("a", '["x"]'), ("b", "[]"), ("c", '["x", "y"]')]
 
 
 def test_skipped_rows_are_counted_by_split(tmp_path):
@@ -255,7 +347,7 @@ def test_parallel_of_different_length_names_both_counts_and_the_first_suspect(tm
 def test_parallel_needs_a_column_per_file(tmp_path):
     one = parallel(tmp_path, "a\n", "A\n")
     one.columns = ["en", "de", "fr"]
-    with pytest.raises(ConfigError, match="one column per file: 3 names for 2 files"):
+    with pytest.raises(ConfigError, match="one column for each file: it has 3 names for 2 files"):
         pairs(one)
 
 
@@ -287,13 +379,16 @@ def test_csv_equals_the_standard_library(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('a,b\n"c","d\n', r"rows.csv:2: the quote opened here has no closing quote up to the end of the file"),
-        ('a,b\n"c\nd","e\nf\n', r"rows.csv:3: the quote opened here has no closing quote"),
+        (
+            'a,b\n"c","d\n',
+            r"rows.csv:2: the quotation mark that opens here has no closing quote up to the end of the file",
+        ),
+        ('a,b\n"c\nd","e\nf\n', r"rows.csv:3: the quotation mark that opens here has no closing quote"),
         (
             'a,b\n"c","d\n"e","f"\n',
-            r'rows.csv:2: the quote opened here has text after its closing quote in line 3; .* ""',
+            r'rows.csv:2: the quotation mark that opens here has text after its closing quote in line 3; .* ""',
         ),
-        ('a,"b" c\n', r"rows.csv:1: the quote opened here has text after its closing quote in line 1"),
+        ('a,"b" c\n', r"rows.csv:1: the quotation mark that opens here has text after its closing quote in line 1"),
         ('a,b\n"c,d",e,f\n', r"rows.csv:2: has 3 columns, expected 2 \(source, target\)"),
         ("a,b\nc\n", r"rows.csv:2: has 1 columns, expected 2"),
     ],
@@ -309,7 +404,7 @@ def test_csv_without_quoting_keeps_quotes(tmp_path):
 
 
 def test_unclosed_quote_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "LONGEST_LINE_BYTES", 1000)
+    monkeypatch.setattr(table_rows, "LONGEST_CELL", 1000)
     with pytest.raises(DataError, match=r"rows.csv:2: .* no closing quote in 1,000 characters"):
         pairs(config(tmp_path, 'a,b\n"c,d\n' + "x,y\n" * 1000, "csv"))
 
@@ -343,8 +438,7 @@ def test_jsonl(tmp_path):
         ("[" * 100_000, r"rows.jsonl:2: not JSON \("),
         ("[1]", r"rows.jsonl:2: must be a JSON object, got list"),
         ('{"source": "a"}', r"rows.jsonl:2: no key 'target'; there are source"),
-        ('{"source": "a", "target": null}', r"rows.jsonl:2: 'target' must be a string, got NoneType"),
-        ('{"source": "a", "target": true}', r"'target' must be a string, got bool"),
+        ('{"source": "a", "target": null}', r"rows.jsonl:2: the target is empty, the source"),
         (r'{"source": "a", "target": "\ud800"}', r"'target' holds a NUL character or half a surrogate pair"),
         (r'{"source": "a", "target": "\u0000"}', r"'target' holds a NUL character"),
     ],
@@ -367,8 +461,8 @@ def test_running_text_keeps_every_line(tmp_path):
 
 
 def test_a_line_over_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "LONGEST_LINE_BYTES", 1000)
-    monkeypatch.setattr(readers, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(lines, "LONGEST_LINE_BYTES", 1000)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", 64)
     content = "a\tb\n" + "x" * 5000 + "\nc\td\n" + "y" * 1001
     with pytest.raises(DataError, match=r"rows.tsv:2: 5,000 bytes long, above the limit of 1,000"):
         pairs(config(tmp_path, content))
@@ -397,7 +491,7 @@ def test_long_lines_take_linear_time(tmp_path):
     def seconds(size):
         write(tmp_path / "x", "a b" * (size // 3))
         start = time.process_time()
-        list(readers.Lines(tmp_path / "x", "x", False))
+        list(Lines(tmp_path / "x", "x", False))
         return time.process_time() - start
 
     small, large = (min(seconds(size) for _ in range(3)) for size in (1 << 20, 10 << 20))
@@ -426,7 +520,7 @@ def test_parquet(tmp_path):
     assert pairs(one)[0] == [("a", "b"), (ODD, "ü")]
     assert pairs(one, ["source", "label"])[0] == [("a", "0"), (ODD, "1")]
     one.roles = {"source": "source", "target": "none"}
-    with pytest.raises(DataError, match=r"rows.parquet:2: 'none' must be a string"):
+    with pytest.raises(DataError, match=r"rows.parquet:2: the target is empty"):
         pairs(one)
     one.roles["target"] = "nothing"
     with pytest.raises(DataError, match=r"no column 'nothing'; there are source, target, label, none"):
@@ -490,7 +584,7 @@ def test_with_a_header_its_names_are_the_columns_and_a_short_line_is_still_bad(t
 
 def test_the_rest_of_a_line_is_refused_where_fields_are_quoted(tmp_path):
     made = config(tmp_path, "a,b,c\n", format="csv", last_takes_rest=True)
-    with pytest.raises(ConfigError, match=r"data.last_takes_rest: must be false where fields are quoted, got True"):
+    with pytest.raises(ConfigError, match=r"data.last_takes_rest: must be false if fields are quoted, got True"):
         pairs(made)
     made.quoting = False
     assert pairs(made)[0] == [("a", "b,c")]

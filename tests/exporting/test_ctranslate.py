@@ -8,6 +8,7 @@ from tiny import ALIBI, OPTIONS, WORDS, drawn, ids, new_task, reference
 
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting import ctranslate
+from multihead.exporting.ctranslate_runtime import Runtime, readme
 from multihead.exporting.verify import Reference, verify
 from multihead.runs.directory import save_vocab
 
@@ -23,7 +24,7 @@ def exported(task, folder, quantization="float32", exact=True, **decoding):
     ctranslate.write(task, folder, quantization)
     ours = Reference(task, ours.decoding, shared_out=True)
     examples = drawn(task)
-    runtime = ctranslate.Runtime(folder, ours)
+    runtime = Runtime(folder, ours)
     return verify(runtime, ours, examples, ours.outputs(examples), exact=exact)
 
 
@@ -64,19 +65,19 @@ def test_a_model_that_differs_is_refused(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"log-probabilities of target tokens by up to .* outputs equal \(greedy\)"
     ):
-        verify(ctranslate.Runtime(tmp_path, ours), ours, drawn(task), ours.outputs(drawn(task)), exact=True)
+        verify(Runtime(tmp_path, ours), ours, drawn(task), ours.outputs(drawn(task)), exact=True)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*TRANSLATION, "model.position=alibi"], r"model.position=alibi: CTranslate2 has ALiBi in a decoder only"),
+        ([*TRANSLATION, "model.position=alibi"], r"model.position=alibi: CTranslate2 supports ALiBi in a decoder only"),
         ([*TRANSLATION, "model.qk_norm=true"], r"model.qk_norm=true: .* in the attention to the encoder"),
         ([*LM, "model.ngram_buckets=9"], r"model.ngram_buckets: CTranslate2 has no embeddings of n-grams"),
         ([*TRANSLATION, "model.num_encoder_layers=0"], r"model.num_encoder_layers=0: CTranslate2 needs a layer"),
-        ([*LM, "task.objective=masked"], r"task.objective=masked: .* no logits of masked tokens"),
+        ([*LM, "task.objective=masked"], r"task.objective=masked: .* not logits of masked tokens"),
         ([*TRANSLATION, "task.copy=true"], r"task.copy=true: CTranslate2 cannot copy tokens of the source"),
-        (["task=classification"], r"task=classification: CTranslate2 has no head of classes"),
+        (["task=classification"], r"task=classification: CTranslate2 has no classification head"),
         ([*TRANSLATION, "decoding.forced_prefix=der"], r"decoding.forced_prefix: .* does not count"),
     ],
 )
@@ -102,7 +103,7 @@ def test_the_package_is_missing(monkeypatch):
 
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(CheckpointError, match="CTranslate2 cannot load it"):
-        ctranslate.Runtime(tmp_path, reference(new_task(*LM)))
+        Runtime(tmp_path, reference(new_task(*LM)))
 
 
 @pytest.mark.parametrize("words", [["task=summarization"], DECODER])
@@ -111,7 +112,7 @@ def test_the_snippet_of_the_readme_cuts_a_long_source_as_predict_does(words, tmp
     ctranslate.write(task, tmp_path, "float32")
     files = save_vocab(tmp_path, task.vocab)
     text = " ".join(WORDS * 30)
-    page = ctranslate.readme(Reference(task, task.config.decoding, shared_out=True), files, {"patience=1": 1.0})
+    page = readme(Reference(task, task.config.decoding, shared_out=True), files, {"patience=1": 1.0})
     snippet = page.partition("```python\n")[2].partition("```")[0].replace("A text.", text)
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})

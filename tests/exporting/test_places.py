@@ -71,7 +71,7 @@ def test_nothing_remains_of_a_failure_and_the_former_export_stays(tmp_path):
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with (
-        pytest.raises(ConfigError, match=r"out: .* exists already and is no earlier export"),
+        pytest.raises(ConfigError, match=r"out: .* exists already and is not an earlier export"),
         places.put_in_place(tmp_path),
     ):
         pass

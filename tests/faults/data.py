@@ -19,7 +19,7 @@ from multihead.config.data import DataConfig, TokenizerConfig
 from multihead.data.corpus import load_corpus
 from multihead.data.encode import cached_tokenizer, encode_corpus
 from multihead.data.labels import class_names, encode_labels, read_labels
-from multihead.data.readers import Lines
+from multihead.data.lines import Lines
 from multihead.data.stream import encode_stream
 from multihead.data.tokenizer import Tokenizer, train_tokenizer
 from multihead.errors import CheckpointError, DataError, MultiheadError
@@ -45,7 +45,7 @@ def read(bench: Bench, content: str | bytes, roles=("source", "target"), name="m
     "21",
     "data file cut short, inside a character too",
     "file:line, the byte, status 2; a last line without its newline is a line",
-    'patch("multihead.data.readers.Lines._not_utf8", lambda self, *rest: "")',
+    'patch("multihead.data.lines.Lines._not_utf8", lambda self, *rest: "")',
 )
 def cut_short(bench):
     whole = "eins\nzwei €😀\n".encode()
@@ -161,7 +161,7 @@ def damaged_tokenizer(bench):
     "23",
     "bytes that are not UTF-8: latin-1, and 200 random mutations",
     "file:line:column and the byte, or skipped and counted; never a traceback",
-    'patch("multihead.data.readers.Lines._not_utf8", lambda self, error, *rest: (_ for _ in ()).throw(error))',
+    'patch("multihead.data.lines.Lines._not_utf8", lambda self, error, *rest: (_ for _ in ()).throw(error))',
 )
 def not_utf8(bench):
     told = raised(DataError, lambda: lines_of(bench, b"good\ncaf\xe9 x\n"), "train.de:2:4", "byte 0xE9 is not UTF-8")
@@ -184,7 +184,7 @@ def not_utf8(bench):
     "24",
     "byte-order mark, CRLF, U+2028, U+0085, lone CR, form feeds, NUL",
     "lines split at the newline alone; the mark goes and is said; NUL is refused with its place",
-    'patch("multihead.data.readers.Lines._raw_lines", '
+    'patch("multihead.data.lines.Lines._raw_lines", '
     'lambda self: (line.encode() for line in open(self.path, newline="").read().splitlines()))',
 )
 def separators(bench):
@@ -238,11 +238,11 @@ def different_lengths(bench):
     return told
 
 
-WHOLE = 'patch("multihead.data.readers.Lines._raw_lines", lambda self: iter(self._open().read().split(b"\\n")))'
+WHOLE = 'patch("multihead.data.lines.Lines._raw_lines", lambda self: iter(self._open().read().split(b"\\n")))'
 READ = """
 import sys
 from pathlib import Path
-from multihead.data.readers import Lines
+from multihead.data.lines import Lines
 print(list(Lines(Path(sys.argv[1]), "big", sys.argv[2] == "skip")))
 """
 
@@ -347,7 +347,7 @@ def unknown_label(bench):
     "30",
     "csv: a quote never closed, a column that is missing, columns too many",
     "file:line of the opening quote; the columns there are; status 2",
-    'patch("multihead.data.readers._quoted_rows", lambda lines, separator: '
+    'patch("multihead.data.readers.quoted_rows", lambda lines, separator: '
     "((n, (line.replace(chr(34), '').split(separator) + ['', ''])[:2]) for n, line in enumerate(lines, 1)))",
 )
 def broken_csv(bench):

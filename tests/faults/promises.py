@@ -9,7 +9,7 @@ import time
 from faults.harness import ROOT, Section, raised
 from multihead.config.compose import compose
 from multihead.config.data import TokenizerConfig
-from multihead.data.readers import Lines
+from multihead.data.lines import Lines
 from multihead.data.tokenizer import train_tokenizer
 from multihead.errors import ConfigError
 
@@ -185,20 +185,20 @@ def linear_time(bench):
     "R13b",
     "lines of 1 and 4 MB through the readers, a csv of quotes",
     "twice the length takes at most 2.5 times the time",
-    'patch("multihead.data.readers.CHUNK_BYTES", 1 << 8)',
+    'patch("multihead.data.lines.CHUNK_BYTES", 1 << 8)',
     slow=True,
 )
 def readers_linear(bench):
-    from multihead.data.readers import _plain_rows, _quoted_rows
+    from multihead.tables.rows import plain_rows, quoted_rows
 
     def read(path):
         list(Lines(path, "x", False))
 
     def quoted(path):
-        list(_quoted_rows(Lines(path, "x", False), ","))
+        list(quoted_rows(Lines(path, "x", False), ","))
 
     def plain(path):
-        list(_plain_rows(Lines(path, "x", False), "\t"))
+        list(plain_rows(Lines(path, "x", False), "\t"))
 
     worst = 0.0
     for name, unit, action in (("a", "a", read), ("q", '"",', quoted), ("d", '"a""b",', quoted), ("t", "\t", plain)):

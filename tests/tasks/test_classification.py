@@ -83,7 +83,7 @@ def test_a_text_stands_between_its_marks_and_a_pair_has_one_between():
     made = task()
     batch = made.collate(encoded(made), np.array([1, 0]))
     word = {w: made.tokenizers["text"].encode_batch([w])[0][0] for w in ["bad", "the", "film", "is", "good"]}
-    pad, bos, eos = made.pad, made.bos, made.eos
+    pad, bos, eos = made.pad, *made.start, *made.end
     assert batch["text"].tolist() == [
         [bos, word["bad"], eos, pad, pad, pad],
         [bos, word["the"], word["film"], word["is"], word["good"], eos],
@@ -96,7 +96,7 @@ def test_a_text_stands_between_its_marks_and_a_pair_has_one_between():
     pair = task(pairs=True)
     row = pair.collate(encoded(pair), np.array([1]))["text"][0].tolist()
     it, was = (pair.tokenizers["text"].encode_batch([w])[0][0] for w in ("it", "was"))
-    assert row[:5] == [bos, word["bad"], pair.sep, it, was] and row[-1] == eos
+    assert row[:5] == [bos, word["bad"], pair.between[0], it, was] and row[-1] == eos
     assert pair.lengths(encoded(pair))[0][1] == len(row)
 
 
@@ -133,12 +133,12 @@ def test_ngrams_start_from_log_count_ratios_of_the_training_texts(multi_label):
     plain.start_from(encoded(plain, labels))  # which has nothing to start
     counts = torch.zeros(len(made.tokenizers["text"].vocab), 3)
     for text, classes in zip(TEXTS, labels, strict=True):
-        for word in {made.bos, made.eos, *made.tokenizers["text"].encode_batch([text])[0]}:
+        for word in {*made.start, *made.end, *made.tokenizers["text"].encode_batch([text])[0]}:
             counts[word, classes] += 1
     inside, outside = counts + 1, counts.sum(1, keepdim=True) - counts + 1
     seen = counts.sum(1) > 0
     ratio = (inside / inside[seen].sum(0)).log() - (outside / outside[seen].sum(0)).log()
-    words = [made.bos, made.eos, *made.tokenizers["text"].encode_batch(["not bad"])[0]]
+    words = [*made.start, *made.end, *made.tokenizers["text"].encode_batch(["not bad"])[0]]
     expected = NGramClasses.GAIN * NGramClasses.START * ratio[words].sum(0) / 2  # the root of four words
     by_hand = 0.3 * plain.logits(["not bad"])[0] + 0.7 * expected
     torch.testing.assert_close(made.logits(["not bad"])[0], by_hand)

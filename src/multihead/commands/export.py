@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from multihead.config.settings import read_words
 from multihead.config.verbs import ExportSettings
-from multihead.config.words import split
 
 log = logging.getLogger("multihead")
 
@@ -23,8 +22,7 @@ def run(words: Sequence[str]) -> int:
     require_packages(settings.to)
     quiet_lightning()
     open_log(None)
-    plugin = [word for word in words if split(word).key == "plugin"]
-    folder, verification = export(load(settings.run, *words), settings, plugin)
+    folder, verification = export(load(settings.run, *words), settings)
     log.info("", extra={"renderable": plain_table("compared with the run's own model", verification.table())})
     log.info("wrote %s", folder)
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from multihead.config.check import require, require_choice
 
-FORMATS = ("parallel", "tsv", "csv", "jsonl", "parquet", "text", "hub", "grammar")
+FORMATS = ("parallel", "tsv", "csv", "jsonl", "json", "parquet", "arrow", "folders", "text", "hub", "grammar")
 NORMALIZATIONS = ("none", "nfc", "nfkc")
 SPLITS = ("train", "val", "test")
 ROLES = ("source", "target", "text", "text_b", "label")
@@ -41,17 +41,23 @@ class DataConfig:
     name: str = "files"
     """The dataset's name; set by the choice data=NAME."""
     format: str = "tsv"
-    """parallel (one file per column), tsv, csv, jsonl, parquet, text, hub or grammar. .gz is understood."""
+    """parallel (one file for each column), tsv, csv, jsonl, json (a list of objects), parquet, arrow, folders (one for
+    each class, with a file for each text), text, hub or grammar. Compressed files (.gz, .bz2, .xz, .zst, .zip) are
+    read as they are. data=PATH finds the format of your own files."""
+    encoding: str = "utf-8"
+    """Encoding of the files, such as cp1252 or latin-1. utf-8 also reads UTF-16 that begins with a byte-order mark."""
     root: str = ""
     """Folder of the files, under MULTIHEAD_DATA (default: data/); empty means the files' own paths."""
     columns: list[str] = field(default_factory=list)
-    """Names of the columns in file order; empty where a header or keys name them."""
+    """Names of the columns in file order. Leave it empty if a header or keys name them. A key inside another one is
+    named by its path, such as translation.en."""
     roles: dict[str, str] = field(default_factory=dict)
     """Role (source, target, text, text_b, label) to column; swap source and target to turn the direction round.
-    TASK_ROLE (lm_text, classification_text) holds for one task only and wins there."""
+    TASK_ROLE (lm_text, classification_text) holds for one task only and wins there. A template joins several columns:
+    'data.roles.text="{title} {body}"'."""
     train: Any = None
-    """File of the train split; for format=parallel a list, one file per column; for format=text also a folder, or a
-    list of files."""
+    """File of the train split, or a list of files that are read one after the other. For format=parallel it is a list
+    with one file for each column; for format=text it may be a folder."""
     val: Any = None
     """File of the validation split; without one, a seeded share of train is held out."""
     test: Any = None
@@ -65,10 +71,10 @@ class DataConfig:
     """Between columns; empty means a tab for tsv and a comma for csv."""
     header: bool = False
     """Whether the first line of tsv or csv names the columns."""
-    quoting: bool = True
-    """Whether csv fields may be quoted."""
+    quoting: bool | None = None
+    """Whether fields may stand in quotation marks. null means yes for csv and no for tsv."""
     last_takes_rest: bool = False
-    """Of tsv: the last column takes the rest of the line, separators included."""
+    """For tsv: the last column takes the rest of the line, separators included."""
     document: str = "row"
     """Of running text (task=lm): row, each row is a document and <eos> its end; or file, newlines are text."""
     labels: dict[str, str] = field(default_factory=dict)
@@ -76,7 +82,13 @@ class DataConfig:
     label_pattern: str = ""
     """Regular expression for the part of the label column that is the label; empty takes all of it."""
     label_separator: str = ","
-    """Between the labels of one row, where task.multi_label is on."""
+    """Text between the labels of one row, if task.multi_label is on. A JSON list of labels needs none."""
+    label_columns: list[str] = field(default_factory=list)
+    """Columns of 0 and 1 that stand in place of the label, one for each class (task.multi_label)."""
+    ignore_labels: list[str] = field(default_factory=list)
+    """Labels that mean that a row has none, such as '-'. Their rows are dropped and counted."""
+    min_class_examples: int = 1
+    """Classes with fewer examples in train are left out with their rows, in every split, and counted."""
     train_examples: int = 0
     """Train on so many examples only, drawn by a fixed seed, classes kept in proportion; 0 means all."""
     normalize: str = "none"
@@ -121,6 +133,7 @@ class DataConfig:
             re.compile(self.label_pattern)
         except re.error as error:
             require(False, "data.label_pattern", f"a regular expression ({error})", self.label_pattern)
+        require(self.min_class_examples >= 1, "data.min_class_examples", "at least 1", self.min_class_examples)
         require(self.train_examples >= 0, "data.train_examples", "at least 0", self.train_examples)
         for name in ("batch_tokens", "part_tokens", "eval_tokens"):
             require(getattr(self, name) >= 1, f"data.{name}", "at least 1", getattr(self, name))
@@ -131,8 +144,8 @@ class DataConfig:
             require(kept and share < float("inf"), f"data.splits.{split}", "above 0 and finite", share)
         for split in SPLITS:
             files = getattr(self, split)
-            kinds = {"parallel": list, "text": str | list}.get(self.format, str)
-            what = "a list of files, one per column" if self.format == "parallel" else "one file"
+            kinds = {"parallel": list, "folders": str, "hub": str, "grammar": str}.get(self.format, str | list)
+            what = "a list of files, one for each column" if kinds is list else "one file"
             require(files is None or isinstance(files, kinds), f"data.{split}", what, files)
 
 

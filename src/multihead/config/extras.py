@@ -12,6 +12,7 @@ EXTRAS = {
     "matplotlib": "plot",
     "tensorboard": "tensorboard",
     "datasets": "hub",
+    "huggingface_hub": "hub",
     "pyarrow": "parquet",
     "onnx": "export",
     "onnxruntime": "export",

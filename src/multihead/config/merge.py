@@ -34,6 +34,8 @@ class Composition:
     provenance: dict[str, list[tuple[str, Any]]]
     """For each leaf: who set it to what (default, file or word), in order; the last one counts."""
     plugin: Plugin | None = None
+    notes: list[str] = field(default_factory=list)
+    """Sentences about what was found in the files of ``data=PATH``."""
 
     def put(self, name: str, value: Any) -> None:
         """Replaces a value that is left to the device, by its dotted name, in the configuration and in the tree."""

@@ -58,7 +58,8 @@ class ModelConfig:
     rotary_share: float = 1.0
     """Share of the dimensions of a head that rotary positions turn (GPT-NeoX, arXiv:2204.06745, turns a quarter)."""
     embedding_width: int = 0
-    """Width of the embeddings, which a linear map widens to d_model (ALBERT, arXiv:1909.11942); 0 means d_model."""
+    """Width of the embeddings, which a linear map widens to d_model (ALBERT, arXiv:1909.11942); 0 means d_model
+    without a map."""
     embedding_scale: bool = True
     """Whether embeddings are multiplied by the square root of their width (section 3.4 of the paper)."""
     embedding_norm: bool = False

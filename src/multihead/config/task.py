@@ -10,6 +10,7 @@ from multihead.config.check import require, require_choice
 TOPOLOGIES = ("encoder_decoder", "decoder")
 OBJECTIVES = ("causal", "masked")
 BLEU_TOKENIZERS = ("auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores200", "none")
+HEAD_ACTIVATIONS = ("none", "tanh", "relu", "gelu")
 POOLINGS = ("first", "mean", "max", "last", "attention")
 
 
@@ -209,6 +210,9 @@ class ClassificationConfig(TaskConfig):
     """none, or balanced: the loss of an example is weighted by the inverse frequency of its class."""
     focal_gamma: float = 0.0
     """Exponent of the focal loss (arXiv:1708.02002), which weakens easy examples; 0 is cross-entropy."""
+    head_activation: str = "none"
+    """none, or the activation of a dense layer between the pooled state and the classes: tanh (BERT's pooler), relu or
+    gelu."""
     head_dropout: float = 0.1
     """Dropout between the pooled state and the classes."""
     token_dropout: float = 0.0
@@ -226,6 +230,7 @@ class ClassificationConfig(TaskConfig):
         TaskConfig.__post_init__(self)
         require_choice("task.stack", self.stack, ("encoder", "decoder"))
         require_choice("task.pooling", self.pooling, POOLINGS)
+        require_choice("task.head_activation", self.head_activation, HEAD_ACTIVATIONS)
         require_choice("task.class_weights", self.class_weights, ("none", "balanced"))
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
         require(0 <= self.head_dropout < 1, "task.head_dropout", "in [0, 1)", self.head_dropout)

@@ -11,7 +11,7 @@ from multihead.config.check import require
 from multihead.config.settings import Settings, setting
 from multihead.errors import ConfigError
 
-EXPORT_FORMATS = ("ctranslate2", "onnx", "torch_export", "safetensors")
+EXPORT_FORMATS = ("ctranslate2", "onnx", "torch_export")
 QUANTIZATIONS = ("float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
 """Types in which CTranslate2 stores weights."""
 RUN_STATES = ("running", "finished", "failed", "stopped")
@@ -135,13 +135,14 @@ class ExportSettings(Settings):
     """The task to export, if the run has several."""
 
     def __post_init__(self) -> None:
+        if self.to == "safetensors":
+            what = "RUN/model is that already: model.safetensors, model.json, and the tokenizers as JSON"
+            raise ConfigError("to", what, "use that folder, or to=onnx")
         Settings.__post_init__(self)
         require(self.sentences >= 1, "sentences", "at least 1", self.sentences, "sentences=100")
         if self.quantization and self.to != "ctranslate2":
             what = f"left out if to={self.to}: only ctranslate2 stores weights in other types"
             require(False, "quantization", what, self.quantization)
-        if self.to == "safetensors":
-            require(not self.part, "part", "left out: to=safetensors holds all tasks of a run", self.part)
 
 
 @dataclass(kw_only=True)

@@ -34,7 +34,7 @@ CALL = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|int|float|str|b
 """A function of Hydra's grammar."""
 PATHS = (
     *("run_dir", "resume", "init_from", "plugin", "config_dir"),
-    *("data.root", "data.train", "data.val", "data.test"),
+    *("data", "data.root", "data.train", "data.val", "data.test"),
     *("run", "runs", "group", "a", "b", "dir", "file", "out"),  # of the commands
     "hydra.sweep.dir",
 )

@@ -1,23 +1,26 @@
-"""A data set is a table with roles: which rows each split has, and which column plays which role."""
+"""A data set is a table with roles: the rows of each split, and the column that plays each role."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from multihead.config.data import SPLITS, DataConfig
-from multihead.data.readers import HEADER, SKIP, Table, data_root, read_split
+from multihead.data.lines import SKIP, data_root
+from multihead.data.readers import HEADER, SHARD, Table, read_split
 from multihead.errors import ConfigError, DataError
 from multihead.text.inputs import is_blank, without_answers
 
 __all__ = ["Corpus", "Rows", "data_root", "hold_out", "load_corpus"]
 
 Reader = Callable[[DataConfig, str, Sequence[str]], Mapping[str, list[str]] | None]
-"""A plugin's corpus: (config, split, columns) to the columns' texts, or None for a split that is held out of train."""
+"""A plugin's corpus: (config, split, columns) to the texts of the columns, or None to hold the split out of train."""
 
 
 @dataclass
@@ -25,28 +28,32 @@ class Rows:
     """Rows of one split by role."""
 
     columns: dict[str, list[str]]
-    """Role to its text, one entry per row."""
+    """Role to its texts, one for each row."""
     files: dict[str, str]
-    """Role to the file it came from."""
+    """Role to the file that it was read from."""
     lines: np.ndarray
-    """Line of each row in its file."""
+    """Line of each row in its file, and in which of several files (`readers.SHARD`)."""
     held_out: bool = False
     """Whether these rows were taken out of the train split."""
+    shards: tuple[str, ...] = ()
+    """The files of the split if there are several."""
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def origin(self, index: int, role: str = "") -> str:
-        """``file:line`` of a row; of the first role's file where none is named."""
-        return f"{self.files[role] if role else next(iter(self.files.values()))}:{self.lines[index]}"
+        """Returns ``file:line`` of a row. If no role is named, it is the file of the first one."""
+        shard, line = divmod(int(self.lines[index]), SHARD)
+        file = self.files[role] if role else next(iter(self.files.values()))
+        return f"{self.shards[shard] if self.shards else file}:{line}"
 
     def select(self, indices: np.ndarray) -> Rows:
-        """The rows of these indices, in their order."""
+        """Returns the rows with these indices, in their order."""
         columns = {role: [texts[i] for i in indices] for role, texts in self.columns.items()}
-        return Rows(columns, self.files, self.lines[indices], self.held_out)
+        return Rows(columns, self.files, self.lines[indices], self.held_out, self.shards)
 
     def fingerprint(self) -> str:
-        """Sha256 of the content: roles and texts, not where they were read from."""
+        """Returns the sha256 of roles and texts. It does not depend on the files."""
         digest = hashlib.sha256()
         for role in sorted(self.columns):
             digest.update(f"{role}\0{len(self)}\0".encode())
@@ -62,9 +69,9 @@ class Corpus:
     fingerprints: dict[str, str]
     """Sha256 of each split's content."""
     notes: list[str] = field(default_factory=list)
-    """What the user should hear: lines skipped, rows dropped, splits held out."""
+    """Sentences for the user about skipped lines, dropped rows and held-out splits."""
     skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows of that file."""
+    """Split to the number of rows that ``data.on_bad_line=skip`` left out of its file, and of all rows of that file."""
 
 
 def load_corpus(
@@ -76,20 +83,20 @@ def load_corpus(
     readers: Mapping[str, Reader] | None = None,
     may_be_empty: Sequence[str] = (),
 ) -> Corpus:
-    """Reads the splits of a data set, holding a share of train out for those without a file.
+    """Reads the splits of a data set. Rows of train are held out for splits without a file.
 
     Args:
-        config: Where the rows are and which column plays which role.
-        roles: The roles needed; only their columns, and for parallel files only their files, are read.
-        splits: The splits wanted.
-        seed: Of the choice of held-out rows. It belongs to the data, not to the run: runs with different seeds must
-            be scored on the same sentences.
-        readers: Plugins' corpora by data set name.
-        may_be_empty: Roles that a row need not fill, such as labels where there may be none.
+        config: Files, columns and roles.
+        roles: Roles that are needed. Only their columns are read, and of parallel files only their files.
+        splits: Names of the splits.
+        seed: Seed of the choice of held-out rows. It belongs to the data and not to the run, since runs with
+            different seeds must be scored on the same rows.
+        readers: Corpora of plugins by the name of the data set.
+        may_be_empty: Roles that may be empty in a row, such as the labels if a row may have none.
 
     Raises:
-        ConfigError: The data set has no such role, column or split.
-        DataError: A file is missing or a row is not as described.
+        ConfigError: The data set lacks a role, a column or a split.
+        DataError: A file is missing, or a row is not as described.
     """
     read = _Source(config, roles, readers or {}, may_be_empty)
     if "test" in splits and not read.has("test") and config.splits.get("test") == 0:
@@ -101,6 +108,7 @@ def load_corpus(
         if split in lacking and split not in sizes:
             raise ConfigError(f"data.{split}", "no file, and data.splits holds nothing out", f"set data.{split}")
     rows = {split: read(split) for split in splits if split not in lacking}
+    rows |= _left_out(config, read, rows, lacking, may_be_empty)
     if sizes and ("train" in rows or any(split in sizes for split in splits)):
         whole = rows["train"] if "train" in rows else read("train")
         rows |= hold_out(whole, sizes, seed, _classes(config, whole, may_be_empty))
@@ -108,7 +116,55 @@ def load_corpus(
         for split in sizes:
             read.notes += _without_class(config, split, rows[split], whole, may_be_empty)
     rows = {split: rows[split] for split in splits}
+    read.notes += [note for split in splits if split != "train" for note in _too_few(config, split, rows[split])]
     return Corpus(rows, {split: part.fingerprint() for split, part in rows.items()}, read.notes, read.skipped)
+
+
+def _left_out(
+    config: DataConfig, read: _Source, rows: Mapping[str, Rows], lacking: Sequence[str], may_be_empty: Sequence[str]
+) -> dict[str, Rows]:
+    """The splits without the rows of classes that are rare in train, and of classes that train does not have.
+
+    Rare ones are left out if ``data.min_class_examples`` says so, unseen ones also if bad lines are skipped. Train is
+    read for this even if it is not among the splits.
+    """
+    unseen = config.on_bad_line == "skip" or config.min_class_examples > 1
+    given = [split for split in rows if split != "train"]
+    if not ("label" in read.columns and unseen and (config.min_class_examples > 1 or given)):
+        return {}
+    train = rows["train"] if "train" in rows else read("train")
+    counts = Counter(_classes(config, train, may_be_empty) or [])
+    kept = {name for name, count in counts.items() if count >= config.min_class_examples}
+    found = {}
+    for split, part in {"train": train, **rows}.items():
+        classes = _classes(config, part, may_be_empty)
+        if classes is None:
+            return {}
+        out = Counter(name for name in classes if name not in kept)
+        if out:
+            named = ", ".join(f"{name!r} ({count})" for name, count in out.most_common(5))
+            more = f" and {len(out) - 5} more" if len(out) > 5 else ""
+            why = f"fewer than {config.min_class_examples} examples of their class in train"
+            read.notes.append(f"{split}: left out {sum(out.values()):,} rows with {why}: {named}{more}")
+        if out or split == "train":
+            found[split] = part.select(np.array([i for i, name in enumerate(classes) if name in kept], dtype=np.int64))
+        if len(found.get(split, part)) == 0:
+            raise DataError(part.files["label"], f"{split} has no row left", "a smaller data.min_class_examples")
+    return {split: part for split, part in found.items() if split in rows or lacking}
+
+
+FEW_ROWS = 100
+"""If a split has fewer rows, the interval of its scores is said."""
+
+
+def _too_few(config: DataConfig, split: str, rows: Rows) -> list[str]:
+    """A sentence about the interval of a score on few rows: 1.96 standard deviations of a share of one half."""
+    if "label" not in rows.columns or len(rows) >= FEW_ROWS:
+        return []
+    points = 98 / len(rows) ** 0.5
+    fix = f"data.splits.{split}=0.2 holds out more" if rows.held_out else "add rows"
+    what = f"an accuracy on so few is uncertain by up to {points:.0f} points either way (95 % interval)"
+    return [f"{split} has {len(rows)} rows: {what}; {fix}"]
 
 
 def _with_val(splits: Sequence[str]) -> list[str]:
@@ -116,7 +172,7 @@ def _with_val(splits: Sequence[str]) -> list[str]:
 
 
 def _tested_on_val(corpus: Corpus, splits: Sequence[str]) -> Corpus:
-    """The corpus with the validation split as its test split (``data.splits.test: 0``)."""
+    """Returns the corpus with the validation split as its test split (``data.splits.test: 0``)."""
     source = {split: "val" if split == "test" else split for split in splits}
     return Corpus(
         {split: corpus.splits[source[split]] for split in splits},
@@ -127,7 +183,7 @@ def _tested_on_val(corpus: Corpus, splits: Sequence[str]) -> Corpus:
 
 
 def _classes(config: DataConfig, rows: Rows, may_be_empty: Sequence[str]) -> list[str] | None:
-    """The class of each row, by which rows are held out; None if the rows have no label, or may have several."""
+    """Returns the class of each row, or None if the rows have no label or may have several."""
     if "label" not in rows.columns or "label" in may_be_empty:
         return None
     pattern = re.compile(config.label_pattern or "(?s:.*)")
@@ -139,7 +195,7 @@ def _classes(config: DataConfig, rows: Rows, may_be_empty: Sequence[str]) -> lis
 def _without_class(
     config: DataConfig, split: str, part: Rows, whole: Rows, may_be_empty: Sequence[str], most: int = 5
 ) -> list[str]:
-    """A note on classes of which a held-out split has no row."""
+    """Returns a sentence about classes of which a held-out split has no row."""
     classes = _classes(config, whole, may_be_empty) or []
     lacking = sorted(set(classes) - set(_classes(config, part, may_be_empty) or []))
     if not lacking:
@@ -150,7 +206,7 @@ def _without_class(
 
 
 class _Source:
-    """Reads one split at a time into rows by role, whatever the format."""
+    """Reads one split at a time into rows by role, in any format."""
 
     def __init__(
         self, config: DataConfig, roles: Sequence[str], readers: Mapping[str, Reader], may_be_empty: Sequence[str]
@@ -159,29 +215,50 @@ class _Source:
         self.reader = readers.get(config.name)
         self._given: dict[str, Mapping[str, list[str]] | None] = {}
         self.columns = {role: _column(config, role) for role in roles}
+        """Role to its column, or to the template that joins several."""
         self.notes: list[str] = []
         self.skipped: dict[str, tuple[int, int]] = {}
 
     def has(self, split: str) -> bool:
-        """Whether the split has rows of its own; the others are held out of train."""
+        """Returns whether the split has rows of its own. The others are held out of train."""
         if self.reader is not None:
-            return self._of_plugin(split, list(dict.fromkeys(self.columns.values()))) is not None
+            return self._of_plugin(split, self._names()) is not None
         if self.config.format == "grammar" or split == "train":
             return True
         return getattr(self.config, split) is not None
 
+    def _names(self) -> list[str]:
+        """The columns to read."""
+        found = [name for column in self.columns.values() for name in TEMPLATE.findall(column) or [column]]
+        if self.config.label_columns and "label" in self.columns:
+            found = [name for name in found if name != self.columns["label"]] + self.config.label_columns
+        return list(dict.fromkeys(found))
+
+    def _texts(self, table: Table, role: str) -> list[str]:
+        """The texts of a role: a column, a template filled in, or the names of the columns that hold 1 as a list."""
+        column = self.columns[role]
+        if role == "label" and self.config.label_columns:
+            names = self.config.label_columns
+            switches = zip(*(table.columns[name] for name in names), strict=True)
+            return [json.dumps([name for name, on in zip(names, row, strict=True) if _is_on(on)]) for row in switches]
+        if not TEMPLATE.search(column):
+            return table.columns[column]
+        names, form = TEMPLATE.findall(column), TEMPLATE.sub("{}", column)
+        cells = zip(*(table.columns[name] for name in names), strict=True)
+        return [form.format(*row) for row in cells]
+
     def __call__(self, split: str) -> Rows:
-        names = list(dict.fromkeys(self.columns.values()))
-        table = self._table(split, names)
+        table = self._table(split, self._names())
         self.notes += table.notes
         if table.skipped:
             self.skipped[split] = (table.skipped, table.skipped + len(table))
         rows = Rows(
-            {role: table.columns[column] for role, column in self.columns.items()},
-            {role: table.files[column] for role, column in self.columns.items()},
+            {role: self._texts(table, role) for role in self.columns},
+            {role: table.files.get(column, next(iter(table.files.values()))) for role, column in self.columns.items()},
             np.asarray(table.lines, dtype=np.int64),
+            shards=table.shards,
         )
-        rows = self._complete(rows, split)
+        rows = self._complete(self._with_label(rows, split), split)
         if len(rows) == 0:
             raise DataError(rows.files[next(iter(rows.files))], "no usable row", "see data.format and data.columns")
         return rows
@@ -209,8 +286,19 @@ class _Source:
         count = len(columns[names[0]])
         return Table(dict(columns), dict.fromkeys(names, f"{config.name} {split}"), np.arange(1, count + 1))
 
+    def _with_label(self, rows: Rows, split: str) -> Rows:
+        """The rows without those whose label means that there is none (``data.ignore_labels``)."""
+        ignored = {*self.config.ignore_labels} | ({""} if "null" in self.config.ignore_labels else set())
+        if not ignored or "label" not in rows.columns:
+            return rows
+        kept = [i for i, label in enumerate(rows.columns["label"]) if label.strip() not in ignored]
+        if len(kept) < len(rows):
+            count = f"{len(rows) - len(kept):,} rows whose label is one of data.ignore_labels"
+            self.notes.append(f"{split}: left out {count}")
+        return rows.select(np.array(kept, dtype=np.int64))
+
     def _complete(self, rows: Rows, split: str) -> Rows:
-        """Drops rows that are empty in every role; refuses or skips those that lack one. Running text keeps all."""
+        """Drops rows that are empty in every role, and refuses or skips those that lack one. Running text keeps all."""
         if len(rows.columns) == 1:
             return rows
         empty = {role: np.array([is_blank(text) for text in texts]) for role, texts in rows.columns.items()}
@@ -237,17 +325,31 @@ class _Source:
         return rows.select(np.flatnonzero(~lacking))
 
 
+TEMPLATE = re.compile(r"\{([^{}]+)\}")
+"""A column in a template such as ``{title} {body}``."""
+
+
+def _is_on(cell: str) -> bool:
+    """Whether a cell of a column of 0 and 1 says that the row has the class."""
+    return cell.strip().lower() in ("1", "1.0", "true", "yes")
+
+
 def _column(config: DataConfig, role: str) -> str:
-    """The column that plays a role; a column of the role's own name needs no mapping."""
+    """Returns the column that plays a role, or the template. A column of the name of the role needs no mapping."""
     if role in config.roles:
         column = config.roles[role]
+    elif role == "label" and config.label_columns:
+        column = role
     elif config.roles or (config.columns and role not in config.columns):
         have = ", ".join(config.roles or config.columns)
         raise ConfigError(f"data={config.name}", f"has no {role}; it has {have}", f"set data.roles.{role}")
     else:
         column = role
-    if config.columns and column not in config.columns and not config.header and config.format != "hub":
-        what = f"no column {column!r}; there are {', '.join(config.columns)}"
+    if role == "label" and config.label_columns:
+        return column
+    unknown = [name for name in TEMPLATE.findall(column) or [column] if name not in config.columns]
+    if config.columns and unknown and not config.header and config.format != "hub":
+        what = f"no column {unknown[0]!r}; there are {', '.join(config.columns)}"
         raise ConfigError(f"data.roles.{role}", what, HEADER if config.format in ("csv", "tsv") else "")
     return column
 
@@ -255,7 +357,7 @@ def _column(config: DataConfig, role: str) -> str:
 FEW = 5
 """If a held-out split expects fewer rows of a class than this, its rows are drawn class by class."""
 KEPT = 2
-"""Rows of each class that stay in train."""
+"""Number of rows of each class that stay in train."""
 
 
 def hold_out(
@@ -264,20 +366,20 @@ def hold_out(
     """Cuts rows into train and held-out splits so that no source, no text and no target sentence is in two splits.
 
     Rows joined by an identical text, directly or through others, stay together; groups are drawn in a random order
-    that depends on the seed only, and one too large for what a split still lacks stays in train. All texts of the first
-    role join rows. Those of other roles do if they are sentences: an answer that many rows share
-    (`texts.without_answers`) may be in several splits.
+    that depends on the seed only. A group that is too large for what a split still lacks stays in train. All texts of
+    the first role join rows. Texts of other roles do if they are sentences: an answer that many rows share
+    (`text.inputs.without_answers`) may be in several splits.
 
     A large split is drawn from all rows alike, which gives each class about its share. If a split expects fewer than
-    `FEW` rows of a class, rows are drawn class by class in proportion: each class gets at least one row in each split
-    where there is room, and keeps at least `KEPT` in train. A split that is given as a share then grows up to a row
-    for each class, but not beyond a tenth of all rows.
+    `FEW` rows of a class, rows are drawn class by class in proportion. Each class then gets at least one row in each
+    split if there is room, and keeps at least `KEPT` in train. A split that is given as a share grows up to a row for
+    each class, but not beyond a tenth of all rows.
 
     Args:
         rows: All rows.
         sizes: Split to a share (below 1) or a number of rows.
-        seed: Of the draw.
-        classes: Class of each row; None draws from all rows alike.
+        seed: Seed of the draw.
+        classes: Class of each row. None draws from all rows alike.
 
     Returns:
         The rows of each split of ``sizes``, and of "train", each in the original order.
@@ -316,7 +418,7 @@ def hold_out(
 
 
 def _quotas(wanted: int, class_sizes: np.ndarray, left: Sequence[int]) -> list[int]:
-    """Rows that a split takes of each class, of which so many are left; of a single class all that is wanted."""
+    """Returns the number of rows that a split takes of each class. ``left`` rows remain of each."""
     if len(left) == 1:
         return [wanted]
     spare = [max(0, int(count) - KEPT) for count in left]
@@ -324,7 +426,7 @@ def _quotas(wanted: int, class_sizes: np.ndarray, left: Sequence[int]) -> list[i
 
 
 def _take(order: np.ndarray, counts: np.ndarray, most: int) -> tuple[list[int], np.ndarray]:
-    """The first groups of an order that fit into ``most`` rows, and the order of those left."""
+    """Returns the first groups of an order that fit into ``most`` rows, and the order of the remaining ones."""
     taken: list[int] = []
     passed_over: list[int] = []
     position = 0
@@ -340,12 +442,12 @@ def _take(order: np.ndarray, counts: np.ndarray, most: int) -> tuple[list[int], 
 
 
 def shares(sizes: Sequence[int], count: int, least: Sequence[int], most: Sequence[int]) -> list[int]:
-    """``count`` shared out in proportion to ``sizes``, by largest remainders, each between its bounds.
+    """Distributes ``count`` in proportion to ``sizes`` by largest remainders, each share between its bounds.
 
     Args:
-        sizes: What the shares are in proportion to.
-        count: Their sum; at most that of ``most``.
-        least: Lower bounds, left out if they do not fit into ``count``.
+        sizes: Numbers to which the shares are proportional.
+        count: Sum of the shares, at most the sum of ``most``.
+        least: Lower bounds. They are ignored if their sum exceeds ``count``.
         most: Upper bounds.
     """
     least = list(least) if sum(least) <= count else [0] * len(sizes)
@@ -359,7 +461,7 @@ def shares(sizes: Sequence[int], count: int, least: Sequence[int], most: Sequenc
 
 
 def _groups(rows: Rows) -> np.ndarray:
-    """For each row the smallest row that it is joined to by identical texts in a column (union-find)."""
+    """Returns for each row the smallest row to which identical texts in a column join it (union-find)."""
     parent = list(range(len(rows)))
 
     def root(row: int) -> int:

@@ -1,9 +1,12 @@
-"""The label column: what part of it is the label, what people call it, which classes there are, and what is refused."""
+"""The label column: the label in a cell, its name, the classes of a data set, and labels that are refused."""
 
 from __future__ import annotations
 
+import ast
 import difflib
+import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -15,29 +18,40 @@ from multihead.errors import ConfigError, DataError
 
 
 def read_labels(config: DataConfig, rows: Rows, multi_label: bool = False) -> list[list[str]]:
-    """Names of the classes of each row: one, or with ``multi_label`` any number.
+    """Returns the names of the classes of each row: one, or with ``multi_label`` any number.
 
-    A label is what ``data.label_pattern`` matches in the column (its first group, if it has one), blanks around it
-    removed, and ``data.labels`` gives it the name that people see.
+    A label is the text that ``data.label_pattern`` matches in the column (its first group, if it has one), without the
+    blanks around it. ``data.labels`` gives it the name that people see.
 
     Args:
         config: The pattern, the names and the separator.
         rows: One split, with the role ``label``.
-        multi_label: Whether the column holds several labels, separated by ``data.label_separator``.
+        multi_label: Whether a cell holds several labels, as a JSON list or separated by ``data.label_separator``.
 
     Raises:
-        DataError: A label that the pattern does not match, or that has no name.
+        DataError: The pattern does not match a label, or a label has no name.
     """
     pattern = re.compile(config.label_pattern) if config.label_pattern else None
     names: dict[str, list[str]] = {}  # a column repeats a few texts
     result = []
     for index, text in enumerate(rows.columns["label"]):
         if text not in names:
-            parts = text.split(config.label_separator) if multi_label else [text]
+            parts = _several(text, config.label_separator) if multi_label else [text]
             labels = [part.strip() for part in parts if part.strip() or not multi_label]
             names[text] = list(dict.fromkeys(_name(config, rows, index, label, pattern) for label in labels))
         result.append(names[text])
     return result
+
+
+def _several(text: str, separator: str) -> list[str]:
+    """The labels of a cell: a list as JSON or Python writes it, or texts between separators."""
+    if text.startswith("[") and text.endswith("]"):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                return [str(label) for label in read(text)]
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+    return text.split(separator)
 
 
 def _name(config: DataConfig, rows: Rows, index: int, label: str, pattern: re.Pattern[str] | None) -> str:
@@ -45,13 +59,17 @@ def _name(config: DataConfig, rows: Rows, index: int, label: str, pattern: re.Pa
         match = pattern.search(label)
         if match is None:
             what = f"data.label_pattern={config.label_pattern} finds no label in {label!r}"
-            raise DataError(rows.origin(index, "label"), what, "change the pattern, or mend the line")
+            raise DataError(rows.origin(index, "label"), what, "change the pattern, or fix the line")
         label = (match.group(1) if pattern.groups else match.group()) or ""
     if not config.labels:
         return label
     if label not in config.labels:
         what = f"the label {label!r} has no name in data.labels, which names {_listed(config.labels)}"
-        fix = f"data.labels.{label}=NAME, or mend the line" if re.fullmatch(r"\w+", label) else "mend the line"
+        name = label if re.fullmatch(r"[\w-]+", label) else f'"{label}"'
+        fix = (
+            shlex.quote(f"data.labels.{name}=NAME")
+            + f", or leave its rows out: {shlex.quote(f'data.ignore_labels=[{name}]')}"
+        )
         raise DataError(rows.origin(index, "label"), what, fix)
     return config.labels[label]
 
@@ -59,44 +77,54 @@ def _name(config: DataConfig, rows: Rows, index: int, label: str, pattern: re.Pa
 def class_names(
     labels: Sequence[Sequence[str]], rows: Rows, order: Iterable[str] = (), multi_label: bool = False
 ) -> list[str]:
-    """The classes of the train split: in an order that is given, else sorted.
+    """Returns the classes of the train split, in a given order or sorted; numbers are sorted by their value.
 
     Args:
-        labels: What `read_labels` gave for the train split.
+        labels: What `read_labels` returned for the train split.
         rows: The train split, for messages.
-        order: All names there may be (those of ``data.labels``), in the order that people expect.
+        order: All possible names (those of ``data.labels``), in the order that people expect.
         multi_label: Whether one class is enough.
 
     Raises:
-        DataError: There is one class only, or a class with one example.
+        DataError: There is only one class, or a class with one example.
     """
     counts = Counter(label for row in labels for label in row)
-    names = [name for name in dict.fromkeys(order) if counts[name]] or sorted(counts)
+    names = [name for name in dict.fromkeys(order) if counts[name]] or sorted(counts, key=_by_number)
     if len(names) < (1 if multi_label else 2):
         raise _one_class(rows, names, "train")
     for name in names:
         if counts[name] == 1:
             row = next(i for i, row in enumerate(labels) if name in row)
-            what = f"the class {name!r} has one example in train, which nothing can be learnt from"
-            raise DataError(rows.origin(row, "label"), what, "add examples of it, or drop the line")
+            once = sum(count == 1 for count in counts.values()) - 1
+            more = f"; so have {once} other classes" if once else ""
+            what = f"the class {name!r} has one example in train, from which nothing can be learnt{more}"
+            raise DataError(rows.origin(row, "label"), what, "data.min_class_examples=2 leaves such classes out")
     return names
+
+
+def _by_number(name: str) -> tuple[float, str]:
+    """Sorts numbers by their value and before other names: 2 before 10."""
+    try:
+        return (float(name), "")
+    except ValueError:
+        return (float("inf"), name)
 
 
 def encode_labels(
     labels: Sequence[Sequence[str]], classes: Sequence[str], rows: Rows, split: str = "", multi_label: bool = False
 ) -> list[list[int]]:
-    """Numbers of the classes of each row.
+    """Returns the numbers of the classes of each row.
 
     Args:
-        labels: What `read_labels` gave for these rows.
-        classes: What `class_names` gave for the train split.
+        labels: What `read_labels` returned for these rows.
+        classes: What `class_names` returned for the train split.
         rows: The rows, for messages.
-        split: Its name, for messages.
+        split: Name of the split, for messages.
         multi_label: Whether rows may have several classes, or none.
 
     Raises:
-        DataError: A label that is not among the classes, or a file that has one class only. Of rows held out of train
-            the corpus has said which classes they lack.
+        DataError: A label is not one of the classes, or a file has only one class. For rows held out of train, the
+            corpus has already said which classes they lack.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     for index, row in enumerate(labels):
@@ -104,7 +132,10 @@ def encode_labels(
             if label not in numbers:
                 near = difflib.get_close_matches(label, classes, n=1, cutoff=0.0)[0]
                 what = f"the label {label!r} is not among the classes of train ({_listed(classes)}); nearest: {near}"
-                raise DataError(rows.origin(index, "label"), what, "mend the line, or name it in data.labels")
+                unseen = len({name for row in labels for name in row} - {*classes}) - 1
+                what += f"; {unseen} other labels are not either" if unseen else ""
+                fix = "data.on_bad_line=skip leaves such rows out, or name the label in data.labels"
+                raise DataError(rows.origin(index, "label"), what, fix)
     found = {label for row in labels for label in row}
     if not multi_label and len(found) == 1 and not rows.held_out:
         raise _one_class(rows, sorted(found), split)
@@ -121,23 +152,23 @@ def _one_class(rows: Rows, names: Sequence[str], split: str) -> DataError:
 
 
 def _listed(names: Sequence[str] | dict[str, str], most: int = 8) -> str:
-    """The first names and how many more there are."""
+    """Returns the first names and how many more there are."""
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
 
 def subset(rows: Rows, count: int, labels: Sequence[Sequence[str]] | None = None, seed: int = 0) -> np.ndarray:
-    """Indices of ``count`` rows, drawn at random, in their order; classes keep their proportions.
+    """Draws ``count`` rows at random and returns their indices in order. Classes keep their proportions.
 
-    The share of each class is rounded by largest remainders, and is at least two rows where the class has them and
-    ``count`` has room. A larger subset holds a smaller one, up to that rounding.
+    The share of each class is rounded by largest remainders. It is at least two rows if the class has them and
+    ``count`` has room. A larger subset contains a smaller one, up to that rounding.
 
     Args:
         rows: All rows.
-        count: How many to draw (``data.train_examples``).
-        labels: Classes of each row; rows of the same classes are one stratum. None draws from all alike.
-        seed: Of the draw.
+        count: Number of rows to draw (``data.train_examples``).
+        labels: Classes of each row. Rows with the same classes are one stratum. None draws from all rows alike.
+        seed: Seed of the draw.
 
     Raises:
         ConfigError: There are fewer rows.

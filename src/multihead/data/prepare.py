@@ -119,7 +119,7 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
     from multihead.text.vocabulary import Vocabulary
 
     config = composition.config
-    notes: list[str] = []
+    notes = list(composition.notes)
     texts = {name: _read(composition, settings, splits, notes) for name, settings in config.task.members().items()}
     tokenizers = dict(vocab.tokenizers) if vocab else train_tokenizers(config, texts, notes)
     labels = list(vocab.labels) if vocab else []
@@ -290,7 +290,7 @@ def unknown_shares(
     encoded: Mapping[str, Encoded | Stream], tokenizers: Mapping[str, Tokenizer]
 ) -> dict[str, dict[str, float]]:
     """Returns the share of unknown tokens by split and role, for tokenizers that have an unknown token."""
-    with_unknown = {role: each.unk_id for role, each in tokenizers.items() if each.kind in ("word", "char")}
+    with_unknown = {role: each.unk_id for role, each in tokenizers.items() if each.has_unknown}
     shares: dict[str, dict[str, float]] = {}
     for split, ids in encoded.items():
         if isinstance(ids, Encoded):

@@ -23,8 +23,8 @@ import numpy as np
 
 from multihead.config.data import DataConfig
 from multihead.data.encode import sha256
+from multihead.data.lines import folder_of, open_lines
 from multihead.data.plan import Step
-from multihead.data.readers import Lines, find, folder_of
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import ConfigError, DataError
 
@@ -283,7 +283,7 @@ class TextFiles:
         for number, name in enumerate(self.files(split)):
             if number and self.config.document == "file":
                 yield ""
-            lines = Lines(find(self.config, name), name, self.config.on_bad_line == "skip")
+            lines = open_lines(self.config, name)
             for line in lines:
                 total += 1
                 if line is not None:
@@ -291,7 +291,7 @@ class TextFiles:
             skipped += len(lines.skipped)
             if skipped:
                 self.skipped[split] = (skipped, total)
-            self.notes += [note for note in lines.said() if note not in self.notes]
+            self.notes += [note for note in lines.summary() if note not in self.notes]
 
     def _measure(self, line: str) -> int:
         """Returns the size of a line in the unit of shares: characters if a file is one document, otherwise rows."""

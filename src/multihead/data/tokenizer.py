@@ -54,6 +54,17 @@ class Tokenizer:
     """
 
     pad_id, bos_id, eos_id, unk_id, sep_id, mask_id = range(NUM_SPECIALS)
+    special_ids: Sequence[int] = range(NUM_SPECIALS)
+    first_plain = NUM_SPECIALS
+    """The first id from which random tokens are drawn."""
+    start, between, end = (bos_id,), (sep_id,), (eos_id,)
+    """Marks before a text that is classified, between the two texts of a pair, and behind."""
+    second_type = 1
+    """Type of the second text of a pair, where a model tells them apart."""
+    opening = (eos_id,)
+    """What a language model reads before a document."""
+    has_mask = True
+    """Whether there is an entry that hides a token."""
 
     def __init__(
         self,
@@ -67,6 +78,11 @@ class Tokenizer:
         self.kind, self.unicode_form, self.lowercase = kind, normalize, lowercase
         self.vocab, self.merges, self.scores = list(vocab), [(left, right) for left, right in merges], list(scores)
         self._backend = _pipeline(_model(kind, self.vocab, self.merges, self.scores), kind, normalize, lowercase)
+
+    @functools.cached_property
+    def has_unknown(self) -> bool:
+        """Whether there is text that the vocabulary cannot spell."""
+        return self.kind in ("word", "char")
 
     @property
     def vocab_size(self) -> int:

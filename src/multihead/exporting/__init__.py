@@ -1,5 +1,6 @@
-"""A finished run in another runtime's format: written, read back from disk, run on the run's own examples, compared.
+"""A finished run in another runtime's format: written, read back from disk, and compared with the run's own model.
 
-`ctranslate` and `programs` and `weights` write one format each and read it back; `verify` compares what was read back
-with the model that it came from; `places` finds the examples and puts a folder in place when it is whole.
+`formats` has the order of events. `ctranslate` and `programs` write a format; `ctranslate_runtime` and `programs` run
+what was written. `verify` compares it with the model that it came from. `places` finds the inputs, and moves the new
+folder to its place when it is whole.
 """

@@ -7,8 +7,6 @@ become a ``Generator``. Shapes: T target tokens, V vocabulary, D d_model.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +17,25 @@ from multihead.config.extras import require_package
 from multihead.config.model import ModelConfig
 from multihead.config.training import DecodingConfig
 from multihead.data.tokenizer import NUM_SPECIALS
-from multihead.errors import CheckpointError, ConfigError
-from multihead.exporting.verify import Example, Reference
+from multihead.errors import ConfigError
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.positions import PositionTable
-from multihead.model.transformer import RMSNorm, Stack
+from multihead.model.transformer import FeedForward, Layer, MultiHeadAttention, RMSNorm, Stack
 from multihead.tasks.base import Task
 
+OTHERS = "to=onnx or torch_export"
+"""The formats that can hold every model."""
 ACTIVATIONS = ("relu", "gelu", "swiglu")
 NO_WORDS = (
     *("norm_eps", "position_offset", "rope_theta", "rotary_share", "embedding_width", "embedding_scale"),
     *("embedding_norm", "segment_types", "share_layers", "parallel", "head_size", "attention_bias"),
     *("output_transform", "output_bias"),
 )
-"""Options of the model that this export leaves to others."""
-EXHAUSTIVE_PATIENCE = 1000.0
-"""CTranslate2 stops when ``beam_size * patience`` hypotheses are finished; so many never are."""
+"""Options of the model that this export cannot express."""
 
 
 def import_ctranslate2() -> Any:
-    """The library, quiet.
+    """The library, with its log turned off.
 
     Raises:
         ConfigError: It is not installed.
@@ -51,51 +48,50 @@ def import_ctranslate2() -> Any:
 
 
 def check(task: Task, decoding: DecodingConfig) -> None:
-    """Refuses what CTranslate2 has no words for.
+    """Checks that CTranslate2 can express the model and the decoding.
 
     Raises:
-        ConfigError: Names the key.
+        ConfigError: It cannot; the message names the key.
     """
     model, transformer = task.config.model, task.model.transformer
     if not isinstance(task.model.head, VocabularyHead):
-        raise ConfigError(
-            f"task={task.settings.name}", "CTranslate2 has no head of classes on its encoder", "to=onnx or torch_export"
-        )
+        what = "CTranslate2 has no classification head on its encoder"
+        raise ConfigError(f"task={task.settings.name}", what, OTHERS)
     if getattr(task, "causal", True) is False:
-        what = "CTranslate2's encoder gives hidden states, and no logits of masked tokens"
-        raise ConfigError("task.objective=masked", what, "to=onnx or torch_export")
+        what = "CTranslate2's encoder returns hidden states, not logits of masked tokens"
+        raise ConfigError("task.objective=masked", what, OTHERS)
     if isinstance(task.model.head, CopyHead):
-        raise ConfigError("task.copy=true", "CTranslate2 cannot copy tokens of the source", "to=onnx or torch_export")
+        raise ConfigError("task.copy=true", "CTranslate2 cannot copy tokens of the source", OTHERS)
     for key, value, ours in (
         ("attention", model.attention, "multi_head"),
         ("feed_forward", model.feed_forward, "dense"),
     ):
         if value != ours:
             what = f"CTranslate2 runs its own blocks, not a plugin's; it has model.{key}={ours}"
-            raise ConfigError(f"model.{key}={value}", what, "to=onnx or torch_export")
+            raise ConfigError(f"model.{key}={value}", what, OTHERS)
     plain = ModelConfig()
     for key in NO_WORDS:
         if (value := getattr(model, key)) != getattr(plain, key):
-            what = "CTranslate2 runs the published families that have it, and not ours"
-            raise ConfigError(f"model.{key}={value}", what, "to=onnx or torch_export")
+            what = "CTranslate2 has this option in published model families only"
+            raise ConfigError(f"model.{key}={value}", what, OTHERS)
     if model.activation not in ACTIVATIONS:
-        what = f"our export to CTranslate2 has {', '.join(ACTIVATIONS)}"
-        raise ConfigError(f"model.activation={model.activation}", what, "to=onnx or torch_export")
+        what = f"the export to CTranslate2 supports {', '.join(ACTIVATIONS)}"
+        raise ConfigError(f"model.activation={model.activation}", what, OTHERS)
     if model.ngram_buckets:
-        raise ConfigError("model.ngram_buckets", "CTranslate2 has no embeddings of n-grams", "to=onnx or torch_export")
+        raise ConfigError("model.ngram_buckets", "CTranslate2 has no embeddings of n-grams", OTHERS)
     with_encoder = transformer.encoder is not None and not _alone(task)
     if with_encoder and model.position == "alibi":
-        what = "CTranslate2 has ALiBi in a decoder only"
+        what = "CTranslate2 supports ALiBi in a decoder only"
         raise ConfigError("model.position=alibi", what, "to=onnx, or train with task.topology=decoder")
     if with_encoder and model.qk_norm:
-        what = "CTranslate2 computes another norm than ours in the attention to the encoder"
+        what = "CTranslate2 computes another norm in the attention to the encoder"
         raise ConfigError("model.qk_norm=true", what, "to=onnx, or train with task.topology=decoder")
     stacks = {"num_encoder_layers": transformer.encoder if with_encoder else None}
     for key, stack in (stacks | {"num_decoder_layers": transformer.decoder}).items():
         if stack is not None and not len(stack.layers):
-            raise ConfigError(f"model.{key}=0", "CTranslate2 needs a layer in each stack", "to=onnx or torch_export")
+            raise ConfigError(f"model.{key}=0", "CTranslate2 needs a layer in each stack", OTHERS)
     if decoding.forced_prefix:
-        what = "CTranslate2 does not count a forced prefix in the score, so that outputs could not be compared"
+        what = "CTranslate2 does not count a forced prefix in the score, so outputs cannot be compared"
         raise ConfigError("decoding.forced_prefix", what, "decoding.forced_prefix=")
 
 
@@ -104,7 +100,7 @@ def write(task: Task, folder: Path, quantization: str) -> None:
 
     Args:
         task: A single task with a decoder, checked by `check`.
-        folder: Where to.
+        folder: The folder.
         quantization: One of `multihead.config.verbs.QUANTIZATIONS`.
 
     Raises:
@@ -128,7 +124,7 @@ def write(task: Task, folder: Path, quantization: str) -> None:
 
 
 def vocabulary(task: Task, role: str) -> list[str]:
-    """The entries of a role's tokenizer by id; one that spells a special entry gets a backslash before it."""
+    """The entries of a role's tokenizer by id; one that is spelled like a special entry gets a backslash."""
     entries = (task.tokenizers.get(role) or task.tokenizers["text"]).vocab
     taken = set(entries)
     names = list(entries[:NUM_SPECIALS])
@@ -142,7 +138,7 @@ def vocabulary(task: Task, role: str) -> list[str]:
 
 
 def _alone(task: Task) -> bool:
-    """Whether the task uses the decoder by itself, also where the backbone has an encoder for another task."""
+    """Whether the task uses the decoder by itself, even if the backbone has an encoder for another task."""
     return task.settings.stacks == ("decoder",)
 
 
@@ -151,6 +147,7 @@ def _alone(task: Task) -> bool:
 
 def _encoder(specs: Any, task: Task) -> Any:
     model, stack = task.config.model, task.model.transformer.encoder
+    assert stack is not None
     spec = specs.transformer_spec.TransformerEncoderSpec(
         len(stack.layers),
         model.num_heads,
@@ -169,7 +166,8 @@ def _encoder(specs: Any, task: Task) -> Any:
 
 
 def _decoder(specs: Any, task: Task) -> Any:
-    model, stack = task.config.model, task.model.transformer.decoder
+    model, stack, head = task.config.model, task.model.transformer.decoder, task.model.head
+    assert stack is not None and isinstance(head, VocabularyHead)
     cross = not _alone(task)
     spec = specs.transformer_spec.TransformerDecoderSpec(
         len(stack.layers),
@@ -180,14 +178,14 @@ def _decoder(specs: Any, task: Task) -> Any:
         ffn_glu=model.activation == "swiglu",
         rms_norm=model.norm == "rms_norm",
         alibi=model.position == "alibi",
-        alibi_use_positive_positions=True,  # slope * j: our -slope * (i - j) but for a constant in each row
+        alibi_use_positive_positions=True,  # slope * j differs from our -slope * (i - j) by a constant in each row
         rotary_dim=0 if model.position == "rotary" else None,
         rotary_interleave=False,
         num_heads_kv=model.kv_heads if model.kv_heads != model.num_heads else None,
         qk_norm=model.qk_norm,
     )
     spec.embeddings.weight = _numbers(stack.embedding.weight)
-    spec.projection.weight = _numbers(task.model.head.weight)
+    spec.projection.weight = _numbers(head.weight)
     _fill_stack(spec, stack, task.config.model.max_len, cross=cross)
     return spec
 
@@ -205,6 +203,7 @@ def _fill_stack(spec: Any, stack: Stack, max_len: int, cross: bool) -> None:
     if hasattr(spec, "layer_norm"):
         _fill_norm(spec.layer_norm, stack.norm)
     for layer_spec, layer in zip(spec.layer, stack.layers, strict=True):
+        assert isinstance(layer, Layer) and isinstance(layer.feed_forward, FeedForward)
         _fill_attention(layer_spec.self_attention, layer.self_attention, layer.self_attention_norm, fused=True)
         if cross:
             _fill_attention(layer_spec.attention, layer.cross_attention, layer.cross_attention_norm, fused=False)
@@ -216,7 +215,8 @@ def _fill_stack(spec: Any, stack: Stack, max_len: int, cross: bool) -> None:
 
 
 def _fill_attention(spec: Any, attention: nn.Module, norm: nn.Module, fused: bool) -> None:
-    """Query, key and value are one matrix in self-attention, query apart from the others in cross-attention."""
+    """In self-attention, query, key and value are one matrix; in cross-attention, the query is apart."""
+    assert isinstance(attention, MultiHeadAttention)
     _fill_norm(spec.layer_norm, norm)
     if fused:
         _fill_linear(spec.linear[0], attention.query, attention.key, attention.value)
@@ -236,192 +236,14 @@ def _fill_linear(spec: Any, *layers: nn.Linear) -> None:
 
 
 def _fill_norm(spec: Any, norm: nn.Module) -> None:
-    """Gain and bias. Without a bias the library would take it for RMSNorm, so that zeros stand for none."""
+    """Gain and bias. The library takes a norm without a bias for RMSNorm, so a LayerNorm without one gets zeros."""
+    assert isinstance(norm, RMSNorm | nn.LayerNorm)
     spec.gamma = _numbers(norm.weight)
-    if not isinstance(norm, RMSNorm):
-        spec.beta = _numbers(torch.zeros_like(norm.weight) if norm.bias is None else norm.bias)
+    if isinstance(norm, nn.LayerNorm):
+        bias: Tensor | None = norm.bias
+        spec.beta = _numbers(torch.zeros_like(norm.weight) if bias is None else bias)
 
 
 def _numbers(x: Tensor) -> Any:
-    """A copy that the library may change in place."""
+    """A copy, which the library may change in place."""
     return x.detach().float().cpu().clone().numpy()
-
-
-# Back from disk
-
-
-class Runtime:
-    """An exported model, loaded and run by CTranslate2 on the CPU.
-
-    Args:
-        folder: What `write` wrote.
-        reference: The model that it came from, for the bounds of its search.
-        patience: Of beam search; CTranslate2's own default is 1.
-
-    Raises:
-        CheckpointError: CTranslate2 refuses the model.
-    """
-
-    measured = "log-probabilities of target tokens"
-    greedy = False
-
-    def __init__(self, folder: Path, reference: Reference, patience: float = EXHAUSTIVE_PATIENCE):
-        library = import_ctranslate2()
-        self.reference, self.patience = reference, patience
-        kind = library.Generator if reference.prefixed else library.Translator
-        try:
-            self.model = kind(str(folder), device="cpu", inter_threads=1, intra_threads=torch.get_num_threads())
-        except (RuntimeError, ValueError) as error:
-            raise CheckpointError(str(folder), f"CTranslate2 cannot load it ({error})", "to=onnx") from error
-        self.compute_type = self.model.compute_type
-        self._source, self._target = (vocabulary(reference.task, role) for role in ("source", "target"))
-        self._ids = {name: number for number, name in enumerate(self._target)}
-
-    def versions(self) -> dict[str, str]:
-        """What ran it."""
-        return {"ctranslate2": import_ctranslate2().__version__, "compute_type": self.compute_type}
-
-    def teacher_forced(self, examples: Sequence[Example]) -> list[Tensor]:
-        """log p [T] of each example's target tokens, the end mark included."""
-        targets = [[self._target[i] for i in [*example.target, self.reference.eos]] for example in examples]
-        if self.reference.prefixed:
-            rows = [self._prompt(example) + target for example, target in zip(examples, targets, strict=True)]
-            results = self.model.score_batch(rows, max_batch_size=32, max_input_length=0)
-        else:
-            sources = [self._words(example) for example in examples]
-            targets = [target[:-1] for target in targets]  # it adds the end mark itself
-            results = self.model.score_batch(sources, targets, max_batch_size=32, max_input_length=0)
-        scores = [torch.tensor(result.log_probs) for result in results]
-        return [x[-len(example.target) - 1 :] for x, example in zip(scores, examples, strict=True)]
-
-    def expected(self, example: Example) -> Tensor:
-        """What `teacher_forced` should give."""
-        logits = self.reference.logits(example)  # [T, V]
-        labels = torch.tensor([*example.target, self.reference.eos])
-        return logits.log_softmax(-1).gather(1, labels[:, None])[:, 0]
-
-    def outputs(self, examples: Sequence[Example]) -> list[list[int]]:
-        """The best output of each example; those with the same bounds and length of prompt in one batch."""
-        results: list[list[int]] = [[] for _ in examples]
-        for (limit, _), indices in self._groups(examples):
-            options = self.options(limit) | {"max_batch_size": 32}
-            batch = [examples[i] for i in indices]
-            if self.reference.prefixed:
-                found = self.model.generate_batch([self._prompt(e) for e in batch], **options)
-                names = [result.sequences[0] for result in found]
-            else:
-                found = self.model.translate_batch([self._words(e) for e in batch], **options)
-                names = [result.hypotheses[0] for result in found]
-            for i, hypothesis in zip(indices, names, strict=True):
-                ids = [self._ids[name] for name in hypothesis]
-                results[i] = ids[:-1] if ids and ids[-1] == self.reference.eos else ids
-        return results
-
-    def settings(self) -> dict[str, Any]:
-        """The words of ``translate_batch`` or ``generate_batch``, but for the bound of the length."""
-        bounds = ("max_length", "max_decoding_length")
-        return {name: value for name, value in self.options(1).items() if name not in bounds}
-
-    def options(self, limit: int) -> dict[str, Any]:
-        """The words of ``translate_batch`` or ``generate_batch`` for the run's decoding, at most ``limit`` tokens."""
-        decoding, prefixed = self.reference.decoding, self.reference.prefixed
-        options: dict[str, Any] = {
-            "beam_size": decoding.num_beams,
-            "patience": self.patience if decoding.num_beams > 1 else 1,
-            "length_penalty": decoding.length_penalty,
-            "no_repeat_ngram_size": decoding.no_repeat_ngram_size,
-            "suppress_sequences": [[self._target[i]] for i in self.reference.forbidden],
-            "return_end_token": True,  # so that it counts in the length that scores are divided by
-        }
-        if prefixed:
-            bounds = {"max_length": limit, "min_length": decoding.min_new_tokens, "include_prompt_in_result": False}
-        else:
-            bounds = {
-                "max_decoding_length": limit,
-                "min_decoding_length": decoding.min_new_tokens,
-                "max_input_length": 0,
-            }
-        return options | bounds
-
-    def _groups(self, examples: Sequence[Example]) -> Iterator[tuple[tuple[int, int], list[int]]]:
-        """Indices of examples by the bound of their output and, where there is a prompt, by its length."""
-
-        def key(i: int) -> tuple[int, int]:
-            prompt = len(self.reference.prefix(examples[i])) if self.reference.prefixed else 0
-            return self.reference.limit(examples[i]), prompt
-
-        for found, group in groupby(sorted(range(len(examples)), key=key), key):
-            yield found, list(group)
-
-    def _words(self, example: Example) -> list[str]:
-        return [self._source[i] for i in example.source]
-
-    def _prompt(self, example: Example) -> list[str]:
-        return [self._target[i] for i in self.reference.prefix(example)]
-
-
-def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, float]) -> str:
-    """How to run the folder, as Markdown.
-
-    Args:
-        reference: The run's model.
-        files: Role to the file of its tokenizer.
-        equal: The share of outputs that are those of ``predict``, by patience.
-    """
-    decoding, prefixed = reference.decoding, reference.prefixed
-    forbidden = [[vocabulary(reference.task, "target")[i]] for i in reference.forbidden]
-    kind, call, bound = ("Generator", "generate_batch", "max_length") if prefixed else (
-        "Translator", "translate_batch", "max_decoding_length"
-    )  # fmt: skip
-    options = [f"beam_size={decoding.num_beams}", f"length_penalty={decoding.length_penalty}"]
-    if decoding.no_repeat_ngram_size:
-        options.append(f"no_repeat_ngram_size={decoding.no_repeat_ngram_size}")
-    options.append(f"{bound.replace('max', 'min')}={decoding.min_new_tokens}")  # CTranslate2's default may be 1
-    options += [f"suppress_sequences={forbidden}", "return_end_token=True"]
-    options += ["include_prompt_in_result=False"] if prefixed else []
-    role = "text" if "text" in reference.task.tokenizers and reference.name == "lm" else "source"
-    prompt = "{}"
-    if reference.name == "lm":
-        prompt = '["<eos>", *{}]'
-    elif prefixed:
-        prompt = '["<bos>", *{}, "<sep>"]'
-    source_file, target_file = _vocabulary_files(reference)
-    longest, max_len = "64", reference.task.config.model.max_len
-    if reference.name != "lm":
-        text = reference.task.target_text
-        longest = f"int({text.slope:g} * len(ids)) + {text.extra}"
-    marks = 1 if reference.name == "lm" or not prefixed else 2
-    room = f"{max_len - marks} - len(ids)" if prefixed else f"{max_len - marks}"
-    longest = f"min({longest}, {room})"
-    cut = f"[:{reference.task.limits()['source']}]" if role == "source" else ""
-    field = "sequences" if prefixed else "hypotheses"
-    return f"""# {reference.name} for CTranslate2
-
-```python
-import json, ctranslate2
-from multihead.data.tokenizer import Tokenizer  # imports no torch
-
-model = ctranslate2.{kind}(".")
-source_names, target_names = json.load(open("{source_file}")), json.load(open("{target_file}"))
-ids = Tokenizer.load("{files[role]}").encode_batch(["A text."])[0]{cut}
-tokens = [source_names[i] for i in ids]
-found = model.{call}([{prompt.format("tokens")}], {bound}={longest}, {", ".join(options)})
-index = {{name: i for i, name in enumerate(target_names)}}
-target = Tokenizer.load("{files["target" if role == "source" else role]}")
-print(target.decode_batch([[index[name] for name in found[0].{field}[0]]])[0])
-```
-
-Of the inputs that were compared (`verification.json` says how many), the outputs were those of `multihead predict`
-in {", ".join(f"{share:.1%} (`{word}`)" for word, share in equal.items())}. `return_end_token` lets the end mark count
-in the length that scores are divided by, as it does there; `suppress_sequences` keeps marks out of the output.
-CTranslate2 stops when `beam_size * patience` hypotheses are finished, Multihead when none can get better: a large
-patience finds the same, 1 is faster.
-"""
-
-
-def _vocabulary_files(reference: Reference) -> tuple[str, str]:
-    """Names of the vocabularies of source and target, as CTranslate2 writes them."""
-    if reference.prefixed:
-        return "vocabulary.json", "vocabulary.json"
-    shared = vocabulary(reference.task, "source") == vocabulary(reference.task, "target")
-    return ("shared_vocabulary.json",) * 2 if shared else ("source_vocabulary.json", "target_vocabulary.json")

@@ -1,4 +1,4 @@
-"""Where the examples of a comparison come from, and where a finished export goes."""
+"""The examples of a comparison, and the place of a finished export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from multihead.runs.files import whole_lines
 from multihead.tasks.base import Task
 
 DRAWN_LENGTHS = (4, 12)
-"""Fewest and most tokens of an input that is drawn."""
+"""Smallest and largest number of tokens of an input that is drawn."""
 
 
 def examples(task: Task, run_dir: Path, count: int) -> list[Example]:
@@ -26,11 +26,11 @@ def examples(task: Task, run_dir: Path, count: int) -> list[Example]:
 
     Args:
         task: A single task.
-        run_dir: Its capsule, for samples.jsonl.
-        count: How many.
+        run_dir: The run directory, which holds samples.jsonl.
+        count: Number of examples.
     """
     path, name = run_dir / "samples.jsonl", task.settings.name
-    rows = [json.loads(line) for line in whole_lines(path)] if path.is_file() else []
+    rows = [json.loads(line) for line in whole_lines(path)]
     rows = [row for row in rows if row.get("task", name) == name]
     rows = [row for row in rows if row["split"] == "test"] + [row for row in reversed(rows) if row["split"] != "test"]
     found, seen = [], set()
@@ -47,7 +47,7 @@ def examples(task: Task, run_dir: Path, count: int) -> list[Example]:
 
 
 def _read(task: Task, row: dict[str, Any]) -> Example | None:
-    """A sample as ids, cut to what the model reads; None where it has no input."""
+    """A sample as ids, cut to the length that the model reads; None if it has no input."""
     name, max_len, tokenizers = task.settings.name, task.config.model.max_len, task.tokenizers
     if name == "classification":
         return _classified(task, [row[role] for role in ("text", "text_b") if role in row])
@@ -77,7 +77,7 @@ def _classified(task: Task, texts: list[str]) -> Example | None:
 
 
 def drawn(task: Task, rng: random.Random) -> Example:
-    """Ids drawn evenly from the entries that are not special, within what the model reads."""
+    """An example of ids that are drawn evenly from the entries that are not special."""
     name, max_len = task.settings.name, task.config.model.max_len
     room = max(1, (max_len - 4) // 2)
 
@@ -97,14 +97,14 @@ def drawn(task: Task, rng: random.Random) -> Example:
 
 @contextlib.contextmanager
 def put_in_place(out: Path) -> Iterator[Path]:
-    """An empty folder beside ``out`` that takes its place at the end; where the body fails nothing of it remains.
+    """An empty folder that is moved to ``out`` at the end. If the body fails, the folder is deleted.
 
     Raises:
-        ConfigError: ``out`` exists and is no earlier export.
-        MachineError: It cannot be written.
+        ConfigError: ``out`` exists and is not an earlier export.
+        MachineError: ``out`` cannot be written.
     """
     if out.exists() and not (out / "verification.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError("out", f"{out} exists already and is no earlier export", "out=ANOTHER")
+        raise ConfigError("out", f"{out} exists already and is not an earlier export", "out=ANOTHER")
     beside, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     try:
         beside.mkdir(parents=True)

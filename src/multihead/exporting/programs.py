@@ -1,7 +1,7 @@
 """The model as programs that need none of our code: torch.export's ``.pt2`` files, and ONNX.
 
-One program maps ids to logits; an encoder-decoder has two, so that a source is encoded once. Decoding is the caller's.
-Batch and lengths are dynamic. Shapes: B batch, T target time, S source time, D d_model, V vocabulary, C classes.
+One program maps ids to logits. An encoder-decoder has two, so that a source is encoded once. The caller decodes. Batch
+and lengths are dynamic. Shapes: B batch, T target time, S source time, D d_model, V vocabulary, C classes.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from multihead.model.transformer import Transformer
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}
 LARGEST_BATCH = 1 << 16
 LARGEST_FILE = 1 << 30
-"""Bytes of weights that stand in an .onnx file itself, whose format ends at 2 GiB; more stand beside it."""
+"""Most bytes of weights inside an .onnx file, whose format ends at 2 GiB. Larger weights are a file beside it."""
 Program = Callable[..., Tensor]
-"""Called with the inputs by name."""
+"""It is called with the inputs by name."""
 
 
 class Encode(nn.Module):
-    """Source ids [B, S] and their mask to the memory [B, S, D]."""
+    """Maps source ids [B, S] and their mask to the memory [B, S, D]."""
 
     def __init__(self, transformer: Transformer):
         super().__init__()
@@ -44,7 +44,7 @@ class Encode(nn.Module):
 
 
 class Decode(nn.Module):
-    """Target ids [B, T], the memory [B, S, D] and its mask to logits [B, T, V]."""
+    """Maps target ids [B, T], the memory [B, S, D] and its mask to logits [B, T, V]."""
 
     def __init__(self, transformer: Transformer, head: nn.Module):
         super().__init__()
@@ -55,7 +55,7 @@ class Decode(nn.Module):
 
 
 class DecodeCopying(nn.Module):
-    """Target ids [B, T], the memory [B, S, D], its mask and the source ids [B, S] to log-probabilities [B, T, V]."""
+    """Maps target ids [B, T], the memory [B, S, D], its mask and source ids [B, S] to log-probabilities [B, T, V]."""
 
     def __init__(self, transformer: Transformer, head: CopyHead):
         super().__init__()
@@ -67,7 +67,7 @@ class DecodeCopying(nn.Module):
 
 
 class Logits(nn.Module):
-    """Ids [B, T] and their mask to logits [B, T, V] of a decoder, padded on the left, or of an encoder."""
+    """Maps ids [B, T] and their mask to logits [B, T, V]. Rows of a decoder are padded on the left."""
 
     def __init__(self, transformer: Transformer, head: nn.Module, causal: bool):
         super().__init__()
@@ -80,7 +80,7 @@ class Logits(nn.Module):
 
 
 class Next(nn.Module):
-    """Ids [B, T] to logits [B, T, V] of a language model; what is padded on the right is never seen."""
+    """Maps ids [B, T] to logits [B, T, V] of a language model, which never sees padding on the right."""
 
     def __init__(self, transformer: Transformer, head: nn.Module):
         super().__init__()
@@ -91,7 +91,7 @@ class Next(nn.Module):
 
 
 class Classify(nn.Module):
-    """Ids [B, T] and their mask, padded on the right, to logits [B, C] of classes."""
+    """Maps ids [B, T], padded on the right, and their mask to logits [B, C] of classes."""
 
     def __init__(self, transformer: Transformer, head: nn.Module, causal: bool):
         super().__init__()
@@ -133,7 +133,7 @@ def write(reference: Reference, folder: Path, to: str) -> None:
 
     Args:
         reference: The run's model, in evaluation mode.
-        folder: Where to.
+        folder: The folder.
         to: torch_export or onnx.
 
     Raises:
@@ -166,19 +166,20 @@ def write(reference: Reference, folder: Path, to: str) -> None:
                         verbose=False,
                     )
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
-            told = " ".join(str(error).split())[:200]
-            raise ConfigError("to", f"{name} cannot be traced for {to} ({told})", "to=safetensors") from error
+            reason = " ".join(str(error).split())[:200]
+            fix = "load the run with multihead.load, whose .model is a torch.nn.Module"
+            raise ConfigError("to", f"{name} cannot be traced for {to} ({reason})", fix) from error
 
 
 def _forget_paths(program: torch.export.ExportedProgram) -> None:
-    """Takes out which lines of which files each operation comes from: they name this machine's folders."""
+    """Deletes the lines and files from which each operation comes, because they name this machine's folders."""
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's progress, its log, and the deprecations of what it calls inside of torch."""
+    """Inside, the exporter shows neither its progress nor its log nor the deprecations of torch."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -192,7 +193,7 @@ def quiet() -> Iterator[None]:
 
 
 def import_onnx() -> tuple[Any, Any, Any]:
-    """onnx, onnxscript (which the exporter writes with) and onnxruntime.
+    """onnx, onnxscript (with which the exporter writes) and onnxruntime.
 
     Raises:
         ConfigError: One is not installed.
@@ -207,7 +208,7 @@ def import_onnx() -> tuple[Any, Any, Any]:
 
 
 def load(path: Path) -> Program:
-    """A program from disk, called with tensors by name."""
+    """A program from disk, which is called with tensors by name."""
     if path.suffix == ".pt2":
         with quiet():
             module = torch.export.load(path).module()
@@ -224,11 +225,11 @@ def load(path: Path) -> Program:
 
 
 class Runtime:
-    """Programs from disk, with a greedy search around them that takes the whole target anew at each step.
+    """Programs from disk, with a greedy search around them that computes the whole target again at each step.
 
     Args:
-        folder: What `write` wrote.
-        reference: The run's model, for what to feed them.
+        folder: The folder that `write` wrote.
+        reference: The run's model, which says how inputs are arranged.
         to: torch_export or onnx.
     """
 
@@ -240,17 +241,17 @@ class Runtime:
         self.programs = {path.stem: load(path) for path in folder.glob(f"*{SUFFIXES[to]}")}
 
     def versions(self) -> Mapping[str, str]:
-        """What ran them, torch apart."""
+        """Versions of what runs the programs, without torch."""
         if self.to == "torch_export":
             return {}
         return {module.__name__: module.__version__ for module in import_onnx()}
 
     def expected(self, example: Example) -> Tensor:
-        """What `teacher_forced` should give."""
+        """The result that `teacher_forced` should return for an example."""
         return self.reference.logits(example)
 
     def teacher_forced(self, examples: Sequence[Example]) -> list[Tensor]:
-        """Logits [T, V] that predict each example's target and its end mark; [C] of classes, [S, V] of tokens."""
+        """Logits of each example, as `Reference.logits` returns them."""
         results: list[Tensor] = []
         for start in range(0, len(examples), BATCH):
             results += self._forced(examples[start : start + BATCH])
@@ -324,7 +325,7 @@ class Runtime:
 
 
 def readme(reference: Reference, files: Mapping[str, str], to: str) -> str:
-    """How to run the folder, as Markdown.
+    """Markdown that says how to run the programs.
 
     Args:
         reference: The run's model.
@@ -357,7 +358,7 @@ output = program.run(None, inputs)[0]  # numpy arrays by name"""
 
 {chr(10).join(lines)}
 
-Batch and lengths are free, up to {reference.task.config.model.max_len} tokens. {rows}
+Batch and lengths can be chosen freely, up to {reference.task.config.model.max_len} tokens. {rows}
 Tokenizers, read by `multihead.data.tokenizer.Tokenizer.load`: {tokenizers}. Special entries are ids 0 to 5:
 `<pad>`, `<bos>`, `<eos>`, `<unk>`, `<sep>`, `<mask>`. `verification.json` says how the programs were compared.
 

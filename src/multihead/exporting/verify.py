@@ -1,4 +1,4 @@
-"""Whether an exported model does what the run's own does: logits under teacher forcing, and outputs.
+"""Whether an exported model computes what the run's own model computes: logits under teacher forcing, and outputs.
 
 Shapes: T target tokens, S source tokens, V vocabulary, C classes.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,19 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from multihead import __version__
+from multihead.config.task import ClassificationConfig
 from multihead.config.training import DecodingConfig
 from multihead.errors import CheckpointError
 from multihead.model.beam_search import generate
 from multihead.model.heads import CopyHead
 from multihead.tasks.base import Task
 from multihead.tasks.language_modeling import NEW_TOKENS
+from multihead.tasks.translation import TranslationTask
 
 TOLERANCE = 1e-3
-"""Largest difference in float32, relative to the largest magnitude of what is compared."""
+"""Largest difference that is accepted in float32, relative to the largest magnitude of the numbers compared."""
 EQUAL_SHARE = 0.99
-"""Least share of equal outputs in float32."""
+"""Smallest share of equal outputs that is accepted in float32."""
 BATCH = 32
-"""Inputs that are searched for together."""
+"""Inputs whose outputs are searched for together."""
 
 
 @dataclass
@@ -37,17 +39,17 @@ class Example:
     """An input of the run as ids, without marks except those of a prompt."""
 
     source: list[int]
-    """Of a translation the source, of a language model the prompt, of a classifier the whole row."""
+    """The source of a translation, the prompt of a language model, or the whole row of a classifier."""
     target: list[int]
-    """What follows; empty for classes and masked tokens."""
+    """The tokens that follow; empty for classes and masked tokens."""
 
 
 class Allowed(nn.Module):
-    """A head whose probabilities are shared out among the tokens that may be emitted, as CTranslate2 does.
+    """A head that distributes all probability among the tokens that may be emitted, as CTranslate2 does.
 
     Args:
-        head: Of the vocabulary.
-        forbidden: Ids of the others.
+        head: A head over the vocabulary.
+        forbidden: Ids of the tokens that may not be emitted.
     """
 
     def __init__(self, head: nn.Module, forbidden: Sequence[int]):
@@ -55,7 +57,7 @@ class Allowed(nn.Module):
         self.head, self.forbidden = head, torch.tensor(forbidden)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D], -inf of what is forbidden."""
+        """Logits [..., V] of hidden states [..., D]; those of forbidden tokens are -inf."""
         return self.head(hidden).index_fill(-1, self.forbidden, -math.inf)
 
 
@@ -65,8 +67,8 @@ class Reference:
     Args:
         task: A single task.
         decoding: How outputs are searched for.
-        shared_out: Whether what a forbidden token had of the probability is shared out among the others before the
-            search, instead of being lost.
+        shared_out: Whether the probability of forbidden tokens is distributed among the others before the search.
+            Otherwise it is lost.
     """
 
     def __init__(self, task: Task, decoding: DecodingConfig, *, shared_out: bool = False):
@@ -74,7 +76,7 @@ class Reference:
         self.name = task.settings.name
         stacks, self.classifies = task.settings.stacks, self.name == "classification"
         self.searches = not self.classifies and "decoder" in stacks
-        """Whether outputs are sequences; else they are the best class, or the best token at each place."""
+        """Whether outputs are sequences. Otherwise they are the best class, or the best token at each place."""
         self.prefixed = self.searches and stacks == ("decoder",)
         """Whether decoding starts from a prompt instead of from a source."""
         marks = task.tokenizers.get("target") or task.tokenizers["text"]
@@ -84,26 +86,27 @@ class Reference:
             self.forbidden += [marks.unk_id, marks.mask_id]
 
     def prefix(self, example: Example) -> list[int]:
-        """What decoding starts from: the prompt, or ``<bos> source <sep>``, or ``<bos>``."""
+        """The tokens from which decoding starts: the prompt, or ``<bos> source <sep>``, or ``<bos>``."""
         if self.name == "lm":
             return example.source
         return [self.bos, *example.source, self.sep] if self.prefixed else [self.bos]
 
     def source(self, example: Example) -> list[int]:
-        """What the encoder reads."""
+        """The tokens that the encoder reads."""
         return [*example.source, self.eos]
 
     def limit(self, example: Example) -> int:
-        """Most tokens of the output, its end mark included."""
-        longest = NEW_TOKENS if self.name == "lm" else self.task.target_text.limit(len(example.source))
-        room = self.task.config.model.max_len - len(self.prefix(example))
+        """Largest number of tokens of the output, its end mark included."""
+        task = self.task
+        longest = task.target_text.limit(len(example.source)) if isinstance(task, TranslationTask) else NEW_TOKENS
+        room = task.config.model.max_len - len(self.prefix(example))
         return max(1, min(self.decoding.max_new_tokens or longest, room))
 
     @torch.inference_mode()
     def logits(self, example: Example) -> Tensor:
-        """Logits [T, V] that predict the target and its end mark; [C] of a class, or [S, V] at each place.
+        """Logits [T, V] that predict the target and its end mark.
 
-        Those of a `CopyHead` are log-probabilities.
+        They are [C] for classes and [S, V] for masked tokens. A `CopyHead` gives log-probabilities.
         """
         transformer, head = self.task.model.transformer, self.task.model.head
         if not self.searches:
@@ -111,9 +114,12 @@ class Reference:
             hidden = transformer.encode(row) if self.task.settings.stacks == ("encoder",) else transformer.decode(row)
             return (head(hidden, tokens=row) if self.classifies else head(hidden))[0]
         prefix = self.prefix(example)
-        source = None if self.prefixed else torch.tensor([self.source(example)])
-        memory = None if source is None else transformer.encode(source)
-        hidden = transformer.decode(torch.tensor([[*prefix, *example.target]]), memory=memory)  # [1, P + T - 1, D]
+        tokens = torch.tensor([[*prefix, *example.target]])
+        if self.prefixed:
+            return head(transformer.decode(tokens))[0, len(prefix) - 1 :]
+        source = torch.tensor([self.source(example)])
+        memory = transformer.encode(source)
+        hidden = transformer.decode(tokens, memory=memory)  # [1, P + T - 1, D]
         copied = (head.source(source, memory, None),) if isinstance(head, CopyHead) else ()
         return head(hidden, *copied)[0, len(prefix) - 1 :]
 
@@ -123,7 +129,7 @@ class Reference:
 
         Args:
             examples: The inputs.
-            greedy: Whether to leave out the run's beams and its rules of what may be emitted.
+            greedy: Whether to ignore the run's beams and its rules about which tokens may be emitted.
         """
         if not self.searches:
             return [self.decide(self.logits(example)) for example in examples]
@@ -159,8 +165,9 @@ class Reference:
         return [hypotheses[0].ids for hypotheses in found]
 
     def decide(self, logits: Tensor) -> list[int]:
-        """What is read off logits where nothing is searched for: the class [1], which of C classes, or tokens [S]."""
-        if self.classifies and self.task.settings.multi_label:
+        """The output without a search: the class [1], 0 or 1 for each of C classes, or tokens [S]."""
+        settings = self.task.settings
+        if isinstance(settings, ClassificationConfig) and settings.multi_label:
             return (logits > 0).int().tolist()
         return logits.argmax(-1).reshape(-1).tolist()
 
@@ -180,55 +187,60 @@ class Runtime(Protocol):
     """An exported model, read back from disk."""
 
     measured: str
-    """What `teacher_forced` gives."""
+    """What the numbers of `teacher_forced` are."""
     greedy: bool
-    """Whether `outputs` takes the most probable token at each step, whatever the run's decoding says."""
+    """Whether `outputs` takes the most probable token at each step, and ignores the run's decoding."""
 
-    def versions(self) -> dict[str, str]:
-        """What ran it."""
+    def versions(self) -> Mapping[str, str]:
+        """Versions of what runs the model, without torch."""
+        ...
 
     def teacher_forced(self, examples: Sequence[Example]) -> list[Tensor]:
-        """Numbers of each example."""
+        """Numbers for each example."""
+        ...
 
     def expected(self, example: Example) -> Tensor:
-        """What they should be."""
+        """The numbers that `teacher_forced` should return for an example."""
+        ...
 
     def outputs(self, examples: Sequence[Example]) -> list[list[int]]:
-        """The output of each example."""
+        """The output for each example."""
+        ...
 
 
 @dataclass
 class Verification:
-    """What the comparison found."""
+    """The result of a comparison."""
 
     inputs: int
     """Number of examples."""
     measured: str
-    """What was compared under teacher forcing."""
+    """What the numbers are that were compared under teacher forcing."""
     largest_difference: float
-    """Between those numbers and the run's."""
+    """Largest difference between the numbers of the two models."""
     scale: float
-    """Their largest magnitude."""
+    """Largest magnitude of the numbers."""
     tolerance: float | None
-    """Of the difference relative to the scale; None where nothing is refused."""
+    """Largest accepted difference, relative to the scale; None if every difference is accepted."""
     equal_outputs: float
     """Share of outputs that are equal."""
     search: str
     """How outputs were searched for."""
     versions: dict[str, str]
-    """What ran the exported model."""
+    """Versions of what ran the exported model."""
     seconds: float
-    """Of the exported model for all outputs."""
+    """Time of the exported model for all outputs."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """With which words outputs are those of the run, where the runtime has words of its own."""
+    """Arguments of the runtime that give the run's outputs, if the runtime has arguments of its own."""
 
     def save(self, folder: Path) -> None:
         """Writes ``verification.json``."""
         (folder / "verification.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     def table(self) -> list[list[str]]:
-        """Rows for the screen, the first of them the head."""
-        size = f"of at most {self.scale:.4g}" + (f"; refused above {self.tolerance:g} of it" if self.tolerance else "")
+        """Rows for the screen; the first one is the head."""
+        size = f"of at most {self.scale:.4g}"
+        size += f"; up to {self.tolerance:g} of it is accepted" if self.tolerance else ""
         return [
             ["", "", ""],
             ["inputs", str(self.inputs), "of the run"],
@@ -244,11 +256,11 @@ def verify(
     """Compares an exported model with the run's own.
 
     Args:
-        runtime: The exported one.
-        reference: The run's.
-        examples: At least one.
+        runtime: The exported model.
+        reference: The run's model.
+        examples: The inputs, at least one.
         wanted: The run's outputs for them, as ``Reference.outputs`` finds them.
-        exact: Whether a difference is refused; else it is only told.
+        exact: Whether a difference is an error. Otherwise it is only reported.
 
     Raises:
         CheckpointError: Logits differ by more than `TOLERANCE`, or less than `EQUAL_SHARE` of the outputs are equal.
@@ -277,7 +289,7 @@ def verify(
         tolerance=TOLERANCE if exact else None,
         equal_outputs=share,
         search=search,
-        versions=runtime.versions() | {"torch": torch.__version__, "multihead": __version__},
+        versions={**runtime.versions(), "torch": torch.__version__, "multihead": __version__},
         seconds=round(seconds, 3),
     )
 
@@ -288,7 +300,7 @@ def equal_share(a: Sequence[list[int]], b: Sequence[list[int]]) -> float:
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """The largest; infinite where the shapes differ or a number is not one."""
+    """The largest difference; infinite if the shapes differ or a number is not finite."""
     if a.shape != b.shape or not bool(torch.isfinite(a).all()):
         return math.inf
     return float((a.float() - b.float()).abs().max())

@@ -339,6 +339,7 @@ class PooledClassifier(nn.Module):
         dropout: Share of the vector that is zeroed in training.
         ngrams: A second classifier, which sees the n-grams of the text; None for none.
         ngram_share: Weight of the second classifier's logits in the mean of both.
+        activation: Function of a dense layer that the vector goes through first; ``none`` has no such layer.
     """
 
     def __init__(
@@ -349,12 +350,15 @@ class PooledClassifier(nn.Module):
         dropout: float,
         ngrams: NGramClasses | None = None,
         ngram_share: float = 0.0,
+        activation: str = "none",
     ):
         super().__init__()
         self.pooling = pooling
         self.ngrams, self.ngram_share = ngrams, ngram_share
         if pooling == "attention":
             self.query = nn.Parameter(torch.zeros(d_model))  # starts as the mean
+        self.activation = {"none": None, "tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}[activation]
+        self.dense = nn.Linear(d_model, d_model) if self.activation else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(d_model, num_classes)
         nn.init.normal_(self.output.weight, std=d_model**-0.5)
@@ -378,7 +382,9 @@ class PooledClassifier(nn.Module):
             mask: [B, T], True at real positions; None if all are real.
             tokens: Ids [B, T]; only the second classifier needs them.
         """
-        logits = self.output(self.dropout(self.pool(hidden, mask)))
+        pooled = self.dense(self.pool(hidden, mask))
+        pooled = pooled if self.activation is None else self.activation(pooled)
+        logits = self.output(self.dropout(pooled))
         return [logits] if self.ngrams is None else [logits, self.ngrams(tokens, mask)]
 
     def pool(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -85,7 +85,7 @@ def layer_rates(names: Sequence[str], decay: float) -> list[float]:
     shares = []
     for name, place in zip(names, places, strict=True):
         below = depth[place[1]] - int(place[2]) if place else 0
-        if embedded := re.search(r"(\w+)\.(embedding|ngrams|positions)\.", name):
+        if embedded := re.search(r"(\w+)\.(embedding|ngrams|positions|types|embedding_norm|widen)\.", name):
             below = depth.get(embedded[1], 0)
         shares.append(decay**below)
     return shares

@@ -183,7 +183,7 @@ class Stack(nn.Module):
         self.positions = new_positions(config)
         self.types = nn.Embedding(config.segment_types, width) if config.segment_types else None
         self.embedding_norm = new_norm(config, width) if config.embedding_norm else nn.Identity()
-        self.widen = nn.Linear(width, config.d_model) if width != config.d_model else nn.Identity()
+        self.widen = nn.Linear(width, config.d_model) if config.embedding_width else nn.Identity()
         self.dropout = Dropout(config.dropout)
         own = min(1, num_layers) if config.share_layers else num_layers
         layers = [Layer(config, blocks, causal=causal, cross=cross) for _ in range(own)]

@@ -20,7 +20,7 @@ from multihead import __version__, capabilities
 from multihead.config.compose import to_yaml
 from multihead.config.training import Config
 from multihead.config.words import typed_as
-from multihead.data.tokenizer import Tokenizer
+from multihead.data.published import load_tokenizer
 from multihead.errors import CheckpointError, ConfigError, MachineError
 from multihead.plugin import Plugin
 from multihead.ranks import is_main_rank, world_size
@@ -230,7 +230,7 @@ def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
     labels = read_json(folder / "labels.json", list)
     if not all(isinstance(label, str) for label in labels):
         raise CheckpointError(str(folder / "labels.json"), "must be a list of texts", "copy the run again")
-    loaded = {name: Tokenizer.load(folder / name) for name in set(files.values())}
+    loaded = {name: load_tokenizer(folder / name) for name in set(files.values())}
     return Vocabulary({role: loaded[name] for role, name in files.items()}, labels, read_targets(folder / TARGETS))
 
 

@@ -37,7 +37,9 @@ class ClassificationTask(Task):
     def __init__(self, config: Config, settings: ClassificationConfig, model: Model, vocab: Vocabulary):
         super().__init__(config, settings, model, vocab)
         marks = self.tokenizers["text"]
-        self.pad, self.bos, self.eos, self.sep = marks.pad_id, marks.bos_id, marks.eos_id, marks.sep_id
+        self.pad, self.start, self.between, self.end = marks.pad_id, marks.start, marks.between, marks.end
+        self.typed = config.model.segment_types > 1 and "text_b" in self.tokenizers and marks.second_type > 0
+        """Whether the model is shown which of two texts a token belongs to."""
         self.multi_label = settings.multi_label
         self.pairs = "text_b" in self.tokenizers
         self.outputs = Outputs(len(self.labels), self.multi_label)
@@ -54,7 +56,8 @@ class ClassificationTask(Task):
         classes, buckets = len(vocab.labels), settings.ngram_buckets
         ngrams = NGramClasses(buckets, settings.ngram_max, classes) if buckets else None
         pooling, dropout, share = settings.pooling, settings.head_dropout, settings.ngram_share
-        return PooledClassifier(config.model.d_model, classes, pooling, dropout, ngrams, share)
+        dense = settings.head_activation
+        return PooledClassifier(config.model.d_model, classes, pooling, dropout, ngrams, share, dense)
 
     @torch.no_grad()
     def start_from(self, encoded: Any) -> None:
@@ -74,13 +77,18 @@ class ClassificationTask(Task):
     # ---- from ids to batches
 
     def limits(self) -> dict[str, int]:
-        max_len = self.config.model.max_len
-        return {"text": (max_len - 3) // 2, "text_b": (max_len - 3) // 2} if self.pairs else {"text": max_len - 2}
+        room = self.config.model.max_len - self._marks
+        return {"text": room // 2, "text_b": room // 2} if self.pairs else {"text": room}
+
+    @property
+    def _marks(self) -> int:
+        """Number of marks in a row."""
+        return len(self.start) + len(self.end) + (len(self.between) if self.pairs else 0)
 
     def lengths(self, encoded: Any) -> tuple[np.ndarray, np.ndarray]:
-        total = encoded.lengths("text") + 2
+        total = encoded.lengths("text") + self._marks
         if self.pairs:
-            total = total + encoded.lengths("text_b") + 1
+            total = total + encoded.lengths("text_b")
         return total, total[:, None]
 
     def targets(self, encoded: Any) -> np.ndarray:
@@ -89,19 +97,25 @@ class ClassificationTask(Task):
     def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
         if len(indices) == 0:  # one row without a label: its loss is 0 and its gradient exists
             labels = torch.zeros((0, len(self.labels)) if self.multi_label else 0, dtype=torch.long)
-            return {"text": torch.tensor([[self.bos, self.eos]]), "mask": None, "labels": labels}
-        middle = ["text", self.sep, "text_b"] if self.pairs else ["text"]
-        tokens = encoded.joined([self.bos, *middle, self.eos], indices, pad_id=self.pad)
-        batch = self._masked(tokens, self.lengths(encoded)[0][indices])
+            row = torch.tensor([[*self.start, *self.end] or [self.pad]])
+            return {"text": row, "mask": None, "types": None, "labels": labels}
+        middle = ["text", *self.between, "text_b"] if self.pairs else ["text"]
+        tokens = encoded.joined([*self.start, *middle, *self.end], indices, pad_id=self.pad)
+        firsts = encoded.lengths("text")[indices]
+        batch = self._masked(tokens, self.lengths(encoded)[0][indices], firsts)
         batch["labels"] = self.labels_of(encoded, indices)
         if self.settings.class_weights == "balanced":
             batch["class_weights"] = self._class_weights(encoded)
         return batch
 
-    def _masked(self, tokens: Tensor, lengths: np.ndarray) -> dict[str, Any]:
-        """Tokens [B, T] and which of them are real; no mask where all are."""
+    def _masked(self, tokens: Tensor, lengths: np.ndarray, firsts: np.ndarray) -> dict[str, Any]:
+        """Tokens [B, T], which of them are real, and which text of a pair each belongs to; no mask where all are."""
         mask = torch.arange(tokens.size(1)) < torch.as_tensor(lengths)[:, None]
-        return {"text": tokens, "mask": None if bool(mask.all()) else mask}
+        types = None
+        if self.typed:
+            second = torch.as_tensor(firsts)[:, None] + len(self.start) + len(self.between)
+            types = (torch.arange(tokens.size(1)) >= second).long()
+        return {"text": tokens, "mask": None if bool(mask.all()) else mask, "types": types}
 
     def labels_of(self, encoded: Any, indices: np.ndarray) -> Tensor:
         """Classes of examples: [B], or with several [B, C] of 0 and 1."""
@@ -133,7 +147,7 @@ class ClassificationTask(Task):
         """Logits [N, C] in float32 of each part of the head, and labels of the examples of a batch."""
         text, mask = self._dropped(batch["text"]), batch["mask"]
         if self.settings.stack == "encoder":
-            hidden = self.model.transformer.encode(text, mask)  # [B, T, D]
+            hidden = self.model.transformer.encode(text, mask, types=batch.get("types"))  # [B, T, D]
         else:  # what is padded is on the right, after all real tokens: causality hides it
             hidden = self.model.transformer.decode(text)
         found, labels = self.model.head.opinions(hidden, mask, batch["text"]), batch["labels"]
@@ -145,7 +159,8 @@ class ClassificationTask(Task):
             return text
         marks = self.tokenizers["text"]
         chosen = torch.rand(text.shape, device=text.device) < self.settings.token_dropout
-        return text.masked_fill(chosen & (text > marks.mask_id), marks.mask_id)
+        special = torch.tensor(list(marks.special_ids), device=text.device)
+        return text.masked_fill(chosen & ~torch.isin(text, special), marks.mask_id)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         found, labels = self.opinions(batch)
@@ -275,11 +290,12 @@ class ClassificationTask(Task):
     def logits(self, texts: Sequence[str], others: Sequence[str] | None = None) -> Tensor:
         """Logits [N, C] of texts, or of pairs; what is longer than the model allows is cut."""
         limits = self.limits()
-        rows = [[self.bos, *ids[: limits["text"]]] for ids in self.tokenizers["text"].encode_batch(list(texts))]
+        rows = [[*self.start, *ids[: limits["text"]]] for ids in self.tokenizers["text"].encode_batch(list(texts))]
+        firsts = np.array([len(row) - len(self.start) for row in rows])
         if self.pairs:
             second = self.tokenizers["text_b"].encode_batch(list(others or [""] * len(rows)))
-            rows = [[*row, self.sep, *ids[: limits["text_b"]]] for row, ids in zip(rows, second, strict=True)]
-        rows = [[*row, self.eos] for row in rows]
+            rows = [[*row, *self.between, *ids[: limits["text_b"]]] for row, ids in zip(rows, second, strict=True)]
+        rows = [[*row, *self.end] or [self.pad] for row in rows]
         order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
         result = torch.zeros(len(rows), len(self.labels))
         start = 0
@@ -287,7 +303,7 @@ class ClassificationTask(Task):
             width = len(rows[order[start]])
             chosen = order[start : start + max(1, self.config.data.eval_tokens // width)]
             tokens = torch.tensor([rows[i] + [self.pad] * (width - len(rows[i])) for i in chosen])
-            batch = self._masked(tokens, np.array([len(rows[i]) for i in chosen]))
+            batch = self._masked(tokens, np.array([len(rows[i]) for i in chosen]), firsts[chosen])
             batch["labels"] = torch.zeros(len(chosen), dtype=torch.long)
             moved = {name: value if value is None else value.to(self.device) for name, value in batch.items()}
             result[chosen] = self(moved)[0].cpu()

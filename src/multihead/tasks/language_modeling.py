@@ -91,7 +91,7 @@ class LanguageModelingTask(Task):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Inputs with hidden tokens and labels of these alone; drawn from (seed, epoch, block) and nothing else."""
         inputs, labels = ids.copy(), np.full_like(ids, IGNORED)
-        first = self.tokenizer.mask_id + 1  # the first entry that is not special
+        first = self.tokenizer.first_plain
         for row, start in enumerate(starts.tolist()):
             rng = np.random.default_rng([self.config.seed, epoch, start + (1 << 20), 0x3A5C])
             places = np.flatnonzero(inside[row])
@@ -262,12 +262,13 @@ class LanguageModelingTask(Task):
             raise ConfigError("task.objective", what, "a run of task.objective=causal")
 
     def _encode(self, text: str) -> list[int]:
-        """Ids of a prompt after the ``<eos>`` that a document starts from; lines are encoded as in training."""
+        """Ids of a prompt after what a document starts from; lines are encoded as in training."""
         lines = [text]
         if self.config.data.document == "file":
             lines = [line + "\n" for line in text.split("\n")]
             lines[-1] = lines[-1].removesuffix("\n")
-        return [self.tokenizer.eos_id, *(i for ids in self.tokenizer.encode_batch(lines) for i in ids)]
+        ids = [i for each in self.tokenizer.encode_batch(lines) for i in each]
+        return [*self.tokenizer.opening, *ids] or [self.tokenizer.eos_id]
 
     def _decode(self, ids: Sequence[int]) -> str:
         """Text of ids; the blank that a tokenizer puts before each line's first word is taken out."""
@@ -353,6 +354,7 @@ class LanguageModelingTask(Task):
         results = []
         for text in texts:
             ids = [*self._encode(text), self.tokenizer.eos_id]
+            ids = ids if self.tokenizer.opening else [self.tokenizer.eos_id, *ids]  # the first token is predicted too
             if len(ids) > self.config.model.max_len + 1:
                 what = f"a text of {len(ids) - 1:,} tokens, the model reads {self.config.model.max_len:,}"
                 raise ConfigError("score", what, "score shorter texts")

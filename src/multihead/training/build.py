@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from multihead import capabilities
 from multihead.config.compose import Composition
 from multihead.config.data import SPLITS
+from multihead.config.published import is_published
 from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.data.prepare import Prepared, prepare, roles_of
@@ -104,11 +105,14 @@ def _vocab(config: Config, resumed: Path | None) -> Vocabulary | None:
     if resumed is not None:
         return starting_vocab(resumed)
     if config.init_from and config.init_tokenizer == "same":
+        from multihead.pretrained.source import tokenizer_of
         from multihead.text.vocabulary import Vocabulary
         from multihead.training.transfer import tokenizers_from
 
         found = [role for task in config.task.members().values() for role in roles_of(config.data, task)]
         roles = list(dict.fromkeys(role for role in found if role != "label"))
+        if is_published(config.init_from):
+            return Vocabulary(dict.fromkeys(roles, tokenizer_of(config.init_from)))
         return Vocabulary(tokenizers_from(run_directory(config.init_from, "init_from"), roles))
     return None
 
@@ -119,9 +123,12 @@ def _source(config: Config) -> Source:
     Raises:
         ConfigError: If its layers have another size.
     """
-    from multihead.training.transfer import check_same, read_source
+    from multihead.training.transfer import check_same, published_source, read_source
 
-    source = read_source(run_directory(config.init_from, "init_from"))
+    if is_published(config.init_from):
+        source = published_source(config.init_from)
+    else:
+        source = read_source(run_directory(config.init_from, "init_from"))
     check_same(config.model, source)
     return source
 

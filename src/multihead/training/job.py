@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose_from_run
 from multihead.config.keys import flatten
+from multihead.config.published import notes_on as published_notes
 from multihead.config.words import write
 from multihead.data.prepare import Prepared, warn_of_skipped
 from multihead.errors import ConfigError, MultiheadError, Stopped, side_output
@@ -74,7 +75,7 @@ def train(composition: Composition) -> dict[str, Any]:
     if config.trainer.profile_steps and found.resumes:
         raise ConfigError("trainer.profile_steps", "a profile is of a new run", "trainer.profile_steps=0")
     ranks = local_ranks(config)
-    notes = settle(composition)
+    notes = [*settle(composition), *([] if found.resumes else published_notes(config))]
     if found.how == "done":
         if is_main_rank():
             from multihead.runs.progress import open_log

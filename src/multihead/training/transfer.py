@@ -6,6 +6,7 @@ other stack is copied: a classifier's encoder comes from a language model's deco
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,22 +16,27 @@ import torch
 from torch import Tensor
 
 from multihead.config.model import ModelConfig
-from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import CheckpointError, ConfigError
+from multihead.pretrained.source import read_published
 from multihead.runs.directory import describe_model, load_vocab
+from multihead.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from multihead.data.tokenizer import Tokenizer
     from multihead.tasks.base import Model
-    from multihead.text.vocabulary import Vocabulary
+
+log = logging.getLogger("multihead")
 
 SAME = ("d_model", "num_heads", "num_kv_heads", "d_ff", "activation", "norm", "norm_placement", "position", "qk_norm",
-        "bias", "attention", "feed_forward")  # fmt: skip
+        "bias", "attention", "feed_forward", "norm_eps", "embedding_width", "embedding_scale", "embedding_norm",
+        "segment_types", "position_offset", "rope_theta", "rotary_share", "head_size", "attention_bias", "parallel",
+        "share_layers")  # fmt: skip
 """Keys of ``model.*`` in which two models must agree so that the weights of one fit the other."""
 MOST_TENSORS = 20_000
 """Most tensors of a model that is read: a file of a few MB can name millions of empty ones."""
+ROLES = ("pad_id", "bos_id", "eos_id", "unk_id", "sep_id", "mask_id")
 OTHER = {"encoder": "decoder", "decoder": "encoder"}
 
 
@@ -83,6 +89,19 @@ def read_source(run_dir: Path) -> Source:
     return Source(str(run_dir), state, load_vocab(run_dir), description["config"]["model"])
 
 
+def published_source(init_from: str) -> Source:
+    """A published model as a source: its tensors under our names, its tokenizer and classes.
+
+    Raises:
+        ConfigError: There is no such folder.
+        CheckpointError: It is damaged, incomplete, or of a family that we do not have.
+    """
+    found = read_published(init_from)
+    if found.unused:
+        log.info("of %s are not used: %s", init_from, ", ".join(found.unused))
+    return Source(init_from, found.state, Vocabulary({"text": found.tokenizer}, found.labels), found.options)
+
+
 def tokenizers_from(run_dir: Path, roles: Sequence[str]) -> dict[str, Tokenizer]:
     """A run's tokenizers for the roles of another task: by role, else the source's for ``text``, else the target's."""
     found = load_vocab(run_dir).tokenizers
@@ -128,7 +147,8 @@ def check_same(config: ModelConfig, source: Source) -> None:
         ConfigError: If they have not.
     """
     for name in SAME:
-        theirs, ours = source.model.get(name), getattr(config, name)
+        default = ModelConfig.__dataclass_fields__[name].default  # of a run that is older than the option
+        theirs, ours = source.model.get(name, default), getattr(config, name)
         if name == "num_kv_heads":
             theirs, ours = theirs or source.model["num_heads"], config.kv_heads
         if theirs != ours:
@@ -185,6 +205,9 @@ def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source,
     if ".ngrams." in name and _tokenizer(name, vocab).vocab != _tokenizer(counterpart, source.vocab).vocab:
         row.fresh += size
         return "another vocabulary: its n-grams are others"
+    if name.endswith("head.bias") and _tokenizer(name, vocab).vocab != _tokenizer(counterpart, source.vocab).vocab:
+        row.fresh += size
+        return "another vocabulary"
     of_classes = not name.startswith("transformer.") and ("output" in name or "ngrams" in name)
     if of_classes and vocab.labels != source.vocab.labels:
         row.fresh += size
@@ -217,10 +240,11 @@ def _copy_rows(parameter: Tensor, theirs: Tensor, ours_of: Tokenizer, theirs_of:
         parameter.copy_(theirs)
         row.copied += parameter.numel()
         return ""
-    special = range(NUM_SPECIALS)  # by number: a word of the text may be spelt like one
-    place = {entry: number for number, entry in enumerate(theirs_of.vocab) if number not in special}
+    special, theirs_special = set(ours_of.special_ids), set(theirs_of.special_ids)
+    place = {entry: number for number, entry in enumerate(theirs_of.vocab) if number not in theirs_special}
     words = [(number, entry) for number, entry in enumerate(ours_of.vocab) if number not in special]
-    pairs = [(number, number) for number in special] + [(number, place[e]) for number, e in words if e in place]
+    roles = {getattr(ours_of, role): getattr(theirs_of, role) for role in ROLES}  # a word may be spelt like one
+    pairs = [*roles.items(), *((number, place[e]) for number, e in words if e in place)]
     ours, others = (torch.tensor(column) for column in zip(*pairs, strict=True))
     parameter[ours] = theirs[others].to(parameter.dtype)
     row.resized += len(pairs) * parameter.size(1)

@@ -1,0 +1,371 @@
+"""Published families against ``transformers``: random small models of each, read by `init_from=hf:`, give the same.
+
+    python benchmarks/pretrained_equal.py [family ...] [draws=20] [seed=0]
+
+A draw is a model that ``transformers`` makes with options drawn at random, saved, and read by us. The table has, for
+each family, the largest differences of hidden states and logits (rows of different lengths, padded), of logits with a
+cache, and of gradients relative to the largest one; how many greedy continuations are the same token for token; and how
+many models come out again with the same bytes in every tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import random
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor
+
+from multihead.config.model import ModelConfig
+from multihead.config.published import read
+from multihead.config.training import DecodingConfig
+from multihead.model.beam_search import generate
+from multihead.model.heads import VocabularyHead
+from multihead.model.transformer import OutputTransform, Transformer
+from multihead.pretrained.source import read_published, translated
+
+VOCABULARY = 40
+NEW_TOKENS = 12
+
+
+def sizes(rng: random.Random) -> dict[str, Any]:
+    """Sizes under the names that most families use."""
+    heads, head_dim = rng.choice([1, 2, 4]), rng.choice([4, 8])
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": heads * head_dim,
+        "num_hidden_layers": rng.choice([1, 2, 3]),
+        "num_attention_heads": heads,
+        "intermediate_size": rng.choice([16, 24, 40]),
+        "max_position_embeddings": rng.choice([32, 64]),
+    }
+
+
+def bert(rng: random.Random) -> Any:
+    """BERT: activations, segment types, eps."""
+    return transformers.BertConfig(
+        **sizes(rng),
+        hidden_act=rng.choice(["gelu", "relu", "gelu_new", "silu"]),
+        type_vocab_size=rng.choice([1, 2, 3]),
+        layer_norm_eps=rng.choice([1e-12, 1e-5, 1e-3]),
+    )
+
+
+def roberta(rng: random.Random) -> Any:
+    """RoBERTa: its positions begin behind the padding's."""
+    eps, types = rng.choice([1e-12, 1e-5]), rng.choice([1, 2])
+    return transformers.RobertaConfig(**sizes(rng), layer_norm_eps=eps, type_vocab_size=types, pad_token_id=1)
+
+
+def electra(rng: random.Random) -> Any:
+    """ELECTRA: embeddings of another width."""
+    drawn = sizes(rng)
+    width = rng.choice([drawn["hidden_size"], 6, 12])
+    return transformers.ElectraConfig(**drawn, embedding_size=width, type_vocab_size=rng.choice([1, 2]))
+
+
+def albert(rng: random.Random) -> Any:
+    """ALBERT: one layer for all, embeddings of another width."""
+    drawn, act = sizes(rng), rng.choice(["gelu_new", "gelu", "relu"])
+    width = rng.choice([drawn["hidden_size"], 6, 12])
+    return transformers.AlbertConfig(**drawn, embedding_size=width, hidden_act=act)
+
+
+def distilbert(rng: random.Random) -> Any:
+    """DistilBERT: no segment types."""
+    drawn = sizes(rng)
+    return transformers.DistilBertConfig(
+        vocab_size=VOCABULARY,
+        dim=drawn["hidden_size"],
+        n_layers=drawn["num_hidden_layers"],
+        n_heads=drawn["num_attention_heads"],
+        hidden_dim=drawn["intermediate_size"],
+        max_position_embeddings=drawn["max_position_embeddings"],
+        activation=rng.choice(["gelu", "relu"]),
+    )
+
+
+def gpt2(rng: random.Random) -> Any:
+    """GPT-2: its matrices are stored transposed."""
+    drawn = sizes(rng)
+    return transformers.GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=drawn["hidden_size"],
+        n_layer=drawn["num_hidden_layers"],
+        n_head=drawn["num_attention_heads"],
+        n_inner=rng.choice([None, drawn["intermediate_size"]]),
+        n_positions=drawn["max_position_embeddings"],
+        activation_function=rng.choice(["gelu_new", "gelu", "relu"]),
+        layer_norm_epsilon=rng.choice([1e-5, 1e-6]),
+        bos_token_id=2,
+        eos_token_id=2,
+        tie_word_embeddings=rng.choice([True, True, False]),
+    )
+
+
+def of_llama(kind: Any, rng: random.Random, **more: Any) -> Any:
+    """What Llama and its relatives share."""
+    drawn = sizes(rng)
+    heads = drawn["num_attention_heads"]
+    return kind(
+        **drawn,
+        num_key_value_heads=rng.choice([n for n in (1, 2, 4) if heads % n == 0]),
+        head_dim=rng.choice([drawn["hidden_size"] // heads, 6]),
+        hidden_act=rng.choice(["silu", "silu", "gelu", "gelu_pytorch_tanh"]),
+        rms_norm_eps=rng.choice([1e-6, 1e-5]),
+        rope_parameters={"rope_type": "default", "rope_theta": rng.choice([10000.0, 500000.0])},
+        tie_word_embeddings=rng.choice([True, False]),
+        bos_token_id=1,
+        eos_token_id=2,
+        **more,
+    )
+
+
+def llama(rng: random.Random) -> Any:
+    """Llama, SmolLM: grouped keys, heads of any size, biases or none."""
+    return of_llama(transformers.LlamaConfig, rng, attention_bias=rng.choice([False, True]))
+
+
+def mistral(rng: random.Random) -> Any:
+    """Mistral: within its window it is Llama."""
+    return of_llama(transformers.MistralConfig, rng, sliding_window=rng.choice([None, 4096]))
+
+
+def qwen2(rng: random.Random) -> Any:
+    """Qwen2: biases of queries, keys and values."""
+    return of_llama(transformers.Qwen2Config, rng)
+
+
+def qwen3(rng: random.Random) -> Any:
+    """Qwen3: norms of queries and keys."""
+    return of_llama(transformers.Qwen3Config, rng, attention_bias=rng.choice([False, True]))
+
+
+def gpt_neox(rng: random.Random) -> Any:
+    """GPT-NeoX, Pythia: part of each head turns, sub-layers side by side or not."""
+    drawn = sizes(rng) | {"hidden_size": 32, "num_attention_heads": rng.choice([2, 4])}
+    share = rng.choice([0.25, 0.5, 1.0])
+    return transformers.GPTNeoXConfig(
+        **drawn,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": share},
+        use_parallel_residual=rng.choice([True, False]),
+        hidden_act=rng.choice(["gelu", "gelu_new"]),
+        tie_word_embeddings=rng.choice([True, False]),
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+
+
+ENCODERS = {"bert": bert, "roberta": roberta, "distilbert": distilbert, "electra": electra, "albert": albert}
+DECODERS = {"gpt2": gpt2, "llama": llama, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3, "gpt_neox": gpt_neox}
+
+
+@dataclass
+class Found:
+    """What the draws of a family gave."""
+
+    draws: int = 0
+    hidden: float = 0.0
+    logits: float = 0.0
+    cached: float = 0.0
+    gradients: float = 0.0
+    continuations: int = 0
+    same: int = 0
+    back: int = 0
+    seconds: float = 0.0
+    failed: list[str] = field(default_factory=list)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer of whole words, as large as the models' vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    names = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
+    vocab = {word: i for i, word in enumerate([*names, *(f"w{i}" for i in range(VOCABULARY - 6)), "a"])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    special |= {"unk_token": "<unk>", "mask_token": "<mask>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+
+
+class ByName:
+    """Tensors of a model of theirs, under the names that it saves them by."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self._tensors = tensors
+
+    def tensor(self, name: str) -> Tensor:
+        """One of them."""
+        return self._tensors[name]
+
+
+class Ours(torch.nn.Module):
+    """Our stack and head, from what `read_published` gave."""
+
+    def __init__(self, options: dict[str, Any], encoder: bool):
+        super().__init__()
+        config = ModelConfig(**options | {"dropout": 0.0, "attention_dropout": 0.0})
+        sides = (VOCABULARY, None) if encoder else (None, VOCABULARY)
+        self.transformer = Transformer(config, source_vocab_size=sides[0], target_vocab_size=sides[1])
+        stack = self.transformer.stack("encoder" if encoder else "decoder")
+        tied = stack.embedding.weight if config.tie_embeddings == "target_output" else None
+        transform = OutputTransform(config) if config.output_transform else None
+        width = config.width_of_embeddings if transform else config.d_model
+        self.head = VocabularyHead(width, VOCABULARY, tied, config.output_bias, transform)
+        self.encoder = encoder
+
+    def hidden(self, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:
+        """Hidden states."""
+        if self.encoder:
+            return self.transformer.encode(ids, mask, types=types)
+        return self.transformer.decode(ids, target_mask=mask)
+
+
+def draw(family: str, seed: int, found: Found) -> None:
+    """One random model, measured."""
+    rng = random.Random(f"{family} {seed}")
+    torch.manual_seed(seed)
+    encoder = family in ENCODERS
+    config = (ENCODERS | DECODERS)[family](rng)
+    kind = transformers.AutoModelForMaskedLM if encoder else transformers.AutoModelForCausalLM
+    theirs = kind.from_config(config, attn_implementation=rng.choice(["eager", "sdpa"])).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # gains and biases too; sharper than they begin
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        theirs.save_pretrained(folder)
+        save_tokenizer(folder)
+        published = read_published(f"hf:{folder}")
+        described = read(folder)
+        ours = Ours(published.options, encoder).eval()
+        problems = ours.load_state_dict(published.state, strict=False)
+        tied = ["head.weight"] if published.options["tie_embeddings"] == "target_output" else []
+        shared = [key for key in problems.missing_keys if config.model_type == "albert" and ".layers.0." not in key]
+        assert set(problems.missing_keys) <= {*tied, *shared}, problems
+        assert not problems.unexpected_keys and not published.unused, (problems, published.unused)
+        measure(theirs, ours, rng, found, encoder)
+        gradients(theirs, ours, described, found)
+        found.back += comes_back(folder, published.state, described)
+    found.draws += 1
+
+
+def batch(rng: random.Random, left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and mask of rows of different lengths."""
+    width, lengths = 11, [11, rng.randint(1, 10), rng.randint(2, 9)]
+    ids = torch.tensor([[rng.randrange(5, VOCABULARY) for _ in range(width)] for _ in lengths])
+    places = torch.arange(width)
+    mask = torch.stack([places >= width - n if left else places < n for n in lengths])
+    return ids.masked_fill(~mask, 1), mask
+
+
+def measure(theirs: Any, ours: Ours, rng: random.Random, found: Found, encoder: bool) -> None:
+    """Hidden states, logits, logits with a cache, and greedy continuations."""
+    ids, mask = batch(rng, left=not encoder)
+    words: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long(), "output_hidden_states": True}
+    types = None
+    if encoder and getattr(theirs.config, "type_vocab_size", 1) > 1:
+        types = torch.tensor([[rng.randrange(2) for _ in row] for row in ids.tolist()])
+        words["token_type_ids"] = types
+    if not encoder:
+        words["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        given = theirs(**words)
+        hidden = ours.hidden(ids, mask, types)
+        found.hidden = max(found.hidden, largest(hidden - given.hidden_states[-1], mask))
+        found.logits = max(found.logits, largest(ours.head(hidden) - given.logits, mask))
+    if encoder:
+        return
+    with torch.no_grad():
+        cache, steps = ours.transformer.new_cache(), []
+        for place in range(ids.size(1)):
+            one = slice(place, place + 1)
+            steps.append(ours.transformer.decode(ids[:, one], target_mask=mask[:, one], cache=cache))
+        cached = ours.head(torch.cat(steps, dim=1))
+        found.cached = max(found.cached, largest(cached - given.logits, mask))
+        made = theirs.generate(ids, attention_mask=mask.long(), max_new_tokens=NEW_TOKENS, do_sample=False,
+                               pad_token_id=0, eos_token_id=2, num_beams=1, suppress_tokens=[0])  # fmt: skip
+        mine = generate(ours.transformer, ours.head, DecodingConfig(), prefix=ids, prefix_mask=mask, eos_id=2, pad_id=0,
+                        max_new_tokens=NEW_TOKENS, forbidden=(), continues_text=True)  # fmt: skip
+    for row, hypotheses in zip(made[:, ids.size(1) :].tolist(), mine, strict=True):
+        row = row[: row.index(2)] if 2 in row else row
+        found.continuations += 1
+        found.same += row == [token for token in hypotheses[0].ids if token != 2]
+
+
+def largest(difference: Tensor, mask: Tensor) -> float:
+    """The largest at real positions."""
+    return float(difference[mask].abs().max())
+
+
+def gradients(theirs: Any, ours: Ours, described: Any, found: Found) -> None:
+    """Of the cross-entropy of random labels, relative to the largest gradient."""
+    ids = torch.randint(5, VOCABULARY, (2, 7))
+    labels = torch.randint(5, VOCABULARY, (14,))
+    theirs.zero_grad()
+    F.cross_entropy(theirs(input_ids=ids).logits.flatten(0, 1), labels).backward()
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    loss = ours.head.loss(ours.hidden(ids, mask).flatten(0, 1), labels) / 14
+    loss.backward()
+    grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in theirs.named_parameters()}
+    wanted, _ = translated(described, ByName(grads))
+    scale = max(float(grad.abs().max()) for grad in grads.values())
+    for name, parameter in ours.named_parameters():
+        if name in wanted:
+            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            found.gradients = max(found.gradients, float((grad - wanted[name]).abs().max()) / scale)
+
+
+def comes_back(folder: Path, state: dict[str, Tensor], described: Any) -> bool:
+    """Whether every tensor of the folder comes out again with the same bytes."""
+    from safetensors.torch import load_file
+
+    from multihead.pretrained.target import published_state
+
+    before, after = load_file(folder / "model.safetensors"), published_state(described, state, prefixed=True)
+    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def measured(family: str, draws: int, seed: int = 0) -> Found:
+    """The draws of one family."""
+    found, start = Found(), time.perf_counter()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for number in range(draws):
+        with contextlib.redirect_stderr(io.StringIO()):
+            draw(family, seed + number, found)
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+def main(words: list[str]) -> None:
+    """The table."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    families = [word for word in words if "=" not in word] or [*ENCODERS, *DECODERS]
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}")
+    print("family      draws   hidden   logits   cached gradients  greedy  back  seconds")
+    for family in families:
+        found = measured(family, int(given.get("draws", 20)), int(given.get("seed", 0)))
+        greedy = f"{found.same}/{found.continuations}" if found.continuations else "-"
+        cached = f"{found.cached:8.1e}" if found.continuations else "       -"
+        print(f"{family:11} {found.draws:5} {found.hidden:8.1e} {found.logits:8.1e} {cached} {found.gradients:9.1e} "
+              f"{greedy:>7} {found.back:5} {found.seconds:8.1f}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,221 @@
+"""What the ``config.json`` of a published model means in options of ours: one table for each family.
+
+A table says where each option of ``model.*`` stands in the file, which options the family always has, and which values
+of other keys it must have for the options to describe it. To add a family, add a table here and one of tensor names in
+`multihead.pretrained.names`. The names of keys are those of the ``transformers`` library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "relu2": "relu2",
+}
+GATES = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "gelu_new": "geglu_tanh"}
+GATES["gelu_pytorch_tanh"] = "geglu_tanh"
+LONGEST = 1024
+"""Positions that are taken of a model without a table of them; ``model.max_len`` takes more."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How to read the ``config.json`` of one ``model_type``."""
+
+    name: str
+    """For messages."""
+    stack: str
+    """The stack that the model is: encoder or decoder."""
+    keys: Mapping[str, str]
+    """Option of ours to key of the file. ``layers`` stands for the depth of the stack."""
+    always: Mapping[str, Any]
+    """Options of ours that the family has, whatever the file says."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Values of keys that the file may leave out."""
+    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Key to the values that it may have; the first counts if the file leaves the key out."""
+    activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
+    """Name of an activation there to ours."""
+
+    always_widens: bool = False
+    """Whether embeddings go through a map even if they are as wide as the layers."""
+
+    def but(self, **changes: Any) -> Family:
+        """The same with other fields; a mapping is added to the one there is."""
+        merged = {
+            name: {**getattr(self, name), **value} if isinstance(value, dict) else value
+            for name, value in changes.items()
+        }
+        return replace(self, **merged)
+
+
+NO_DECODER = {"is_decoder": (False,), "add_cross_attention": (False,)}
+PLAIN_ATTENTION = {"position_embedding_type": ("absolute",)}
+BERT = Family(
+    name="BERT",
+    stack="encoder",
+    keys={
+        "d_model": "hidden_size",
+        "layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "d_ff": "intermediate_size",
+        "max_len": "max_position_embeddings",
+        "segment_types": "type_vocab_size",
+        "activation": "hidden_act",
+        "norm_eps": "layer_norm_eps",
+        "dropout": "hidden_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob",
+    },
+    always={
+        "norm": "layer_norm",
+        "norm_placement": "post",
+        "position": "learned",
+        "bias": True,
+        "embedding_scale": False,
+        "embedding_norm": True,
+        "output_transform": True,
+        "output_bias": True,
+    },
+    defaults={"hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2},
+    needs=NO_DECODER | PLAIN_ATTENTION,
+)
+ONLY_GELU = {"hidden_act": ("gelu",)}  # their heads over the vocabulary have it, whatever the layers have
+ROBERTA = BERT.but(name="RoBERTa", always={"position_offset": 2}, needs={"pad_token_id": (1,)} | ONLY_GELU)
+ELECTRA = BERT.but(name="ELECTRA", keys={"embedding_width": "embedding_size"}, needs=ONLY_GELU)
+ALBERT = BERT.but(
+    name="ALBERT",
+    always_widens=True,
+    keys={"embedding_width": "embedding_size"},
+    always={"share_layers": True},
+    defaults={"hidden_act": "gelu_new"},
+    needs={"num_hidden_groups": (1,), "inner_group_num": (1,)},
+)
+DISTILBERT = Family(
+    name="DistilBERT",
+    stack="encoder",
+    keys={
+        "d_model": "dim",
+        "layers": "n_layers",
+        "num_heads": "n_heads",
+        "d_ff": "hidden_dim",
+        "max_len": "max_position_embeddings",
+        "activation": "activation",
+        "dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+    },
+    always={**BERT.always, "norm_eps": 1e-12},
+    defaults={"activation": "gelu"},
+)
+GPT2 = Family(
+    name="GPT-2",
+    stack="decoder",
+    keys={
+        "d_model": "n_embd",
+        "layers": "n_layer",
+        "num_heads": "n_head",
+        "d_ff": "n_inner",
+        "max_len": "n_positions",
+        "activation": "activation_function",
+        "norm_eps": "layer_norm_epsilon",
+        "dropout": "resid_pdrop",
+        "attention_dropout": "attn_pdrop",
+    },
+    always={
+        "norm": "layer_norm",
+        "norm_placement": "pre",
+        "position": "learned",
+        "bias": True,
+        "embedding_scale": False,
+    },
+    defaults={"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5},
+    needs={
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+    },
+)
+LLAMA = Family(
+    name="Llama",
+    stack="decoder",
+    keys={
+        "d_model": "hidden_size",
+        "layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "num_kv_heads": "num_key_value_heads",
+        "head_size": "head_dim",
+        "d_ff": "intermediate_size",
+        "max_len": "max_position_embeddings",
+        "activation": "hidden_act",
+        "norm_eps": "rms_norm_eps",
+        "attention_dropout": "attention_dropout",
+    },
+    always={
+        "norm": "rms_norm",
+        "norm_placement": "pre",
+        "position": "rotary",
+        "bias": False,
+        "embedding_scale": False,
+        "dropout": 0.0,
+    },
+    defaults={"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+    needs={"mlp_bias": (False,)},
+    activations=GATES,
+)
+QWEN2 = LLAMA.but(name="Qwen2", always={"attention_bias": "qkv"}, needs={"use_sliding_window": (False,)})
+QWEN3 = LLAMA.but(name="Qwen3", always={"qk_norm": True}, needs={"use_sliding_window": (False,)})
+GPT_NEOX = Family(
+    name="GPT-NeoX",
+    stack="decoder",
+    keys={
+        "d_model": "hidden_size",
+        "layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "d_ff": "intermediate_size",
+        "max_len": "max_position_embeddings",
+        "activation": "hidden_act",
+        "norm_eps": "layer_norm_eps",
+        "parallel": "use_parallel_residual",
+        "dropout": "hidden_dropout",
+        "attention_dropout": "attention_dropout",
+    },
+    always={
+        "norm": "layer_norm",
+        "norm_placement": "pre",
+        "position": "rotary",
+        "bias": True,
+        "embedding_scale": False,
+    },
+    defaults={
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "rotary_pct": 0.25,
+        "use_parallel_residual": True,
+    },
+    needs={"attention_bias": (True,)},
+)
+FAMILIES = {
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
+    "distilbert": DISTILBERT,
+    "electra": ELECTRA,
+    "albert": ALBERT,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": LLAMA.but(name="Mistral"),
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "gpt_neox": GPT_NEOX,
+}
+"""By the ``model_type`` of the file."""

@@ -1,0 +1,139 @@
+"""``data=PATH``: a word that names files instead of a data set brings the keys that `tables` finds in them."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from multihead.config.folder import conf_dir
+from multihead.config.keys import Key, flatten
+from multihead.config.merge import Layer
+from multihead.config.task import ClassificationConfig, TaskConfig
+from multihead.config.words import Word, leaves, pasted, paths_of
+from multihead.errors import ConfigError, DataError
+from multihead.tables.layout import Data, find_data
+from multihead.tables.opening import Unclear
+from multihead.tables.roles import Needs
+
+FILES = "files"
+"""Data set whose keys the files of a path complete."""
+
+
+def named_paths(word: Word, others: Iterable[str]) -> list[str]:
+    """Returns the paths that a word ``data=...`` names; none if it names a data set.
+
+    Args:
+        word: The word.
+        others: Names of data sets beside those in `conf/`.
+    """
+    typed = word.value or ""
+    if word.key != "data" or word.sign or not typed or typed.startswith("{"):
+        return []
+    known = {file.stem for file in (conf_dir() / "data").glob("*.yaml")} | {*others}
+    paths = paths_of("data", typed)
+    if len(paths) == 1 and (paths[0] in known or not (re.search(r"[./*?~\\]", paths[0]) or Path(paths[0]).exists())):
+        return []
+    return paths
+
+
+def found_layer(
+    paths: Sequence[str], task: type[TaskConfig], values: Iterable[Word], keys: Mapping[str, Key], typed: Sequence[str]
+) -> tuple[Layer, Data]:
+    """Returns the keys of ``data`` that the files of a path bring, to lie below what the user has stated.
+
+    Args:
+        paths: Files, a folder or a pattern.
+        task: Dataclass of the chosen task.
+        values: Words that set keys.
+        keys: All keys.
+        typed: The whole command line, for messages.
+
+    Raises:
+        DataError: The files cannot be read, or not in one way only.
+    """
+    stated: dict[str, Any] = {}
+    for word in values:
+        if not word.deletes:
+            stated |= leaves(word, keys)
+    multi_label = bool(stated.get("task.multi_label"))
+    needs = _needs(task, multi_label)
+    of_data = tuple(sorted((name, repr(value)) for name, value in stated.items() if name.startswith("data.")))
+    marks = tuple(Path(path).stat().st_mtime_ns if Path(path).exists() else 0 for path in paths)
+    try:
+        found = _found(tuple(paths), marks, needs, of_data, _Stated(_nested(stated)))
+    except Unclear as unclear:
+        commands = [f"{_program()} {pasted(*typed)} {choice}" for choice in unclear.choices]
+        raise DataError(unclear.where, unclear.what, "  or  ".join(commands)) from None
+    except FileNotFoundError as error:
+        raise DataError(str(error.filename), "no such file", "give the path of a file that exists") from error
+    tree = {key: value for key, value in found.keys.items() if key not in ("roles", "splits")}
+    flat: dict[str, Any] = {f"data.{name}": value for name, value in tree.items()}
+    for node in ("roles", "splits"):
+        if node in found.keys:
+            flat |= {f"data.{node}": {}} | flatten({"data": {node: found.keys[node]}})
+    return Layer(f"data={','.join(paths)}", flat), found
+
+
+class _Stated(dict[str, Any]):
+    """A mapping that the cache does not look at, since its content stands beside it as text."""
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Stated)
+
+
+@functools.lru_cache(maxsize=32)
+def _found(paths: tuple[str, ...], marks: tuple[int, ...], needs: Needs, content: object, stated: _Stated) -> Data:
+    """`find_data`, once for the same files and words: a multirun composes many configurations of them."""
+    return find_data(paths, needs, stated)
+
+
+def _nested(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of ``data`` that the user has stated, with roles and splits as mappings."""
+    found: dict[str, Any] = {}
+    for name, value in stated.items():
+        node, _, rest = name.removeprefix("data.").partition(".")
+        if not name.startswith("data."):
+            continue
+        if rest:
+            found.setdefault(node, {})[rest] = value
+        else:
+            found[node] = value
+    return found
+
+
+def _needs(task: type[TaskConfig], multi_label: bool) -> Needs:
+    """What the tasks of a run need together."""
+    settings = task()
+    members = settings.members().values()
+    roles = list(dict.fromkeys(role for member in members for role in member.roles))
+    optional = list(dict.fromkeys(role for member in members for role in member.optional_roles))
+    multi_label = multi_label and issubclass(task, ClassificationConfig)
+    return Needs(settings.name, tuple(roles), tuple(optional), multi_label)
+
+
+def _program() -> str:
+    """How this program was called, for commands to paste."""
+    name = Path(sys.argv[0]).name if sys.argv else ""
+    if name == "train.py":
+        return f"python {sys.argv[0]}"
+    verb = sys.argv[1] if len(sys.argv) > 1 and re.fullmatch("[a-z]+", sys.argv[1]) else "train"
+    return f"multihead {verb}"
+
+
+def laid_over(layers: Sequence[Layer], found: Layer) -> list[Layer]:
+    """Returns the layers with the found one above ``conf/data/files.yaml`` and below the experiment's.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    place = next((i for i, layer in enumerate(layers) if layer.source.endswith(f"data/{FILES}.yaml")), None)
+    if place is None:
+        raise ConfigError("data", f"conf/data/{FILES}.yaml is missing", "reinstall")
+    return [*layers[: place + 1], found, *layers[place + 1 :]]

@@ -1,0 +1,293 @@
+"""What a family calls its tensors: one table for each, from our modules to theirs.
+
+A table maps the name of a module, of which weight and bias follow, or of a single tensor. ``{i}`` is the number of a
+layer. Most tensors are stored as ours are; `Stored` says what is done to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of theirs that holds one or several of ours.
+
+    Three of ours are queries, keys and values, in this order: one behind the other, or (``by_head``) head by head.
+    """
+
+    name: str
+    transposed: bool = False
+    """Whether matrices are stored as [in, out] (GPT-2's Conv1D)."""
+    part: int = 0
+    """Which of the three ours is."""
+    parts: int = 1
+    by_head: bool = False
+
+    def shape(self, ours: Sequence[int]) -> tuple[int, ...]:
+        """Of theirs, for the shape of one of ours."""
+        shape = [ours[0] * self.parts, *ours[1:]]
+        return tuple(reversed(shape)) if self.transposed and len(shape) == 2 else tuple(shape)
+
+    def take(self, theirs: Tensor, num_heads: int) -> Tensor:
+        """Ours out of theirs."""
+        found = theirs.T if self.transposed and theirs.ndim == 2 else theirs
+        if self.parts > 1:
+            blocks = (num_heads, self.parts, -1) if self.by_head else (1, self.parts, -1)
+            found = found.reshape(*blocks, *found.shape[1:])[:, self.part].flatten(0, 1)
+        return found.contiguous()
+
+    def put(self, ours: Sequence[Tensor], num_heads: int) -> Tensor:
+        """Theirs from all of ours that it holds, in order."""
+        joined = ours[0]
+        if self.by_head:
+            joined = torch.stack([each.unflatten(0, (num_heads, -1)) for each in ours], dim=1).flatten(0, 2)
+        elif self.parts > 1:
+            joined = torch.cat(list(ours))
+        return (joined.T if self.transposed and joined.ndim == 2 else joined).contiguous()
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one family."""
+
+    prefix: str
+    """What stands before the names of the body in a model with a head."""
+    body: Mapping[str, str | Stored]
+    """Modules of the stack."""
+    vocabulary: Mapping[str, str] = field(default_factory=dict)
+    """Modules of the head over the vocabulary, with the whole of their names."""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """Modules of the head over classes, with the whole of their names."""
+    activation: str = "none"
+    """``task.head_activation`` of a model of classes."""
+    same: Mapping[str, str] = field(default_factory=dict)
+    """Name in a table to another that the same tensor has in some files, and which counts where both are there."""
+
+
+def _layers(prefix: str, modules: Mapping[str, str | Stored]) -> dict[str, str | Stored]:
+    """The modules of a layer, with what stands before them on both sides."""
+    found: dict[str, str | Stored] = {}
+    for ours, theirs in modules.items():
+        name = theirs.name if isinstance(theirs, Stored) else theirs
+        whole = f"{prefix}.{name}"
+        found[f"layers.{{i}}.{ours}"] = (
+            whole
+            if isinstance(theirs, str)
+            else Stored(whole, theirs.transposed, theirs.part, theirs.parts, theirs.by_head)
+        )
+    return found
+
+
+def _fused(name: str, transposed: bool = False, by_head: bool = False) -> dict[str, Stored]:
+    """Queries, keys and values in one tensor."""
+    parts = ("query", "key", "value")
+    return {f"self_attention.{each}": Stored(name, transposed, i, 3, by_head) for i, each in enumerate(parts)}
+
+
+BERT_LAYER = {
+    "self_attention.query": "attention.self.query",
+    "self_attention.key": "attention.self.key",
+    "self_attention.value": "attention.self.value",
+    "self_attention.output": "attention.output.dense",
+    "self_attention_norm": "attention.output.LayerNorm",
+    "feed_forward.up": "intermediate.dense",
+    "feed_forward.down": "output.dense",
+    "feed_forward_norm": "output.LayerNorm",
+}
+BERT_EMBEDDINGS = {
+    "embedding": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "types": "embeddings.token_type_embeddings",
+    "embedding_norm": "embeddings.LayerNorm",
+}
+BERT = Names(
+    prefix="bert",
+    body=BERT_EMBEDDINGS | _layers("encoder.layer.{i}", BERT_LAYER),
+    vocabulary={
+        "weight": "cls.predictions.decoder.weight",
+        "bias": "cls.predictions.bias",
+        "transform.0": "cls.predictions.transform.dense",
+        "transform.2": "cls.predictions.transform.LayerNorm",
+    },
+    classes={"dense": "bert.pooler.dense", "output": "classifier"},
+    activation="tanh",
+    same={"cls.predictions.bias": "cls.predictions.decoder.bias"},
+)
+ROBERTA = Names(
+    prefix="roberta",
+    body=BERT.body,
+    vocabulary={
+        "weight": "lm_head.decoder.weight",
+        "bias": "lm_head.bias",
+        "transform.0": "lm_head.dense",
+        "transform.2": "lm_head.layer_norm",
+    },
+    classes={"dense": "classifier.dense", "output": "classifier.out_proj"},
+    activation="tanh",
+    same={"lm_head.bias": "lm_head.decoder.bias"},
+)
+ELECTRA = Names(
+    prefix="electra",
+    body=BERT.body | {"widen": "embeddings_project"},
+    vocabulary={
+        "weight": "generator_lm_head.weight",
+        "bias": "generator_lm_head.bias",
+        "transform.0": "generator_predictions.dense",
+        "transform.2": "generator_predictions.LayerNorm",
+    },
+    classes={"dense": "classifier.dense", "output": "classifier.out_proj"},
+    activation="gelu",
+)
+ALBERT = Names(
+    prefix="albert",
+    body=BERT_EMBEDDINGS
+    | {"widen": "encoder.embedding_hidden_mapping_in"}
+    | _layers(
+        "encoder.albert_layer_groups.{i}.albert_layers.0",
+        {
+            "self_attention.query": "attention.query",
+            "self_attention.key": "attention.key",
+            "self_attention.value": "attention.value",
+            "self_attention.output": "attention.dense",
+            "self_attention_norm": "attention.LayerNorm",
+            "feed_forward.up": "ffn",
+            "feed_forward.down": "ffn_output",
+            "feed_forward_norm": "full_layer_layer_norm",
+        },
+    ),
+    vocabulary={
+        "weight": "predictions.decoder.weight",
+        "bias": "predictions.bias",
+        "transform.0": "predictions.dense",
+        "transform.2": "predictions.LayerNorm",
+    },
+    classes={"dense": "albert.pooler", "output": "classifier"},
+    activation="tanh",
+    same={"predictions.bias": "predictions.decoder.bias"},
+)
+DISTILBERT = Names(
+    prefix="distilbert",
+    body={
+        "embedding": "embeddings.word_embeddings",
+        "positions": "embeddings.position_embeddings",
+        "embedding_norm": "embeddings.LayerNorm",
+    }
+    | _layers(
+        "transformer.layer.{i}",
+        {
+            "self_attention.query": "attention.q_lin",
+            "self_attention.key": "attention.k_lin",
+            "self_attention.value": "attention.v_lin",
+            "self_attention.output": "attention.out_lin",
+            "self_attention_norm": "sa_layer_norm",
+            "feed_forward.up": "ffn.lin1",
+            "feed_forward.down": "ffn.lin2",
+            "feed_forward_norm": "output_layer_norm",
+        },
+    ),
+    vocabulary={
+        "weight": "vocab_projector.weight",
+        "bias": "vocab_projector.bias",
+        "transform.0": "vocab_transform",
+        "transform.2": "vocab_layer_norm",
+    },
+    classes={"dense": "pre_classifier", "output": "classifier"},
+    activation="relu",
+)
+GPT2 = Names(
+    prefix="transformer",
+    body={"embedding": "wte", "positions": "wpe", "norm": "ln_f"}
+    | _layers(
+        "h.{i}",
+        {
+            "self_attention_norm": "ln_1",
+            **_fused("attn.c_attn", transposed=True),
+            "self_attention.output": Stored("attn.c_proj", transposed=True),
+            "feed_forward_norm": "ln_2",
+            "feed_forward.up": Stored("mlp.c_fc", transposed=True),
+            "feed_forward.down": Stored("mlp.c_proj", transposed=True),
+        },
+    ),
+    vocabulary={"weight": "lm_head.weight"},
+    classes={"output": "score"},
+)
+LLAMA = Names(
+    prefix="model",
+    body={"embedding": "embed_tokens", "norm": "norm"}
+    | _layers(
+        "layers.{i}",
+        {
+            "self_attention_norm": "input_layernorm",
+            "self_attention.query": "self_attn.q_proj",
+            "self_attention.key": "self_attn.k_proj",
+            "self_attention.value": "self_attn.v_proj",
+            "self_attention.output": "self_attn.o_proj",
+            "self_attention.query_norm": "self_attn.q_norm",
+            "self_attention.key_norm": "self_attn.k_norm",
+            "feed_forward_norm": "post_attention_layernorm",
+            "feed_forward.up": "mlp.gate_proj",  # the one that goes through the activation
+            "feed_forward.gate": "mlp.up_proj",
+            "feed_forward.down": "mlp.down_proj",
+        },
+    ),
+    vocabulary={"weight": "lm_head.weight"},
+    classes={"output": "score"},
+)
+GPT_NEOX = Names(
+    prefix="gpt_neox",
+    body={"embedding": "embed_in", "norm": "final_layer_norm"}
+    | _layers(
+        "layers.{i}",
+        {
+            "self_attention_norm": "input_layernorm",
+            **_fused("attention.query_key_value", by_head=True),
+            "self_attention.output": "attention.dense",
+            "feed_forward_norm": "post_attention_layernorm",
+            "feed_forward.up": "mlp.dense_h_to_4h",
+            "feed_forward.down": "mlp.dense_4h_to_h",
+        },
+    ),
+    vocabulary={"weight": "embed_out.weight"},
+    classes={"output": "score"},
+    same={"embed_out.weight": "lm_head.weight"},
+)
+NAMES = {
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
+    "distilbert": DISTILBERT,
+    "electra": ELECTRA,
+    "albert": ALBERT,
+    "gpt2": GPT2,
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "gpt_neox": GPT_NEOX,
+}
+"""By ``model_type``."""
+
+
+def stored(table: Mapping[str, str | Stored], name: str) -> Stored | None:
+    """Where a tensor of ours stands; None if the table does not have it.
+
+    Args:
+        table: A mapping of `Names`.
+        name: Without what stands before the stack or the head: ``layers.0.feed_forward.up.weight``.
+    """
+    words = name.split(".")
+    layer = words[1] if words[0] == "layers" else ""
+    plain = ".".join(["layers", "{i}", *words[2:]]) if layer else name
+    module, _, suffix = plain.rpartition(".")
+    found = table.get(plain, table.get(module))
+    if found is None:
+        return None
+    entry = found if isinstance(found, Stored) else Stored(found)
+    whole = entry.name if plain in table else f"{entry.name}.{suffix}"
+    return Stored(whole.replace("{i}", layer), entry.transposed, entry.part, entry.parts, entry.by_head)

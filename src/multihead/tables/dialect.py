@@ -1,0 +1,177 @@
+"""The dialect of a table: which character stands between the cells, and whether cells stand in quotation marks.
+
+Every candidate pair of separator and quoting reads the whole sample. A candidate is possible if its rows have the same
+number of cells. Prose in a cell holds commas and sometimes semicolons, so that a wrong separator gives rows of many
+lengths; a tab or a bar hardly ever stands in prose. If several candidates are possible, the quotation marks decide:
+whoever writes a table puts either all cells of a column into them or only those that need it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multihead.tables.opening import Unclear
+from multihead.tables.rows import BadQuote, plain_rows, quoted_rows
+
+SEPARATORS = ("\t", "|", ";", ",")
+NAMES = {"\t": "tab", "|": "bar", ";": "semicolon", ",": "comma", " ": "blank"}
+CONSISTENT = 0.9
+"""Share of the rows that must have the same number of cells."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How the cells of a line are told apart."""
+
+    separator: str
+    """Text between two cells."""
+    quoting: bool
+    """Whether cells may stand in quotation marks."""
+
+    def parse(self, lines: Sequence[str]) -> list[tuple[int, list[str]]]:
+        """Returns the rows that are not blank, each with its line.
+
+        Raises:
+            BadQuote: A quotation mark does not fit.
+        """
+        rows = (quoted_rows if self.quoting else plain_rows)(lines, self.separator)
+        return [(number, row) for number, row in rows if row is not None and (len(row) > 1 or row[0].strip())]
+
+    @property
+    def name(self) -> str:
+        """The dialect as people call it."""
+        kind = {"\t": "TSV", ",": "CSV"}.get(self.separator, f"{NAMES.get(self.separator, self.separator)}-separated")
+        return f"{kind}, quoted" if self.quoting else kind
+
+
+@dataclass
+class Candidate:
+    """A dialect and what it makes of the sample."""
+
+    dialect: Dialect
+    rows: list[tuple[int, list[str]]]
+    width: int
+    """Number of cells that most rows have."""
+    share: float
+    """Share of the rows that have this number of cells."""
+
+    @property
+    def others(self) -> list[tuple[int, list[str]]]:
+        """The rows that have another number of cells."""
+        return [(number, row) for number, row in self.rows if len(row) != self.width]
+
+
+def candidates(lines: Sequence[str], whole: bool, separators: Sequence[str] = SEPARATORS) -> list[Candidate]:
+    """Returns what each dialect makes of the lines, the plain reading of a separator before the quoted one.
+
+    Args:
+        lines: Lines of the file, from its first one.
+        whole: Whether these are all lines; otherwise the last row may be cut and is left out.
+        separators: The separators to try.
+    """
+    found = []
+    marked = any('"' in line for line in lines)
+    for separator in separators:
+        for quoting in (False, True) if marked else (False,):
+            dialect = Dialect(separator, quoting)
+            rows = _parsed(dialect, lines, whole)
+            if not rows:
+                continue
+            width, count = Counter(len(row) for _, row in rows).most_common(1)[0]
+            found.append(Candidate(dialect, rows, width, count / len(rows)))
+    return found
+
+
+def _parsed(dialect: Dialect, lines: Sequence[str], whole: bool) -> list[tuple[int, list[str]]]:
+    """The rows of a sample; none if a quotation mark does not fit, unless it is one that the end of the sample cuts."""
+    try:
+        return dialect.parse(lines)
+    except BadQuote as bad:
+        if whole or "end of the file" not in bad.what or bad.line < 2:
+            return []
+        return _parsed(dialect, lines[: bad.line - 1], True)
+
+
+def find_dialect(lines: Sequence[str], whole: bool, name: str) -> Candidate | None:
+    """Returns the dialect in which the lines are a table of at least two columns, or None if they are no table.
+
+    Args:
+        lines: Lines of the file, from its first one.
+        whole: Whether these are all lines of the file.
+        name: The name of the file. Its ending decides nothing, but a ``.csv`` may have one quoted column.
+
+    Raises:
+        Unclear: Two dialects fit.
+    """
+    tried = candidates(lines, whole)
+    possible = [each for each in tried if each.width > 1 and each.share >= CONSISTENT]
+    best = max((each.share for each in possible), default=0.0)
+    whole_ones = [each for each in possible if each.share == best]
+    separators = list(dict.fromkeys(each.dialect.separator for each in whole_ones))
+    if not separators:
+        return _one_quoted_column(tried, name)
+    if len(separators) > 1:
+        separators = _told_apart(whole_ones, separators, name)
+    of_separator = [each for each in whole_ones if each.dialect.separator == separators[0]]
+    return of_separator[0] if len(of_separator) == 1 else _quoted_or_not(*of_separator)
+
+
+def _one_quoted_column(tried: Sequence[Candidate], name: str) -> Candidate | None:
+    """A table of one column whose cells stand in quotation marks, which only its ending shows to be one."""
+    for each in tried:
+        one = each.dialect.separator == "," and each.dialect.quoting and each.width == 1 and each.share == 1
+        if one and re.search(r"\.csv(\.\w+)?$", name):
+            return each
+    return None
+
+
+def _told_apart(possible: Sequence[Candidate], separators: list[str], name: str) -> list[str]:
+    """The separator out of several that all give rows of one length."""
+    if separators[0] in "\t|":
+        return separators[:1]
+    first, second = (next(each for each in possible if each.dialect.separator == mark) for mark in separators[:2])
+    prose = [_is_prose(each) for each in (first, second)]
+    if prose[0] != prose[1]:
+        return [separators[prose[0]]]
+    if any(each.dialect.quoting and each.dialect.separator == ";" for each in possible) and not any(
+        each.dialect.quoting and each.dialect.separator == "," for each in possible
+    ):
+        return [";"]
+    words = [f"'data.separator=\"{mark}\"'" for mark in separators[:2]]
+    raise Unclear(name, f"do {NAMES[separators[0]]}s or {NAMES[separators[1]]}s stand between its columns?", *words)
+
+
+def _is_prose(candidate: Candidate) -> bool:
+    """Whether the separator is punctuation of sentences or the point of decimal numbers."""
+    pairs = [pair for _, row in candidate.rows for pair in itertools.pairwise(row)]
+    punctuation = sum(right.startswith(" ") for _, right in pairs)
+    decimal = sum(left[-1:].isdigit() and right[:1].isdigit() and not left.isdigit() for left, right in pairs)
+    return max(punctuation, decimal) > 0.5 * len(pairs)
+
+
+def _quoted_or_not(plain: Candidate, quoted: Candidate) -> Candidate:
+    """Decides whether quotation marks stand around cells or are text, if both readings give rows of one length.
+
+    A cell in quotation marks over several lines has a plain reading only by chance. A cell with ``""`` for each mark
+    inside is written by a program. Otherwise the marks belong to the dialect if a whole column has them, and in a file
+    with commas or semicolons, where people quote by hand. In a file with tabs they are text.
+    """
+    if plain.width != quoted.width or len(plain.rows) != len(quoted.rows):
+        return plain if plain.share == 1 and plain.dialect.separator in "\t|" else quoted
+    cells = [cell for _, row in plain.rows for cell in row]
+    marked = [cell for cell in cells if len(cell) > 1 and cell[0] == cell[-1] == '"']
+    inner = [cell[1:-1] for cell in marked if '"' in cell[1:-1]]
+    if inner:
+        return quoted if all('"' not in each.replace('""', "") for each in inner) else plain
+    if not marked:
+        return plain
+    if plain.dialect.separator not in "\t|":
+        return quoted
+    body = [row for _, row in plain.rows[1:]]
+    columns = [[row[place] for row in body if len(row) > place and row[place]] for place in range(plain.width)]
+    whole = any(column and all(len(c) > 1 and c[0] == c[-1] == '"' for c in column) for column in columns)
+    return quoted if whole and len(body) > 1 else plain

@@ -1,0 +1,218 @@
+"""A file as bytes and as text: what it is compressed with and which encoding it has, both found from its content."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from multihead.errors import DataError, MachineError
+
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""Errors of the libraries that decompress a damaged file."""
+FOREIGN_SHARE = 0.4
+"""Above this share of bytes beyond ASCII among the letters, a text is not written in the Latin alphabet."""
+FOREIGN = ("cp1251", "koi8-r", "cp1253", "cp1255", "cp1256", "gb18030", "shift_jis", "euc-jp", "euc-kr", "big5")
+"""Encodings of other alphabets, which a message proposes."""
+
+
+class Unclear(Exception):
+    """Two readings of a file are near each other; the user has to choose.
+
+    Args:
+        where: The file, and its line if there is one.
+        what: What is not clear.
+        choices: The words that choose each reading.
+    """
+
+    def __init__(self, where: str, what: str, *choices: str):
+        super().__init__(where, what, choices)
+        self.where, self.what, self.choices = where, what, choices
+
+
+def open_bytes(path: Path, name: str = "") -> IO[bytes]:
+    """Opens a file for reading and decompresses it if its first bytes say so, whatever its name is.
+
+    Args:
+        path: The file.
+        name: The name of the file in messages.
+
+    Raises:
+        DataError: It is an archive of several files, or its format needs a package that is not installed.
+        MachineError: It cannot be read.
+    """
+    name = name or str(path)
+    try:
+        file = open(path, "rb")  # noqa: SIM115, the caller closes it
+    except PermissionError as error:
+        raise MachineError(str(path), "not readable", "change its permissions") from error
+    head = file.read(6)
+    file.seek(0)
+    _require_compressed(path, head, name)
+    openers: tuple[tuple[bytes, Callable[[IO[bytes], str], IO[bytes]]], ...] = (
+        (b"\x1f\x8b", lambda raw, _: io.BufferedReader(gzip.GzipFile(fileobj=raw))),
+        (b"BZh", lambda raw, _: bz2.BZ2File(raw)),
+        (b"\xfd7zXZ\0", _open_xz),
+        (b"\x28\xb5\x2f\xfd", _open_zstandard),
+        (b"PK\x03\x04", _open_zip),
+    )
+    for magic, opener in openers:
+        if head.startswith(magic):
+            try:
+                return opener(file, name)
+            except BaseException:
+                file.close()
+                raise
+    return file
+
+
+MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd", ".zip": b"PK"}
+"""Ending of a file to the bytes with which it begins."""
+
+
+def kind_of(path: Path) -> str:
+    """Returns how the compression of a file is called."""
+    return {".gz": "gzip"}.get(path.suffix.lower(), path.suffix.lower().lstrip(".") or "compressed")
+
+
+def _require_compressed(path: Path, head: bytes, name: str) -> None:
+    """Refuses a file whose name promises a compression that its content has not, such as a page of errors."""
+    magic = MAGIC.get(path.suffix.lower())
+    if magic and head and not head.startswith(magic):
+        what = f"damaged {kind_of(path)} data (it begins with {head[:4]!r})"
+        raise DataError(f"{name}:1", what, "fetch the file again, or rename it if it is not compressed")
+
+
+def _open_xz(file: IO[bytes], _: str) -> IO[bytes]:
+    return lzma.LZMAFile(file)
+
+
+def _open_zstandard(file: IO[bytes], name: str) -> IO[bytes]:
+    try:
+        import zstandard  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise DataError(name, "is compressed by zstd, which needs a package", "pip install zstandard") from error
+    return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))
+
+
+def _open_zip(file: IO[bytes], name: str) -> IO[bytes]:
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile as error:
+        raise DataError(name, f"is a damaged zip file ({error})", "fetch the file again") from error
+    inside = [each for each in archive.namelist() if not each.endswith("/") and not each.startswith("__MACOSX/")]
+    if "[Content_Types].xml" in inside or "mimetype" in inside:
+        raise DataError(name, "is an office document, not a table of text", "save the sheet as CSV and name that file")
+    if len(inside) != 1:
+        listed = ", ".join(inside[:3]) + (" ..." if len(inside) > 3 else "")
+        raise DataError(name, f"holds {len(inside)} files ({listed})", "unpack it, and name a file or the folder")
+    return archive.open(inside[0])
+
+
+def as_utf8(file: IO[bytes], encoding: str, size: int) -> Callable[[], bytes]:
+    """Returns a function that yields the next bytes of a file in UTF-8, about ``size`` at a time, empty at the end.
+
+    Raises:
+        UnicodeDecodeError: By the function, if the bytes do not fit an encoding other than UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+
+    def following() -> bytes:
+        while chunk := file.read(size):
+            if text := decoder.decode(chunk):
+                return text.encode("utf-8", "surrogatepass")
+        return decoder.decode(b"", final=True).encode("utf-8")
+
+    return following
+
+
+def find_encoding(head: bytes, whole: bool, name: str) -> str:
+    """Returns the encoding of a text by its first bytes.
+
+    Args:
+        head: The first bytes.
+        whole: Whether these are all bytes of the file, so that no character may be cut at the end.
+        name: The name of the file in messages.
+
+    Raises:
+        DataError: The file is not text, or is damaged UTF-8.
+        Unclear: Several encodings fit.
+    """
+    for mark, encoding in BOMS:
+        if head.startswith(mark):
+            return encoding
+    if wide := _wide(head):
+        return wide
+    if b"\0" in head:
+        raise DataError(name, "is not text: it holds NUL bytes", "name a text file, or data.encoding=ENCODING")
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head, final=whole)
+        return "utf-8"
+    except UnicodeDecodeError as error:
+        _require_not_damaged(head, error, name)
+    some = head[: 1 << 20]
+    high = sum(byte >= 0xC0 for byte in some)
+    letters = sum(chr(byte).isalpha() for byte in some if byte < 0x80)
+    if high > FOREIGN_SHARE * (high + letters):
+        fitting = [each for each in FOREIGN if _decodes(head, each, whole)]
+        raise Unclear(name, "is not UTF-8; which encoding has it?", *(f"data.encoding={each}" for each in fitting[:4]))
+    if not _decodes(head, "cp1252", True):
+        return "latin-1"
+    text = head.decode("cp1252")
+    if re.search(r"[^\W\d_][²³¹¼½¾¿¡£¥¦¨±´¶¸º¬¯][^\W\d_]", text):
+        raise Unclear(
+            name, "is not UTF-8; is it Western or Eastern European?", "data.encoding=cp1250", "data.encoding=cp1252"
+        )
+    if re.search("[ðþýÐÞÝ]", text):
+        raise Unclear(name, "is not UTF-8; is it Turkish or Western?", "data.encoding=cp1254", "data.encoding=cp1252")
+    return "cp1252"
+
+
+def _wide(head: bytes) -> str:
+    """UTF-16 without a byte-order mark, in which ASCII characters have a NUL byte at their side; else empty."""
+    sample = head[: 1 << 16]
+    pairs = len(sample) // 2
+    if pairs < 2:
+        return ""
+    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        zeros, others = sample[start : 2 * pairs : 2].count(0), sample[1 - start : 2 * pairs : 2].count(0)
+        if zeros > 0.3 * pairs and others < 0.05 * pairs:
+            return encoding
+    return ""
+
+
+def _decodes(head: bytes, encoding: str, whole: bool) -> bool:
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(head, final=whole)
+    except UnicodeDecodeError:
+        return False
+    return not any(unicodedata.category(char) in ("Co", "Cn") for char in set(text))
+
+
+def _require_not_damaged(head: bytes, error: UnicodeDecodeError, name: str) -> None:
+    """Refuses a file that is UTF-8 but for a few bytes: another encoding would read all the rest wrongly."""
+    text = head.decode("utf-8", "replace")
+    wrong = text.count("\ufffd") - head.count("\ufffd".encode())
+    right = sum(ord(char) > 0x7F for char in text) - text.count("\ufffd")
+    if right <= 2 * wrong:
+        return
+    line = head.count(b"\n", 0, error.start) + 1
+    what = f"byte 0x{head[error.start]:02X} is not UTF-8, although the rest of the file is"
+    raise DataError(f"{name}:{line}", what, "fix the line, or data.on_bad_line=skip")

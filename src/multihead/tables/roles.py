@@ -1,0 +1,347 @@
+"""Which column plays which role in a task, by the usual names of columns and by what the cells hold."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from multihead.errors import DataError
+from multihead.tables.opening import Unclear
+from multihead.tables.sniff import Look
+from multihead.tables.words import (
+    LABELS,
+    MISSING,
+    PAIRS,
+    STRONG_TEXTS,
+    SUMMARIZED,
+    TEXTS,
+    TRANSLATED,
+    WEAK_LABELS,
+    is_number,
+    language,
+    normal,
+)
+
+LONGER = 1.5
+"""A column of texts is the longer one if its texts have this many times the characters of the other on average."""
+MOST_CLASSES = 200
+MOST_READ = 1000
+"""Number of rows, spread over the sample, whose words are counted."""
+LONGEST_LABEL = 60
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a task needs of a table."""
+
+    task: str
+    """Name of the task."""
+    roles: tuple[str, ...]
+    """Roles that the task needs."""
+    optional: tuple[str, ...] = ()
+    """Roles that the task takes if the table has them."""
+    multi_label: bool = False
+    """Whether a row may have several classes."""
+
+
+@dataclass
+class Found:
+    """The roles of a table."""
+
+    roles: dict[str, str] = field(default_factory=dict)
+    """Role to column."""
+    keys: dict[str, Any] = field(default_factory=dict)
+    """Other keys of ``data`` that follow from the roles."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the user."""
+
+
+def column_word(role: str, column: str) -> str:
+    """Returns the word that gives a role to a column, as it is typed."""
+    plain = re.fullmatch(r"[\w./ -]+", column) is not None
+    return shlex.quote(f"data.roles.{role}=" + (column if plain else f'"{column}"'))
+
+
+def find_roles(table: Look, needs: Needs, stated: Mapping[str, Any]) -> Found:
+    """Returns the column of each role that a task needs.
+
+    Args:
+        table: The file.
+        needs: What the task needs.
+        stated: Keys of ``data`` that the user has set. The roles among them win, and are checked against the file.
+
+    Raises:
+        DataError: The table has no column for a role, or a stated column does not exist.
+        Unclear: Several columns may play a role.
+    """
+    if table.first_token_is_label and {"text", "label"} <= {*needs.roles}:
+        return _labelled_lines(table)
+    given = dict(stated.get("roles") or {})
+    for role, column in given.items():
+        _require_column(table, role, column)
+    found = Found({role: column for role, column in given.items() if role in (*needs.roles, *needs.optional)})
+    missing = [role for role in needs.roles if role not in found.roles]
+    chooser = _Chooser(table, needs, found)
+    if "label" in missing:
+        chooser.label()
+    if {"source", "target"} & {*missing}:
+        chooser.sides()
+    if "text" in missing:
+        chooser.text()
+    for role in needs.roles:
+        if role not in found.roles:
+            if role not in table.columns:
+                raise chooser.none(role)
+            found.roles[role] = role
+    _check_cells(table, needs, found, stated)
+    return found
+
+
+def _labelled_lines(table: Look) -> Found:
+    """Lines whose first word is the label: ``__label__good I like it``, ``LOC:city Where is it?``."""
+    table.columns = ["label", "text"]
+    table.rows = [line.split(" ", 1) for (line,) in table.rows if " " in line]
+    table.format = "tsv"
+    keys: dict[str, Any] = {"separator": " ", "last_takes_rest": True}
+    if table.first_token_is_label != ".*":
+        keys["label_pattern"] = table.first_token_is_label
+    return Found({"text": "text", "label": "label"}, keys, ["the first word of each line is the label"])
+
+
+def _columns_in(role_column: str) -> list[str]:
+    """The columns that a role names: itself, or those in the braces of a template such as ``{title} {body}``."""
+    return re.findall(r"\{([^{}]+)\}", role_column) or [role_column]
+
+
+def _require_column(table: Look, role: str, column: str) -> None:
+    for each in _columns_in(column):
+        if each not in table.columns:
+            near = difflib.get_close_matches(each, table.columns, n=1)
+            what = f"has no column {each!r}; it has {', '.join(table.columns)}"
+            raise Unclear(table.name, what, column_word(role, near[0] if near else table.columns[0]))
+
+
+class _Chooser:
+    """Chooses columns for the roles of one task."""
+
+    def __init__(self, table: Look, needs: Needs, found: Found):
+        self.table, self.needs, self.found = table, needs, found
+        self.by_name = {normal(column.rsplit(".", 1)[-1]): column for column in reversed(table.columns)}
+        self.cells = {column: table.column(column) for column in table.columns}
+        step = 1 + len(table.rows) // MOST_READ
+        self.some = {column: cells[::step] for column, cells in self.cells.items()}
+
+    # The label.
+
+    def label(self) -> None:
+        """Finds the column of classes, or the columns of 0 and 1 that are classes."""
+        taken = {each for column in self.found.roles.values() for each in _columns_in(column)}
+        free = [column for column in self.table.columns if column not in taken]
+        for names in (LABELS, WEAK_LABELS):
+            named = [self.by_name[name] for name in names if self.by_name.get(name) in free]
+            named = [column for column in dict.fromkeys(named) if self._may_be_label(column)]
+            if named:
+                self.found.roles["label"] = self._one_of(named)
+                return
+        switches = [column for column in free if {*self.cells[column]} in ({"0", "1"}, {"0", "1", ""}, {"0"})]
+        switches = [column for column in switches if not re.fullmatch(r"(id|index|column1)", normal(column))]
+        if self.needs.multi_label and len(switches) > 1:
+            self.found.keys["label_columns"] = switches
+            self.found.roles["label"] = "label"
+            return
+        if len(switches) > 1:
+            what = f"the columns {', '.join(switches)} hold 0 and 1; may a text have several of these classes?"
+            raise Unclear(self.table.name, what, "task.multi_label=true", column_word("label", switches[0]))
+        found = [column for column in free if self._looks_like_label(column)]
+        if not found:
+            raise self.none("label")
+        if len(found) > 1:
+            what = f"which column holds the label: {' or '.join(found[:4])}?"
+            raise Unclear(self.table.name, what, *(column_word("label", column) for column in found[:4]))
+        self.found.roles["label"] = found[0]
+
+    def _one_of(self, named: Sequence[str]) -> str:
+        """The first of several columns that name the classes alike, such as their numbers and their names."""
+        first = named[0]
+        for other in named[1:]:
+            pairs = {*zip(self.cells[first], self.cells[other], strict=True)}
+            if len({a for a, _ in pairs}) != len(pairs) or len({b for _, b in pairs}) != len(pairs):
+                what = f"which column holds the label: {' or '.join(named)}?"
+                raise Unclear(self.table.name, what, *(column_word("label", column) for column in named))
+        return first
+
+    def _may_be_label(self, column: str) -> bool:
+        """Whether the cells of a column that has the name of a label may be classes."""
+        cells = [cell for cell in self.cells[column] if cell]
+        repeated = len({*cells}) <= max(2, 0.5 * len(cells))
+        several = self.needs.multi_label or len(cells) < 8
+        return bool(cells) and (repeated or several) and sum(map(len, cells)) <= LONGEST_LABEL * len(cells)
+
+    def _looks_like_label(self, column: str) -> bool:
+        cells = [cell for cell in self.cells[column] if cell]
+        different = len({*cells})
+        repeated = 2 <= different <= min(MOST_CLASSES, max(2, (0.5 if len(cells) < 50 else 0.2) * len(cells)))
+        return repeated and sum(map(len, cells)) <= 40 * len(cells) and not any("\n" in cell for cell in cells)
+
+    # The texts.
+
+    def text(self) -> None:
+        """Finds the text of a classification or of a language model, and the second text of a pair."""
+        if "text_b" in self.needs.optional and "text_b" not in self.found.roles:
+            for first, second in PAIRS:
+                if {first, second} <= self.by_name.keys() and self._is_text(self.by_name[first]):
+                    self.found.roles |= {"text": self.by_name[first], "text_b": self.by_name[second]}
+                    return
+        texts = self._texts()
+        named = [self.by_name[name] for name in TEXTS if self.by_name.get(name) in texts]
+        strong = [column for column in named if normal(column.rsplit(".", 1)[-1]) in STRONG_TEXTS]
+        if len(strong) == 1:
+            self.found.roles["text"] = strong[0]
+            return
+        self.found.roles["text"] = self._longest(strong or named or texts, "text")
+
+    def _texts(self) -> list[str]:
+        """The columns that are texts and have no role yet, those of sentences alone if there are any."""
+        taken = {*self.found.roles.values(), *self.found.keys.get("label_columns", ())}
+        free = [column for column in self.table.columns if column not in taken]
+        sentences = [column for column in free if self._is_text(column)]
+        return sentences or [column for column in free if not self._is_code(column)]
+
+    def _is_text(self, column: str) -> bool:
+        cells = [cell for cell in self.some[column] if cell.strip()]
+        words = sum(len(cell.split()) for cell in cells)
+        unspaced = sum(any(char > "\u2e80" for char in cell) for cell in cells)
+        return bool(cells) and (words >= 2 * len(cells) or unspaced > 0.5 * len(cells)) and not self._is_code(column)
+
+    def _is_code(self, column: str) -> bool:
+        """Whether the cells are numbers, dates, addresses, or all begin alike: a column that nobody reads."""
+        cells = [cell for cell in self.some[column] if cell.strip()]
+        codes = sum(
+            is_number(cell) or re.match(r"https?://|\d{4}-\d\d-\d\d|[0-9a-f-]{32,}$", cell) is not None
+            for cell in cells
+        )
+        first = cells[0] if cells else ""
+        named = normal(column.rsplit(".", 1)[-1]) in TEXTS
+        alike = len({*cells}) > 2 and len(first) >= 10 and all(cell.startswith(first[:10]) for cell in cells)
+        return codes > 0.9 * len(cells) or (alike and not named)
+
+    def _longest(self, columns: Sequence[str], role: str) -> str:
+        """The column whose texts are clearly the longest."""
+        if not columns:
+            raise self.none(role)
+        ranked = sorted(columns, key=self._length, reverse=True)
+        if len(ranked) > 1 and self._length(ranked[0]) < LONGER * self._length(ranked[1]):
+            what = f"which column holds the {role}: {' or '.join(ranked[:4])}?"
+            both = "{" + ranked[0] + "} {" + ranked[1] + "}"
+            words = [column_word(role, column) for column in ranked[:3]]
+            raise Unclear(self.table.name, what, *words, column_word(role, both))
+        return ranked[0]
+
+    def _length(self, column: str) -> float:
+        cells = [cell for cell in self.some[column] if cell]
+        return sum(map(len, cells)) / max(1, len(cells))
+
+    # Source and target.
+
+    def sides(self) -> None:
+        """Finds the source and the target."""
+        given = self.found.roles
+        if "source" in given or "target" in given:
+            rest = [column for column in self._texts() if column not in given.values()]
+            role = "target" if "source" in given else "source"
+            given[role] = self._longest(rest, role)
+            return
+        summary = self.needs.task == "summarization"
+        for first, second in (*(SUMMARIZED if summary else ()), *TRANSLATED):
+            if {first, second} <= self.by_name.keys():
+                self.found.roles |= {"source": self.by_name[first], "target": self.by_name[second]}
+                return
+        languages = [column for column in self.table.columns if _language_of(column)]
+        if len(languages) > 2:
+            pairs = itertools.islice(itertools.permutations(languages, 2), 4)
+            choices = [f"{column_word('source', a)} {column_word('target', b)}" for a, b in pairs]
+            raise Unclear(self.table.name, f"which two of the languages {', '.join(languages)}?", *choices)
+        columns = languages if len(languages) == 2 else self.table.columns
+        if len(columns) > 2:
+            columns = self._texts()
+        if len(columns) != 2:
+            raise self.none("source and target")
+        if summary:
+            long = self._longest(columns, "source")
+            self.found.roles |= {"source": long, "target": next(each for each in columns if each != long)}
+            return
+        first, second = columns
+        turned = f"{column_word('source', second)} {column_word('target', first)}"
+        if not languages and self.table.header:
+            straight = f"{column_word('source', first)} {column_word('target', second)}"
+            raise Unclear(self.table.name, f"is the source {first} or {second}?", straight, turned)
+        self.found.roles |= {"source": first, "target": second}
+        self.found.notes.append(f"the columns are taken in their order; the other direction is {turned}")
+
+    def none(self, role: str) -> Unclear:
+        """What to say if no column plays a role."""
+        columns = self.table.columns
+        which = f"which columns hold the {role}?" if " and " in role else f"which column holds the {role}?"
+        free = self._texts() if "label" not in role else [c for c in columns if c not in self.found.roles.values()]
+        free = [*free, *(column for column in columns if column not in free)]
+        words = [column_word(each, column) for each, column in zip(role.split(" and "), free, strict=False)]
+        return Unclear(self.table.name, f"{which} The file has: {', '.join(columns)}", " ".join(words))
+
+
+def _language_of(column: str) -> str:
+    return language(column) or language(re.split(r"[_\s-]", column)[-1])
+
+
+def _check_cells(table: Look, needs: Needs, found: Found, stated: Mapping[str, Any]) -> None:
+    """Looks at the cells of the roles that were found: texts that are numbers, labels that may mean none."""
+    for role in ("text", "source", "target"):
+        column = found.roles.get(role)
+        if column in table.columns and table.rows:
+            cells = [cell for cell in table.column(column) if cell.strip()]
+            if not cells:
+                others = ", ".join(each for each in table.columns if each != column)
+                raise DataError(
+                    table.name, f"the column {column!r} is empty", f"let data.roles.{role} name another: {others}"
+                )
+    if stated.get("on_bad_line") != "skip":
+        _require_whole_rows(table, needs, found, {*(stated.get("ignore_labels") or ())})
+    label = found.roles.get("label")
+    if label in table.columns and not needs.multi_label:
+        cells = [cell.strip() for cell in table.column(label)]
+        none = sorted({cell for cell in cells if cell.lower() in MISSING and cell.lower() != "unknown"})
+        others = {*cells} - {*none}
+        if "-1" in none and others <= {"0", "1"}:
+            none.remove("-1")
+        for cell in none:
+            if cell and len(others) > 1:
+                word = shlex.quote(f"data.ignore_labels=[{cell}]")
+                what = (
+                    f"the label {cell!r} ({cells.count(cell):,} rows) may mean that there is none; {word} leaves it out"
+                )
+                found.notes.append(what)
+
+
+def _require_whole_rows(table: Look, needs: Needs, found: Found, ignored: set[str]) -> None:
+    """Refuses rows that lack one role of several, unless the user has said what becomes of them."""
+    roles = [role for role in needs.roles if found.roles.get(role) in table.columns]
+    roles = [role for role in roles if not (role == "label" and (needs.multi_label or "null" in ignored))]
+    if len(roles) < 2:
+        return
+    columns = {role: table.column(found.roles[role]) for role in roles}
+    empty = {role: [not cell.strip() for cell in cells] for role, cells in columns.items()}
+    whole = [all(row) for row in zip(*empty.values(), strict=True)]
+    for role, cells in empty.items():
+        lacking = [
+            place
+            for place, (is_empty, all_are) in enumerate(zip(cells, whole, strict=True))
+            if is_empty and not all_are
+        ]
+        if lacking:
+            count = f"{len(lacking):,} of {len(cells):,} rows {'has' if len(lacking) == 1 else 'have'} no {role}"
+            choices = ["'data.ignore_labels=[null]'"] if role == "label" else []
+            raise Unclear(table.name, f"{count} (column {found.roles[role]})", *choices, "data.on_bad_line=skip")

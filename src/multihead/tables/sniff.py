@@ -1,0 +1,451 @@
+"""What a file is, found from its content: format, encoding, dialect, header, columns and a sample of its rows."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from multihead.errors import DataError
+from multihead.tables.dialect import SEPARATORS, Dialect, candidates, find_dialect
+from multihead.tables.opening import COMPRESSED, DAMAGED, Unclear, find_encoding, open_bytes
+from multihead.tables.rows import BadQuote
+from multihead.tables.words import USUAL, is_number, normal
+
+HEAD_BYTES = 1 << 20
+"""Bytes at the beginning of a file by which its dialect is found."""
+SAMPLE_BYTES = 32 << 20
+"""Bytes by which columns and roles are found. Files up to this size are read whole."""
+MOST_ROWS = 50_000
+TEXTS = (".txt", ".md", ".py", ".rst", ".tex", ".text")
+"""Endings of running text."""
+
+
+@dataclass
+class Look:
+    """What one file is."""
+
+    name: str
+    """The file as the user named it."""
+    format: str
+    """csv, tsv, jsonl, json, parquet, arrow or text, as in ``data.format``."""
+    encoding: str = "utf-8"
+    dialect: Dialect | None = None
+    """For csv and tsv."""
+    header: bool = False
+    """Whether the first row names the columns."""
+    columns: list[str] = field(default_factory=list)
+    """Names of the columns, from the header or the keys; otherwise column1, column2 and so on."""
+    rows: list[list[str]] = field(default_factory=list)
+    """Rows of the sample, without the header."""
+    whole: bool = True
+    """Whether the sample is the whole file."""
+    count: int = 0
+    """Number of rows; an estimate if the sample is not the whole file."""
+    first_token_is_label: str = ""
+    """For lines such as ``__label__good I like it``: the pattern of the label."""
+
+    def column(self, name: str) -> list[str]:
+        """Returns the cells of a column in the sample."""
+        place = self.columns.index(name)
+        return [row[place] for row in self.rows]
+
+    def described(self) -> str:
+        """Returns what the file is, in a few words."""
+        kind = {"jsonl": "JSON lines", "json": "a JSON array", "parquet": "Parquet", "arrow": "Arrow", "text": "text"}
+        words = [self.dialect.name if self.dialect else kind.get(self.format, self.format)]
+        words += [self.encoding] if self.encoding != "utf-8" else []
+        if self.dialect:
+            words.append("with a header" if self.header else "no header")
+        return ", ".join([*words, f"{'' if self.whole else 'about '}{self.count:,} rows"])
+
+
+def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
+    """Finds out what a file is.
+
+    Args:
+        path: The file.
+        name: The name of the file in messages.
+        stated: Keys of ``data`` that the user has set: format, separator, quoting, header, encoding, columns. They win.
+
+    Raises:
+        DataError: The file is empty, damaged, or not a table.
+        Unclear: Two readings are near each other.
+    """
+    form = str(stated.get("format") or "") or _format_by_name(name)
+    with open_bytes(path, name) as file:
+        try:
+            head = _read(file, HEAD_BYTES)
+            if head[:4] == b"PAR1" or form == "parquet":
+                return _look_at_parquet(path, name)
+            if head[:6] == b"ARROW1" or form == "arrow":
+                return _look_at_arrow(path, name)
+            _require_text(head, name)
+            more = _read(file, SAMPLE_BYTES - len(head)) if len(head) == HEAD_BYTES else b""
+            whole = len(head) + len(more) < SAMPLE_BYTES
+        except DAMAGED as error:
+            raise DataError(name, f"is damaged ({error})", "fetch the file again") from error
+    encoding = str(stated.get("encoding") or "") or find_encoding(head + more, whole, name)
+    text = _decoded(head + more, encoding, whole, name)
+    size = path.stat().st_size
+    found = _look_at_text(text, name, form, stated, whole)
+    found.encoding, found.whole = ("utf-8" if encoding == "utf-16" else encoding), whole
+    if not whole:
+        found.count = int(found.count * max(1.0, size / (len(head) + len(more))))
+    return found
+
+
+def _format_by_name(name: str) -> str:
+    plain = re.sub(rf"({'|'.join(map(re.escape, COMPRESSED))})$", "", name.lower())
+    for ending, form in {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}.items():
+        if plain.endswith(ending):
+            return form
+    return ""
+
+
+def _read(file: IO[bytes], most: int) -> bytes:
+    """Reads up to ``most`` bytes; a decompressor may return fewer at a time."""
+    chunks, size = [], 0
+    while size < most and (chunk := file.read(min(most - size, 1 << 20))):
+        chunks.append(chunk)
+        size += len(chunk)
+    return b"".join(chunks)
+
+
+MARKUP = (
+    (rb"\s*(<\?xml|<tmx|<mteval|<srcset|<refset|<doc\b)", "XML"),
+    (rb"\s*(<!doctype html|<html)", "HTML"),
+    (rb"%PDF-", "PDF"),
+    (rb"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
+    (rb"\x80[\x02-\x05]", "a Python pickle, which may run code when it is read"),
+    (rb"SQLite format 3", "an SQLite database"),
+    (rb"version https://git-lfs", "a pointer of Git LFS and not the file itself"),
+)
+
+
+def _require_text(head: bytes, name: str) -> None:
+    if not head.strip():
+        raise DataError(name, "is empty", "name a file that holds rows")
+    for pattern, kind in MARKUP:
+        if re.match(pattern, head, re.IGNORECASE):
+            raise DataError(name, f"is {kind}, which Multihead does not read", "convert it to CSV or JSON lines")
+
+
+def _decoded(content: bytes, encoding: str, whole: bool, name: str) -> str:
+    try:
+        decoder = codecs.getincrementaldecoder(encoding)()
+    except LookupError as error:
+        raise DataError("data.encoding", f"no such encoding: {encoding}", "data.encoding=cp1252") from error
+    try:
+        return decoder.decode(content, final=whole).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        what = f"byte 0x{content[error.start]:02X} does not fit data.encoding={encoding}"
+        raise DataError(f"{name}:{line}", what, "leave data.encoding out, so that it is found") from error
+
+
+def _look_at_text(text: str, name: str, form: str, stated: Mapping[str, Any], whole: bool) -> Look:
+    if "\n" not in text and text.count("\r") > 1:
+        raise DataError(name, "ends its lines with CR alone, as old Macs did", f"tr '\\r' '\\n' < {name} > FIXED")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if whole and lines and not lines[-1]:
+        lines.pop()
+    if not whole:
+        lines.pop()  # it may be cut
+    start = text.lstrip()[:1]
+    if form == "json" or (not form and start == "[" and _is_json_array(text, whole)):
+        return _look_at_array(text, name, whole)
+    if form == "jsonl" or (not form and start == "{" and _are_objects(lines)):
+        return _look_at_objects(lines, name)
+    if form == "text" or (not form and _ending(name) in (".md", ".py", ".rst", ".tex")):
+        return Look(name, "text", columns=["text"], rows=[[line] for line in lines[:MOST_ROWS]], count=len(lines))
+    return _look_at_table(lines, name, form, stated, whole)
+
+
+def _ending(name: str) -> str:
+    return Path(re.sub(rf"({'|'.join(map(re.escape, COMPRESSED))})$", "", name.lower())).suffix
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# JSON
+
+
+def _is_json_array(text: str, whole: bool) -> bool:
+    return bool(re.match(r"\s*\[\s*\{", text)) and (not whole or text.rstrip().endswith("]"))
+
+
+def _are_objects(lines: Sequence[str]) -> bool:
+    some = [line for line in lines[:20] if line.strip()]
+    return all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in some)
+
+
+def _look_at_objects(lines: Sequence[str], name: str) -> Look:
+    records: list[tuple[int, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if len(records) == MOST_ROWS:
+            break
+        try:
+            records.append((number, json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{name}:{number}", f"is not JSON ({error})", "fix the line") from error
+    found = _of_records(records, name, "jsonl")
+    found.count = sum(bool(line.strip()) for line in lines)
+    return found
+
+
+def _look_at_array(text: str, name: str, whole: bool) -> Look:
+    if not whole:
+        raise DataError(name, "is a JSON array of more than 32 MB", "write one object per line: jq -c '.[]'")
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(name, f"is not JSON ({error})", "write one object per line") from error
+    if not isinstance(records, list):
+        raise DataError(name, "is one JSON object and not a list of them", "write one object per line")
+    return _of_records(list(enumerate(records, start=1)), name, "json")
+
+
+def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of a record by their path: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict) and value:
+            found |= flattened(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def as_text(value: Any) -> str:
+    """Returns a value as the text of a cell: a missing one is empty, a list or a mapping is JSON."""
+    if value is None or value != value:  # NaN is not equal to itself
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+
+
+def _of_records(records: Sequence[tuple[int, Any]], name: str, form: str) -> Look:
+    flat = []
+    for number, record in records:
+        if not isinstance(record, dict):
+            what = f"must be a JSON object, got {type(record).__name__}"
+            raise DataError(f"{name}:{number}", what, 'write {"text": ...} in each line')
+        flat.append(flattened(record))
+    if not flat:
+        raise DataError(name, "holds no object", "name a file that holds rows")
+    keys = Counter(key for record in flat for key in record)
+    columns = [key for key in keys if keys[key] >= 0.5 * len(flat)]
+    rows = [[as_text(record.get(key)) for key in columns] for record in flat]
+    return Look(name, form, columns=columns, rows=rows, count=len(rows))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parquet and Arrow
+
+
+def _look_at_parquet(path: Path, name: str) -> Look:
+    try:
+        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise _needs_pyarrow(name) from error
+    try:
+        file = parquet.ParquetFile(path)
+        batch = next(file.iter_batches(batch_size=MOST_ROWS), None)
+    except (ValueError, OSError) as error:
+        raise DataError(name, f"is no Parquet file ({str(error).splitlines()[0]})", "fetch the file again") from error
+    records = batch.to_pylist() if batch is not None else []
+    found = _of_records(list(enumerate(records, start=1)), name, "parquet")
+    found.count, found.whole = file.metadata.num_rows, file.metadata.num_rows <= len(records)
+    return found
+
+
+def _look_at_arrow(path: Path, name: str) -> Look:
+    records = [record for batch in arrow_batches(path, name) for record in batch.to_pylist()]
+    return _of_records(list(enumerate(records, start=1)), name, "arrow")
+
+
+def arrow_batches(path: Path, name: str) -> Iterator[Any]:
+    """Yields the record batches of an Arrow file, in the file or in the stream format.
+
+    Raises:
+        DataError: It is no Arrow file, or pyarrow is not installed.
+    """
+    try:
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        from pyarrow import ipc  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise _needs_pyarrow(name) from error
+    try:
+        with open(path, "rb") as file:
+            head = file.read(6)
+            file.seek(0)
+            if head == b"ARROW1":
+                reader = ipc.open_file(file)
+                yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+            else:
+                yield from ipc.open_stream(file)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise DataError(name, f"is no Arrow file ({str(error).splitlines()[0]})", "fetch the file again") from error
+
+
+def _needs_pyarrow(name: str) -> DataError:
+    return DataError(name, "needs the package pyarrow, an extra", "pip install 'multihead[parquet]'")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, Any], whole: bool) -> Look:
+    head, size = 0, 0
+    while head < len(lines) and size < HEAD_BYTES:
+        size += len(lines[head]) + 1
+        head += 1
+    all_seen = whole and head == len(lines)
+    found = _stated_dialect(lines[:head], name, form, stated, all_seen)
+    if found is None:
+        _require_closed_quotes(lines[:head], name)
+        return _look_at_lines(lines, name)
+    if found.others and stated.get("on_bad_line") != "skip" and not stated.get("last_takes_rest"):
+        raise _ragged(name, found.others, found.width, len(found.rows))
+    rows = [row for _, row in found.rows] if all_seen else _rows_of(lines, found.dialect)
+    rows = [row for row in rows if len(row) == found.width]
+    header = stated.get("header")
+    if header is None:
+        header = not stated.get("columns") and _has_header(rows, name)
+    columns = list(stated.get("columns") or []) or _names(rows[0] if header else [], found.width, name)
+    form = "tsv" if found.dialect.separator == "\t" and not found.dialect.quoting else "csv"
+    body = rows[1:] if header else rows
+    if not body:
+        raise DataError(name, "has no row below its header", "name a file that holds rows")
+    return Look(
+        name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS], count=len(body)
+    )
+
+
+def _stated_dialect(lines: list[str], name: str, form: str, stated: Mapping[str, Any], whole: bool):
+    """The dialect, as far as the user has stated it, and otherwise as it is found."""
+    separator = str(stated.get("separator") or "") or ("\t" if form == "tsv" else "")
+    quoting = stated.get("quoting")
+    if not separator and quoting is None:
+        return find_dialect(lines, whole, name)
+    tried = candidates(lines, whole, [separator] if separator else SEPARATORS)
+    fitting = [each for each in tried if quoting is None or each.dialect.quoting == bool(quoting)]
+    if not fitting:  # the file has no quotation mark, so that both readings are the same
+        fitting = tried
+    best = max(fitting, key=lambda each: (each.share * (each.width > 1), not each.dialect.quoting), default=None)
+    if best is None or (best.width == 1 and form != "csv"):
+        return None
+    if quoting is not None:
+        best.dialect = Dialect(best.dialect.separator, bool(quoting))
+    return best
+
+
+def _require_closed_quotes(lines: Sequence[str], name: str) -> None:
+    """Refuses a file that is a table up to a quotation mark that does not fit."""
+    for separator in SEPARATORS:
+        try:
+            Dialect(separator, True).parse(lines)
+        except BadQuote as bad:
+            widths = {len(row) for _, row in Dialect(separator, True).parse(lines[: bad.line - 1])}
+            if len(widths) == 1 and widths != {1} and bad.line > 2:
+                what = f"the quotation mark that opens here has {bad.what}"
+                fix = 'write " inside a field as "", or data.quoting=false'
+                raise DataError(f"{name}:{bad.line}", what, fix) from None
+
+
+def _rows_of(lines: Iterable[str], dialect: Dialect) -> list[list[str]]:
+    """The rows of a sample, by the standard library, which is the fastest."""
+    if not dialect.quoting:
+        return [line.split(dialect.separator) for line in lines if line.strip()]
+    csv.field_size_limit(1 << 27)
+    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=dialect.separator, strict=False)
+    return [row for row in reader if row]
+
+
+def _ragged(name: str, others: Sequence[tuple[int, list[str]]], width: int, count: int) -> DataError:
+    number, row = others[0]
+    what = f"has {len(row)} columns, expected {width}"
+    if len(others) > 1:
+        what += f"; so have {len(others) - 1} other rows of {count:,} another number"
+    return DataError(f"{name}:{number}", what, "fix the line, or data.on_bad_line=skip")
+
+
+def _look_at_lines(lines: list[str], name: str) -> Look:
+    """A file that is no table: running text, or lines that begin with a label."""
+    found = Look(name, "text", columns=["text"], rows=[[line] for line in lines[:MOST_ROWS]], count=len(lines))
+    some = [line for line in lines if line.strip()]
+    firsts = Counter(line.split(" ", 1)[0] for line in some)
+    if all(line.startswith("__label__") for line in some):
+        found.first_token_is_label = "__label__(.*)"
+    elif (
+        len(some) >= 4
+        and 2 <= len(firsts) <= max(2, 0.2 * len(some))
+        and all(re.fullmatch(r"[A-Z]+(:\w+)?", first) for first in firsts)
+    ):
+        found.first_token_is_label = ".*"
+    return found
+
+
+def _names(header: Sequence[str], width: int, name: str) -> list[str]:
+    """The names of the columns; a nameless column, such as the index that pandas writes, is named by its place."""
+    names = [cell.strip() or f"column{place}" for place, cell in enumerate(header, start=1)]
+    names = names or [f"column{place}" for place in range(1, width + 1)]
+    twice = [each for each, count in Counter(names).items() if count > 1]
+    if twice:
+        fix = f"'data.columns=[{','.join(f'column{place}' for place in range(1, width + 1))}]'"
+        raise DataError(f"{name}:1", f"the header names the column {twice[0]!r} twice", fix)
+    return names
+
+
+NAME = re.compile(r"[^\W\d][^\n]{0,59}(?<![.?!:,;])")
+"""A cell that may be the name of a column."""
+
+
+def _has_header(rows: Sequence[Sequence[str]], name: str) -> bool:
+    """Whether the first row names the columns: it has usual names, or is of another kind than the rows below.
+
+    Raises:
+        Unclear: It may be a header or a row.
+    """
+    first, body = [cell.strip() for cell in rows[0]], rows[1:]
+    names = [cell for cell in first if cell]
+    if not names or not all(NAME.fullmatch(cell) for cell in names):
+        return False
+    columns = [[row[place] for row in body] for place in range(len(first))]
+    if any(len(cell.split()) > 5 for cell in names) or any(
+        c in column for c, column in zip(first, columns, strict=True) if c
+    ):
+        return False
+    if any(normal(cell) in USUAL for cell in names):
+        return True
+    if not body or len(set(names)) < len(names):
+        return False
+    if any(cell and _are_numbers(column) for cell, column in zip(first, columns, strict=True)):
+        return True
+    near = [column[:5] for column in columns]
+    if len(body) >= 3 and any(
+        min(map(len, few)) > 3 * len(cell) for cell, few in zip(first, near, strict=True) if cell
+    ):
+        return True
+    what = f"is its first row ({', '.join(map(repr, first))[:80]}) the names of the columns?"
+    raise Unclear(name, what, "data.header=true", "data.header=false")
+
+
+def _are_numbers(column: Sequence[str]) -> bool:
+    filled = [cell for cell in column if cell.strip()]
+    return bool(filled) and all(is_number(cell) for cell in filled)

@@ -1,0 +1,115 @@
+"""Small folders in Hugging Face's layout with random weights, written without ``transformers``."""
+
+import json
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from multihead.config.model import ModelConfig
+from multihead.config.published import read
+from multihead.model.heads import PooledClassifier, VocabularyHead
+from multihead.model.transformer import OutputTransform
+from multihead.pretrained.source import body_of
+from multihead.pretrained.target import published_state
+
+WORDS = [
+    "the",
+    "dog",
+    "cat",
+    "sees",
+    "a",
+    "old",
+    "man",
+    "she",
+    "it",
+    "good",
+    "bad",
+    "film",
+    "was",
+    "is",
+    "not",
+    "and",
+    "very",
+    "boring",
+    "great",
+    "fun",
+    "river",
+]
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 48,
+    "type_vocab_size": 2,
+}
+GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 48, "eos_token_id": 0}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 48,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def tokenizer_of(config):
+    """Words between ``[CLS]`` and ``[SEP]``; or of a decoder words, behind ``<s>`` where the model has it."""
+    encoder = config["model_type"] not in ("gpt2", "llama", "gpt_neox")
+    marks = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"] if encoder else ["<eos>", "<s>", "</s>", "<unk>"]
+    vocab = {entry: number for number, entry in enumerate([*marks, *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token=marks[3]))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(marks)
+    if encoder:
+        backend.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+        special = dict(zip(["pad_token", "cls_token", "sep_token", "unk_token", "mask_token"], marks, strict=True))
+    elif config["model_type"] == "llama":
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A <s> $B:1", special_tokens=[("<s>", 1)]
+        )
+        special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    else:
+        special = {"eos_token": "<eos>", "unk_token": "<unk>"}
+    return backend, special, len(vocab)
+
+
+def write(folder, config=BERT, head="", seed=0, **changes):
+    """Writes a folder and returns it; ``head`` adds one over the vocabulary or over classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    backend, special, size = tokenizer_of(config)
+    content = config | {"vocab_size": size} | changes
+    (folder / "config.json").write_text(json.dumps(content))
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    described = read(folder)
+    torch.manual_seed(seed)
+    state = {f"transformer.{described.family.stack}.{name}": torch.randn(tensor.shape) * 0.3
+             for name, tensor in body_of(described).items()}  # fmt: skip
+    state |= {f"head.{name}": torch.randn(shape) * 0.3 for name, shape in head_shapes(described, head).items()}
+    save_file(published_state(described, state, prefixed=bool(head)), folder / "model.safetensors")
+    return folder
+
+
+def head_shapes(described, head):
+    """Names and shapes of a head."""
+    model = ModelConfig(**described.options)
+    if head == "classes":
+        classes = len(described.content["id2label"])
+        made = PooledClassifier(model.d_model, classes, "first", 0.0, activation="tanh")
+    elif head == "vocabulary":
+        transform = OutputTransform(model) if model.output_transform else None
+        made = VocabularyHead(model.width_of_embeddings, described.vocab_size, None, model.output_bias, transform)
+    else:
+        return {}
+    shapes = {name: parameter.shape for name, parameter in made.named_parameters()}
+    if head == "vocabulary" and model.tie_embeddings == "target_output":
+        del shapes["weight"]
+    return shapes

@@ -30,8 +30,8 @@ def tagging():
     from multihead.tasks.base import IGNORED, Task
 
     class Tagging(Task):
-        def __init__(self, config, settings, model, vocab):
-            super().__init__(config, settings, model, vocab)
+        def __init__(self, config, settings, model, vocab, evaluation):
+            super().__init__(config, settings, model, vocab, evaluation)
             self.words, self.tags = self.tokenizers["text"], self.tokenizers["target"]
             self.hits, self.nats = WeightedMean(), WeightedMean()
 

@@ -192,18 +192,18 @@ def test_what_is_typed_is_what_the_run_gets(door, line, values):
         ("-m seed=1,2 run_dir=X", "run_dir: 2 runs of the multirun would be written to X; fix: leave run_dir out"),
         ("-m run_dir=X,Y,X", "run_dir: 2 runs of the multirun would be written to X"),
         ("-m optim.lr=interval(1e-3,2e-3)", "optim.lr: interval(1e-3,2e-3) is a range to draw from"),
-        ("-m model=glob(x*)", "model: glob(x*) fits none of base, big, small, tiny, tiny_swiglu"),
+        ("-m model=glob(x*)", "model: glob(x*) matches none of base, big, small, tiny, tiny_swiglu"),
         ("-m seed=glob(x*)", "seed: glob(...) is for choices of a group"),
         ("-m model.norm=sort(rms_norm,layer_norm)", "model.norm: sort(...) is for numbers"),
         ("-m seed=1,2 model@decoder=tiny", "model@decoder: a choice cannot be moved; fix: model=tiny"),
-        ("optim.lr=interval(1e-3,2e-3)", "optim.lr: several values (interval(1e-3,2e-3)) make a sweep; fix: add -m"),
-        ("model=glob(t*)", "model: several values (glob(t*)) make a sweep"),
-        ("-m seed=1,2 hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs: not a setting of the launcher"),
+        ("optim.lr=interval(1e-3,2e-3)", "optim.lr: several values (interval(1e-3,2e-3)) are a sweep; fix: add -m"),
+        ("model=glob(t*)", "model: several values (glob(t*)) are a sweep"),
+        ("-m seed=1,2 hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs: not a setting of the chosen launcher"),
         ("-m seed=1,2 hydra/launcher=jobli", "hydra/launcher: no such launcher: jobli; there are basic, joblib"),
         ("-m seed=1,2 hydra/sweeper=optuna", "hydra/sweeper: no such sweeper: optuna; there are basic"),
         ("-m seed=1,2 hydra.mode=RUN", "hydra.mode: RUN is not what -m says"),
-        ("hydra.verbose=true", "hydra.verbose: not yours to set"),
-        ("~model", "model: '~model': one of a group is always chosen; fix: model=base"),
+        ("hydra.verbose=true", "hydra.verbose: cannot be set"),
+        ("~model", "model: '~model': this group always needs a choice; fix: model=base"),
         ("model=null", "model: must name one of conf/model/, got null"),
         ("model=[tiny,small]", "model: must name one of conf/model/"),
         ("--config-dir=~/no_such_folder", "config_dir: no such folder: "),
@@ -246,7 +246,9 @@ def test_resume_needs_no_task(door, tmp_path_factory):
     assert door(f"train resume={run} trainer.max_steps=7")[0] == 0
     config = door.seen[0].config
     assert (config.model.d_model, config.seed, config.trainer.max_steps, config.resume) == (256, 5, 7, str(run))
-    assert door(f"train -m resume={run} seed=1,2")[2].startswith("error[config] resume: one run is resumed")
+    assert door(f"train -m resume={run} seed=1,2")[2].startswith(
+        "error[config] resume: only a single run can be resumed"
+    )
 
 
 def test_help(door):

@@ -98,13 +98,13 @@ def test_leaves_with_the_command(variant):
 def test_a_run_wants_its_plugin_again(variant):
     tree = compose([f"plugin={variant}", "task=noisy", "options.linear.features=8"]).tree
     with pytest.raises(
-        CheckpointError, match=r"was made with the plugin variant\.py.*add plugin=old/plugin/variant\.py"
+        CheckpointError, match=r"was trained with the plugin variant\.py.*add plugin=old/plugin/variant\.py"
     ):
         compose_from_run(tree, [], run="old")
     again = compose_from_run(tree, [f"plugin={variant}"])
     assert again.config.options["linear"].features == 8
     variant.write_text(VARIANT.replace("0.1", "0.2"))
-    with pytest.raises(CheckpointError, match="made with another version of the plugin"):
+    with pytest.raises(CheckpointError, match="trained with another version of the plugin"):
         compose_from_run(tree, [f"plugin={variant}"])
     accepted = compose_from_run(tree, [f"plugin={variant}", "plugin_sha256="])
     assert accepted.config.plugin_sha256 == accepted.plugin.sha256 != tree["plugin_sha256"]

@@ -78,7 +78,7 @@ def test_it_resumes(run, tmp_path):
 
 
 def test_without_its_name_the_run_is_refused(run, tmp_path, capsys):
-    with pytest.raises(CheckpointError, match=r"was made with the plugin .*linear_attention.py"):
+    with pytest.raises(CheckpointError, match=r"was trained with the plugin .*linear_attention.py"):
         multihead.load(run)
     for words in (["evaluate", f"run={run}"], ["predict", f"run={run}"], ["train", f"resume={run}"]):
         capsys.readouterr()

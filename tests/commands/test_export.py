@@ -63,7 +63,7 @@ def test_a_difference_is_refused_and_nothing_is_left(run, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["to=tflite"], "to: must be one of ctranslate2, onnx, torch_export, got 'tflite'"),
+        (["to=tflite"], "to: must be one of ctranslate2, onnx, torch_export, huggingface, got 'tflite'"),
         ([], "to: is missing"),
         (["to=onnx", "quantization=int8"], "quantization: must be left out if to=onnx"),
         (["to=ctranslate2", "quantization=int3"], "quantization: must be one of float32, int8"),

@@ -60,5 +60,5 @@ def test_it_is_said_in_a_line_that_works_when_it_is_followed(caplog):
     config = compose(["task=lm", "decoding.top_p=0.9"]).config
     with caplog.at_level(logging.WARNING, "multihead"):
         say_without_effect(config)
-    assert caplog.messages == ["decoding.top_p=0.9 has no effect: decoding.do_sample=true gives it one"]
+    assert caplog.messages == ["decoding.top_p=0.9 has no effect: it needs decoding.do_sample=true"]
     assert without_effect(compose(["task=lm", "decoding.top_p=0.9", "decoding.do_sample=true"]).config) == []

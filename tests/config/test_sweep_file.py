@@ -40,13 +40,13 @@ BROKEN = {
     "a method": ("method: bayes", "method: baies", 2, "must be one of grid, random, bayes; got 'baies'; fix: .*bayes"),
     "the test split": ("val/bleu", "test/bleu", 5, "must be a validation metric"),
     "another task's metric": ("val/bleu", "val/accuracy", 5, "must be one of val/bleu, .*got 'val/accuracy'"),
-    "the wrong way": ("maximize", "minimize", 6, "of val/bleu more is better; fix: goal: maximize"),
+    "the wrong way": ("maximize", "minimize", 6, "higher val/bleu is better; fix: goal: maximize"),
     "a number that is a text": ("min: 1.0e-4", "min: 1e-4", 17, "reads 1e-4 as a text.*write 1.0e-4"),
     "a number that is a text, as a choice": ("[0.0, 0.1]", "[0.0, 1e-1]", 20, "reads 1e-1 as a text"),
     "a misspelt parameter": ("optim.lr:", "optim.lrr:", 15, "optim.lrr: no such key; .*optim.lr"),
     "a value out of range": ("[0.0, 0.1]", "[0.0, 1.5]", 20, r"model.dropout: must be in \[0, 1\)"),
     "an impossible pair": ("[2, 4]", "[2, 3]", 14, "model.num_heads: must be a divisor of model.d_model=128"),
-    "no value": ("[2, 4]", "[2, null]", 14, "no value"),
+    "no value": ("[2, 4]", "[2, null]", 14, "null would reach a trial"),
     "a mapping": (
         "    values: [2, 4]",
         "    parameters: {a: {value: 1}}",
@@ -61,9 +61,9 @@ BROKEN = {
     "a grid over a range": ("method: bayes", "method: grid", 15, "a grid needs values"),
     "a rule that never stops": ("min_iter: 2", "min_iter: 9", 7, "a trial has 3 validations"),
     "another rule": ("hyperband", "median", 8, "must be one of hyperband"),
-    "what the sweep sets": ("model.num_heads:", "run_dir:", 13, "not for a sweep to set"),
-    "a value twice": ("[2, 4]", "[2, 2]", 14, "stands twice"),
-    "a key twice": ("  model.dropout:", "  task:", 1, "line 11: the key 'task' stands twice"),
+    "what the sweep sets": ("model.num_heads:", "run_dir:", 13, "a sweep cannot set it"),
+    "a value twice": ("[2, 4]", "[2, 2]", 14, "occurs twice"),
+    "a key twice": ("  model.dropout:", "  task:", 1, "line 11: the key 'task' occurs twice"),
     "a name with a slash": ("run_cap: 4", "name: a/b", 3, "letters, digits"),
     "no trials": ("run_cap: 4", "run_cap: 0", 3, "whole number of at least 1"),
 }
@@ -110,7 +110,7 @@ def test_an_impossible_pair_of_two_parameters_is_found(write):
 
 
 def test_what_is_typed_and_swept_is_refused(write):
-    with pytest.raises(ConfigError, match=r"s\.yaml:15: optim.lr is set by the sweep, and typed as optim.lr=1"):
+    with pytest.raises(ConfigError, match=r"s\.yaml:15: optim.lr is set by the sweep and also typed as optim.lr=1"):
         check(read_sweep(write(FILE)), ["optim.lr=1"])
     with pytest.raises(ConfigError, match="run_dir: the sweep sets it for each trial"):
         check(read_sweep(write(FILE)), ["run_dir=x"])
@@ -174,9 +174,9 @@ def test_durations():
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("1.10", "YAML reads 1.10 as 1.1, and the key takes text; fix: '1.10'"),
-        ("2024_11_26", "YAML reads 2024_11_26 as 20241126, and the key takes text; fix: '2024_11_26'"),
-        ("true", "YAML reads true as True, and the key takes text"),
+        ("1.10", "YAML reads 1.10 as 1.1, but the key takes text; fix: '1.10'"),
+        ("2024_11_26", "YAML reads 2024_11_26 as 20241126, but the key takes text; fix: '2024_11_26'"),
+        ("true", "YAML reads true as True, but the key takes text"),
         ('"a, b"', "several values"),
     ],
 )

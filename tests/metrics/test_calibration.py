@@ -11,7 +11,6 @@ from multihead.config.verbs import read_criterion
 from multihead.errors import CheckpointError, ConfigError
 from multihead.metrics.calibration import (
     Calibration,
-    Request,
     Threshold,
     choose_threshold,
     fit_temperature,
@@ -157,7 +156,7 @@ def test_a_new_calibration_changes_and_says_nothing():
     torch.testing.assert_close(Calibration().probabilities(logits), logits.softmax(1))
     torch.testing.assert_close(Calibration().probabilities(logits, True), logits.sigmoid())
     assert Calibration().decide(logits.softmax(1), ["a", "b", "c"]).tolist() == logits.argmax(1).tolist()
-    assert Calibration().described() == {}
+    assert Calibration().facts() == {}
 
 
 # What evaluate is asked
@@ -168,44 +167,46 @@ def test_a_new_temperature_chooses_a_standing_threshold_anew():
     logits = 6 * torch.randn(500, 2, generator=generator, dtype=torch.float64)
     labels = torch.multinomial((logits / 4).softmax(1), 1, generator=generator)[:, 0]
     names = ["ham", "spam"]
-    first = Request(threshold="cost:5", label="spam").fulfil(Calibration(), logits, labels, names)
+    first = Calibration().refit(logits, labels, names, threshold="cost:5", label="spam")
     assert first.temperature == 1 and first.thresholds["spam"].criterion == "cost:5"
-    both = Request(calibrate=True).fulfil(first, logits, labels, names)
+    both = first.refit(logits, labels, names, temperature=True)
     assert both.temperature == pytest.approx(4, rel=0.3)
     assert both.thresholds["spam"].value < first.thresholds["spam"].value  # softer probabilities
     decided = [c.decide(c.probabilities(logits), names).tolist() for c in (first, both)]
     assert decided[0] == decided[1]  # of two classes the order of scores stays: the same examples
-    assert both.described()["calibrated"] is True and both.described()["threshold_label"] == "spam"
-    assert Request(calibrate=False).fulfil(both, logits, labels, names) == first
-    assert Request(threshold="none").fulfil(both, logits, labels, names).thresholds == {}
-    other = Request(threshold="cost:2", label="ham").fulfil(both, logits, labels, names)
+    assert both.facts()["calibrated"] is True and both.facts()["threshold_label"] == "spam"
+    assert both.refit(logits, labels, names, temperature=False) == first
+    assert both.refit(logits, labels, names, threshold="none").thresholds == {}
+    other = both.refit(logits, labels, names, threshold="cost:2", label="ham")
     assert list(other.thresholds) == ["ham"]  # of one class each there is one threshold
     with pytest.raises(ConfigError, match=r"threshold_label: must be one of ham, spam, got 'spma'; fix: .*=spam"):
-        Request(threshold="cost:2", label="spma").fulfil(both, logits, labels, names)
+        both.refit(logits, labels, names, threshold="cost:2", label="spma")
 
 
 def test_several_classes_keep_a_threshold_each():
     logits, labels = torch.randn(50, 2).double(), torch.randint(2, (50, 2))
-    one = Request(threshold="cost:1", label="joy").fulfil(Calibration(), logits, labels, ["joy", "anger"], True)
-    two = Request(threshold="cost:2", label="anger").fulfil(one, logits, labels, ["joy", "anger"], True)
+    one = Calibration().refit(logits, labels, ["joy", "anger"], True, threshold="cost:1", label="joy")
+    two = one.refit(logits, labels, ["joy", "anger"], True, threshold="cost:2", label="anger")
     assert list(two.thresholds) == ["joy", "anger"]
-    assert {"threshold/joy", "threshold/anger"} <= set(two.described())
+    assert {"threshold/joy", "threshold/anger"} <= set(two.facts())
 
 
 def test_a_threshold_says_what_it_gave_and_on_how_many_rows(tmp_path):
     scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1]).double()
     logits = torch.stack([torch.zeros(5).double(), (scores / (1 - scores)).log()], 1)
     labels = torch.tensor([1, 1, 0, 0, 1])
-    made = Request(threshold="precision:0.7", label="spam").fulfil(Calibration(), logits, labels, ["ham", "spam"])
+    made = Calibration().refit(logits, labels, ["ham", "spam"], threshold="precision:0.7", label="spam")
     threshold = made.thresholds["spam"]
     assert (threshold.precision, threshold.recall, threshold.decided, threshold.positives) == (1, 2 / 3, 2, 3)
-    assert threshold.said() == "threshold 0.75 (precision:0.7): precision 1 (2 of 2), recall 0.6667 (2 of 3)"
-    assert made.described()["threshold_val_precision"] == 1 and made.described()["threshold_val_recall"] == 2 / 3
+    assert str(threshold) == "threshold 0.75 (precision:0.7): precision 1 (2 of 2), recall 0.6667 (2 of 3)"
+    assert made.facts()["threshold_val_precision"] == 1 and made.facts()["threshold_val_recall"] == 2 / 3
     made.save(tmp_path / "calibration.json")
     assert Calibration.load(tmp_path / "calibration.json") == made
-    never = Request(threshold="cost:9", label="spam").fulfil(Calibration(), logits, 1 - labels, ["ham", "spam"])
-    assert never.thresholds["spam"].said().endswith("precision none decided for, recall 0 (0 of 2)")
-    assert "threshold_val_precision" not in never.described()
+    never = Calibration().refit(logits, 1 - labels, ["ham", "spam"], threshold="cost:9", label="spam")
+    assert str(never.thresholds["spam"]).endswith(
+        "precision not defined (no text is classified as it), recall 0 (0 of 2)"
+    )
+    assert "threshold_val_precision" not in never.facts()
     older = '{"temperature": 1.0, "thresholds": {"spam": {"value": 0.4, "criterion": "cost:1"}}}'
     (tmp_path / "calibration.json").write_text(older)
     assert Calibration.load(tmp_path / "calibration.json").thresholds["spam"] == Threshold(0.4, "cost:1")

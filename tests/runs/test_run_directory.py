@@ -244,11 +244,11 @@ def test_batches_are_searched_side_by_side_to_the_same_outputs(finished):
         torch.set_num_threads(2)
         together = task.translate(texts, task.config.decoding)
         assert threading.get_ident() not in threads
-        task.searches_side_by_side = False
+        task.config.trainer.profile_steps = 1  # its clock follows one pass at a time
         threads.clear()
         assert [found[0][0] for found in task.translate(texts, task.config.decoding)] == [n[0][0] for n in together]
         assert threads == {threading.get_ident()}
-        task.searches_side_by_side, task.config.strategy = True, "fsdp"  # its hooks follow one pass at a time
+        task.config.trainer.profile_steps, task.config.strategy = 0, "fsdp"  # its hooks do so too
         task.translate(texts, task.config.decoding)
         assert threads == {threading.get_ident()}
     finally:

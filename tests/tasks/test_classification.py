@@ -22,6 +22,7 @@ from multihead.metrics.calibration import Calibration, Threshold
 from multihead.model.losses import balanced_weights
 from multihead.model.ngrams import NGramClasses
 from multihead.tasks import build_task
+from multihead.tasks.base import EvaluationData
 from multihead.text.vocabulary import Vocabulary
 
 TEXTS = ["the film is good", "bad", "a very very good day , and a long one", "no good at all", "not bad", "the day"]
@@ -210,8 +211,8 @@ def test_no_examples_are_a_batch_without_targets():
 
 
 def evaluated(made, rows, split="test", size=2):
-    made.texts = {split: {"text": TEXTS}}
-    made.samples = []
+    made.evaluation = EvaluationData(texts={split: {"text": TEXTS}})
+    made.forget_samples()
     for start in range(0, 6, size):
         indices = np.arange(start, start + size)
         made.evaluate_batch(made.collate(rows, indices) | {"index": torch.from_numpy(indices)}, split)
@@ -305,7 +306,7 @@ def test_a_pair_is_one_line_with_a_tab():
     made = task(pairs=True)
     lines = [f"{a}\t{b}" for a, b in zip(TEXTS, OTHERS, strict=True)]
     assert made.predict(lines, None) == made.classify(TEXTS, OTHERS)
-    with pytest.raises(DataError, match=r"input: 'bad' is one text, and this run classifies pairs; fix: TEXT<TAB>"):
+    with pytest.raises(DataError, match=r"input: 'bad' is one text, and this run classifies pairs; fix: write TEXT"):
         made.predict([lines[0], "bad"], None)
 
 

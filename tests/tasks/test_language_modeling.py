@@ -16,7 +16,7 @@ from multihead.data.stream import Stream
 from multihead.data.tokenizer import Tokenizer, train_tokenizer
 from multihead.errors import ConfigError
 from multihead.tasks import build_task
-from multihead.tasks.base import IGNORED
+from multihead.tasks.base import IGNORED, EvaluationData
 from multihead.text.vocabulary import Vocabulary
 
 TEXTS = ["the dog sees a cat", "a cat", "the cat sees the old dog here", "dogs", "she sees it"] * 4
@@ -158,7 +158,7 @@ class Fake:
 def test_the_full_pass_is_a_sliding_window_over_every_token(stride):
     made = task(f"task.stride={stride}")
     stream = streamed(made, 16, stride)
-    made._trainer, made.streams = Fake(), {"test": stream}
+    made._trainer, made.evaluation = Fake(), EvaluationData(streams={"test": stream})
     starts, scored_from = stream.evaluation()
     for first in range(0, len(starts), 3):
         part = slice(first, first + 3)
@@ -185,7 +185,7 @@ def test_the_full_pass_is_a_sliding_window_over_every_token(stride):
 def test_random_windows_are_the_mean_over_the_blocks_that_were_drawn():
     made = task("task.random_windows=40")
     stream = streamed(made, 16)
-    made._trainer, made.streams = Fake(), {"val": stream}
+    made._trainer, made.evaluation = Fake(), EvaluationData(streams={"val": stream})
     drawn = stream.random_starts(40, made.config.seed)
     inputs, labels = stream.windows(drawn)
     logits = made.model.head(made.hidden(torch.from_numpy(inputs))).flatten(0, 1)
@@ -214,10 +214,10 @@ def test_score_is_the_probability_of_a_document_and_greedy_takes_the_best():
 
 def test_a_masked_model_continues_nothing_and_long_texts_are_refused():
     masked = task("task.objective=masked")
-    with pytest.raises(ConfigError, match=r"task\.objective: a masked language model fills gaps and continues nothing"):
+    with pytest.raises(ConfigError, match=r"task\.objective: a masked language model fills gaps; it cannot continue"):
         masked.predict(["the"], masked.config.decoding)
     made = task(max_len=4)
-    with pytest.raises(ConfigError, match="score: a text of 7 tokens, the model reads 4"):
+    with pytest.raises(ConfigError, match="score: a text has 7 tokens, and the model reads 4"):
         made.score(["the dog sees the old cat"])
 
 

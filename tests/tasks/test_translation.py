@@ -12,6 +12,7 @@ from multihead.data.encode import encode_corpus
 from multihead.data.tokenizer import train_tokenizer
 from multihead.model.beam_search import Hypothesis
 from multihead.tasks import build_task
+from multihead.tasks.base import EvaluationData
 from multihead.text.targets import TargetText
 from multihead.text.vocabulary import Vocabulary
 
@@ -81,7 +82,7 @@ def outputs_of(monkeypatch, made, found):
 
 
 def evaluated(made, rows=(0, 1, 2, 3), targets=TARGETS, split="test"):
-    made.texts[split] = {"source": SOURCES, "target": targets}
+    made.evaluation = replace(made.evaluation, texts={split: {"source": SOURCES, "target": targets}})
     with torch.no_grad():
         made.evaluate_batch(batch_of(made, list(rows)), split)
     return made.finish_evaluation(split)
@@ -118,7 +119,8 @@ def test_references_are_in_the_form_that_outputs_have(monkeypatch):
 
 def test_bits_per_byte_are_left_out_where_tokens_are_unknown(monkeypatch):
     made = task()
-    made.unknown = {"test": {"source": 0.5, "target": 0.125}, "val": {"source": 0.5, "target": 0.0}}
+    unknown = {"test": {"source": 0.5, "target": 0.125}, "val": {"source": 0.5, "target": 0.0}}
+    made.evaluation = EvaluationData(unknown=unknown)
     outputs_of(monkeypatch, made, [(text, False) for text in TARGETS])
     metrics = evaluated(made)
     assert metrics["unknown_tokens"] == 0.125 and "bits_per_byte" not in metrics

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from multihead.comparing.significance import proportion_interval
+from multihead.tasks.base import EvaluationData
 from multihead.training.suspicions import Evaluation, Training, notes_on, of_evaluation, of_training
 
 CURVE = [(100, 5.0), (200, 20.0), (300, 30.0), (400, 32.0)]
@@ -97,7 +98,7 @@ def test_few_examples_are_said_with_their_interval():
     samples = [{"label": "a" if i % 2 else "b", "predicted": "a" if i % 2 else "b"} for i in range(12)]
     config = SimpleNamespace(data=SimpleNamespace(format="csv"))
     settings = SimpleNamespace(monitor="val/accuracy")
-    member = SimpleNamespace(unknown={}, config=config, settings=settings)
+    member = SimpleNamespace(evaluation=EvaluationData(), config=config, settings=settings)
     task = SimpleNamespace(samples=samples, members=lambda: {"classification": member})
     perfect, few = notes_on(task, {"test/accuracy": 1.0, "parameters": 7})
     assert perfect.startswith("test/accuracy: perfect")
@@ -107,7 +108,7 @@ def test_few_examples_are_said_with_their_interval():
     assert len(notes_on(task, {"test/accuracy": 1.0})) == 1
     texts = [{"output": f"a b c {i} e", "reference": f"a b c {i % 7} e"} for i in range(20)]
     translation = SimpleNamespace(
-        unknown={}, config=config, settings=SimpleNamespace(monitor="val/translation/bleu"),
+        evaluation=EvaluationData(), config=config, settings=SimpleNamespace(monitor="val/translation/bleu"),
         scores={"bleu": SimpleNamespace(tokenize="13a")},
     )  # fmt: skip
     task = SimpleNamespace(

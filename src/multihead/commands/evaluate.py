@@ -49,7 +49,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     from multihead.runs.progress import plain_table
     from multihead.runs.run import load_calibration, load_weights, say_without_effect
     from multihead.tasks import build_task
-    from multihead.training.build import give_texts
+    from multihead.training.build import evaluation_data
     from multihead.training.precision import cautions, settle
     from multihead.training.suspicions import notes_on
 
@@ -61,12 +61,11 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     config, split = composition.config, composition.config.data.split
     prepared = _prepare(composition, path, words)
     say_without_effect(config)
-    task = build_task(config, prepared.vocab, composition.plugin)
+    task = build_task(config, prepared.vocab, composition.plugin, evaluation_data(prepared))
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
     if settings.calibrate is not None or settings.threshold:
         _decide(settings, task, composition, path)
-    give_texts(task, prepared)
     result = _measure(config, task, prepared)
     result["notes"] = []
     with side_output("the notes on the result"):
@@ -147,29 +146,26 @@ def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Seque
 
 def _decide(settings: EvaluateSettings, task: Task, composition: Composition, path: Path) -> None:
     """Fits a temperature or chooses a threshold on the validation split, and saves it in the run directory."""
-    import numpy as np
-
     from multihead.data.prepare import prepare
-    from multihead.metrics.calibration import FILE, Request
+    from multihead.metrics.calibration import FILE
+    from multihead.tasks.classification import ClassificationTask
 
     classifier = task.members().get("classification")
-    if classifier is None:
+    if not isinstance(classifier, ClassificationTask):
         word = "threshold" if settings.threshold else "calibrate"
         what = f"is for runs of task=classification, and this run has task={task.settings.name}"
         raise ConfigError(word, what, f"leave {word} out")
     prepared = prepare(composition, ("val",), task.vocab)
     columns, encoded = prepared.texts["classification"].corpus.splits["val"].columns, prepared.encoded["classification"]
     task.eval()
-    logits = classifier.logits(columns["text"], columns.get("text_b"))
-    labels = classifier.labels_of(encoded["val"], np.arange(len(logits)))
-    names, multi_label = classifier.labels, classifier.multi_label
-    request = Request(settings.calibrate, settings.threshold, settings.threshold_label)
-    classifier.calibration = request.fulfil(classifier.calibration, logits, labels, names, multi_label)
-    classifier.calibration.save(path / "model" / FILE)
-    said = ", ".join(f"{name} {value}" for name, value in classifier.calibration.described().items())
-    log.info("chosen on val (%d examples): %s; saved in %s", len(labels), said or "nothing", path / "model" / FILE)
-    for name, threshold in classifier.calibration.thresholds.items():
-        log.info("%s on the %d examples of val: %s", name, len(labels), threshold.said())
+    chosen = classifier.calibrate(
+        encoded["val"], columns, settings.calibrate, settings.threshold, settings.threshold_label
+    )
+    chosen.save(path / "model" / FILE)
+    facts, count = ", ".join(f"{name} {value}" for name, value in chosen.facts().items()), len(columns["text"])
+    log.info("chosen on val (%d examples): %s; saved in %s", count, facts or "nothing", path / "model" / FILE)
+    for name, threshold in chosen.thresholds.items():
+        log.info("%s on the %d examples of val: %s", name, count, threshold)
 
 
 def result_name(config: Config, split: str, words: Sequence[str]) -> str:

@@ -65,7 +65,7 @@ def statistics_of(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokeniz
 
 
 def _of_texts(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokenize: str) -> Statistics | None:
-    from sacrebleu.metrics import BLEU, CHRF, TER
+    from multihead.metrics.sacrebleu_private import BLEU, CHRF, TER
 
     pairs = [([s["output"] for s in run], [s["reference"] for s in run]) for run in samples]
     if metric in ("bleu", "bleu_lowercase"):
@@ -89,8 +89,9 @@ def _of_texts(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokenize: s
 
 def _extract(scorer: Any, outputs: list[str], references: list[str]) -> np.ndarray:
     """sacreBLEU's statistics of each sentence [E, K], as `multihead.metrics.text` sums them."""
-    scorer.num_refs = 1
-    return np.array(scorer._extract_corpus_statistics(outputs, [references]), dtype=np.float64)
+    from multihead.metrics.sacrebleu_private import sentence_statistics
+
+    return np.array(sentence_statistics(scorer, outputs, references), dtype=np.float64)
 
 
 def bleu(sums: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What may differ between a run and the command that goes on with it."""
+"""What may differ between a run and the command that continues it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from multihead.config.task import TASKS
 
 OF_THE_COMMAND = ("run_dir", "resume", "resume_force", "plan", "logger", "log_model", "plugin", "config_dir",
                   "trainer.profile_steps")  # fmt: skip
-"""Keys about one command and not about what is learned: they may differ without a word."""
+"""Keys about one command and not about what is learned. They may differ, and nothing is reported."""
 OF_THE_MACHINE = ("accelerator", "devices", "strategy", "num_nodes", "data.num_workers", "trainer.watchdog_seconds")
-"""Keys about where the run is computed."""
+"""Keys about the machine on which the run is computed."""
 MAY_CHANGE = (
     *OF_THE_MACHINE,
     *("precision", "compile", "trainer.*", "decoding.*", "optim.*"),
-    *("init_from", "init_tokenizer"),  # done already
+    *("init_from", "init_tokenizer"),  # these had their effect when the run began
     *("model.*dropout", "task.*dropout", "task.*label_smoothing", "task.*class_weights", "task.*focal_gamma"),
     *("task.*monitor*", "task.*num_samples", "task.*prompts", "task.*stride", "task.*random_windows"),
     *("data.eval_tokens", "data.root", "data.train", "data.val", "data.test", "data.url*"),  # content has fingerprints
     *("data.encoding", "data.quoting", "data.label_columns", "data.ignore_labels", "data.min_class_examples"),
 )
-"""Keys that a resumed run may have otherwise; everything else has to be as it was."""
+"""Keys that may differ in a resumed run. All other keys must have the same values."""
 DECIDED = {
     "precision": {"auto": ("bf16-mixed", "32-true"), "16-mixed": ("bf16-mixed", "32-true")},
-    "optim.muon_dtype": {"auto": (None, "bfloat16", "float32")},  # None: a run that was made before there was the key
+    "optim.muon_dtype": {"auto": (None, "bfloat16", "float32")},  # None: the run is older than the key
 }
-"""Keys that a device may decide: a value that is typed, and what a run directory may hold for it."""
+"""Keys that a device may decide, with each value that leaves it to the device and the possible outcomes."""
 MUST_STAY = ("optim.name", "optim.freeze")
-"""Keys that `MAY_CHANGE` names and that may not."""
+"""Keys that must not change although a pattern of `MAY_CHANGE` matches them."""
 
 
 def same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -42,7 +42,7 @@ def same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 
 def decided(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What a device has decided for a run, by key, where ``wanted`` leaves it to the device."""
+    """Returns what a device has decided for a run, by key, if ``wanted`` leaves it to the device."""
     before, after = flatten(dict(saved)), flatten(dict(wanted))
     return {
         name: before.get(name)
@@ -54,22 +54,22 @@ def decided(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, An
 def changes(
     saved: Mapping[str, Any], wanted: Mapping[str, Any], force: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """What differs between the configuration of a checkpoint and the one that goes on from it.
+    """Compares the configuration of a checkpoint with the one that continues from it.
 
     Args:
-        saved: The checkpoint's, as a tree or as leaves.
-        wanted: The one to go on with.
+        saved: The checkpoint's configuration, as a tree or as leaves.
+        wanted: The configuration to continue with.
         force: Names whose difference is accepted.
 
     Returns:
-        The differences that are refused and those that are taken over, as ``name: 1 -> 2``.
+        The differences that are not allowed, and those that take effect, as ``name: 1 -> 2``.
     """
-    refused, taken = [], []
+    forbidden, taken = [], []
     for name, before, after in _differences(saved, wanted):
         may = any(fnmatch.fnmatchcase(name, pattern) for pattern in MAY_CHANGE) and name not in MUST_STAY
         may = may or name in force or _is_new(name, before, after)
-        (taken if may else refused).append(f"{name}: {_short(before)} -> {_short(after)}")
-    return refused, taken
+        (taken if may else forbidden).append(f"{name}: {_short(before)} -> {_short(after)}")
+    return forbidden, taken
 
 
 def _is_new(name: str, before: Any, after: Any) -> bool:

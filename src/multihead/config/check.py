@@ -1,4 +1,4 @@
-"""The one way a value of the configuration is refused: key, requirement, value."""
+"""How every value of the configuration is checked; the message names the key, what it must be, and what it was."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from multihead.errors import ConfigError
 
 
 def require(condition: bool, key: str, requirement: str, value: object, fix: str = "") -> None:
-    """Raises `ConfigError` naming ``key``, what it must be and what it was, unless ``condition`` holds."""
+    """Raises `ConfigError` unless ``condition`` holds; it names ``key``, what it must be and what it was."""
     if not condition:
         raise ConfigError(key, f"must be {requirement}, got {value!r}", fix)
 
 
 def require_choice(key: str, value: object, choices: Iterable[str], meant: Mapping[str, str] | None = None) -> None:
-    """Raises `ConfigError` with the nearest choice unless ``value`` is one of ``choices``.
+    """Raises `ConfigError` unless ``value`` is one of ``choices``; it suggests the nearest choice.
 
     Args:
         key: The key.
-        value: What was given.
-        choices: What can be chosen.
-        meant: Other words for a choice.
+        value: The value that was given.
+        choices: The values that are allowed.
+        meant: Words of other programs, each with the choice that it means.
     """
     choices = list(choices)
     near = (meant or {}).get(str(value)) or nearest_name(str(value), choices)
@@ -28,7 +28,7 @@ def require_choice(key: str, value: object, choices: Iterable[str], meant: Mappi
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str:
-    """The one of ``names`` that ``name`` is a misspelling or the beginning of, or an empty string."""
+    """Returns the one of ``names`` that ``name`` misspells or begins, or an empty string."""
     names = sorted(names)
     near = min(names, key=lambda known: (edit_distance(name, known), known), default="")
     if near and edit_distance(name, near) <= max(1, len(name) // 4):
@@ -39,7 +39,7 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
 
 
 def edit_distance(first: str, second: str) -> int:
-    """Letters to insert, delete, replace or swap with their neighbour to turn ``first`` into ``second``."""
+    """Counts the characters to insert, delete, replace or swap with a neighbour to turn ``first`` into ``second``."""
     before: list[int] = []
     above = list(range(len(second) + 1))
     for i, a in enumerate(first, start=1):

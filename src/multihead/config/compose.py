@@ -1,7 +1,7 @@
 """From words on the command line to a checked configuration: `compose`, and `compose_from_run` for an existing run.
 
-`words` takes the words apart, `files` finds the YAML files that choices of groups bring, `merge` lays all of it over
-the dataclasses. This module refuses keys that do not exist and whatever would let a word name code to run.
+`words` splits the words, `files` finds the YAML files that choices of groups bring, and `merge` puts all values into
+the dataclasses. This module checks that every key exists and that no word can name code to run.
 """
 
 from __future__ import annotations
@@ -40,18 +40,19 @@ __all__ = ["Composition", "compose", "compose_from_run", "conf_dir", "load_yaml"
 
 HYDRA_WORDS = re.compile(r"hydra/(launcher|sweeper)|hydra\.(launcher|sweeper)\..+|hydra\.(sweep\.dir|searchpath|mode)")
 RUN_GROUPS = ("task", "model", "data", "optim")
-"""Groups whose choice is a whole node, which it replaces over the configuration of a run."""
+"""Groups whose choice replaces a whole node of a run's configuration."""
 
 
 def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files | None = None) -> Composition:
-    """The configuration that ``words`` describe.
+    """Returns the configuration that ``words`` describe.
 
     Args:
         words: ``key=value`` and ``group=choice`` as typed, without flags.
         config_dir: A folder of the user's own YAML files, searched after ours; the word ``config_dir=`` wins.
+        files: The YAML files, if they have been found already.
 
     Raises:
-        ConfigError: A word, a file or a combination of values cannot be; nothing was run and nothing written.
+        ConfigError: A word, a file or a combination of values is not valid; nothing was run and nothing written.
     """
     words = list(words)
     overrides = parse(words)
@@ -73,7 +74,7 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files
 
 
 def composer(words: Iterable[str], *, config_dir: str | None = None) -> Callable[[Iterable[str]], Composition]:
-    """A `compose` that looks for the files once, for many configurations with the plugin and folders of ``words``."""
+    """Returns a `compose` that finds the files once, for many configurations with the same plugin and folders."""
     overrides = parse(words)
     plugin = load_named_plugin(named(overrides, "plugin"))
     return functools.partial(compose, files=_files(overrides, config_dir, plugin))
@@ -82,16 +83,16 @@ def composer(words: Iterable[str], *, config_dir: str | None = None) -> Callable
 def compose_from_run(
     run_config: Mapping[str, Any], words: Iterable[str], *, config_dir: str | None = None, run: str = "RUN"
 ) -> Composition:
-    """A run's configuration with ``words`` typed over it; a group choice replaces its whole node.
+    """Returns a run's configuration, changed by ``words``; a group choice replaces its whole node.
 
     Args:
-        run_config: What `load_yaml` read from the run's config.yaml: data, checked and never interpolated.
-        words: As for `compose`; ``experiment`` describes a whole run and is refused.
+        run_config: The content of the run's config.yaml: plain data, which is checked and never interpolated.
+        words: As for `compose`; but ``experiment=`` is not allowed, because it describes a whole run.
         config_dir: As for `compose`.
         run: The run's directory, for messages.
 
     Raises:
-        CheckpointError: The run's configuration does not fit this program, or it needs a plugin that is not given.
+        CheckpointError: The run's configuration does not fit this program, or it needs a plugin that was not given.
         ConfigError: As for `compose`.
     """
     words = list(words)
@@ -102,7 +103,7 @@ def compose_from_run(
     _check_same_plugin(run_config, plugin, overrides, run)
     overrides, paths = _take_paths(overrides, plugin)
     choices, values = _sort_words(overrides, plugin)
-    choices = [choice for choice in choices if not choice.endswith("=null")]  # none is what a run has already
+    choices = [choice for choice in choices if not choice.endswith("=null")]  # null changes nothing
     task = run_config.get("task")
     task_name = task.get("name") if isinstance(task, Mapping) else None
     tasks = task_classes(plugin)
@@ -111,7 +112,7 @@ def compose_from_run(
     base = _run_layer(run_config, f"{run}/config.yaml")
     merge(tasks[task_name], plugin, [base], [], words, error=CheckpointError)
     if any(choice.startswith("experiment=") for choice in choices):
-        raise ConfigError("experiment", "describes a whole run, and this command starts from one", "leave it out")
+        raise ConfigError("experiment", "describes a whole run, but this command starts from one", "leave it out")
     layers, task_class = [base], tasks[task_name]
     if choices:
         typed = [choice for choice in choices if choice.startswith("task=")] or [f"task={task_name}"]
@@ -128,13 +129,13 @@ def compose_from_run(
 
 
 def _files(overrides: list[Word], config_dir: str | None, plugin: Plugin | None) -> Files:
-    """The folders of files that the words name."""
+    """Returns the YAML files of the folders that the words name."""
     hydra = [word.typed for word in overrides if word.is_hydra and word.key != "hydra.mode"]
     return Files(hydra, named(overrides, "config_dir") or config_dir, plugin)
 
 
 def parse(words: Iterable[str]) -> list[Word]:
-    """The words in their parts.
+    """Splits each word into its parts.
 
     Raises:
         ConfigError: A word is not ``key=value``.
@@ -143,13 +144,13 @@ def parse(words: Iterable[str]) -> list[Word]:
 
 
 def named(overrides: list[Word], key: str) -> str:
-    """The text of the last word that sets a key; empty where there is none."""
-    given = [word for word in overrides if word.key == key and word.value is not None and not word.is_sweep]
-    return text(given[-1].value, key) if given else ""
+    """Returns the text of the last word that sets a key; empty if there is none."""
+    given = [word.value for word in overrides if word.key == key and word.value is not None and not word.is_sweep]
+    return text(given[-1], key) if given else ""
 
 
 def resumed_run(overrides: list[Word]) -> str:
-    """The directory that ``resume=`` names; empty where it names none or is to be searched for.
+    """Returns the directory that ``resume=`` names; empty if it names none, or says that one should be looked for.
 
     Raises:
         ConfigError: It is not the directory of a run.
@@ -183,7 +184,7 @@ def read_config(key: str, run: str) -> Mapping[str, Any]:
 
 
 def _keys(plugin: Plugin | None) -> Mapping[str, Key]:
-    """All keys that a word can set, whatever the task."""
+    """Returns all keys that a word can set, of all tasks."""
     return leaf_keys(task_classes(plugin).values(), plugin.options if plugin else None)
 
 
@@ -205,7 +206,11 @@ def _own_data_sets(overrides: list[Word]) -> list[str]:
 
 
 def _sort_words(overrides: list[Word], plugin: Plugin | None) -> tuple[list[str], list[Word]]:
-    """Group choices as ``group=name``, and the other words; refuses what no schema knows."""
+    """Returns the group choices as ``group=name``, and the other words.
+
+    Raises:
+        ConfigError: A word is not allowed, or its key does not exist.
+    """
     keys = _keys(plugin)
     choices, values = [], []
     for word in overrides:
@@ -225,13 +230,11 @@ def _sort_words(overrides: list[Word], plugin: Plugin | None) -> tuple[list[str]
 def _check_hydra_word(word: Word) -> None:
     name = word.key
     if not HYDRA_WORDS.fullmatch(name) or names_code(name):
-        raise ConfigError(
-            name, "not yours to set: Hydra writes nothing here", "run_dir=DIR sets where a run is written"
-        )
+        raise ConfigError(name, "cannot be set: Multihead writes the run directory, not Hydra", "run_dir=DIR")
 
 
 def _check_safe(word: Word) -> None:
-    """Refuses sweeps outside -m, instantiation, interpolation and relocation."""
+    """Raises `ConfigError` for a sweep outside -m, for instantiation, interpolation and relocation."""
     name, value = word.key, word.value or ""
     if word.is_sweep:
         raise several_values(name, value, of_text=not re.match(r"-?[\d.]|range|interval", value))
@@ -246,13 +249,13 @@ def _check_safe(word: Word) -> None:
 
 
 def _choice(word: Word) -> str:
-    """``group=name`` for a word that chooses; ``group=null`` where a group that may be left out is."""
+    """Returns ``group=name`` for a word that chooses; ``group=null`` if an optional group is left out."""
     group = word.key
     if word.deletes and group in OPTIONAL_GROUPS:
         return f"{group}=null"
     if word.sign:
         fix = f"{group}={word.value}" if word.value else f"{group}={_options(group)[0]}"
-        raise ConfigError(group, f"{word.typed!r}: one of a group is always chosen", fix)
+        raise ConfigError(group, f"{word.typed!r}: this group always needs a choice", fix)
     value = word.value or ""
     if value.lower() == "null" and group in OPTIONAL_GROUPS:
         return f"{group}=null"
@@ -268,7 +271,7 @@ def _options(group: str) -> list[str]:
 
 
 def _check_key(word: Word, keys: Mapping[str, Key]) -> None:
-    """Refuses a word whose key, or a key inside whose value, is not in the schema."""
+    """Raises `ConfigError` unless the word's key, and every key inside its value, exists."""
     name = word.key
     if name == "task.name":
         raise ConfigError(name, "set by the choice of the task", "task=NAME")
@@ -277,7 +280,7 @@ def _check_key(word: Word, keys: Mapping[str, Key]) -> None:
         if key is None:
             raise unknown_key(name, keys)
         if name == key.name:
-            raise ConfigError(name, "only an entry of a mapping can be deleted", f"{name}=VALUE sets it")
+            raise ConfigError(name, "only an entry of a mapping can be removed", f"{name}=VALUE sets it")
         return
     for leaf, value in leaves(word, keys).items():
         if find(leaf, keys) is None:
@@ -287,13 +290,10 @@ def _check_key(word: Word, keys: Mapping[str, Key]) -> None:
 
 
 def _word_layers(values: list[Word], keys: Mapping[str, Key]) -> list[Layer]:
-    layers = []
-    for word in values:
-        if word.deletes:
-            layers.append(Layer(word.typed, {}, deleted=word.key))
-        else:
-            layers.append(Layer(word.typed, leaves(word, keys)))
-    return layers
+    return [
+        Layer(word.typed, {}, deleted=word.key) if word.deletes else Layer(word.typed, leaves(word, keys))
+        for word in values
+    ]
 
 
 def _with_published(
@@ -336,7 +336,11 @@ def _run_layer(run_config: Mapping[str, Any], source: str) -> Layer:
 
 
 def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, overrides: list[Word], run: str) -> None:
-    """A run made with a plugin wants the same one again, by the command line; another content has to be accepted."""
+    """Checks that a run written with a plugin is given the same plugin again, or that the user accepts another version.
+
+    Raises:
+        CheckpointError: The plugin is missing, or it has changed.
+    """
     name, sha256 = run_config.get("plugin"), run_config.get("plugin_sha256")
     if not name or any(override.key == "plugin_sha256" for override in overrides):
         return
@@ -344,24 +348,21 @@ def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, ove
     if plugin is None:
         raise CheckpointError(
             run,
-            f"was made with the plugin {name}, whose code runs only if you say so",
+            f"was trained with the plugin {name}, whose code runs only if you name it",
             f"add {copy} or your own copy",
         )
     if sha256 and plugin.sha256 != sha256:
         raise CheckpointError(
             run,
-            f"was made with another version of the plugin {name} (sha256 {sha256[:12]})",
+            f"was trained with another version of the plugin {name} (sha256 {sha256[:12]})",
             f"add {copy}, or plugin_sha256= to accept yours ({plugin.sha256[:12]})",
         )
 
 
 def _replace_nodes(base: Layer, chosen: list[Layer], choices: list[str]) -> list[Layer]:
-    """The run's values without the nodes chosen anew, then the files that bring these nodes; other groups go on top."""
+    """Returns the run's values without the nodes that are chosen again, then the files of all choices."""
     groups = {choice.split("=", 1)[0] for choice in choices}
     nodes = tuple(f"{group}." for group in groups if group in RUN_GROUPS)
     kept = {name: value for name, value in base.leaves.items() if not name.startswith(nodes)} if nodes else base.leaves
-    layers = [dataclasses.replace(base, leaves=kept)]
-    for layer in chosen:
-        if layer.source.rsplit("/", 2)[-2] in groups:
-            layers.append(layer)
-    return layers
+    files = [layer for layer in chosen if layer.source.rsplit("/", 2)[-2] in groups]
+    return [dataclasses.replace(base, leaves=kept), *files]

@@ -1,4 +1,4 @@
-"""Which of the data sets under conf/data have what a task needs, read from their YAML files."""
+"""Which data sets of conf/data have the roles that a task needs, according to their YAML files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multihead.config.yaml_file import load_yaml
 
 
 def datasets_with(task: str, roles: Iterable[str]) -> list[str]:
-    """Names of the data sets that have all these roles for a task, sorted."""
+    """Returns the names of the data sets that have all these roles for a task, sorted."""
     roles = list(roles)
     found = []
     for path in sorted((conf_dir() / "data").glob("*.yaml")):

@@ -1,4 +1,4 @@
-"""Optional packages: which extra of ours installs each, and the one line that says so where one is missing."""
+"""Optional packages, the extra of ours that installs each of them, and the error for a missing one."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ EXTRAS = {
     "submitit": "slurm",
     "joblib": "joblib",
 }
-"""Package to the extra that brings it."""
+"""Each package with the extra that installs it."""
 
 
 def install(package: str) -> str:
-    """The command that installs an optional package."""
+    """Returns the command that installs an optional package."""
     return f'pip install "multihead[{EXTRAS[package]}]"'
 
 
 def installed(package: str) -> bool:
-    """Whether a package can be imported; it is not imported here."""
+    """Whether a package can be imported. It is not imported here."""
     return importlib.util.find_spec(package) is not None
 
 
 def require_package(package: str, where: str, what: str) -> None:
-    """Raises `ConfigError` with the command that installs ``package``, unless it is there.
+    """Raises `ConfigError` with the command that installs ``package``, unless it is installed.
 
     Args:
         package: One of `EXTRAS`.
-        where: The key or file that wants it, for the message.
+        where: The key or file that needs it, for the message.
         what: What needs it, such as "format=parquet".
     """
     if not installed(package):

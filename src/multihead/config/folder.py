@@ -1,4 +1,4 @@
-"""Where the YAML files of the groups are."""
+"""Finds the folder of the groups' YAML files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PRIMARY = "train"
 
 
 def conf_dir() -> Path:
-    """The folder of our YAML files: inside an installed package, or at the top of the repository.
+    """Returns the folder of our YAML files: inside an installed package, or at the top of the repository.
 
-    ``MULTIHEAD_CONF`` names another one: the trials of a sweep read the files as they were when it began.
+    ``MULTIHEAD_CONF`` names another folder. So the trials of a sweep read the files as they were when it began.
     """
     if frozen := os.environ.get("MULTIHEAD_CONF"):
         return Path(frozen)

@@ -1,4 +1,4 @@
-"""Every key of the configuration: type, default, documentation; which one a misspelt key meant; where files stand."""
+"""Every key of the configuration with type, default and documentation; and which key a misspelt one meant."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ TYPE_WORDS = {
 
 @dataclass(frozen=True)
 class Key:
-    """One leaf of the configuration."""
+    """One leaf of the configuration, or one setting of a command."""
 
     name: str
-    """Dotted name, as typed."""
+    """Dotted name, as it is typed."""
     type: Any
-    """Its annotation."""
+    """The annotation of the field."""
     default: Any
     owner: type
-    """The dataclass that it is a field of."""
+    """The dataclass that has the field."""
     field: str
-    """Its name there."""
+    """Name of the field."""
 
     @property
     def is_mapping(self) -> bool:
-        """Whether it takes entries of the user's choosing (``data.roles.source``)."""
+        """Whether it takes entries with names that the user chooses (``data.roles.source``)."""
         return typing.get_origin(self.type) is dict
 
     @property
@@ -67,15 +67,15 @@ class Key:
 
     @property
     def requirement(self) -> str:
-        """Its type in words."""
+        """The type in words."""
         return TYPE_WORDS.get(self.type, str(self.type))
 
 
 def leaf_keys(tasks: Iterable[type[TaskConfig]], options: Mapping[str, type] | None = None) -> Mapping[str, Key]:
-    """All leaves of the configuration, by dotted name.
+    """Returns all leaves of the configuration, by dotted name.
 
     Args:
-        tasks: Dataclasses of the task that is chosen, or of all that can be.
+        tasks: Dataclasses of the task that is chosen, or of all tasks.
         options: Dataclasses that a plugin adds under ``options.NAME``.
     """
     return _leaf_keys(tuple(tasks), tuple((options or {}).items()))
@@ -107,7 +107,7 @@ def _walk(cls: type, prefix: str, keys: dict[str, Key]) -> None:
 
 
 def find(name: str, keys: Mapping[str, Key]) -> Key | None:
-    """The key called ``name``, or the mapping that ``name`` is an entry of."""
+    """Returns the key called ``name``, or the mapping that ``name`` is an entry of."""
     if name in keys:
         return keys[name]
     parent, _, entry = name.rpartition(".")
@@ -115,7 +115,7 @@ def find(name: str, keys: Mapping[str, Key]) -> Key | None:
 
 
 def nearest_key(name: str, keys: Mapping[str, Key]) -> str:
-    """The key or group that ``name`` probably meant, or an empty string."""
+    """Returns the key or group that ``name`` probably meant, or an empty string."""
     last = name.rpartition(".")[2]
     same_field = [key for key in keys if key.rpartition(".")[2] == last]
     if "." not in name and len(same_field) == 1:
@@ -136,14 +136,14 @@ def nearest_key(name: str, keys: Mapping[str, Key]) -> str:
 
 
 def unknown_key(name: str, keys: Mapping[str, Key], source: str = "", value: str | None = None) -> ConfigError:
-    """The error for a key outside the schema, with the one it probably meant."""
+    """Returns the error for a key that does not exist, with the one that was probably meant."""
     where = f"{source}: {name}" if source else name
     if name.startswith("options.") and not any(key.startswith(".".join(name.split(".")[:2]) + ".") for key in keys):
         known = sorted({key.split(".")[1] for key in keys if key.startswith("options.")})
         has = f"the plugin adds {', '.join(known)}" if known else "no plugin adds any"
         return ConfigError(where, f"no such options; {has}", "plugin=FILE.py adds options")
     if name == "tokenizer":
-        what = f"a node, not a value; it is trained on the run's own text, its kind is {', '.join(TOKENIZERS)}"
+        what = f"a node, not a value; it is trained on the run's own text, and its kind is {', '.join(TOKENIZERS)}"
         return ConfigError(where, what, f"tokenizer.kind={value if value in TOKENIZERS else TOKENIZERS[0]}")
     prefixed = [key for key in keys if key.startswith(f"{name}.")]
     if prefixed:
@@ -153,7 +153,7 @@ def unknown_key(name: str, keys: Mapping[str, Key], source: str = "", value: str
 
 
 def names_code(name: str) -> bool:
-    """Whether a dotted name has a part such as ``_target_``, which instantiation would act on."""
+    """Whether a dotted name has a part such as ``_target_``, which Hydra's instantiation would act on."""
     return any(re.fullmatch(r"_\w+_", part) for part in re.split(r"[./@]", name))
 
 
@@ -163,7 +163,7 @@ def looks_secret(text: str) -> bool:
 
 
 def contains(value: Any, test: Any, keys_only: bool = False) -> bool:
-    """Whether a text inside ``value``, or a key of it, passes ``test``."""
+    """Whether a text or a key inside ``value`` passes ``test``."""
     if isinstance(value, Mapping):
         return any(test(str(key)) or contains(item, test, keys_only) for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -172,7 +172,7 @@ def contains(value: Any, test: Any, keys_only: bool = False) -> bool:
 
 
 def documentation(key: Key) -> str:
-    """The docstring that stands below the field, on one line; inherited fields inherit it."""
+    """Returns the docstring below the field, on one line; an inherited field inherits it."""
     for cls in key.owner.__mro__:
         if dataclasses.is_dataclass(cls) and (text := field_docstrings(cls).get(key.field)):
             return text
@@ -181,18 +181,20 @@ def documentation(key: Key) -> str:
 
 @functools.cache
 def field_docstrings(cls: type) -> dict[str, str]:
-    """Field name to the string below it, read from the class's source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
+    """Returns for each field the string below it, read from the class's source."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(definition, ast.ClassDef)
     docs = {}
-    for statement, below in itertools.pairwise(body):
-        named = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-        if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+    for statement, below in itertools.pairwise(definition.body):
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             docs[statement.target.id] = " ".join(str(below.value.value).split())
     return docs
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict as dotted name to leaf; lists and empty dicts are leaves."""
+    """Returns the leaves of a nested mapping by dotted name; lists and empty mappings are leaves."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping) and value:

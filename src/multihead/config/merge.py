@@ -1,4 +1,4 @@
-"""Layers of values, one over the other, in the typed dataclasses: every value checked, and where it came from kept."""
+"""Merges layers of values into the typed dataclasses, checks every value, and records where it came from."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from multihead.plugin import Plugin
 
 @dataclass(kw_only=True)
 class Composition:
-    """A configuration that was checked, and where each of its values comes from."""
+    """A checked configuration, and where each of its values comes from."""
 
     config: Config
     words: list[str]
-    """What the user typed."""
+    """The words that the user typed."""
     tree: dict[str, Any]
-    """The whole configuration as plain containers, as it is written to config.yaml."""
+    """The whole configuration as plain containers, as config.yaml holds it."""
     provenance: dict[str, list[tuple[str, Any]]]
-    """For each leaf: who set it to what (default, file or word), in order; the last one counts."""
+    """For each leaf all that set it (default, file or word) with the values, in order; the last one counts."""
     plugin: Plugin | None = None
     notes: list[str] = field(default_factory=list)
     """Sentences about what was found in the files of ``data=PATH``."""
 
     def put(self, name: str, value: Any) -> None:
-        """Replaces a value that is left to the device, by its dotted name, in the configuration and in the tree."""
+        """Replaces a value that the device decides, by its dotted name, in the configuration and in the tree."""
         *nodes, key = name.split(".")
         config, tree = self.config, self.tree
         for node in nodes:
@@ -65,11 +65,15 @@ def merge(
     typed: list[str],
     error: type[MultiheadError] = ConfigError,
 ) -> Composition:
-    """The layers one over the other in the dataclasses, and every check of a value."""
+    """Merges the layers, lowest precedence first, and makes every check of a value.
+
+    Raises:
+        MultiheadError: A key does not exist or a value is not valid; each layer names the class of its errors.
+    """
     keys = leaf_keys([task_class], plugin.options if plugin else None)
     root = empty(task_class, plugin)
     provenance: dict[str, list[tuple[str, Any]]] = {}
-    for name, default in flatten(OmegaConf.to_container(root)).items():
+    for name, default in flatten(_plain(root)).items():
         key = find(name, keys)
         provenance[name] = [(f"default of {key.owner.__name__}" if key else "default", default)]
     for layer in [*layers, *words]:
@@ -85,7 +89,7 @@ def merge(
         root.plugin_sha256 = plugin.sha256
     try:
         _check_blocks(root, plugin)
-        config = OmegaConf.to_object(root)
+        config = _as_config(root)
     except ConfigError as refused:
         raise _as(error, refused) from None
     tree = tree_of(config)
@@ -99,6 +103,17 @@ def merge(
     )
 
 
+def _plain(root: DictConfig) -> dict[str, Any]:
+    tree: Any = OmegaConf.to_container(root)
+    return tree
+
+
+def _as_config(root: DictConfig) -> Config:
+    config = OmegaConf.to_object(root)
+    assert isinstance(config, Config)
+    return config
+
+
 def _as(error: type[MultiheadError], refused: ConfigError) -> MultiheadError:
     return refused if error is ConfigError else error(refused.where, refused.what, refused.fix)
 
@@ -106,17 +121,21 @@ def _as(error: type[MultiheadError], refused: ConfigError) -> MultiheadError:
 def _set(
     root: DictConfig, keys: Mapping[str, Key], name: str, value: Any, source: str, error: type[MultiheadError]
 ) -> None:
-    """Puts one leaf in its typed place."""
+    """Sets one leaf, whose type is checked.
+
+    Raises:
+        MultiheadError: The value has another type.
+    """
     key = find(name, keys)
     assert key is not None
     where = f"{source}: {name}" if source else name
     if value == "???":
         raise error(where, "a value is missing")
     try:
-        if key.is_mapping and name != key.name:  # an entry, whose name may hold dots
+        if key.is_mapping and name != key.name:  # the name of an entry may hold dots
             OmegaConf.select(root, key.name)[name.removeprefix(f"{key.name}.")] = value
         else:
-            whole = isinstance(value, list) or value == {}  # replaces what stands there
+            whole = isinstance(value, list) or value == {}  # replaces the old value
             OmegaConf.update(root, name, value, merge=not whole, force_add=True)
     except OmegaConfBaseException as refused:
         quoted = ",".join(map(str, value)) if isinstance(value, list) and key.type is str else ""
@@ -128,19 +147,21 @@ def _delete(root: DictConfig, name: str, provenance: dict[str, Any]) -> None:
     parent, _, entry = name.rpartition(".")
     node = OmegaConf.select(root, parent)
     if entry not in node:
-        raise ConfigError(name, "nothing to delete", f"{parent} has {', '.join(map(str, node))}" if node else "")
+        raise ConfigError(
+            name, "there is nothing to remove", f"{parent} has {', '.join(map(str, node))}" if node else ""
+        )
     del node[entry]
     provenance.pop(name, None)
 
 
 def _check_blocks(root: DictConfig, plugin: Plugin | None) -> None:
-    """Names that a plugin can add to."""
+    """Checks the choices to which a plugin can add."""
     require_choice("model.attention", root.model.attention, ["multi_head", *(plugin.attention if plugin else ())])
     require_choice("model.feed_forward", root.model.feed_forward, ["dense", *(plugin.feed_forward if plugin else ())])
 
 
 def empty(task_class: type[TaskConfig], plugin: Plugin | None) -> DictConfig:
-    """The typed configuration with nothing but defaults."""
+    """Returns the typed configuration with all defaults."""
     return copy.deepcopy(_template(task_class, tuple(plugin.options.items()) if plugin else ()))
 
 
@@ -154,9 +175,9 @@ def _template(task_class: type[TaskConfig], options: tuple[tuple[str, type], ...
 
 
 def tree_of(config: Config) -> dict[str, Any]:
-    """A configuration as plain containers, without what was said to one command alone.
+    """Returns a configuration as plain containers, without the keys that are for one command only.
 
-    The plugin stands by its name, since its path means nothing elsewhere.
+    A plugin is named without its path, which means nothing on another machine.
     """
     tree = dataclasses.asdict(config)
     tree["plugin"] = Path(config.plugin).name
@@ -164,6 +185,6 @@ def tree_of(config: Config) -> dict[str, Any]:
 
 
 def to_yaml(config: Config | dict[str, Any] | list[Any]) -> str:
-    """A configuration as the text of config.yaml; also any plain tree or list."""
+    """Returns a configuration, or any plain tree or list, as the text of config.yaml."""
     tree = tree_of(config) if isinstance(config, Config) else config
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)

@@ -1,7 +1,7 @@
-"""Multiruns: which trials ``-m`` stands for, and what Hydra, whose sweepers and launchers run them, is given.
+"""Multiruns: the trials that ``-m`` stands for, and the words with which Hydra's sweepers and launchers run them.
 
-The words are read once, by `words`. Hydra is given a configuration of its own (`JOB`) that holds nothing of ours: for
-its basic sweeper the number of a trial, for another one the keys that it draws.
+The words are read once, by `words`. Hydra gets a configuration of its own (`JOB`) without our keys. For its basic
+sweeper it holds the number of a trial; for another sweeper it holds the keys that this sweeper draws.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -32,33 +33,33 @@ from multihead.errors import ConfigError
 JOB = "multihead_job"
 """The name of Hydra's configuration."""
 TRIAL = "trial"
-"""Its only key of ours: which trial a job is."""
+"""Its key for the number of the trial."""
 SWEPT = "swept"
-"""Its node for the keys that a sampling sweeper draws: at the top ``data`` would be a group of Hydra's."""
+"""Its node for the keys that a sampling sweeper draws; at the top, Hydra would take ``data`` for a group."""
 MAX_CHECKED_TRIALS = 200
 LAUNCHERS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
-"""Launchers to the package that each one needs."""
+"""Each launcher with the package that it needs."""
 
 
 @dataclass
 class Multirun:
-    """What a command line with ``-m`` stands for."""
+    """The trials that a command line with ``-m`` stands for."""
 
     trials: list[list[str]]
     """The words of each trial, in Hydra's order."""
     drawn: list[str] = field(default_factory=list)
-    """Words of the keys whose values a sampling sweeper draws; the trials are then examples."""
+    """Words of the keys whose values a sampling sweeper draws; if there are any, the trials are only examples."""
     fixed: list[str] = field(default_factory=list)
-    """The words that all of its trials have in common."""
+    """The words that all trials have in common."""
 
     def words_for_hydra(self) -> list[str]:
-        """What Hydra sweeps over."""
+        """Returns the words over which Hydra sweeps."""
         if self.drawn:
             return [f"++{SWEPT}.{word}" for word in self.drawn]
         return [f"{TRIAL}={','.join(str(number) for number in range(len(self.trials)))}"]
 
     def words_of(self, overrides: Iterable[str]) -> list[str]:
-        """The words of the trial that Hydra describes by ``overrides``."""
+        """Returns the words of the trial that Hydra describes by ``overrides``."""
         given = [word.lstrip("+").removeprefix(f"{SWEPT}.") for word in overrides]
         if self.drawn:
             return [*self.fixed, *given]
@@ -66,14 +67,14 @@ class Multirun:
 
 
 def multirun(words: Iterable[str], *, config_dir: str | None = None) -> Multirun:
-    """The trials that ``words`` stand for; nothing of them is composed yet but the names of choices.
+    """Returns the trials that ``words`` stand for; they are not composed yet.
 
     Raises:
-        ConfigError: A sweep cannot be read, or nothing here can run it.
+        ConfigError: A sweep cannot be read, or no sweeper here can run it.
     """
     overrides = parse(words)
     if resumed_run(overrides):
-        raise ConfigError("resume", "one run is resumed, not a multirun", "leave out -m")
+        raise ConfigError("resume", "only a single run can be resumed, not a multirun", "leave out -m")
     own = [word for word in overrides if not word.is_hydra]
     sampling = _sweeper(overrides) != "basic"
     for word in own:
@@ -92,10 +93,10 @@ def multirun(words: Iterable[str], *, config_dir: str | None = None) -> Multirun
 def compose_sweep(
     words: Iterable[str], *, config_dir: str | None = None, limit: int | None = MAX_CHECKED_TRIALS
 ) -> list[Composition]:
-    """The configurations of a multirun's trials, in Hydra's order; of more than ``limit`` trials the first ones.
+    """Returns the configurations of the first ``limit`` trials of a multirun, in Hydra's order.
 
     Raises:
-        ConfigError: As for `compose`; the message of the first trial that cannot be.
+        ConfigError: As for `compose`, for the first trial that is not valid.
     """
     return compose_trials(multirun(words, config_dir=config_dir), words, config_dir=config_dir, limit=limit)
 
@@ -103,7 +104,7 @@ def compose_sweep(
 def compose_trials(
     found: Multirun, words: Iterable[str], *, config_dir: str | None = None, limit: int | None = MAX_CHECKED_TRIALS
 ) -> list[Composition]:
-    """The configurations of the first ``limit`` trials.
+    """Returns the configurations of the first ``limit`` trials.
 
     Raises:
         ConfigError: As for `compose`.
@@ -125,8 +126,8 @@ def _check_sweep(word: Word, sampling: bool) -> None:
     value, call = word.value or "", (word.value or "").partition("(")[0]
     key = find(word.key, leaf_keys(TASKS.values()))
     if call == "interval" and value.endswith(")") and not sampling:
-        what = f"{value} is a range to draw from, and a multirun tries values one by one"
-        fix = f"list them ({word.key}=FIRST,SECOND), or multihead sweep file=FILE draws from ranges"
+        what = f"{value} is a range to draw from, but a multirun tries values one by one"
+        fix = f"list them ({word.key}=FIRST,SECOND), or use multihead sweep file=FILE, which draws from ranges"
         raise ConfigError(word.key, what, fix)
     if call in ("sort", "shuffle", "tag") and is_text(key, key is not None and key.is_mapping):
         what = f"{call}(...) is for numbers"
@@ -136,7 +137,7 @@ def _check_sweep(word: Word, sampling: bool) -> None:
 
 
 def _axis(word: Word, overrides: list[Word], config_dir: str | None, options: dict[str, list[str]]) -> list[str]:
-    """The words that a sweep over one key stands for; none for a range that a sampler draws from."""
+    """Returns the words that a sweep over one key stands for; none for a range from which a sampler draws."""
     if not word.is_sweep:
         return [word.typed]
     before = f"{word.sign}{word.key}{'@' + word.package if word.package else ''}"
@@ -160,13 +161,14 @@ def _globbed(word: Word, options: list[str]) -> list[str]:
         pattern = OverridesParser.create().parse_override(f"value={word.value}").value()
     except HydraException as error:
         raise ConfigError(word.key, f"cannot read {word.value!r}", f"'{word.key}=glob(*)'") from error
+    assert isinstance(pattern, Glob)
     if not (found := pattern.filter(options)):
-        raise ConfigError(word.key, f"{word.value} fits none of {', '.join(options)}", f"'{word.key}=glob(*)'")
+        raise ConfigError(word.key, f"{word.value} matches none of {', '.join(options)}", f"'{word.key}=glob(*)'")
     return found
 
 
 def _for_sampler(word: Word, axis: list[str]) -> str:
-    """A swept word for another sweeper than Hydra's own; texts are quoted, so that they stay what was typed."""
+    """Returns a swept word for a sweeper other than Hydra's basic one; texts are quoted so that they stay as typed."""
     if not axis:
         return f"{word.key}={word.value}"
     texts = is_text(find(word.key, leaf_keys(TASKS.values()))) or word.key in GROUPS
@@ -175,7 +177,7 @@ def _for_sampler(word: Word, axis: list[str]) -> str:
 
 
 def _check_directories(found: Multirun) -> None:
-    """Refuses trials that would write into one directory, before the first one has trained."""
+    """Raises `ConfigError` if several trials would write into one directory."""
     places = [named(parse(trial), "run_dir") for trial in found.trials]
     given = [place for place in places if place]
     if len(set(given)) < len(given) or (given and found.drawn):
@@ -189,7 +191,7 @@ def _check_directories(found: Multirun) -> None:
 
 
 def register_job() -> None:
-    """Hydra's configuration of a job: its section of train.yaml, and the number of a trial."""
+    """Registers Hydra's configuration of a job: its section of train.yaml, and the number of a trial."""
     primary = load_yaml(conf_dir() / f"{PRIMARY}.yaml")
     own = [entry for entry in primary["defaults"] if isinstance(entry, dict) and "hydra/" in next(iter(entry))]
     node = {"defaults": [*own, "_self_"], TRIAL: -1, "hydra": primary["hydra"]}
@@ -197,17 +199,17 @@ def register_job() -> None:
 
 
 def check_hydra(words: Iterable[str]) -> list[str]:
-    """The words that are for Hydra, as it reads them, once it was tried whether it does.
+    """Returns the words for Hydra after checking that Hydra can read them.
 
     Raises:
-        ConfigError: It does not; names the word.
+        ConfigError: Hydra cannot read one of them.
     """
     chosen = [word for word in parse(words) if word.is_hydra and word.key not in ("hydra.mode", "hydra.searchpath")]
     chosen.sort(key=lambda word: "/" not in word.key)  # launchers and sweepers before their settings
     given: list[str] = []
     for word in chosen:
         if not HYDRA_WORDS.fullmatch(word.key):
-            continue  # refused by `compose`
+            continue  # `compose` reports it
         value = word.value or ""
         if word.key == "hydra/launcher" and (package := LAUNCHERS.get(value)):
             missing = importlib.util.find_spec(package) is None
@@ -232,7 +234,7 @@ def _try(word: Word, given: list[str]) -> None:
             what = f"no such {word.key.partition('/')[2]}: {word.value}; there are {', '.join(there)}"
             raise ConfigError(word.key, what, f"{word.key}={near}") from error
         group = word.key.split(".")[1]
-        what = f"not a setting of the {group} that is chosen ({one_line(error).partition(';')[0]})"
+        what = f"not a setting of the chosen {group} ({one_line(error).partition(';')[0]})"
         raise ConfigError(
             word.key, what, f"choose a {group} that has it (hydra/{group}=NAME), or leave it out"
         ) from error

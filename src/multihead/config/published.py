@@ -135,6 +135,12 @@ def read(folder: Path) -> Described:
     except (OSError, ValueError, RecursionError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise CheckpointError(str(path), reason, "init_from=hf:FOLDER needs a folder with a config.json") from None
+    return described(folder, content)
+
+
+def described(folder: Path, content: Any) -> Described:
+    """What the content of a ``config.json`` means; raises as `describe` does."""
+    path = folder / "config.json"
     model_type = content.get("model_type") if isinstance(content, dict) else None
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         what = f"model_type is {model_type!r}; there are {', '.join(FAMILIES)}"
@@ -180,7 +186,7 @@ def _options(path: Path, family: Family, values: Mapping[str, Any]) -> dict[str,
         if ours in LARGEST and not (ours == "d_ff" and value is None):
             value = _size(path, theirs, value, LARGEST[ours])
         if ours == "activation":
-            if value not in family.activations:
+            if (value := str(value)) not in family.activations:
                 what = f"{theirs}={value!r}; there are {', '.join(family.activations)}"
                 raise CheckpointError(str(path), what, "choose another model")
             value = family.activations[value]

@@ -1,7 +1,7 @@
-"""W&B sweep files: what may stand in them, what each word of them means, and the line of what cannot be.
+"""Reads W&B sweep files and checks them; an error names the line.
 
-The format is W&B's (https://docs.wandb.ai/guides/sweeps/define-sweep-configuration), without what a trial of ours could
-not take: nested parameters, null, and distributions that no sampler here draws from.
+The format is W&B's (https://docs.wandb.ai/guides/sweeps/define-sweep-configuration). Nested parameters, null, and the
+distributions from which no sampler of ours draws are not supported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GOALS = {"minimize": "min", "maximize": "max"}
 STOPPING_KEYS = ("type", "min_iter", "max_iter", "s", "eta")
 NOT_SWEPT = ("run_dir", "resume", "resume_force", "plan", "plugin", "plugin_sha256", "config_dir", "hydra/launcher",
              "hydra/sweeper")  # fmt: skip
-"""What the sweep itself decides, or what would not be a trial."""
+"""Keys that the sweep itself sets, or that make no sense for a trial."""
 RANGES = {
     "int_uniform": ("min", "max"),
     "uniform": ("min", "max"),
@@ -41,25 +41,25 @@ RANGES = {
 }
 CHOICES = {"constant": ("value",), "categorical": ("values",)}
 MAX_COMBINATIONS = 100
-"""Of values that are composed before the first trial."""
+"""Number of combinations of values that are composed before the first trial."""
 Path_ = tuple[str | int, ...]
 
 
 @dataclass(kw_only=True)
 class Parameter:
-    """One key that the trials set, and the values that it can take."""
+    """A key that the trials set, and its possible values."""
 
     name: str
     values: list[Any] = field(default_factory=list)
-    """The choices; one for a constant; empty for a range."""
+    """The choices; a constant has one, a range none."""
     low: float = 0
     high: float = 0
     integer: bool = False
-    """Of a range: whole numbers."""
+    """Whether a range holds whole numbers."""
     log: bool = False
-    """Of a range: uniform in the logarithm."""
+    """Whether a range is uniform in the logarithm."""
     step: float = 0
-    """Of a range: multiples of it, counted from low; 0 is continuous."""
+    """Distance between the values of a range, counted from low; 0 means continuous."""
     line: int = 0
 
     @property
@@ -68,17 +68,17 @@ class Parameter:
         return len(self.values) == 1
 
     def examples(self) -> list[Any]:
-        """Every choice, or both ends of a range."""
+        """Returns every choice, or both ends of a range."""
         return self.values or [self.low, self.high]
 
 
 @dataclass(kw_only=True)
 class Sweep:
-    """A sweep file that was read and checked by itself; `check` holds it against the configuration."""
+    """A sweep file, read and checked by itself; `check` compares it with the configuration."""
 
     path: Path
     text: str
-    """The file as it stands, for the ledger."""
+    """The content of the file, for the ledger."""
     name: str
     method: str
     metric: str
@@ -88,17 +88,18 @@ class Sweep:
     words: list[str]
     """Fixed words of the command."""
     run_cap: int = 0
-    """Most trials; 0 where the file does not say."""
+    """Largest number of trials; 0 if the file does not say."""
     min_iter: int = 0
-    """Validations before a trial can be stopped as hopeless; 0 lets all trials run to their end."""
+    """Validations before a trial can be stopped early; 0 lets all trials run to their end."""
     eta: int = 3
-    """Of the trials that get to min_iter * eta**k validations, the best 1 / eta go on (arXiv:1810.05934)."""
+    """The best 1 / eta of the trials that reach min_iter * eta**k validations continue (arXiv:1810.05934)."""
     lines: Mapping[Path_, int] = field(default_factory=dict)
+    """Line of each key and entry, by its path."""
     scalars: Mapping[Path_, str] = field(default_factory=dict)
-    """Values as they stand in the file, before YAML makes numbers of them."""
+    """Values as they are written in the file, before YAML reads them as numbers."""
 
     def at(self, *path: str | int) -> str:
-        """``file:line`` of a key, or of the nearest one above it that has a line."""
+        """Returns ``file:line`` of a key, or of the nearest node above it that has a line."""
         while path and path not in self.lines:
             path = path[:-1]
         return f"{self.path}:{self.lines.get(path, 1)}"
@@ -109,11 +110,11 @@ class Sweep:
         return [parameter for parameter in self.parameters if not parameter.constant]
 
     def grid_size(self) -> int:
-        """How many points a grid has."""
+        """Number of points of a grid."""
         return math.prod(len(parameter.values) for parameter in self.parameters)
 
     def point(self, values: Mapping[str, Any]) -> list[str]:
-        """The words of a trial, as W&B's ``${args_no_hyphens}`` writes them, after the command's fixed ones."""
+        """Returns the words of a trial: the command's fixed words, then W&B's ``${args_no_hyphens}``."""
         constants = {p.name: p.values[0] for p in self.parameters if p.constant}
         drawn = {p.name: values.get(p.name, constants.get(p.name)) for p in self.parameters}
         return [*self.words, *(f"{name}={value}" for name, value in drawn.items())]
@@ -123,7 +124,7 @@ def read_sweep(path: str) -> Sweep:
     """Reads a sweep file.
 
     Raises:
-        ConfigError: There is no such file, or something in it cannot be; with the line.
+        ConfigError: There is no such file, or something in it is not valid; the error names the line.
     """
     if not Path(path).is_file():
         near = nearest_name(path, [str(file) for file in Path(path).parent.glob("*.yaml")])
@@ -159,11 +160,14 @@ def read_sweep(path: str) -> Sweep:
     if "early_terminate" in tree:
         _read_stopping(sweep, tree["early_terminate"])
     if not re.fullmatch(r"[\w.-]{1,100}", sweep.name) or sweep.name.startswith("."):
-        raise ConfigError(sweep.at("name"), f"name: letters, digits, - and _, up to 100; got {sweep.name!r}")
+        raise ConfigError(
+            sweep.at("name"), f"name: must be up to 100 letters, digits, '-', '_' and '.'; got {sweep.name!r}"
+        )
     return sweep
 
 
-def _choose(sweep: Sweep, path: Path_, value: Any, choices: Sequence[str]) -> None:
+def _choose(sweep: Sweep, path: Path_, value: Any, choices: Sequence[str]) -> str:
+    """Returns the value after checking that it is one of ``choices``."""
     if value not in choices:
         got = "nothing" if value is None else repr(value)
         near = nearest_name(str(value), choices)
@@ -171,6 +175,7 @@ def _choose(sweep: Sweep, path: Path_, value: Any, choices: Sequence[str]) -> No
         raise ConfigError(
             sweep.at(*path), f"{'.'.join(map(str, path))}: must be one of {', '.join(choices)}; got {got}", fix
         )
+    return value
 
 
 def _whole(sweep: Sweep, path: Path_, value: Any) -> int:
@@ -182,7 +187,7 @@ def _whole(sweep: Sweep, path: Path_, value: Any) -> int:
 
 
 def _read_program(sweep: Sweep, tree: Mapping[str, Any]) -> None:
-    """The command must be one that W&B's agent makes words key=value of, and nothing but `train.py`."""
+    """Checks that the command runs `train.py` and that W&B's agent gives it words of the form key=value."""
     program, command = tree.get("program"), tree.get("command")
     if program != PROGRAM:
         what = f"program: must be {PROGRAM}; got {program!r}"
@@ -195,7 +200,7 @@ def _read_program(sweep: Sweep, tree: Mapping[str, Any]) -> None:
         if part in (*COMMAND, "${interpreter}", "python3"):
             continue
         if not isinstance(part, str) or part.startswith(("-", "$")) or "=" not in part:
-            raise ConfigError(sweep.at("command", index), f"command: {part!r} is no word key=value", written)
+            raise ConfigError(sweep.at("command", index), f"command: {part!r} is not of the form key=value", written)
         sweep.words.append(part)
 
 
@@ -207,7 +212,7 @@ def _read_metric(sweep: Sweep, metric: Any) -> None:
     sweep.metric, sweep.goal = str(metric.get("name", "")), metric["goal"]
     if not sweep.metric.startswith("val/"):
         what = f"metric.name: must be a validation metric (val/...); got {sweep.metric!r}"
-        raise ConfigError(sweep.at("metric", "name"), what, "what is chosen by the test split is not measured by it")
+        raise ConfigError(sweep.at("metric", "name"), what, "choose by val/..., so that the test split still measures")
 
 
 def _read_stopping(sweep: Sweep, stopping: Any) -> None:
@@ -242,22 +247,22 @@ def _read_parameters(sweep: Sweep, parameters: Any) -> None:
     for name, spec in parameters.items():
         path = ("parameters", name)
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][\w.-]*", name):
-            raise ConfigError(sweep.at(*path), f"{name!r} is no key of the configuration")
+            raise ConfigError(sweep.at(*path), f"{name!r} is not a key of the configuration")
         if name in NOT_SWEPT:
-            raise ConfigError(sweep.at(*path), f"{name}: not for a sweep to set", "take it out")
+            raise ConfigError(sweep.at(*path), f"{name}: a sweep cannot set it", "remove it from the file")
         if not isinstance(spec, dict):
             raise ConfigError(
-                sweep.at(*path), f"{name}: must say value, values, or min and max; got {spec!r}", f"value: {spec}"
+                sweep.at(*path), f"{name}: must have value, values, or min and max; got {spec!r}", f"value: {spec}"
             )
         if "parameters" in spec:
             inner = f"{name}.{next(iter(spec['parameters'] or {}), 'key')}"
-            what = f"{name}: nested parameters reach a trial as one text that it cannot read"
+            what = f"{name}: nested parameters are not supported; W&B passes them as one text"
             raise ConfigError(sweep.at(*path), what, f"{inner}: ...")
         sweep.parameters.append(_parameter(sweep, path, spec))
     if sweep.method == "grid":
         for parameter in sweep.parameters:
             if not parameter.values:
-                what = f"{parameter.name}: a grid needs values; from {parameter.low} to {parameter.high} is a range"
+                what = f"{parameter.name}: a grid needs values, got the range from {parameter.low} to {parameter.high}"
                 raise ConfigError(
                     sweep.at("parameters", parameter.name), what, "values: [...], or method: random or bayes"
                 )
@@ -269,11 +274,10 @@ def _of_text(name: str) -> bool:
 
 
 def _parameter(sweep: Sweep, path: Path_, spec: Mapping[str, Any]) -> Parameter:
-    """One parameter from what the file says of it."""
+    """Reads one parameter."""
     name = str(path[-1])
-    kind = spec.get("distribution") or _kind(spec)
     known = CHOICES | RANGES
-    _choose(sweep, (*path, "distribution"), kind, tuple(known))
+    kind = _choose(sweep, (*path, "distribution"), spec.get("distribution") or _kind(spec), tuple(known))
     for key in spec:
         if key not in (*known[kind], "distribution"):
             near = nearest_name(str(key), known[kind])
@@ -290,13 +294,13 @@ def _parameter(sweep: Sweep, path: Path_, spec: Mapping[str, Any]) -> Parameter:
         for index, value in enumerate(values):
             _check_value(sweep, (*path, key, index), name, value)
         if len({str(value) for value in values}) < len(values):
-            raise ConfigError(sweep.at(*path, key), f"{name}.{key}: a value stands twice in {values}")
+            raise ConfigError(sweep.at(*path, key), f"{name}.{key}: a value occurs twice in {values}")
         return Parameter(name=name, values=[v if not isinstance(v, list) else str(v) for v in values], line=line)
     return _range(sweep, path, kind, spec, line)
 
 
 def _kind(spec: Mapping[str, Any]) -> str | None:
-    """The distribution that W&B takes where the file names none."""
+    """Returns the distribution that W&B takes if the file names none."""
     if "value" in spec:
         return "constant"
     if "values" in spec:
@@ -317,7 +321,7 @@ def _range(sweep: Sweep, path: Path_, kind: str, spec: Mapping[str, Any], line: 
     low, high, step = spec["min"], spec["max"], spec.get("q", 1.0 if kind == "q_uniform" else 0)
     if not low < high:
         raise ConfigError(sweep.at(*path), f"{name}: min must be below max; got {low} and {high}")
-    if kind == "log_uniform":  # of W&B: the ends are natural logarithms
+    if kind == "log_uniform":  # W&B's log_uniform gives the ends as natural logarithms
         low, high = math.exp(low), math.exp(high)
     log = kind.startswith("log_uniform")
     if log and low <= 0:
@@ -330,7 +334,7 @@ def _range(sweep: Sweep, path: Path_, kind: str, spec: Mapping[str, Any], line: 
 
 
 def _check_value(sweep: Sweep, path: Path_, name: str, value: Any) -> None:
-    """Refuses what would reach a trial as something else than what stands in the file."""
+    """Raises `ConfigError` for a value that would reach a trial as something else than the file says."""
     where = sweep.at(*path)
     if isinstance(value, list):
         for index, item in enumerate(value):
@@ -338,11 +342,11 @@ def _check_value(sweep: Sweep, path: Path_, name: str, value: Any) -> None:
         return
     written = sweep.scalars.get(path) or sweep.scalars.get(path[:-1], "")
     if written and not isinstance(value, str) and value is not None and str(value) != written and _of_text(name):
-        raise ConfigError(where, f"{name}: YAML reads {written} as {value!r}, and the key takes text", f"'{written}'")
+        raise ConfigError(where, f"{name}: YAML reads {written} as {value!r}, but the key takes text", f"'{written}'")
     if value is None:
-        raise ConfigError(where, f"{name}: no value (null), which a trial would read as the text None", "write a value")
+        raise ConfigError(where, f"{name}: null would reach a trial as the text None", "write a value")
     if isinstance(value, dict):
-        raise ConfigError(where, f"{name}: a mapping is no value; each key is a parameter of its own")
+        raise ConfigError(where, f"{name}: must not be a mapping; write each of its keys as a parameter")
     if isinstance(value, str):
         if re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
             fix = re.sub(r"^([+-]?\d+)", r"\1.0", value)
@@ -355,20 +359,20 @@ def _check_value(sweep: Sweep, path: Path_, name: str, value: Any) -> None:
 
 
 def check(sweep: Sweep, typed: Sequence[str] = ()) -> Composition:
-    """Composes the trials that the file can give, before the first one starts.
+    """Composes trials of the sweep before the first one starts.
 
-    Every choice of every parameter and both ends of every range are tried once, and combinations of them as far as
-    there are at most `MAX_COMBINATIONS`.
+    Every choice of every parameter and both ends of every range are composed once, and then up to `MAX_COMBINATIONS` of
+    their combinations.
 
     Args:
-        sweep: What `read_sweep` gave.
-        typed: Words of the command line, which every trial gets.
+        sweep: The sweep that `read_sweep` returned.
+        typed: Words of the command line for every trial.
 
     Returns:
         The first trial's configuration.
 
     Raises:
-        ConfigError: A parameter the task does not have, a value out of range, an impossible pair; with the line.
+        ConfigError: The task has no such parameter, or a value or a combination is not valid; with the line.
     """
     names = {parameter.name for parameter in sweep.parameters}
     for override in parse(typed):
@@ -376,8 +380,8 @@ def check(sweep: Sweep, typed: Sequence[str] = ()) -> Composition:
             raise ConfigError(override.key, "the sweep sets it for each trial", "leave it out")
         if override.key in names and not override.is_sweep:
             name = override.key
-            what = f"{name} is set by the sweep, and typed as {override.typed}"
-            raise ConfigError(sweep.at("parameters", name), what, "leave one of them out")
+            what = f"{name} is set by the sweep and also typed as {override.typed}"
+            raise ConfigError(sweep.at("parameters", name), what, "leave one of the two out")
     first, compose = None, composer(typed)
     for point in _points(sweep.parameters):
         composed = _compose(sweep, point, typed, compose)
@@ -388,7 +392,7 @@ def check(sweep: Sweep, typed: Sequence[str] = ()) -> Composition:
 
 
 def _points(parameters: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
-    """The first values of all; each other value alone; then combinations, as far as they are checked."""
+    """Yields the first values of all parameters, each other value alone, and then combinations."""
     base = {parameter.name: parameter.examples()[0] for parameter in parameters}
     yield base
     for parameter in parameters:
@@ -423,22 +427,18 @@ def _parameter_named(sweep: Sweep, name: str) -> Parameter:
 
 
 def _check_metric(sweep: Sweep, composed: Composition) -> None:
-    """The metric is one that the task logs, the goal the way that is better, and pruning has something to go by."""
+    """Checks that the task logs the metric, that the goal is its better direction, and that trials can be stopped."""
     task, trainer = composed.config.task, composed.config.trainer
-    if type(task).METRICS is not TaskConfig.METRICS:  # a plugin's task logs what it likes
+    if type(task).METRICS is not TaskConfig.METRICS:  # a plugin's task may log other metrics
         _choose(sweep, ("metric", "name"), sweep.metric, tuple(type(task).METRICS))
         better = type(task).METRICS[sweep.metric]
         if GOALS[sweep.goal] != better:
             goal = next(goal for goal, mode in GOALS.items() if mode == better)
-            what = (
-                f"metric.goal: of {sweep.metric} less is better"
-                if better == "min"
-                else f"metric.goal: of {sweep.metric} more is better"
-            )
+            what = f"metric.goal: {'lower' if better == 'min' else 'higher'} {sweep.metric} is better"
             raise ConfigError(sweep.at("metric", "goal"), what, f"goal: {goal}")
     validations = math.ceil(trainer.max_steps / trainer.val_every_n_steps)
     if sweep.min_iter >= validations:
-        what = f"early_terminate: a trial has {validations} validations, so that none is stopped at {sweep.min_iter}"
+        what = f"early_terminate: a trial has {validations} validations, so none can be stopped after {sweep.min_iter}"
         raise ConfigError(
             sweep.at("early_terminate"), what, "a smaller min_iter, or a smaller trainer.val_every_n_steps"
         )

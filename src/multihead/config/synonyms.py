@@ -1,4 +1,4 @@
-"""Words of other frameworks for what is a key here, so that who types one is shown ours."""
+"""Words of other frameworks for our keys. Whoever types one of them is shown ours."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ OURS = {
     "plan": "dry_run dryrun",
     "config_dir": "conf_dir config_path",
 }
-"""Our key, or key and value, to the words for it, last parts only."""
+"""Each key of ours, or key and value, with other frameworks' words for it; only their last part."""
 SYNONYMS = {word: ours for ours, words in OURS.items() for word in words.split()}
 VERBS = {
     "train": "fit run learn pretrain finetune",
@@ -83,5 +83,5 @@ VERBS = {
     "sweep": "tune search optimize hpo",
     "explain": "config show describe",
 }
-"""Our verbs to the words for them."""
+"""Each command of ours with other frameworks' words for it."""
 VERB_SYNONYMS = {word: ours for ours, words in VERBS.items() for word in words.split()}

@@ -213,6 +213,8 @@ class ClassificationConfig(TaskConfig):
     head_activation: str = "none"
     """none, or the activation of a dense layer between the pooled state and the classes: tanh (BERT's pooler), relu or
     gelu."""
+    head_bias: bool = True
+    """Whether classes have a bias; published decoders with a head over classes have none."""
     head_dropout: float = 0.1
     """Dropout between the pooled state and the classes."""
     token_dropout: float = 0.0

@@ -18,13 +18,13 @@ SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
 MUON_DTYPES = ("auto", "bfloat16", "float32")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true")
-PRECISION_WORDS = (
-    dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed")
-    | dict.fromkeys(("16", "fp16", "float16", "half"), "16-mixed")
-    | dict.fromkeys(("32", "fp32", "float32", "full"), "32-true")
-    | dict.fromkeys(("64", "fp64", "float64", "double"), "64-true")
+PRECISION_WORDS: dict[str, str] = (
+    {"bf16": "bf16-mixed", "bfloat16": "bf16-mixed"}
+    | {"16": "16-mixed", "fp16": "16-mixed", "float16": "16-mixed", "half": "16-mixed"}
+    | {"32": "32-true", "fp32": "32-true", "float32": "32-true", "full": "32-true"}
+    | {"64": "64-true", "fp64": "64-true", "float64": "64-true", "double": "64-true"}
 )
-"""What other programs call them."""
+"""Words of other programs, each with the precision that it means."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 STRATEGIES = ("auto", "ddp", "fsdp")
 ON_NAN = ("stop", "skip", "rewind")

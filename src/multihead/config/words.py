@@ -1,13 +1,13 @@
 """One word of a command line, ``key=value``, and its value as it was typed.
 
-A key that holds text takes the typed text: ``run_dir=2024_11_26`` is not a number and ``decoding.forced_prefix=null``
-is not nothing. Only numbers, switches and what is for Hydra itself are read by Hydra's grammar.
+A key that holds text takes the typed text: ``run_dir=2024_11_26`` is no number, and
+``decoding.forced_prefix=null`` is the text "null". Hydra's grammar reads only numbers, switches and words for Hydra.
 
-Of a text:
+A text is read by these rules:
 
-- Quotes around the whole of it do not count: ``'run_dir="a, b"'``. They are needed where it holds a comma.
-- A path (`PATHS`) is expanded as a shell would: ``~/x``, ``$HOME/x``; not within single quotes.
-- Escapes (``\\n``, ``\\t``, ``\\u00fc``, ``\\\\``) are escapes in the texts that `ESCAPED` names, and nowhere else.
+- Quotes around the whole text are removed: ``'run_dir="a, b"'``. They are needed if the text holds a comma.
+- A path (`PATHS`) is expanded as a shell does it: ``~/x``, ``$HOME/x``; but not within single quotes.
+- Escapes (``\\n``, ``\\t``, ``\\u00fc``, ``\\\\``) count only in the texts that `ESCAPED` names.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ CALL = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|int|float|str|b
 PATHS = (
     *("run_dir", "resume", "init_from", "plugin", "config_dir"),
     *("data", "data.root", "data.train", "data.val", "data.test"),
-    *("run", "runs", "group", "a", "b", "dir", "file", "out"),  # of the commands
+    *("run", "runs", "group", "a", "b", "dir", "file", "out"),  # settings of the commands
     "hydra.sweep.dir",
 )
-"""Keys whose text is a path, or a list of paths."""
+"""Keys that take a path or a list of paths."""
 FILES = ("data.train", "data.val", "data.test")
 """Keys that take a text, a list of texts, or null."""
 ESCAPED = (
@@ -55,25 +55,26 @@ LISTS_OF_TEXT = (list[str], list[str] | None)
 
 @dataclass(frozen=True)
 class Word:
-    """A word in its parts, none of them interpreted."""
+    """The parts of a word, as they were typed."""
 
     typed: str
+    """The whole word."""
     sign: str
-    """``+``, ``++``, ``~`` or nothing."""
+    """``+``, ``++``, ``~`` or empty."""
     key: str
     package: str
-    """What stands behind an @ in the key."""
+    """The text after an @ in the key."""
     value: str | None
-    """What stands behind the first equals sign; None where there is none (``~key``)."""
+    """The text after the first equals sign; None if there is no equals sign (``~key``)."""
 
     @property
     def deletes(self) -> bool:
-        """Whether it takes a key away."""
+        """Whether it removes a key."""
         return self.sign == "~"
 
     @property
     def is_hydra(self) -> bool:
-        """Whether it is for Hydra itself."""
+        """Whether the word is for Hydra itself."""
         return re.split(r"[./]", self.key)[0] == "hydra"
 
     @property
@@ -89,10 +90,10 @@ class Word:
         return _hydra(self).is_sweep_override()
 
     def elements(self) -> list[str] | None:
-        """The values that a sweep tries, each as it was typed; None for a range that only a sampler draws from.
+        """Returns the values that a sweep tries, as typed; None for a range, from which only a sampler can draw.
 
         Raises:
-            ConfigError: It cannot be read.
+            ConfigError: The values cannot be read.
         """
         assert self.value is not None
         call = CALL.fullmatch(self.value)
@@ -106,7 +107,7 @@ class Word:
 
 
 def split(word: str) -> Word:
-    """A word in its parts.
+    """Splits a word into its parts.
 
     Raises:
         ConfigError: It is not ``key=value`` or ``~key``.
@@ -119,12 +120,12 @@ def split(word: str) -> Word:
         fix = f"{owners[0]}={word}" if owners else "every word is key=value; --help lists the keys"
         raise ConfigError(word, "not of the form key=value", fix)
     if sign == "~" and equals:
-        raise ConfigError(key, f"{word!r}: a key is taken away without a value", f"~{key}")
+        raise ConfigError(key, f"{word!r}: to remove a key, type it without a value", f"~{key}")
     return Word(word, sign, key, package if at else "", value if equals else None)
 
 
 def read(typed: str, key: Key | None, name: str) -> Any:
-    """A typed value as what ``key`` takes.
+    """Converts a typed value to the type that ``key`` takes.
 
     Args:
         typed: The text behind the equals sign.
@@ -132,33 +133,35 @@ def read(typed: str, key: Key | None, name: str) -> Any:
         name: The key as it was typed, for messages.
 
     Raises:
-        ConfigError: It cannot be read, or a text has to be quoted.
+        ConfigError: The value cannot be read, or a text needs quotes.
     """
-    entry = key is not None and key.is_mapping and name != key.name
-    if key is not None and key.name in FILES:
+    if key is None:
+        return _plain(typed, key, name)
+    entry = key.is_mapping and name != key.name
+    if key.name in FILES:
         return None if typed.lower() in ("null", "") else _texts_or_text(typed, name)
     if is_text(key, entry):
         return None if key.type is not str and not entry and typed.lower() == "null" else text(typed, name)
-    if key is not None and key.type in LISTS_OF_TEXT and _listed(typed) is not None:
-        return [text(item, name, alone=False) for item in _listed(typed)]
-    if key is not None and key.is_mapping and not entry and _entries(typed) is not None:
-        return {entry: read(value, key, f"{name}.{entry}") for entry, value in _entries(typed)}
+    if key.type in LISTS_OF_TEXT and (listed := _listed(typed)) is not None:
+        return [text(item, name, alone=False) for item in listed]
+    if key.is_mapping and not entry and (entries := _entries(typed)) is not None:
+        return {inner: read(value, key, f"{name}.{inner}") for inner, value in entries}
     return _plain(typed, key, name)
 
 
 def is_text(key: Key | None, entry: bool = False) -> bool:
-    """Whether a key takes one text, itself or as an entry of a mapping."""
+    """Whether a key, or an entry of the mapping that it is, takes one text."""
     return key is not None and (key.type in TEXT_TYPES or (entry and key.type == dict[str, str]))
 
 
 def takes_text(key: Key | None, name: str) -> bool:
-    """Whether what stands at ``name`` is one text or a list of texts."""
+    """Whether the value of ``name`` is one text or a list of texts."""
     entry = key is not None and name != key.name
     return is_text(key, entry) or (key is not None and (key.type in LISTS_OF_TEXT or key.name in FILES))
 
 
 def leaves(word: Word, keys: Mapping[str, Key]) -> dict[str, Any]:
-    """The values that a word sets, by dotted name: a mapping given to a node has one for each of its entries.
+    """Returns the values that a word sets, by dotted name; a mapping given to a node sets one value for each entry.
 
     Raises:
         ConfigError: As for `read`.
@@ -168,7 +171,7 @@ def leaves(word: Word, keys: Mapping[str, Key]) -> dict[str, Any]:
 
 
 def names_within(name: str, typed: str) -> list[str]:
-    """The dotted names of the entries of a mapping, or of mappings in a list; nothing for another value."""
+    """Returns the dotted names of the entries of a mapping or of mappings in a list; nothing for other values."""
     if listed := _listed(typed):
         return [full for item in listed for full in names_within(name, item)]
     inner = [(f"{name}.{entry}", value) for entry, value in _entries(typed) or ()]
@@ -187,48 +190,48 @@ def _leaves(name: str, typed: str, keys: Mapping[str, Key]) -> Iterator[tuple[st
 
 
 def text(typed: str, name: str, alone: bool = True) -> str:
-    """A typed text as it is used.
+    """Returns the text that a typed text stands for.
 
     Args:
-        typed: What was typed.
+        typed: The text as it was typed.
         name: The key.
-        alone: Whether it is the whole value, and not an entry of a list.
+        alone: Whether it is the whole value; otherwise it is an entry of a list.
 
     Raises:
-        ConfigError: It could be read in two ways, or it is a path or an escape that stands for nothing.
+        ConfigError: It could be read in two ways, or it holds an unknown variable or escape.
     """
     content, quote = _unquoted(typed)
     if not quote and alone:
         _check_plain(typed, name)
     elif not quote and typed[:1] in ("[", "{") and typed[-1:] == CLOSING[typed[0]]:
-        raise ConfigError(name, f"must be a list of texts, and {typed} is none", as_text(name, typed, "[{}]"))
+        raise ConfigError(name, f"must be a list of texts, got {typed}", as_text(name, typed, "[{}]"))
     if name in ESCAPED:
         return _unescaped(typed[1:-1] if quote else typed, name)
     return expanded(content, name) if name in PATHS and quote != "'" else content
 
 
 def expanded(path: str, name: str) -> str:
-    """A path with ``~`` and ``$NAME`` in it as a shell would expand them.
+    """Expands ``~`` and ``$NAME`` in a path as a shell does it.
 
     Raises:
-        ConfigError: There is no such variable.
+        ConfigError: There is no such variable in the environment.
     """
 
     def variable(found: re.Match[str]) -> str:
         if found[1] not in os.environ:
             literal = shlex.quote(f"""{name}='{path}'""") if "'" not in path else ""
-            raise ConfigError(name, f"the environment has no {found[1]}, which {path!r} names", literal)
+            raise ConfigError(name, f"{path!r} names the variable {found[1]}, which does not exist", literal)
         return os.environ[found[1]]
 
     return re.sub(r"\$([A-Za-z_]\w*)", variable, os.path.expanduser(path))
 
 
 def write(name: str, content: str) -> str:
-    """The word that gives a key of text exactly this content; quoted only where it has to be."""
+    """Returns the word that sets a key of text to exactly this content; quoted only if necessary."""
     shown = content
     if name in ESCAPED:
-        codes = {code: f"\\{letter}" for letter, code in ESCAPES.items() if letter not in "\"'"}
-        shown = "".join(codes.get(letter, letter) for letter in content)
+        codes = {code: f"\\{name}" for name, code in ESCAPES.items() if name not in "\"'"}
+        shown = "".join(codes.get(character, character) for character in content)
     for typed in (shown, f'"{shown}"', f"'{shown}'"):
         with contextlib.suppress(ConfigError):
             if text(typed, name) == content and (name not in FILES or typed.lower() not in ("null", "")):
@@ -238,12 +241,12 @@ def write(name: str, content: str) -> str:
 
 
 def typed_as(name: str, content: str) -> str:
-    """The word of `write`, quoted for a shell: messages that say what to type."""
+    """Returns the word of `write`, quoted for a shell, for messages that say what to type."""
     return pasted(write(name, content))
 
 
 def pasted(*words: str) -> str:
-    """Words as they can be pasted into a shell."""
+    """Returns words in a form that can be pasted into a shell."""
     return shlex.join(words)
 
 
@@ -251,7 +254,7 @@ def pasted(*words: str) -> str:
 
 
 def _check_plain(typed: str, name: str) -> None:
-    """Refuses an unquoted text that Hydra's grammar reads as several values, a list, a mapping or a call."""
+    """Raises `ConfigError` for an unquoted text that Hydra's grammar reads as anything but a text."""
     call, several = CALL.fullmatch(typed), "," in typed and len(_apart(typed) or ["", ""]) > 1
     if several or (call and call[1] in SWEEPS):
         raise several_values(name, typed)
@@ -264,32 +267,34 @@ def _check_plain(typed: str, name: str) -> None:
 
 
 def several_values(name: str, typed: str, of_text: bool = True) -> ConfigError:
-    """The error for a sweep outside a multirun."""
+    """Returns the error for a sweep outside a multirun."""
     fix = "add -m" + (f", or for one text {as_text(name, typed)}" if of_text else f", or {name}=[{typed}] for a list")
-    return ConfigError(name, f"several values ({typed}) make a sweep", fix)
+    return ConfigError(name, f"several values ({typed}) are a sweep", fix)
 
 
 def as_text(name: str, content: str, form: str = "{}") -> str:
-    """The word, quoted for the shell, that takes ``content`` as one text; in a list where ``form`` is ``[{}]``."""
+    """Returns the word, quoted for the shell, that takes ``content`` as one text; ``form`` ``[{}]`` makes it a list."""
     quote = "'" if '"' in content else '"'
     return pasted(f"{name}={form.replace('{}', f'{quote}{content}{quote}')}")
 
 
 def _apart(typed: str, mark: str = ",", most: int = -1) -> list[str] | None:
-    """The parts between marks that stand in no quotes and brackets; None where these do not close."""
-    parts, start, place, open_ = [], 0, 0, []
+    """Splits a text at marks outside quotes and brackets; returns None if the brackets do not match."""
+    parts: list[str] = []
+    open_: list[str] = []
+    start, place = 0, 0
     while place < len(typed):
-        letter = typed[place]
+        character = typed[place]
         begins = not typed[start:place].strip() or typed[:place].rstrip()[-1:] in tuple(",:([{=")
-        if letter in "\"'" and begins and (quoted := QUOTED.match(typed, place)):
+        if character in "\"'" and begins and (quoted := QUOTED.match(typed, place)):
             place = quoted.end()
             continue
-        if letter in CLOSING:
-            open_.append(CLOSING[letter])
-        elif letter in CLOSING.values():
-            if not open_ or open_.pop() != letter:
+        if character in CLOSING:
+            open_.append(CLOSING[character])
+        elif character in CLOSING.values():
+            if not open_ or open_.pop() != character:
                 return None
-        elif letter == mark and not open_ and most != 0:
+        elif character == mark and not open_ and most != 0:
             parts.append(typed[start:place].strip())
             start, most = place + 1, most - 1
         place += 1
@@ -297,7 +302,7 @@ def _apart(typed: str, mark: str = ",", most: int = -1) -> list[str] | None:
 
 
 def _listed(typed: str) -> list[str] | None:
-    """The entries of ``[a, b]`` as typed; None where it is no list."""
+    """Returns the entries of ``[a, b]`` as typed; None if it is not a list."""
     if not (typed[:1] == "[" and typed[-1:] == "]"):
         return None
     found = _apart(typed[1:-1])
@@ -307,19 +312,19 @@ def _listed(typed: str) -> list[str] | None:
 
 
 def _entries(typed: str) -> list[tuple[str, str]] | None:
-    """Names and values of ``{a: 1, b: 2}`` as typed; None where it is no mapping."""
+    """Returns the names and values of ``{a: 1, b: 2}`` as typed; None if it is not a mapping."""
     if not (typed[:1] == "{" and typed[-1:] == "}"):
         return None
     if not typed[1:-1].strip():
         return []
-    pairs = [_apart(part, ":", 1) for part in _apart(typed[1:-1]) or [""]]
-    if not all(pair is not None and len(pair) == 2 and pair[0] for pair in pairs):
+    pairs = [_apart(part, ":", 1) or [""] for part in _apart(typed[1:-1]) or [""]]
+    if not all(len(pair) == 2 and pair[0] for pair in pairs):
         return None
     return [(_unquoted(name)[0], value) for name, value in pairs]
 
 
 def _unquoted(typed: str) -> tuple[str, str]:
-    """A text without the quotes around the whole of it, and the quote; before one, as in Hydra, a backslash escapes."""
+    """Returns a text without the quotes around it, and the quote; as in Hydra, a backslash escapes a quote."""
     if not QUOTED.fullmatch(typed):
         return typed, ""
     quote = typed[0]
@@ -333,7 +338,7 @@ def _texts_or_text(typed: str, name: str) -> str | list[str]:
 
 
 def _plain(typed: str, key: Key | None, name: str) -> Any:
-    """A value that is no text, by Hydra's grammar."""
+    """Reads a value that is not a text, by Hydra's grammar."""
     try:
         override = OverridesParser.create().parse_override(f"value={typed}")
         if override.is_sweep_override():
@@ -359,7 +364,7 @@ def _unescaped(content: str, name: str) -> str:
             return ESCAPES[found[1]]
         if len(found[1]) > 1:
             return chr(int(found[1][1:], 16))
-        what = f"{found[0]!r} is no escape; there are \\n, \\t, \\r, \\u00fc and, for a backslash, \\\\"
+        what = f"{found[0]!r} is not an escape; the escapes are \\n, \\t, \\r, \\u00fc and, for a backslash, \\\\"
         doubled = content.replace("\\", "\\\\")
         raise ConfigError(name, what, as_text(name, doubled))
 
@@ -367,20 +372,20 @@ def _unescaped(content: str, name: str) -> str:
 
 
 def path_of(name: str, typed: str) -> str:
-    """A path that a command takes (``run=``, ``out=``): expanded as a shell would, without quotes around it."""
+    """Returns a path that a command takes (``run=``, ``out=``), expanded and without quotes."""
     content, quote = _unquoted(typed)
     return content if quote == "'" else expanded(content, name)
 
 
 def paths_of(name: str, typed: str) -> list[str]:
-    """A path or several, ``[A,B]``; what exists as it was typed is one."""
+    """Returns one path, or the paths of ``[A,B]``; a path that exists as it was typed is one."""
     one = path_of(name, typed)
     listed = None if Path(one).exists() else _listed(typed)
     return [one] if listed is None else [path_of(name, item) for item in listed]
 
 
 def entries_of(name: str, typed: str) -> list[str]:
-    """Texts or paths, ``[A,B]`` or ``A,B``; what exists as it was typed is one."""
+    """Returns the texts or paths of ``[A,B]`` or ``A,B``; a path that exists as it was typed is one."""
     if name in PATHS and (Path(one := path_of(name, typed)).exists() or QUOTED.fullmatch(typed)):
         return [one]
     listed = _listed(typed)
@@ -389,5 +394,5 @@ def entries_of(name: str, typed: str) -> list[str]:
 
 
 def without_quotes(typed: str) -> str:
-    """A typed text without the quotes around the whole of it."""
+    """Returns a typed text without the quotes around it."""
     return _unquoted(typed)[0]

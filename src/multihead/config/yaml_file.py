@@ -1,4 +1,4 @@
-"""YAML that a stranger may have written, as plain data: limited in size and depth, no aliases, no key twice."""
+"""Reads YAML that a stranger may have written: plain data of limited size and depth, without aliases or equal keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_YAML_DEPTH = 20
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader without duplicate keys and aliases, and to a limited depth."""
+    """PyYAML's safe loader, which also raises errors for duplicate keys, aliases and too much depth."""
 
     depth = 0
 
@@ -33,12 +33,12 @@ class _StrictLoader(yaml.SafeLoader):
         seen = [key.value for key, _ in node.value]
         twice = sorted({name for name in seen if seen.count(name) > 1}, key=str)
         if twice:
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {twice[0]!r} stands twice")
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {twice[0]!r} occurs twice")
         return super().construct_mapping(node, deep)
 
 
 def load_yaml(path: str | Path) -> Any:
-    """A YAML file as plain data: a dict with text keys, or a list.
+    """Reads a YAML file as plain data: a dict with text keys, or a list.
 
     Raises:
         CheckpointError: The file is missing, too large, neither a mapping nor a list, or holds anything but plain data.
@@ -47,7 +47,7 @@ def load_yaml(path: str | Path) -> Any:
 
 
 def load_yaml_with_lines(path: str | Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:
-    """As `load_yaml`, and for each key and entry, named by its path of keys and indices, its line in the file."""
+    """Reads as `load_yaml`, and returns also the line of each key and entry, by its path of keys and indices."""
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -78,7 +78,7 @@ def _lines(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str |
 
 
 def scalars(path: str | Path) -> dict[tuple[str | int, ...], str]:
-    """Each plain value of a file as it stands there: ``1.10`` and not 1.1."""
+    """Returns each unquoted value as it is written in the file: ``1.10`` and not 1.1."""
     return dict(_scalars(_StrictLoader(Path(path).read_text(encoding="utf-8")).get_single_node(), ()))
 
 
@@ -94,5 +94,6 @@ def _scalars(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str
 
 
 def one_line(error: BaseException) -> str:
+    """Returns an error's message in one line of at most 300 characters."""
     text = str(error) or str(error.__cause__ or type(error).__name__)
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:300]

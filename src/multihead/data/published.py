@@ -91,6 +91,15 @@ class PublishedTokenizer(Tokenizer):
         """An entry as a person reads it."""
         return self.vocab[token_id] if 0 <= token_id < len(self.vocab) else str(token_id)
 
+    def library_json(self, before: Sequence[int] = (), behind: Sequence[int] = ()) -> str:
+        """The published file as it was, with its own marks."""
+        return json.dumps(self.backend, ensure_ascii=False)
+
+    @property
+    def library_names(self) -> dict[str, str]:
+        """The special entries by the names that ``transformers`` gives them."""
+        return dict(self.special)
+
     def _content(self) -> str:
         content = {
             "version": VERSION,

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 
 from multihead.config.check import require
@@ -150,6 +150,34 @@ class Tokenizer:
             total += len(sequence)
             unknown += sum(1 for i in sequence if i == self.unk_id)
         return unknown / max(1, total)
+
+    def library_json(self, before: Sequence[int] = (), behind: Sequence[int] = ()) -> str:
+        """The tokenizer in the format of the ``tokenizers`` library, where special entries keep their escape.
+
+        Args:
+            before: Marks that it puts before a text.
+            behind: Marks that it puts behind a text, or behind the second of a pair; between the two stands ``<sep>``.
+        """
+        backend, names = Backend.from_str(self._backend.to_str()), _keys(SPECIALS)
+        backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+        first, last = [names[i] for i in before], [names[i] for i in behind]
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*first, "$A", *last],
+            pair=[*first, "$A", names[self.sep_id], "$B:1", *(f"{name}:1" for name in last)],
+            special_tokens=list(zip(names, range(NUM_SPECIALS), strict=True)),
+        )
+        if self.kind in SUBWORD:
+            backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+        elif self.kind == "char":
+            backend.decoder = decoders.Fuse()
+        return backend.to_str()
+
+    @property
+    def library_names(self) -> dict[str, str]:
+        """The special entries there by the names that ``transformers`` gives them."""
+        names = _keys(SPECIALS)
+        words = ("pad_token", "bos_token", "eos_token", "unk_token", "sep_token", "mask_token")
+        return dict(zip(words, names, strict=True)) | {"cls_token": names[self.bos_id]}
 
     @property
     def fingerprint(self) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import ConfigError, MachineError
 from multihead.exporting.verify import Example
 from multihead.runs.files import whole_lines
@@ -56,8 +55,9 @@ def _read(task: Task, row: dict[str, Any]) -> Example | None:
         return None
     if name == "lm":
         ids = tokenizers["text"].encode_batch([source, source + target])
-        prompt = [tokenizers["text"].eos_id, *ids[0]][: max(1, max_len // 2)]
-        return Example(prompt, ids[1][len(prompt) - 1 : max_len - 1])
+        opening = tokenizers["text"].opening
+        prompt = [*opening, *ids[0]][: max(1, max_len // 2)]
+        return Example(prompt, ids[1][len(prompt) - len(opening) : max_len - 1])
     limits = task.limits()
     source_ids = tokenizers["source"].encode_batch([source])[0][: limits["source"]]
     target_ids = tokenizers["target"].encode_batch([target])[0][: limits["target"]]
@@ -65,15 +65,18 @@ def _read(task: Task, row: dict[str, Any]) -> Example | None:
 
 
 def _classified(task: Task, texts: list[str]) -> Example | None:
-    """``<bos> text <eos>``, or ``<bos> text <sep> text_b <eos>``."""
+    """The text, or the two texts, between the marks of the tokenizer."""
     if not texts:
         return None
     marks, limits = task.tokenizers["text"], task.limits()
-    row = [marks.bos_id]
+    row, first = [*marks.start], 0
     for role, text in zip(("text", "text_b"), texts, strict=False):
-        row += [marks.sep_id] if role == "text_b" else []
+        row += marks.between if role == "text_b" else ()
+        first = len(row) if role == "text_b" else 0
         row += task.tokenizers[role].encode_batch([text])[0][: limits[role]]
-    return Example([*row, marks.eos_id], [])
+    row += marks.end
+    typed = first and getattr(task, "typed", False)
+    return Example(row, [], [int(place >= first) for place in range(len(row))] if typed else None)
 
 
 def drawn(task: Task, rng: random.Random) -> Example:
@@ -84,14 +87,15 @@ def drawn(task: Task, rng: random.Random) -> Example:
     def draw(role: str) -> list[int]:
         tokenizer = task.tokenizers.get(role) or task.tokenizers["text"]
         size = min(room, rng.randint(*DRAWN_LENGTHS))
-        return [rng.randrange(NUM_SPECIALS, max(NUM_SPECIALS + 1, tokenizer.vocab_size)) for _ in range(size)]
+        plain = [i for i in range(tokenizer.vocab_size) if i not in tokenizer.special_ids] or [0]
+        return [rng.choice(plain) for _ in range(size)]
 
     source, target = draw("source"), draw("target")
     marks = task.tokenizers.get("target") or task.tokenizers["text"]
     if name == "classification":
-        return Example([marks.bos_id, *source, marks.eos_id], [])
+        return Example([*marks.start, *source, *marks.end], [])
     if name == "lm":
-        return Example([marks.eos_id, *source], target)
+        return Example([*marks.opening, *source], target)
     return Example(source, target)
 
 

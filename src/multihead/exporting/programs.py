@@ -111,6 +111,9 @@ def modules(reference: Reference) -> dict[str, tuple[nn.Module, dict[str, Tensor
     transformer, head = reference.task.model.transformer, reference.task.model.head
     causal, width = reference.task.settings.stacks == ("decoder",), reference.task.config.model.d_model
     tokens, mask = torch.full((2, 3), reference.eos), torch.tensor([[True] * 3, [False, True, True]])
+    if getattr(reference.task, "typed", False):
+        what = "the program would not know which of two texts a token belongs to"
+        raise ConfigError(f"model.segment_types={reference.task.config.model.segment_types}", what, "to=huggingface")
     if reference.classifies:
         return {"logits": (Classify(transformer, head, causal), {"tokens": tokens, "mask": mask.flip(1)})}
     if reference.name == "lm" and causal:

@@ -42,6 +42,8 @@ class Example:
     """The source of a translation, the prompt of a language model, or the whole row of a classifier."""
     target: list[int]
     """The tokens that follow; empty for classes and masked tokens."""
+    types: list[int] | None = None
+    """Which of two texts each token of a row belongs to, if the model is shown it."""
 
 
 class Allowed(nn.Module):
@@ -111,7 +113,9 @@ class Reference:
         transformer, head = self.task.model.transformer, self.task.model.head
         if not self.searches:
             row = torch.tensor([example.source])
-            hidden = transformer.encode(row) if self.task.settings.stacks == ("encoder",) else transformer.decode(row)
+            types = None if example.types is None else torch.tensor([example.types])
+            encodes = self.task.settings.stacks == ("encoder",)
+            hidden = transformer.encode(row, types=types) if encodes else transformer.decode(row)
             return (head(hidden, tokens=row) if self.classifies else head(hidden))[0]
         prefix = self.prefix(example)
         tokens = torch.tensor([[*prefix, *example.target]])

@@ -1,6 +1,6 @@
-"""What is decided after training, on the validation split: a temperature and thresholds of classes.
+"""A temperature and thresholds of classes, which are fitted on the validation split after training.
 
-Both stand in the capsule as ``model/calibration.json``; predict and evaluate use them from then on.
+A run directory keeps them in ``model/calibration.json``; ``predict`` and ``evaluate`` use them from then on.
 
 Shapes: N examples, C classes.
 """
@@ -30,58 +30,52 @@ COLDEST, HOTTEST = 1e-2, 1e2
 
 @dataclass
 class Threshold:
-    """From which probability on a class is decided for, and why."""
+    """The probability from which on a text is classified as one class, and what it gives on the validation split."""
 
     value: float
-    """Least probability; above 1 never."""
+    """It is the least probability; if it is above 1, no text is classified as the class."""
     criterion: str
-    """``precision:P`` or ``cost:C``, as `choose_threshold` takes it."""
+    """It is ``precision:P`` or ``cost:C``, as `choose_threshold` takes it."""
     precision: float | None = None
-    """Share of the validation rows decided for that are of the class; None if there are none."""
+    """Share of the texts classified as the class that really are of the class; None if there are none."""
     recall: float | None = None
-    """Share of the validation rows of the class that were decided for; None if there are none."""
+    """Share of the texts of the class that are classified as the class; None if there are none."""
     decided: int = 0
-    """Validation rows decided for."""
+    """Number of texts that are classified as the class."""
     positives: int = 0
-    """Validation rows of the class."""
+    """Number of texts of the class."""
 
     @classmethod
     def chosen(cls, scores: Tensor, positive: Tensor, criterion: str) -> Threshold:
-        """The threshold that `choose_threshold` finds, with what it gives on the rows that it was chosen on.
-
-        Args:
-            scores: Probabilities of the class [N].
-            positive: Whether rows are of the class [N].
-            criterion: As `read_criterion` reads it.
-        """
+        """The threshold that `choose_threshold` finds, with its precision and recall; arguments as there."""
         value = choose_threshold(scores, positive, criterion)
         reached = scores >= value
         right, decided, positives = int((reached & positive).sum()), int(reached.sum()), int(positive.sum())
         share = lambda whole: right / whole if whole else None  # noqa: E731
         return cls(value, criterion, share(decided), share(positives), decided, positives)
 
-    def said(self) -> str:
-        """What it gives on the validation split, in words."""
+    def __str__(self) -> str:
         right = round((self.recall or 0) * self.positives)
-        precision = (
-            "none decided for" if self.precision is None else f"{self.precision:.4g} ({right} of {self.decided})"
-        )
-        recall = "no row of the class" if self.recall is None else f"{self.recall:.4g} ({right} of {self.positives})"
+        precision, recall = "not defined (no text is classified as it)", "not defined (no text is of the class)"
+        if self.precision is not None:
+            precision = f"{self.precision:.4g} ({right} of {self.decided})"
+        if self.recall is not None:
+            recall = f"{self.recall:.4g} ({right} of {self.positives})"
         return f"threshold {self.value:.4g} ({self.criterion}): precision {precision}, recall {recall}"
 
 
 @dataclass
 class Calibration:
-    """How logits become probabilities, and probabilities decisions; as it is made, it changes nothing."""
+    """How logits become probabilities, and probabilities decisions; the defaults change nothing."""
 
     temperature: float = 1.0
     """Logits are divided by it (Guo et al. 2017, arXiv:1706.04599)."""
     thresholds: dict[str, Threshold] = field(default_factory=dict)
-    """By class name."""
+    """It maps names of classes to thresholds."""
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """What a file says; a new one where there is no file.
+        """The calibration in a file; the default one if there is no file.
 
         Raises:
             CheckpointError: The file is damaged.
@@ -91,28 +85,28 @@ class Calibration:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             thresholds = {name: Threshold(**entry) for name, entry in content["thresholds"].items()}
-            made = cls(content["temperature"], thresholds)
-            flaw = _flaw(made)
+            read = cls(content["temperature"], thresholds)
+            flaw = _flaw(read)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             flaw = f"{type(error).__name__}: {error}"
         if flaw:
             raise CheckpointError(str(path), f"is damaged ({flaw})", "delete it, and calibrate again")
-        return made
+        return read
 
     def save(self, path: Path) -> None:
-        """Writes the file; beside it first, then renamed."""
+        """Writes the file: another one beside it first, which then takes its name."""
         beside = path.with_name(path.name + ".tmp")
         content = json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, indent=1)
         beside.write_text(content + "\n", encoding="utf-8")
         os.replace(beside, path)
 
     def probabilities(self, logits: Tensor, multi_label: bool = False) -> Tensor:
-        """Of every class [N, C]; they sum to 1 unless examples have several classes."""
+        """Probabilities of the classes [N, C] from logits [N, C]; with ``multi_label``, each class by itself."""
         logits = logits / self.temperature
         return logits.sigmoid() if multi_label else logits.softmax(-1)
 
     def nats(self, logits: Tensor, labels: Tensor, multi_label: bool = False) -> Tensor:
-        """Mean -log p of the labels over examples (with several classes over examples and classes)."""
+        """Mean -log p of the labels over examples; with ``multi_label``, over examples and classes."""
         logits = logits / self.temperature
         return (
             F.binary_cross_entropy_with_logits(logits, labels.to(logits))
@@ -121,11 +115,11 @@ class Calibration:
         )
 
     def decide(self, probabilities: Tensor, names: Sequence[str], multi_label: bool = False) -> Tensor:
-        """The class of each example [N], or with several 1 for each class that it has [N, C].
+        """The class of each example [N]; with ``multi_label``, 1 for each class that it has [N, C].
 
-        Of one class each: a class with a threshold is decided for where it reaches it (of several, the one that
-        exceeds its own by the largest factor), else the most probable class without one. Of several: each class where
-        it reaches its threshold, one half unless it has its own.
+        If examples have one class each, the answer is a class that reaches its threshold: the one that exceeds it by
+        the largest factor. If none does, it is the most probable class without a threshold. With ``multi_label``, an
+        example has each class that reaches its threshold; classes without a threshold of their own have one half.
         """
         limits = [self.thresholds[name].value if name in self.thresholds else None for name in names]
         if multi_label:
@@ -139,60 +133,56 @@ class Calibration:
         factor, reached = (probabilities / least).max(-1)
         return torch.where(factor >= 1, reached, free.argmax(-1))
 
-    def described(self) -> dict[str, Any]:
-        """What metrics say of it; nothing where it changes nothing."""
-        said: dict[str, Any] = {}
+    def facts(self) -> dict[str, Any]:
+        """Entries of result.json about it; none if it changes nothing."""
+        facts: dict[str, Any] = {}
         if self.temperature != 1.0:
-            said |= {"calibrated": True, "temperature": self.temperature}
+            facts |= {"calibrated": True, "temperature": self.temperature}
         for name, threshold in self.thresholds.items():
             mark = f"/{name}" if len(self.thresholds) > 1 else ""
-            said |= {f"threshold{mark}": threshold.value, f"threshold_criterion{mark}": threshold.criterion}
+            facts |= {f"threshold{mark}": threshold.value, f"threshold_criterion{mark}": threshold.criterion}
             on_val = {"precision": threshold.precision, "recall": threshold.recall}
-            said |= {f"threshold_val_{what}{mark}": value for what, value in on_val.items() if value is not None}
+            facts |= {f"threshold_val_{what}{mark}": value for what, value in on_val.items() if value is not None}
         if len(self.thresholds) == 1:
-            said["threshold_label"] = next(iter(self.thresholds))
-        return said
+            facts["threshold_label"] = next(iter(self.thresholds))
+        return facts
 
-
-@dataclass
-class Request:
-    """What ``evaluate`` is asked to decide: ``calibrate=true threshold=precision:0.99 threshold_label=spam``."""
-
-    calibrate: bool | None = None
-    """Fit a temperature; False takes it back, None leaves what stands."""
-    threshold: str = ""
-    """The criterion of a threshold, ``none`` to take thresholds back, or empty."""
-    label: str = ""
-    """The class that the threshold is of."""
-
-    def fulfil(
-        self, calibration: Calibration, logits: Tensor, labels: Tensor, names: Sequence[str], multi_label: bool = False
+    def refit(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        names: Sequence[str],
+        multi_label: bool = False,
+        *,
+        temperature: bool | None = None,
+        threshold: str = "",
+        label: str = "",
     ) -> Calibration:
-        """The calibration with what was asked for, fitted on a validation split.
-
-        A threshold that stands already is chosen anew by its criterion where the temperature changes.
+        """Another calibration, fitted on a validation split. Existing thresholds are chosen again by their criteria.
 
         Args:
-            calibration: What stands so far.
-            logits: Of the validation split [N, C].
-            labels: Its classes, [N], or [N, C] of 0 and 1.
-            names: Of the classes.
+            logits: Logits of the validation split [N, C].
+            labels: Its classes: numbers [N], or 0 and 1 for each class [N, C].
+            names: Names of the classes.
             multi_label: Whether examples have any number of classes.
+            temperature: True fits one, False sets it to 1, None keeps the present one.
+            threshold: The criterion of one more threshold, ``none`` to drop all thresholds, or empty.
+            label: The class that the threshold is for.
 
         Raises:
-            ConfigError: There is no such class, or no threshold does what is asked.
+            ConfigError: There is no such class, or no threshold meets the criterion.
         """
         logits = logits.double()
-        temperature = calibration.temperature if self.calibrate is None else 1.0
-        if self.calibrate:
-            temperature = fit_temperature(logits, labels, multi_label)
-        criteria = {name: threshold.criterion for name, threshold in calibration.thresholds.items()}
-        if self.threshold == "none":
+        degrees = self.temperature if temperature is None else 1.0
+        if temperature:
+            degrees = fit_temperature(logits, labels, multi_label)
+        criteria = {name: chosen.criterion for name, chosen in self.thresholds.items()}
+        if threshold == "none":
             criteria = {}
-        elif self.threshold:
-            require_choice("threshold_label", self.label, names)
-            criteria = (criteria if multi_label else {}) | {self.label: self.threshold}
-        result = Calibration(temperature)
+        elif threshold:
+            require_choice("threshold_label", label, names)
+            criteria = (criteria if multi_label else {}) | {label: threshold}
+        result = Calibration(degrees)
         probabilities = result.probabilities(logits, multi_label)
         for name, criterion in criteria.items():
             number = list(names).index(name)
@@ -201,27 +191,27 @@ class Request:
         return result
 
 
-def _flaw(made: Calibration) -> str:
-    """Why a calibration can be none of ours; empty where it can."""
-    numbers = {"temperature": made.temperature}
-    numbers |= {f"threshold of {name}": threshold.value for name, threshold in made.thresholds.items()}
+def _flaw(read: Calibration) -> str:
+    """What is wrong with the numbers that a file gave; empty if nothing is."""
+    numbers = {"temperature": read.temperature}
+    numbers |= {f"threshold of {name}": threshold.value for name, threshold in read.thresholds.items()}
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
             return f"{name} {number!r}"
-    for threshold in made.thresholds.values():
+    for threshold in read.thresholds.values():
         shares = (threshold.precision, threshold.recall)
         if not isinstance(threshold.criterion, str):
-            return "a criterion is no text"
+            return "a criterion that is not a text"
         if not all(share is None or (isinstance(share, int | float) and 0 <= share <= 1) for share in shares):
-            return "a precision or recall is no share"
-    return "" if made.temperature > 0 else f"temperature {made.temperature}"
+            return "a precision or recall outside of [0, 1]"
+    return "" if read.temperature > 0 else f"temperature {read.temperature}"
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, multi_label: bool = False) -> float:
-    """The temperature of least negative log-likelihood (Guo et al. 2017, section 4.2), from 0.01 to 100; of equal ones
-    the highest.
+    """The temperature with the least -log p of the labels (Guo et al. 2017, section 4.2), in [0.01, 100].
 
-    The likelihood is concave in the inverse temperature, so that bisection of its derivative finds the maximum.
+    The likelihood is concave in the inverse temperature, so that bisection of its derivative finds the maximum. If
+    several temperatures are equally good, the result is the highest.
 
     Args:
         logits: [N, C].
@@ -248,15 +238,16 @@ def fit_temperature(logits: Tensor, labels: Tensor, multi_label: bool = False) -
 
 
 def choose_threshold(scores: Tensor, positive: Tensor, criterion: str) -> float:
-    """The threshold, half-way between two scores, that a criterion asks for.
+    """The threshold that a criterion asks for. It lies half-way between two scores.
 
-    ``precision:P``: the most positives found (the highest recall) where a share of at least P of what is decided for
-    is right. ``cost:C``: the least cost, where a false positive costs C false negatives; of equal ones the highest.
+    ``precision:P`` is the threshold with the highest recall at which at least the share P of the texts classified as
+    the class really are of the class. ``cost:C`` is the highest threshold of least cost, if a false positive costs as
+    much as C false negatives.
 
     Args:
         scores: Probabilities of the class [N].
-        positive: Whether examples are of the class [N].
-        criterion: As `read_criterion` reads it.
+        positive: Whether texts are of the class [N].
+        criterion: A text that `read_criterion` reads.
 
     Raises:
         ConfigError: No threshold reaches the precision.

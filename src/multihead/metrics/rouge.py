@@ -9,17 +9,20 @@ from multihead.text.scripts import words
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 SIGNATURE = "words:unicode|case:lc|stem:no|mean F-measure"
-"""How the scores are made, to be quoted with them."""
+"""How the scores are computed, to be quoted with them."""
 
 
 def rouge(key: str, output: str, reference: str) -> float:
-    """F-measure in [0, 1], without stemming; identical texts that hold a word (an n-gram) score 1.
+    """F-measure in [0, 1]. Words are those of `multihead.text.scripts.words`, without stemming.
+
+    Identical texts score 1 if they hold a word (for rouge2, two). On ASCII text the scores are those of the package
+    ``rouge-score``.
 
     Args:
-        key: rouge1, rouge2 (n-grams), rougeL (longest common subsequence of the texts) or rougeLsum (of each line of
-            the reference with all lines of the output, their union counted; the same as rougeL for one line).
+        key: rouge1 and rouge2 count n-grams. rougeL counts the longest common subsequence of both texts. rougeLsum
+            does so for each line of the reference with each line of the output, and counts the union.
         output: A text.
-        reference: What it should be.
+        reference: The text that it should be.
     """
     if key == "rougeLsum" and ("\n" in output.strip() or "\n" in reference.strip()):
         return _of_lines(*([words(line) for line in text.split("\n")] for text in (output, reference)))
@@ -34,7 +37,7 @@ def rouge(key: str, output: str, reference: str) -> float:
 
 
 def _of_lines(output: Sequence[list[str]], reference: Sequence[list[str]]) -> float:
-    """Section 3.2 of the paper; as in ``rouge-score``, a word counts at most as often as each text has it."""
+    """Summary-level ROUGE-L (section 3.2). As in ``rouge-score``, a word counts at most as often as in each text."""
     left = [Counter(word for line in lines for word in line) for lines in (output, reference)]
     hits, size = 0, left[0].total() + left[1].total()
     for line in reference:

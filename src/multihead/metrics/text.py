@@ -1,4 +1,4 @@
-"""Corpus BLEU and chrF from sacreBLEU's own statistics, ROUGE, and weighted means; all of them sum over ranks."""
+"""Corpus BLEU, chrF and TER from sacreBLEU's own statistics, ROUGE, and weighted means. All are sums over ranks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import functools
 from collections.abc import Sequence
 
 import torch
-from sacrebleu.metrics import BLEU, CHRF, TER
 from torch import Tensor
 from torchmetrics import Metric
 
-from multihead.metrics.rouge import rouge
+from multihead.metrics import sacrebleu_private
+from multihead.metrics.rouge import SIGNATURE, rouge
+from multihead.metrics.sacrebleu_private import BLEU, CHRF, TER, Scorer
 
 BLEU_STATISTICS, CHRF_STATISTICS, TER_STATISTICS = 10, 18, 2
-"""Numbers of a sentence: of BLEU two lengths, and matches and totals of four orders; of chrF three of six orders; of
-TER edits and length."""
+"""How many numbers describe a sentence. For BLEU, these are two lengths, and matches and totals of n-grams of four
+sizes; for chrF, three numbers for each of six sizes; for TER, edits and length."""
 
 
 @functools.cache
@@ -33,12 +34,11 @@ def _ter() -> TER:
 
 
 class _CorpusScore(Metric):
-    """A sacreBLEU metric whose state is the sum of the sentences' sufficient statistics.
+    """A sacreBLEU metric whose state is the sum of the sentences' statistics.
 
-    The score of a corpus depends on its sentences through that sum alone, so it is exactly sacreBLEU's for any split
-    into batches and ranks, empty ones included. sacreBLEU's two methods that give statistics and score are private;
-    the tests hold them against its public `corpus_score`. The scorer is looked up and not kept: some of its tokenizers
-    cannot be copied, and a metric has to be.
+    The score of a corpus depends on its sentences through this sum alone. So it is exactly sacreBLEU's score for any
+    split into batches and ranks, even if some are empty. The scorer is looked up at each use, because a metric must be
+    copyable and some of sacreBLEU's tokenizers are not.
     """
 
     higher_is_better = True
@@ -51,40 +51,36 @@ class _CorpusScore(Metric):
         self.add_state("statistics", torch.zeros(num_statistics, dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
-    def scorer(self) -> BLEU | CHRF | TER:
+    def scorer(self) -> Scorer:
         """sacreBLEU's metric."""
         raise NotImplementedError
 
-    def _scorer(self) -> BLEU | CHRF | TER:
-        self.scorer.num_refs = 1  # as corpus_score sets it; a rank without sentences needs it too
-        return self.scorer
-
     def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
-        """Adds sentences: detokenised outputs, and one reference each."""
+        """Adds sentences: detokenised outputs, and one reference for each."""
         if len(hypotheses) != len(references):
             raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
         if hypotheses:
-            sentences = self._scorer()._extract_corpus_statistics(hypotheses, [references])
+            sentences = sacrebleu_private.sentence_statistics(self.scorer, hypotheses, references)
             self.statistics += torch.tensor(sentences, dtype=torch.int64).sum(0).to(self.statistics.device)
 
     def compute(self) -> Tensor:
-        """The score (float64 on the CPU), of BLEU and chrF in [0, 100]; 0 without sentences."""
-        score = self._scorer()._compute_score_from_stats(self.statistics.tolist()).score
+        """The score, float64 on the CPU; BLEU and chrF are in [0, 100]. Without sentences it is 0."""
+        score = sacrebleu_private.score_of_sums(self.scorer, self.statistics.tolist())
         return torch.tensor(score, dtype=torch.float64)
 
     def signature(self) -> str:
-        """sacreBLEU's signature, to be quoted with the score."""
-        return str(self._scorer().get_signature())
+        """sacreBLEU's signature, which papers quote with the score."""
+        return sacrebleu_private.signature(self.scorer)
 
 
 class CorpusBLEU(_CorpusScore):
-    """BLEU (Papineni et al., 2002) as sacreBLEU computes it (arXiv:1804.08771).
+    """BLEU (Papineni et al. 2002, P02-1040) as sacreBLEU computes it (Post 2018, arXiv:1804.08771).
 
     Args:
-        lowercase: Ignore case.
+        lowercase: Whether case is ignored.
         tokenize: sacreBLEU's tokenizer: 13a, intl, char, zh, ja-mecab, ko-mecab, flores200, or none for text that is
-            tokenised already; older papers report ``tokenize="none", lowercase=True`` on tokenised text, which is not
-            comparable with 13a.
+            tokenised already. Older papers report ``tokenize="none", lowercase=True`` on tokenised text; these scores
+            cannot be compared with 13a.
     """
 
     def __init__(self, lowercase: bool = False, tokenize: str = "13a"):
@@ -97,10 +93,10 @@ class CorpusBLEU(_CorpusScore):
 
 
 class CorpusCHRF(_CorpusScore):
-    """chrF (Popović, 2015) as sacreBLEU computes it.
+    """chrF (Popović 2015, W15-3049) as sacreBLEU computes it.
 
     Args:
-        lowercase: Ignore case.
+        lowercase: Whether case is ignored.
         word_order: 0 for chrF, 2 for chrF++.
     """
 
@@ -114,7 +110,7 @@ class CorpusCHRF(_CorpusScore):
 
 
 class CorpusTER(_CorpusScore):
-    """Translation edit rate (Snover et al., 2006) in percent as sacreBLEU computes it; lower is better."""
+    """Translation edit rate (Snover et al. 2006) in percent as sacreBLEU computes it; lower is better."""
 
     higher_is_better = False
 
@@ -127,9 +123,10 @@ class CorpusTER(_CorpusScore):
 
 
 class WeightedMean(Metric):
-    """Sum of ``value`` over sum of ``weight``: loss per token, or accuracy with the correct as value.
+    """Sum of ``value`` divided by the sum of ``weight``, for example the loss per token, or accuracy.
 
-    Sums are float64, so that the order of batches and ranks does not show. Nothing is read back before `compute`.
+    Sums are float64, so that the order of batches and ranks does not change them. Nothing leaves the device before
+    `compute`.
     """
 
     is_differentiable = False
@@ -143,23 +140,22 @@ class WeightedMean(Metric):
         self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, value: Tensor | float, weight: Tensor | float) -> None:
-        """Adds ``value``, a sum already, and the ``weight`` it stands for (say, its number of tokens)."""
+        """Adds ``value``, a sum over a batch, and its ``weight``, for example the number of tokens."""
         self.value += value
         self.weight += weight
 
     def compute(self) -> Tensor:
-        """The mean; nan where nothing was added."""
+        """The mean; nan if nothing was added."""
         return self.value / self.weight
 
 
 class CorpusROUGE(Metric):
-    """Mean F-measure of ROUGE (Lin, 2004) over the sentences, in [0, 100]; see `multihead.metrics.rouge`.
+    """Mean F-measure of ROUGE over the sentences, in [0, 100]; see `multihead.metrics.rouge.rouge`.
 
-    The state is a sum over sentences, so any split into batches and ranks gives the same score. Words are those of
-    `multihead.text.scripts.words`, nothing is stemmed. On ASCII text the scores are those of ``rouge-score``.
+    The state is a sum over sentences, so that any split into batches and ranks gives the same score.
 
     Args:
-        key: rouge1, rouge2 (n-grams), rougeL (longest common subsequence) or rougeLsum (the same line by line).
+        key: rouge1, rouge2, rougeL or rougeLsum.
     """
 
     higher_is_better = True
@@ -175,7 +171,7 @@ class CorpusROUGE(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
-        """Adds sentences: outputs, and one reference each."""
+        """Adds sentences: outputs, and one reference for each."""
         if len(hypotheses) != len(references):
             raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
         pairs = zip(hypotheses, references, strict=True)
@@ -185,3 +181,10 @@ class CorpusROUGE(Metric):
     def compute(self) -> Tensor:
         """The mean; 0 without sentences."""
         return self.total / self.count.clamp(min=1)
+
+    def signature(self) -> str:
+        """How the scores are computed."""
+        return SIGNATURE
+
+
+TextScore = CorpusBLEU | CorpusCHRF | CorpusTER | CorpusROUGE

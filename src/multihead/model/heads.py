@@ -340,6 +340,7 @@ class PooledClassifier(nn.Module):
         ngrams: A second classifier, which sees the n-grams of the text; None for none.
         ngram_share: Weight of the second classifier's logits in the mean of both.
         activation: Function of a dense layer that the vector goes through first; ``none`` has no such layer.
+        bias: Whether the linear map has a bias.
     """
 
     def __init__(
@@ -351,6 +352,7 @@ class PooledClassifier(nn.Module):
         ngrams: NGramClasses | None = None,
         ngram_share: float = 0.0,
         activation: str = "none",
+        bias: bool = True,
     ):
         super().__init__()
         self.pooling = pooling
@@ -360,9 +362,10 @@ class PooledClassifier(nn.Module):
         self.activation = {"none": None, "tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}[activation]
         self.dense = nn.Linear(d_model, d_model) if self.activation else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(d_model, num_classes)
+        self.output = nn.Linear(d_model, num_classes, bias=bias)
         nn.init.normal_(self.output.weight, std=d_model**-0.5)
-        nn.init.zeros_(self.output.bias)
+        if bias:
+            nn.init.zeros_(self.output.bias)
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
         """Logits [B, C]; arguments as in `opinions`."""

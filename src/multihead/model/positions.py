@@ -161,15 +161,14 @@ def rotary_angles(positions: Tensor, rotary_dim: int, theta: float = 10000.0) ->
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turns the pairs (i, i + R / 2) of each head of [B, T, H, K] by their position's angles. The rest stays.
+    """Turns the pairs (i, i + R / 2) of each head of [B, T, H, K] by their position's angles; the rest of K stays.
 
     The paper pairs neighbours (2 i, 2 i + 1). This is the same up to a permutation of the columns of query and key.
     """
     cos, sin = rotation
     half = cos.size(-1)
-    first, second = x[..., :half], x[..., half : 2 * half]
-    turned = first * cos - second * sin, first * sin + second * cos
-    return torch.cat(turned if 2 * half == x.size(-1) else (*turned, x[..., 2 * half :]), dim=-1)
+    first, second, *rest = x.split(half, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos, *rest), dim=-1)
 
 
 def _angles(positions: Tensor, width: int, base: float) -> Tensor:

@@ -22,7 +22,10 @@ AGAIN = "download the model again"
 class Weights(Protocol):
     """The tensors of a folder."""
 
-    shapes: Mapping[str, tuple[int, ...]]
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of each by its name."""
+        ...
 
     def tensor(self, name: str) -> Tensor:
         """One of them, in memory."""

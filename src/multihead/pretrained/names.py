@@ -133,7 +133,7 @@ ROBERTA = Names(
 )
 ELECTRA = Names(
     prefix="electra",
-    body=BERT.body | {"widen": "embeddings_project"},
+    body={**BERT.body, "widen": "embeddings_project"},
     vocabulary={
         "weight": "generator_lm_head.weight",
         "bias": "generator_lm_head.bias",

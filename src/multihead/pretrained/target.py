@@ -1,30 +1,104 @@
-"""Our tensors under a published family's names."""
+"""Our models in a published family's words: its ``config.json``, and our tensors under its names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from multihead.config.published import Described
+from multihead.config.families import FAMILIES, GATES
+from multihead.config.model import ModelConfig
+from multihead.config.published import Described, described
 from multihead.pretrained.names import NAMES, Names, Stored, stored
 
+WITHOUT_MEANING = (
+    *("num_encoder_layers", "num_decoder_layers", "max_len", "init", "ngram_max", "tie_embeddings"),
+    *("dropout", "attention_dropout", "ff_dropout"),
+)
+"""Options that any family can have, or that only training needs."""
+OF_THE_VOCABULARY = ("output_transform", "output_bias")
 
-def published_state(described: Described, state: Mapping[str, Tensor], *, prefixed: bool) -> dict[str, Tensor]:
+
+def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str, Any]:
+    """The ``config.json`` of a family for our options; for what it has no words, it says what the family has."""
+    family = FAMILIES[model_type]
+    activations = {ours: theirs for theirs, ours in reversed(family.activations.items())}
+    meant = _meaning(model)
+    values = meant | {
+        "dropout": model.dropout,
+        "attention_dropout": model.attention_dropout,
+        "layers": getattr(model, f"num_{family.stack}_layers"),
+        "activation": activations.get(model.activation),
+        "max_len": model.max_len + family.always.get("position_offset", 0),
+    }
+    content: dict[str, Any] = {"model_type": model_type, "vocab_size": vocab_size, **family.defaults}
+    content |= {theirs: values[ours] for ours, theirs in family.keys.items() if values[ours] is not None}
+    content |= {key: allowed[0] for key, allowed in family.needs.items()}
+    content["tie_word_embeddings"] = model.tie_embeddings in ("target_output", "all")
+    if family.activations is GATES and "attention_bias" not in family.always:
+        content["attention_bias"] = meant["attention_bias"] == (True, True)
+    if family.always["position"] == "rotary":
+        share = {} if family.activations is GATES else {"partial_rotary_factor": model.rotary_share}
+        content["rope_parameters"] = {"rope_type": "default", "rope_theta": model.rope_theta, **share}
+    return content
+
+
+Obstacle = tuple[str, Any, Any]
+"""An option, its value here, and its value in a family."""
+
+
+def obstacles(model_type: str, model: ModelConfig, vocab_size: int, with_vocabulary: bool) -> list[Obstacle]:
+    """The options of ``model.*`` that keep a model from being one of a family.
+
+    Args:
+        model_type: The family.
+        model: Our options.
+        vocab_size: Number of entries.
+        with_vocabulary: Whether a head over the vocabulary stands on the model.
+    """
+    family = ModelConfig(**described(Path(), content_of(model_type, model, vocab_size)).options)
+    ours, theirs = _meaning(model), _meaning(family)
+    left_out = () if with_vocabulary else OF_THE_VOCABULARY
+    differ = [name for name in ours if ours[name] != theirs[name] and name not in left_out]
+    return [(name, getattr(model, name), getattr(family, name)) for name in differ]
+
+
+def _meaning(model: ModelConfig) -> dict[str, Any]:
+    """What the options of a model mean, so that two ways to say the same are equal."""
+    values = {item.name: getattr(model, item.name) for item in fields(model) if item.name not in WITHOUT_MEANING}
+    places = model.attention_bias
+    values["attention_bias"] = (
+        model.bias if places == "auto" else places in ("qkv", "all"),
+        model.bias if places == "auto" else places == "all",
+    )
+    values |= {"num_kv_heads": model.kv_heads, "head_size": model.head_dim}
+    values["embedding_width"] = model.width_of_embeddings
+    values["norm_eps"] = model.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[model.norm]
+    if model.position != "rotary":
+        values |= {"rope_theta": None, "rotary_share": None}
+    if model.position != "learned":
+        values["position_offset"] = None
+    return values
+
+
+def published_state(model: Described, state: Mapping[str, Tensor], *, prefixed: bool) -> dict[str, Tensor]:
     """The tensors as the family stores them.
 
     Args:
-        described: The model.
+        model: As its ``config.json`` says.
         state: Tensors under our names, ``transformer.STACK....`` and ``head....``, each tensor under one name.
         prefixed: Whether the names of the body have what stands before them in a model with a head.
     """
-    names = NAMES[described.model_type]
+    names = NAMES[model.model_type]
     prefix = f"{names.prefix}." if prefixed else ""
     groups: dict[str, list[tuple[Stored, Tensor]]] = {}
     for name, tensor in state.items():
-        entry, is_body = _entry(names, name, described.family.stack)
+        entry, is_body = _entry(names, name, model.family.stack)
         groups.setdefault((prefix if is_body else "") + entry.name, []).append((entry, tensor))
-    heads = described.fixed["num_heads"]
+    heads = model.fixed["num_heads"]
     found = {}
     for name, members in groups.items():
         members.sort(key=lambda pair: pair[0].part)

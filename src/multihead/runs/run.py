@@ -204,8 +204,9 @@ def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> Non
 
 
 def load_calibration(task: Task, run_dir: Path) -> None:
-    """Gives the classifier of a run the temperature and thresholds that ``evaluate`` put into its capsule."""
-    from multihead.metrics import calibration
+    """Loads the temperature and thresholds that ``evaluate`` saved in a run directory, if the run has a classifier."""
+    from multihead.metrics.calibration import FILE
+    from multihead.tasks.classification import ClassificationTask
 
-    if (classifier := task.members().get("classification")) is not None:
-        classifier.calibration = calibration.Calibration.load(run_dir / "model" / calibration.FILE)
+    if isinstance(classifier := task.members().get("classification"), ClassificationTask):
+        classifier.load_calibration(run_dir / "model" / FILE)

@@ -11,7 +11,7 @@ from multihead.config.training import Config
 
 if TYPE_CHECKING:
     from multihead.plugin import Plugin
-    from multihead.tasks.base import Task
+    from multihead.tasks.base import EvaluationData, Task
     from multihead.text.vocabulary import Vocabulary
 
 MODULES = {
@@ -23,13 +23,19 @@ MODULES = {
 }
 
 
-def build_task(config: Config, vocab: Vocabulary, plugin: Plugin | None = None) -> Task:
+def build_task(
+    config: Config,
+    vocab: Vocabulary,
+    plugin: Plugin | None = None,
+    evaluation: Mapping[str, EvaluationData] | None = None,
+) -> Task:
     """The LightningModule of ``config.task`` with a freshly initialised model.
 
     Args:
         config: The whole configuration.
         vocab: Tokenizers and classes.
         plugin: What the user's own code adds.
+        evaluation: Task to its texts for validation and test; None if the task only trains or predicts.
     """
     from multihead.model.transformer import Blocks, FeedForward, MultiHeadAttention
 
@@ -42,12 +48,12 @@ def build_task(config: Config, vocab: Vocabulary, plugin: Plugin | None = None) 
             cross_attention=_block(config, plugin.cross_attention, attention, None),
             feed_forward=_block(config, plugin.feed_forward, feed_forward, FeedForward),
         )
-    return task_class(config.task.name, plugin).build(config, vocab, blocks)
+    return task_class(config.task.name, plugin).build(config, vocab, blocks, evaluation or {})
 
 
 def task_class(name: str, plugin: Plugin | None = None) -> type[Task]:
     """The LightningModule of a task, ours or a plugin's."""
-    target = MODULES.get(name) or plugin.tasks[name][1]
+    target = plugin.tasks[name][1] if plugin and name in plugin.tasks else MODULES[name]
     if not isinstance(target, str):
         return target()
     module, _, cls = target.partition(":")
@@ -55,7 +61,7 @@ def task_class(name: str, plugin: Plugin | None = None) -> type[Task]:
 
 
 def _block(config: Config, added: Mapping[str, Any], name: str, default: type | None) -> Any:
-    """The class a name stands for; one with options of its own gets them as the argument ``options``."""
+    """The class that a name stands for; options of this name become its argument ``options``."""
     if name not in added:
         return default
     options = config.options.get(name)

@@ -1,12 +1,17 @@
-"""What all tasks share: the model (backbone and head), the optimizer, how numbers are recorded."""
+"""What all tasks share: the model (backbone and head), the optimizer, how numbers are recorded.
+
+Shapes: N examples, positions or blocks, B batch, T time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import lightning as L
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -22,34 +27,41 @@ from multihead.model.transformer import Blocks, Transformer
 from multihead.text.vocabulary import Vocabulary
 
 IGNORED = -100
+"""The label of a position that has none."""
+
+Head = TypeVar("Head", bound=nn.Module)
+SettingsT = TypeVar("SettingsT", bound=TaskConfig)
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def labelled(labels: Tensor) -> Tensor | None:
-    """Places [N] in [B * T] of the positions that have a label; None if all of labels [B, T] have one.
+    """Places [N] in [B * T] of the positions that have a label; None if all labels [B, T] are real.
 
-    `Task.collate` finds them on the host: looking for them on an accelerator would wait for all that is queued there.
+    `Task.collate` finds them on the host: to look for them on an accelerator would wait for all work queued there.
     """
     places = (labels.flatten() != IGNORED).nonzero()[:, 0]
     return None if len(places) == labels.numel() else places
 
 
 def at_places(x: Tensor, places: Tensor | None) -> Tensor:
-    """What [B, T, ...] holds at ``places`` [N] of `labelled`: [N, ...]."""
+    """The rows [N, ...] of ``x`` [B, T, ...] at the places [N] that `labelled` found."""
     x = x.flatten(0, 1)
     return x if places is None else x.index_select(0, places)
 
 
-class Model(nn.Module):
-    """A backbone and the head of one task; its state is what a capsule's ``model.safetensors`` holds."""
+class Model(nn.Module, Generic[Head]):
+    """A backbone and the head of one task. A run directory keeps its state in ``model/model.safetensors``."""
 
-    def __init__(self, transformer: Transformer, head: nn.Module):
+    head: Head
+
+    def __init__(self, transformer: Transformer, head: Head):
         super().__init__()
         self.transformer = transformer
         self.head = head
 
 
 def new_transformer(config: Config, vocab: Vocabulary, blocks: Blocks) -> Transformer:
-    """The backbone with the stacks that the task uses: the encoder reads source or text, the decoder target or text."""
+    """A backbone with the stacks that the task uses. The encoder reads source or text, the decoder target or text."""
     stacks, sizes = config.task.stacks, {role: t.vocab_size for role, t in vocab.tokenizers.items()}
     return Transformer(
         config.model,
@@ -62,32 +74,64 @@ def new_transformer(config: Config, vocab: Vocabulary, blocks: Blocks) -> Transf
 class TaskCallback(L.Callback):
     """A callback that is also called at two moments for which Lightning has no hook.
 
-    A task finds these among its trainer's callbacks and keeps none of them: what belongs to others does not hang on it.
+    A task looks for them among its trainer's callbacks.
     """
 
     def on_gradient(self, trainer: L.Trainer, pl_module: Task, norm: Tensor) -> None:
-        """Called with the norm [] of a step's gradient before it is clipped and used, on every rank."""
+        """Called on every rank with the norm [] of a step's gradient, before it is clipped and used."""
 
     def on_samples(self, trainer: L.Trainer, pl_module: Task, split: str) -> None:
-        """Called when ``pl_module.samples`` holds the samples of a whole split, on every rank."""
+        """Called on every rank when ``pl_module.samples`` holds the samples of a whole split."""
 
 
-class Task(L.LightningModule):
-    """A `Model` with its objective. One subclass per task.
+class RunningText(Protocol):
+    """What a language model asks of a split's running text; `multihead.data.stream.Stream` is one."""
 
-    A subclass gives `new_head`, the pure functions `limits`, `lengths`, `targets` and `collate`, the loss in
-    ``training_step``, its evaluation, and what it predicts. A ``training_step`` returns ``sum * parts /
-    targets_of_step``: Lightning and DDP divide by the number of parts again, so that the gradient of a step is the
-    same however it is cut.
+    num_bytes: int
+    block_size: int
+    document_bytes: np.ndarray | None
+
+    def __len__(self) -> int: ...
+    def read(self, start: int, stop: int) -> np.ndarray: ...
+    def windows(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def random_starts(self, count: int, seed: int) -> np.ndarray: ...
+    def document_starts(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What a task needs besides batches in validation and test. Keys are splits: ``val`` and ``test``."""
+
+    texts: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    """Split to role to the texts as they stand in the corpus."""
+    streams: Mapping[str, RunningText] = field(default_factory=dict)
+    """Split to the running text of a language model."""
+    unknown: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Split to role to the share of its tokens that are unknown, if its tokenizer has unknown tokens."""
+
+
+class Task(L.LightningModule, Generic[SettingsT, ModelT]):
+    """A `Model` with its objective. Each task is one subclass.
+
+    A subclass defines `new_head`, the pure functions `limits`, `lengths`, `targets` and `collate`, the loss
+    (`training_step`), the evaluation, and the predictions.
 
     Args:
         config: The whole configuration.
-        settings: The task's own node: ``config.task``, or one of its members where several tasks share a run.
+        settings: The task's own node: ``config.task``, or one of its members if several tasks share a run.
         model: Backbone and head.
         vocab: Tokenizers and classes.
+        evaluation: Texts for validation and test; a task that only trains or predicts needs none.
     """
 
-    def __init__(self, config: Config, settings: TaskConfig, model: Model, vocab: Vocabulary):
+    def __init__(
+        self,
+        config: Config,
+        settings: SettingsT,
+        model: ModelT,
+        vocab: Vocabulary,
+        evaluation: EvaluationData | None = None,
+    ):
         super().__init__()
         self.config = config
         self.settings = settings
@@ -95,45 +139,44 @@ class Task(L.LightningModule):
         self.vocab = vocab
         self.tokenizers = vocab.tokenizers
         self.labels = vocab.labels
-        self.texts: dict[str, Mapping[str, Sequence[str]]] = {}
-        """Split to role to the texts as they stand in the corpus, for validation and test."""
-        self.unknown: dict[str, dict[str, float]] = {}
-        """Split to role to the share of its tokens that are unknown, where a tokenizer has unknown tokens."""
-        self.streams: dict[str, Any] = {}
-        """Split to running text, for validation and test of language models."""
+        self.evaluation = evaluation or EvaluationData()
         self.tokens_seen = 0
         self.samples: list[dict[str, Any]] = []
         self.recorded: dict[str, float] = {}
 
-    # ---- what a subclass gives
+    # ---- what a subclass defines
 
     @classmethod
-    def new_head(cls, config: Config, settings: TaskConfig, transformer: Transformer, vocab: Vocabulary) -> nn.Module:
-        """What stands on the backbone, freshly initialised."""
+    def new_head(cls, config: Config, settings: SettingsT, transformer: Transformer, vocab: Vocabulary) -> nn.Module:
+        """The module that maps the backbone's hidden states to outputs, freshly initialised."""
         raise NotImplementedError
 
     def limits(self) -> dict[str, int]:
-        """Most tokens of a text of each role, so that it fits model.max_len with its marks."""
+        """Role to the most tokens of a text, so that it fits model.max_len together with its marks."""
         raise NotImplementedError
 
     def lengths(self, encoded: Any) -> tuple[Any, Any]:
-        """Real target tokens of each example [N], and the widths it is padded in [N, k]."""
+        """Number of real target tokens of each example [N], and the widths [N, k] of the k tensors that it fills."""
         raise NotImplementedError
 
     def start_from(self, encoded: Any) -> None:
-        """Sets weights that start from what the training split holds; by default none do."""
+        """Sets weights that start from the training split; by default there are none."""
 
     def targets(self, encoded: Any) -> Any:
-        """Terms of the loss of each example [N]; by default its target tokens."""
+        """Number of terms of the loss of each example [N]; by default its target tokens."""
         return self.lengths(encoded)[0]
 
     def collate(self, encoded: Any, indices: Any, epoch: int = 0) -> dict[str, Any]:
-        """The examples ``indices`` as one padded batch; a well-formed batch without targets for no indices.
+        """The examples ``indices`` as one padded batch. Without indices, it is a well-formed batch without targets.
 
-        It runs on the host and gives what a training step needs to know of the values: which positions are real
+        It runs on the host. It also finds whatever a training step must know of the values: which positions are real
         (`labelled`), lengths, counts. A step that asks an accelerator for a value (``int``, ``bool``, ``tolist``, an
-        index by a mask) waits for all that is queued there.
+        index by a mask) waits for all work queued there.
         """
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """The loss of one micro-batch, as `step_loss` returns it."""
         raise NotImplementedError
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
@@ -141,68 +184,69 @@ class Task(L.LightningModule):
         raise NotImplementedError
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
-        """The metrics of the split by their plain names; they start anew."""
+        """The metrics of the split by their plain names; resets them."""
         raise NotImplementedError
 
     def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
-        """For each text its outputs, best first, as plain data.
+        """The outputs for each text, best first, as plain data.
 
         Args:
             texts: Inputs.
             decoding: How sequences are searched for or drawn.
-            first: Number of the first input, which with the seed decides what is drawn for it.
+            first: Number of the first input; the seed and the number of an input decide what is drawn for it.
         """
         raise NotImplementedError
 
     def prompts_of(self, split: str) -> Sequence[str]:
-        """Texts of the split that `predict` generates from; none where the task generates nothing."""
+        """Texts of the split that `predict` generates from; none if the task generates nothing."""
         return ()
 
     def flaw(self, text: str) -> tuple[str, str] | None:
-        """Why ``text`` cannot be an input of `predict`, and what to do about it; None where it can."""
+        """Why ``text`` cannot be an input of `predict`, and what to do about it; None if it can."""
         return None
 
     def too_long(self, texts: Sequence[str]) -> list[bool]:
-        """Which inputs of `predict` are longer than the model reads, so that they are cut."""
+        """Whether each input of `predict` is longer than the model reads, so that it is cut."""
         return [False] * len(texts)
 
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
         """The outputs for one text as one line."""
         return str(outputs[0]["text"]).replace("\n", " ")
 
-    def signatures(self) -> dict[str, str]:
-        """What makes published scores reproducible, such as sacreBLEU's signature."""
+    def signatures(self) -> dict[str, Any]:
+        """Facts that make published scores reproducible, such as sacreBLEU's signature."""
         return {}
 
     def report(self, folder: Path, name: str) -> dict[str, list[list[Any]]]:
-        """What the last evaluation gave beside numbers: writes files, returns tables by title, each with its head.
+        """Writes files about the last evaluation; returns tables by title, each with its head.
 
         Args:
-            folder: Where the files go.
-            name: Stands in their names.
+            folder: Folder of the files.
+            name: Part of the files' names.
         """
         return {}
 
     # ---- what all have
 
     def comparable(self, split: str, role: str, bits: dict[str, float]) -> dict[str, float]:
-        """Bits per byte where they compare; where tokens of the split are unknown, their share instead.
+        """``bits`` per byte, or the share of unknown tokens instead if the split has any.
 
-        The model pays for an unknown token and not for the word that it stands for, so that its bits per byte would be
-        too few, the fewer the smaller the vocabulary.
+        An unknown token costs the model less than the word that it stands for. Bits per byte would be too low, and
+        lower for a smaller vocabulary.
         """
-        share = self.unknown.get(split, {}).get(role, 0.0)
+        share = self.evaluation.unknown.get(split, {}).get(role, 0.0)
         return {"unknown_tokens": share} if share else bits
 
     @classmethod
-    def build(cls, config: Config, vocab: Vocabulary, blocks: Blocks) -> Task:
-        """The task with a freshly initialised backbone and head."""
+    def build(cls, config: Config, vocab: Vocabulary, blocks: Blocks, evaluation: Mapping[str, EvaluationData]) -> Task:
+        """The task with a freshly initialised backbone and head; ``evaluation`` is by task."""
+        settings: Any = config.task  # the schema of the configuration has chosen its class
         transformer = new_transformer(config, vocab, blocks)
-        head = cls.new_head(config, config.task, transformer, vocab)
-        return cls(config, config.task, Model(transformer, head), vocab)
+        model: Any = Model(transformer, cls.new_head(config, settings, transformer, vocab))
+        return cls(config, settings, model, vocab, evaluation.get(settings.name))
 
     def member(self, name: str = "") -> Task:
-        """The single task of this name; a run of one task has that one alone.
+        """The task of this name; a run of one task has only that one.
 
         Raises:
             ConfigError: There is no such task in this run.
@@ -211,7 +255,7 @@ class Task(L.LightningModule):
         return self
 
     def members(self) -> dict[str, Task]:
-        """The single tasks of the run by name."""
+        """The tasks of the run by name."""
         return {self.settings.name: self}
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -233,8 +277,12 @@ class Task(L.LightningModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def step_loss(self, loss_sum: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The loss to differentiate, scaled as the class says, and the plain sum for the record."""
-        share = batch["parts"] / max(1, batch["targets_of_step"])  # a block of few tokens may hide none of them
+        """The loss of a micro-batch: ``loss`` to differentiate, and the plain ``sum`` for the record.
+
+        ``loss`` is ``sum * parts / targets_of_step``. Lightning and DDP divide by ``parts``, the number of
+        micro-batches of the step, so that the gradient does not depend on how the step is cut.
+        """
+        share = batch["parts"] / max(1, batch["targets_of_step"])  # a masked block of few tokens may have no target
         return {"loss": loss_sum * share, "sum": loss_sum.detach()}
 
     def count_tokens(self, tokens: int) -> None:
@@ -253,9 +301,13 @@ class Task(L.LightningModule):
         self.evaluate_batch(batch, "test")
 
     def on_validation_epoch_start(self) -> None:
-        self.samples = []
+        self.forget_samples()
 
     def on_test_epoch_start(self) -> None:
+        self.forget_samples()
+
+    def forget_samples(self) -> None:
+        """Drops the samples of the last evaluation."""
         self.samples = []
 
     def on_validation_epoch_end(self) -> None:
@@ -277,7 +329,7 @@ class Task(L.LightningModule):
             logger.log_metrics(dict(metrics), step)
 
     def finish_samples(self, split: str) -> None:
-        """Gathers the collected samples of all ranks, in order, and tells the callbacks that want them."""
+        """Gathers the samples of all ranks, in order, and calls `TaskCallback.on_samples`."""
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, self.samples)
@@ -288,8 +340,9 @@ class Task(L.LightningModule):
             callback.on_samples(self.trainer, self, split)
 
     def _listeners(self) -> Iterator[TaskCallback]:
-        return (callback for callback in self.trainer.callbacks if isinstance(callback, TaskCallback))
+        callbacks = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  # set by a connector
+        return (callback for callback in callbacks if isinstance(callback, TaskCallback))
 
     def merged_samples(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The samples of all batches and ranks as they are written, in the order of the split."""
+        """The samples of all batches and ranks in the order of the split, as they are written."""
         return sorted(samples, key=lambda sample: sample.get("index", 0))

@@ -1,4 +1,4 @@
-"""A text, or a pair of texts, to one class or several: a stack, one vector for the text, a logit for each class.
+"""Classification of a text, or of a pair of texts, into one class or several: one vector, one logit for each class.
 
 Shapes: B batch, T tokens, N examples, C classes.
 """
@@ -22,20 +22,27 @@ from multihead.model.heads import PooledClassifier
 from multihead.model.losses import balanced_weights, class_loss, label_set_loss
 from multihead.model.ngrams import NGramClasses
 from multihead.model.transformer import Transformer
-from multihead.tasks.base import Model, Task
+from multihead.tasks.base import EvaluationData, Model, Task
 from multihead.text.inputs import is_blank
 from multihead.text.vocabulary import Vocabulary
 
 
-class ClassificationTask(Task):
+class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
     """Classification of ``<bos> text <eos>``, or ``<bos> text <sep> text_b <eos>``.
 
-    The loss of a step is the sum over its examples divided by their number, class weights or not, so that it does not
-    depend on how the step is cut into parts. The loss of validation and test is the plain cross-entropy.
+    The loss of a step is the sum over its examples divided by their number, with or without class weights, so that it
+    does not depend on how the step is cut. The loss of validation and test is the plain cross-entropy.
     """
 
-    def __init__(self, config: Config, settings: ClassificationConfig, model: Model, vocab: Vocabulary):
-        super().__init__(config, settings, model, vocab)
+    def __init__(
+        self,
+        config: Config,
+        settings: ClassificationConfig,
+        model: Model[PooledClassifier],
+        vocab: Vocabulary,
+        evaluation: EvaluationData | None = None,
+    ):
+        super().__init__(config, settings, model, vocab, evaluation)
         marks = self.tokenizers["text"]
         self.pad, self.start, self.between, self.end = marks.pad_id, marks.start, marks.between, marks.end
         self.typed = config.model.segment_types > 1 and "text_b" in self.tokenizers and marks.second_type > 0
@@ -44,10 +51,10 @@ class ClassificationTask(Task):
         self.pairs = "text_b" in self.tokenizers
         self.outputs = Outputs(len(self.labels), self.multi_label)
         self.calibration = Calibration()
-        """What was decided after training; it holds for evaluation and prediction."""
+        """The temperature and thresholds that evaluation and prediction use."""
         self.confusion: Confusion | None = None
-        """Of the last split that was evaluated."""
-        self._weights: tuple[Any, Tensor | None] = (None, None)
+        """The confusions on the split that was evaluated last."""
+        self._weights: tuple[Any, Tensor] | None = None  # a split, and the weights of its classes
 
     @classmethod
     def new_head(
@@ -56,8 +63,8 @@ class ClassificationTask(Task):
         classes, buckets = len(vocab.labels), settings.ngram_buckets
         ngrams = NGramClasses(buckets, settings.ngram_max, classes) if buckets else None
         pooling, dropout, share = settings.pooling, settings.head_dropout, settings.ngram_share
-        dense = settings.head_activation
-        return PooledClassifier(config.model.d_model, classes, pooling, dropout, ngrams, share, dense)
+        dense, bias = settings.head_activation, settings.head_bias
+        return PooledClassifier(config.model.d_model, classes, pooling, dropout, ngrams, share, dense, bias)
 
     @torch.no_grad()
     def start_from(self, encoded: Any) -> None:
@@ -109,7 +116,7 @@ class ClassificationTask(Task):
         return batch
 
     def _masked(self, tokens: Tensor, lengths: np.ndarray, firsts: np.ndarray) -> dict[str, Any]:
-        """Tokens [B, T], which of them are real, and which text of a pair each belongs to; no mask where all are."""
+        """Tokens [B, T], their mask (None if all are real), and which text of a pair each belongs to."""
         mask = torch.arange(tokens.size(1)) < torch.as_tensor(lengths)[:, None]
         types = None
         if self.typed:
@@ -118,15 +125,15 @@ class ClassificationTask(Task):
         return {"text": tokens, "mask": None if bool(mask.all()) else mask, "types": types}
 
     def labels_of(self, encoded: Any, indices: np.ndarray) -> Tensor:
-        """Classes of examples: [B], or with several [B, C] of 0 and 1."""
+        """Classes of examples: numbers [B], or with ``multi_label`` 0 and 1 for each class [B, C]."""
         ids = encoded.joined(["label"], indices, pad_id=len(self.labels))
         if not self.multi_label:
             return ids[:, 0]
         return torch.zeros(len(ids), len(self.labels) + 1, dtype=torch.long).scatter_(1, ids, 1)[:, :-1]
 
     def _class_weights(self, encoded: Any) -> Tensor:
-        """Weights of the classes by their frequency in a split: [C], or [2, C] of not having and having each."""
-        if self._weights[0] is not encoded:
+        """Weights of the classes by their frequency in a split: [C], or [2, C] for not having and having each."""
+        if self._weights is None or self._weights[0] is not encoded:
             labels = self.labels_of(encoded, np.arange(len(encoded)))
             if self.multi_label:
                 have = labels.sum(0)
@@ -144,17 +151,17 @@ class ClassificationTask(Task):
         return self.model.head.joined(found), labels
 
     def opinions(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], Tensor]:
-        """Logits [N, C] in float32 of each part of the head, and labels of the examples of a batch."""
+        """Logits [N, C] in float32 of each classifier of the head, and labels of the examples of a batch."""
         text, mask = self._dropped(batch["text"]), batch["mask"]
         if self.settings.stack == "encoder":
             hidden = self.model.transformer.encode(text, mask, types=batch.get("types"))  # [B, T, D]
-        else:  # what is padded is on the right, after all real tokens: causality hides it
+        else:  # causality hides the padding, which is on the right
             hidden = self.model.transformer.decode(text)
         found, labels = self.model.head.opinions(hidden, mask, batch["text"]), batch["labels"]
-        return [logits.float()[: len(labels)] for logits in found], labels  # none of an empty batch's one row
+        return [logits.float()[: len(labels)] for logits in found], labels  # an empty batch has one row without label
 
     def _dropped(self, text: Tensor) -> Tensor:
-        """Ids [B, T] with some of the text's shown as ``<mask>``, in training."""
+        """Ids [B, T]; in training, ``task.token_dropout`` of them are ``<mask>``."""
         if not self.training or not self.settings.token_dropout:
             return text
         marks = self.tokenizers["text"]
@@ -165,7 +172,7 @@ class ClassificationTask(Task):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         found, labels = self.opinions(batch)
         loss = label_set_loss if self.multi_label else class_loss
-        totals = [  # each learns alone: a stack that knows all by heart would leave n-grams nothing to learn
+        totals = [  # each classifier has its own loss: a stack that overfits would leave n-grams nothing to learn
             loss(
                 logits,
                 labels,
@@ -175,7 +182,7 @@ class ClassificationTask(Task):
             )
             for logits in found
         ]
-        return self.step_loss(sum(totals) / len(totals), batch)
+        return self.step_loss(torch.stack(totals).sum() / len(totals), batch)
 
     # ---- validation and test
 
@@ -185,13 +192,14 @@ class ClassificationTask(Task):
         rows = batch["index"].tolist()
         wanted = [place for place, row in enumerate(rows) if split == "test" or row < self.settings.num_samples]
         answers = self._answers(logits[wanted], labels[wanted])
-        roles = [role for role in ("text", "text_b") if role in self.texts[split]]
+        columns = self.evaluation.texts[split]
+        roles = [role for role in ("text", "text_b") if role in columns]
         for place, answer in zip(wanted, answers, strict=True):
-            texts = {role: self.texts[split][role][rows[place]] for role in roles}
+            texts = {role: columns[role][rows[place]] for role in roles}
             self.samples.append({"index": rows[place], **texts, **answer})
 
     def _answers(self, logits: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-        """Labels and predictions of examples, by name, as samples.jsonl has them."""
+        """Labels and predictions of examples, by name, as they stand in samples.jsonl."""
         probabilities = self.calibration.probabilities(logits.double(), self.multi_label)
         decided = self.calibration.decide(probabilities, self.labels, self.multi_label)
         answers = []
@@ -202,7 +210,7 @@ class ClassificationTask(Task):
         return answers
 
     def _named(self, label: Any) -> Any:
-        """The name of a class, or with several a list of names for 0 and 1 of each class."""
+        """The name of a class; with ``multi_label``, the names of the classes that are 1."""
         if not self.multi_label:
             return self.labels[label]
         return [name for name, has in zip(self.labels, label, strict=True) if has]
@@ -218,7 +226,37 @@ class ClassificationTask(Task):
         return {"loss": loss, **metrics(probabilities, predicted, labels, self.labels)}
 
     def signatures(self) -> dict[str, Any]:
-        return self.calibration.described()
+        return self.calibration.facts()
+
+    def load_calibration(self, path: Path) -> None:
+        """Uses the temperature and thresholds of a file from now on; if there is no file, nothing changes.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        self.calibration = Calibration.load(path)
+
+    def calibrate(
+        self, encoded: Any, texts: Mapping[str, Sequence[str]], temperature: bool | None, threshold: str, label: str
+    ) -> Calibration:
+        """Fits a temperature or a threshold on a validation split; evaluation and prediction use it from now on.
+
+        Args:
+            encoded: The split's examples.
+            texts: Role to the split's texts.
+            temperature: As in `Calibration.refit`, and so are the next two.
+            threshold: The criterion of a threshold.
+            label: The class that the threshold is for.
+
+        Raises:
+            ConfigError: There is no such class, or no threshold meets the criterion.
+        """
+        logits = self.logits(texts["text"], texts.get("text_b"))
+        labels = self.labels_of(encoded, np.arange(len(logits)))
+        self.calibration = self.calibration.refit(
+            logits, labels, self.labels, self.multi_label, temperature=temperature, threshold=threshold, label=label
+        )
+        return self.calibration
 
     def report(self, folder: Path, name: str) -> dict[str, list[list[Any]]]:
         """Writes the confusion matrix of the last evaluation as ``confusion_NAME`` (CSV, JSON, picture)."""
@@ -230,10 +268,14 @@ class ClassificationTask(Task):
     # ---- prediction
 
     def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
-        """For each text all classes with their probabilities, the predicted one first, the others by probability.
+        """For each text all classes with their probabilities: the predicted one, then the others by probability.
 
-        With several classes they are all by probability, and ``predicted`` says which the text has. A pair of texts is
-        one line, with a tab between. A blank text has no outputs, and neither has a pair with a blank text.
+        With ``multi_label``, all classes are in the order of their probabilities, and ``predicted`` says whether the
+        text has the class. A pair of texts is one line with a tab between them. A blank text, or a pair with one, has
+        no outputs.
+
+        Raises:
+            DataError: This run classifies pairs, and an input has no tab.
         """
         for text in texts:
             if flaw := self.flaw(text):
@@ -246,7 +288,7 @@ class ClassificationTask(Task):
         return results
 
     def _sides(self, texts: Sequence[str]) -> tuple[list[str], list[str] | None]:
-        """First and second texts of lines; no second ones unless this run classifies pairs."""
+        """First and second texts of lines; None instead of second texts if this run classifies single texts."""
         if not self.pairs:
             return list(texts), None
         halves = [text.partition("\t") for text in texts]
@@ -261,11 +303,11 @@ class ClassificationTask(Task):
 
     def flaw(self, text: str) -> tuple[str, str] | None:
         if self.pairs and "\t" not in text and not is_blank(text):
-            return f"{text[:40]!r} is one text, and this run classifies pairs", "TEXT<TAB>TEXT_B"
+            return f"{text[:40]!r} is one text, and this run classifies pairs", "write TEXT<TAB>TEXT_B"
         return None
 
     def classify(self, texts: Sequence[str], others: Sequence[str] | None = None) -> list[list[dict[str, Any]]]:
-        """As `predict`, with the second texts of pairs given apart."""
+        """As `predict`, but the second texts of pairs are a separate argument."""
         probabilities = self.calibration.probabilities(self.logits(texts, others).double(), self.multi_label)
         decided = self.calibration.decide(probabilities, self.labels, self.multi_label).tolist()
         results = []
@@ -288,7 +330,7 @@ class ClassificationTask(Task):
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[str], others: Sequence[str] | None = None) -> Tensor:
-        """Logits [N, C] of texts, or of pairs; what is longer than the model allows is cut."""
+        """Logits [N, C] of texts or of pairs; texts that are longer than the model reads are cut."""
         limits = self.limits()
         rows = [[*self.start, *ids[: limits["text"]]] for ids in self.tokenizers["text"].encode_batch(list(texts))]
         firsts = np.array([len(row) - len(self.start) for row in rows])

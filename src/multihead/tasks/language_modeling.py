@@ -1,4 +1,4 @@
-"""Language modelling on packed blocks: the next token (causal), or tokens that were hidden (masked).
+"""Language modelling on packed blocks: predicting the next token (causal), or tokens that were hidden (masked).
 
 Shapes: B blocks, T block size, N predicted positions, D d_model.
 """
@@ -22,23 +22,34 @@ from multihead.model.beam_search import Hypothesis, generate, score
 from multihead.model.heads import VocabularyHead
 from multihead.model.sampling import cut_at_stop, sample, settled
 from multihead.model.transformer import OutputTransform, Transformer
-from multihead.tasks.base import IGNORED, Model, Task, at_places, labelled
+from multihead.tasks.base import IGNORED, EvaluationData, Model, RunningText, Task, at_places, labelled
 from multihead.text.vocabulary import Vocabulary
 
-OUTSIDE_SEGMENT = -1  # of positions outside of the stream
-PROMPT_WORDS = 4  # of a validation document, where task.prompts names none
-NEW_TOKENS = 64  # of a continuation, where decoding.max_new_tokens is 0
+OUTSIDE_SEGMENT = -1
+"""Segment of positions outside of the stream, which are padding."""
+PROMPT_WORDS = 4
+"""Words of a validation document that are its prompt if ``task.prompts`` names none."""
+NEW_TOKENS = 64
+"""Tokens of a continuation if ``decoding.max_new_tokens`` is 0."""
 
 
-class LanguageModelingTask(Task):
+class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     """Running text, cut into blocks of ``task.block_size`` tokens.
 
-    The label of a position is the stream's token there, its input the token before: ``<eos>`` of the document before is
-    what a document starts from. With ``task.document_mask`` documents in a block never see each other.
+    The label of a position is the stream's token there. If the model is causal, its input is the token before; so the
+    input of a document's first position is the ``<eos>`` of the document before. With ``task.document_mask``,
+    documents in a block do not see each other.
     """
 
-    def __init__(self, config: Config, settings: LanguageModelingConfig, model: Model, vocab: Vocabulary):
-        super().__init__(config, settings, model, vocab)
+    def __init__(
+        self,
+        config: Config,
+        settings: LanguageModelingConfig,
+        model: Model[VocabularyHead],
+        vocab: Vocabulary,
+        evaluation: EvaluationData | None = None,
+    ):
+        super().__init__(config, settings, model, vocab, evaluation)
         self.causal = settings.objective == "causal"
         self.tokenizer = self.tokenizers["text"]
         self.loss_mean, self.accuracy, self.windows_mean = WeightedMean(), WeightedMean(), WeightedMean()
@@ -47,7 +58,7 @@ class LanguageModelingTask(Task):
     def new_head(
         cls, config: Config, settings: LanguageModelingConfig, transformer: Transformer, vocab: Vocabulary
     ) -> VocabularyHead:
-        stack = transformer.decoder if settings.objective == "causal" else transformer.encoder
+        stack = transformer.stack("decoder" if settings.objective == "causal" else "encoder")
         weight = stack.embedding.weight if config.model.tie_embeddings in ("target_output", "all") else None
         transform = OutputTransform(config.model) if config.model.output_transform else None
         width = config.model.width_of_embeddings if transform else config.model.d_model
@@ -60,10 +71,10 @@ class LanguageModelingTask(Task):
         return {}
 
     def targets(self, tokens: np.ndarray) -> np.ndarray:
-        """Predicted positions of blocks of so many tokens: all, or exactly the rounded share."""
+        """Number of predicted positions of blocks with these numbers of tokens: all, or the rounded share."""
         return tokens if self.causal else np.round(self.settings.mask_share * tokens).astype(np.int64)
 
-    def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
+    def collate(self, encoded: RunningText, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
         if len(indices) == 0:  # one row without targets: its loss is 0 and its gradient exists
             row = torch.full((1, 1), self.tokenizer.eos_id)
             labels = torch.full((1, 1), IGNORED)
@@ -71,7 +82,7 @@ class LanguageModelingTask(Task):
         inputs, labels = encoded.windows(indices)
         inside = labels >= 0
         segments = None
-        if not self.causal and not inside.all():  # padding is a segment of its own, which no token attends to
+        if not self.causal and not inside.all():  # padding is a segment of its own, to which no token attends
             segments = torch.from_numpy(np.where(inside, 0, OUTSIDE_SEGMENT))
         if self.settings.document_mask:
             source = inputs if self.causal else labels  # a document starts at the <eos> before it, or after it
@@ -89,7 +100,7 @@ class LanguageModelingTask(Task):
     def _masked(
         self, ids: np.ndarray, inside: np.ndarray, starts: np.ndarray, epoch: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs with hidden tokens and labels of these alone; drawn from (seed, epoch, block) and nothing else."""
+        """Inputs with hidden tokens, and their labels. What is hidden depends on (seed, epoch, block) alone."""
         inputs, labels = ids.copy(), np.full_like(ids, IGNORED)
         first = self.tokenizer.first_plain
         for row, start in enumerate(starts.tolist()):
@@ -138,9 +149,9 @@ class LanguageModelingTask(Task):
             self._collect(batch, real, nats)
 
     def _collect(self, batch: dict[str, Any], real: Tensor, nats: Tensor) -> None:
-        """Nats of every scored position, by its place in the stream."""
-        if not self.samples:  # one array: small ones between the large tensors of batches would hold their memory
-            self.samples.append({"nats": np.zeros(len(self.streams["test"]), np.float32)})
+        """Notes the nats of every scored position, by its place in the stream."""
+        if not self.samples:  # one array: small arrays between the large tensors of batches would fragment memory
+            self.samples.append({"nats": np.zeros(len(self.evaluation.streams["test"]), np.float32)})
         places = batch["index"][:, None].to(real.device) + torch.arange(real.size(1), device=real.device)
         self.samples[0]["nats"][places[real].cpu().numpy()] = nats.float().cpu().numpy()
 
@@ -148,7 +159,7 @@ class LanguageModelingTask(Task):
         loss = float(self.loss_mean.compute())
         metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         if self.causal:  # every token was scored once
-            stream = self.streams[split]
+            stream = self.evaluation.streams[split]
             bits = {"bits_per_byte": loss * len(stream) / math.log(2) / stream.num_bytes}
             metrics |= self.comparable(split, "text", bits)
         metrics["token_accuracy"] = float(self.accuracy.compute())
@@ -161,8 +172,8 @@ class LanguageModelingTask(Task):
         return metrics
 
     def _random_windows(self, split: str) -> float:
-        """Mean loss over blocks drawn with replacement, shared out over the ranks."""
-        stream, world = self.streams[split], self.trainer.world_size
+        """Mean loss over blocks drawn with replacement; each rank takes its share of them."""
+        stream, world = self.evaluation.streams[split], self.trainer.world_size
         starts = stream.random_starts(self.settings.random_windows, self.config.seed)
         many = max(1, self.config.data.eval_tokens // stream.block_size)
         for first in range(self.trainer.global_rank * many, len(starts), many * world):
@@ -185,7 +196,7 @@ class LanguageModelingTask(Task):
 
     def _first_words(self, split: str) -> list[str]:
         """The beginnings of the first documents of the split."""
-        stream = self.streams[split]
+        stream = self.evaluation.streams[split]
         starts = stream.document_starts()[: self.settings.num_samples]
         texts = [self._decode(stream.read(start, start + 50).tolist()) for start in starts.tolist()]
         prompts = [" ".join(text.split(" ")[:PROMPT_WORDS]) for text in texts]
@@ -196,15 +207,16 @@ class LanguageModelingTask(Task):
         scored = [s["nats"] for s in samples if "nats" in s]
         if not scored:
             return plain
-        stream = self.streams["test"]
-        nats = np.sum(scored, axis=0, dtype=np.float64)  # each place is a rank's own
+        stream = self.evaluation.streams["test"]
+        nats = np.sum(scored, axis=0, dtype=np.float64)  # each place was scored by one rank
         starts = stream.document_starts()
         sizes = stream.document_bytes
-        if len(starts) < 10:  # few documents: blocks stand for them
+        if len(starts) < 10:  # so few documents that blocks are listed instead
             starts = np.arange(0, len(stream), stream.block_size)
-        sums, tokens = np.add.reduceat(nats, starts), np.diff([*starts, len(stream)])
+        ends = np.append(starts[1:], len(stream))
+        sums, tokens = np.add.reduceat(nats, starts), ends - starts
         if sizes is None or len(sizes) != len(starts):
-            texts = [stream.read(a, b).tolist() for a, b in zip(starts, [*starts[1:], len(stream)], strict=True)]
+            texts = [stream.read(a, b).tolist() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
             sizes = [len(text.encode()) for text in self.tokenizer.decode_batch(texts)]
         rows = zip(sums.tolist(), tokens.tolist(), np.asarray(sizes).tolist(), strict=True)
         return [{"index": i, "nats": round(a, 6), "tokens": b, "bytes": c} for i, (a, b, c) in enumerate(rows)] + plain
@@ -213,12 +225,16 @@ class LanguageModelingTask(Task):
 
     @torch.inference_mode()
     def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
-        """Continuations of prompts, each ``text``, ``score`` and ``log_prob``: drawn, or searched for.
+        """Continuations of prompts, drawn or searched for, each with ``text``, ``score`` and ``log_prob``.
 
         Args:
-            texts: Prompts; an empty one starts a document. One of ``model.max_len`` tokens or more is cut to its end.
-            decoding: How. A beam search does not slide: prompt and continuation share ``model.max_len`` tokens.
+            texts: Prompts. An empty prompt starts a document. Of a prompt of ``model.max_len`` tokens or more, only
+                the end is read.
+            decoding: Options. In beam search, prompt and continuation share ``model.max_len`` tokens.
             first: Number of the first prompt.
+
+        Raises:
+            ConfigError: The model is masked, not causal.
         """
         self._require_causal()
         if decoding.num_beams > 1:
@@ -233,7 +249,7 @@ class LanguageModelingTask(Task):
         return [len(self._encode(text)) >= self.config.model.max_len for text in texts]
 
     def _prompt(self, text: str, room: int = 1) -> list[int]:
-        """Ids of a prompt; the end of one that leaves no room for what continues it, cut to leave ``room`` tokens."""
+        """Ids of a prompt. If a continuation would not fit, the beginning is cut to leave ``room``."""
         ids, max_len = self._encode(text), self.config.model.max_len
         return ids if len(ids) < max_len else ids[-(max_len - min(room, max_len // 2)) :]
 
@@ -241,7 +257,7 @@ class LanguageModelingTask(Task):
     def stream(
         self, text: str, decoding: DecodingConfig, write: Callable[[str], None], number: int = 0
     ) -> list[dict[str, Any]]:
-        """Continues prompt ``number`` and writes the text as it grows, up to a stop string."""
+        """Continues the prompt ``number``; calls ``write`` with the text as it grows, up to a stop string."""
         self._require_causal()
         prompt, ids, shown = self._prompt(text), [], 0
 
@@ -258,7 +274,7 @@ class LanguageModelingTask(Task):
 
     def _require_causal(self) -> None:
         if not self.causal:
-            what = "a masked language model fills gaps and continues nothing"
+            what = "a masked language model fills gaps; it cannot continue a text"
             raise ConfigError("task.objective", what, "a run of task.objective=causal")
 
     def _encode(self, text: str) -> list[int]:
@@ -271,7 +287,7 @@ class LanguageModelingTask(Task):
         return [*self.tokenizer.opening, *ids] or [self.tokenizer.eos_id]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; the blank that a tokenizer puts before each line's first word is taken out."""
+        """Text of ids, without the blank that a tokenizer puts before each line's first word."""
         text = self.tokenizer.decode_batch([ids])[0]
         by_line = self.config.data.document == "file" and self.tokenizer.kind in ("bpe", "unigram")
         return text.replace("\n ", "\n") if by_line else text
@@ -307,7 +323,7 @@ class LanguageModelingTask(Task):
         ]
 
     def _search(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
-        """By beam search."""
+        """Continuations found by beam search, one prompt at a time."""
         marks, max_len = self.tokenizer, self.config.model.max_len
         results = []
         for text in texts:
@@ -332,7 +348,7 @@ class LanguageModelingTask(Task):
         return {"text": text, "score": round(hypothesis.score, 6), "log_prob": round(hypothesis.log_prob, 6)}
 
     def _new_text(self, prompt: list[int], ids: list[int]) -> str:
-        """What the ids add to the prompt's text."""
+        """The text that the ids add to the prompt's text."""
         return self._decode([*prompt, *ids])[len(self._decode(prompt)) :]
 
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
@@ -349,14 +365,18 @@ class LanguageModelingTask(Task):
 
     @torch.inference_mode()
     def score(self, texts: Sequence[str]) -> list[float]:
-        """log p in nats of each text as a document, its end included; longer ones than model.max_len are refused."""
+        """log p of each text in nats, as a document with its end mark.
+
+        Raises:
+            ConfigError: The model is masked, or a text is longer than ``model.max_len``.
+        """
         self._require_causal()
         results = []
         for text in texts:
             ids = [*self._encode(text), self.tokenizer.eos_id]
             ids = ids if self.tokenizer.opening else [self.tokenizer.eos_id, *ids]  # the first token is predicted too
             if len(ids) > self.config.model.max_len + 1:
-                what = f"a text of {len(ids) - 1:,} tokens, the model reads {self.config.model.max_len:,}"
+                what = f"a text has {len(ids) - 1:,} tokens, and the model reads {self.config.model.max_len:,}"
                 raise ConfigError("score", what, "score shorter texts")
             target = torch.tensor([ids], device=self.device)
             results.append(float(score(self.model.transformer, self.model.head, target=target).sum()))

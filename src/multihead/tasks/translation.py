@@ -1,4 +1,7 @@
-"""Sequence to sequence: teacher forcing in training, real decoding in validation and test."""
+"""Sequence to sequence: teacher forcing in training, real decoding in validation and test.
+
+Shapes: N real target positions (or examples), B batch, T target time, S source time, D d_model.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,27 +19,34 @@ from torch import Tensor, nn
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError
-from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, WeightedMean
+from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, TextScore, WeightedMean
 from multihead.model.beam_search import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import Transformer
-from multihead.tasks.base import IGNORED, Model, Task, at_places, labelled
+from multihead.tasks.base import IGNORED, EvaluationData, Model, Task, at_places, labelled
 from multihead.text.inputs import is_blank
 from multihead.text.targets import TargetText, usable_tokenizer
 from multihead.text.vocabulary import Vocabulary
 
+UNICODE_FORMS: Mapping[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
+"""``data.normalize`` to the form that it names."""
 
-class TranslationTask(Task):
-    """Translation and its like: a source text becomes a target text.
 
-    With ``task.topology=decoder`` one causal stack reads ``<bos> source <sep> target`` and is trained on the target.
+class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
+    """A source text becomes a target text.
+
+    With ``task.topology=decoder``, one causal stack reads ``<bos> source <sep> target`` and is trained on the target.
     """
 
-    searches_side_by_side = True
-    """Whether batches are searched at the same time on a CPU; not where what happens in them is timed."""
-
-    def __init__(self, config: Config, settings: TranslationConfig, model: Model, vocab: Vocabulary):
-        super().__init__(config, settings, model, vocab)
+    def __init__(
+        self,
+        config: Config,
+        settings: TranslationConfig,
+        model: Model[VocabularyHead],
+        vocab: Vocabulary,
+        evaluation: EvaluationData | None = None,
+    ):
+        super().__init__(config, settings, model, vocab, evaluation)
         self.decoder_only = settings.topology == "decoder"
         marks = self.tokenizers["target"]
         self.pad, self.bos, self.eos, self.sep = marks.pad_id, marks.bos_id, marks.eos_id, marks.sep_id
@@ -44,22 +54,23 @@ class TranslationTask(Task):
         self.exact_match, self.cut_outputs = WeightedMean(), WeightedMean()
         self.target_text = vocab.targets.get(settings.name, TargetText())
         self.scores = self.new_scores()
+        self.score_modules = nn.ModuleDict(self.scores)  # so that they follow the model to its device
 
     @classmethod
     def new_head(
         cls, config: Config, settings: TranslationConfig, transformer: Transformer, vocab: Vocabulary
     ) -> VocabularyHead:
         tied = config.model.tie_embeddings in ("target_output", "all") and not config.model.embedding_width
-        weight = transformer.decoder.embedding.weight if tied else None
+        weight = transformer.stack("decoder").embedding.weight if tied else None
         kind = CopyHead if settings.copy else VocabularyHead
         return kind(config.model.d_model, vocab.tokenizers["target"].vocab_size, weight)
 
-    def new_scores(self) -> nn.ModuleDict:
-        """Metrics of the decoded text by the name they are logged under; the last ones of test only."""
+    def new_scores(self) -> dict[str, TextScore]:
+        """Metrics of the decoded text by name. Those that ``task.monitor`` does not know are computed in test only."""
         tokenize, _ = usable_tokenizer(self.settings.bleu_tokenize, self.target_text)
-        scores = {"bleu": CorpusBLEU(tokenize=tokenize), "chrf": CorpusCHRF()}
+        scores: dict[str, TextScore] = {"bleu": CorpusBLEU(tokenize=tokenize), "chrf": CorpusCHRF()}
         scores["bleu_lowercase"] = CorpusBLEU(lowercase=True, tokenize=tokenize)
-        return nn.ModuleDict(scores | ({"ter": CorpusTER()} if self.settings.ter else {}))
+        return scores | ({"ter": CorpusTER()} if self.settings.ter else {})
 
     # ---- from ids to batches
 
@@ -102,19 +113,19 @@ class TranslationTask(Task):
     # ---- from batches to losses
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """What the head's loss takes: hidden states [N, D] and labels [N] of the real target positions.
+        """The arguments of the head's loss: hidden states [N, D] and labels [N] of the real target positions.
 
-        Of a `CopyHead` their shares [N, 1 + S] and their source's ids [N, S] too.
+        A `CopyHead` also takes the shares [N, 1 + S] and the ids [N, S] of their source.
         """
         source, mask = batch.get("source"), batch.get("source_mask")
-        transformer = self.model.transformer
+        transformer, head = self.model.transformer, self.model.head
         memory = None if source is None else transformer.encode(source, mask)
         hidden = transformer.decode(batch["target"], memory=memory, memory_mask=mask)  # [B, T, D]
         places = batch["places"]
         positions = at_places(hidden, places), at_places(batch["labels"], places)
-        if not self.settings.copy:
+        if not isinstance(head, CopyHead) or source is None or memory is None:
             return positions
-        shares = self.model.head.shares(hidden, self.model.head.source(source, memory, mask))  # [B, T, 1 + S]
+        shares = head.shares(hidden, head.source(source, memory, mask))  # [B, T, 1 + S]
         ids = source[:, None].expand(-1, hidden.size(1), -1)  # [B, T, S]
         return (*positions, at_places(shares, places), at_places(ids, places))
 
@@ -126,14 +137,14 @@ class TranslationTask(Task):
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
         limit = self.config.trainer.limit_val_examples if split == "val" else 0
-        decoding = replace(self.config.decoding, do_sample=False, num_return_sequences=1)  # where a run also samples
+        decoding = replace(self.config.decoding, do_sample=False, num_return_sequences=1)
         positions = self(batch)
         labels = positions[1]
         each, hits = self.model.head.evaluate(*positions)
         nats = each.double().sum()
         self.loss_mean.update(nats, labels.numel())
         self.accuracy.update(hits.sum(), hits.numel())
-        texts, rows = self.texts[split], batch["index"].tolist()
+        texts, rows = self.evaluation.texts[split], list[int](batch["index"].tolist())
         num_bytes = sum(len(texts["target"][i].encode()) + 1 for i in rows)  # the end mark stands for the end of line
         self.bits.update(nats / math.log(2), num_bytes)
         index = [i for i in rows if not limit or i < limit]
@@ -151,9 +162,9 @@ class TranslationTask(Task):
                 self.samples.append({"index": i, "source": source, "reference": reference, "output": output})
 
     def in_form(self, text: str) -> str:
-        """A reference in the Unicode form that data.normalize gives outputs, which may look the same in two forms."""
-        form = self.config.data.normalize
-        return text if form == "none" else unicodedata.normalize(form.upper(), text)
+        """A reference in the Unicode form that ``data.normalize`` gives to outputs."""
+        form = UNICODE_FORMS.get(self.config.data.normalize)
+        return text if form is None else unicodedata.normalize(form, text)
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
         loss = float(self.loss_mean.compute())
@@ -173,14 +184,14 @@ class TranslationTask(Task):
             metric.reset()
         return metrics
 
-    def signatures(self) -> dict[str, str]:
+    def signatures(self) -> dict[str, Any]:
         names = {"bleu": "signature", "chrf": "chrf_signature", "ter": "ter_signature"}
         return {name: self.scores[score].signature() for score, name in names.items() if score in self.scores}
 
     # ---- prediction
 
     def prompts_of(self, split: str) -> Sequence[str]:
-        return self.texts[split]["source"]
+        return self.evaluation.texts[split]["source"]
 
     def too_long(self, texts: Sequence[str]) -> list[bool]:
         limit = self.limits()["source"]
@@ -193,15 +204,15 @@ class TranslationTask(Task):
         ]
 
     def translate(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[tuple[str, Hypothesis]]]:
-        """Translations of ``texts``, in order, each with ``decoding.num_return_sequences`` hypotheses, best first.
+        """The ``decoding.num_return_sequences`` best translations of each text, best first.
 
-        A blank text has an empty translation; a text longer than the model allows is cut.
+        A blank text has an empty translation. A text that is longer than the model reads is cut.
 
         Raises:
             ConfigError: ``decoding.do_sample`` is on.
         """
         if decoding.do_sample:
-            what = "draws continuations of a language model; here outputs are searched for"
+            what = "is for task=lm; this task searches for its outputs"
             raise ConfigError("decoding.do_sample", what, "decoding.num_beams=5")
         ids = self.tokenizers["source"].encode_batch(["" if is_blank(text) else text for text in texts])
         tokenizer = self.tokenizers["target"]
@@ -212,14 +223,18 @@ class TranslationTask(Task):
 
     @torch.inference_mode()
     def search(self, ids: Sequence[Sequence[int]], decoding: DecodingConfig) -> list[list[Hypothesis]]:
-        """Hypotheses for source ids without marks, in order, best first; rows of like length are decoded together."""
+        """Hypotheses for each row of source ids without marks, best first; rows of similar length share a batch."""
         results = [[Hypothesis([], 0.0, 0.0)] for _ in ids]
         limit = self.limits()["source"]
         ids = [row[:limit] for row in ids]
         order = sorted((i for i, row in enumerate(ids) if row), key=lambda i: (-len(ids[i]), i))
-        together = self.searches_side_by_side and self.device.type == "cpu" and not self.config.compile
-        together = together and self.config.strategy != "fsdp"  # whose hooks follow one pass at a time
-        workers = min(WORKERS, torch.get_num_threads()) if together else 1
+        one_at_a_time = (  # fsdp's hooks and the profile's clock follow one pass
+            self.device.type != "cpu"
+            or self.config.compile
+            or self.config.strategy == "fsdp"
+            or self.config.trainer.profile_steps
+        )
+        workers = 1 if one_at_a_time else min(WORKERS, torch.get_num_threads())
         room = max(1, self.config.data.eval_tokens // workers)
         batches, start = [], 0
         while start < len(order):
@@ -232,7 +247,7 @@ class TranslationTask(Task):
         return results
 
     def _generate(self, rows: list[list[int]], decoding: DecodingConfig) -> list[list[Hypothesis]]:
-        """Decodes one batch of source ids (longest first)."""
+        """Decodes one batch of source ids, the longest first."""
         forced_ids = self.tokenizers["target"].encode_batch([decoding.forced_prefix])[0]
         longest = [self.target_text.limit(len(row)) for row in rows]
         if decoding.max_new_tokens:
@@ -274,7 +289,7 @@ class TranslationTask(Task):
 
     @torch.inference_mode()
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """log p(target | source) in nats of each pair, end mark included."""
+        """log p(target | source) of each pair in nats, with the end mark."""
         limits = self.limits()
         pairs = zip(
             self.tokenizers["source"].encode_batch(list(sources)),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from multihead.data.module import DataModule, TaskData
-    from multihead.tasks.base import Task
+    from multihead.tasks.base import EvaluationData, Task
     from multihead.text.vocabulary import Vocabulary
     from multihead.training.steps import Steps
     from multihead.training.transfer import Source
@@ -51,7 +51,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     capabilities.limit_threads()
     config = composition.config
     L.seed_everything(config.seed, verbose=False)
-    task = build_task(config, prepared.vocab, composition.plugin)
+    task = build_task(config, prepared.vocab, composition.plugin, evaluation_data(prepared))
     for name, member in task.members().items():
         member.start_from(prepared.encoded[name]["train"])
     freeze(task.model.named_parameters(remove_duplicate=False), config.optim.freeze)
@@ -59,7 +59,6 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
         task.model.transformer.compile_layers()
     if config.trainer.activation_checkpointing:
         task.model.transformer.recompute_layers()
-    give_texts(task, prepared)
     data = DataModule(
         {name: source_of(config, task.member(name), prepared) for name in prepared.texts},
         config.data,
@@ -72,16 +71,17 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     return task, data
 
 
-def give_texts(task: Task, prepared: Prepared) -> None:
-    """Gives each task of the run what it is validated and tested on."""
+def evaluation_data(prepared: Prepared) -> dict[str, EvaluationData]:
+    """Task to what it is validated and tested on."""
+    from multihead.tasks.base import EvaluationData
+
+    found: dict[str, EvaluationData] = {}
     for name, text in prepared.texts.items():
-        member = task.member(name)
-        member.unknown = dict(prepared.unknown.get(name, {}))
-        for split in ("val", "test"):
-            if split in text.lines:
-                member.streams[split] = prepared.encoded[name][split]
-            elif text.corpus is not None and split in text.corpus.splits:
-                member.texts[split] = text.corpus.splits[split].columns
+        streams = {split: prepared.encoded[name][split] for split in ("val", "test") if split in text.lines}
+        rows = text.corpus.splits if text.corpus is not None and not text.lines else {}
+        columns = {split: rows[split].columns for split in ("val", "test") if split in rows}
+        found[name] = EvaluationData(columns, streams, prepared.unknown.get(name, {}))
+    return found
 
 
 def source_of(config: Config, task: Task, prepared: Prepared) -> TaskData:
@@ -181,8 +181,8 @@ def whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Task
 
     if not is_sharded(task):
         return task
-    fresh = trainer.precision_plugin.convert_module(build_task(task.config, task.vocab, composition.plugin))
-    for name, member in task.members().items():
-        fresh.member(name).texts, fresh.member(name).streams = member.texts, member.streams
+    evaluation = {name: member.evaluation for name, member in task.members().items()}
+    whole = build_task(task.config, task.vocab, composition.plugin, evaluation)
+    fresh = trainer.precision_plugin.convert_module(whole)
     fresh.tokens_seen, fresh.recorded = task.tokens_seen, task.recorded
     return fresh

@@ -201,12 +201,12 @@ def _decoding(task: Task) -> tuple[float, dict[str, float]]:
     sizes = {"val": 0, "test": 0}
     for member in task.members().values():
         for split in counts:
-            texts = member.texts.get(split, {})
-            sizes[split] += len(next(iter(texts.values()))) if texts else len(member.streams.get(split, ()))
+            texts = member.evaluation.texts.get(split, {})
+            sizes[split] += len(next(iter(texts.values()))) if texts else len(member.evaluation.streams.get(split, ()))
             if "source" in texts:
                 counts[split] += len(texts["source"])
-        if "source" in member.texts.get("val", {}):
-            some = list(member.texts["val"]["source"][:DECODED])
+        if "source" in member.evaluation.texts.get("val", {}):
+            some = list(member.evaluation.texts["val"]["source"][:DECODED])
             began = time.monotonic()
             member.predict(some, config.decoding)
             seconds, measured = seconds + time.monotonic() - began, measured + len(some)

@@ -409,7 +409,7 @@ def decoding(task: Task) -> dict[str, Any]:
 
 
 def _usual_length(task: Task, count: int) -> int:
-    references = task.texts.get("val", {}).get("target")
+    references = task.evaluation.texts.get("val", {}).get("target")
     if references is None:
         return task.config.decoding.max_new_tokens or 64
     rows = task.tokenizers["target"].encode_batch(list(references[:count]))
@@ -426,8 +426,6 @@ def _watching(stopwatch: Stopwatch, task: Task, rows: list[int]) -> Iterator[Non
     if transformer.encoder is not None:
         hooks += timed_module(stopwatch, transformer.encoder, ENCODE)
     with contextlib.ExitStack() as stack:
-        stack.callback(setattr, task, "searches_side_by_side", True)
-        task.searches_side_by_side = False  # a stopwatch follows one thread
         for hook in hooks:
             stack.callback(hook.remove)
         stack.enter_context(_timed(stopwatch, torch, "log_softmax", LOG_PROBS))

@@ -209,7 +209,7 @@ def _evaluation(task: Task, metrics: Mapping[str, float], samples: Sequence[dict
         split=split,
         outputs=outputs,
         references=references,
-        unknown=task.unknown.get("test", {}),
+        unknown=task.evaluation.unknown.get("test", {}),
         interval=_interval(task, metrics, samples) if 0 < len(samples) < FEW_EXAMPLES else None,
         solvable=task.config.data.format == "grammar",
         classes=given == "predicted",

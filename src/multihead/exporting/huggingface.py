@@ -1,0 +1,320 @@
+"""A run as a folder in Hugging Face's layout, which the Auto classes of ``transformers`` load without our code.
+
+That needs a family whose model is the run's. `multihead.pretrained.target` looks for one; if there is none, the message
+names the option that stands in the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from multihead.config.extras import installed
+from multihead.config.families import FAMILIES
+from multihead.config.published import Described, described
+from multihead.config.task import ClassificationConfig, TranslationConfig
+from multihead.errors import ConfigError
+from multihead.exporting.verify import Example, Reference
+from multihead.pretrained.folder import opened
+from multihead.pretrained.names import NAMES
+from multihead.pretrained.source import translated
+from multihead.pretrained.target import Obstacle, content_of, obstacles, published_state
+from multihead.runs.directory import read_json
+from multihead.tasks import build_task
+from multihead.tasks.base import Task
+from multihead.tasks.language_modeling import NEW_TOKENS
+
+CLASSES = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "distilbert": "DistilBert",
+    "electra": "Electra",
+    "albert": "Albert",
+    "gpt2": "GPT2",
+    "llama": "Llama",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gpt_neox": "GPTNeoX",
+}
+"""Family to the beginning of its classes' names. Mistral's model is Llama's, CamemBERT's that of RoBERTa."""
+OTHERS = "to=onnx or torch_export"
+
+
+def family_of(task: Task) -> str:
+    """The ``model_type`` whose model is the task's.
+
+    Raises:
+        ConfigError: There is none; names what stands in the way of the nearest.
+    """
+    settings, model = task.settings, task.config.model
+    if isinstance(settings, TranslationConfig):
+        what = "no family of encoder and decoder is written yet"
+        raise ConfigError(f"task={settings.name}", what, f"to=ctranslate2, or {OTHERS}")
+    if len(task.config.task.members()) > 1:
+        raise ConfigError("task=multitask", "no published family has several heads", OTHERS)
+    classifies = isinstance(settings, ClassificationConfig)
+    (stack,), size = settings.stacks, task.tokenizers["text"].vocab_size
+    found: dict[str, list[Obstacle]] = {}
+    for model_type in CLASSES:
+        foreign = model_type == "qwen2" and task.tokenizers["text"].kind != "published"
+        if FAMILIES[model_type].stack != stack or foreign:  # AutoTokenizer takes Qwen2's own, whatever the folder says
+            continue
+        named = obstacles(model_type, model, size, with_vocabulary=not classifies)
+        found[model_type] = [(f"model.{name}", ours, theirs) for name, ours, theirs in named]
+        if classifies:
+            found[model_type] += _obstacles_of_classes(settings, model_type)
+    nearest = min(found, key=lambda model_type: len(found[model_type]))
+    if found[nearest]:
+        (key, ours, theirs), *others = found[nearest]
+        more = "".join(f"; {name}={_word(here)} too, it has {_word(there)}" for name, here, there in others)
+        what = f"stands in the way: the nearest published family, {CLASSES[nearest]}, has {_word(theirs)}{more}"
+        raise ConfigError(f"{key}={_word(ours)}", what, OTHERS)
+    return nearest
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _obstacles_of_classes(settings: ClassificationConfig, model_type: str) -> list[Obstacle]:
+    """Options of ``task.*`` that keep a head over classes from being the family's."""
+    names = NAMES[model_type]
+    dense = "dense" in names.classes
+    wanted = {
+        "pooling": "first" if dense else "last",
+        "head_activation": names.activation,
+        "head_bias": dense,
+        "ngram_buckets": 0,
+    }
+    differ = [name for name, value in wanted.items() if getattr(settings, name) != value]
+    return [(f"task.{name}", getattr(settings, name), wanted[name]) for name in differ]
+
+
+def write(task: Task, folder: Path, run_dir: Path) -> str:
+    """Writes configuration, weights, tokenizer and model card into an existing folder; returns the family.
+
+    Raises:
+        ConfigError: No family has the model.
+    """
+    model_type = family_of(task)
+    content = content_of(model_type, task.config.model, task.tokenizers["text"].vocab_size) | _of_task(task, model_type)
+    state = {name: parameter.detach() for name, parameter in task.model.named_parameters()}
+    temperature = _temperature(task)
+    if temperature != 1.0:
+        state |= {name: tensor / temperature for name, tensor in state.items() if name.startswith("head.output.")}
+    tensors = published_state(described(folder, content), state, prefixed=True)
+    _write_json(folder / "config.json", content)
+    save_file({name: tensor.cpu() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    _write_tokenizer(task, folder)
+    (folder / "README.md").write_text(card(task, run_dir, content), encoding="utf-8")
+    return model_type
+
+
+def _temperature(task: Task) -> float:
+    """By which the logits of a classifier are divided; 1 of every other task."""
+    calibration = getattr(task, "calibration", None)
+    return 1.0 if calibration is None else calibration.temperature
+
+
+def _of_task(task: Task, model_type: str) -> dict[str, Any]:
+    """What ``config.json`` says beside sizes: the class that loads it, marks and classes."""
+    settings, marks = task.settings, task.tokenizers["text"]
+    ids = {"bos_token_id": marks.bos_id, "eos_token_id": marks.eos_id, "pad_token_id": marks.pad_id}
+    start = CLASSES[model_type]
+    if isinstance(settings, ClassificationConfig):
+        names = dict(enumerate(task.labels))
+        kind = "multi_label_classification" if settings.multi_label else "single_label_classification"
+        thresholds = {name: each.value for name, each in task.calibration.thresholds.items()}
+        return {
+            "architectures": [f"{start}ForSequenceClassification"],
+            **ids,
+            "id2label": {str(number): name for number, name in names.items()},
+            "label2id": {name: number for number, name in names.items()},
+            "problem_type": kind,
+            **({"multihead_thresholds": thresholds} if thresholds else {}),
+        }
+    causal = settings.stacks == ("decoder",)
+    last = ("LMHeadModel" if model_type == "gpt2" else "ForCausalLM") if causal else "ForMaskedLM"
+    return {"architectures": [start + last], **ids}
+
+
+def _write_tokenizer(task: Task, folder: Path) -> None:
+    """The tokenizer in the library's own format, and what ``transformers`` wants to know of it."""
+    marks, settings = task.tokenizers["text"], task.settings
+    if isinstance(settings, ClassificationConfig):
+        written = marks.library_json(marks.start, marks.end)
+    else:
+        written = marks.library_json(marks.opening if settings.stacks == ("decoder",) else ())
+    (folder / "tokenizer.json").write_text(written, encoding="utf-8")
+    inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if task.config.model.segment_types > 1 else [])
+    said = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": task.config.model.max_len,
+        "model_input_names": inputs,
+        "padding_side": "left" if settings.name == "lm" and settings.stacks == ("decoder",) else "right",
+        "clean_up_tokenization_spaces": False,
+        **marks.library_names,
+    }
+    _write_json(folder / "tokenizer_config.json", {"pad_token": marks.vocab[marks.pad_id]} | said)
+    if settings.name == "lm" and settings.stacks == ("decoder",):
+        never = sorted({marks.pad_id, marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id} - {marks.eos_id})
+        generation = {
+            "bos_token_id": marks.bos_id,
+            "eos_token_id": marks.eos_id,
+            "pad_token_id": marks.pad_id,
+            "max_new_tokens": task.config.decoding.max_new_tokens or NEW_TOKENS,
+            **({"suppress_tokens": never} if never else {}),
+        }
+        _write_json(folder / "generation_config.json", generation)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+# ---- the model card
+
+
+def card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
+    """The model card: what it is, how to use it, what it scored on what, and the command that made it."""
+    result, known = (_json_if_there(run_dir / name) for name in ("result.json", "environment.json"))
+    name = task.settings.name
+    kind = {"classification": "text-classification", "lm": "text-generation"}.get(name, name)
+    kind = "fill-mask" if content["architectures"][0].endswith("ForMaskedLM") else kind
+    scores = [f"| {key} | {value:.6g} |" for key, value in result.items() if key.startswith("test/")]
+    data = [f"- {key.removeprefix('data_')}: sha256 `{mark}`" for key, mark in known.get("data", {}).items()]
+    start = task.config.init_from
+    origin = f"It began from `{start}`, whose licence holds for it too.\n" if start else ""
+    auto = AUTO[content["architectures"][0].removeprefix(CLASSES[content["model_type"]])]
+    temperature = _temperature(task)
+    notes = ""
+    if temperature != 1.0:
+        notes += f"\nIts logits are divided by the calibration's temperature, {temperature:.4g}.\n"
+    if "multihead_thresholds" in content:
+        notes += "\nThe thresholds of classes stand in `config.json` (`multihead_thresholds`); apply them yourself.\n"
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {kind}",
+        "---",
+        f"# {task.config.data.name}: {name}",
+        "",
+        f"A {content['architectures'][0]} of {sum(p.numel() for p in task.model.parameters()):,} parameters, trained "
+        f"by Multihead on the data set `{task.config.data.name}`.",
+        origin,
+        "```python",
+        f"from transformers import AutoTokenizer, {auto}",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        f'model = {auto}.from_pretrained(".")',
+        "```",
+        notes,
+        "## Scores on the test split",
+        "",
+        "| metric | value |",
+        "| --- | --- |",
+        *scores,
+        "",
+        "## Data",
+        "",
+        *data,
+        "",
+        "## Training",
+        "",
+        "```",
+        str(known.get("command", "")),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+AUTO = {
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+}
+"""End of a class's name to the class that finds it."""
+
+
+def _json_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path, dict) if path.is_file() else {}
+
+
+# ---- the comparison
+
+
+class Runtime:
+    """The folder read back: by ``transformers`` if it is installed, else by our own reader.
+
+    Args:
+        folder: What `write` wrote.
+        reference: The run's model.
+    """
+
+    measured = "logits"
+    greedy = False
+
+    def __init__(self, folder: Path, reference: Reference):
+        self.reference, task = reference, reference.task
+        self.temperature = _temperature(task)
+        self.fresh = Reference(_read_back(folder, task), reference.decoding)
+        self.theirs = _auto_model(folder) if installed("transformers") else None
+
+    def versions(self) -> Mapping[str, str]:
+        """Reports what ran it, apart from torch."""
+        return {} if self.theirs is None else {"transformers": metadata.version("transformers")}
+
+    def expected(self, example: Example) -> Tensor:
+        """The run's logits, divided by the temperature."""
+        return self.reference.logits(example) / self.temperature
+
+    @torch.inference_mode()
+    def teacher_forced(self, examples: Sequence[Example]) -> list[Tensor]:
+        """Logits of each example."""
+        if self.theirs is None:
+            return [self.fresh.logits(example) for example in examples]
+        return [self._forced(example) for example in examples]
+
+    def _forced(self, example: Example) -> Tensor:
+        prefix = self.reference.prefix(example) if self.reference.searches else example.source
+        row = [*prefix, *example.target] if self.reference.searches else example.source
+        words = {} if example.types is None else {"token_type_ids": torch.tensor([example.types])}
+        logits = self.theirs(input_ids=torch.tensor([row]), **words).logits[0]
+        return logits[len(prefix) - 1 :] if self.reference.searches else logits
+
+    def outputs(self, examples: Sequence[Example]) -> list[list[int]]:
+        """The output of each example by the run's search."""
+        return self.fresh.outputs(examples)
+
+
+def _auto_model(folder: Path) -> Any:
+    """The model as ``transformers`` loads it, quietly."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    name = read_json(folder / "config.json", dict)["architectures"][0]
+    auto = next(auto for end, auto in AUTO.items() if name.endswith(end))
+    with contextlib.redirect_stderr(io.StringIO()):
+        return getattr(transformers, auto).from_pretrained(folder).eval()
+
+
+def _read_back(folder: Path, task: Task) -> Task:
+    """A fresh task with the tensors of the folder, under our names again."""
+    fresh = build_task(task.config, task.vocab, None)
+    model: Described = described(folder, read_json(folder / "config.json", dict))
+    with opened(folder) as weights:
+        state, _ = translated(model, weights)
+    _, unexpected = fresh.model.load_state_dict(state, strict=False)
+    assert not unexpected, unexpected
+    return fresh.eval()

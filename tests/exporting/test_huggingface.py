@@ -1,0 +1,154 @@
+"""Exports in Hugging Face's layout: read back they are the run's model, by our reader and by ``transformers``."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import drawn, new_task, reference
+
+import multihead
+from multihead import cli
+from multihead.config.compose import compose
+from multihead.errors import ConfigError
+from multihead.exporting import huggingface
+from multihead.exporting.verify import verify
+from multihead.metrics.calibration import Calibration
+from multihead.pretrained.source import read_published
+from multihead.tasks import build_task
+from multihead.text.vocabulary import Vocabulary
+from multihead.training.transfer import copy_weights, published_source
+
+sys.path.append(str(Path(__file__).parents[1] / "pretrained"))
+import published_folders
+
+BERT = ["model.norm_placement=post", "model.position=learned", "model.activation=gelu", "model.embedding_norm=true",
+        "model.embedding_scale=false", "model.norm_eps=1e-12"]  # fmt: skip
+LLAMA = ["model.norm=rms_norm", "model.activation=swiglu", "model.bias=false", "model.position=rotary",
+         "model.embedding_scale=false", "model.num_kv_heads=2"]  # fmt: skip
+GPT2 = ["model.position=learned", "model.activation=gelu_tanh", "model.embedding_scale=false"]
+FIRST = ["task=classification", "task.pooling=first"]
+LAST = ["task=classification", "task.stack=decoder", "task.pooling=last", "task.head_bias=false"]
+VOCABULARY = ["model.output_transform=true", "model.output_bias=true"]
+CASES = {
+    "BertForSequenceClassification": [*FIRST, *BERT, "task.head_activation=tanh", "model.segment_types=2"],
+    "DistilBertForSequenceClassification": [*FIRST, *BERT, "task.head_activation=relu"],
+    "ElectraForSequenceClassification": [*FIRST, *BERT, "task.head_activation=gelu", "model.segment_types=2"],
+    "AlbertForSequenceClassification": [*FIRST, *BERT, "task.head_activation=tanh", "model.segment_types=2",
+                                        "model.share_layers=true", "model.embedding_width=20"],
+    "BertForMaskedLM": ["task=lm", "task.objective=masked", *BERT, "model.segment_types=1", *VOCABULARY],
+    "LlamaForCausalLM": ["task=lm", *LLAMA],
+    "Qwen3ForCausalLM": ["task=lm", *LLAMA, "model.qk_norm=true", "model.tie_embeddings=none"],
+    "GPT2LMHeadModel": ["task=lm", *GPT2],
+    "GPTNeoXForCausalLM": ["task=lm", "model.position=rotary", "model.activation=gelu", "model.embedding_scale=false",
+                           "model.parallel=true", "model.tie_embeddings=none"],
+    "GPT2ForSequenceClassification": [*LAST, *GPT2],
+    "LlamaForSequenceClassification": [*LAST, *LLAMA],
+}  # fmt: skip
+
+
+def check(task, folder):
+    ours = reference(task)
+    huggingface.write(task, folder, folder / "no_run")
+    examples = drawn(task, 4)
+    found = verify(huggingface.Runtime(folder, ours), ours, examples, ours.outputs(examples), exact=True)
+    assert found.largest_difference <= 2e-5 * max(1.0, found.scale) and found.equal_outputs == 1.0
+    return found
+
+
+@pytest.mark.unhurried
+@pytest.mark.parametrize("name", CASES)
+def test_read_back_by_our_reader(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface, "installed", lambda package: False)
+    assert check(new_task(*CASES[name]), tmp_path).versions.keys() == {"torch", "multihead"}
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [name]
+
+
+@pytest.mark.unhurried
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+def test_loaded_by_transformers(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    task = new_task(*CASES[name])
+    assert "transformers" in check(task, tmp_path).versions
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["the man rides", "a  bike <unk> <eos>", "Straße ß x"]
+    marks = task.tokenizers["text"]
+    if task.settings.name == "classification":
+        wanted = [[*marks.start, *ids, *marks.end] for ids in marks.encode_batch(texts)]
+    else:
+        before = marks.opening if task.settings.stacks == ("decoder",) else ()
+        wanted = [[*before, *ids] for ids in marks.encode_batch(texts)]
+    assert tokenizer(texts)["input_ids"] == wanted
+    plain = marks.encode_batch(texts[:1])[0]
+    assert tokenizer.decode([*plain, marks.eos_id], skip_special_tokens=True) == marks.decode_batch([plain])[0]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["task=lm"], r"model.position=sinusoidal: stands in the way: the nearest published family, GPT2, has learned"),
+        ([*FIRST, *BERT, "task.pooling=mean"], r"task.pooling=mean: stands in the way: .*, has first"),
+        (["task=lm", *GPT2, "model.ngram_buckets=10"], r"model.ngram_buckets=10: stands in the way: .* GPT2, has 0"),
+        (
+            ["task=lm", *LLAMA, "model.attention_bias=qkv"],
+            r"model.attention_bias=qkv: stands in the way: .* Llama, has",
+        ),
+        (["task=translation"], r"task=translation: no family of encoder and decoder is written yet"),
+        (["task=multitask"], r"task=multitask: no published family has several heads"),
+    ],
+)
+def test_what_stands_in_the_way_is_named(words, message):
+    with pytest.raises(ConfigError, match=message):
+        huggingface.family_of(new_task(*words).members().popitem()[1] if "multi" in words[0] else new_task(*words))
+
+
+@pytest.mark.unhurried
+def test_a_temperature_goes_into_the_logits(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface, "installed", lambda package: False)
+    task = new_task(*CASES["BertForSequenceClassification"])
+    task.calibration = Calibration(temperature=2.0)
+    check(task, tmp_path)
+    back = read_published(f"hf:{tmp_path}")
+    torch.testing.assert_close(back.state["head.output.weight"], task.model.head.output.weight / 2)
+    assert back.labels == task.labels
+    assert "divided by the calibration's temperature, 2." in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "head, words", [("classes", [*FIRST, "task.head_activation=tanh"]), ("vocabulary", ["task=lm"])]
+)
+def test_in_and_out_again_gives_the_same_bytes(tmp_path, head, words):
+    labels = {"0": "neg", "1": "pos"}
+    folder = published_folders.write(tmp_path / "in", head=head, id2label=labels)
+    config = compose([*words, f"init_from=hf:{folder}"]).config
+    source = published_source(config.init_from)
+    task = build_task(config, Vocabulary(source.vocab.tokenizers, list(labels.values()))).eval()
+    copy_weights(task.model, task.vocab, source)
+    out = tmp_path / "out"
+    out.mkdir()
+    huggingface.write(task, out, tmp_path)
+    before, after = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(before[name].numpy().tobytes() == after[name].numpy().tobytes() for name in before)
+    texts = [json.loads((each / "tokenizer.json").read_text()) for each in (folder, out)]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_becomes_a_pipeline(tmp_path, monkeypatch, capsys):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("MULTIHEAD_CACHE", str(tmp_path / "cache"))
+    words = [*CASES["BertForSequenceClassification"], "debug=smoke", "logger=none", "accelerator=cpu"]
+    multihead.train([*words, f"run_dir={tmp_path / 'run'}"])
+    assert cli.main(["export", f"run={tmp_path / 'run'}", "to=huggingface", "sentences=5"]) == 0
+    folder = tmp_path / "run" / "export" / "huggingface"
+    card = (folder / "README.md").read_text()
+    assert "| test/accuracy |" in card and "python train.py task=classification" in card and "sha256 `" in card
+    classify = transformers.pipeline("text-classification", model=str(folder), tokenizer=str(folder))
+    texts = ["I liked the film .", "not a good book", "…", "the the the"]
+    for text, found in zip(texts, classify(texts), strict=True):
+        ours = multihead.load(tmp_path / "run").classify(text)
+        assert ours["label"] == found["label"] and ours["probability"] == pytest.approx(found["score"], abs=1e-4)

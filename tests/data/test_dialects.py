@@ -82,8 +82,9 @@ def outcome(rows, header, content):
     return "wrong"
 
 
+@pytest.mark.unhurried
 @given(tables())
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_table_is_read_as_it_was_written_or_refused(table):
     assert outcome(*table) != "wrong"
 

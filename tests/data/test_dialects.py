@@ -61,8 +61,9 @@ def reading(content, form="csv"):
         found = look(path, str(path), {})
         if found.dialect is None:
             return found.columns, found.rows
-        config = DataConfig(format=found.format, encoding=found.encoding, columns=found.columns, header=found.header,
-                            separator=found.dialect.separator, quoting=found.dialect.quoting, train=str(path))  # fmt: skip
+        dialect = {"separator": found.dialect.separator, "quoting": found.dialect.quoting, "header": found.header}
+        file = {"format": found.format, "encoding": found.encoding, "columns": found.columns, "train": str(path)}
+        config = DataConfig(**file, **dialect)
         table = read_split(config, "train", found.columns)
         rows = [list(row) for row in zip(*table.columns.values(), strict=True)]
         assert rows == found.rows  # what is shown is what is trained on

@@ -138,7 +138,7 @@ def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Seque
     if not asked and isinstance(known, dict) and known.get(name) not in (None, prepared.fingerprints[name]):
         cause = "its files have changed, or the rule by which rows are held out"
         log.warning(
-            "data: %s differs from the rows that the run had (%s); it may have been trained on some of these rows",
+            "data: %s differs from the rows that the run had (%s); it may have been trained on some of them",
             split,
             cause,
         )

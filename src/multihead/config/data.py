@@ -1,4 +1,4 @@
-"""Where rows come from, which column plays which role, how text becomes ids and ids become batches."""
+"""The data: where rows come from, the roles of columns, the tokenizer, and the sizes of batches."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class GrammarConfig:
     """Sizes of the built-in bilingual grammar's splits (``data=grammar``)."""
 
     train_size: int = 20000
-    """Examples to train on."""
+    """Number of examples to train on."""
     val_size: int = 500
-    """Examples to validate on."""
+    """Number of examples to validate on."""
     test_size: int = 1000
-    """Examples to test on."""
+    """Number of examples to test on."""
     seed: int = 0
     """Seed of the sampling; the run's own seed does not change the data."""
 
@@ -63,12 +63,12 @@ class DataConfig:
     test: Any = None
     """File of the test split; without one, a seeded share of train is held out."""
     splits: dict[str, float] = field(default_factory=lambda: {"val": 0.02, "test": 0.02})
-    """Held out for splits without a file: a share below 1, or a number of rows. test: 0 tests on the validation
+    """Rows held out of train for splits without a file: a share below 1, or a number. test: 0 tests on the validation
     split."""
     split: str = "test"
     """The split that `multihead evaluate` reads: train, val or test."""
     separator: str = ""
-    """Between columns; empty means a tab for tsv and a comma for csv."""
+    """Text between columns; empty means a tab for tsv and a comma for csv."""
     header: bool = False
     """Whether the first line of tsv or csv names the columns."""
     quoting: bool | None = None
@@ -76,11 +76,11 @@ class DataConfig:
     last_takes_rest: bool = False
     """For tsv: the last column takes the rest of the line, separators included."""
     document: str = "row"
-    """Of running text (task=lm): row, each row is a document and <eos> its end; or file, newlines are text."""
+    """For task=lm: row, if each row is a document and <eos> its end; or file, if newlines belong to the text."""
     labels: dict[str, str] = field(default_factory=dict)
-    """Label in the file to the name that people see; empty where the file's labels are names."""
+    """Each label of the file with the name that people see; empty if the file's labels are names already."""
     label_pattern: str = ""
-    """Regular expression for the part of the label column that is the label; empty takes all of it."""
+    """Regular expression for the label within the label column; empty takes the whole column."""
     label_separator: str = ","
     """Text between the labels of one row, if task.multi_label is on. A JSON list of labels needs none."""
     label_columns: list[str] = field(default_factory=list)
@@ -90,17 +90,18 @@ class DataConfig:
     min_class_examples: int = 1
     """Classes with fewer examples in train are left out with their rows, in every split, and counted."""
     train_examples: int = 0
-    """Train on so many examples only, drawn by a fixed seed, classes kept in proportion; 0 means all."""
+    """Number of examples to train on, drawn by a fixed seed with classes in proportion; 0 means all."""
     normalize: str = "none"
     """Unicode normalisation of the text: none, nfc or nfkc."""
     overlong: str = "drop"
-    """Training examples longer than model.max_len tokens: drop, cut, or error. Counted and said in each case."""
+    """Training examples longer than model.max_len tokens: drop, cut, or error. Their number is reported in each
+    case."""
     on_bad_line: str = "error"
     """A line that is not UTF-8, has the wrong number of columns or lacks one side: error, or skip and count."""
     url: dict[str, str] = field(default_factory=dict)
-    """File name to the address it is downloaded from when missing."""
+    """Each file name with the address from which a missing file is downloaded."""
     sha256: dict[str, str] = field(default_factory=dict)
-    """File name to the checksum that a download must have."""
+    """Each file name with the checksum that a download must have."""
     hub: str = ""
     """Name of a dataset on the Hugging Face hub (format=hub; needs the extra [hub]); NAME or NAME:CONFIG."""
     grammar: GrammarConfig = field(default_factory=GrammarConfig)
@@ -108,8 +109,8 @@ class DataConfig:
     batch_tokens: int = 4096
     """Real target tokens per optimizer step, over all ranks and micro-batches."""
     part_tokens: int = 2048
-    """Most target tokens in one micro-batch. A step is put together from parts of at most so many tokens, so another
-    value puts other texts into a step; trainer.accumulate_grad_batches cuts the same steps into more parts."""
+    """Most target tokens in one micro-batch. A step consists of micro-batches of at most this size, so another value
+    puts other texts into a step; trainer.accumulate_grad_batches cuts the same steps into more parts."""
     eval_tokens: int = 4096
     """Most target tokens in one batch of evaluation."""
     num_workers: int = 0
@@ -160,7 +161,7 @@ class TokenizerConfig:
     joint: bool = True
     """One vocabulary for source and target, or one each."""
     lowercase: bool = False
-    """Lower-case the text before everything else; outputs are lower-case then."""
+    """Lower-case the text before everything else; the outputs are then lower-case too."""
     min_frequency: int = 2
     """Occurrences below which a merge (bpe) or a word (word) gets no entry."""
 

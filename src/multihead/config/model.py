@@ -29,17 +29,17 @@ class ModelConfig:
     d_ff: int = 2048
     """Inner width of the feed-forward."""
     num_encoder_layers: int = 6
-    """Layers of the encoder, where the task has one."""
+    """Layers of the encoder, if the task has one."""
     num_decoder_layers: int = 6
-    """Layers of the decoder, where the task has one."""
+    """Layers of the decoder, if the task has one."""
     max_len: int = 256
-    """Longest sequence in tokens, begin and end marks included."""
+    """Longest sequence in tokens, including begin and end marks."""
     dropout: float = 0.1
-    """On embeddings and on the output of each sub-layer (section 5.4 of the paper)."""
+    """Dropout on embeddings and on the output of each sub-layer (section 5.4 of the paper)."""
     attention_dropout: float = 0.0
-    """On attention weights; off by default, since it forbids the fused attention kernels of the CPU."""
+    """Dropout on attention weights; off by default, because it rules out the fused attention kernels of the CPU."""
     ff_dropout: float = 0.0
-    """On the inner activations of the feed-forward."""
+    """Dropout on the inner activations of the feed-forward."""
     activation: str = "relu"
     """relu (the paper), gelu, gelu_tanh (its approximation, arXiv:1606.08415), silu, relu2 (arXiv:2109.08668); or
     swiglu, geglu, geglu_tanh (arXiv:2002.05202), whose gate adds a third matrix of d_ff."""
@@ -77,11 +77,11 @@ class ModelConfig:
     """Rows of a table of hashed n-grams, whose embeddings are added to those of the tokens (arXiv:1607.01759); 0 is
     none."""
     ngram_max: int = 2
-    """Of model.ngram_buckets: most tokens of an n-gram, the fewest being 2."""
+    """Most tokens of an n-gram of model.ngram_buckets; the fewest are 2."""
     qk_norm: bool = False
-    """RMS-normalise queries and keys of each head (arXiv:2010.04245)."""
+    """Whether queries and keys of each head are RMS-normalised (arXiv:2010.04245)."""
     bias: bool = True
-    """Biases in linear layers and in LayerNorm."""
+    """Whether linear layers and LayerNorm have biases."""
     attention_bias: str = "auto"
     """Biases in attention: auto (as model.bias), none, qkv (Qwen2: of queries, keys and values alone) or all."""
     output_transform: bool = False

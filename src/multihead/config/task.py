@@ -1,4 +1,4 @@
-"""What is learned: one dataclass per task. `TASKS` names them."""
+"""What is learned: one dataclass for each task, named in `TASKS`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ POOLINGS = ("first", "mean", "max", "last", "attention")
 
 @dataclass(kw_only=True, slots=True)
 class TaskConfig:
-    """What every task has."""
+    """The settings that every task has."""
 
     METRICS: ClassVar[dict[str, str]] = {"val/loss": "min"}
-    """What can be monitored, and which way is better."""
+    """Metrics that can be monitored, each with min or max as its better direction."""
 
     name: str = "???"
     """The task's name; set by the choice task=NAME."""
@@ -48,16 +48,16 @@ class TaskConfig:
 
     @property
     def optional_roles(self) -> tuple[str, ...]:
-        """Data roles the task takes where the data set has them."""
+        """Data roles that the task uses if the data set has them."""
         return ()
 
     @property
     def stacks(self) -> tuple[str, ...]:
-        """Which of encoder and decoder the task uses."""
+        """The stacks that the task uses: encoder, decoder or both."""
         return ("encoder", "decoder")
 
     def members(self) -> dict[str, TaskConfig]:
-        """The single tasks of a run by name: itself, or those of a multitask run."""
+        """The single tasks of a run by name: this task, or those of a multitask run."""
         return {self.name: self}
 
 
@@ -83,10 +83,10 @@ class LanguageModelingConfig(TaskConfig):
     document_mask: bool = False
     """Whether attention ends at the boundaries of documents, which then start at position 0."""
     mask_share: float = 0.15
-    """Of masked: share of a block's positions that are predicted, rounded; 80 % of them show <mask>, 10 % a random
-    token, 10 % themselves."""
+    """If objective=masked: share of a block's positions that are predicted, rounded; 80 % of them show <mask>, 10 % a
+    random token, 10 % themselves."""
     random_windows: int = 0
-    """Validate also on the mean over so many windows drawn at random, as nanoGPT reports it (loss_random_windows)."""
+    """Number of random windows whose mean loss is also reported, as nanoGPT does it (loss_random_windows)."""
     prompts: list[str] = field(default_factory=list)
     """Prompts that are continued at each validation; empty takes the first words of validation texts."""
 
@@ -133,7 +133,8 @@ class TranslationConfig(TaskConfig):
     ter: bool = False
     """Whether test also reports TER (translation edit rate), which takes longer to compute than BLEU and chrF."""
     max_source_len: int = 0
-    """Most tokens of a source, below what model.max_len allows; 0 means no other limit. Longer ones: data.overlong."""
+    """Most tokens of a source, below what model.max_len allows; 0 means no other limit. data.overlong says what happens
+    to longer ones."""
     copy: bool = False
     """Whether tokens of the source can be copied, by an attention of the head: a pointer-generator (arXiv:1704.04368).
     Needs encoder_decoder and a joint vocabulary."""
@@ -223,10 +224,10 @@ class ClassificationConfig(TaskConfig):
     """Rows that the n-grams of a text are hashed to, each with a log-count ratio of the training split and a learned
     weight for each class, as a second classifier beside the stack (NB-SVM, P12-2018; arXiv:1606.07792); 0 is none."""
     ngram_max: int = 2
-    """Of task.ngram_buckets: most tokens of an n-gram."""
+    """Most tokens of an n-gram of task.ngram_buckets."""
     ngram_share: float = 0.7
-    """Of task.ngram_buckets: weight of the n-grams' logits in the mean with those of the stack. Each has a loss of its
-    own."""
+    """Weight of the logits of task.ngram_buckets in the mean with those of the stack. Each of the two has its own
+    loss."""
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
@@ -286,9 +287,10 @@ class MultitaskConfig(TaskConfig):
 
     name: str = "multitask"
     parts: list[str] = field(default_factory=lambda: ["lm", "translation", "classification"])
-    """The tasks, out of lm, translation, summarization and classification."""
+    """The tasks: some of lm, translation, summarization and classification."""
     temperature: float = 1.0
-    """Sampling: a task gets a share of the steps proportional to its size to the power 1 / temperature."""
+    """Temperature of sampling: a task gets a share of the steps proportional to its size to the power 1 /
+    temperature."""
     lm: LanguageModelingConfig = field(default_factory=LanguageModelingConfig)
     translation: TranslationConfig = field(default_factory=TranslationConfig)
     summarization: SummarizationConfig = field(default_factory=SummarizationConfig)

@@ -13,7 +13,7 @@ from multihead.config.task import ClassificationConfig, SummarizationConfig, Tas
 from multihead.errors import ConfigError
 
 SEARCHING = (TranslationConfig, SummarizationConfig, ClassificationConfig)
-"""Tasks of ours whose outputs are searched for, never drawn."""
+"""Built-in tasks whose outputs are searched for and never sampled."""
 SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")
 MUON_DTYPES = ("auto", "bfloat16", "float32")
@@ -44,18 +44,18 @@ class OptimConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     """Decay rates of AdamW's moments."""
     eps: float = 1e-9
-    """Added to AdamW's denominator."""
+    """Number that is added to AdamW's denominator."""
     weight_decay: float = 0.0
     """Decoupled weight decay, on matrices only."""
     muon_lr: float = 0.02
-    """Peak learning rate of Muon, follows the same schedule."""
+    """Peak learning rate of Muon, which follows the same schedule."""
     muon_momentum: float = 0.95
     """Nesterov momentum of Muon."""
     muon_steps: int = 5
     """Newton-Schulz iterations of Muon."""
     muon_dtype: str = "auto"
-    """What Muon's iterations compute in: bfloat16, float32, or auto: bfloat16 if the device gains by it. The run
-    directory records what auto has become, and a resumed run keeps it."""
+    """Type of Muon's iterations: bfloat16, float32, or auto: bfloat16 if the device gains by it. The run directory
+    records what auto has become, and a resumed run keeps it."""
     schedule: str = "noam"
     """noam (linear warm-up, then 1/sqrt(step), section 5.3), cosine, wsd (warm-up, stable, decay), constant."""
     warmup_steps: int = 400
@@ -68,7 +68,7 @@ class OptimConfig:
     """Layer-wise learning rates: each layer further from the head learns at this multiple of the one above it, the
     embeddings at that of the lowest (arXiv:1801.06146); 1 is the same rate everywhere."""
     freeze: list[str] = field(default_factory=list)
-    """Parameters that do not learn, by name; * stands for anything (transformer.encoder.layers.0.*)."""
+    """Parameters that do not learn, by name; * matches anything (transformer.encoder.layers.0.*)."""
 
     def __post_init__(self) -> None:
         require_choice("optim.name", self.name, OPTIMIZERS)
@@ -98,13 +98,14 @@ class TrainerConfig:
     max_steps: int = 1000
     """Optimizer steps; also the horizon of the learning-rate schedule."""
     max_time: str = ""
-    """A guard, as DD:HH:MM:SS; empty means none. Size a run with max_steps, not with this."""
+    """Longest time of the run, as DD:HH:MM:SS; empty means no limit. Set the length of a run by max_steps, not by
+    this."""
     val_every_n_steps: int = 250
     """Optimizer steps between validations; the last step is always validated."""
     checkpoint_every_n_steps: int = 250
     """Optimizer steps between checkpoints for resuming; the last step is always saved."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept, beside the best."""
+    """Number of newest checkpoints that are kept, beside the best."""
     log_every_n_steps: int = 20
     """Optimizer steps between logged training metrics."""
     accumulate_grad_batches: int = 0
@@ -117,22 +118,23 @@ class TrainerConfig:
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, used for validation and test; 0 turns it off."""
     average_last_steps: int = 0
-    """Average the weights of the last so many steps (sampled every average_every_n_steps); 0 turns it off."""
+    """Number of last steps whose weights are averaged, one sample every average_every_n_steps; 0 turns it off."""
     average_every_n_steps: int = 100
-    """Steps between two samples of average_last_steps; at least 2 samples have to be among the last steps."""
+    """Steps between two samples of average_last_steps; the last steps must hold at least 2 samples."""
     limit_val_examples: int = 0
-    """Decode at most so many validation examples at each validation; 0 means all. Test always uses all."""
+    """Most examples that each validation decodes; 0 means all. Test always uses all."""
     on_nan: str = "stop"
     """A gradient that is not finite: stop the run; skip that step's update; or rewind to the newest checkpoint's
-    weights and go on behind the examples that led there (arXiv:2204.02311, section 5.1)."""
+    weights and continue after the examples that led there (arXiv:2204.02311, section 5.1)."""
     watchdog_seconds: int = 600
-    """A job of several ranks is ended where no rank makes progress for so long; 0 turns it off."""
+    """Seconds without progress of any rank after which a job of several ranks is ended; 0 turns it off."""
     activation_checkpointing: bool = False
     """Compute each layer again in the backward pass instead of keeping what it computed (arXiv:1604.06174)."""
     overfit_examples: int = 0
-    """Train and validate on so many examples of the train split; 0 means all (debug=overfit)."""
+    """Number of examples of the train split to train and validate on; 0 means all (debug=overfit)."""
     profile_steps: int = 0
-    """Measure so many of the last steps part by part, and as many without, then end (debug=profile); 0 turns it off."""
+    """Number of last steps whose parts are measured, after as many steps without that (debug=profile); 0 turns it
+    off."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -175,7 +177,7 @@ class TrainerConfig:
         self._check_average()
 
     def _check_average(self) -> None:
-        """The weights of one step are no average, and those of none are no weights.
+        """Checks that at least two samples of the weights are averaged.
 
         Raises:
             ConfigError: trainer.average_every_n_steps passes over the last steps.
@@ -193,7 +195,7 @@ class DecodingConfig:
     """How sequences are searched for, or drawn (do_sample); names as in Hugging Face's generation."""
 
     num_beams: int = 1
-    """Beams; 1 is greedy."""
+    """Number of beams; 1 is greedy search."""
     length_penalty: float = 1.0
     """Exponent of the length by which a finished beam's log-probability is divided."""
     no_repeat_ngram_size: int = 0
@@ -202,27 +204,27 @@ class DecodingConfig:
     """Fewest tokens before the end mark."""
     max_new_tokens: int = 0
     """Most tokens. 0 means a limit by the lengths in the training split, at least twice the source's tokens plus 10 and
-    never beyond model.max_len (targets.json in the run directory holds it); of a continuation 64."""
+    never beyond model.max_len (targets.json in the run directory holds it); a continuation has 64."""
     num_return_sequences: int = 1
-    """Outputs per input: the best hypotheses (at most num_beams), or so many samples."""
+    """Outputs per input: the best hypotheses (at most num_beams), or this number of samples."""
     forced_prefix: str = ""
-    """Text that every output starts with; of no effect on continuations."""
+    """Text that every output starts with; it has no effect on continuations."""
     do_sample: bool = False
     """Draw tokens from the model's distribution instead of searching for the most probable output."""
     temperature: float = 1.0
-    """Of sampling: logits are divided by it; below 1 sharpens, above 1 flattens."""
+    """When sampling, the logits are divided by this; below 1 sharpens, above 1 flattens."""
     top_k: int = 0
-    """Of sampling: keep the k most probable tokens (arXiv:1805.04833); 0 keeps all."""
+    """When sampling, keep the k most probable tokens (arXiv:1805.04833); 0 keeps all."""
     top_p: float = 1.0
-    """Of sampling: keep the fewest most probable tokens that hold this probability (arXiv:1904.09751)."""
+    """When sampling, keep the fewest most probable tokens that hold this probability (arXiv:1904.09751)."""
     min_p: float = 0.0
-    """Of sampling: keep tokens of at least this share of the best one's probability (arXiv:2407.01082)."""
+    """When sampling, keep tokens of at least this share of the best one's probability (arXiv:2407.01082)."""
     repetition_penalty: float = 1.0
     """Divides the positive, multiplies the negative logits of tokens that occurred before (arXiv:1909.05858)."""
     stop_strings: list[str] = field(default_factory=list)
     """Texts at whose first occurrence an output ends; they are not part of it."""
     seed: int = 0
-    """Of sampling; the same seed draws the same outputs."""
+    """Seed of sampling; the same seed draws the same outputs."""
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "num_return_sequences"):
@@ -273,9 +275,9 @@ class Config:
     devices: str = "1"
     """Number of devices per node, 'auto', or a list of GPUs such as '0,1'. On a CPU it is the number of processes."""
     strategy: str = "auto"
-    """auto; ddp: the whole model on each device; fsdp: weights, gradients and moments are shared out over all."""
+    """auto; ddp: the whole model on each device; fsdp: weights, gradients and moments are split over all."""
     num_nodes: int = 1
-    """Machines that take part."""
+    """Number of machines that take part."""
     precision: str = "32-true"
     """32-true, bf16-mixed, bf16-true, 16-mixed, 64-true, or auto: bf16-mixed if the device gains by it, else 32-true.
     The run directory records what auto has become, and a resumed run keeps it."""
@@ -285,25 +287,27 @@ class Config:
     """The run's directory; empty means outputs/<task>/<data>/<date>_<time>_<id>."""
     resume: str = ""
     """A run directory to continue; or auto: the unfinished run of this configuration (in run_dir, else the newest), if
-    there is one; or must: the same, and an error where there is none."""
+    there is one; or must: the same, and an error if there is none."""
     resume_force: list[str] = field(default_factory=list)
-    """Names of what differs from the checkpoint and is accepted nevertheless, as the refusal names them."""
+    """Keys whose difference from the checkpoint you accept, named as in the error message."""
     plan: bool = False
     """Print what the run will take (parameters, memory, time) and end without starting it."""
     init_from: str = ""
     """A finished run, of any task, whose embeddings and stacks this run starts from, as far as they fit."""
     init_tokenizer: str = "new"
-    """Of init_from: new (trained on this run's data; embeddings are matched token by token), or same (that run's)."""
+    """Tokenizer if init_from is set: new (trained on this run's data; embeddings are matched token by token), or same
+    (that run's)."""
     logger: str = "auto"
     """auto (W&B online if logged in, else offline), none, wandb or tensorboard; metrics.csv is always written."""
     log_model: bool = False
     """Whether the finished run (model/, configuration, results, metrics) goes to W&B as an artifact."""
     compile: bool = False
-    """torch.compile the backbone's layers in place; seldom pays on a CPU."""
+    """torch.compile the backbone's layers in place; this is seldom faster on a CPU."""
     plugin: str = ""
     """A Python file (or installed entry point) of yours that adds tasks, corpora, blocks or callbacks."""
     plugin_sha256: str = ""
-    """Checksum of the plugin's file; filled in. Over a run, `plugin_sha256=` accepts a plugin that has changed."""
+    """Checksum of the plugin's file; filled in. For an existing run, `plugin_sha256=` accepts a plugin that has
+    changed."""
     config_dir: str = ""
     """A folder of your own YAML files, in folders named like the groups: model/mine.yaml there is model=mine."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -329,7 +333,7 @@ class Config:
         self._check_pairs()
 
     def _check_pairs(self) -> None:
-        """Combinations across nodes that cannot be."""
+        """Checks combinations of values of different nodes."""
         if self.data.format != "grammar" and self.data.roles:
             for name, task in self.task.members().items():
                 missing = [role for role in task.roles if column_of(self.data.roles, name, role) is None]

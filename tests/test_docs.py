@@ -1,12 +1,18 @@
 """The documents name files, functions and commands that exist."""
 
 import ast
+import itertools
+import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+from test_imports import room
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from multihead.cli import main
 from multihead.config.compose import compose
 from multihead.config.multirun import compose_sweep
 
@@ -48,7 +54,7 @@ def test_the_path_names_files_and_definitions_that_exist():
     called = [name for name in backticked(text) if re.fullmatch(r"_?[A-Za-z]\w*(\.\w+)*", name)]
     words = {"source", "target", "labels", "places", "source_mask", "tokens_of_step", "parts", "index", "collate"}
     words |= {"log_softmax", "model.d_model", "data.format", "data.batch_tokens", "train.en.gz", "train.de.gz"}
-    words |= {"config", "train.py", "samples.jsonl", "result.json"}
+    words |= {"config", "train.py", "job.py", "steps.py", "samples.jsonl", "result.json"}
     unknown = sorted({name for name in called if name not in known | words})
     assert not unknown, f"{PATH.name} names what is not defined: {unknown}"
     assert len({name for name in called if name in known}) > 60
@@ -63,6 +69,49 @@ def test_a_name_stands_in_the_file_that_the_path_says():
         kinds = (ast.FunctionDef, ast.ClassDef)
         found = {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
         assert name.rpartition(".")[2] in found, f"{file} does not define {name}"
+
+
+def places() -> list[tuple[str, list[str]]]:
+    """File and functions of each place from the command line to the first step, in the order of the page."""
+    section = " ".join(PATH.read_text().partition("## 1. ")[2].partition("## 2. ")[0].split())
+    found = re.findall(r"\d+\. `src/multihead/([\w/]+\.py)`: ((?:`[\w.]+`(?:, )?)+)\.", section)
+    return [(file, backticked(names)) for file, names in found]
+
+
+def first_calls(tmp_path: Path) -> list[tuple[str, str]]:
+    """File and name of each function that a run calls up to its first optimizer step, in the order of first calls."""
+    package, found = str(ROOT / "src" / "multihead") + os.sep, {}
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            found.setdefault((frame.f_code.co_filename.removeprefix(package), frame.f_code.co_qualname))
+
+    stop = register_optimizer_step_post_hook(lambda *_: sys.setprofile(None))
+    sys.setprofile(note)
+    try:
+        words = ["debug=smoke", "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}"]
+        assert main(["train", "task=translation", *words]) == 0
+    finally:
+        sys.setprofile(None)
+        stop.remove()
+    return list(found)
+
+
+@pytest.mark.unhurried
+def test_a_run_calls_the_functions_of_the_path_in_its_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIHEAD_CACHE", str(tmp_path / "cache"))  # so that the tokenizer is trained here
+    named = [(file, name) for file, names in places() for name in names]
+    called = first_calls(tmp_path)
+    assert [place for place in named if place not in called] == []
+    assert sorted(named, key=called.index) == named
+
+
+def test_the_path_counts_its_places_and_climbs():
+    """A climb is a place in a room that stands above the room of the place before."""
+    files = [file for file, _ in places()]
+    climbs = sum(room(after) < room(before) for before, after in itertools.pairwise(files))
+    text = " ".join(PATH.read_text().split())
+    assert f"There are {len(files)} places in {len(set(files))} files. {climbs} times the next place" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)

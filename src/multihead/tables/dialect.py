@@ -2,7 +2,7 @@
 
 Every candidate pair of separator and quoting reads the whole sample. A candidate is possible if its rows have the same
 number of cells. Prose in a cell holds commas and sometimes semicolons, so that a wrong separator gives rows of many
-lengths; a tab or a bar hardly ever stands in prose. If several candidates are possible, the quotation marks decide:
+lengths; a tab hardly ever stands in prose. If several candidates are possible, the quotation marks decide:
 whoever writes a table puts either all cells of a column into them or only those that need it.
 """
 
@@ -16,9 +16,13 @@ from dataclasses import dataclass
 
 from multihead.tables.opening import Unclear
 from multihead.tables.rows import BadQuote, plain_rows, quoted_rows
+from multihead.tables.words import is_number
 
 SEPARATORS = ("\t", "|", ";", ",")
+SHOWN = {"\t": r"\t"}
 NAMES = {"\t": "tab", "|": "bar", ";": "semicolon", ",": "comma", " ": "blank"}
+ENOUGH_ROWS = 3
+"""In so many rows of one length, a tab is the separator even if another one fits as well."""
 CONSISTENT = 0.9
 """Share of the rows that must have the same number of cells."""
 
@@ -58,6 +62,14 @@ class Candidate:
     """Number of cells that most rows have."""
     share: float
     """Share of the rows that have this number of cells."""
+
+    @property
+    def cuts_quotes(self) -> bool:
+        """Whether the plain reading cuts inside of quotation marks: a cell begins or ends with one of a pair."""
+        if self.dialect.quoting:
+            return False
+        cells = [cell for _, row in self.rows for cell in row]
+        return any(cell.count('"') % 2 and '"' in (cell[0], cell[-1]) for cell in cells if cell)
 
     @property
     def others(self) -> list[tuple[int, list[str]]]:
@@ -115,9 +127,12 @@ def find_dialect(lines: Sequence[str], whole: bool, name: str) -> Candidate | No
     if not separators:
         return _one_quoted_column(tried, name)
     if len(separators) > 1:
+        whole_ones = [each for each in whole_ones if not each.cuts_quotes] or whole_ones
+        separators = list(dict.fromkeys(each.dialect.separator for each in whole_ones))
+    if len(separators) > 1:
         separators = _told_apart(whole_ones, separators, name)
     of_separator = [each for each in whole_ones if each.dialect.separator == separators[0]]
-    return of_separator[0] if len(of_separator) == 1 else _quoted_or_not(*of_separator)
+    return of_separator[0] if len(of_separator) == 1 else _quoted_or_not(*of_separator, name)
 
 
 def _one_quoted_column(tried: Sequence[Candidate], name: str) -> Candidate | None:
@@ -131,47 +146,59 @@ def _one_quoted_column(tried: Sequence[Candidate], name: str) -> Candidate | Non
 
 def _told_apart(possible: Sequence[Candidate], separators: list[str], name: str) -> list[str]:
     """The separator out of several that all give rows of one length."""
-    if separators[0] in "\t|":
+    if separators[0] == "\t" and len(possible[0].rows) >= ENOUGH_ROWS:
         return separators[:1]
-    first, second = (next(each for each in possible if each.dialect.separator == mark) for mark in separators[:2])
-    prose = [_is_prose(each) for each in (first, second)]
-    if prose[0] != prose[1]:
-        return [separators[prose[0]]]
-    if any(each.dialect.quoting and each.dialect.separator == ";" for each in possible) and not any(
-        each.dialect.quoting and each.dialect.separator == "," for each in possible
-    ):
-        return [";"]
-    words = [f"'data.separator=\"{mark}\"'" for mark in separators[:2]]
-    raise Unclear(name, f"do {NAMES[separators[0]]}s or {NAMES[separators[1]]}s stand between its columns?", *words)
+    readings = [next(each for each in possible if each.dialect.separator == mark) for mark in separators]
+    left = [each.dialect.separator for each in readings if not _is_prose(each)] or separators
+    if len(left) == 1:
+        return left
+    words = [f"'data.separator=\"{SHOWN.get(mark, mark)}\"'" for mark in left]
+    raise Unclear(name, f"do {' or '.join(f'{NAMES[mark]}s' for mark in left)} stand between its columns?", *words)
 
 
 def _is_prose(candidate: Candidate) -> bool:
     """Whether the separator is punctuation of sentences or the point of decimal numbers."""
     pairs = [pair for _, row in candidate.rows for pair in itertools.pairwise(row)]
     punctuation = sum(right.startswith(" ") for _, right in pairs)
-    decimal = sum(left[-1:].isdigit() and right[:1].isdigit() and not left.isdigit() for left, right in pairs)
+    decimal = sum(bool(re.search(r"[^\d,]\d+$", left) and re.match(r"\d+([^\d,]|$)", right)) for left, right in pairs)
     return max(punctuation, decimal) > 0.5 * len(pairs)
 
 
-def _quoted_or_not(plain: Candidate, quoted: Candidate) -> Candidate:
+def _quoted_or_not(plain: Candidate, quoted: Candidate, name: str) -> Candidate:
     """Decides whether quotation marks stand around cells or are text, if both readings give rows of one length.
 
-    A cell in quotation marks over several lines has a plain reading only by chance. A cell with ``""`` for each mark
-    inside is written by a program. Otherwise the marks belong to the dialect if a whole column has them, and in a file
-    with commas or semicolons, where people quote by hand. In a file with tabs they are text.
+    A cell in quotation marks over several lines has a plain reading only by chance: the user is asked. Programs put
+    every cell that holds a mark into marks and double it, so a mark elsewhere is text. They put all texts of a column
+    into marks, or only those that need it. Marks around a few cells that need none are text in a file with tabs; in
+    one with commas or semicolons a person may have written them, so that the user is asked.
     """
-    if plain.width != quoted.width or len(plain.rows) != len(quoted.rows):
-        return plain if plain.share == 1 and plain.dialect.separator in "\t|" else quoted
+    if plain.width != quoted.width:
+        return quoted if plain.cuts_quotes else plain
+    if len(plain.rows) != len(quoted.rows):
+        if plain.share == 1 and plain.dialect.separator in "\t|":
+            what = "do its quotation marks stand around cells of several lines, or are they text?"
+            raise Unclear(name, what, "data.quoting=true", "data.quoting=false")
+        return quoted
     cells = [cell for _, row in plain.rows for cell in row]
     marked = [cell for cell in cells if len(cell) > 1 and cell[0] == cell[-1] == '"']
     inner = [cell[1:-1] for cell in marked if '"' in cell[1:-1]]
-    if inner:
-        return quoted if all('"' not in each.replace('""', "") for each in inner) else plain
-    if not marked:
-        return plain
-    if plain.dialect.separator not in "\t|":
+    if len(marked) < sum('"' in cell for cell in cells) or any('"' in each.replace('""', "") for each in inner):
+        return plain  # who writes CSV puts every cell with a quotation mark into quotation marks
+    if inner or len(marked) == len(cells):
         return quoted
     body = [row for _, row in plain.rows[1:]]
-    columns = [[row[place] for row in body if len(row) > place and row[place]] for place in range(plain.width)]
-    whole = any(column and all(len(c) > 1 and c[0] == c[-1] == '"' for c in column) for column in columns)
-    return quoted if whole and len(body) > 1 else plain
+    texts = [
+        [row[place] for row in body if len(row) > place and _is_written(row[place])] for place in range(plain.width)
+    ]
+    if len(body) > 1 and any(column and all(each in marked for each in column) for column in texts):
+        return quoted
+    if plain.dialect.separator in "\t|":
+        return plain
+    raise Unclear(
+        name, "do its quotation marks stand around cells, or are they text?", "data.quoting=true", "data.quoting=false"
+    )
+
+
+def _is_written(cell: str) -> bool:
+    """Whether a program that puts texts into quotation marks would do so with this cell."""
+    return bool(cell) and cell not in ("NA", "null", "NULL") and not is_number(cell)

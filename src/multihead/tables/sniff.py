@@ -437,15 +437,10 @@ def _has_header(rows: Sequence[Sequence[str]], name: str) -> bool:
         return False
     if any(cell and _are_numbers(column) for cell, column in zip(first, columns, strict=True)):
         return True
-    near = [column[:5] for column in columns]
-    if len(body) >= 3 and any(
-        min(map(len, few)) > 3 * len(cell) for cell, few in zip(first, near, strict=True) if cell
-    ):
-        return True
     what = f"is its first row ({', '.join(map(repr, first))[:80]}) the names of the columns?"
     raise Unclear(name, what, "data.header=true", "data.header=false")
 
 
 def _are_numbers(column: Sequence[str]) -> bool:
     filled = [cell for cell in column if cell.strip()]
-    return bool(filled) and all(is_number(cell) for cell in filled)
+    return len(filled) > 1 and all(is_number(cell) for cell in filled)

@@ -86,7 +86,7 @@ def _table(data: DataConfig, table: list[list[str]]) -> str:
         return "".join(row[0] + "\n" for row in table)
     out = io.StringIO()
     separator = data.separator or ("," if data.format == "csv" else "\t")
-    quoting = csv.QUOTE_ALL if data.format == "csv" and data.quoting else csv.QUOTE_NONE
+    quoting = csv.QUOTE_ALL if data.format == "csv" and data.quoting is not False else csv.QUOTE_NONE
     writer = csv.writer(out, delimiter=separator, quoting=quoting, lineterminator="\n", quotechar='"', escapechar=None)
     if data.last_takes_rest:
         return "".join(separator.join(row) + "\n" for row in table)

@@ -1,7 +1,7 @@
-"""What this machine has and what it computes fast, asked in one place.
+"""What this machine has, and what it computes fast.
 
-Tests force an answer by putting another function into this module. What a training's numbers depend on is decided
-once for each run, by `multihead.training.precision`, and recorded with it.
+Tests replace functions of this module to force an answer. `multihead.training.precision` decides once for each run what
+its numbers depend on, and records it with the run.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from pathlib import Path
 from multihead.errors import ConfigError
 
 GAIN = 1.25
-"""How many times as fast as in float32 products must be in bfloat16 to be worth it: casts take the rest."""
+"""Least speed of products in bfloat16, relative to float32, for which bfloat16 is used; casts take time too."""
 ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Variables that hide instructions from oneDNN, which multiplies bfloat16 on CPUs."""
 KEPT_KERNELS = "64"
+"""Number of kernels that oneDNN keeps."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables by which a user sets the number of threads."""
 
 
 # ---- devices
 
 
 def device_counts() -> dict[str, int]:
-    """The devices that a run can use, by Lightning's names, the best first; the CPU counts as one."""
+    """The number of devices of each kind that a run can use, by Lightning's names, the best kind first."""
     import torch
 
     found = {}
@@ -38,7 +40,7 @@ def device_counts() -> dict[str, int]:
         found |= {"tpu": 1} if XLAAccelerator.is_available() else {}
     if cuda := torch.cuda.device_count():
         found["cuda"] = cuda
-    if torch.backends.mps.is_available() and platform.processor() in ("arm", "arm64"):  # as Lightning wants it
+    if torch.backends.mps.is_available() and platform.processor() in ("arm", "arm64"):  # Lightning's own condition
         found["mps"] = 1
     return found | {"cpu": 1}
 
@@ -47,7 +49,7 @@ def device_of(accelerator: str) -> str:
     """The kind of device that ``accelerator=`` means on this machine: tpu, cuda, mps or cpu.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: If this machine has none.
     """
     found = device_counts()
     kinds = {"auto": tuple(found), "gpu": ("cuda", "mps")}.get(accelerator, (accelerator,))
@@ -62,17 +64,17 @@ def device_of(accelerator: str) -> str:
 
 
 def cores(root: Path = Path("/")) -> int:
-    """Processor cores that this process may use: those it may run on, and what its container allows of them.
+    """The number of processor cores that this process may use, also by the limits of its container.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: The folder of ``proc`` and ``sys``.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, *(math.ceil(quota) for quota in _quotas(root)), allowed))
 
 
 def _quotas(root: Path) -> list[float]:
-    """Cores that control groups allow: this process's group and those above it, of both versions."""
+    """The cores that the control groups of this process allow, its own and those above, of both versions."""
     base, found = root / "sys/fs/cgroup", []
     groups = [line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines() if line.count(":") >= 2]
     for _, controllers, path in groups or [["0", "", "/"]]:
@@ -98,9 +100,10 @@ def _text(path: Path) -> str:
 
 
 def limit_threads() -> None:
-    """Lets torch compute with at most as many threads as there are `cores`, unless a variable says how many.
+    """Limits PyTorch's threads to the number of `cores`, unless a variable of `THREADS` is set.
 
-    torch counts the machine's cores: in a container that may use few of them, too many threads wait for each other.
+    PyTorch counts the cores of the machine. In a container that may use few of them, too many threads would wait for
+    each other.
     """
     import torch
 
@@ -109,7 +112,7 @@ def limit_threads() -> None:
 
 
 def threads_per_rank(ranks: int) -> int:
-    """Threads for each of several ranks on this machine's CPU."""
+    """The number of threads for each of several ranks on this machine's CPU."""
     import torch
 
     return max(1, min(torch.get_num_threads(), cores()) // ranks)
@@ -120,7 +123,7 @@ def threads_per_rank(ranks: int) -> int:
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether float32 products can be given to oneDNN by name."""
+    """Whether PyTorch can let oneDNN compute products in float32."""
     import torch
 
     from multihead import torch_private
@@ -129,17 +132,21 @@ def has_onednn() -> bool:
 
 
 def limit_kernel_caches() -> None:
-    """On a CPU: lets oneDNN keep kernels for fewer shapes, each with its own memory; to be called before the first.
+    """Makes oneDNN, which computes on CPUs, keep fewer kernels. It has to be called before the first product.
 
-    It keeps 1,024 by itself. Batches of sentences have hundreds of shapes, and in bf16 memory doubled over 200 steps.
+    By default oneDNN keeps 1,024 kernels, one for each shape, with memory of its own. Batches of sentences have
+    hundreds of shapes, so that in bfloat16 the memory of a run doubled over 200 steps.
     """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's own, and that of its wrapper
+    for name in (
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+        "LRU_CACHE_CAPACITY",
+    ):  # read by oneDNN, and by PyTorch's wrapper of it
         os.environ.setdefault(name, KEPT_KERNELS)
 
 
 @functools.cache
 def bf16_instructions() -> str:
-    """The processor's instructions that multiply bfloat16 and that oneDNN uses: amx, avx512, arm, or empty for none."""
+    """Returns which instructions oneDNN uses to multiply bfloat16: amx, avx512, arm, or empty if there are none."""
     import torch
 
     from multihead import torch_private
@@ -157,14 +164,15 @@ def bf16_instructions() -> str:
 
 
 def fast_bf16(device: str, *, measure: bool = True) -> bool:
-    """Whether matrix products in bfloat16 are worth it: the device has instructions for them, and gains by them.
+    """Whether matrix products in bfloat16 are faster than in float32 on this device.
 
-    The instructions of AMX, a GPU's capability and the lack of both are certain. Other CPUs that have instructions are
-    measured: AVX512-BF16 is faster than float32 on some, and half as fast on others.
+    For GPUs, for AMX, and for processors without instructions for bfloat16, the answer is certain. Other processors are
+    measured, because AVX512-BF16 is faster than float32 on some and half as fast on others.
 
     Args:
-        device: cuda, cpu or another type of torch's devices.
-        measure: False where several processes must come to the same answer: then only what is certain counts.
+        device: The type of a PyTorch device, for example cuda or cpu.
+        measure: Whether to measure. False if several processes must come to the same answer; without a measurement an
+            uncertain answer is no.
     """
     import torch
 
@@ -177,7 +185,7 @@ def fast_bf16(device: str, *, measure: bool = True) -> bool:
 
 @functools.cache
 def bf16_gain(device: str) -> float:
-    """How many times as fast as in float32 the three products of a linear layer are in bfloat16, measured in ms.
+    """Measures the speed of the three products of a linear layer in bfloat16, relative to float32. It takes some ms.
 
     A CPU is measured by one thread and its processor time, so that other work on the machine changes little.
     """
@@ -192,11 +200,11 @@ def bf16_gain(device: str) -> float:
         pairs[dtype] = [torch.ones(rows, 256, device=device, dtype=dtype) for rows in (128, 256)]
     try:
         torch.set_num_threads(1)
-        for _ in range(6):  # in turn, and the least of each; the first makes the kernels
+        for _ in range(6):  # the least of each counts; the first round creates the kernels
             for dtype, (x, weight) in pairs.items():
                 began = clock()
                 y = x @ weight.T
-                (y @ weight)[0, 0].item()  # waits for a device
+                (y @ weight)[0, 0].item()  # waits for the device
                 (y.T @ x)[0, 0].item()
                 best[dtype] = min(best.get(dtype, math.inf), clock() - began)
     finally:

@@ -1,4 +1,4 @@
-"""Who am I among the ranks: what torchrun, srun or our own launcher say by environment variables."""
+"""Which rank this process is: the environment variables that torchrun, srun or our own launcher set."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from multihead.errors import ConfigError
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 """Variables that torchrun and our own launcher set together."""
 SRUN = ("SLURM_PROCID", "SLURM_NTASKS")
+"""Variables that srun sets."""
 NO_STEP = 2**32 - 16
-"""From here on, step numbers of SLURM stand for batch scripts and the like."""
+"""SLURM's step numbers from here on stand for batch scripts and interactive shells, not for steps of srun."""
 
 
 def check_numbers() -> None:
-    """Lightning reads these variables as soon as it is imported, and fails where one is no number.
+    """Checks the variables that Lightning reads as soon as it is imported.
 
     Raises:
-        ConfigError: A variable that says the rank is empty or no number.
+        ConfigError: If one of them is empty or not a number.
     """
     for name in (*TORCHRUN, "LOCAL_WORLD_SIZE", *(SRUN if _in_step() else ("SLURM_PROCID",)), "JSM_NAMESPACE_RANK"):
         value = os.environ.get(name)
@@ -27,10 +28,10 @@ def check_numbers() -> None:
 
 
 def check_ranks() -> None:
-    """Refuses a part of what a launcher sets, which would start a run of one process in place of several.
+    """Checks that a launcher has set all its variables. Otherwise each rank would start a run of its own.
 
     Raises:
-        ConfigError: Variables are missing, are no numbers, or contradict each other.
+        ConfigError: If variables are missing, are not numbers, or contradict each other.
     """
     check_numbers()
     there = [name for name in TORCHRUN if name in os.environ]
@@ -54,12 +55,12 @@ def check_ranks() -> None:
 
 
 def by_torchrun() -> bool:
-    """Whether this process is a rank that torch's launcher started: ours, or ``torchrun``."""
+    """Whether this process is a rank that PyTorch's launcher started, for us or for ``torchrun``."""
     return all(os.environ.get(name) for name in TORCHRUN)
 
 
 def by_srun() -> bool:
-    """Whether ``srun`` started this process, and not just a SLURM allocation or batch script that it runs in."""
+    """Whether ``srun`` started this process. A process in an allocation or a batch script alone does not count."""
     return not by_torchrun() and _in_step() and all(os.environ.get(name) for name in SRUN)
 
 
@@ -75,7 +76,7 @@ def by_others() -> bool:
 
 
 def world_size() -> int:
-    """Number of ranks of this run, as its launcher (ours, torchrun or srun) says."""
+    """The number of ranks of this run."""
     return int(os.environ["WORLD_SIZE"] if by_torchrun() else os.environ["SLURM_NTASKS"] if by_srun() else 1)
 
 
@@ -85,7 +86,7 @@ def is_main_rank() -> bool:
 
 
 def local_size() -> int:
-    """Ranks on this machine that a launcher started; 0 where it does not say."""
+    """The number of ranks that a launcher started on this machine; 0 if it does not say."""
     if by_torchrun():
         return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     tasks = os.environ.get("SLURM_NTASKS_PER_NODE", "") if by_srun() else ""

@@ -77,6 +77,6 @@ def make_root_of_fsdp(module: nn.Module) -> None:
     fully_shard.state(module)._lazy_init()  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def set_last_rates(schedule: LRScheduler, rates: list[float]) -> None:
+def set_last_rates(schedule: LRScheduler, rates: Sequence[float | Tensor]) -> None:
     """Sets what ``schedule.get_last_lr()`` returns: writes ``LRScheduler._last_lr`` (2.13.0)."""
     schedule._last_lr = list(rates)

@@ -113,13 +113,30 @@ def test_a_model_that_the_hub_does_not_give_names_the_command(monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
 
     def unreachable(name, revision, allow_patterns):
-        assert (name, revision, allow_patterns) == ("org/name", "v1", ["config.json"])
+        assert (name, revision, allow_patterns[0]) == ("org/name", "v1", "config.json")
         raise OSError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     fix = "fix: hf download org/name --revision v1 --local-dir name, then init_from=hf:name"
     with pytest.raises(ConfigError, match=f"org/name@v1 is no folder here, and the hub does not give it .*{fix}"):
         compose(["task=lm", "init_from=hf:org/name@v1"])
+
+
+def test_weights_are_fetched_as_safetensors_before_pickles(monkeypatch, tmp_path):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, revision, allow_patterns: asked.append(allow_patterns) or str(tmp_path),
+    )
+    assert published.locate("hf:org/name") == tmp_path
+    assert "pytorch_model*.bin" in asked.pop() and "pytorch_model*.bin" not in asked.pop()
+    (tmp_path / "model.safetensors").touch()
+    published.locate("hf:org/name")
+    assert len(asked) == 1
+    published.locate("hf:org/name", whole=False)
+    assert asked[-1] == ["config.json", "1_Pooling/config.json"]
 
 
 @pytest.mark.parametrize("named", ["", "./gone", "../gone", "/gone", "a/b/c/d", "org/name@../../x y"])

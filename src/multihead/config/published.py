@@ -25,6 +25,14 @@ PREFIX = "hf:"
 ON_THE_HUB = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
 MOST_BYTES = 10_000_000
 """Size of a config.json that is read."""
+DESCRIBING = ("config.json", "1_Pooling/config.json")
+WHOLE = (
+    *DESCRIBING,
+    *("model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+)
+OLDER = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+"""Files that are fetched from the hub; the older ones of a model without safetensors."""
 LARGEST = {"d_model": 65_536, "d_ff": 1_048_576, "layers": 1_000, "num_heads": 65_536, "max_len": 16_777_216}
 """Sizes above these are no model's: they would be a mistake, or meant to exhaust the memory."""
 ADDED = ("ff_dropout", "init", "ngram_buckets", "ngram_max")
@@ -102,10 +110,11 @@ def locate(init_from: str, *, whole: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["config.json", *(["*.json", "*.safetensors", "pytorch_model*.bin", "*.txt"] if whole else [])]
     name, revision = on_hub["name"], on_hub["revision"]
+    fetch = lambda files: Path(snapshot_download(name, revision=revision, allow_patterns=[*files]))  # noqa: E731
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        folder = fetch(WHOLE if whole else DESCRIBING)
+        return fetch(OLDER) if whole and not any(folder.glob("*.safetensors")) else folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         at = f" --revision {revision}" if revision else ""

@@ -95,6 +95,9 @@ def _huggingface(folder: Path, reference: Reference, examples: list[Example], ru
 def _programs(folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings) -> Verification:
     programs.write(reference, folder, settings.to)
     files = save_vocab(folder, reference.task.vocab)
+    programs.write_tokenizers(reference.task, folder, files)
+    if settings.to == "onnx" and reference.classifies:
+        programs.write_script(reference.task, folder)
     (folder / "README.md").write_text(programs.readme(reference, files, settings.to), encoding="utf-8")
     wanted = reference.outputs(examples, greedy=True)
     return verify(programs.Runtime(folder, reference, settings.to), reference, examples, wanted, exact=True)

@@ -31,6 +31,7 @@ from multihead.pretrained.target import Obstacle, content_of, obstacles, publish
 from multihead.runs.directory import read_json
 from multihead.tasks import build_task
 from multihead.tasks.base import Task
+from multihead.tasks.classification import ClassificationTask
 from multihead.tasks.language_modeling import NEW_TOKENS
 
 CLASSES = {
@@ -121,8 +122,7 @@ def write(task: Task, folder: Path, run_dir: Path) -> str:
 
 def _temperature(task: Task) -> float:
     """By which the logits of a classifier are divided; 1 of every other task."""
-    calibration = getattr(task, "calibration", None)
-    return 1.0 if calibration is None else calibration.temperature
+    return task.calibration.temperature if isinstance(task, ClassificationTask) else 1.0
 
 
 def _of_task(task: Task, model_type: str) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _of_task(task: Task, model_type: str) -> dict[str, Any]:
     settings, marks = task.settings, task.tokenizers["text"]
     ids = {"bos_token_id": marks.bos_id, "eos_token_id": marks.eos_id, "pad_token_id": marks.pad_id}
     start = CLASSES[model_type]
-    if isinstance(settings, ClassificationConfig):
+    if isinstance(settings, ClassificationConfig) and isinstance(task, ClassificationTask):
         names = dict(enumerate(task.labels))
         kind = "multi_label_classification" if settings.multi_label else "single_label_classification"
         thresholds = {name: each.value for name, each in task.calibration.thresholds.items()}
@@ -284,13 +284,13 @@ class Runtime:
         """Logits of each example."""
         if self.theirs is None:
             return [self.fresh.logits(example) for example in examples]
-        return [self._forced(example) for example in examples]
+        return [self._forced(self.theirs, example) for example in examples]
 
-    def _forced(self, example: Example) -> Tensor:
+    def _forced(self, model: Any, example: Example) -> Tensor:
         prefix = self.reference.prefix(example) if self.reference.searches else example.source
         row = [*prefix, *example.target] if self.reference.searches else example.source
         words = {} if example.types is None else {"token_type_ids": torch.tensor([example.types])}
-        logits = self.theirs(input_ids=torch.tensor([row]), **words).logits[0]
+        logits = model(input_ids=torch.tensor([row]), **words).logits[0]
         return logits[len(prefix) - 1 :] if self.reference.searches else logits
 
     def outputs(self, examples: Sequence[Example]) -> list[list[int]]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ from multihead.errors import ConfigError
 from multihead.exporting.verify import BATCH, Example, Reference
 from multihead.model.heads import CopyHead
 from multihead.model.transformer import Transformer
+from multihead.tasks.base import Task
+from multihead.tasks.classification import ClassificationTask
 
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}
 LARGEST_BATCH = 1 << 16
@@ -91,15 +95,15 @@ class Next(nn.Module):
 
 
 class Classify(nn.Module):
-    """Maps ids [B, T], padded on the right, and their mask to logits [B, C] of classes."""
+    """Maps ids [B, T], padded on the right, and their mask to calibrated logits [B, C] of classes."""
 
-    def __init__(self, transformer: Transformer, head: nn.Module, causal: bool):
+    def __init__(self, transformer: Transformer, head: nn.Module, causal: bool, temperature: float):
         super().__init__()
-        self.transformer, self.head, self.causal = transformer, head, causal
+        self.transformer, self.head, self.causal, self.temperature = transformer, head, causal, temperature
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         hidden = self.transformer.decode(tokens) if self.causal else self.transformer.encode(tokens, mask)
-        return self.head(hidden, mask, tokens)
+        return self.head(hidden, mask, tokens) / self.temperature
 
 
 def modules(reference: Reference) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
@@ -115,7 +119,12 @@ def modules(reference: Reference) -> dict[str, tuple[nn.Module, dict[str, Tensor
         what = "the program would not know which of two texts a token belongs to"
         raise ConfigError(f"model.segment_types={reference.task.config.model.segment_types}", what, "to=huggingface")
     if reference.classifies:
-        return {"logits": (Classify(transformer, head, causal), {"tokens": tokens, "mask": mask.flip(1)})}
+        return {
+            "logits": (
+                Classify(transformer, head, causal, reference.temperature),
+                {"tokens": tokens, "mask": mask.flip(1)},
+            )
+        }
     if reference.name == "lm" and causal:
         return {"logits": (Next(transformer, head), {"tokens": tokens})}
     if causal or not reference.searches:
@@ -251,7 +260,7 @@ class Runtime:
 
     def expected(self, example: Example) -> Tensor:
         """The result that `teacher_forced` should return for an example."""
-        return self.reference.logits(example)
+        return self.reference.logits(example) / self.reference.temperature
 
     def teacher_forced(self, examples: Sequence[Example]) -> list[Tensor]:
         """Logits of each example, as `Reference.logits` returns them."""
@@ -327,6 +336,36 @@ class Runtime:
         return [row[len(prefix) :] for row, prefix in zip(rows, prefixes, strict=True)]
 
 
+def write_tokenizers(task: Task, folder: Path, files: Mapping[str, str]) -> None:
+    """Writes the tokenizers in the format of the ``tokenizers`` library, with the marks that a row or source has.
+
+    Args:
+        task: The task.
+        folder: The folder.
+        files: Role to file. Roles that share a file share a tokenizer.
+    """
+    for role, file in reversed(list(files.items())):  # the source's marks count where source and target share a file
+        marks, classifies = task.tokenizers[role], isinstance(task, ClassificationTask)
+        before = marks.start if classifies else marks.opening if task.settings.name == "lm" else ()
+        behind = marks.end if classifies else (marks.eos_id,) if role == "source" else ()
+        (folder / file).write_text(marks.library_json(before, behind), encoding="utf-8")
+
+
+def write_script(task: Task, folder: Path) -> None:
+    """Writes ``predict.py``, which classifies single texts without Multihead, and what it has to know."""
+    if not isinstance(task, ClassificationTask) or task.pairs:
+        return
+    known = {
+        "labels": task.labels,
+        "multi_label": task.multi_label,
+        "max_len": task.config.model.max_len,
+        "pad_id": task.pad,
+        "thresholds": {name: each.value for name, each in task.calibration.thresholds.items()},
+    }
+    (folder / "predict.json").write_text(json.dumps(known, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    shutil.copyfile(Path(__file__).with_name("standalone.py"), folder / "predict.py")
+
+
 def readme(reference: Reference, files: Mapping[str, str], to: str) -> str:
     """Markdown that says how to run the programs.
 
@@ -342,15 +381,29 @@ def readme(reference: Reference, files: Mapping[str, str], to: str) -> str:
         described += [f"`{key}` bool, True where a token is real" for key in inputs if "mask" in key]
         lines.append(f"- `{name}{SUFFIXES[to]}`: {', '.join(described)}. {(module.__doc__ or '').strip()}")
     first = next(iter(modules(reference)))
+    script = ""
+    if to == "onnx" and reference.classifies and "text_b" not in files:
+        script = "\nLogits are calibrated. `predict.py` applies thresholds too: `python predict.py < texts.txt`."
+    inputs = next(iter(modules(reference).values()))[1]
+    file = next(iter(files.values()))
+    read = f"""from tokenizers import Tokenizer
+
+ids = Tokenizer.from_file("{file}").encode("A text.").ids
+"""
+    tensors = [f'"{name}": torch.{"ones(1, len(ids), dtype=torch.bool)" if "mask" in name else "tensor([ids])"}'
+               for name in inputs]  # fmt: skip
+    arrays = [f'"{name}": np.{"ones((1, len(ids)), bool)" if "mask" in name else "array([ids], np.int64)"}'
+              for name in inputs]  # fmt: skip
     run = f"""import torch
-
+{read}
 program = torch.export.load("{first}.pt2").module()
-output = program(**inputs)  # tensors by name"""
+output = program(**{{{", ".join(tensors)}}})"""
     if to == "onnx":
-        run = f"""import onnxruntime
-
+        run = f"""import numpy as np
+import onnxruntime
+{read}
 program = onnxruntime.InferenceSession("{first}.onnx")
-output = program.run(None, inputs)[0]  # numpy arrays by name"""
+output = program.run(None, {{{", ".join(arrays)}}})[0]"""
     start = {True: "`<bos> source <sep>`", False: "`<bos>`"}[reference.prefixed]
     rows = {
         "classification": "A row is `<bos> text <eos>`, or `<bos> text <sep> text_b <eos>`.",
@@ -362,8 +415,8 @@ output = program.run(None, inputs)[0]  # numpy arrays by name"""
 {chr(10).join(lines)}
 
 Batch and lengths can be chosen freely, up to {reference.task.config.model.max_len} tokens. {rows}
-Tokenizers, read by `multihead.data.tokenizer.Tokenizer.load`: {tokenizers}. Special entries are ids 0 to 5:
-`<pad>`, `<bos>`, `<eos>`, `<unk>`, `<sep>`, `<mask>`. `verification.json` says how the programs were compared.
+Tokenizers, in the format of the `tokenizers` library: {tokenizers}. Padding has the id {reference.pad}; the mask tells
+what is real. `verification.json` says how the programs were compared.{script}
 
 ```python
 {run}

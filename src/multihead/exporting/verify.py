@@ -23,6 +23,7 @@ from multihead.errors import CheckpointError
 from multihead.model.beam_search import generate
 from multihead.model.heads import CopyHead
 from multihead.tasks.base import Task
+from multihead.tasks.classification import ClassificationTask
 from multihead.tasks.language_modeling import NEW_TOKENS
 from multihead.tasks.translation import TranslationTask
 
@@ -77,6 +78,8 @@ class Reference:
         self.task, self.decoding, self.shared_out = task, decoding, shared_out
         self.name = task.settings.name
         stacks, self.classifies = task.settings.stacks, self.name == "classification"
+        self.temperature = task.calibration.temperature if isinstance(task, ClassificationTask) else 1.0
+        """By which the logits of a classifier are divided; 1 of every other task."""
         self.searches = not self.classifies and "decoder" in stacks
         """Whether outputs are sequences. Otherwise they are the best class, or the best token at each place."""
         self.prefixed = self.searches and stacks == ("decoder",)

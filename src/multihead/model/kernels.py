@@ -1,4 +1,4 @@
-"""Attention and matrix products by the fastest of PyTorch's kernels for where they are and how large they are; memory.
+"""Attention and matrix products by the fastest PyTorch kernel for their device and size; and how memory is freed.
 
 Shapes: N inputs, H heads, G key-value heads, T queries, S keys, K head_dim. Masks are boolean, True = may be attended
 to, or are added to the scores.
@@ -16,22 +16,23 @@ from torch import Tensor
 from multihead import capabilities, torch_private
 
 SHORT = 128
-"""Most keys that several queries on a CPU attend to without the fused kernel, which keeps no scores: see `attend`."""
+"""Largest number of keys for which `attend` does not use the fused kernel on a CPU."""
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, dropout: float) -> Tensor:
     """softmax(Q K^T / sqrt(K)) V of heads [N, H or G, T or S, K].
 
-    On a CPU the fused kernel's backward in bfloat16 takes several times as long as in float32, which is used instead;
-    and of short sequences it takes longer than the products as they stand, except in float32 without gradients.
+    On a CPU, the backward pass of the fused kernel takes several times as long in bfloat16 as in float32, so float32 is
+    used there. For short sequences the fused kernel is slower than two plain products, except in float32 without
+    gradients.
 
     Args:
         query: [N, H, T, K].
-        key: [N, G, S, K]; each serves H / G heads.
-        value: As the key.
+        key: [N, G, S, K]; each key serves H / G heads.
+        value: [N, G, S, K].
         mask: Broadcastable to [N, H, T, S]; None hides nothing.
-        causal: Each position sees itself and what stands before it; only without a mask.
-        dropout: Share of the weights that is zeroed.
+        causal: Whether each position sees only itself and the positions before it; only without a mask.
+        dropout: Share of the attention weights that is set to zero.
     """
     dtype, grouped = query.dtype, query.size(1) != key.size(1)
     on_cpu = query.device.type == "cpu"
@@ -41,7 +42,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         query, key, value = query.float(), key.float(), value.float()
         mask = mask.float() if mask is not None and mask.is_floating_point() else mask
     with torch.autocast(query.device.type, enabled=False):
-        if plain and query.size(2) > 1 and key.size(2) <= SHORT:  # lengths last: a traced program has any
+        if (
+            plain and query.size(2) > 1 and key.size(2) <= SHORT
+        ):  # lengths come last: in a traced program they are unknown
             y = _attend_plainly(query, key, value, mask, causal)
         else:
             y = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, enable_gqa=grouped)
@@ -49,13 +52,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
 
 
 def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Equation 1 of the paper as two batched products."""
+    """Computes equation 1 of the paper (arXiv:1706.03762) as two batched products."""
     shape, scale, hidden = query.shape, query.size(-1) ** -0.5, None
     if causal:
         hidden = torch.ones(shape[2], key.size(2), dtype=torch.bool).triu(1)  # [T, S]
     elif mask is not None and mask.dtype == torch.bool:
         hidden = ~mask
-    lowest = torch.finfo(query.dtype).min  # not -inf: a row that may attend to nothing stays finite
+    lowest = torch.finfo(query.dtype).min  # not -inf, so that a row that may attend to nothing stays finite
     if hidden is not None:
         mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, lowest)
     query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # [N * H, T or S, K]
@@ -68,9 +71,9 @@ def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T`` of two matrices without gradients; in float32 on a CPU by oneDNN.
+    """Computes ``left @ right.T`` of two matrices without gradients; in float32 on a CPU, oneDNN does it.
 
-    There torch takes MKL, which on some processors is a third slower; in bfloat16 it takes oneDNN by itself.
+    PyTorch would use MKL for it, which on some processors takes a third longer. In bfloat16 PyTorch uses oneDNN itself.
     """
     if left.dtype == torch.float32 and left.device.type == "cpu" and capabilities.has_onednn():
         return torch_private.onednn_linear(left, right)
@@ -78,10 +81,10 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed for the next request, up to 32 MiB a piece; elsewhere this does nothing.
+    """Makes glibc keep freed memory for the next request, up to 32 MiB a piece; without glibc it does nothing.
 
-    It would give it back to the system, and take new pages for the next array, filled with zeros one page at a time.
-    Larger arrays are still given back: of those that small ones come to lie between, memory would grow.
+    Otherwise glibc returns the memory to the system, which then fills new pages with zeros for the next array. Larger
+    arrays are still returned. Small arrays would come to lie between them, and the process would grow.
     """
     trim_threshold, mmap_threshold = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
     with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc

@@ -25,7 +25,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration of Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/)."""
 
 DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
-"""What ``optim.muon_dtype`` stands for."""
+"""The values of ``optim.muon_dtype``; None leaves the choice to the device."""
 
 
 def build_optimizer(
@@ -34,15 +34,15 @@ def build_optimizer(
     """`torch.optim.AdamW`, or `MuonAdamW` for ``optim.name=muon``; weight decay acts on matrices only.
 
     Args:
-        named_parameters: Names decide: a matrix with ``.layers.`` in its name is hidden and may go to Muon;
-            embeddings, output layers, biases and norms always go to AdamW.
-        config: Every group starts at its own peak rate, which `lr_factor` scales.
-        fused: Use the fused AdamW kernel (one pass, fastest on CPU and GPU). False lets torch choose: foreach on
-            GPUs, a loop on CPUs. It must be False where gradients are clipped under mixed precision, since
-            `torch.optim.AdamW` then unscales gradients itself and Lightning 2.6 refuses to clip.
+        named_parameters: Parameters with their names. A matrix with ``.layers.`` in its name is hidden and may go to
+            Muon; embeddings, output layers, biases and norms always go to AdamW.
+        config: The node ``optim``. Every group starts at its own peak rate, which `lr_factor` scales.
+        fused: Whether to use the fused AdamW kernel (one pass, fastest on CPU and GPU). False lets PyTorch choose:
+            foreach on GPUs, a loop on CPUs. It must be False if gradients are clipped under mixed precision, because
+            `torch.optim.AdamW` would unscale gradients itself, and Lightning 2.6 then does not clip.
     """
     named = list(named_parameters)
-    shares = layer_rates([name for name, _ in named], config.layer_decay)  # depth counts frozen layers too
+    shares = layer_rates([name for name, _ in named], config.layer_decay)  # frozen layers count too
     members: dict[tuple[int, float], list[nn.Parameter]] = {}
     for (name, parameter), share in zip(named, shares, strict=True):
         if not parameter.requires_grad:
@@ -68,14 +68,14 @@ def build_optimizer(
 
 
 def layer_rates(names: Sequence[str], decay: float) -> list[float]:
-    """The share of the learning rate of each parameter (Howard and Ruder 2018, arXiv:1801.06146, section 3.2).
+    """The factor of the learning rate of each parameter (Howard and Ruder 2018, arXiv:1801.06146, section 3.2).
 
-    Heads, final norms and the top layer of a stack have 1, each layer below ``decay`` times the one above, embeddings,
-    n-grams and positions that of the lowest layer.
+    Heads, final norms and the top layer of a stack have the factor 1. Each layer below has ``decay`` times the factor
+    of the layer above it. Embeddings, n-grams and positions have the factor of the lowest layer.
 
     Args:
-        names: Of parameters, as in ``transformer.encoder.layers.0.feed_forward.up.weight``.
-        decay: 1 is the same rate everywhere.
+        names: Names of parameters, for example ``transformer.encoder.layers.0.feed_forward.up.weight``.
+        decay: The factor from layer to layer; 1 gives all parameters the same rate.
     """
     places = [re.search(r"(\w+)\.layers\.(\d+)\.", name) for name in names]
     depth: dict[str, int] = {}
@@ -95,11 +95,11 @@ def freeze(named_parameters: Iterable[tuple[str, nn.Parameter]], patterns: Seque
     """Takes the parameters whose names match out of training; returns these names.
 
     Args:
-        named_parameters: Of the model.
-        patterns: ``optim.freeze``; ``*`` stands for anything.
+        named_parameters: Parameters of the model with their names.
+        patterns: ``optim.freeze``; ``*`` stands for any characters.
 
     Raises:
-        ConfigError: A pattern matches nothing, or nothing is left to learn.
+        ConfigError: If a pattern matches no parameter, or if all parameters are frozen.
     """
     named = dict(named_parameters)
     frozen: dict[str, None] = {}
@@ -108,11 +108,11 @@ def freeze(named_parameters: Iterable[tuple[str, nn.Parameter]], patterns: Seque
         if not matched:
             near = difflib.get_close_matches(pattern, named, n=1, cutoff=0.0)[0]
             raise ConfigError(
-                "optim.freeze", f"{pattern} is no parameter; the nearest is {near}", "* stands for anything"
+                "optim.freeze", f"no parameter is named {pattern}; the nearest name is {near}", "* matches anything"
             )
         frozen |= dict.fromkeys(matched)
     if len(frozen) == len(named):
-        raise ConfigError("optim.freeze", "leaves nothing to learn", "freeze fewer parameters")
+        raise ConfigError("optim.freeze", "all parameters are frozen", "freeze fewer parameters")
     for name in frozen:
         named[name].requires_grad_(False)
     return list(frozen)
@@ -121,11 +121,11 @@ def freeze(named_parameters: Iterable[tuple[str, nn.Parameter]], patterns: Seque
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for hidden matrices and AdamW for everything else, as one optimizer of two kinds of groups.
 
-    Muon (Jordan et al., 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, found by a few
-    Newton-Schulz iterations, and steps by ``lr * sqrt(max(1, rows / columns))`` times that: the original scaling,
-    for which rates near 0.02 are usual, and the default of `torch.optim.Muon`, whose update this is. What differs
-    is speed: matrices of equal or transposed shapes are iterated as one stack. Weight decay is decoupled in both
-    kinds. All state is tensors, so that its state_dict is plain.
+    Muon (Jordan et al., 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, which a few
+    Newton-Schulz iterations find. It then steps by ``lr * sqrt(max(1, rows / columns))`` times this matrix. This is the
+    original scaling, for which rates near 0.02 are usual, and the default of `torch.optim.Muon`. The update is the same
+    as there, but it is faster: matrices of equal or transposed shapes are iterated as one stack. Weight decay is
+    decoupled in both kinds of groups. All state is tensors, so that the state_dict is plain data.
 
     Args:
         groups: Dictionaries with ``params``, ``kind``, ``lr``, ``weight_decay``, and either ``momentum`` and
@@ -137,7 +137,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update; ``closure`` recomputes loss and gradients first, as torch's optimizers do it."""
+        """Does one update. A ``closure`` first computes loss and gradients again, as in PyTorch's optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -157,7 +157,7 @@ class MuonAdamW(torch.optim.Optimizer):
         for p in parameters:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        gradients = [p.grad for p in parameters]
+        gradients = _gradients(parameters)
         buffers = [self.state[p]["momentum_buffer"] for p in parameters]
         torch_private.lerp_each_(buffers, gradients, 1 - momentum)
         directions = torch_private.lerp_each(gradients, buffers, momentum)  # Nesterov: look ahead along the momentum
@@ -183,8 +183,8 @@ class MuonAdamW(torch.optim.Optimizer):
                 self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
         states = [self.state[p] for p in parameters]
         adamw(
-            parameters,
-            [p.grad for p in parameters],
+            [*parameters],
+            _gradients(parameters),
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -201,20 +201,24 @@ class MuonAdamW(torch.optim.Optimizer):
         )
 
 
-def orthogonalize(matrices: Sequence[Tensor], num_iterations: int, dtype: torch.dtype | None = None) -> list[Tensor]:
-    """Approximately ``U @ V.T`` of each matrix's singular value decomposition ``U @ S @ V.T``.
+def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
 
-    The quintic iteration pushes singular values into about [0.7, 1.2] without converging to 1, which training does
-    not mind. `torch.optim.Muon` always computes it in bfloat16; with ``dtype=None`` it is computed in bfloat16 where
-    that is faster (`capabilities.fast_bf16`), else in float32.
+
+def orthogonalize(matrices: Sequence[Tensor], num_iterations: int, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Computes about ``U @ V.T`` of each matrix's singular value decomposition ``U @ S @ V.T``.
+
+    The quintic iteration moves singular values into about [0.7, 1.2]. It does not converge to 1, and training does not
+    need that. `torch.optim.Muon` always computes it in bfloat16. With ``dtype=None`` this function computes it in
+    bfloat16 if that is faster on the device (`capabilities.fast_bf16`), else in float32.
 
     Args:
-        matrices: Each [R, C] or [C, R]. The tall ones are transposed, so that the Gram matrices are the smaller ones.
-        num_iterations: 5 is usual.
-        dtype: What the iteration computes in; None leaves it to the device.
+        matrices: Matrices [R, C] or [C, R]. Tall ones are transposed, so that the Gram matrices are small.
+        num_iterations: Number of iterations; 5 is usual.
+        dtype: The dtype of the iteration; None leaves it to the device.
 
     Returns:
-        One matrix per matrix, of its shape, in the dtype of the iteration.
+        One matrix for each matrix, with its shape, in the dtype of the iteration.
     """
     a, b, c = NEWTON_SCHULZ
     if dtype is None:
@@ -233,9 +237,9 @@ def orthogonalize(matrices: Sequence[Tensor], num_iterations: int, dtype: torch.
 
 
 def lr_factor(config: OptimConfig, max_steps: int, step: int) -> float:
-    """The share of the peak learning rate used by optimizer step ``step``, counted from 0.
+    """The factor of the peak learning rate at optimizer step ``step``, counted from 0.
 
-    All warm up linearly: step ``warmup_steps - 1`` is the first at the peak. Then
+    All schedules warm up linearly, and step ``warmup_steps - 1`` is the first at the peak. After that:
 
     - noam: ``sqrt(warmup_steps / (step + 1))``. Section 5.3 of the paper,
       ``d_model**-0.5 * min(n**-0.5, n * warmup_steps**-1.5)`` for n = step + 1, divided by its peak.

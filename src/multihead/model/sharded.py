@@ -1,4 +1,4 @@
-"""Parameters that are shared out over ranks (FSDP2): whole for a moment, or one rank's part."""
+"""Parameters that are divided among ranks (FSDP2): gathered for a moment, or one rank's part of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def is_sharded(task: nn.Module) -> bool:
-    """Whether `shard` was here."""
+    """Whether `multihead.training.sharding.shard` has divided its parameters among ranks."""
     return isinstance(task, FSDPModule)
 
 
@@ -22,9 +22,9 @@ def _sharded_modules(task: nn.Module) -> list[FSDPModule]:
 
 @contextlib.contextmanager
 def whole(task: nn.Module) -> Iterator[None]:
-    """Inside, every rank has all weights, and a forward pass waits for nobody; nothing happens to what is not sharded.
+    """Inside, every rank has all weights, and a forward pass waits for no other rank.
 
-    All ranks have to enter. Gradients cannot be computed inside.
+    All ranks have to enter. Inside, gradients cannot be computed. A task that is not sharded stays as it is.
     """
     _gather(task)
     try:
@@ -35,7 +35,7 @@ def whole(task: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def parted(task: nn.Module) -> Iterator[None]:
-    """Inside `whole`, for a moment: the parameters are each rank's parts again, and may be changed."""
+    """Inside `whole`, gives each rank its parts of the parameters for a moment, so that it can change them."""
     inside = is_sharded(task) and not any(isinstance(p, DTensor) for p in task.parameters())
     if inside:
         _release(task)
@@ -51,23 +51,26 @@ def _gather(task: nn.Module) -> None:
 
 
 def _release(task: nn.Module) -> None:
-    """Parts again; and what the passes inside left, by which the next backward pass would prefetch, is forgotten.
+    """Gives each rank its parts again, and forgets the order of the forward passes inside.
 
-    Ranks have made different numbers of passes, would prefetch in different orders, and wait for each other for ever.
+    The next backward pass would prefetch in that order. Ranks have made different numbers of passes, so they would
+    prefetch in different orders and wait for each other for ever.
     """
-    if is_sharded(task):
+    if isinstance(task, FSDPModule):
         task.reset_iter_state()
     for module in _sharded_modules(task):
-        module.set_reshard_after_forward(module is not task, recurse=False)  # the root's are needed again at once
+        module.set_reshard_after_forward(
+            module is not task, recurse=False
+        )  # the backward pass needs the root's at once
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """The whole tensor, which all ranks have to ask for; itself where it is not sharded."""
+    """Returns the whole tensor; all ranks have to call it. A tensor that is not sharded is returned as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def scattered(tensor: Any, like: Any) -> Any:
-    """This rank's part of a whole tensor, as ``like`` is sharded; itself where ``like`` is not."""
+    """Returns this rank's part of a whole tensor, sharded as ``like`` is; all of it if ``like`` is not sharded."""
     if not isinstance(like, DTensor) or not isinstance(tensor, Tensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -25,7 +25,7 @@ OF_THE_VOCABULARY = ("output_transform", "output_bias")
 def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str, Any]:
     """The ``config.json`` of a family for our options; for what it has no words, it says what the family has."""
     family = FAMILIES[model_type]
-    activations = {ours: theirs for theirs, ours in reversed(family.activations.items())}
+    activations = {ours: theirs for theirs, ours in reversed(list(family.activations.items()))}
     meant = _meaning(model)
     values = meant | {
         "dropout": model.dropout,

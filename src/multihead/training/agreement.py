@@ -23,7 +23,7 @@ class Agreement:
         if trainer.world_size == 1:
             return value
         if self._hosts is None:
-            self._hosts = torch.distributed.new_group(backend="gloo")
+            self._hosts = torch.distributed.new_group(backend="gloo")  # pyright: ignore[reportAttributeAccessIssue]
         largest = torch.tensor([value])
         torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX, group=self._hosts)
         return int(largest)

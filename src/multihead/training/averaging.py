@@ -1,8 +1,8 @@
 """Averaged weights: an exponential moving average, or the equal average of the last steps.
 
-The trained weights are copied and nothing else: a task also carries texts, metrics and its trainer, which belong to
-others and which no average needs. Averages are kept in float32 or better, since an average in bfloat16 stands still:
-the step of a slow average is smaller than the distance between two bfloat16 numbers.
+Only the trained weights are copied; an average needs nothing else of a task. Averages are kept in float32 or better.
+An average in bfloat16 would stand still, because a step of a slow average is smaller than the distance between two
+bfloat16 numbers.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from multihead.training import lightning_private
 log = logging.getLogger("multihead")
 
 MOST_OF_FIRST = 0.2
-"""Share that the weights after the first step may have in an exponential average before a warning."""
+"""Share of the weights after the first step in an exponential average from which a warning is logged."""
 
 
 class Averaging(L.Callback):
-    """Validation, the exported model and the end of training use averaged weights, once a step was sampled.
+    """Averages the weights. Once a step was sampled, validation and the exported model use the averaged weights.
 
     A checkpoint holds the average as ``state_dict``, the weights that training goes on with as
     ``current_model_state``, and the number of sampled steps as ``averaging_state``.
 
     Args:
-        update: Moves averages towards weights: (averages, weights, number of steps sampled before).
+        update: Moves averages towards weights; it gets averages, weights, and the number of steps sampled before.
     """
 
     def __init__(self, update: Callable[[list[Tensor], list[Tensor], int], None]):
@@ -43,9 +43,9 @@ class Averaging(L.Callback):
         self.num_averaged = 0
         self.latest_step = 0
         self.averages: list[Tensor] = []
-        """One for each trained parameter, in their order; on several ranks sharded as they are."""
+        """The average of each trained parameter, in their order; it is sharded as the parameter is."""
         self.current: list[Tensor] = []
-        """The weights that training goes on with, while the averages stand in their place."""
+        """The weights that training goes on with, while the model holds the averages."""
 
     def samples_step(self, step: int) -> bool:
         """Whether the weights after optimizer step ``step``, counted from 1, enter the average."""
@@ -75,14 +75,14 @@ class Averaging(L.Callback):
     # ---- in the place of the weights
 
     def put_in(self, module: L.LightningModule) -> None:
-        """Puts the averages in the place of the weights, which are kept; nothing happens before the first sample."""
+        """Replaces the weights by the averages and keeps the weights. Before the first sample, nothing happens."""
         if self.num_averaged and not self.current:
             with parted(module), torch.no_grad():
                 self.current = [p.detach().clone() for p in _trained(module)]
                 _copy(self.averages, module)
 
     def take_out(self, module: L.LightningModule) -> None:
-        """Puts the weights back in their place."""
+        """Puts the weights back."""
         if self.current:
             with parted(module), torch.no_grad():
                 _copy(self.current, module)
@@ -93,7 +93,7 @@ class Averaging(L.Callback):
             self.put_in(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Not at the end of the epoch: the module's own comes behind that of callbacks, and still validates."""
+        """Puts the weights back. The end of the epoch is too early: the task validates after its callbacks."""
         self.take_out(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -108,7 +108,7 @@ class Averaging(L.Callback):
             log.warning("%s", doubt)
 
     def doubt(self, steps: int) -> str:
-        """Why the average of a run of so many steps may not be meant; empty if nothing speaks against it."""
+        """A warning if the average of a run of so many steps is hardly an average; else empty."""
         return ""
 
     # ---- checkpoints
@@ -130,7 +130,7 @@ class Averaging(L.Callback):
         checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self.num_averaged)}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes over the average of a checkpoint; without one the average starts anew."""
+        """Loads the average of a checkpoint. If it holds none, the average starts anew."""
         self.num_averaged = int(checkpoint.get("averaging_state", {}).get("n_averaged", 0))
         if self.num_averaged:
             names = {id(p): name for name, p in pl_module.named_parameters()}
@@ -163,7 +163,7 @@ class LastAverage(Averaging):
 
     Args:
         first_step: Earlier steps do not enter the average.
-        every: Steps whose number it divides do.
+        every: Only steps whose number it divides enter the average.
     """
 
     def __init__(self, first_step: int, every: int):
@@ -189,12 +189,12 @@ def averages_of(trainer: L.Trainer) -> list[Averaging]:
 
 
 def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters that the optimizer moves; a shared one comes once."""
+    """The parameters that the optimizer changes; a shared one comes once."""
     return (p for p in module.parameters() if p.requires_grad)
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This rank's part, in the same memory."""
+    """This rank's part of a tensor, in the same memory."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

@@ -1,4 +1,4 @@
-"""The parts of a run: its data ready for the task, the task, and Lightning's Trainer."""
+"""Builds the parts of a run: its data, ready for the task, the task, and Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("multihead")
 
 
-NEVER = 10**12  # batches between Lightning's own validations: `multihead.training.steps.Steps` validates
+NEVER = 10**12
+"""Batches between validations by Lightning; `multihead.training.steps.Steps` validates."""
 
 
 def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task, DataModule]:
-    """Task and data module, joined by the task's pure functions.
+    """Builds the task and the data module, which uses the task's pure functions.
 
     Raises:
-        ConfigError: If model, data and sizes of batches do not go together.
+        ConfigError: If model, data and sizes of batches do not fit each other.
         DataError: If texts are too long and data.overlong=error.
     """
     import lightning as L
@@ -72,7 +73,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
 
 
 def evaluation_data(prepared: Prepared) -> dict[str, EvaluationData]:
-    """Task to what it is validated and tested on."""
+    """The texts on which each task of the run is validated and tested, by its name."""
     from multihead.tasks.base import EvaluationData
 
     found: dict[str, EvaluationData] = {}
@@ -85,7 +86,7 @@ def evaluation_data(prepared: Prepared) -> dict[str, EvaluationData]:
 
 
 def source_of(config: Config, task: Task, prepared: Prepared) -> TaskData:
-    """The data of one task, what is too long for it dropped or cut, and the functions that make batches of it."""
+    """The data of one task, without what is too long for it, and the functions that make batches of them."""
     from multihead.data.module import TaskData
 
     name, encoded = task.settings.name, {}
@@ -100,7 +101,7 @@ def source_of(config: Config, task: Task, prepared: Prepared) -> TaskData:
 
 
 def _vocab(config: Config, resumed: Path | None) -> Vocabulary | None:
-    """Tokenizers and classes that are given: those of the run that is resumed, or of the one it starts from."""
+    """The tokenizers and classes of the run that is resumed, or from which this one starts; None if there is none."""
     if resumed is not None:
         return starting_vocab(resumed)
     if config.init_from and config.init_tokenizer == "same":
@@ -117,10 +118,10 @@ def _vocab(config: Config, resumed: Path | None) -> Vocabulary | None:
 
 
 def _source(config: Config) -> Source:
-    """The run that this one starts from, if its layers are of the same size.
+    """The run from which this one starts.
 
     Raises:
-        ConfigError: They are not.
+        ConfigError: If its layers have another size.
     """
     from multihead.training.transfer import check_same, published_source, read_source
 
@@ -133,11 +134,11 @@ def _source(config: Config) -> Source:
 
 
 def starting(composition: Composition, resumed: Path | None = None) -> tuple[Prepared, Source | None]:
-    """The data, ready for the task, and the run whose weights this one starts from, if there is one.
+    """The data, ready for the task, and the run from whose weights this one starts, if there is one.
 
     Args:
         composition: The configuration.
-        resumed: The run to go on with, whose tokenizers and classes are kept.
+        resumed: The run that is resumed; its tokenizers and classes are kept.
     """
     config = composition.config
     source = _source(config) if config.init_from and resumed is None else None
@@ -147,7 +148,7 @@ def starting(composition: Composition, resumed: Path | None = None) -> tuple[Pre
 def build_trainer(
     composition: Composition, steps: Steps, loggers: list[Any], callbacks: Sequence[Any] = ()
 ) -> L.Trainer:
-    """Lightning's Trainer, with validation, checkpoints and signals left to `multihead.training.steps.Steps`."""
+    """Builds Lightning's Trainer; `multihead.training.steps.Steps` does validation, checkpoints and signals."""
     import lightning as L
 
     from multihead.runs.loggers import SamplesFile
@@ -175,14 +176,14 @@ def build_trainer(
 
 
 def whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Task:
-    """What the end of the run loads weights into: the task, or where it is sharded another that is not."""
+    """The task into which the end of the run loads weights. If the task is sharded, it is a new one that is not."""
     from multihead.model.sharded import is_sharded
     from multihead.tasks import build_task
 
     if not is_sharded(task):
         return task
     evaluation = {name: member.evaluation for name, member in task.members().items()}
-    whole = build_task(task.config, task.vocab, composition.plugin, evaluation)
-    fresh = trainer.precision_plugin.convert_module(whole)
-    fresh.tokens_seen, fresh.recorded = task.tokens_seen, task.recorded
+    fresh = build_task(task.config, task.vocab, composition.plugin, evaluation)
+    trainer.precision_plugin.convert_module(fresh)  # in place
+    fresh.count_on(task.tokens_seen, task.recorded)
     return fresh

@@ -22,7 +22,7 @@ from multihead.model.transformer import MultiHeadAttention
 if TYPE_CHECKING:
     from multihead.tasks.base import Task
 
-PARTS = ("embeddings", "encoder", "decoder", "heads")
+PARTS: tuple[str, ...] = ("embeddings", "encoder", "decoder", "heads")
 OF_LAYERS = {
     "self_attention": "self-attention",
     "cross_attention": "cross-attention",

@@ -40,7 +40,9 @@ def cluster_environment() -> ClusterEnvironment:
     Raises:
         ConfigError: If srun was called in a way that Lightning does not accept.
     """
-    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if by_srun():
         try:

@@ -48,3 +48,8 @@ def trainer_of(profiler: Profiler) -> L.Trainer:
 def callbacks_of(trainer: L.Trainer) -> list[L.Callback]:
     """The trainer's callbacks: reads ``Trainer.callbacks``, which is public but which its class does not declare."""
     return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def profiler_of(trainer: L.Trainer) -> Profiler:
+    """The trainer's profiler: reads ``Trainer.profiler``, which is public but which its class does not declare."""
+    return trainer.profiler  # pyright: ignore[reportAttributeAccessIssue]

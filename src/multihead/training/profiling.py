@@ -47,7 +47,7 @@ CLIPPING = "gradient norm and clipping"
 LOOP = "Lightning's loop"
 FORWARD = (EMBEDDING, *OF_LAYERS.values(), NORMS, OUTPUT)
 INSIDE = (DATA, *FORWARD, BACKWARD, CLIPPING, OPTIMIZER)
-"""Parts of a step; `LOOP` and each callback are what is between two steps."""
+"""Parts of a step; `LOOP` and each callback run between two steps."""
 ACTIONS = {
     "train_dataloader_next": DATA,
     "batch_to_device": DATA,
@@ -56,7 +56,7 @@ ACTIONS = {
     "configure_gradient_clipping": CLIPPING,
     "optimizer_zero_grad": OPTIMIZER,
 }
-"""Last word of what Lightning says it is at, to the part."""
+"""The part of a step for the last word of what Lightning says it is doing."""
 ENCODE = "encoder"
 DECODE = "decoder steps"
 LOG_PROBS = "output layer and log-softmax"
@@ -65,9 +65,9 @@ CHOOSE = "choosing tokens"
 TEXT = "tokenising and detokenising"
 DECODING = (ENCODE, DECODE, LOG_PROBS, CHOOSE, REORDER, TEXT)
 TEXTS = 64
-"""That are decoded."""
+"""Number of texts that the profile decodes."""
 SECONDS = 0.3
-"""Of each measurement of the machine."""
+"""Seconds that each measurement of the machine takes."""
 
 
 class Stopwatch:
@@ -80,7 +80,7 @@ class Stopwatch:
         self._mark = 0.0
 
     def now(self) -> float:
-        """Seconds, once the device has done what it was told."""
+        """The time in seconds, once the device has finished all its work."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -130,11 +130,11 @@ class Measured:
     position: tuple[int, int]
     """Epoch and step in it."""
     seconds: float
-    """From its first batch to that of the next step."""
+    """Seconds from its first batch to that of the next step."""
     tokens: int
-    """Real target tokens."""
+    """Number of its real target tokens."""
     parts: dict[str, float]
-    """Seconds of each part; empty where the instrument was off."""
+    """Seconds of each part; empty if the instrument was off."""
 
 
 class StepProfiler(Profiler):
@@ -143,7 +143,7 @@ class StepProfiler(Profiler):
     In their second half turns are the other way round, so that what happens every few steps meets both.
 
     Args:
-        steps: Of the run.
+        steps: What happens between the steps of the run.
     """
 
     def __init__(self, steps: Steps):
@@ -182,9 +182,8 @@ class StepProfiler(Profiler):
             hook.remove()
         if self._begun is not None:
             _, began, position, tokens = self._begun
-            self.measured.append(
-                Measured(position, now - began, module.tokens_seen - tokens, parts if self._hooks else {})
-            )
+            trained = self.steps.counters.trained_tokens - tokens
+            self.measured.append(Measured(position, now - began, trained, parts if self._hooks else {}))
         self._hooks, self._begun = [], None
         place = step - (self.steps.config.max_steps - 1 - 2 * count)
         if not 0 <= place < 2 * count:
@@ -193,14 +192,14 @@ class StepProfiler(Profiler):
             self._hooks = [*watch(self.stopwatch, module), self._watch_optimizer(trainer.optimizers[0])]
             self.stopwatch.reset(True)
         position = self.steps.counters.position
-        self._begun = (step, self.stopwatch.now(), position, module.tokens_seen)
+        self._begun = (step, self.stopwatch.now(), position, self.steps.counters.trained_tokens)
 
     def _watch_optimizer(self, optimizer: torch.optim.Optimizer) -> Any:
         return optimizer.register_step_post_hook(lambda *arguments: self.stopwatch.switch(LOOP))
 
 
-def watch(stopwatch: Stopwatch, task: Task) -> list[Any]:
-    """Hooks that part the forward pass of training; to be removed."""
+def watch(stopwatch: Stopwatch, task: nn.Module) -> list[Any]:
+    """Adds hooks that time the parts of the forward pass of training; the caller removes them."""
     hooks = []
     for name, module in task.named_modules():
         last = name.rpartition(".")[2]
@@ -234,8 +233,8 @@ def timed_module(stopwatch: Stopwatch, module: nn.Module, part: str) -> list[Any
 
 
 def report(trainer: L.Trainer, task: Task) -> dict[str, Any]:
-    """What was measured, as plain data: ``step``, ``floor`` and, where the task generates, ``decoding``."""
-    config, profiler = task.config, trainer.profiler
+    """The measurements as plain data: ``step``, ``floor``, and ``decoding`` if the task generates."""
+    config, profiler = task.config, _profiler_of(trainer)
     data = profiler.steps.data
     on = [step for step in profiler.measured if step.parts]
     off = [step for step in profiler.measured if not step.parts]
@@ -278,11 +277,17 @@ def report(trainer: L.Trainer, task: Task) -> dict[str, Any]:
     }
 
 
+def _profiler_of(trainer: L.Trainer) -> StepProfiler:
+    profiler = lightning_private.profiler_of(trainer)
+    assert isinstance(profiler, StepProfiler)
+    return profiler
+
+
 def _floor(
     trainer: L.Trainer, task: Task, positions: Sequence[tuple[int, int]]
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """The least time of a step on this machine, and the operations of each part of it."""
-    data = trainer.profiler.steps.data
+    data = _profiler_of(trainer).steps.data
     groups = trainer.optimizers[0].param_groups
     update = optimizer_products(groups)
     task.train()
@@ -323,7 +328,7 @@ def _operations(found: Sequence[Product]) -> int:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """What the matrices are multiplied in."""
+    """The dtype in which matrices are multiplied."""
     halves = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
     return halves.get(precision.partition("-")[0], torch.float32)
 
@@ -420,6 +425,7 @@ def _usual_length(task: Task, count: int) -> int:
 def _watching(stopwatch: Stopwatch, task: Task, rows: list[int]) -> Iterator[None]:
     """Inside, parts of decoding are timed; ``rows`` receives the rows of each call of the decoder."""
     transformer, tokenizer = task.model.transformer, type(next(iter(task.tokenizers.values())))
+    assert transformer.decoder is not None
     hooks = timed_module(stopwatch, task.model.head, LOG_PROBS)
     hooks += timed_module(stopwatch, transformer.decoder, DECODE)
     hooks.append(transformer.decoder.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0]))))

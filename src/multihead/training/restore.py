@@ -98,7 +98,7 @@ def loss_of_rank(ranks: Sequence[Mapping[str, Any]], rank: int, world_size: int)
     """
     if world_size == len(ranks):
         return ranks[rank]["sum"]
-    sums = [saved["sum"] for saved in ranks]
-    if rank or sums[0] is None:
-        return None
-    return sum(sums[1:], start=sums[0])
+    total: Tensor | None = None if rank else ranks[0]["sum"]
+    for other in ranks[1:]:
+        total = None if total is None else total + other["sum"]
+    return total

@@ -1,10 +1,9 @@
 """FSDP2: weights, gradients and moments in equal parts on all ranks (arXiv:2304.11277).
 
-What is sharded is a layer of a stack at a time, and what stands outside of the layers (embeddings, final norms, heads)
-with the whole task: it is needed at both ends of a pass, and shared embeddings are in one place. Checkpoints know
-nothing of it: they hold whole tensors, so that a run may go on with another strategy or another number of ranks.
-Validation and decoding run on whole weights, since ranks decode different numbers of tokens and must not wait for
-each other in between.
+Each layer of a stack is sharded on its own. Embeddings, final norms and heads are sharded together, because both ends
+of a pass need them and embeddings may be shared. Checkpoints hold whole tensors, so that a run can resume with another
+strategy or another number of ranks. Validation and decoding use whole weights: ranks decode different numbers of
+tokens and must not wait for each other in between.
 """
 
 from __future__ import annotations
@@ -24,16 +23,17 @@ from torch.distributed.tensor import DTensor
 from multihead import torch_private
 from multihead.errors import ConfigError
 from multihead.model.sharded import is_sharded, scattered
+from multihead.tasks.base import Task
 
 
 class Sharded(ModelParallelStrategy):
     """Lightning's strategy, with our layers, one mesh of all ranks, and checkpoints of whole tensors.
 
     Args:
-        ranks: How many there are, on all machines.
+        ranks: The number of ranks on all machines.
 
     Raises:
-        ConfigError: This PyTorch cannot forget the passes of a validation.
+        ConfigError: If this PyTorch cannot forget the order of the passes of a validation.
     """
 
     def __init__(self, ranks: int):
@@ -42,12 +42,13 @@ class Sharded(ModelParallelStrategy):
         super().__init__(data_parallel_size=ranks, tensor_parallel_size=1)
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Shards what is trained, before it is on the device as a whole; what is only tested stays whole."""
+        """Shards a task that is trained, before it is on the device as a whole; a test uses the whole task."""
+        assert self.accelerator is not None and self.model is not None
         self.accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(self.model)
         fitting = trainer.state.fn == TrainerFn.FITTING
         if fitting:
-            shard(self.lightning_module, self.device_mesh["data_parallel"])
+            shard(self._task(), self.device_mesh["data_parallel"])
         self.model_to_device()
         self.barrier()
         if fitting:
@@ -55,21 +56,25 @@ class Sharded(ModelParallelStrategy):
         self.setup_precision_plugin()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """This rank's part; `save_checkpoint` makes it whole."""
-        return self.lightning_module.state_dict()
+        """This rank's part of the weights; `save_checkpoint` gathers them."""
+        return self._task().state_dict()
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """This rank's part."""
+        """This rank's part of the optimizer's state."""
         return ParallelStrategy.optimizer_state(self, optimizer)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Rank 0 gathers one tensor after the other into its memory, with the help of all, and writes."""
+        """Gathers one tensor after the other into the memory of rank 0, which writes; all ranks have to call it."""
         whole_state = _whole_state(checkpoint, {}, self.is_global_zero)
         ParallelStrategy.save_checkpoint(self, whole_state, filepath, storage_options)
 
+    def _task(self) -> Task:
+        assert isinstance(self.lightning_module, Task)
+        return self.lightning_module
 
-def shard(task: nn.Module, mesh: DeviceMesh) -> None:
-    """Leaves each rank of ``mesh`` its part of every parameter of ``task``, which all ranks hold whole and equal."""
+
+def shard(task: Task, mesh: DeviceMesh) -> None:
+    """Leaves each rank of ``mesh`` its part of every parameter; before, all ranks hold equal parameters."""
     for stack in (task.model.transformer.encoder, task.model.transformer.decoder):
         for layer in stack.layers if stack is not None else ():
             fully_shard(layer, mesh=mesh)
@@ -81,7 +86,7 @@ def shard(task: nn.Module, mesh: DeviceMesh) -> None:
 def scattered_state(
     state: Mapping[str, Any], task: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Mapping[str, Any]:
-    """A checkpoint with this rank's parts in place of whole weights and moments; itself where nothing is sharded."""
+    """A checkpoint with this rank's parts of weights and moments; the same checkpoint if nothing is sharded."""
     if not is_sharded(task):
         return state
     held = task.state_dict()
@@ -108,15 +113,15 @@ def _scattered_moments(saved: Mapping[str, Any], optimizer: torch.optim.Optimize
 
 
 def _whole_state(state: Any, known: dict[int, Tensor | None], keep: bool) -> Any:
-    """Nested state with whole tensors in the memory of this process, where it is to keep them, else None.
+    """Gathers every tensor of a nested state.
 
     Args:
-        state: What all ranks have alike, but for their parts of the tensors.
-        known: Storage to its whole tensor: a shared weight stands in a state under several names.
-        keep: Whether this rank writes.
+        state: The state, which is the same on all ranks except for their parts of the tensors.
+        known: The whole tensor of each storage that was met; a state names a shared weight several times.
+        keep: Whether this rank keeps the tensors, because it writes; on the others they become None.
     """
     if isinstance(state, DTensor):
-        storage = state.to_local().untyped_storage().data_ptr() or id(state)  # 0: a part without elements
+        storage = state.to_local().untyped_storage().data_ptr() or id(state)  # it is 0 for a part without elements
         if storage not in known:
             full = state.full_tensor()
             known[storage] = full.cpu() if keep else None

@@ -1,6 +1,6 @@
-"""How a run is doing, beside its loss: norms of gradient and update, speed, memory, and the share of the device's peak.
+"""Measurements of a run beside its loss: norms of gradient and update, speed, memory, share of the device's peak.
 
-Speed, memory and share of the peak differ from run to run; they stand under ``system/``.
+Speed, memory and the share of the peak differ from run to run; their names begin with ``system/``.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ PEAKS = {
     "A10G": (70e12, 35e12),
     "V100": (125e12, 15.7e12),
 }
-"""Part of a device's name to its peak in operations per second: 16-bit matrix products without sparsity, and float32,
-as NVIDIA's data sheets give them. The first that fits counts."""
+"""Peak operations per second of devices, by a part of their names; the first part that occurs in a name counts.
+
+The numbers are those of NVIDIA's data sheets for 16-bit matrix products without sparsity, and for float32. Lightning
+2.6.6 has such a table too, but none of its entries matches the name "NVIDIA H200", and "NVIDIA L40S" gets an L4's.
+"""
 
 
 def peak_flops(name: str, precision: str) -> float | None:
-    """The device's peak for a precision, in operations per second; None where it is not known."""
+    """The device's peak for a precision, in operations per second; None if it is not known."""
     for part, (half, single) in PEAKS.items():
         if part in name:
             return half if "16" in precision else single
@@ -51,7 +54,7 @@ def learning_rates(optimizer: Optimizer) -> dict[str, float]:
 
 
 class Telemetry:
-    """What is measured in passing between two logs: costs nothing on the steps between, and waits for no device."""
+    """Measures between two logs. It costs nothing on the steps between them and never waits for the device."""
 
     def __init__(self) -> None:
         self.gradient_norm: Tensor | None = None
@@ -63,8 +66,8 @@ class Telemetry:
         self._update_norm: Tensor | None = None
 
     def start(self, trainer: L.Trainer) -> None:
-        """Looks at the optimizer's updates from here on; where the device's peak is known, counts the first step's
-        operations."""
+        """Watches the optimizer's updates from here on. If the device's peak is known, the operations of the first step
+        are counted."""
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(self._after_update)
         device = trainer.strategy.root_device
@@ -72,17 +75,17 @@ class Telemetry:
             self.peak = peak_flops(torch.cuda.get_device_name(device), str(trainer.precision))
 
     def begin_step(self) -> None:
-        """Before a step's first part."""
+        """Is called before the first micro-batch of a step."""
         if self.peak and not self.flops_per_token and self._counter is None:
             self._counter = flop_counter()
             self._counter.__enter__()
 
     def on_gradient(self, trainer: L.Trainer, norm: Tensor, every: int) -> None:
-        """After the backward pass, before the update; ``norm`` is that of the whole gradient, before clipping."""
+        """Is called between backward pass and update; ``norm`` is that of the whole gradient, before clipping."""
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
         self.gradient_norm = norm
-        if (trainer.global_step + 1) % every == 0:  # for a moment in which no activations are in memory
+        if (trainer.global_step + 1) % every == 0:  # the copies are short-lived, and no activations are in memory
             moving = [
                 p for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]
             ]
@@ -91,23 +94,23 @@ class Telemetry:
     def _after_update(self, optimizer: Optimizer, *arguments: Any) -> None:
         if self._before:
             with torch.no_grad():
-                moved = [p - before for p, before in self._before]  # nothing, where the step was left out since
+                moved = [p - before for p, before in self._before]  # zero if the step was skipped meanwhile
                 self._update_norm = gathered(torch.nn.utils.get_total_norm(moved))
             self._before = []
 
     def end_step(self, trainer: L.Trainer, tokens: int) -> None:
-        """After the update, with the step's tokens over all ranks."""
+        """Is called after the update; ``tokens`` are those of the step, over all ranks."""
         if self._counter is not None and tokens:
             self.flops_per_token = self._counter.get_total_flops() * trainer.world_size / tokens
             self._counter = None
 
     def row(self, trainer: L.Trainer, tokens: int, seconds: float) -> dict[str, float]:
-        """What is logged.
+        """The measurements by their logged names.
 
         Args:
-            trainer: Of the run.
-            tokens: Target tokens that this process has trained on so far, over all ranks.
-            seconds: That this took, without validation and saving.
+            trainer: The trainer of the run.
+            tokens: Target tokens of the steps of this process so far, over all ranks.
+            seconds: Seconds that these steps took, without validation and saving.
         """
         row: dict[str, float] = {}
         if self.gradient_norm is not None:

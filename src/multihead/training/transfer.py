@@ -1,7 +1,7 @@
-"""Starting a run from another one's weights, whatever its task: what fits is copied, and a table says what was.
+"""Starting a run from the weights of another one, of any task: what fits is copied, and a table shows what was.
 
-Embeddings and vocabulary heads go over row by row, by the text of their entries. A stack that the source lacks is taken
-from its other stack: a classifier's encoder from a language model's decoder. What has no counterpart stays fresh.
+Embeddings and vocabulary heads are copied row by row, by the text of their entries. If the source lacks a stack, its
+other stack is copied: a classifier's encoder comes from a language model's decoder. The rest keeps its initial values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from multihead.config.model import ModelConfig
 from multihead.errors import CheckpointError, ConfigError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from multihead.data.tokenizer import Tokenizer
+    from multihead.tasks.base import Model
 
 log = logging.getLogger("multihead")
 
@@ -32,36 +33,36 @@ SAME = ("d_model", "num_heads", "num_kv_heads", "d_ff", "activation", "norm", "n
         "bias", "attention", "feed_forward", "norm_eps", "embedding_width", "embedding_scale", "embedding_norm",
         "segment_types", "position_offset", "rope_theta", "rotary_share", "head_size", "attention_bias", "parallel",
         "share_layers")  # fmt: skip
-"""Of ``model.*``: what two models must agree in for weights of one to mean anything in the other."""
+"""Keys of ``model.*`` in which two models must agree so that the weights of one fit the other."""
 MOST_TENSORS = 20_000
-"""Of a model that is read: a file of a few MB can name millions of empty ones."""
+"""Most tensors of a model that is read: a file of a few MB can name millions of empty ones."""
 ROLES = ("pad_id", "bos_id", "eos_id", "unk_id", "sep_id", "mask_id")
 OTHER = {"encoder": "decoder", "decoder": "encoder"}
 
 
 @dataclass
 class Source:
-    """What is read of a capsule: plain tensors and data."""
+    """A finished run that another one starts from: plain tensors and data."""
 
     path: str
     state: dict[str, Tensor]
-    """Every parameter by name, those that are shared under each of their names."""
+    """Every parameter by name; a shared one stands under each of its names."""
     vocab: Vocabulary
     model: dict[str, Any]
-    """Its ``model.*``."""
+    """Its configuration ``model.*``."""
 
 
 @dataclass
 class Copied:
-    """What became of one part of the new model, in numbers of parameters."""
+    """How many parameters of one part of the new model were copied."""
 
     part: str
     copied: int = 0
-    """Taken over whole."""
+    """Number of parameters that were copied from a tensor of the same size."""
     resized: int = 0
-    """Rows that have a counterpart in a matrix of another size."""
+    """Number of parameters that were copied row by row, from a matrix of another size."""
     fresh: int = 0
-    """As initialised."""
+    """Number of parameters that keep their initial values."""
     why: str = ""
 
 
@@ -69,7 +70,7 @@ def read_source(run_dir: Path) -> Source:
     """The weights, vocabulary and sizes of a finished run.
 
     Raises:
-        CheckpointError: They are missing or damaged.
+        CheckpointError: If they are missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -109,20 +110,20 @@ def tokenizers_from(run_dir: Path, roles: Sequence[str]) -> dict[str, Tokenizer]
     return {role: found.get(role) or found.get(near[role]) or found.get("target", first) for role in roles}
 
 
-def copy_weights(model: nn.Module, vocab: Vocabulary, source: Source) -> list[Copied]:
+def copy_weights(model: Model, vocab: Vocabulary, source: Source) -> list[Copied]:
     """Copies what fits from ``source`` into ``model`` (a backbone ``transformer`` and its heads), in place.
 
     Args:
         model: Freshly initialised.
-        vocab: Of the new model.
-        source: What `read_source` gave.
+        vocab: The vocabulary of the new model.
+        source: The run whose weights are copied.
 
     Returns:
         A row for each part of the model; its numbers add up to the model's parameters, shared ones counted once.
 
     Raises:
-        ConfigError: Width or another setting of the layers differs.
-        CheckpointError: A weight has another shape than its description says.
+        ConfigError: If the width or another setting of the layers differs.
+        CheckpointError: If a weight has another shape than its description says.
     """
     check_same(model.transformer.config, source)
     parts: dict[str, Copied] = {}
@@ -140,7 +141,11 @@ def copy_weights(model: nn.Module, vocab: Vocabulary, source: Source) -> list[Co
 
 
 def check_same(config: ModelConfig, source: Source) -> None:
-    """Refuses a source whose layers are of another size or kind."""
+    """Checks that the layers of the source have the same size and kind.
+
+    Raises:
+        ConfigError: If they have not.
+    """
     for name in SAME:
         default = ModelConfig.__dataclass_fields__[name].default  # of a run that is older than the option
         theirs, ours = source.model.get(name, default), getattr(config, name)
@@ -163,7 +168,7 @@ def _part(name: str) -> str:
 
 
 def _counterpart(name: str, state: Mapping[str, Tensor]) -> tuple[str | None, str]:
-    """The source's parameter for one of ours, and the stack it is from where that is the other one."""
+    """The source's parameter for one of ours, and the name of its stack if it is the other stack."""
     words = name.split(".")
     if words[0] == "transformer":
         if any(known.startswith(f"transformer.{words[1]}.") for known in state):
@@ -178,7 +183,7 @@ def _counterpart(name: str, state: Mapping[str, Tensor]) -> tuple[str | None, st
 
 
 def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source, vocab: Vocabulary, row: Copied) -> str:
-    """Copies one parameter, counts it in ``row``, and says what is worth saying."""
+    """Copies one parameter and counts it in ``row``; returns a remark for the table, if there is one."""
     size = parameter.numel()
     if counterpart is None:
         row.fresh += size
@@ -269,6 +274,8 @@ def transfer_table(copied: Sequence[Copied], run: str) -> Table:
     """The table for the screen, with a row of totals."""
     from multihead.runs.progress import plain_table
 
-    total = Copied("all", *(sum(getattr(row, name) for row in copied) for name in ("copied", "resized", "fresh")))
+    total = Copied("all")
+    for row in copied:
+        total = Copied("all", total.copied + row.copied, total.resized + row.resized, total.fresh + row.fresh)
     body = [[row.part, row.copied, row.resized, row.fresh, row.why] for row in (*copied, total)]
     return plain_table(f"parameters from {run}", [["part", "copied", "resized", "fresh", "why"], *body])

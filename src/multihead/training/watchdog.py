@@ -1,8 +1,8 @@
-"""Ranks that hang: each tells how far it is, and their parent ends a job in which none gets further.
+"""Ending ranks that hang: each rank counts its progress, and the parent ends a job in which no rank makes any.
 
-Each rank keeps a file of 16 bytes beside the job: its process, and how often it got further. Writing it takes
-microseconds. What a rank cannot do itself, because it was stopped or waits for a collective for ever, its parent does;
-and where the parent was killed, the ranks do it for each other.
+Each rank keeps a file of 16 bytes in the job's folder, with its process and its count. Writing it takes microseconds.
+A rank that is stopped, or waits for another one for ever, cannot end itself; the parent does it. If the parent was
+killed, the ranks end each other.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from multihead.training.assignment import RANK_PROGRAM
 
 FORMAT = "<qq"
 STACKS = signal.SIGUSR2
-"""Makes a rank write the stacks of its threads."""
+"""The signal that makes a rank write the stacks of its threads."""
 START_SECONDS = 120
-"""Least patience until every rank has begun: importing may be slow."""
+"""Least time until every rank has begun, because imports may be slow."""
 GRACE_SECONDS = 10.0
-"""For ranks whose parent is gone to save and leave by themselves."""
+"""Time for ranks whose parent is gone to save and to leave by themselves."""
 
 
 class Heartbeat(L.Callback):
-    """Counts the places that a rank comes by, in a file that the parent reads."""
+    """Counts the hooks that a rank has reached, in a file that the parent reads."""
 
     def __init__(self, folder: Path, rank: int):
         self.handle = os.open(folder / f"beat_{rank}", os.O_RDWR | os.O_CREAT, 0o600)
@@ -40,7 +40,7 @@ class Heartbeat(L.Callback):
         self.beat()
 
     def beat(self, *arguments: Any, **options: Any) -> None:
-        """Tells the parent that this rank got further."""
+        """Reports progress to the parent."""
         os.pwrite(self.handle, struct.pack(FORMAT, os.getpid(), self.count), 0)
         self.count += 1
 
@@ -50,7 +50,7 @@ class Heartbeat(L.Callback):
 
 
 def read_beats(folder: Path) -> dict[int, tuple[int, int]]:
-    """Rank to its process and its count, of those that have begun."""
+    """The process and the count of each rank that has begun."""
     beats = {}
     for file in folder.glob("beat_*"):
         content = file.read_bytes()
@@ -60,7 +60,7 @@ def read_beats(folder: Path) -> dict[int, tuple[int, int]]:
 
 
 def guard_rank(folder: Path, rank: int) -> Heartbeat:
-    """In a rank: begins to tell how far it is, writes stacks when asked, and leaves when its parent is gone."""
+    """Begins, in a rank, to report its progress, to write stacks on a signal, and to leave once its parent is gone."""
     stacks = folder / f"stacks_{rank}"
     faulthandler.register(STACKS, file=open(stacks, "w"), all_threads=True)  # noqa: SIM115  open as long as the rank is
     threading.Thread(target=_leave_with_parent, args=(folder, os.getppid()), daemon=True).start()
@@ -68,7 +68,7 @@ def guard_rank(folder: Path, rank: int) -> Heartbeat:
 
 
 def _leave_with_parent(folder: Path, parent: int) -> None:
-    """Waits for the parent to be gone; then gives all ranks a grace, and ends those that are still there."""
+    """Waits until the parent is gone, gives all ranks time to leave, and then ends those that are still there."""
     while os.getppid() == parent:
         time.sleep(1)
     time.sleep(GRACE_SECONDS)
@@ -80,7 +80,7 @@ def _leave_with_parent(folder: Path, parent: int) -> None:
 
 
 def processes(folder: Path) -> list[int]:
-    """The ranks of a job, also those that have not told anything yet: their command line names its folder."""
+    """The processes of a job's ranks, found by their command lines; also of ranks that have not begun to count."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -90,21 +90,21 @@ def processes(folder: Path) -> list[int]:
 
 
 class Watchdog:
-    """In the parent, while the ranks run: a thread that passes signals on and ends a job that hangs.
+    """A thread of the parent that passes signals on to the ranks and ends a job that hangs.
 
     Args:
-        folder: The job's, with the ranks' files.
-        ranks: How many there are.
+        folder: The folder of the job, with the ranks' files.
+        ranks: The number of ranks.
         seconds: Longest time without progress of any rank; 0 waits for ever.
-        run_dir: Where the stacks of a hanging rank are kept.
+        run_dir: The run directory, in which the stacks of a hanging rank are kept.
     """
 
     def __init__(self, folder: Path, ranks: int, seconds: int, run_dir: Path):
         self.folder, self.ranks, self.seconds, self.run_dir = folder, ranks, seconds, run_dir
         self.verdict: tuple[str, str] | None = None
-        """Which rank hung, and what is known of it, once one did."""
+        """Which rank hung, and how; None as long as none did."""
         self.signum = 0
-        self._told: set[int] = set()
+        self._signalled: set[int] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -117,7 +117,7 @@ class Watchdog:
         self._thread.join()
 
     def pass_on(self, signum: int, frame: Any = None) -> None:
-        """A handler: every rank gets the signal, as soon as it can act on it."""
+        """Handles a signal: every rank gets it as soon as it can act on it."""
         self.signum = signum
 
     def _watch(self) -> None:
@@ -125,8 +125,8 @@ class Watchdog:
         while not self._over.wait(0.2):
             beats = read_beats(self.folder)
             for rank, (pid, _) in beats.items():
-                if self.signum and rank not in self._told:
-                    self._told.add(rank)
+                if self.signum and rank not in self._signalled:
+                    self._signalled.add(rank)
                     _send(pid, self.signum)
             patience = self.seconds if len(beats) == self.ranks else max(self.seconds, START_SECONDS)
             if beats != last:
@@ -135,7 +135,7 @@ class Watchdog:
                 return self._end(beats, patience)
 
     def _end(self, beats: dict[int, tuple[int, int]], seconds: int) -> None:
-        """Names the rank that hangs, keeps the stacks, and ends all."""
+        """Finds the rank that hangs, keeps the stacks, and ends all ranks."""
         stopped = [rank for rank, (pid, _) in beats.items() if _state(pid) in ("T", "t")]
         least = min((count for _, count in beats.values()), default=0)
         behind = [rank for rank, (_, count) in beats.items() if count == least]
@@ -151,7 +151,7 @@ class Watchdog:
             _send(pid, signal.SIGKILL)
 
     def _keep_stacks(self) -> str:
-        """Copies the stacks that the ranks could write into the run; says where."""
+        """Copies the stacks that the ranks could write into the run directory; returns a clause that says where."""
         kept = [file for file in sorted(self.folder.glob("stacks_*")) if file.stat().st_size]
         if not kept or not self.run_dir.is_dir():
             return ""
@@ -166,7 +166,7 @@ def _send(pid: int, signum: int) -> None:
 
 
 def _state(pid: int) -> str:
-    """A process' state as in ``ps``: T is stopped."""
+    """The state of a process as ``ps`` shows it; T is stopped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -1,0 +1,57 @@
+"""An ONNX export of a classifier is whole: its own script gives the labels and probabilities of ``predict``."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import new_task, reference
+
+import multihead
+from multihead.cli import main
+from multihead.exporting import programs
+from multihead.metrics.calibration import Calibration, Threshold
+
+pytestmark = pytest.mark.unhurried
+TEXTS = ["I liked the film .", "not a good book", "…", "the <unk> <eos> Straße", "a " * 300, "good"]
+
+
+def test_the_script_gives_what_predict_gives(tmp_path, runs):
+    runs.copy(tmp_path / "run", "task=classification")
+    names = json.loads((tmp_path / "run" / "model" / "labels.json").read_text())
+    thresholds = {names[-1]: Threshold(0.35, "cost:1")}
+    Calibration(temperature=0.4, thresholds=thresholds).save(tmp_path / "run" / "model" / "calibration.json")
+    assert main(["export", f"run={tmp_path / 'run'}", "to=onnx", "sentences=3", f"out={tmp_path / 'out'}"]) == 0
+    assert "import multihead" not in (tmp_path / "out" / "predict.py").read_text()
+    script = [sys.executable, str(tmp_path / "out" / "predict.py")]
+    done = subprocess.run(script, input="\n".join(TEXTS) + "\n", capture_output=True, text=True, check=True)
+    wanted = multihead.load(tmp_path / "run").predict(TEXTS)
+    for line, outputs in zip(done.stdout.splitlines(), wanted, strict=True):
+        label, probability = line.split("\t")
+        assert label == outputs[0]["label"]
+        assert float(probability) == pytest.approx(outputs[0]["probability"], abs=2e-4)
+
+
+@pytest.mark.parametrize("words", [["task=classification"], ["task=lm"], ["task=translation"]], ids=lambda w: w[0])
+def test_the_readme_runs(words, tmp_path):
+    task = new_task(*words, "model.num_encoder_layers=1", "model.num_decoder_layers=1")
+    ours = reference(task)
+    programs.write(ours, tmp_path, "torch_export")
+    role = next(iter(task.tokenizers))
+    programs.write_tokenizers(task, tmp_path, {role: "tokenizer.json"})
+    text = programs.readme(ours, {role: "tokenizer.json"}, "torch_export")
+    code = text.split("```python\n")[1].split("```")[0]
+    code = code.replace('"tokenizer.json"', f'"{tmp_path}/tokenizer.json"').replace('load("', f'load("{tmp_path}/')
+    found: dict = {}
+    exec(code, found)
+    marks = task.tokenizers[role]
+    ids = found["ids"]
+    plain = marks.encode_batch(["A text."])[0]
+    if words == ["task=classification"]:
+        assert ids == [*marks.start, *plain, *marks.end]
+        torch.testing.assert_close(found["output"], task.model.head(task.model.transformer.encode(torch.tensor([ids]))))
+    elif words == ["task=lm"]:
+        assert ids == [*marks.opening, *plain]
+    else:
+        assert ids == [*plain, marks.eos_id]

@@ -17,7 +17,7 @@ from multihead.errors import NumericsError
 from multihead.model.beam_search import Hypothesis, generate
 from multihead.model.heads import VocabularyHead
 from multihead.model.sampling import (
-    Rules,
+    Filters,
     block_repeated_ngrams,
     cut_at_stop,
     divide_by_temperature,
@@ -236,7 +236,7 @@ def test_forbidden_tokens():
 
 def rules(config, logits, ids=((5, 5),), step=0, forbidden=()):
     ids = torch.tensor(ids)
-    return probabilities(Rules(config, 4, forbidden).apply(logits, ids, torch.ones_like(ids).bool(), step))
+    return probabilities(Filters(config, 4, forbidden).apply(logits, ids, torch.ones_like(ids).bool(), step))
 
 
 def test_options_come_in_hugging_faces_order():

@@ -1,12 +1,12 @@
-"""Searching for sequences: greedy, beam search, and the log-probability of given targets.
+"""Greedy search, beam search, and the log-probability of given targets.
 
-The search is exact where it stops: a sentence is finished as soon as no running beam can still beat the worst of the
-hypotheses that are to be returned. A running beam of log-probability p (at most 0, and it can only fall) scores at
-best p / n**length_penalty, with n the longest allowed length where the penalty is positive and the shortest possible
-one otherwise. So with beams enough to hold every sequence, beam search is exhaustive search.
+The search stops exactly. An input is finished as soon as no running beam can still beat the worst hypothesis that
+will be returned. Let p be the log-probability of a running beam. It is at most 0 and can only fall. So the beam's
+score is at most p / n**length_penalty; n is the longest allowed length if the penalty is positive, and the shortest
+possible length otherwise. With enough beams to hold every sequence, beam search is therefore exhaustive search.
 
-Shapes: B inputs, N inputs still searched for, K beams, C candidates, P prefix, L tokens generated so far, T target
-time, S source time, V vocabulary. Rows are beams, N * K of them, those of one input together.
+Shapes: B inputs, N inputs that are still searched, K beams, C candidates, P prefix, L tokens generated so far,
+T target time, S source time, V vocabulary. The N * K rows are beams; the beams of one input stand together.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from multihead.model.cache import Cache
 from multihead.model.heads import CopyHead, CopySource
 from multihead.model.transformer import Transformer
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WORKERS = 4
 """Most batches that are searched at the same time on a CPU."""
-PART = 200
-"""Most tokens of a part of the vocabulary that is looked through at once for the best candidates."""
+CHUNK = 200
+"""Number of tokens in each chunk of the vocabulary; see `Candidates.of`."""
 
 
 @dataclass
@@ -42,11 +43,11 @@ class Hypothesis:
     ids: list[int]
     """Generated ids, forced ones included, without prefix and end mark."""
     score: float
-    """log_prob / length**length_penalty, where length counts the end mark too; what hypotheses are ranked by."""
+    """log_prob / length**length_penalty; hypotheses are ranked by it. The length counts the end mark too."""
     log_prob: float
-    """Sum of log p of the ids, and of the end mark where the search did not have to stop before it."""
+    """Sum of log p of the ids, and of the end mark if the hypothesis has one."""
     cut: bool = field(default=False, compare=False)
-    """Whether the limit on the length ended it, and not the end mark."""
+    """Whether the limit on the length ended the hypothesis, and not the end mark."""
 
 
 @torch.no_grad()
@@ -68,38 +69,40 @@ def generate(
 ) -> list[list[Hypothesis]]:
     """Continues each prefix by the best hypotheses that beam search finds; one beam is greedy search.
 
-    Beams are a matter of index: keys and values of the source are computed once per source and shared by its beams,
-    those of the target are reordered, and a sentence that is finished leaves the batch.
+    The source's keys and values are computed once, and all beams of that source share them. The target's keys and
+    values are reordered by index. An input that is finished leaves the batch.
 
     Args:
-        transformer: With a decoder, in evaluation mode.
+        transformer: A model with a decoder, in evaluation mode.
         head: Maps hidden states to logits; a `CopyHead` looks at the source too.
-        config: Beams, penalties, bounds.
+        config: Number of beams, penalties and bounds.
         prefix: Ids [B, P] that decoding starts from, padded on the left.
-        prefix_mask: [B, P]; None where nothing is padded.
-        source: Ids [B, S] for the encoder, where there is one.
-        source_mask: [B, S]; None where nothing is padded.
-        eos_id: Ends a hypothesis.
-        pad_id: Never emitted.
-        max_new_tokens: Most tokens, end mark included, for all or for each input [B].
-        forced: For each input the ids that its output starts with; they count in log_prob and length.
+        prefix_mask: [B, P]; None if nothing is padded.
+        source: Ids [B, S] for the encoder, if there is one.
+        source_mask: [B, S]; None if nothing is padded.
+        eos_id: The end mark, which ends a hypothesis.
+        pad_id: The padding, which is never emitted.
+        max_new_tokens: The limit on the length, end mark included: one for all, or one for each input [B].
+        forced: For each input the ids that its output starts with. They count in log_prob and length.
         forbidden: Other ids that are never emitted.
-        continues_text: Whether the prefix counts for ``no_repeat_ngram_size``, as it does for a text that goes on.
+        continues_text: Whether ``no_repeat_ngram_size`` counts the prefix too, as for a text that is continued.
 
     Returns:
-        For each input its hypotheses, best first: ``config.num_return_sequences``, fewer only where fewer exist.
+        For each input its hypotheses, best first. There are ``config.num_return_sequences`` if so many exist.
     """
     device, count = prefix.device, len(prefix)
     limits = torch.as_tensor(max_new_tokens, device=device).expand(count)
     finished = [Finished(config) for _ in range(count)]
-    rules = Rules(config, eos_id, [pad_id, *forbidden], forced or [()] * count, prefix if continues_text else None)
+    constraints = Constraints(
+        config, eos_id, [pad_id, *forbidden], forced or [()] * count, prefix if continues_text else None
+    )
     chosen = (limits > 0).nonzero()[:, 0]
     if len(chosen):
-        inputs = (None if x is None else x[chosen] for x in (prefix, prefix_mask, source, source_mask))
-        beams, hidden, cache = _started(transformer, head, chosen, limits[chosen], *inputs)
+        rest = [None if x is None else x[chosen] for x in (prefix_mask, source, source_mask)]
+        beams, hidden, cache = _started(transformer, head, chosen, limits[chosen], prefix[chosen], *rest)
         while True:
             log_probs = _log_probs(head, hidden, beams.copied)  # [N * K, V]
-            beams = _advance(beams, log_probs, rules, finished, cache)
+            beams = _advance(beams, log_probs, constraints, finished, cache)
             if not len(beams.inputs):
                 break
             hidden = transformer.decode(beams.ids[:, :, -1].view(-1, 1), cache=cache)[:, -1]  # [N * K, D]
@@ -116,7 +119,7 @@ def _started(
     source: Tensor | None,
     source_mask: Tensor | None,
 ) -> tuple[Beams, Tensor, Cache]:
-    """One beam for each input, the hidden states [N, D] behind its prefix, and what the decoder keeps of it."""
+    """One beam for each input, the hidden states [N, D] after its prefix, and the cache of the prefix."""
     prefix_mask, source_mask = _if_padded(prefix_mask), _if_padded(source_mask)
     memory = None if source is None else transformer.encode(source, source_mask)
     cache = transformer.new_cache(memory, source_mask)
@@ -134,31 +137,31 @@ def score(
     source: Tensor | None = None,
     source_mask: Tensor | None = None,
 ) -> Tensor:
-    """log p [B, T - 1] of every target token but the first, given those before it; 0 where it is padding.
+    """log p [B, T - 1] of every target token but the first, given the tokens before it; 0 at padding.
 
     Args:
-        transformer: With a decoder, in evaluation mode.
+        transformer: A model with a decoder, in evaluation mode.
         head: Maps hidden states to logits; a `CopyHead` looks at the source too.
-        target: Ids [B, T], begin mark first, padded on either side.
-        target_mask: [B, T]; None where nothing is padded.
-        source: Ids [B, S] for the encoder, where there is one.
-        source_mask: [B, S]; None where nothing is padded.
+        target: Ids [B, T], which start with the begin mark. Padding may stand on either side.
+        target_mask: [B, T]; None if nothing is padded.
+        source: Ids [B, S] for the encoder, if there is one.
+        source_mask: [B, S]; None if nothing is padded.
     """
     target_mask, source_mask = _if_padded(target_mask), _if_padded(source_mask)
-    before = None if target_mask is None else target_mask[:, :-1]
+    before, after = (None, None) if target_mask is None else (target_mask[:, :-1], target_mask[:, 1:])
     memory = None if source is None else transformer.encode(source, source_mask)
     hidden = transformer.decode(target[:, :-1], target_mask=before, memory=memory, memory_mask=source_mask)
     log_probs = _log_probs(head, hidden, _copied(head, source, memory, source_mask))  # [B, T - 1, V]
     log_probs = log_probs.gather(-1, target[:, 1:, None])[..., 0]  # [B, T - 1]
-    return log_probs if target_mask is None else log_probs.masked_fill(~(before & target_mask[:, 1:]), 0.0)
+    return log_probs if before is None or after is None else log_probs.masked_fill(~(before & after), 0.0)
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:
-    """``[work(item) for item in items]`` on a CPU, so many at once, each with its share of torch's threads.
+    """``[work(item) for item in items]`` on a CPU, ``workers`` items at once, each with its share of torch's threads.
 
-    A step of the search is hundreds of operations, most of them too small to gain from a second core; so two batches
-    on a core each are done sooner than one after the other on both. While an operation runs, Python runs elsewhere.
-    What interrupts it waits for the items that are being worked on.
+    A step of the search is hundreds of operations, and most are too small to gain from a second core. So two batches
+    on one core each are done sooner than two batches one after the other on both cores. Python's lock is free while
+    an operation of torch runs. An interrupt waits for the items that are in work.
     """
     threads = torch.get_num_threads()
     workers = min(workers, len(items))
@@ -178,33 +181,33 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], workers:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,)) as pool:
             return list(pool.map(inside, items))
     finally:
-        torch.set_num_threads(threads)  # of threads that are to come
+        torch.set_num_threads(threads)  # for threads that start later
 
 
 @dataclass
 class Beams:
-    """The running beams of the inputs that are still searched for."""
+    """The running beams of the inputs that are still searched."""
 
     inputs: Tensor
     """[N] indices of the inputs."""
     limits: Tensor
-    """[N] most tokens, end mark included."""
+    """[N] limits on the length, end mark included."""
     log_probs: Tensor
-    """[N, K] of the tokens so far, descending; -inf for a beam that is none."""
+    """[N, K] log-probabilities of the tokens so far, descending; -inf if there is no such beam."""
     ids: Tensor
     """[N, K, L] tokens so far."""
     copied: CopySource | None = None
-    """Of N sources, where the head copies."""
+    """What the head may copy from the N sources, if it copies."""
 
     @classmethod
     def start(cls, inputs: Tensor, limits: Tensor, copied: CopySource | None = None) -> Beams:
-        """One empty beam per input; there are more as soon as there are candidates for them."""
+        """One empty beam for each input; the first step fills the others."""
         log_probs = torch.zeros(len(inputs), 1, device=inputs.device)
         return cls(inputs, limits, log_probs, inputs.new_empty(len(inputs), 1, 0), copied)
 
 
 class Finished:
-    """The best finished hypotheses of one input, as many as are to be returned."""
+    """The best finished hypotheses of one input, at most as many as will be returned."""
 
     def __init__(self, config: DecodingConfig):
         self.best: list[Hypothesis] = []
@@ -212,7 +215,7 @@ class Finished:
         self._penalty = config.length_penalty
 
     def add(self, ids: list[int], log_prob: float, length: int, cut: bool) -> None:
-        """Takes in a hypothesis; of two with the same score the first stays ahead."""
+        """Adds a hypothesis; if two have the same score, the earlier one stays ahead."""
         hypothesis = Hypothesis(ids, log_prob / max(length, 1) ** self._penalty, log_prob, cut)
         bisect.insort_right(self.best, hypothesis, key=lambda h: -h.score)
         del self.best[self._room :]
@@ -223,8 +226,8 @@ class Finished:
         return self.best[-1].score if len(self.best) == self._room else -math.inf
 
 
-class Rules:
-    """What may be emitted at each step: sets the log-probability of all else to -inf."""
+class Constraints:
+    """Decides which tokens may be emitted at each step, and sets the log-probability of all others to -inf."""
 
     def __init__(
         self,
@@ -236,7 +239,7 @@ class Rules:
     ):
         self.config = config
         self.eos_id = eos_id
-        self._before = before  # [B, P], text whose n-grams may not be repeated either
+        self._before = before  # [B, P], text whose n-grams may not be repeated
         self._forbidden = sorted(set(forbidden) - {eos_id})
         self._forced = forced
         self._longest_forced = max(map(len, forced), default=0)
@@ -244,13 +247,12 @@ class Rules:
     def apply(self, log_probs: Tensor, beams: Beams) -> None:
         """Changes ``log_probs`` [N * K, V] in place."""
         num_beams, step = beams.ids.shape[1:]
-        rows = forced = None
+        forced: tuple[Tensor, Tensor, Tensor] | None = None
         if step < self._longest_forced:
             ids = [self._forced[i][step] if step < len(self._forced[i]) else -1 for i in beams.inputs.tolist()]
-            forced = torch.tensor(ids, device=log_probs.device).repeat_interleave(num_beams)  # [N * K]
-            rows = (forced >= 0).nonzero()[:, 0]
-            forced = forced[rows]
-            kept = log_probs[rows, forced]
+            tokens = torch.tensor(ids, device=log_probs.device).repeat_interleave(num_beams)  # [N * K]
+            rows = (tokens >= 0).nonzero()[:, 0]
+            forced = rows, tokens[rows], log_probs[rows, tokens[rows]]
         log_probs[:, self._forbidden] = -math.inf
         if step < self.config.min_new_tokens:
             log_probs[:, self.eos_id] = -math.inf
@@ -259,11 +261,12 @@ class Rules:
             ids = torch.cat((self._before[beams.inputs].repeat_interleave(num_beams, dim=0), ids), dim=1)
         self._block_repeats(log_probs, ids)
         if forced is not None:
+            rows, tokens, kept = forced
             log_probs[rows] = -math.inf
-            log_probs[rows, forced] = kept
+            log_probs[rows, tokens] = kept
 
     def _block_repeats(self, log_probs: Tensor, ids: Tensor) -> None:
-        """Forbids what would repeat an n-gram of the tokens so far [N * K, L]."""
+        """Forbids the tokens that would repeat an n-gram of the tokens so far [N * K, L]."""
         size = self.config.no_repeat_ngram_size
         if not size or ids.size(1) < size:
             return
@@ -278,28 +281,29 @@ class Candidates:
     """The best continuations of each input's beams by one token, best first."""
 
     log_probs: Tensor
-    """[N, C] of the beam and the token together."""
+    """[N, C] log-probability of beam and token together."""
     parents: Tensor
-    """[N, C] beams that they continue."""
+    """[N, C] index of the beam that the candidate continues."""
     tokens: Tensor
-    """[N, C] tokens that they add."""
+    """[N, C] token that the candidate adds."""
 
     @classmethod
     def of(cls, beams: Beams, log_probs: Tensor, count: int) -> Candidates:
-        """The best ``count`` (where so many exist) among log p [N * K, V], best first; of equals any.
+        """The best ``count`` candidates (or all, if fewer exist) among log p [N * K, V], best first.
 
-        They stand in those ``count`` parts of the vocabulary whose best tokens are best, so that all else is looked at
-        once only, for the maximum of each part.
+        The vocabulary is cut into chunks. The best ``count`` candidates must stand in the ``count`` chunks whose
+        maxima are highest. So one pass finds the maximum of each chunk, and only those chunks are searched further.
+        Which of equal candidates are taken is left open.
         """
         num_inputs, vocab_size = len(beams.log_probs), log_probs.size(-1)
-        size = min(PART, vocab_size)
-        if vocab_size % size:  # whole parts: tokens that nobody chooses, unless there is nothing else
+        size = min(CHUNK, vocab_size)
+        if vocab_size % size:  # whole chunks: the added tokens are chosen only if nothing else exists
             log_probs = F.pad(log_probs, (0, -vocab_size % size), value=-math.inf)
         width = log_probs.size(-1)
-        parts = log_probs.view(num_inputs, -1, size)  # [N, K * V / size, size]
+        chunks = log_probs.view(num_inputs, -1, size)  # [N, K * V / size, size]
         sums = beams.log_probs.repeat_interleave(width // size, dim=1)  # [N, K * V / size]
-        best = (parts.amax(-1) + sums).topk(min(count, parts.size(1))).indices  # [N, C]
-        values = parts[torch.arange(num_inputs, device=best.device)[:, None], best] + sums.gather(1, best)[..., None]
+        best = (chunks.amax(-1) + sums).topk(min(count, chunks.size(1))).indices  # [N, C]
+        values = chunks[torch.arange(num_inputs, device=best.device)[:, None], best] + sums.gather(1, best)[..., None]
         places = best[..., None] * size + torch.arange(size, device=best.device)  # [N, C, size], of K * V
         values, index = values.flatten(1).topk(min(count, values[0].numel()))  # [N, C]
         places, order = places.flatten(1).gather(1, index).sort(dim=1)
@@ -308,21 +312,23 @@ class Candidates:
         return cls(values, places // width, (places % width).clamp(max=vocab_size - 1))
 
 
-def _advance(beams: Beams, log_probs: Tensor, rules: Rules, finished: list[Finished], cache: Cache) -> Beams:
-    """One step of the search: the next beams, of the inputs that are not finished; the cache follows them."""
-    width, step = rules.config.num_beams, beams.ids.size(2) + 1
-    rules.apply(log_probs, beams)
+def _advance(
+    beams: Beams, log_probs: Tensor, constraints: Constraints, finished: list[Finished], cache: Cache
+) -> Beams:
+    """One step of the search: returns the next beams of the inputs that are not finished; the cache follows them."""
+    width, step = constraints.config.num_beams, beams.ids.size(2) + 1
+    constraints.apply(log_probs, beams)
     candidates = Candidates.of(beams, log_probs, 2 * width)  # at most half of them add the end mark
-    ended = candidates.tokens == rules.eos_id  # [N, C]
+    ended = candidates.tokens == constraints.eos_id  # [N, C]
     _finish(beams, candidates, ended, finished, width)
 
-    order = ended.byte().argsort(dim=1, stable=True)[:, :width]  # those that go on, best first
+    order = ended.byte().argsort(dim=1, stable=True)[:, :width]  # candidates that go on, best first
     running = candidates.log_probs.masked_fill(ended, -math.inf).gather(1, order)  # [N, K]
     parents, tokens = candidates.parents.gather(1, order), candidates.tokens.gather(1, order)
 
-    worst = [finished[i].worst for i in beams.inputs.tolist()]
-    worst = torch.tensor(worst, dtype=torch.float64, device=running.device)  # [N]
-    penalty = rules.config.length_penalty
+    scores = [finished[i].worst for i in beams.inputs.tolist()]
+    worst = torch.tensor(scores, dtype=torch.float64, device=running.device)  # [N]
+    penalty = constraints.config.length_penalty
     length = beams.limits if penalty > 0 else torch.full_like(beams.limits, step + 1)
     done = worst >= running[:, 0].double() / length.double() ** penalty
     done |= beams.limits == step
@@ -340,9 +346,9 @@ def _advance(beams: Beams, log_probs: Tensor, rules: Rules, finished: list[Finis
 
 
 def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[Finished], width: int) -> None:
-    """Takes in those of the ``width`` best candidates that end, by the end mark or since they may grow no longer.
+    """Adds those of the ``width`` best candidates that end, by the end mark or by the limit on the length.
 
-    Where no token at all may follow, the beams themselves are taken in as they are.
+    If no token at all may follow, the beams themselves are added as they are.
     """
     length = beams.ids.size(2) + 1
     exists = candidates.log_probs[:, :width] > -math.inf  # [N, K]
@@ -370,8 +376,10 @@ def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[
 def _copied(
     head: nn.Module, source: Tensor | None, memory: Tensor | None, source_mask: Tensor | None
 ) -> CopySource | None:
-    """What the head may copy, made once for each source; None for a head that copies nothing."""
-    return head.source(source, memory, source_mask) if isinstance(head, CopyHead) else None
+    """What the head may copy, computed once for each source; None if the head does not copy."""
+    if source is None or memory is None or not isinstance(head, CopyHead):
+        return None
+    return head.source(source, memory, source_mask)
 
 
 def _log_probs(head: nn.Module, hidden: Tensor, copied: CopySource | None) -> Tensor:
@@ -382,5 +390,5 @@ def _log_probs(head: nn.Module, hidden: Tensor, copied: CopySource | None) -> Te
 
 
 def _if_padded(mask: Tensor | None) -> Tensor | None:
-    """The mask, or None where it hides nothing, so that the attention has no mask to add."""
+    """The mask, or None if it hides nothing: attention then has no mask to add."""
     return None if mask is None or bool(mask.all()) else mask

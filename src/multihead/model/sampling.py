@@ -1,12 +1,12 @@
-"""Drawing sequences: continuations token by token, drawn from the model's distribution or always the most probable.
+"""Continues texts token by token: each token is drawn from the model's distribution, or is the most probable one.
 
-The options bear Hugging Face's names and follow its definitions and its order: first what changes which tokens may
-come at all (repetition penalty, repeated n-grams, fewest tokens), then, where tokens are drawn, temperature, top-k,
-top-p and min-p, each on what the one before it left. Each is a function of logits; -inf means never.
+The options have Hugging Face's names, definitions and order. First come those that decide which tokens are possible:
+repetition penalty, repeated n-grams, smallest length. If tokens are drawn, temperature, top-k, top-p and min-p
+follow; each works on the logits that the one before it returned. Each is a function of logits; -inf means never.
 
-What a sample draws depends on its own logits and on (seed, number of its input, number of the sample) alone: each has
-a generator of its own that gives one number a token, and the token is where the cumulated distribution passes that
-number. So neither the rest of the batch nor the device has a say, and a higher limit only adds tokens.
+A sample depends only on its own logits, the seed, the number of its input and the number of the sample. It has a
+random generator of its own, which gives one number u for each token; the token is the first at which the cumulated
+distribution reaches u. So the rest of the batch and the device change nothing, and a higher limit only adds tokens.
 
 Shapes: B inputs, N samples that still run, P prefix, L tokens so far (prefix included), S source time, V vocabulary.
 """
@@ -50,27 +50,28 @@ def sample(
     """Continues each prefix ``config.num_return_sequences`` times; without ``do_sample`` once, by greedy search.
 
     Args:
-        transformer: With a decoder, in evaluation mode.
+        transformer: A model with a decoder, in evaluation mode.
         head: Maps hidden states to logits.
-        config: Options; one beam.
+        config: The options; ``num_beams`` must be 1.
         prefix: Ids [B, P] to continue, padded on the left, at least one real token in each row.
-        prefix_mask: [B, P]; None where nothing is padded.
-        source: Ids [B, S] for the encoder, where there is one.
-        source_mask: [B, S]; None where nothing is padded.
-        eos_id: Ends a hypothesis; ``pad_id`` is never emitted.
-        max_new_tokens: Most tokens, end mark included, for all or for each input [B].
-        max_len: Tokens that the model sees at once, at least 2; what is longer slides, see `Context`.
+        prefix_mask: [B, P]; None if nothing is padded.
+        source: Ids [B, S] for the encoder, if there is one.
+        source_mask: [B, S]; None if nothing is padded.
+        eos_id: The end mark, which ends a hypothesis.
+        pad_id: The padding, which is never emitted.
+        max_new_tokens: The limit on the length, end mark included: one for all, or one for each input [B].
+        max_len: Number of tokens that the model sees at once, at least 2. A longer text slides: see `Context`.
         forbidden: Other ids that are never emitted.
-        decode: Generated ids to text; needed with stop strings.
-        on_token: Called with (row, sample, id) as tokens come, the end mark excepted.
-        numbers: Of the inputs, for their random numbers; default 0, 1, ... B - 1.
+        decode: Turns generated ids into text; stop strings need it.
+        on_token: Called with (row, sample, id) for each new token except the end mark.
+        numbers: Number of each input, for its random numbers; default 0, 1, ... B - 1.
 
     Returns:
         For each input its hypotheses in the order of the samples. Their log_prob is the model's own, before penalties
-        and filters; where a stop string came, ids end with the token that completed it (`cut_at_stop` cuts the text).
+        and filters. If a stop string occurs, the ids end with the token that completes it; `cut_at_stop` cuts the text.
 
     Raises:
-        NumericsError: Where logits are not finite.
+        NumericsError: Logits are not finite.
     """
     assert config.num_beams == 1, "sampling has no beams"
     assert decode is not None or not config.stop_strings, "stop strings need `decode`"
@@ -83,22 +84,22 @@ def sample(
     if running:
         rows = torch.tensor([one.row for one in running[:: config.num_return_sequences]], device=prefix.device)
         masks = (None if x is None or x.all() else x for x in (prefix_mask, source_mask))
-        prefix, source, prefix_mask, source_mask = (None if x is None else x[rows] for x in (prefix, source, *masks))
+        source, prefix_mask, source_mask = (None if x is None else x[rows] for x in (source, *masks))
         memory = None if source is None else transformer.encode(source, source_mask)
-        context = Context(transformer, prefix, prefix_mask, memory, source_mask, max_len)
-        _run(head, context, running, Rules(config, eos_id, [pad_id, *forbidden]), decode, on_token)
+        context = Context(transformer, prefix[rows], prefix_mask, memory, source_mask, max_len)
+        _run(head, context, running, Filters(config, eos_id, [pad_id, *forbidden]), decode, on_token)
     return [[one.hypothesis() for one in of_row] for of_row in samples]
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:
-    """What stands before the first of the stop strings that the text holds; all of it where it holds none."""
+    """The text before its first stop string, or the whole text if it has none."""
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
 def settled(text: str, stops: Sequence[str]) -> str:
-    """What can be shown already of a text that still grows: what is not a stop string and cannot become one.
+    """The part of a growing text that can be shown already: it holds no stop string and no beginning of one at its end.
 
-    Characters that wait for their last bytes, which are decoded as U+FFFD, are held back too.
+    Characters whose last bytes are still missing are decoded as U+FFFD; they are held back too.
     """
     cut = cut_at_stop(text, stops)
     if cut != text:
@@ -114,14 +115,14 @@ def settled(text: str, stops: Sequence[str]) -> str:
 def penalize_repetition(logits: Tensor, ids: Tensor, real: Tensor, penalty: float) -> Tensor:
     """Divides positive logits of tokens that occurred and multiplies negative ones (CTRL, arXiv:1909.05858, 4.1).
 
-    The paper divides all; that negative ones are multiplied, and that each token counts once, is Hugging Face's. A
-    prompt counts like what was generated.
+    The paper divides all logits. Hugging Face multiplies negative ones and counts each token once, and so do we. The
+    prompt's tokens count like generated ones.
 
     Args:
         logits: [N, V].
-        ids: [N, L] that were read or generated.
-        real: [N, L], False where padded.
-        penalty: Above 1 makes repetition less likely, below 1 more; 1 changes nothing.
+        ids: [N, L] ids of the prompt and of what was generated.
+        real: [N, L], False at padding.
+        penalty: A penalty above 1 makes repetition less likely, one below 1 more likely; 1 changes nothing.
     """
     if penalty == 1:
         return logits
@@ -134,8 +135,8 @@ def penalize_repetition(logits: Tensor, ids: Tensor, real: Tensor, penalty: floa
 def block_repeated_ngrams(logits: Tensor, ids: Tensor, real: Tensor, size: int) -> Tensor:
     """Forbids the tokens that would make an n-gram of the prompt and what follows it occur twice.
 
-    From abstractive summarization (Paulus et al. 2017, arXiv:1705.04304, section 2.5); arguments as in
-    `penalize_repetition`, with the ``size`` of the n-grams, 0 for none.
+    The method is from Paulus et al. 2017 (arXiv:1705.04304, section 2.5). The arguments are those of
+    `penalize_repetition`, and the ``size`` of the n-grams; 0 forbids nothing.
     """
     if not size or ids.size(1) < size:
         return logits
@@ -156,9 +157,9 @@ def forbid(logits: Tensor, tokens: Sequence[int]) -> Tensor:
 
 
 def divide_by_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Logits over the temperature, less a constant of each row: p^(1 / temperature), normalised.
+    """Divides logits by the temperature, less a constant for each row: p^(1 / temperature), normalised.
 
-    With the largest at 0, and divided in float64, no temperature is too low.
+    The largest logit becomes 0 and the division is in float64, so that no temperature is too low.
     """
     if temperature == 1:
         return logits
@@ -176,7 +177,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keeps the fewest most probable tokens that together have probability p (nucleus, arXiv:1904.09751); 1 keeps all.
 
-    Of equals at the edge, those of lower ids are kept.
+    If tokens at the edge are equally probable, those with lower ids are kept.
     """
     if p >= 1:
         return logits
@@ -204,17 +205,20 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 
 
 @dataclass
-class Rules:
-    """The options in their order."""
+class Filters:
+    """Applies the options to logits, in their order, and chooses tokens."""
 
     config: DecodingConfig
     eos_id: int
-    """Ends a hypothesis."""
+    """The end mark, which ends a hypothesis."""
     forbidden: Sequence[int]
     """Ids that are never emitted."""
 
     def apply(self, logits: Tensor, ids: Tensor, real: Tensor, step: int) -> Tensor:
-        """The logits that tokens are chosen by; arguments as in `penalize_repetition`, ``step`` tokens generated."""
+        """The logits by which tokens are chosen.
+
+        Arguments are those of `penalize_repetition`; ``step`` is the number of tokens generated so far.
+        """
         config = self.config
         logits = penalize_repetition(logits, ids, real, config.repetition_penalty)
         logits = block_repeated_ngrams(logits, ids, real, config.no_repeat_ngram_size)
@@ -228,7 +232,7 @@ class Rules:
         return logits
 
     def choose(self, logits: Tensor, context: Context, running: list[Sample]) -> Tensor:
-        """The next token [N] of each sample, -1 where none may follow; of equals, greedy search takes the first."""
+        """The next token [N] of each sample, or -1 if none may follow; greedy search takes the first of equals."""
         allowed = self.apply(logits, context.ids, context.real, len(running[0].ids))
         tokens = allowed.argmax(-1)
         none = allowed.gather(1, tokens[:, None])[:, 0] == -math.inf
@@ -242,20 +246,20 @@ class Rules:
 
 
 class Sample:
-    """One continuation as it grows."""
+    """One continuation while it grows."""
 
     def __init__(self, config: DecodingConfig, row: int, index: int, number: int, limit: int):
         self.config = config
-        self.row, self.index = row, index  # of the batch, of the row
-        self.limit = limit  # most tokens, end mark included
+        self.row, self.index = row, index  # row of the batch, number within the row
+        self.limit = limit  # on the length, end mark included
         self.random = random.Random(f"{config.seed} {number} {index}")  # the same in every version of Python
         self.ids: list[int] = []
-        self.length = 0  # of ids and end mark
+        self.length = 0  # ids and end mark
         self.log_prob = 0.0
         self.done = False
 
     def add(self, token: int, log_prob: float, eos_id: int) -> bool:
-        """Takes in the next token, -1 where none may follow; whether it stands in ``ids``."""
+        """Adds the next token, or ends if it is -1; returns whether the token was added to ``ids``."""
         if token != -1:
             self.length += 1
             self.log_prob += log_prob
@@ -266,27 +270,27 @@ class Sample:
         return True
 
     def hypothesis(self) -> Hypothesis:
-        """What it came to, with the score that beam search would give it."""
+        """The continuation, with the score that beam search would give it."""
         score = self.log_prob / max(self.length, 1) ** self.config.length_penalty
         return Hypothesis(self.ids, score, self.log_prob, cut=len(self.ids) == self.limit > 0)
 
 
 class Context:
-    """What the model sees of each row: the end of what was read and written, at most ``max_len`` tokens.
+    """What the model sees of each row: the end of its text, at most ``max_len`` tokens.
 
-    Where a prefix is longer than ``max_len`` - 1, it sees its last ``max_len`` - 1 tokens. A row that is full slides
-    before it takes another token: the last ``max_len`` // 2 tokens are read anew, from position 0, in the place of the
-    old keys and values. Half keeps both ends in bounds: all in all each token is read twice, and the model sees at
-    least half of what it can. Positions without a table (rotary, alibi, none) slide as well, so that no model meets
-    lengths that it was not trained on. What the rules go by, ``ids``, stays whole.
+    Of a prefix that is longer than ``max_len`` - 1 tokens, the model sees the last ``max_len`` - 1. A full row slides
+    before its next token: its last ``max_len`` // 2 tokens are read again from position 0, and their keys and values
+    replace the old ones. So each token is read about twice, and the model always sees at least half of ``max_len``.
+    Positions without a table (rotary, alibi, none) slide too, so that no model meets lengths that it was not trained
+    on. ``ids`` stays whole, because the filters read it.
 
     Args:
-        transformer: With a decoder.
+        transformer: A model with a decoder.
         ids: [N, P], padded on the left.
-        real: [N, P], False where padded; None where nothing is.
-        memory: The encoder's output [N, S, D], where there is one.
-        memory_mask: [N, S]; None where nothing is padded.
-        max_len: Tokens that the model sees at once.
+        real: [N, P], False at padding; None if nothing is padded.
+        memory: The encoder's output [N, S, D], if there is an encoder.
+        memory_mask: [N, S]; None if nothing is padded.
+        max_len: Number of tokens that the model sees at once.
     """
 
     def __init__(
@@ -315,7 +319,7 @@ class Context:
         self.hidden = self.transformer.decode(tokens, target_mask=mask, cache=self._cache)[:, -1]  # [N, D]
 
     def select(self, rows: list[int]) -> None:
-        """Keeps these rows, in this order, repeated where repeated."""
+        """Keeps these rows in this order; a row may be named several times."""
         if rows == list(range(len(self._seen))):
             return
         index = torch.tensor(rows, device=self.ids.device)
@@ -334,7 +338,7 @@ class Context:
         self._read(tokens[:, None])
 
     def _slide(self, full: list[int]) -> None:
-        """Reads the last half of what these rows hold anew."""
+        """Reads the last half of these full rows again."""
         half = self.max_len // 2
         rows = torch.tensor(full, device=self.ids.device)
         old = self._cache
@@ -353,25 +357,25 @@ def _run(
     head: nn.Module,
     context: Context,
     running: list[Sample],
-    rules: Rules,
+    filters: Filters,
     decode: Callable[[list[int]], str] | None,
     on_token: Callable[[int, int, int], None] | None,
 ) -> None:
-    """Adds tokens to the samples until all have ended; those that have leave the batch."""
-    stops, each = rules.config.stop_strings, rules.config.num_return_sequences
+    """Adds tokens to the samples until all have ended; a sample that has ended leaves the batch."""
+    stops, each = filters.config.stop_strings, filters.config.num_return_sequences
     context.select([i // each for i in range(len(running))])
     while True:
         logits = head(context.hidden).float()  # [N, V]
-        tokens = rules.choose(logits, context, running)  # [N]
+        tokens = filters.choose(logits, context, running)  # [N]
         log_probs = torch.log_softmax(logits, -1).gather(1, tokens.clamp(min=0)[:, None])[:, 0]  # [N]
         for one, token, log_prob in zip(running, tokens.tolist(), log_probs.tolist(), strict=True):
             if math.isnan(log_prob):
                 where, what = f"input {one.row}", f"the model's logits are not finite after {one.length} tokens"
                 raise NumericsError(where, what, "take a checkpoint from before the training diverged")
-            if one.add(token, log_prob, rules.eos_id):
+            if one.add(token, log_prob, filters.eos_id):
                 if on_token is not None:
                     on_token(one.row, one.index, token)
-                if stops:
+                if stops and decode is not None:
                     text = decode(one.ids)
                     one.done = one.done or any(stop in text for stop in stops)
         kept = [i for i, one in enumerate(running) if not one.done]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from multihead.config.folder import conf_dir
-from multihead.config.keys import Key, flatten
+from multihead.config.keys import Key, flatten, leaf_keys
 from multihead.config.merge import Layer
-from multihead.config.task import ClassificationConfig, TaskConfig
-from multihead.config.words import Word, leaves, pasted, paths_of
+from multihead.config.task import TASKS, ClassificationConfig, TaskConfig
+from multihead.config.words import Word, leaves, pasted, paths_of, split
 from multihead.errors import ConfigError, DataError
 from multihead.tables.layout import Data, find_data
 from multihead.tables.opening import Unclear
@@ -60,7 +60,7 @@ def found_layer(
         if not word.deletes:
             stated |= leaves(word, keys)
     multi_label = bool(stated.get("task.multi_label"))
-    needs = _needs(task, multi_label)
+    needs = needs_of(task, multi_label)
     of_data = tuple(sorted((name, repr(value)) for name, value in stated.items() if name.startswith("data.")))
     marks = tuple(Path(path).stat().st_mtime_ns if Path(path).exists() else 0 for path in paths)
     try:
@@ -76,6 +76,19 @@ def found_layer(
         if node in found.keys:
             flat |= {f"data.{node}": {}} | flatten({"data": {node: found.keys[node]}})
     return Layer(f"data={','.join(paths)}", flat), found
+
+
+def stated_keys(words: Iterable[str]) -> dict[str, Any]:
+    """Returns the keys of ``data`` that words set, with roles and splits as mappings.
+
+    Raises:
+        ConfigError: A word is not ``key=value``, or a value cannot be read.
+    """
+    keys = leaf_keys(TASKS.values())
+    stated: dict[str, Any] = {}
+    for word in map(split, words):
+        stated |= leaves(word, keys)
+    return _nested(stated)
 
 
 class _Stated(dict[str, Any]):
@@ -108,8 +121,8 @@ def _nested(stated: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _needs(task: type[TaskConfig], multi_label: bool) -> Needs:
-    """What the tasks of a run need together."""
+def needs_of(task: type[TaskConfig], multi_label: bool) -> Needs:
+    """Returns what the tasks of a run need together."""
     settings = task()
     members = settings.members().values()
     roles = list(dict.fromkeys(role for member in members for role in member.roles))

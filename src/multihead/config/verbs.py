@@ -212,6 +212,31 @@ class RunsSettings(Settings):
 
 
 @dataclass(kw_only=True)
+class DataSettings(Settings):
+    """Looks at your own files: what they are, what may be wrong with them, and the commands that train on them.
+
+    It prints the format and the columns, the classes with their counts, repeated texts and texts that are in two
+    splits, and for each task the roles of the columns. Nothing is trained. Large files are sampled.
+    """
+
+    OTHER_KEYS: ClassVar[str] = "The keys below data. can be set too: they win over what is found."
+    KEYS: ClassVar[tuple[str, ...]] = ("data.roles", "data.separator", "data.header", "data.encoding")
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead data file=tickets.csv",
+        "multihead data file=tickets.csv task=classification save=my_conf/data/tickets.yaml",
+    )
+
+    file: list[str] = setting([], takes="FILE", example="file=tickets.csv", required=True)
+    """A file, a folder, a pattern in quotes ('texts/*.txt'), or several files as file=[A,B]."""
+    task: str = setting(takes="TASK", choices=("classification", "translation", "summarization", "lm"))
+    """Looks at the files for this task alone."""
+    save: str = setting(takes="FILE.yaml", example="save=my_conf/data/tickets.yaml")
+    """Writes what was found as a data set. config_dir=my_conf data=tickets then chooses it."""
+    format: str = setting("table", choices=("table", "json"))
+    """json prints everything as JSON."""
+
+
+@dataclass(kw_only=True)
 class CompareSettings(Settings):
     """Says which system is better on the test split, by how much, and whether that is more than chance.
 
@@ -325,7 +350,7 @@ SETTINGS: dict[str, type[Settings]] = {
     cls.verb(): cls
     for cls in (
         *(EvaluateSettings, PredictSettings, ExportSettings, ExplainSettings),
-        *(RunsSettings, DiffSettings, CompareSettings, SweepSettings),
+        *(DataSettings, RunsSettings, DiffSettings, CompareSettings, SweepSettings),
     )
 }
 """Command to what it takes."""

@@ -132,7 +132,10 @@ def find_dialect(lines: Sequence[str], whole: bool, name: str) -> Candidate | No
     if len(separators) > 1:
         separators = _told_apart(whole_ones, separators, name)
     of_separator = [each for each in whole_ones if each.dialect.separator == separators[0]]
-    return of_separator[0] if len(of_separator) == 1 else _quoted_or_not(*of_separator, name)
+    if len(of_separator) == 1:
+        return of_separator[0]
+    plain, quoted = of_separator
+    return _quoted_or_not(plain, quoted, name)
 
 
 def _one_quoted_column(tried: Sequence[Candidate], name: str) -> Candidate | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import glob
 import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,7 @@ def _parallel(files: Mapping[str, list[str]], stated: Mapping[str, Any]) -> Data
     """Two files whose lines belong together, source first."""
     encodings, counts = [], []
     for name in files["train"]:
-        found = look(Path(name), name, {"format": "text", "encoding": stated.get("encoding", "")})
+        found = _look(name, {"format": "text", "encoding": stated.get("encoding", "")})
         encodings.append(found.encoding)
         counts.append(found.count if found.whole else 0)
     if len({*encodings}) > 1:
@@ -288,7 +289,7 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
         empty += [name for name in names if name not in kept[split]]
         if not kept[split]:
             raise DataError(names[0], "is empty, as are all files of this split", "name files that hold text")
-        looks[split] = look(Path(kept[split][0]), kept[split][0], _as_train(stated, looks.get("train")))
+        looks[split] = _look(kept[split][0], _as_train(stated, looks.get("train")))
     train = looks["train"]
     notes = [f"{len(empty)} empty files are left out, the first is {empty[0]}"] if empty else []
     for split, other in looks.items():
@@ -330,6 +331,28 @@ def _as_train(stated: Mapping[str, Any], train: Look | None) -> Mapping[str, Any
     known = {"separator": train.dialect.separator, "quoting": train.dialect.quoting, "header": train.header}
     known |= {} if train.header else {"columns": train.columns}
     return {**known, **stated}
+
+
+@functools.lru_cache(maxsize=8)
+def _look_once(name: str, mark: int, known: str, stated: _Known) -> Look:
+    return look(Path(name), name, stated)
+
+
+class _Known(dict[str, Any]):
+    """What is known of a file. The cache compares it by the text beside it."""
+
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known)
+
+
+def _look(name: str, stated: Mapping[str, Any]) -> Look:
+    """What a file is; several tasks look at it once."""
+    known = {key: value for key, value in stated.items() if key not in ("roles", "splits", "name")}
+    mark = Path(name).stat().st_mtime_ns if Path(name).exists() else 0
+    return replace(_look_once(name, mark, repr(sorted(known.items())), _Known(known)))
 
 
 def _is_empty(name: str) -> bool:

@@ -1,0 +1,82 @@
+"""``data`` looks at files and prints what they are, what may be wrong, and the commands that train on them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from multihead.config.found_data import needs_of, stated_keys
+from multihead.config.settings import read_words
+from multihead.config.task import TASKS
+from multihead.config.verbs import DataSettings
+from multihead.errors import ConfigError
+from multihead.runs.files import replace_synced
+from multihead.tables.report import Report, as_json, examine, kept_keys
+
+SINGLE = ("classification", "translation", "summarization", "lm")
+"""Tasks that a file may serve."""
+MOST_CLASSES = 10
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs ``multihead data``; see `DataSettings`."""
+    settings, others = read_words(DataSettings, words)
+    names = [settings.task] if settings.task else SINGLE
+    multi_label = "task.multi_label=true" in others
+    report = examine(settings.file, [needs_of(TASKS[name], multi_label) for name in names], stated_keys(others))
+    if settings.format == "json":
+        sys.stdout.write(json.dumps(as_json(report), ensure_ascii=False, indent=1) + "\n")
+    else:
+        _show(report)
+    if settings.save:
+        _save(report, settings)
+    return 0
+
+
+def _show(report: Report) -> None:
+    from multihead.runs.screen import Fitted, report_console
+
+    console = report_console()
+    look = report.look
+    console.print(f"{look.name}: {look.described()}", markup=False, soft_wrap=True)
+    if report.columns:
+        head = ("column", "kind", "missing", "different", "words", "example")
+        rows = [
+            (each.name, each.kind, f"{each.missing:,}", f"{each.different:,}", _words(each.words), each.example)
+            for each in report.columns
+        ]
+        console.print(Fitted(head, rows, left=("kind", "example"), fold=("example",), optional=("words", "different")))
+    if report.classes:
+        shown = [f"{name} {count:,}" for name, count in report.classes[:MOST_CLASSES]]
+        rest = len(report.classes) - MOST_CLASSES
+        console.print(f"\nclasses: {', '.join(shown)}" + (f" and {rest} more" if rest > 0 else ""), markup=False)
+    if report.findings:
+        console.print("\nlook at:")
+        for finding in report.findings:
+            console.print(f"  {finding}", markup=False, soft_wrap=True)
+    console.print("\ntasks:")
+    for each in report.served:
+        console.print(f"  {each.task}: {each.what}", markup=False, soft_wrap=True)
+        if each.words:
+            console.print(f"    multihead train {each.words}", markup=False, soft_wrap=True)
+
+
+def _words(words: tuple[int, int]) -> str:
+    return f"{words[0]}" if words[0] == words[1] else f"{words[0]} to {words[1]}"
+
+
+def _save(report: Report, settings: DataSettings) -> None:
+    """Writes the keys as a file of the group ``data``, and says how it is chosen."""
+    from multihead.config.compose import to_yaml
+
+    path = Path(settings.save)
+    if path.suffix != ".yaml":
+        raise ConfigError("save", f"must name a .yaml file, got {settings.save}", f"save={path.with_suffix('.yaml')}")
+    keys = {**kept_keys(report, settings.task), "name": path.stem}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_synced(path, f"# {report.look.name}, as `multihead data` has read it.\n{to_yaml(keys)}".encode())
+    folder = path.parent.parent if path.parent.name == "data" else None
+    choice = f"config_dir={folder} data={path.stem}" if folder is not None else "put it into a folder named data"
+    sys.stdout.write(f"\nsaved: {path}; to choose it: {choice}\n")

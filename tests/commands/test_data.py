@@ -1,0 +1,88 @@
+"""``multihead data``: what it prints of files, the commands that it offers, and the data set that it saves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from multihead.commands import data
+from multihead.config.compose import compose
+from multihead.errors import ConfigError, DataError
+
+TICKETS = "id,created,subject,body,category\n" + "".join(
+    f'{i},2024-01-0{i % 9 + 1},Problem {i % 3},"Hello, number {i} of them does not work",{label}\n'
+    for i, label in enumerate(["billing", "login"] * 6 + ["Login", "n/a"])
+)
+
+
+@pytest.fixture
+def tickets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tickets.csv").write_text(TICKETS)
+    return tmp_path
+
+
+def test_a_table(tickets, capsys):
+    assert data.run(["file=tickets.csv"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "tickets.csv: CSV, quoted, with a header, 14 rows" in text
+    assert "created date 0 9 1 2024-01-01" in text and "body text 0 14 8 Hello, number 0 of them" in text
+    assert "classes: billing 6, login 6, Login 1, n/a 1" in text
+    assert "2 classes have fewer than 5 rows ('Login', 'n/a'); data.min_class_examples=5 leaves them out" in text
+    assert "labels that differ only in capitals or blanks: 'Login', 'login'" in text
+    assert "the label 'n/a' (1 rows) may mean that there is none" in text
+    assert "classification: label=category, text=body" in text
+    assert "multihead train task=classification data=tickets.csv" in text
+
+
+def test_json_and_the_commands_compose(tickets, capsys):
+    data.run(["file=tickets.csv", "format=json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [each["task"] for each in found["tasks"]] == ["classification", "translation", "summarization", "lm"]
+    for each in found["tasks"]:
+        compose(each["words"].split())
+
+
+def test_rows_in_two_splits(tickets, capsys):
+    rows = [f"a text of some words {i},{'xy'[i % 2]}\n" for i in range(10)]
+    (tickets / "train.csv").write_text("text,label\n" + "".join(rows[:8]) + rows[0])
+    (tickets / "test.csv").write_text("text,label\n" + "".join(rows[6:]))
+    (tickets / "tickets.csv").unlink()
+    data.run(["file=.", "task=classification"])
+    text = capsys.readouterr().out
+    assert "2 of 4 rows of test have a text that is in train too" in text
+    assert "1 rows of train repeat the text of another row" in text
+
+
+def test_saved_and_chosen(tickets, capsys):
+    data.run(["file=tickets.csv", "task=classification", "save=my_conf/data/support.yaml", "data.roles.text=subject"])
+    assert "config_dir=my_conf data=support" in capsys.readouterr().out
+    config = compose(["task=classification", "data=support", "config_dir=my_conf"]).config.data
+    assert config.name == "support" and config.roles == {"text": "subject", "label": "category"}
+    assert (config.train, config.format, config.header) == ("tickets.csv", "csv", True)
+    with pytest.raises(ConfigError, match=r"save: must name a .yaml file"):
+        data.run(["file=tickets.csv", "save=my_conf"])
+    with pytest.raises(
+        DataError, match=r"does not say which columns task=translation reads; fix: multihead train task"
+    ):
+        data.run(["file=tickets.csv", "task=translation", "save=x.yaml"])
+
+
+def test_what_cannot_be_read(tickets):
+    with pytest.raises(ConfigError, match=r"file: is missing; fix: file=tickets.csv"):
+        data.run([])
+    with pytest.raises(DataError, match=r"ticket.csv: no such file in .*; fix: data=tickets.csv"):
+        data.run(["file=ticket.csv"])
+    (tickets / "x.pdf").write_bytes(b"%PDF-1.7\n")
+    with pytest.raises(DataError, match="is PDF, which Multihead does not read"):
+        data.run(["file=x.pdf"])
+
+
+def test_torch_is_not_imported(tickets):
+    code = (
+        "import sys; from multihead.cli import main; status = main(['data', 'file=tickets.csv'])\n"
+        "heavy = [name for name in ('torch', 'numpy', 'lightning') if name in sys.modules]\n"
+        "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

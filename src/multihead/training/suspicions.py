@@ -226,14 +226,16 @@ def _interval(
     """The monitored metric and its interval: exact of a share (Clopper and Pearson 1934), else of the bootstrap."""
     from multihead.comparing.per_example import statistics_of
     from multihead.comparing.significance import proportion_interval, score_interval
+    from multihead.metrics.text import CorpusBLEU
+    from multihead.tasks.translation import TranslationTask
 
     name = task.settings.monitor.rpartition("/")[2]
     if name not in metrics:
         return None
     if name in ("accuracy", "exact_match"):
         return name, *proportion_interval(round(metrics[name] * len(samples)), len(samples))
-    tokenize = task.scores["bleu"].tokenize if name == "bleu" else "13a"
-    found = statistics_of(name, [samples], tokenize)
+    bleu = task.scores.get("bleu") if isinstance(task, TranslationTask) else None
+    found = statistics_of(name, [samples], bleu.tokenize if isinstance(bleu, CorpusBLEU) else "13a")
     if found is None:
         return None
     low, high = score_interval(found.runs[0], found.score)

@@ -1,9 +1,9 @@
 """Measures where the time of a training step and of decoding goes, and the least time that they could take.
 
 ``debug=profile`` turns it on. At every moment the time counts for exactly one part of the step, so that the parts sum
-to the whole. Lightning names what its loop is doing (`lightning.pytorch.profilers.Profiler`). Hooks on modules divide the
-forward pass. The instrument only reads clocks, so the run computes the same numbers. On a GPU each reading waits for
-the device.
+to the whole. Lightning names what its loop is doing (`lightning.pytorch.profilers.Profiler`). Hooks on modules divide
+the forward pass. The instrument only reads clocks, so the run computes the same numbers. On a GPU each reading waits
+for the device.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
         DataError: The file is empty, damaged, or not a table.
         Unclear: Two readings are near each other.
     """
-    form = str(stated.get("format") or "") or _format_by_name(name)
+    form = str(stated.get("format") or "") or format_of_name(name).replace("csv", "")
     with open_bytes(path, name) as file:
         try:
             head = _read(file, HEAD_BYTES)
@@ -102,12 +102,13 @@ def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
     return found
 
 
-def _format_by_name(name: str) -> str:
-    plain = re.sub(rf"({'|'.join(map(re.escape, COMPRESSED))})$", "", name.lower())
-    for ending, form in {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}.items():
-        if plain.endswith(ending):
-            return form
-    return ""
+ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}
+"""Endings that say the format."""
+
+
+def format_of_name(name: str) -> str:
+    """Returns the format that the ending of a file says, or nothing."""
+    return ENDINGS.get(_ending(name), "")
 
 
 def _read(file: IO[bytes], most: int) -> bytes:

@@ -114,6 +114,13 @@ def gpt2(rng: random.Random) -> Any:
     )
 
 
+def scaling(rng: random.Random) -> dict[str, Any]:
+    """How rotary positions are stretched, seldom by much in so short texts."""
+    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+    kinds: list[dict[str, Any]] = [{"rope_type": "default"}, {"rope_type": "linear", "factor": 2.0}]
+    return rng.choice([*kinds, {"rope_type": "llama3", **llama3}])
+
+
 def of_llama(kind: Any, rng: random.Random, **more: Any) -> Any:
     """What Llama and its relatives share."""
     drawn = sizes(rng)
@@ -124,7 +131,7 @@ def of_llama(kind: Any, rng: random.Random, **more: Any) -> Any:
         head_dim=rng.choice([drawn["hidden_size"] // heads, 6]),
         hidden_act=rng.choice(["silu", "silu", "gelu", "gelu_pytorch_tanh"]),
         rms_norm_eps=rng.choice([1e-6, 1e-5]),
-        rope_parameters={"rope_type": "default", "rope_theta": rng.choice([10000.0, 500000.0])},
+        rope_parameters={"rope_theta": rng.choice([10000.0, 500000.0]), **scaling(rng)},
         tie_word_embeddings=rng.choice([True, False]),
         bos_token_id=1,
         eos_token_id=2,

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from multihead.config.model import ModelConfig
 from multihead.model.heads import VocabularyHead
-from multihead.model.positions import rotary_angles, rotate
+from multihead.model.positions import rope_stretch, rotary_angles, rotate
 from multihead.model.transformer import (
     Blocks,
     FeedForward,
@@ -62,6 +62,21 @@ def test_rotary_positions_turn_a_share_of_a_head():
     assert_close(rotate(x, angles)[..., 4:], x[..., 4:])
     assert_close(rotate(x, angles)[..., :4], rotate(x[..., :4], angles))
     assert_close(angles[0][3, 0], torch.tensor([3.0, 3 / math.sqrt(500.0)]).cos())
+
+
+def test_rotary_positions_are_stretched():
+    rotary = SMALL | {"position": "rotary", "head_size": 8}
+    assert rope_stretch(ModelConfig(**rotary)) is None
+    linear = ModelConfig(**rotary, rope_scaling="linear", rope_factor=4.0)
+    assert rope_stretch(linear).tolist() == [4.0] * 4
+    here = rotary_angles(torch.tensor([8]), 8, stretch=rope_stretch(linear))
+    assert_close(here[1], rotary_angles(torch.tensor([2]), 8)[1])
+    original = 40  # wavelengths are 6.3, 63, 628 and 6283 positions: 6.4 turns are kept, 0.6 and fewer stretched
+    llama3 = ModelConfig(**rotary, rope_scaling="llama3", rope_factor=4.0, rope_original_len=original)
+    assert_close(rope_stretch(llama3), torch.tensor([1.0, 4.0, 4.0, 4.0]))
+    between = ModelConfig(**rotary, rope_scaling="llama3", rope_factor=4.0, rope_original_len=16)
+    kept = (16 / (2 * math.pi) - 1) / 3
+    assert_close(rope_stretch(between)[0], torch.tensor(1 / ((1 - kept) / 4 + kept)))
 
 
 @pytest.mark.parametrize("places, expected", [("auto", "qkvo"), ("none", ""), ("qkv", "qkv"), ("all", "qkvo")])

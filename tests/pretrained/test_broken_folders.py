@@ -160,6 +160,13 @@ CASES = {
 }
 
 
+def test_a_stretch_of_rotary_positions_that_we_do_not_have(tmp_path):
+    folder = published_folders.write(tmp_path / "llama", published_folders.LLAMA)
+    config(rope_scaling={"type": "yarn", "factor": 4.0})(folder)
+    with pytest.raises(MultiheadError, match=r"scales rotary positions by .*'yarn'.*, which we do not have"):
+        read_published(f"hf:{folder}")
+
+
 def small(found):
     found["embeddings.word_embeddings.weight"] = found["embeddings.word_embeddings.weight"][:20].clone()
 

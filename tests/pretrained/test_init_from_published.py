@@ -164,6 +164,22 @@ def test_a_head_over_the_vocabulary_is_taken(tmp_path):
     assert torch.equal(task.model.head.transform[0].weight, found["head.transform.0.weight"])
 
 
+def test_a_tokenizer_of_ones_own_takes_the_rows_of_words_that_are_spelt_the_same(tmp_path):
+    folder = published_folders.write(tmp_path / "bert")
+    words = ["task=classification", f"init_from=hf:{folder}", "init_tokenizer=new", "tokenizer.kind=word"]
+    config = compose(words).config
+    source = published_source(config.init_from)
+    ours = train_tokenizer(TokenizerConfig(kind="word", min_frequency=1), ["the dog and a horse"])
+    task = build_task(config, Vocabulary({"text": ours}, ["no", "yes"]))
+    copied = copy_weights(task.model, task.vocab, source)
+    row = next(row for row in copied if row.part == "encoder embedding")
+    assert row.resized == (6 + 4) * 16 and row.fresh == 16  # six roles, the, dog, and, a; no horse
+    theirs = source.state["transformer.encoder.embedding.weight"]
+    embedding = task.model.transformer.encoder.embedding.weight
+    assert torch.equal(embedding[ours.bos_id], theirs[1]) and torch.equal(embedding[ours.eos_id], theirs[2])
+    assert torch.equal(embedding[ours.encode_batch(["dog"])[0][0]], theirs[6])
+
+
 def test_a_translator_takes_its_encoder_and_its_decoder_layers(tmp_path):
     folder = published_folders.write(tmp_path / "bert")
     _, copied = built(["task=translation"], folder)

@@ -11,6 +11,7 @@ NORMS = ("layer_norm", "rms_norm")
 NORM_PLACEMENTS = ("pre", "post")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu2", "swiglu", "geglu", "geglu_tanh")
 GATED = ("swiglu", "geglu", "geglu_tanh")
+ROPE_SCALINGS = ("none", "linear", "llama3")
 ATTENTION_BIASES = ("auto", "none", "qkv", "all")
 TIES = ("none", "source_target", "target_output", "all")
 INITS = ("xavier", "depth_scaled")
@@ -55,6 +56,13 @@ class ModelConfig:
     """Rows of the table of learned positions that stand before the first position's (RoBERTa, BART and OPT have 2)."""
     rope_theta: float = 10000.0
     """Base of the wavelengths of rotary positions; larger ones suit longer texts (arXiv:2309.16039)."""
+    rope_scaling: str = "none"
+    """How wavelengths are stretched for texts longer than those of pretraining: none, linear (arXiv:2306.15595) by
+    rope_factor, or llama3 (arXiv:2407.21783): only those that are long beside rope_original_len."""
+    rope_factor: float = 1.0
+    """The factor of rope_scaling."""
+    rope_original_len: int = 8192
+    """For rope_scaling=llama3, the number of positions in pretraining."""
     rotary_share: float = 1.0
     """Share of the dimensions of a head that rotary positions turn (GPT-NeoX, arXiv:2204.06745, turns a quarter)."""
     embedding_width: int = 0
@@ -119,6 +127,9 @@ class ModelConfig:
         require_choice("model.norm", self.norm, NORMS)
         require_choice("model.norm_placement", self.norm_placement, NORM_PLACEMENTS)
         require_choice("model.position", self.position, POSITIONS)
+        require_choice("model.rope_scaling", self.rope_scaling, ROPE_SCALINGS)
+        require(1 <= self.rope_factor < float("inf"), "model.rope_factor", "at least 1", self.rope_factor)
+        require(self.rope_original_len >= 1, "model.rope_original_len", "at least 1", self.rope_original_len)
         require_choice("model.attention_bias", self.attention_bias, ATTENTION_BIASES)
         require(0 <= self.norm_eps < 1, "model.norm_eps", "in [0, 1)", self.norm_eps)
         require(1 < self.rope_theta < float("inf"), "model.rope_theta", "above 1 and finite", self.rope_theta)

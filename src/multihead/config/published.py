@@ -222,9 +222,14 @@ def _rotary(path: Path, options: dict[str, Any], values: Mapping[str, Any]) -> N
     """Adds what the file says of rotary positions, in its newer or its older words."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     kind = rope.get("rope_type") or rope.get("type") or "default" if isinstance(rope, dict) else rope
-    if kind != "default":
-        what = f"scales rotary positions by {kind!r}, which we do not have"
+    as_llama3 = isinstance(rope, dict) and (rope.get("low_freq_factor", 1), rope.get("high_freq_factor", 4)) == (1, 4)
+    if kind not in ("default", "linear", "llama3") or (kind == "llama3" and not as_llama3):
+        what = f"scales rotary positions by {rope}, which we do not have"
         raise CheckpointError(str(path), what, "choose another model")
+    if kind != "default":
+        options |= {"rope_scaling": kind, "rope_factor": float(rope.get("factor", 1.0))}
+    if kind == "llama3":
+        options["rope_original_len"] = rope.get("original_max_position_embeddings", options["max_len"])
     theta = rope.get("rope_theta", values.get("rope_theta", values.get("rotary_emb_base", 10000.0)))
     share = rope.get("partial_rotary_factor", values.get("partial_rotary_factor", values.get("rotary_pct", 1.0)))
     options |= {"rope_theta": float(theta), "rotary_share": float(share)}

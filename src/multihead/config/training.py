@@ -293,10 +293,12 @@ class Config:
     plan: bool = False
     """Print what the run will take (parameters, memory, time) and end without starting it."""
     init_from: str = ""
-    """A finished run, of any task, whose embeddings and stacks this run starts from, as far as they fit."""
+    """A finished run, of any task, whose embeddings and stacks this run starts from, as far as they fit; or a published
+    model, which brings its sizes and tokenizer: hf:FOLDER with its config.json, or hf:ORG/NAME[@revision] on the
+    hub."""
     init_tokenizer: str = "new"
-    """Tokenizer if init_from is set: new (trained on this run's data; embeddings are matched token by token), or same
-    (that run's)."""
+    """The tokenizer of a run with init_from: new (trained on this run's data; embeddings are matched token by token),
+    or same (that run's). A published model brings its own unless new is asked for."""
     logger: str = "auto"
     """auto (W&B online if logged in, else offline), none, wandb or tensorboard; metrics.csv is always written."""
     log_model: bool = False

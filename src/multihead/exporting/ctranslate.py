@@ -27,7 +27,15 @@ OTHERS = "to=onnx or torch_export"
 """The formats that can hold every model."""
 ACTIVATIONS = ("relu", "gelu", "swiglu")
 NO_WORDS = (
-    *("norm_eps", "position_offset", "rope_theta", "rotary_share", "embedding_width", "embedding_scale"),
+    *(
+        "norm_eps",
+        "position_offset",
+        "rope_theta",
+        "rope_scaling",
+        "rotary_share",
+        "embedding_width",
+        "embedding_scale",
+    ),
     *("embedding_norm", "segment_types", "share_layers", "parallel", "head_size", "attention_bias"),
     *("output_transform", "output_bias"),
 )

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from multihead.config.model import ModelConfig
 
+LEAST_TURNS, MOST_TURNS = 1, 4
+"""With fewer turns a wavelength is stretched, with more it is left (Llama 3.1's low and high frequency factors)."""
+
 
 def new_positions(config: ModelConfig) -> Positions:
     """The scheme that ``config.position`` names."""
@@ -107,16 +110,19 @@ class Rotary(Positions):
     arXiv:2104.09864), so that their product depends on the distance alone.
     """
 
+    stretch: Tensor | None
+
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.rotary_dim, self.theta = config.rotary_dim, config.rope_theta
+        self.register_buffer("stretch", rope_stretch(config), persistent=False)
 
     def rotation(
         self, x: Tensor, positions: Tensor | None, past: int, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor] | None:
         if positions is None:
             positions = torch.arange(past, past + x.size(1), device=x.device)
-        cos, sin = rotary_angles(positions, self.rotary_dim, self.theta)
+        cos, sin = rotary_angles(positions, self.rotary_dim, self.theta, self.stretch)
         return cos.to(dtype), sin.to(dtype)
 
 
@@ -148,16 +154,36 @@ def sinusoids(max_len: int, d_model: int) -> Tensor:
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
 
 
-def rotary_angles(positions: Tensor, rotary_dim: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+def rotary_angles(
+    positions: Tensor, rotary_dim: int, theta: float = 10000.0, stretch: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines [..., T, 1, R / 2] of positions [..., T].
 
     Args:
         positions: From 0.
         rotary_dim: R, the number of a head's K dimensions that are turned.
         theta: The base of the wavelengths.
+        stretch: By which each of the R / 2 wavelengths is multiplied; None leaves them.
     """
     angle = _angles(positions, rotary_dim, theta)[..., None, :]
+    angle = angle if stretch is None else angle / stretch
     return angle.cos(), angle.sin()
+
+
+def rope_stretch(config: ModelConfig) -> Tensor | None:
+    """By which each of the R / 2 wavelengths is multiplied (``model.rope_scaling``); None if by 1.
+
+    ``linear`` (Chen et al. 2023, arXiv:2306.15595) multiplies all. ``llama3`` multiplies those longer than the length
+    of pretraining, leaves those shorter than a quarter of it, and between the two mixes frequencies, as Llama 3.1 does.
+    """
+    if config.rope_scaling == "none":
+        return None
+    turned = _angles(torch.ones(()), config.rotary_dim, config.rope_theta)  # frequencies, [R / 2]
+    if config.rope_scaling == "linear":
+        return torch.full_like(turned, config.rope_factor)
+    turns = config.rope_original_len * turned / (2 * math.pi)  # in a text of pretraining
+    kept = ((turns - LEAST_TURNS) / (MOST_TURNS - LEAST_TURNS)).clamp(0, 1)
+    return 1 / ((1 - kept) / config.rope_factor + kept)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -42,8 +42,19 @@ def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str
         content["attention_bias"] = meant["attention_bias"] == (True, True)
     if family.always["position"] == "rotary":
         share = {} if family.activations is GATES else {"partial_rotary_factor": model.rotary_share}
-        content["rope_parameters"] = {"rope_type": "default", "rope_theta": model.rope_theta, **share}
+        content["rope_parameters"] = {"rope_theta": model.rope_theta, **_scaling(model), **share}
     return content
+
+
+def _scaling(model: ModelConfig) -> dict[str, Any]:
+    """How the family says ``model.rope_scaling``."""
+    if model.rope_scaling == "none":
+        return {"rope_type": "default"}
+    scaling = {"rope_type": model.rope_scaling, "factor": model.rope_factor}
+    if model.rope_scaling == "llama3":
+        original = {"original_max_position_embeddings": model.rope_original_len}
+        scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0} | original
+    return scaling
 
 
 Obstacle = tuple[str, Any, Any]
@@ -78,7 +89,11 @@ def _meaning(model: ModelConfig) -> dict[str, Any]:
     values["embedding_width"] = model.width_of_embeddings
     values["norm_eps"] = model.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[model.norm]
     if model.position != "rotary":
-        values |= {"rope_theta": None, "rotary_share": None}
+        values |= {"rope_theta": None, "rotary_share": None, "rope_scaling": None}
+    if values["rope_scaling"] in ("none", None):
+        values["rope_factor"] = None
+    if values["rope_scaling"] != "llama3":
+        values["rope_original_len"] = None
     if model.position != "learned":
         values["position_offset"] = None
     return values

@@ -32,7 +32,7 @@ log = logging.getLogger("multihead")
 SAME = ("d_model", "num_heads", "num_kv_heads", "d_ff", "activation", "norm", "norm_placement", "position", "qk_norm",
         "bias", "attention", "feed_forward", "norm_eps", "embedding_width", "embedding_scale", "embedding_norm",
         "segment_types", "position_offset", "rope_theta", "rotary_share", "head_size", "attention_bias", "parallel",
-        "share_layers")  # fmt: skip
+        "share_layers", "rope_scaling", "rope_factor", "rope_original_len")  # fmt: skip
 """Keys of ``model.*`` in which two models must agree so that the weights of one fit the other."""
 MOST_TENSORS = 20_000
 """Most tensors of a model that is read: a file of a few MB can name millions of empty ones."""

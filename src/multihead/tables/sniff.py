@@ -428,15 +428,17 @@ def _has_header(rows: Sequence[Sequence[str]], name: str) -> bool:
     if not names or not all(NAME.fullmatch(cell) for cell in names):
         return False
     columns = [[row[place] for row in body] for place in range(len(first))]
-    if any(len(cell.split()) > 5 for cell in names) or any(
-        c in column for c, column in zip(first, columns, strict=True) if c
-    ):
+    if any(len(cell.split()) > 5 for cell in names):
         return False
-    if any(normal(cell) in USUAL for cell in names):
+    again = {cell for cell, column in zip(first, columns, strict=True) if cell and cell in column}
+    usual = any(normal(cell) in USUAL for cell in names if cell not in again)
+    if usual and not again:
         return True
+    if again and not usual:
+        return False
     if not body or len(set(names)) < len(names):
         return False
-    if any(cell and _are_numbers(column) for cell, column in zip(first, columns, strict=True)):
+    if not again and any(cell and _are_numbers(column) for cell, column in zip(first, columns, strict=True)):
         return True
     what = f"is its first row ({', '.join(map(repr, first))[:80]}) the names of the columns?"
     raise Unclear(name, what, "data.header=true", "data.header=false")

@@ -186,6 +186,8 @@ def _train(argv: list[str]) -> int:
 def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
     """``--cfg`` and ``--info``: the composed configuration is ours to show, the rest Hydra's."""
     from multihead.config.compose import to_yaml, tree_of
+    from multihead.config.found_data import named_paths
+    from multihead.config.words import split
 
     if line.flags.get("--cfg") == "job":
         tree: Any = tree_of(composition.config)
@@ -201,6 +203,7 @@ def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
     if line.flags.get("--cfg") == "all":
         raise ConfigError("--cfg", "all is job and hydra in one", "--cfg job, or --cfg hydra")
     words = [word for word in composition.words if word.partition("=")[0] in GROUPS]
+    words = ["data=files" if named_paths(split(word), []) else word for word in words]  # data=PATH is ours to read
     choices = [word for word in words if not word.lower().endswith("=null")]  # is what Hydra has without a word
     folder = ["--config-dir", composition.config.config_dir] if composition.config.config_dir else []
     with _argv([*line.argv(), *folder, *choices, *hydra]):

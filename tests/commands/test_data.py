@@ -95,3 +95,12 @@ def test_torch_is_not_imported(tickets):
         "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_what_hydra_shows_of_a_path(tickets, capsys):
+    from multihead.cli import main
+
+    assert main(["train", "task=classification", "data=tickets.csv", "--info", "config"]) == 0
+    assert "Config search path" in capsys.readouterr().out
+    assert main(["train", "task=classification", "data=tickets.csv", "--cfg", "job", "--package", "data.roles"]) == 0
+    assert "label: category\ntext: body\n" in capsys.readouterr().out

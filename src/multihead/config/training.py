@@ -293,9 +293,9 @@ class Config:
     plan: bool = False
     """Print what the run will take (parameters, memory, time) and end without starting it."""
     init_from: str = ""
-    """A finished run, of any task, whose embeddings and stacks this run starts from, as far as they fit. Or a published
-    model, which brings its sizes and tokenizer: hf:FOLDER with its config.json, or hf:ORG/NAME[@revision] on the hub.
-    """
+    """A finished run, of any task, whose embeddings and stacks this run starts from, as far as they fit; or a published
+    model, which brings its sizes and tokenizer: hf:FOLDER with its config.json, or hf:ORG/NAME[@revision] on the
+    hub."""
     init_tokenizer: str = "new"
     """The tokenizer of a run with init_from: new (trained on this run's data; embeddings are matched token by token),
     or same (that run's). A published model brings its own unless new is asked for."""

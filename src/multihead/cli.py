@@ -192,6 +192,8 @@ def _train(argv: list[str]) -> int:
 def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
     """Prints what ``--cfg`` or ``--info`` asks for. The composed configuration is printed here, the rest by Hydra."""
     from multihead.config.compose import to_yaml, tree_of
+    from multihead.config.found_data import named_paths
+    from multihead.config.words import split
 
     if line.flags.get("--cfg") == "job":
         tree: Any = tree_of(composition.config)
@@ -209,6 +211,7 @@ def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
     if line.flags.get("--cfg") == "all":
         raise ConfigError("--cfg", "must be job or hydra, got all", "--cfg job")
     words = [word for word in composition.words if word.partition("=")[0] in GROUPS]
+    words = ["data=files" if named_paths(split(word), []) else word for word in words]  # Hydra knows no paths
     choices = [
         word for word in words if not word.lower().endswith("=null")
     ]  # without such a word Hydra chooses none either

@@ -139,7 +139,7 @@ class ModelConfig:
         self._check_pairs()
 
     def _check_pairs(self) -> None:
-        """Refuses values that do not go together."""
+        """Checks that the values fit each other."""
         require(
             self.head_size > 0 or self.d_model % self.num_heads == 0,
             "model.num_heads",
@@ -155,25 +155,25 @@ class ModelConfig:
         require(
             self.position != "rotary" or self.rotary_dim % 2 == 0,
             "model.position",
-            f"other than rotary where head_dim = d_model / num_heads = {self.rotary_dim} is odd",
+            f"other than rotary if the rotated dimensions of a head are odd ({self.rotary_dim})",
             self.position,
         )
         require(
             not (self.parallel and self.norm_placement == "post"),
             "model.parallel",
-            "false where model.norm_placement=post",
+            "false if model.norm_placement=post",
             self.parallel,
         )
         require(
             not (self.ngram_buckets and self.embedding_width),
             "model.ngram_buckets",
-            "0 where model.embedding_width is given",
+            "0 if model.embedding_width is set",
             self.ngram_buckets,
         )
         require(
             self.position != "sinusoidal" or self.width_of_embeddings % 2 == 0,
             "model.d_model",
-            "even where model.position=sinusoidal",
+            "even if model.position=sinusoidal",
             self.width_of_embeddings,
         )
 

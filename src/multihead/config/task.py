@@ -38,7 +38,7 @@ class TaskConfig:
             return
         require_choice("task.monitor", self.monitor, self.METRICS)
         better = self.METRICS[self.monitor]
-        what, fix = f"{better} where task.monitor={self.monitor}", f"task.monitor_mode={better}"
+        what, fix = f"{better} if task.monitor={self.monitor}", f"task.monitor_mode={better}"
         require(self.monitor_mode == better, "task.monitor_mode", what, self.monitor_mode, fix)
 
     @property
@@ -146,7 +146,7 @@ class TranslationConfig(TaskConfig):
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
         require(self.max_source_len >= 0, "task.max_source_len", "at least 0", self.max_source_len)
         alone = self.topology == "decoder"
-        require(not (self.copy and alone), "task.copy", "false where task.topology=decoder", self.copy)
+        require(not (self.copy and alone), "task.copy", "false if task.topology=decoder", self.copy)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -250,7 +250,7 @@ class ClassificationConfig(TaskConfig):
         require(
             not (self.focal_gamma and self.label_smoothing),
             "task.label_smoothing",
-            "0 where task.focal_gamma is on",
+            "0 if task.focal_gamma is set",
             self.label_smoothing,
         )
 

@@ -158,7 +158,7 @@ class TrainerConfig:
         ):
             require(0 <= getattr(self, name) < float("inf"), f"trainer.{name}", "at least 0", getattr(self, name))
         most = (self.max_steps - 2) // 2  # a warm-up step, and the last one, which validates
-        what = f"at most {most} where trainer.max_steps={self.max_steps}"
+        what = f"at most {most} if trainer.max_steps={self.max_steps}"
         require(self.profile_steps <= most or not self.profile_steps, "trainer.profile_steps", what, self.profile_steps)
         require_choice("trainer.on_nan", self.on_nan, ON_NAN)
         require(0 <= self.ema_decay < 1, "trainer.ema_decay", "in [0, 1)", self.ema_decay)
@@ -171,7 +171,7 @@ class TrainerConfig:
         require(
             not (self.ema_decay and self.average_last_steps),
             "trainer.average_last_steps",
-            "0 where trainer.ema_decay is on: one average at a time",
+            "0 if trainer.ema_decay is set: a run has one average",
             self.average_last_steps,
         )
         self._check_average()
@@ -242,7 +242,7 @@ class DecodingConfig:
         require(
             not (self.do_sample and self.num_beams > 1),
             "decoding.num_beams",
-            "1 where decoding.do_sample=true",
+            "1 if decoding.do_sample=true",
             self.num_beams,
         )
         require(
@@ -344,27 +344,29 @@ class Config:
 
                     others = datasets_with(name, task.roles)
                     choose = f"choose another data set ({', '.join(others)})" if others else "choose another data set"
+                    own = isinstance(self.data.train, str) and self.data.name == "files"
+                    found = f"data={self.data.train} finds its columns by itself; or set data.roles" if own else ""
                     raise ConfigError(
                         f"data={self.data.name}",
                         f"has no {' and no '.join(missing)} for task={name}; it has {', '.join(self.data.roles)}",
-                        f"{choose}, or set data.roles",
+                        found or f"{choose}, or set data.roles",
                     )
         require(
             self.tokenizer.joint or self.model.tie_embeddings not in ("source_target", "all"),
             "model.tie_embeddings",
-            "none or target_output where tokenizer.joint=false",
+            "none or target_output if tokenizer.joint=false",
             self.model.tie_embeddings,
         )
         require(
             self.strategy != "fsdp" or self.precision not in ("16-mixed", "64-true"),
             "precision",
-            "auto, 32-true, bf16-mixed or bf16-true where strategy=fsdp",
+            "auto, 32-true, bf16-mixed or bf16-true if strategy=fsdp",
             self.precision,
         )
         require(
             not (self.compile and self.trainer.profile_steps),
             "trainer.profile_steps",
-            "0 where compile=true: compiled layers have no parts",
+            "0 if compile=true: compiled layers cannot be measured apart",
             self.trainer.profile_steps,
         )
         searching = [task.name for task in self.task.members().values() if type(task) in SEARCHING]
@@ -375,9 +377,9 @@ class Config:
         require(
             self.tokenizer.joint or not joint_only,
             "tokenizer.joint",
-            "true where task.topology=decoder and for several tasks",
+            "true if task.topology=decoder or if several tasks share the run",
             self.tokenizer.joint,
         )
         copies = any(getattr(task, "copy", False) for task in self.task.members().values())
-        what = "true where task.copy=true: what is copied is an entry of the target's vocabulary"
+        what = "true if task.copy=true: a copied token must be in the target's vocabulary"
         require(self.tokenizer.joint or not copies, "tokenizer.joint", what, self.tokenizer.joint)

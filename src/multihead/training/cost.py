@@ -152,7 +152,7 @@ def products(task: Task, batch: dict[str, Any]) -> tuple[list[Product], list[Pro
     """Returns the matrix products of the forward pass and of the backward pass of one micro-batch.
 
     Their sizes are those of the inputs that the layers receive. The output layer over a vocabulary computes its
-    gradients in the forward pass. Attention scores that a causal mask hides count too, because most kernels compute
+    gradients in the forward pass. Attention scores that a causal mask hides count too, because some kernels compute
     them. If a plugin brings its own attention, only the linear maps of that count.
     """
     found: list[Product] = []

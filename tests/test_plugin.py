@@ -145,7 +145,7 @@ def test_no_file_names_it(variant, tmp_path):
         ),
         (
             VARIANT.replace('tasks={"noisy"', 'tasks={"translation"'),
-            r"tasks\['translation'\] would hide the built-in task",
+            r"tasks\['translation'\] has the name of a built-in task; fix: choose another name",
         ),
         ("from multihead.plugin import Plugin\nPLUGIN = Plugin(bogus={})\n", r"TypeError: .*bogus"),
     ],

@@ -141,7 +141,9 @@ def _check(plugin: object, path: str) -> None:
         if not (pair and isinstance(entry[0], type) and issubclass(entry[0], TaskConfig)):
             raise ConfigError("plugin", f"{path}: tasks[{name!r}] must be a pair of a TaskConfig subclass and a module")
         if name in TASKS:
-            raise ConfigError("plugin", f"{path}: tasks[{name!r}] would hide the built-in task of that name")
+            raise ConfigError(
+                "plugin", f"{path}: tasks[{name!r}] has the name of a built-in task", "choose another name"
+            )
 
 
 def _first_line(error: Exception) -> str:

@@ -55,8 +55,8 @@ def test_a_difference_is_refused_and_nothing_is_left(run, monkeypatch, capsys):
     monkeypatch.setattr(ctranslate, "_fill_linear", doubled)
     assert main(["export", f"run={run}", "to=ctranslate2", "sentences=4"]) == 3
     error = capsys.readouterr().err
-    assert error.startswith("error[checkpoint] export: the exported model differs from the run's: log-probabilities")
-    assert "outputs equal (greedy)" in error and error.count("\n") == 1
+    assert error.startswith("error[checkpoint] export: the exported model does not compute what the run computes: its")
+    assert "outputs are equal (greedy)" in error and error.count("\n") == 1
     assert not list((run / "export").iterdir())
 
 

@@ -65,7 +65,7 @@ def test_a_line_that_is_not_utf_8_is_named_after_the_answers_before_it(predict):
     content = "der Hund\nstraße\ndie Katze\n".encode("cp1252")
     status, answers, errors = predict(content)
     assert (status, len(answers)) == (2, 1)
-    assert "error[data] input:2:5: byte 0xDF is not UTF-8; fix: re-encode it (iconv -f WINDOWS-1252" in errors
+    assert "error[data] input:2:5: byte 0xDF is not UTF-8; fix: convert it (iconv -f WINDOWS-1252" in errors
     status, answers, errors = predict(content, "data.on_bad_line=skip", "format=jsonl")
     assert status == 0 and json.loads(answers[1])["input"] == "stra\N{REPLACEMENT CHARACTER}e"
     assert "1 line of the input: not UTF-8" in errors and "input:2" in errors

@@ -72,13 +72,13 @@ def test_a_model_that_differs_is_refused(tmp_path):
     ("words", "message"),
     [
         ([*TRANSLATION, "model.position=alibi"], r"model.position=alibi: CTranslate2 supports ALiBi in a decoder only"),
-        ([*TRANSLATION, "model.qk_norm=true"], r"model.qk_norm=true: .* in the attention to the encoder"),
+        ([*TRANSLATION, "model.qk_norm=true"], r"model.qk_norm=true: .* in the cross-attention"),
         ([*LM, "model.ngram_buckets=9"], r"model.ngram_buckets: CTranslate2 has no embeddings of n-grams"),
         ([*TRANSLATION, "model.num_encoder_layers=0"], r"model.num_encoder_layers=0: CTranslate2 needs a layer"),
         ([*LM, "task.objective=masked"], r"task.objective=masked: .* not logits of masked tokens"),
         ([*TRANSLATION, "task.copy=true"], r"task.copy=true: CTranslate2 cannot copy tokens of the source"),
         (["task=classification"], r"task=classification: CTranslate2 has no classification head"),
-        ([*TRANSLATION, "decoding.forced_prefix=der"], r"decoding.forced_prefix: .* does not count"),
+        ([*TRANSLATION, "decoding.forced_prefix=der"], r"decoding.forced_prefix: .* leaves a forced prefix out"),
     ],
 )
 def test_what_it_has_no_words_for(words, message):

@@ -72,7 +72,7 @@ def test_a_tie_for_the_best_checkpoint_is_decided_by_the_loss(scripted, tmp_path
     result, events = scripted([(0.0, 5.0), (0.0, 4.0), (0.0, 3.0), (0.0, 3.5)], "trainer.keep_checkpoints=1")
     assert result["best_step"] == 3 and result["val/loss"] == 3.0
     assert [event["best"] for event in events if event["event"] == "validated"] == [True, True, True, False]
-    assert "val/bleu is 0 at each of 3 validations" in (tmp_path / "run" / "train.log").read_text()
+    assert "val/bleu was 0 in all 3 validations so far" in (tmp_path / "run" / "train.log").read_text()
     assert result["notes"][0].startswith("val/bleu was 0 at all 4 validations, so the loss chose the checkpoint")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["notes"] == result["notes"]
 
@@ -93,10 +93,10 @@ def test_a_metric_that_does_not_move_ends_no_run_whose_loss_falls(scripted):
 @pytest.mark.parametrize(
     ("values", "messages"),
     [
-        ([0.0, 0.0, 0.0], ["val/bleu is 0 at each of 3 validations: the loss decides which checkpoint is best"]),
+        ([0.0, 0.0, 0.0], ["val/bleu was 0 in all 3 validations so far, so the loss decides which checkpoint is best"]),
         (
             [NAN, NAN, NAN],
-            ["val/bleu is undefined at each of 3 validations: the loss decides which checkpoint is best"],
+            ["val/bleu was undefined in all 3 validations so far, so the loss decides which checkpoint is best"],
         ),
         ([0.0, 0.0], []),
         ([0.0, 0.0, 0.0, 0.0], []),

@@ -80,7 +80,7 @@ def check(task: Task, decoding: DecodingConfig) -> None:
     plain = ModelConfig()
     for key in NO_WORDS:
         if (value := getattr(model, key)) != getattr(plain, key):
-            what = "CTranslate2 has this option in published model families only"
+            what = "CTranslate2 supports this option only for published model families"
             raise ConfigError(f"model.{key}={value}", what, OTHERS)
     if model.activation not in ACTIVATIONS:
         what = f"the export to CTranslate2 supports {', '.join(ACTIVATIONS)}"
@@ -92,14 +92,14 @@ def check(task: Task, decoding: DecodingConfig) -> None:
         what = "CTranslate2 supports ALiBi in a decoder only"
         raise ConfigError("model.position=alibi", what, "to=onnx, or train with task.topology=decoder")
     if with_encoder and model.qk_norm:
-        what = "CTranslate2 computes another norm in the attention to the encoder"
+        what = "CTranslate2 computes a different norm in the cross-attention"
         raise ConfigError("model.qk_norm=true", what, "to=onnx, or train with task.topology=decoder")
     stacks = {"num_encoder_layers": transformer.encoder if with_encoder else None}
     for key, stack in (stacks | {"num_decoder_layers": transformer.decoder}).items():
         if stack is not None and not len(stack.layers):
             raise ConfigError(f"model.{key}=0", "CTranslate2 needs a layer in each stack", OTHERS)
     if decoding.forced_prefix:
-        what = "CTranslate2 does not count a forced prefix in the score, so outputs cannot be compared"
+        what = "CTranslate2 leaves a forced prefix out of the score, so outputs cannot be compared with the run's"
         raise ConfigError("decoding.forced_prefix", what, "decoding.forced_prefix=")
 
 

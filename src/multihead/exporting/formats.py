@@ -51,7 +51,8 @@ def export(run: Run, settings: ExportSettings) -> tuple[Path, Verification]:
     """
     out, task = folder_of(settings, run.path), run.task.member(settings.part)
     name = task.settings.name
-    require(name in SINGLE_TASKS, "run", f"a run of {', '.join(SINGLE_TASKS)} to be compared", name)
+    wanted = f"a run of {', '.join(SINGLE_TASKS)}, because an export is compared with its run"
+    require(name in SINGLE_TASKS, "run", wanted, name)
     reference = Reference(task, replace(run.config.decoding, do_sample=False, num_return_sequences=1))
     examples = places.examples(task, run.path, settings.sentences)
     with places.put_in_place(out) as folder:

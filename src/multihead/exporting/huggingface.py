@@ -1,7 +1,7 @@
 """A run as a folder in Hugging Face's layout, which the Auto classes of ``transformers`` load without our code.
 
 That needs a family whose model is the run's. `multihead.pretrained.target` looks for one; if there is none, the message
-names the option that stands in the way.
+names the option that prevents the export.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def family_of(task: Task) -> str:
     """The ``model_type`` whose model is the task's.
 
     Raises:
-        ConfigError: There is none; names what stands in the way of the nearest.
+        ConfigError: There is none. The message names what differs from the nearest family.
     """
     settings, model = task.settings, task.config.model
     if isinstance(settings, TranslationConfig):
-        what = "no family of encoder and decoder is written yet"
+        what = "to=huggingface does not support encoder-decoder models yet"
         raise ConfigError(f"task={settings.name}", what, f"to=ctranslate2, or {OTHERS}")
     if len(task.config.task.members()) > 1:
         raise ConfigError("task=multitask", "no published family has several heads", OTHERS)
@@ -77,7 +77,7 @@ def family_of(task: Task) -> str:
     if found[nearest]:
         (key, ours, theirs), *others = found[nearest]
         more = "".join(f"; {name}={_word(here)} too, it has {_word(there)}" for name, here, there in others)
-        what = f"stands in the way: the nearest published family, {CLASSES[nearest]}, has {_word(theirs)}{more}"
+        what = f"prevents the export: the nearest published family, {CLASSES[nearest]}, has {_word(theirs)}{more}"
         raise ConfigError(f"{key}={_word(ours)}", what, OTHERS)
     return nearest
 

@@ -116,7 +116,7 @@ def modules(reference: Reference) -> dict[str, tuple[nn.Module, dict[str, Tensor
     causal, width = reference.task.settings.stacks == ("decoder",), reference.task.config.model.d_model
     tokens, mask = torch.full((2, 3), reference.eos), torch.tensor([[True] * 3, [False, True, True]])
     if getattr(reference.task, "typed", False):
-        what = "the program would not know which of two texts a token belongs to"
+        what = "an exported program cannot distinguish the two texts of a pair"
         raise ConfigError(f"model.segment_types={reference.task.config.model.segment_types}", what, "to=huggingface")
     if reference.classifies:
         return {

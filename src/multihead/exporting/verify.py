@@ -284,8 +284,9 @@ def verify(
     search = ("greedy" if beams == 1 else f"{beams} beams") if reference.searches else "largest logit"
     if exact and not (largest <= TOLERANCE * scale and share >= EQUAL_SHARE):
         what = (
-            f"the exported model differs from the run's: {runtime.measured} by up to {largest:.3g} of {scale:.3g}, "
-            f"{share:.1%} of {len(examples)} outputs equal ({search}); nothing was put in place"
+            f"the exported model does not compute what the run computes: its {runtime.measured} differ by up to "
+            f"{largest:.3g} (largest magnitude {scale:.3g}), and {share:.1%} of {len(examples)} outputs are equal "
+            f"({search}); no export was written"
         )
         raise CheckpointError("export", what, "another to=FORMAT")
     return Verification(

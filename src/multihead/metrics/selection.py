@@ -62,5 +62,6 @@ def judge(monitor: str, mode: str, metrics: Mapping[str, float], best: Mapping[s
 def say_unmoved(monitor: str, values: Sequence[float]) -> None:
     """Logs a warning at the third validation, if the monitored metric has not changed since the first one."""
     if len(values) == 3 and never_moved(values):
-        was = "is undefined" if math.isnan(values[0]) else f"is {values[0]:g}"
-        log.warning("%s %s at each of 3 validations: the loss decides which checkpoint is best", monitor, was)
+        was = "undefined" if math.isnan(values[0]) else f"{values[0]:g}"
+        what = "%s was %s in all 3 validations so far, so the loss decides which checkpoint is best"
+        log.warning(what, monitor, was)

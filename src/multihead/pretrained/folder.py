@@ -100,7 +100,7 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
     except Exception as error:  # pickle, zip and torch raise what they like
         first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        what = f"cannot be loaded as tensors alone ({first}); it may hold code"
+        what = f"cannot be loaded as tensors only ({first}); it is damaged, or it holds code, which is never run"
         raise CheckpointError(str(path), what, "use a model.safetensors of the model") from None
 
 
@@ -128,7 +128,7 @@ def opened(folder: Path) -> Iterator[Weights]:
 
 
 def _shards(index: Path, suffix: str) -> list[Path]:
-    """The files that an index names, which must stand beside it.
+    """The files that an index names, which must be in its folder.
 
     Raises:
         CheckpointError: The index is damaged, or names a file that is elsewhere or missing.
@@ -136,12 +136,12 @@ def _shards(index: Path, suffix: str) -> list[Path]:
     content = read_json(index)
     named = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
-        raise CheckpointError(str(index), "has no weight_map from tensors to files", AGAIN)
+        raise CheckpointError(str(index), "must hold a weight_map, which names the file of each tensor", AGAIN)
     files = []
     for name in dict.fromkeys(named.values()):
         path = index.parent / name
         if Path(name).name != name or not name.endswith(f".{suffix}"):
-            raise CheckpointError(str(index), f"names {name!r}, which is no {suffix} file beside it", AGAIN)
+            raise CheckpointError(str(index), f"names {name!r}, which is not a {suffix} file in the same folder", AGAIN)
         if not path.is_file():
             raise CheckpointError(str(index), f"names {name}, which is missing", "download the whole model")
         files.append(path)

@@ -141,7 +141,7 @@ class Reader:
             return None
         shape, wanted = self.weights.shapes[name], entry.shape(ours)
         if shape != wanted:
-            what = f"{name} has the shape {shape}, and config.json says {wanted}"
+            what = f"{name} has the shape {shape}, but config.json expects {wanted}"
             raise CheckpointError(str(self.described.folder), what, AGAIN)
         return name
 
@@ -174,7 +174,7 @@ def translated(described: Described, weights: Weights) -> tuple[dict[str, Tensor
         else:
             found[name] = entry, theirs
     if missing:
-        what = f"lacks {len(missing):,} tensors of its stack, {missing[0]} first"
+        what = f"lacks {len(missing):,} tensors of the model, for example {missing[0]}"
         raise CheckpointError(str(described.folder), what, "download the whole model")
     state = {f"transformer.{stack}.{name}": reader.load(*where) for name, where in found.items()}
     state |= _head(reader, reader.names.vocabulary, _vocabulary_shapes(described))

@@ -74,7 +74,9 @@ def lines_of(stream: Iterable[bytes], strict: bool, name: str = "input") -> Iter
         except UnicodeDecodeError as error:
             if strict:
                 place = f"{name}:{number}:{len(raw[: error.start].decode()) + 1}"
-                fix = "re-encode it (iconv -f WINDOWS-1252 -t UTF-8), or read U+FFFD there: data.on_bad_line=skip"
+                fix = (
+                    "convert it (iconv -f WINDOWS-1252 -t UTF-8), or replace the byte by U+FFFD: data.on_bad_line=skip"
+                )
                 raise DataError(place, f"byte 0x{raw[error.start]:02X} is not UTF-8", fix) from None
             yield raw.decode("utf-8", errors="replace"), False
 

@@ -32,7 +32,7 @@ TEXTS = [line.split("\t")[1] for line in PAIRS.splitlines()]
 def lines_of(bench: Bench, content: bytes, skip: bool = False, name: str = "train.de") -> list[str | None]:
     lines = Lines(bench.file(name, content), name, skip)
     found = list(lines)
-    lines_of.said = lines.said()
+    lines_of.said = lines.summary()
     return found
 
 

@@ -31,8 +31,8 @@ REFUSED = [
     (ModelConfig, {"init": "normal"}, "model.init: must be one of xavier, depth_scaled, got 'normal'"),
     (ModelConfig, {"d_model": 100, "num_heads": 3}, "model.num_heads: must be a divisor of model.d_model=100, got 3"),
     (ModelConfig, {"num_kv_heads": 3}, "model.num_kv_heads: must be a divisor of model.num_heads=8, got 3"),
-    (ModelConfig, {"d_model": 24, "position": "rotary"}, "model.position: must be other than rotary where head_dim"),
-    (ModelConfig, {"d_model": 15, "num_heads": 5}, "model.d_model: must be even where model.position=sinusoidal"),
+    (ModelConfig, {"d_model": 24, "position": "rotary"}, "model.position: must be other than rotary if head_dim"),
+    (ModelConfig, {"d_model": 15, "num_heads": 5}, "model.d_model: must be even if model.position=sinusoidal"),
     (GrammarConfig, {"train_size": 0}, "data.grammar.train_size: must be at least 1, got 0"),
     (GrammarConfig, {"val_size": 0}, "data.grammar.val_size: must be at least 1, got 0"),
     (GrammarConfig, {"test_size": -5}, "data.grammar.test_size: must be at least 1, got -5"),
@@ -64,7 +64,7 @@ REFUSED = [
     (
         TranslationConfig,
         {"copy": True, "topology": "decoder"},
-        "task.copy: must be false where task.topology=decoder, got True",
+        "task.copy: must be false if task.topology=decoder, got True",
     ),
     (OptimConfig, {"name": "sgd"}, "optim.name: must be one of adamw, muon, got 'sgd'"),
     (OptimConfig, {"schedule": "linear"}, "optim.schedule: must be one of noam, cosine, wsd, constant, got 'linear'"),
@@ -93,7 +93,7 @@ REFUSED = [
     (TrainerConfig, {"gradient_clip_val": INF}, "trainer.gradient_clip_val: must be at least 0, got inf"),
     (TrainerConfig, {"ema_decay": 1.0}, "trainer.ema_decay: must be in [0, 1), got 1.0"),
     (TrainerConfig, {"max_time": "1h"}, "trainer.max_time: must be DD:HH:MM:SS, got '1h'"),
-    (TrainerConfig, {"ema_decay": 0.9, "average_last_steps": 5}, "trainer.average_last_steps: must be 0 where trainer"),
+    (TrainerConfig, {"ema_decay": 0.9, "average_last_steps": 5}, "trainer.average_last_steps: must be 0 if trainer"),
     (DecodingConfig, {"num_beams": 0}, "decoding.num_beams: must be at least 1, got 0"),
     (DecodingConfig, {"num_return_sequences": 0}, "decoding.num_return_sequences: must be at least 1, got 0"),
     (DecodingConfig, {"no_repeat_ngram_size": -1}, "decoding.no_repeat_ngram_size: must be at least 0, got -1"),
@@ -121,7 +121,7 @@ REFUSED = [
     (
         Config,
         {"tokenizer": TokenizerConfig(joint=False)},
-        "model.tie_embeddings: must be none or target_output where tokenizer.joint=false, got 'all'",
+        "model.tie_embeddings: must be none or target_output if tokenizer.joint=false, got 'all'",
     ),
     (
         Config,
@@ -130,7 +130,7 @@ REFUSED = [
             "tokenizer": TokenizerConfig(joint=False),
             "model": ModelConfig(tie_embeddings="none"),
         },
-        "tokenizer.joint: must be true where task.topology=decoder and for several tasks, got False",
+        "tokenizer.joint: must be true if task.topology=decoder or if there are several tasks, got False",
     ),
     (
         Config,
@@ -139,7 +139,7 @@ REFUSED = [
             "tokenizer": TokenizerConfig(joint=False),
             "model": ModelConfig(tie_embeddings="none"),
         },
-        "tokenizer.joint: must be true where task.copy=true: what is copied is an entry of the target's vocabulary",
+        "tokenizer.joint: must be true if task.copy=true, because a copied token must be in the target's vocabulary",
     ),
 ]
 
@@ -163,7 +163,7 @@ def test_nearest_choice_is_the_fix():
 
 
 def test_a_monitor_and_its_mode_must_agree():
-    with pytest.raises(ConfigError, match=r"task.monitor_mode: must be min where task.monitor=val/loss, got 'max'"):
+    with pytest.raises(ConfigError, match=r"task.monitor_mode: must be min if task.monitor=val/loss, got 'max'"):
         TranslationConfig(monitor="val/loss")
     with pytest.raises(ConfigError, match=r"task.monitor: must be one of .*'val/blue'; fix: task.monitor=val/bleu"):
         TranslationConfig(monitor="val/blue")

@@ -155,8 +155,8 @@ def test_what_cannot_be_profiled_is_refused(tmp_path):
     multihead.train(["task=translation", "debug=smoke", f"run_dir={begun}", "trainer.max_steps=2"])
     with pytest.raises(ConfigError, match=r"trainer\.profile_steps: a profile is of a new run; fix: trainer\.profile"):
         multihead.train([f"resume={begun}", "trainer.profile_steps=20", "trainer.max_steps=51"])
-    with pytest.raises(ConfigError, match=r"trainer\.profile_steps: must be 0 where compile=true"):
+    with pytest.raises(ConfigError, match=r"trainer\.profile_steps: must be 0 if compile=true"):
         multihead.train([*words, "compile=true"])
-    with pytest.raises(ConfigError, match=r"trainer\.profile_steps: must be at most 24 where trainer\.max_steps=51"):
+    with pytest.raises(ConfigError, match=r"trainer\.profile_steps: must be at most 24 if trainer\.max_steps=51"):
         multihead.train([*words, "trainer.profile_steps=25"])
     assert not (tmp_path / "run").exists()

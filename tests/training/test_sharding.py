@@ -105,7 +105,7 @@ def same_bits(ours, theirs):
 @pytest.mark.parametrize("precision", ["16-mixed", "64-true"])
 def test_precisions_that_lightning_does_not_shard_are_refused(precision):
     with pytest.raises(
-        ConfigError, match="precision: must be auto, 32-true, bf16-mixed or bf16-true where strategy=fsdp, got"
+        ConfigError, match="precision: must be auto, 32-true, bf16-mixed or bf16-true if strategy=fsdp, got"
     ):
         compose(["task=lm", "hardware=fsdp", f"precision={precision}"])
     assert compose(["task=lm", "hardware=fsdp"]).config.strategy == "fsdp"

@@ -94,3 +94,13 @@ def _table(data: DataConfig, table: list[list[str]]) -> str:
         writer.writerow(data.columns)
     writer.writerows(table)
     return out.getvalue()
+
+
+def write_tickets(path: Path, rows: int = 400) -> None:
+    """Writes a table of support tickets as people export them: a CSV with quoted texts and columns nobody needs."""
+    texts = {"billing": "I was charged twice, please refund day {}", "login": "My password fails on day {}"}
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "created", "body", "category"])
+        for number, (category, text) in zip(range(rows), itertools.cycle(texts.items())):
+            table.writerow([number, f"2026-11-{number % 28 + 1:02}", f'"{text.format(number)}", she said.', category])

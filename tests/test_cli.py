@@ -204,14 +204,14 @@ def test_what_is_typed_is_what_the_run_gets(door, line, values):
         ("-m seed=1,2 hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs: not a setting of the chosen launcher"),
         ("-m seed=1,2 hydra/launcher=jobli", "hydra/launcher: no such launcher: jobli; there are basic, joblib"),
         ("-m seed=1,2 hydra/sweeper=optuna", "hydra/sweeper: no such sweeper: optuna; there are basic"),
-        ("-m seed=1,2 hydra.mode=RUN", "hydra.mode: RUN is not what -m says"),
+        ("-m seed=1,2 hydra.mode=RUN", "hydra.mode: must be MULTIRUN, or RUN without -m, got RUN"),
         ("hydra.verbose=true", "hydra.verbose: cannot be set"),
         ("~model", "model: '~model': this group always needs a choice; fix: model=base"),
         ("model=null", "model: must name one of conf/model/, got null"),
         ("model=[tiny,small]", "model: must name one of conf/model/"),
         ("--config-dir=~/no_such_folder", "config_dir: no such folder: "),
-        ("--cfg all", "--cfg: all is job and hydra in one; fix: --cfg job"),
-        ("--cfg job --package modle", "--package: no such node: modle"),
+        ("--cfg all", "--cfg: must be job or hydra, got all; fix: --cfg job"),
+        ("--cfg job --package modle", "--package: the configuration has no node modle"),
     ],
 )
 def test_refused_forms(door, line, message):
@@ -361,7 +361,7 @@ def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, capfd):
     out, err = capfd.readouterr()
     assert (statuses, out) == ([5, 5, 5], "")
     assert set(err.splitlines()) == {
-        "error[machine] working directory: it is gone (No such file or directory); fix: cd ~"
+        "error[machine] working directory: it no longer exists (No such file or directory); fix: cd ~"
     }
     assert cli.main(["--help"]) == 0
 

@@ -8,7 +8,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import published_folders
 import pytest
+import stand_in_data
 from test_imports import room
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -152,6 +154,8 @@ def folder(tmp_path, monkeypatch):
     plugins = [block for _, block in fenced((ROOT / "docs" / "guide.md").read_text()) if "PLUGIN = " in block]
     (tmp_path / "squared_relu.py").write_text(plugins[0])
     (tmp_path / "docs").symlink_to(ROOT / "docs")
+    published_folders.write(tmp_path / "FOLDER")
+    stand_in_data.write_tickets(tmp_path / "tickets.csv")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

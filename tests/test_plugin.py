@@ -129,7 +129,7 @@ def test_no_file_names_it(variant, tmp_path):
         ("x = 1\n", r"variant\.py: module .* has no attribute 'PLUGIN'; fix: define PLUGIN = Plugin"),
         (
             "from multihead.plugin import Plugin\nPLUGIN = Plugin(cross_attention={'deep': int})\n",
-            r"cross_attention\['deep'\] has no attention\['deep'\] beside it",
+            r"cross_attention\['deep'\] needs attention\['deep'\] too",
         ),
         ("PLUGIN = 3\n", r"PLUGIN must be a multihead\.plugin\.Plugin, got int"),
         ("def f(:\n", r"variant\.py:1: invalid syntax"),

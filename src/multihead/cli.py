@@ -1,4 +1,7 @@
-"""The door: verbs, help, shell completion, and what every error ends as. Composes before anything heavy is imported."""
+"""The command line: commands, help, shell completion, and the exit status of every error.
+
+It composes the configuration before it imports anything heavy.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ VALUE_FLAGS = {"--config-dir": "--config-dir", "-cd": "--config-dir", "--cfg": "
 PLAIN_FLAGS = {"-m": "--multirun", "--multirun": "--multirun", "--resolve": "--resolve", "--hydra-help": "--hydra-help"}
 SUBMITIT_DIR = "outputs/submitit"
 
-atexit.register(gc.freeze)  # the interpreter searches all objects for garbage as it ends: two thirds of leaving's time
+atexit.register(gc.freeze)  # else the interpreter searches all objects for garbage, two thirds of the time to exit
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,15 +85,15 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _require_directory() -> None:
-    """Hydra asks for the working directory, and libraries of torch end the process where there is none.
+    """Checks that the working directory exists. Hydra asks for it, and libraries of torch end the process without it.
 
     Raises:
-        MachineError: It was deleted.
+        MachineError: The working directory was deleted.
     """
     try:
         os.getcwd()
     except OSError as error:
-        raise MachineError("working directory", f"it is gone ({error.strerror})", "cd ~") from error
+        raise MachineError("working directory", f"it no longer exists ({error.strerror})", "cd ~") from error
 
 
 @dataclass
@@ -120,7 +123,7 @@ class _Line:
         return line
 
     def settings(self) -> list[str]:
-        """The words, with the flag of a folder as a word, and without what says whether this is a multirun."""
+        """The words without hydra.mode, and with ``--config-dir`` as a word."""
         from multihead.config.words import write
 
         folder = self.flags.get("--config-dir")
@@ -128,24 +131,27 @@ class _Line:
         return [*([write("config_dir", os.path.expanduser(folder))] if folder else []), *typed]
 
     def is_multirun(self) -> bool:
-        """Whether ``-m`` is typed, or ``hydra.mode=MULTIRUN``, which is the same."""
+        """Whether the user typed ``-m``, or ``hydra.mode=MULTIRUN``, which means the same.
+
+        Raises:
+            ConfigError: hydra.mode has another value, or contradicts ``-m``.
+        """
         modes = [word.partition("=")[2].upper() for word in self.words if word.startswith("hydra.mode=")]
         flag = "--multirun" in self.flags
         if any(mode not in ("RUN", "MULTIRUN") or (mode == "RUN" and flag) for mode in modes):
-            raise ConfigError(
-                "hydra.mode", f"{modes[-1]} is not what -m says or not a mode", "leave it out; -m is a multirun"
-            )
+            what = f"must be MULTIRUN, or RUN without -m, got {modes[-1]}"
+            raise ConfigError("hydra.mode", what, "leave it out; -m starts a multirun")
         return flag or "MULTIRUN" in modes[-1:]
 
     def argv(self) -> list[str]:
-        """The flags as Hydra parses them."""
+        """The flags that Hydra parses."""
         ours = ("--multirun", "--resolve", "--config-dir")
         flags = {name: value for name, value in self.flags.items() if name not in ours}
         return [part for name, value in flags.items() for part in ([name, value] if value else [name])]
 
 
 def _train(argv: list[str]) -> int:
-    """Composes and checks everything first, then lets Hydra run one job or all of a multirun."""
+    """Composes and checks everything first; then Hydra runs one job, or all jobs of a multirun."""
     from multihead.config.compose import compose
     from multihead.config.multirun import Multirun, check_hydra, compose_trials, multirun
 
@@ -172,7 +178,7 @@ def _train(argv: list[str]) -> int:
         statuses.append(_run_job(composition))
         if statuses[-1] > 128:  # a signal ends the multirun too
             raise Stopped(statuses[-1] - 128)
-        if statuses[-1] and launcher != "basic":  # elsewhere: the list of this process does not hear of it
+        if statuses[-1] and launcher != "basic":  # another process ran the job, so this list stays empty here
             raise JobFailed(statuses[-1])
 
     flags = ["--multirun", *several.words_for_hydra()] if several else []
@@ -184,8 +190,10 @@ def _train(argv: list[str]) -> int:
 
 
 def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
-    """``--cfg`` and ``--info``: the composed configuration is ours to show, the rest Hydra's."""
+    """Prints what ``--cfg`` or ``--info`` asks for. The composed configuration is printed here, the rest by Hydra."""
     from multihead.config.compose import to_yaml, tree_of
+    from multihead.config.found_data import named_paths
+    from multihead.config.words import split
 
     if line.flags.get("--cfg") == "job":
         tree: Any = tree_of(composition.config)
@@ -193,15 +201,20 @@ def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
         for part in node.split(".") if node else ():
             if not isinstance(tree, dict) or part not in tree:
                 raise ConfigError(
-                    "--package", f"no such node: {node}", f"--package {next(iter(tree_of(composition.config)))}"
+                    "--package",
+                    f"the configuration has no node {node}",
+                    f"--package {next(iter(tree_of(composition.config)))}",
                 )
             tree = tree[part]
         sys.stdout.write(to_yaml(tree) if isinstance(tree, dict | list) else f"{tree}\n")
         return 0
     if line.flags.get("--cfg") == "all":
-        raise ConfigError("--cfg", "all is job and hydra in one", "--cfg job, or --cfg hydra")
+        raise ConfigError("--cfg", "must be job or hydra, got all", "--cfg job")
     words = [word for word in composition.words if word.partition("=")[0] in GROUPS]
-    choices = [word for word in words if not word.lower().endswith("=null")]  # is what Hydra has without a word
+    words = ["data=files" if named_paths(split(word), []) else word for word in words]  # Hydra knows no paths
+    choices = [
+        word for word in words if not word.lower().endswith("=null")
+    ]  # without such a word Hydra chooses none either
     folder = ["--config-dir", composition.config.config_dir] if composition.config.config_dir else []
     with _argv([*line.argv(), *folder, *choices, *hydra]):
         _hydra_main(lambda _: None, PRIMARY)
@@ -209,7 +222,7 @@ def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
 
 
 class JobFailed(Exception):
-    """A job that a launcher ran in another process has failed; its error was told there."""
+    """A job that a launcher ran in another process has failed; that process has reported the error."""
 
     def __init__(self, status: int):
         super().__init__(status)
@@ -217,10 +230,10 @@ class JobFailed(Exception):
 
 
 def _elsewhere(job: Callable[[object], None], launcher: str) -> int:
-    """Runs a multirun by a launcher's processes; returns the status of the first job that failed, or 0."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what a job raised, instead of telling it and leaving
+    """Runs a multirun in a launcher's processes; returns the status of the first job that failed, or 0."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what a job raised, instead of printing it and exiting
     if launcher.startswith("submitit"):
-        sys.stdout.write(f"jobs by {launcher}; their logs are in {SUBMITIT_DIR}/.submitit\n")
+        sys.stdout.write(f"{launcher} runs the jobs; their logs are in {SUBMITIT_DIR}/.submitit\n")
         sys.stdout.flush()
     try:
         _hydra_main(job)
@@ -232,12 +245,17 @@ def _elsewhere(job: Callable[[object], None], launcher: str) -> int:
 
 
 def _run_job(composition: Composition) -> int:
-    """One training; its errors are told here, so that the other trials of a multirun go on."""
+    """Runs one training and reports its errors, so that the other jobs of a multirun continue."""
     return guarded(lambda: importlib.import_module("multihead.commands.train").run(composition))
 
 
 def _hydra_main(job: Callable[[object], None], config: str = "") -> None:
-    """``@hydra.main`` over a configuration that has nothing of ours to read; named ``config``, over our folder."""
+    """Runs ``job`` under ``@hydra.main``.
+
+    Args:
+        job: What Hydra calls, once for each job.
+        config: Name of a configuration in our folder; if empty, Hydra reads a configuration without any key of ours.
+    """
     import hydra
 
     from multihead.config.multirun import JOB, register_job
@@ -248,9 +266,10 @@ def _hydra_main(job: Callable[[object], None], config: str = "") -> None:
 
 @contextlib.contextmanager
 def _sweep_dir(words: list[str], multirun: bool, launcher: str) -> Iterator[list[str]]:
-    """A place outside for the file that Hydra's sweeper insists on writing, unless the user names one.
+    """Yields the words that place the file which Hydra's sweeper always writes, unless the user has placed it.
 
-    What submitit writes there, its jobs' logs among it, has to be seen by other machines and to last.
+    It goes into a temporary folder. Only submitit gets a lasting one: its jobs write logs there, and they may run on
+    other machines.
     """
     if not multirun or any(word.startswith("hydra.sweep.dir=") for word in words):
         yield []
@@ -264,7 +283,7 @@ def _sweep_dir(words: list[str], multirun: bool, launcher: str) -> Iterator[list
 
 @contextlib.contextmanager
 def _argv(arguments: list[str]) -> Iterator[None]:
-    """Hydra reads ``sys.argv``: our words stand there for as long as it runs."""
+    """Puts arguments into ``sys.argv`` inside this context, because Hydra reads them there."""
     before = sys.argv
     sys.argv = [before[0] if before else "multihead", *arguments]
     try:
@@ -277,7 +296,10 @@ def _argv(arguments: list[str]) -> Iterator[None]:
 
 
 def _complete(argv: list[str]) -> int:
-    """Hydra's completion for bash, zsh and fish, with our verbs before it and without Hydra's own groups."""
+    """Completes words in bash, zsh and fish.
+
+    The commands and their settings are completed here. Hydra completes the words of ``train``, without its own groups.
+    """
     from multihead.config.files import register_schema
     from multihead.config.verbs import SETTINGS
     from multihead.help import offers

@@ -1,4 +1,4 @@
-"""``--help`` and shell completion: what there is to choose and to set, read from `conf/` and from the dataclasses."""
+"""Writes ``--help`` and completes words in a shell, from the files in `conf/` and the dataclasses of the settings."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from multihead.config.words import PATHS
 
 WIDTH = 110
 LEFT = 27
-"""Column at which the meaning of a setting begins."""
+"""Column at which the meaning of a setting starts."""
 GROUP_MEANING = {
-    "task": "what is learned",
+    "task": "what the model learns",
     "model": "sizes of the backbone",
-    "data": "a table with roles",
-    "optim": "optimizer and schedule",
-    "hardware": "bundles the keys of devices and precision",
-    "experiment": "a recipe with the score it reached",
-    "debug": "a short run",
+    "data": "the data set",
+    "optim": "optimizer and learning-rate schedule",
+    "hardware": "devices and precision",
+    "experiment": "a recipe, with the score that it reached",
+    "debug": "a short run: a test, or a profile of where the time goes",
 }
 MOST_USED = (
     "optim.lr",
@@ -50,51 +50,53 @@ MOST_USED = (
     "config_dir",
 )
 TYPING = """\
-How words are read:
-  key=TEXT            a text key takes the text as it is typed (run_dir=2024_11_26); 'key="a, b"' where it has a comma
-  run_dir=~/x         paths expand ~ and $NAME; 'key="..."' too, "key='...'" takes them as they are
-  key=[a,b]           a list;   'key={a: x, b: y}' a mapping, or key.a=x;   debug=null chooses none
+How to type a setting:
+  key=TEXT            the text is taken as you type it (run_dir=2024_11_26); if it has a comma: 'key="a, b"'
+  run_dir=~/x         in paths, ~ and $NAME are expanded, also in 'key="..."' but not in "key='...'"
+  key=[a,b]           a list;   'key={a: x, b: y}' or key.a=x sets a mapping;   debug=null chooses no file of a group
 """
 OVERVIEW = """\
-multihead: one Transformer backbone, many heads. Every command takes key=value words.
+multihead: one Transformer backbone, many heads. Every command takes settings of the form key=value.
 
-  multihead train task=TASK                   trains; the same as python train.py task=TASK
-  multihead evaluate run=RUN data.split=test  measures a finished run on any split or file; calibrates classifiers
+  multihead train task=TASK                   trains a model; python train.py task=TASK does the same
+  multihead evaluate run=RUN data.split=test  measures a finished run on a split or a file; calibrates classifiers
   multihead predict run=RUN                   continues, translates, summarizes or classifies lines of standard input
-  multihead export run=RUN to=FORMAT          the model for CTranslate2, ONNX, torch.export, or as tensors
-  multihead explain key=model.d_model         a key's value, who set it, what it overrode, what it means
-  multihead runs                              the runs there are, with state, best metric, time and size
-  multihead diff a=RUN b=RUN                  what differs between two runs
-  multihead compare runs=[A,B,...]            which is better, by how much, and whether that is more than chance
-  multihead sweep file=FILE                   runs a W&B sweep file on this machine or on several, without an account
-  multihead VERB --help                       more about one of them
+  multihead export run=RUN to=FORMAT          writes the model for CTranslate2, ONNX, torch.export or transformers
+  multihead explain key=model.d_model         shows a key's value, what set it, what it replaced, and what it means
+  multihead runs                              lists your runs with their state, best metric, time and size
+  multihead diff a=RUN b=RUN                  shows what differs between two runs
+  multihead compare runs=[A,B,...]            shows which run is better, by how much, and whether that may be chance
+  multihead sweep file=FILE                   runs a W&B sweep file on one or several machines, without an account
+  multihead COMMAND --help                    explains one command
 """
 EXAMPLES = """\
 Examples:
-  python train.py task=translation                                      # built-in data, no download; so all tasks
+  python train.py task=translation                                      # built-in data, no download; as for all tasks
   python train.py task=translation data=multi30k model=small precision=auto devices=4
   python train.py task=translation data=files data.train=my.tsv.gz      # your own two columns
   python train.py task=lm data=text data.train=book.txt                 # your own text, or a folder of it
   python train.py task=classification data=sst2 init_from=outputs/lm/sst2/...
   python train.py task=multitask 'task.parts=[lm,classification]'
   python train.py -m task=lm model=tiny,small optim.lr=1e-3,3e-4
-  python train.py task=translation model=small debug=profile            # where a step's time goes; plan=true: how long
+  python train.py task=translation plan=true                            # forecasts time and memory
   python train.py resume=outputs/translation/grammar/...
 """
 FLAGS = """\
-Flags are Hydra's own:
-  -m                  a multirun: key=a,b,c tries each value      --cfg job           shows the composed configuration
-  --config-dir DIR    the same as the word config_dir=DIR          -sc install=bash    prints shell completion to eval
+Hydra's flags:
+  -m                  starts a multirun: key=a,b,c trains once for each value
+  --cfg job           shows the composed configuration
+  --config-dir DIR    adds a folder of configuration files, as config_dir=DIR does
+  -sc install=bash    prints the shell completion; eval "$(multihead -sc install=bash)" turns it on
 """
 
 
 def overview() -> str:
-    """The help of the program as a whole."""
+    """Returns the help of the whole program."""
     return "\n".join([OVERVIEW, _groups(), _keys(MOST_USED), EXAMPLES, _closing()])
 
 
 def verb_help(verb: str) -> str:
-    """The help of one command."""
+    """Returns the help of one command."""
     if verb != "train":
         return _settings_help(SETTINGS[verb])
     head = "multihead train task=TASK [group=choice ...] [key=value ...]     (python train.py is the same)\n"
@@ -102,7 +104,7 @@ def verb_help(verb: str) -> str:
 
 
 def _settings_help(cls: type[Settings]) -> str:
-    """The help of a command, written from its settings."""
+    """Returns the help of a command, written from the dataclass of its settings."""
     described = {field.name: field.metadata for field in dataclasses.fields(cls)}
     needed = [f"{name}={about['takes']}" for name, about in described.items() if about["required"]]
     summary, _, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
@@ -120,7 +122,7 @@ def _settings_help(cls: type[Settings]) -> str:
 
 
 def _row(left: str, meaning: str) -> str:
-    """A key and what it means, in two columns."""
+    """Returns a key and its meaning in two columns."""
     room = [" " * LEFT + line for line in textwrap.wrap(meaning, WIDTH - LEFT)]
     first = f"  {left}"
     return "\n".join([first, *room]) if len(first) > LEFT - 2 else "\n".join([first + room[0][len(first) :], *room[1:]])
@@ -133,7 +135,7 @@ def _placeholder(key: Key, described: Mapping[str, Any]) -> str:
 
 
 def _meaning(key: Key, described: Mapping[str, Any]) -> str:
-    """What a setting means, the values that it takes, and its default."""
+    """Returns what a setting means, with its possible values and its default."""
     text = documentation(key)
     if len(described["choices"]) > 1 and described["takes"]:
         text += f" One of {', '.join(described['choices'])}."
@@ -146,7 +148,7 @@ def _meaning(key: Key, described: Mapping[str, Any]) -> str:
 
 
 def offers(verb: str, typed: str) -> list[str]:
-    """What shell completion offers for the beginning of a word of a command other than ``train``."""
+    """Returns the completions of a typed word of a command other than ``train``."""
     cls = SETTINGS[verb]
     name, equals, value = typed.partition("=")
     own = cls.keys()
@@ -163,7 +165,7 @@ def offers(verb: str, typed: str) -> list[str]:
 
 
 def _next_parts(typed: str, keys: Iterable[str]) -> list[str]:
-    """Keys up to the next dot behind what is typed: ``decoding.``, then ``decoding.num_beams=``."""
+    """Returns the keys up to the next dot after the typed text: ``decoding.``, then ``decoding.num_beams=``."""
     parts = []
     for name in keys:
         dot = name.find(".", len(typed))
@@ -172,7 +174,7 @@ def _next_parts(typed: str, keys: Iterable[str]) -> list[str]:
 
 
 def _values(cls: type[Settings], key: Key, value: str) -> list[str]:
-    """The values that a setting can have: its choices, true or false, or the files that begin with what is typed."""
+    """Returns the values that complete a setting: its choices, true and false, or files with the typed beginning."""
     (field,) = (field for field in dataclasses.fields(cls) if field.name == key.name)
     if field.metadata["choices"]:
         return list(field.metadata["choices"])
@@ -187,20 +189,20 @@ def _values(cls: type[Settings], key: Key, value: str) -> list[str]:
 
 
 def _groups() -> str:
-    """The groups and what can be chosen in each."""
+    """Lists the groups and the choices of each."""
     folder = conf_dir()
-    lines = ["Choices (group=choice; YAML files in conf/):"]
+    lines = ["Choices (group=choice; each is a YAML file in conf/):"]
     for group in GROUPS:
-        options = ", ".join(sorted(file.stem for file in (folder / group).glob("*.yaml"))) or "none yet"
+        options = ", ".join(sorted(file.stem for file in (folder / group).glob("*.yaml"))) or "none"
         text = f"  {group:<12}{options}  ({GROUP_MEANING[group]})"
         lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 14, break_long_words=False)
     return "\n".join(lines) + "\n"
 
 
 def _keys(names: tuple[str, ...]) -> str:
-    """The keys ``names`` with their defaults and the first sentence about each."""
+    """Lists the keys ``names`` with their defaults and the beginning of their documentation."""
     keys = leaf_keys(TASKS.values())
-    lines = ["Most used keys (key=default: meaning; a choice may set another value):"]
+    lines = ["Most used keys (key=default, and its meaning; a choice may set another value):"]
     for name in names:
         left = f"  {name}={_shown(keys[name])}"
         room = WIDTH - 34
@@ -215,8 +217,8 @@ def _shown(key: Key) -> str:
 def _closing() -> str:
     nodes = sorted({name.split(".")[0] for name in leaf_keys(TASKS.values()) if "." in name})
     text = (
-        f"All keys of a node: multihead explain task=translation key=NODE, for {', '.join(nodes)}. "
-        "Errors are one line; MULTIHEAD_TRACEBACK=1 prints the traceback. "
-        "Data is looked for in MULTIHEAD_DATA (default data/)."
+        f"multihead explain task=translation key=NODE shows all keys of a node: {', '.join(nodes)}. "
+        "An error is one line; with the environment variable MULTIHEAD_TRACEBACK=1 it comes with its traceback. "
+        "Data sets are read from the folder in MULTIHEAD_DATA (default data/)."
     )
     return textwrap.fill(text, WIDTH) + "\n"

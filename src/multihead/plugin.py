@@ -1,7 +1,7 @@
-"""The user's own code: one Python file, or an installed package's entry point, that names what it adds.
+"""Loads a plugin: the user's own code, in one Python file or in an installed package's entry point.
 
-A plugin is loaded only because the command line says ``plugin=variant.py``: no configuration file, capsule or data set
-can name code to run. Its module has one variable::
+A plugin is loaded only if the command line says ``plugin=variant.py``. No configuration file, run directory or data set
+can name code to run. The plugin's module has one variable::
 
     PLUGIN = Plugin(attention={"linear": LinearAttention}, options={"linear": LinearOptions})
 """
@@ -27,37 +27,43 @@ ENTRY_POINTS = "multihead.plugins"
 
 @dataclass(kw_only=True)
 class Plugin:
-    """What a plugin adds, by the names that the configuration uses."""
+    """What a plugin adds, by the names that the configuration uses for it."""
 
     attention: dict[str, Callable] = field(default_factory=dict)
-    """model.attention=NAME: a class with the constructor and forward of `MultiHeadAttention`."""
+    """Name for model.attention to a class with the constructor and forward of `MultiHeadAttention`."""
     causal_attention: dict[str, Callable] = field(default_factory=dict)
-    """The same name's class where a decoder attends to itself, if it is not that of ``attention``."""
+    """The same name to the class for a decoder's self-attention, if that is not the class in ``attention``."""
     cross_attention: dict[str, Callable] = field(default_factory=dict)
-    """The same name's class where a decoder attends to the encoder's output, likewise."""
+    """The same name to the class for a decoder's cross-attention, if that is not the class in ``attention``."""
     feed_forward: dict[str, Callable] = field(default_factory=dict)
-    """model.feed_forward=NAME: a class with the constructor and forward of `FeedForward`."""
+    """Name for model.feed_forward to a class with the constructor and forward of `FeedForward`."""
     tasks: dict[str, tuple[type[TaskConfig], str | Callable]] = field(default_factory=dict)
-    """task=NAME: its configuration's dataclass, and "module:Class" or a function that returns its LightningModule."""
+    """Name for task to a pair: its configuration's dataclass, and its LightningModule's class.
+
+    The class is given as "module:Class", or as a function that returns it.
+    """
     corpora: dict[str, Callable] = field(default_factory=dict)
-    """data=NAME: a function (data configuration, split, column names) -> columns' texts; see `data/corpus.py`."""
+    """Name for data to a function that takes the data configuration, a split and column names.
+
+    It returns the columns' texts; see `data/corpus.py`.
+    """
     callbacks: dict[str, Callable] = field(default_factory=dict)
-    """Functions that return a Lightning callback; each is added to the trainer."""
+    """Name to a function that returns a Lightning callback, which the trainer gets."""
     options: dict[str, type] = field(default_factory=dict)
-    """options.NAME.*: a dataclass with defaults; typed and checked like the rest of the configuration."""
+    """Name to a dataclass with defaults for the keys options.NAME.*, which are checked like all other keys."""
     name: str = ""
-    """File name or entry point; filled in when loaded."""
+    """The plugin's file name or entry point, which `load_plugin` fills in."""
     path: Path | None = None
-    """The file; filled in when loaded."""
+    """The plugin's file, which `load_plugin` fills in."""
     sha256: str = ""
-    """Checksum of the file; filled in when loaded."""
+    """The checksum of the file, which `load_plugin` fills in."""
 
 
 def load_plugin(path: str) -> Plugin:
     """Loads the plugin in the file ``path``, or the installed entry point of that name.
 
     Raises:
-        ConfigError: There is no such file or entry point, it fails when run, or it names no valid `PLUGIN`.
+        ConfigError: There is no such file or entry point, its code fails, or it defines no valid `PLUGIN`.
     """
     if path.endswith(".py") or "/" in path:
         file = Path(path).resolve()
@@ -75,7 +81,7 @@ def load_plugin(path: str) -> Plugin:
         raise ConfigError("plugin", f"{path}: {error}", "define PLUGIN = Plugin(...) in it") from error
     except SyntaxError as error:
         raise ConfigError("plugin", f"{path}:{error.lineno}: {error.msg}") from error
-    except Exception as error:  # the user's own code: whatever it raises is one line for its author
+    except Exception as error:  # the user's code may raise anything; its author sees it as one line
         raise ConfigError("plugin", f"{path}: {type(error).__name__}: {_first_line(error)}") from error
     _check(plugin, path)
     content = file.read_bytes() if file else b""
@@ -84,7 +90,7 @@ def load_plugin(path: str) -> Plugin:
 
 
 def _load_file(file: Path) -> ModuleType:
-    """Runs the file as a module of its own, once for each content: its classes stay the same ones."""
+    """Runs the file as a module, only once for each content, so that its classes keep their identity."""
     name = f"multihead_plugin_{file.stem}_{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -101,7 +107,11 @@ def _load_file(file: Path) -> ModuleType:
 
 
 def _entry_point(name: str) -> metadata.EntryPoint:
-    """The installed entry point called ``name``."""
+    """Returns the installed entry point called ``name``.
+
+    Raises:
+        ConfigError: No such entry point is installed.
+    """
     installed = {entry.name: entry for entry in metadata.entry_points(group=ENTRY_POINTS)}
     if name in installed:
         return installed[name]
@@ -112,7 +122,11 @@ def _entry_point(name: str) -> metadata.EntryPoint:
 
 
 def _check(plugin: object, path: str) -> None:
-    """Refuses what is not a well-formed `Plugin`."""
+    """Checks that ``plugin`` is a well-formed `Plugin`.
+
+    Raises:
+        ConfigError: It is not.
+    """
     if not isinstance(plugin, Plugin):
         raise ConfigError("plugin", f"{path}: PLUGIN must be a multihead.plugin.Plugin, got {type(plugin).__name__}")
     for name, cls in plugin.options.items():
@@ -121,7 +135,7 @@ def _check(plugin: object, path: str) -> None:
     for role in ("causal_attention", "cross_attention"):
         for name in getattr(plugin, role):
             if name not in plugin.attention:
-                raise ConfigError("plugin", f"{path}: {role}[{name!r}] has no attention[{name!r}] beside it")
+                raise ConfigError("plugin", f"{path}: {role}[{name!r}] needs attention[{name!r}] too")
     for name, entry in plugin.tasks.items():
         pair = isinstance(entry, tuple) and len(entry) == 2
         if not (pair and isinstance(entry[0], type) and issubclass(entry[0], TaskConfig)):

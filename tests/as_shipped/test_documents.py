@@ -19,6 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import published_folders
 import pytest
 import stand_in_data
 import yaml
@@ -119,6 +120,7 @@ def clone(tmp_path_factory):
         tree["run_cap"] = 2
         (folder / "sweeps" / file.name).write_text(yaml.safe_dump(tree, sort_keys=False))
     stand_in_data.write_all(folder / "data")
+    published_folders.write(folder / "FOLDER", max_position_embeddings=128)
     write_files_of_the_reader(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -139,6 +141,7 @@ def write_files_of_the_reader(folder: Path) -> None:
     (folder / "my_conf" / "model" / "mine.yaml").write_text("d_model: 64\n")
     for name, texts in (("my.en", english), ("my.de", german), ("dev.en", english[:30]), ("dev.de", german[:30])):
         (folder / name).write_text("\n".join(texts) + "\n")
+    stand_in_data.write_tickets(folder / "tickets.csv")
     (folder / "book.txt").write_text("\n".join(english) + "\n")
     (folder / "later.txt").write_text("\n".join(german[:40]) + "\n")
     (folder / "books").mkdir()
@@ -209,8 +212,8 @@ def prepare_for(command: Command, clone: Path, folder: Path) -> None:
         rows = [f"{'neg' if n % 2 else 'pos'}" + f"\tText number {n}." * (len(columns) - 1) for n in range(400)]
         (folder / "my.tsv").write_text("\n".join(rows) + "\n")
     outputs = folder / "outputs"
-    for name in ("outputs/pretrained", "outputs/first"):
-        if f"init_from={name}" in command.line:
+    for name in ("outputs/pretrained", "outputs/first", "outputs/finetuned"):
+        if f"init_from={name}" in command.line or f"run={name}" in command.line:
             words = [word for word in shlex.split(earlier(name))[2:] if "=" in word]
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)

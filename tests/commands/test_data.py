@@ -79,6 +79,15 @@ def test_what_cannot_be_read(tickets):
         data.run(["file=x.pdf"])
 
 
+def test_a_folder_for_each_class(tmp_path, capsys):
+    for name in ("pos/1.txt", "pos/2.txt", "neg/1.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"text of {name}")
+    data.run([f"file={tmp_path}"])
+    text = capsys.readouterr().out
+    assert "classes: pos 2, neg 1" in text and f"multihead train task=classification data={tmp_path}" in text
+
+
 def test_torch_is_not_imported(tickets):
     code = (
         "import sys; from multihead.cli import main; status = main(['data', 'file=tickets.csv'])\n"
@@ -86,3 +95,12 @@ def test_torch_is_not_imported(tickets):
         "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_what_hydra_shows_of_a_path(tickets, capsys):
+    from multihead.cli import main
+
+    assert main(["train", "task=classification", "data=tickets.csv", "--info", "config"]) == 0
+    assert "Config search path" in capsys.readouterr().out
+    assert main(["train", "task=classification", "data=tickets.csv", "--cfg", "job", "--package", "data.roles"]) == 0
+    assert "label: category\ntext: body\n" in capsys.readouterr().out

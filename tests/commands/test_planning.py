@@ -72,7 +72,7 @@ def test_a_plan_is_made_and_nothing_is_left(tmp_path, monkeypatch, capsys, task)
     ],
 )
 def test_a_plan_that_ends_early_advises_no_resume(tmp_path, monkeypatch, caplog, ends, error, said):
-    """It told to go on in its temporary folder, which it had deleted."""
+    """It once said how to continue in its temporary folder, which it had deleted."""
 
     def between(self, *rest, before=Steps._between_steps):
         ends()
@@ -88,7 +88,7 @@ def test_a_plan_that_ends_early_advises_no_resume(tmp_path, monkeypatch, caplog,
 
 def test_what_is_kept_for_the_backward_pass_is_counted_as_it_is_computed():
     words = ["task=translation", "debug=smoke", "accelerator=cpu", "plan=true"]
-    name = "memory/activations of a part"
+    name = "memory/activations of a micro-batch"
     plain = multihead.train(words)[name]
     assert multihead.train([*words, "precision=bf16-mixed"])[name] < plain
     assert multihead.train([*words, "trainer.activation_checkpointing=true"])[name] < 0.5 * plain

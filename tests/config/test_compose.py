@@ -496,3 +496,11 @@ def test_yaml_keeps_floats(tmp_path):
 def test_message_patterns_are_specific():
     """A pattern that matches everything would prove nothing."""
     assert not [message for _, message in REFUSED if re.search(message, "error[config] key: something else")]
+
+
+def test_the_ending_of_a_named_file_gives_its_format():
+    words = ["task=translation", "data=files"]
+    assert compose([*words, "data.train=rows.jsonl.gz"]).config.data.format == "jsonl"
+    assert compose([*words, "data.train=rows.csv"]).config.data.format == "csv"
+    assert compose([*words, "data.train=rows.csv", "data.format=tsv"]).config.data.format == "tsv"
+    assert compose([*words, "data.train=rows.txt"]).config.data.format == "tsv"

@@ -139,7 +139,7 @@ def test_a_folder_of_files_is_one_text_of_several_documents(tmp_path, monkeypatc
     both = TextFiles(DataConfig(format="text", train=["books/a", "books/b/2.txt"], splits={}, document="file"))
     assert list(both.lines("train")) == ["text of a/1.txt\n", "", "text of b/2.txt\n"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: holds no \.txt or \.txt\.gz file; fix: data\.train=FILE"):
+    with pytest.raises(DataError, match=r"empty: holds no \.txt file, nor .*; fix: data\.train=FILE"):
         TextFiles(DataConfig(format="text", train="empty"))
 
 
@@ -168,3 +168,13 @@ def test_a_file_has_no_marks_but_between_files(tmp_path):
     made = encode_stream(lambda: lines, tokenizer, document="file", mark="x", cache=None, count_documents=False)
     assert tokenizer.decode_batch([made.read(0, len(made)).tolist()]) == ["one\ntwo\nthree\n"]
     assert (made.read(0, len(made)) == EOS).sum() == 1 and made.num_bytes == 14
+
+
+def test_an_empty_file_among_many_is_left_out_and_counted(tmp_path):
+    for name, text in (("a.md", "one\n"), ("b.md", ""), ("c.md", "two\n")):
+        (tmp_path / name).write_text(text)
+    files = TextFiles(DataConfig(format="text", document="file", train=str(tmp_path), splits={}))
+    assert list(files.lines("train")) == ["one\n", "", "two\n"]
+    assert files.notes == [f"train: left out 1 empty files, the first is {tmp_path}/b.md"]
+    (tmp_path / "a.txt").write_text("text\n")
+    assert list(files.lines("train")) == ["text\n"]  # the .txt files alone count if there are any

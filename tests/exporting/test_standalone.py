@@ -3,15 +3,21 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import new_task, reference
+from tokenizers import Tokenizer as Backend
 
 import multihead
 from multihead.cli import main
 from multihead.exporting import programs
 from multihead.metrics.calibration import Calibration, Threshold
+from multihead.pretrained.source import tokenizer_of
+
+sys.path.append(str(Path(__file__).parents[1] / "pretrained"))
+import published_folders
 
 pytestmark = pytest.mark.unhurried
 TEXTS = ["I liked the film .", "not a good book", "…", "the <unk> <eos> Straße", "a " * 300, "good"]
@@ -31,6 +37,17 @@ def test_the_script_gives_what_predict_gives(tmp_path, runs):
         label, probability = line.split("\t")
         assert label == outputs[0]["label"]
         assert float(probability) == pytest.approx(outputs[0]["probability"], abs=2e-4)
+
+
+def test_a_published_tokenizer_neither_pads_nor_cuts_there(tmp_path):
+    content = json.loads((published_folders.write(tmp_path / "bert") / "tokenizer.json").read_text())
+    content["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                          "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
+    (tmp_path / "bert" / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = tokenizer_of(f"hf:{tmp_path / 'bert'}")
+    (tmp_path / "out.json").write_text(tokenizer.library_json())
+    assert Backend.from_file(str(tmp_path / "out.json")).encode("the dog sees a cat").ids == [1, 5, 6, 8, 9, 7, 2]
 
 
 @pytest.mark.parametrize("words", [["task=classification"], ["task=lm"], ["task=translation"]], ids=lambda w: w[0])

@@ -158,7 +158,7 @@ def test_on_degenerate_sets_they_are_scikit_learns_and_compares(kind, count):
 
 
 def test_by_hand():
-    """Four ham and two spam; one spam missed, one ham taken for spam: spam has precision 1/2, recall 1/2."""
+    """Four ham and two spam; one spam missed, one ham predicted as spam: spam has precision 1/2, recall 1/2."""
     labels, predicted = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 0])
     spam = torch.tensor([0.1, 0.2, 0.3, 0.6, 0.9, 0.4])
     metrics = class_metrics(torch.stack([1 - spam, spam], 1), predicted, labels, ["ham", "spam"])
@@ -295,7 +295,7 @@ def test_of_many_classes_the_most_frequent_confusions_are_shown():
     labels, predicted = torch.arange(20).repeat(3), torch.arange(20).repeat(3)
     predicted[:3], predicted[20] = torch.tensor([7, 8, 9]), 7
     confusion = Confusion.of(predicted, labels, [f"class{i}" for i in range(20)])
-    assert confusion.summary()[:2] == [["class", "taken for", "examples"], ["class0", "class7", 2]]
+    assert confusion.summary()[:2] == [["class", "predicted as", "examples"], ["class0", "class7", 2]]
     assert sorted(row[2] for row in confusion.summary()[1:]) == [1, 1, 2]
     few = Confusion(["a", "b"], [[1, 0], [0, 1]])
     assert few.summary() == few.rows()

@@ -21,7 +21,7 @@ NAN = math.nan
         (0.0, 0.9, 0.0, 1.0, "max", True),  # a tie is the loss's
         (0.0, 1.0, 0.0, 1.0, "max", False),
         (0.0, 1.1, 0.0, 1.0, "max", False),
-        (NAN, 0.1, 0.0, 1.0, "max", False),  # what is not defined is worse than any number
+        (NAN, 0.1, 0.0, 1.0, "max", False),  # what is undefined is worse than any number
         (0.0, 9.0, NAN, 1.0, "max", True),
         (NAN, 0.9, NAN, 1.0, "max", True),
         (NAN, 1.1, NAN, 1.0, "max", False),
@@ -91,18 +91,18 @@ def test_a_metric_that_does_not_move_ends_no_run_whose_loss_falls(scripted):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "messages"),
     [
         ([0.0, 0.0, 0.0], ["val/bleu is 0 at each of 3 validations: the loss decides which checkpoint is best"]),
         (
             [NAN, NAN, NAN],
-            ["val/bleu is not defined at each of 3 validations: the loss decides which checkpoint is best"],
+            ["val/bleu is undefined at each of 3 validations: the loss decides which checkpoint is best"],
         ),
         ([0.0, 0.0], []),
         ([0.0, 0.0, 0.0, 0.0], []),
         ([0.0, 0.0, 0.1], []),
     ],
 )
-def test_what_has_not_moved_is_said_at_the_third_validation(caplog, values, told):
+def test_a_metric_that_has_not_moved_is_reported_at_the_third_validation(caplog, values, messages):
     say_unmoved("val/bleu", values)
-    assert caplog.messages == told
+    assert caplog.messages == messages

@@ -57,7 +57,7 @@ def test_it_is_measured_on_the_training_split_and_stands_beside_the_tokenizers(t
     prepared = prepare(compose(words), ("train", "val", "test"))
     found = prepared.vocab.targets["translation"]
     assert found.bleu_tokenize == "zh" and found.limit(3) >= 17
-    assert "BLEU is counted by sacreBLEU's tokenizer zh, which fits the script of the targets" in prepared.notes
+    assert "BLEU is computed with sacreBLEU's tokenizer zh, which fits the script of the targets" in prepared.notes
     files = save_vocab(tmp_path, prepared.vocab)
     assert read_targets(tmp_path / TARGETS) == {"translation": found}
     again = prepare(compose(words), ("test",), Vocabulary(prepared.vocab.tokenizers, [], {"translation": found}))

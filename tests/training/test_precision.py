@@ -52,8 +52,18 @@ def settled(*words):
     ("name", "precision", "muon", "reason"),
     [
         ("native", "bf16-mixed", "bfloat16", "the processor multiplies bfloat16 natively (AMX)"),
-        ("measured", "bf16-mixed", "bfloat16", "by AVX512-BF16, products in bfloat16 are 1.5 times as fast as in"),
-        ("not worth it", "32-true", "float32", "by AVX512-BF16, products in bfloat16 are 0.5 times as fast as in"),
+        (
+            "measured",
+            "bf16-mixed",
+            "bfloat16",
+            "with AVX512-BF16, matrix products in bfloat16 are 1.5 times as fast as in",
+        ),
+        (
+            "not worth it",
+            "32-true",
+            "float32",
+            "with AVX512-BF16, matrix products in bfloat16 are 0.5 times as fast as in",
+        ),
         ("laptop", "32-true", "float32", "the processor has no instructions that multiply bfloat16"),
     ],
 )
@@ -77,7 +87,7 @@ def test_ranks_that_others_started_do_not_measure(processor, monkeypatch):
         monkeypatch.setenv(name, value)
     config, notes = settled("precision=auto")
     assert (config.precision, config.optim.muon_dtype) == ("32-true", "float32")
-    assert "ranks that were started by others do not measure it" in notes[0]
+    assert "ranks that torchrun or srun started do not measure it" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +110,7 @@ def test_auto_on_other_devices(monkeypatch, device, native, precision, reason):
 
 
 def test_bfloat16_that_is_emulated_is_warned_of_with_the_measured_ratio(processor):
-    line = "products in bfloat16 take 10.0 times as long as in float32 on this CPU; precision=32-true is faster"
+    line = "matrix products in bfloat16 take 10.0 times as long as in float32 on this CPU; precision=32-true is faster"
     for name, warned in {"native": False, "measured": False, "laptop": True}.items():
         processor(name)
         for precision in ("bf16-mixed", "bf16-true"):
@@ -148,7 +158,7 @@ def test_a_run_keeps_what_auto_became_on_another_processor(tmp_path, processor, 
     assert recorded(run) == {("bf16-mixed", "bfloat16")}
     said = capsys.readouterr().out
     assert "precision auto is" not in said and "precision: " not in said.partition("resume: changed")[2]
-    assert "precision bf16-mixed: products in bfloat16 take 10.0 times as long" in " ".join(said.split())
+    assert "precision bf16-mixed: matrix products in bfloat16 take 10.0 times as long" in " ".join(said.split())
     multihead.train([f"resume={run}", "trainer.max_steps=7"])
     assert recorded(run) == {("bf16-mixed", "bfloat16")}
     capsys.readouterr()

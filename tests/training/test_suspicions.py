@@ -44,7 +44,7 @@ def test_the_first_or_the_last_checkpoint_won():
     rising = [(100, 5.0), (200, 10.0), (300, 15.0), (400, 20.0)]
     (note,) = training(validations=rising)
     assert note.startswith(
-        "the last validation (step 400) was the best, and val/bleu still gained 5 since the one before"
+        "the last validation (step 400) was the best, and val/bleu still gained 5 since the validation before"
     )
     assert training(validations=rising, whole=False) == []  # who stopped it knows
 
@@ -56,20 +56,20 @@ def test_an_average_without_a_sample():
 
 def test_outputs_that_were_cut_and_unknown_tokens():
     (note,) = evaluation(metrics={"bleu": 3.0, "cut_outputs": 0.123})
-    assert note.startswith("12.3% of the outputs were cut at the limit on their length")
+    assert note.startswith("12.3% of the outputs were cut at the length limit")
     (note,) = evaluation(unknown={"source": 0.002, "target": 0.05})
     assert note.startswith("5.0% of the tokens in target are unknown to the vocabulary")
 
 
 def test_scores_of_0_and_of_100():
     (note,) = evaluation(metrics={"bleu": 0.0, "chrf": 99.0, "exact_match": 0.97})
-    assert note.startswith("test/bleu is 0: no four words in a row are right") and note.endswith(
+    assert note.startswith("test/bleu is 0: no output has four words in a row right") and note.endswith(
         "chrf 99, exact_match 0.97"
     )
     (note,) = evaluation(metrics={"chrf": 0.0})
-    assert note == "test/chrf: exactly 0, nothing in the outputs is right"
+    assert note == "test/chrf: exactly 0; nothing in the outputs is right"
     (note,) = evaluation(metrics={"accuracy": 1.0}, split="val")
-    assert note == "val/accuracy: perfect; make sure that no such example stands in the training data"
+    assert note == "val/accuracy: perfect; make sure that the training data do not contain these examples"
     (note,) = evaluation(metrics={"bleu": 100.0, "chrf": 100.0})
     assert note.startswith("test/bleu and test/chrf: perfect;")
     assert evaluation(metrics={"bleu": 100.00000000000004}, solvable=True) == []
@@ -83,7 +83,7 @@ def test_outputs_that_repeat():
     assert evaluation(outputs=outputs, references=outputs) == []  # as it should be
     labels = ["ham"] * 180 + ["spam"] * 20
     (note,) = evaluation(metrics={"accuracy": 0.9}, outputs=["ham"] * 200, references=labels, classes=True)
-    assert note == "every example was classified as 'ham', which 90.0% of them are"
+    assert note == "every example was classified as 'ham', which is right for 90.0% of them"
     assert evaluation(metrics={"accuracy": 0.9}, outputs=labels, references=["ham"] * 200, classes=True) == []
 
 
@@ -94,7 +94,7 @@ def test_exact_interval_of_a_share(hits, count, low, high):
     assert proportion_interval(hits, count) == pytest.approx((low, high), abs=0.001)
 
 
-def test_few_examples_are_said_with_their_interval():
+def test_few_examples_come_with_their_interval():
     samples = [{"label": "a" if i % 2 else "b", "predicted": "a" if i % 2 else "b"} for i in range(12)]
     config = SimpleNamespace(data=SimpleNamespace(format="csv"))
     settings = SimpleNamespace(monitor="val/accuracy")
@@ -102,18 +102,18 @@ def test_few_examples_are_said_with_their_interval():
     task = SimpleNamespace(samples=samples, members=lambda: {"classification": member})
     perfect, few = notes_on(task, {"test/accuracy": 1.0, "parameters": 7})
     assert perfect.startswith("test/accuracy: perfect")
-    expected = "the test split has 12 examples, so test/accuracy 1 may as well be anything from 0.735 to 1 (95 %)"
-    assert few == expected
+    assert few == (
+        "the test split has 12 examples, so test/accuracy 1 is uncertain: its 95 % confidence interval is 0.735 to 1"
+    )
     task.samples = samples * 10
     assert len(notes_on(task, {"test/accuracy": 1.0})) == 1
     texts = [{"output": f"a b c {i} e", "reference": f"a b c {i % 7} e"} for i in range(20)]
     translation = SimpleNamespace(
-        evaluation=EvaluationData(), config=config, settings=SimpleNamespace(monitor="val/translation/bleu"),
-        scores={"bleu": SimpleNamespace(tokenize="13a")},
-    )  # fmt: skip
+        evaluation=EvaluationData(), config=config, settings=SimpleNamespace(monitor="val/translation/bleu")
+    )
     task = SimpleNamespace(
         samples=[{"task": "translation", **sample} for sample in texts] + [{"task": "lm", "nats": 1.0}],
         members=lambda: {"translation": translation, "lm": member},
     )
     (note,) = notes_on(task, {"test/translation/bleu": 60.0, "test/lm/loss": 1.0})
-    assert note.startswith("translation: the test split has 20 examples, so test/bleu 60 may as well be anything from")
+    assert note.startswith("translation: the test split has 20 examples, so test/bleu 60 is uncertain: its 95 %")

@@ -17,6 +17,7 @@ from multihead.text.inputs import lines_of
 if TYPE_CHECKING:
     from multihead.config.training import DecodingConfig
     from multihead.tasks.base import Task
+    from multihead.tasks.language_modeling import LanguageModelingTask
 
 log = logging.getLogger("multihead")
 
@@ -32,29 +33,31 @@ def run(words: Sequence[str]) -> int:
     from multihead.runs.loggers import quiet_lightning
     from multihead.runs.progress import open_log
     from multihead.runs.run import load
+    from multihead.tasks.language_modeling import LanguageModelingTask
 
     quiet_lightning()
     open_log(None, Console(stderr=True))  # standard output holds answers only
     loaded = load(settings.run, *words)
     task, decoding = loaded.task.member(settings.part), loaded.config.decoding
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty() and settings.format == "text"
-    if at_terminal and hasattr(task, "stream") and decoding.num_beams == decoding.num_return_sequences == 1:
+    one_output = decoding.num_beams == decoding.num_return_sequences == 1
+    if at_terminal and one_output and isinstance(task, LanguageModelingTask):
         return stream(task, decoding)
     size = 1 if sys.stdin.isatty() else CHUNK
     strict = loaded.config.data.on_bad_line == "error"
     notes = Notes()
     try:
         for lines in chunks(sys.stdin.buffer, size, strict, notes):
-            flaws = [task.flaw(line) for line in lines]
-            good = next((place for place, flaw in enumerate(flaws) if flaw), len(lines))
+            flaws = ((place, flaw) for place, line in enumerate(lines) if (flaw := task.flaw(line)))
+            good, flaw = next(flaws, (len(lines), None))
             cut = notes.truncated(task.too_long(lines[:good]))
             answers = task.predict(lines[:good], decoding, notes.lines)
             for line, outputs, was_cut in zip(lines[:good], answers, cut, strict=True):
                 sys.stdout.write(answer(task, line, outputs, settings.format, was_cut) + "\n")
             sys.stdout.flush()
             notes.lines += good
-            if good < len(lines):
-                raise DataError(f"input:{notes.lines + 1}", *flaws[good])
+            if flaw is not None:
+                raise DataError(f"input:{notes.lines + 1}", *flaw)
     finally:
         notes.log()
     return 0
@@ -90,7 +93,7 @@ def _lines(count: int) -> str:
     return "1 line" if count == 1 else f"{count:,} lines"
 
 
-def stream(task: Task, decoding: DecodingConfig) -> int:
+def stream(task: LanguageModelingTask, decoding: DecodingConfig) -> int:
     """Continues prompts typed at a terminal, each word as it comes."""
 
     def write(text: str) -> None:

@@ -135,12 +135,11 @@ def _test(first: Sequence[FinishedRun], second: Sequence[FinishedRun], scores: S
     """The test of two systems; `multihead.comparing.significance` says why it is this one."""
     if len(first) == len(second) == 1:
         return _test_single(first[0].path, second[0].path, scores)
-    values = [[scores.values[run.path] for run in system] for system in (first, second)]
+    values, other_values = ([scores.values[run.path] for run in system] for system in (first, second))
     if not scores.statistics:
-        return over_seeds(*values)
-    return over_seeds(
-        *values, *(np.stack([scores.resampled[run.path] for run in system]) for system in (first, second))
-    )
+        return over_seeds(values, other_values)
+    resampled, other = (np.stack([scores.resampled[run.path] for run in system]) for system in (first, second))
+    return over_seeds(values, other_values, resampled, other)
 
 
 def _test_single(first: str, second: str, scores: Scores) -> Test | None:

@@ -37,8 +37,7 @@ MUST_STAY = ("optim.name", "optim.freeze")
 def same_run(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether two configurations describe the same run, wherever it is computed."""
     kept = decided(saved, wanted)
-    may = (*OF_THE_MACHINE, *kept)
-    return all(name in may or _is_new(name, before, after) for name, before, after in _differences(saved, wanted))
+    return all(name in (*OF_THE_MACHINE, *kept) for name, _, _ in _differences(saved, wanted))
 
 
 def decided(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,16 +66,8 @@ def changes(
     forbidden, taken = [], []
     for name, before, after in _differences(saved, wanted):
         may = any(fnmatch.fnmatchcase(name, pattern) for pattern in MAY_CHANGE) and name not in MUST_STAY
-        may = may or name in force or _is_new(name, before, after)
-        (taken if may else forbidden).append(f"{name}: {_short(before)} -> {_short(after)}")
+        (taken if may or name in force else forbidden).append(f"{name}: {_short(before)} -> {_short(after)}")
     return forbidden, taken
-
-
-def _is_new(name: str, before: Any, after: Any) -> bool:
-    """Whether a run lacks the key because it began before the key existed, and the key has its default now."""
-    if before is not None:
-        return False
-    return any(name in keys and keys[name].default == after for keys in (leaf_keys([task]) for task in TASKS.values()))
 
 
 def _short(value: Any) -> str:
@@ -87,10 +78,9 @@ def _short(value: Any) -> str:
 
 
 def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Keys whose values differ. A key that the saved configuration is too old to have counts as its default."""
     before, after = flatten(dict(saved)), flatten(dict(wanted))
     task = [TASKS[name] for name in [after.get("task.name")] if name in TASKS]
-    for name, key in leaf_keys(task).items():  # a checkpoint that is older than an option was written with its default
-        if name.startswith(("model.", "task.")) and name in after:
-            before.setdefault(name, key.default)
+    before |= {name: key.default for name, key in leaf_keys(task).items() if name in after and name not in before}
     names = [name for name in dict.fromkeys([*before, *after]) if name not in OF_THE_COMMAND]
     return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

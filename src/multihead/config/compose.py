@@ -15,7 +15,7 @@ from typing import Any
 
 from multihead.config.files import SECRET, SECRET_FIX, Files, file_layer, load_named_plugin, task_classes
 from multihead.config.folder import conf_dir
-from multihead.config.found_data import FILES, found_layer, laid_over, named_paths
+from multihead.config.found_data import FILES, named_paths, with_files
 from multihead.config.keys import (
     GROUPS,
     OPTIONAL_GROUPS,
@@ -63,10 +63,8 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files
     choices, values = _sort_words(overrides, plugin)
     files = files or _files(overrides, config_dir, plugin)
     task_class, layers = files.layers(choices)
-    keys, notes = _keys(plugin), []
-    if paths:
-        found, data = found_layer(paths, task_class, values, keys, words)
-        layers, notes = laid_over(layers, found), [data.line, *data.notes]
+    keys = _keys(plugin)
+    layers, notes = with_files(paths, task_class, values, keys, words, layers)
     typed = _word_layers(values, keys)
     composition = merge(task_class, plugin, _with_published(task_class, layers, typed, choices), typed, words)
     composition.notes += notes
@@ -121,10 +119,8 @@ def compose_from_run(
         others = [choice for choice in choices if choice not in typed]
         task_class, chosen = _files(overrides, config_dir, plugin).layers(typed + others)
         layers = _replace_nodes(base, chosen, choices)
-    keys, notes = _keys(plugin), []
-    if paths:
-        found, data = found_layer(paths, task_class, values, keys, words)
-        layers, notes = laid_over(layers, found), [data.line, *data.notes]
+    keys = _keys(plugin)
+    layers, notes = with_files(paths, task_class, values, keys, words, layers)
     composition = merge(task_class, plugin, layers, _word_layers(values, keys), words)
     composition.notes += notes
     return composition

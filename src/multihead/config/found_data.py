@@ -18,6 +18,7 @@ from multihead.errors import ConfigError, DataError
 from multihead.tables.layout import Data, find_data
 from multihead.tables.opening import Unclear
 from multihead.tables.roles import Needs
+from multihead.tables.sniff import format_of_name
 
 FILES = "files"
 """Data set whose keys the files of a path complete."""
@@ -140,8 +141,42 @@ def _program() -> str:
     return f"multihead {verb}"
 
 
-def laid_over(layers: Sequence[Layer], found: Layer) -> list[Layer]:
-    """Returns the layers with the found one above ``conf/data/files.yaml`` and below the experiment's.
+def with_files(
+    paths: Sequence[str],
+    task: type[TaskConfig],
+    values: Sequence[Word],
+    keys: Mapping[str, Key],
+    typed: Sequence[str],
+    layers: Sequence[Layer],
+) -> tuple[list[Layer], list[str]]:
+    """Returns the layers with what was found in the files, and sentences about it.
+
+    With ``data=files data.train=FILE`` only the ending of the file is looked at: it gives the format.
+
+    Args:
+        paths: The files of ``data=PATH``; empty if a data set was chosen.
+        task: Dataclass of the chosen task.
+        values: Words that set keys.
+        keys: All keys.
+        typed: The whole command line, for messages.
+        layers: The layers of the YAML files.
+
+    Raises:
+        DataError: The files cannot be read, or not in one way only.
+    """
+    if paths:
+        found, data = found_layer(paths, task, values, keys, typed)
+        return _laid_over(layers, found), [data.line, *data.notes]
+    named = {word.key: word.value or "" for word in values}
+    form = format_of_name(named.get("data.train", ""))
+    if form and "data.format" not in named and any(layer.source == f"conf/data/{FILES}.yaml" for layer in layers):
+        leaves = {"data.format": form} | ({} if form == "csv" else {"data.columns": []})
+        return _laid_over(layers, Layer("the ending of data.train", leaves)), []
+    return list(layers), []
+
+
+def _laid_over(layers: Sequence[Layer], found: Layer) -> list[Layer]:
+    """The layers with the found one above ``conf/data/files.yaml`` and below the experiment's.
 
     Raises:
         ConfigError: There is no such file.

@@ -92,8 +92,8 @@ class PublishedTokenizer(Tokenizer):
         return self.vocab[token_id] if 0 <= token_id < len(self.vocab) else str(token_id)
 
     def library_json(self, before: Sequence[int] = (), behind: Sequence[int] = ()) -> str:
-        """The published file as it was, with its own marks."""
-        return json.dumps(self.backend, ensure_ascii=False)
+        """The published file with its own marks, without truncation and padding to lengths of its own."""
+        return json.dumps(self.backend | {"truncation": None, "padding": None}, ensure_ascii=False)
 
     @property
     def library_names(self) -> dict[str, str]:

@@ -23,10 +23,11 @@ import numpy as np
 
 from multihead.config.data import DataConfig
 from multihead.data.encode import sha256
-from multihead.data.lines import folder_of, open_lines
+from multihead.data.lines import find, folder_of, open_lines
 from multihead.data.plan import Step
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import ConfigError, DataError
+from multihead.tables.sniff import TEXTS
 
 LINES_AT_ONCE = 2_000
 OUTSIDE = -1
@@ -247,7 +248,10 @@ class TextFiles:
         """Split to the number of lines that ``data.on_bad_line=skip`` left out of its files, and of all their lines."""
 
     def files(self, split: str) -> list[str]:
-        """The files of a split: one, those listed, or all ``.txt`` and ``.txt.gz`` below a folder, in order of name."""
+        """Returns the files of a split: one, those listed, or all below a folder in the order of their names.
+
+        In a folder the ``.txt`` files count. If there are none, those with another ending of running text do.
+        """
         named = getattr(self.config, split)
         if named is None:
             return []
@@ -257,11 +261,13 @@ class TextFiles:
             if not folder.is_dir():
                 names.append(name)
                 continue
-            paths = [path for path in folder.rglob("*") if path.is_file() and path.name.endswith((".txt", ".txt.gz"))]
-            found = sorted(str(path.relative_to(folder_of(self.config))) for path in paths)
-            if not found:
-                raise DataError(str(folder), "holds no .txt or .txt.gz file", f"data.{split}=FILE or another folder")
-            names += found
+            paths = [path for path in folder.rglob("*") if path.is_file()]
+            texts = [path for path in paths if path.name.endswith((".txt", ".txt.gz"))]
+            texts = texts or [path for path in paths if path.suffix in TEXTS]
+            if not texts:
+                what = "holds no .txt file, nor one with another ending of running text"
+                raise DataError(str(folder), what, f"data.{split}=FILE or another folder")
+            names += sorted(str(Path(name) / path.relative_to(folder)) for path in texts)
         return names
 
     def lines(self, split: str) -> Iterator[str]:
@@ -280,7 +286,13 @@ class TextFiles:
 
     def _all_lines(self, split: str) -> Iterator[str]:
         skipped = total = 0
-        for number, name in enumerate(self.files(split)):
+        files = self.files(split)
+        full = [name for name in files if len(files) == 1 or find(self.config, name).stat().st_size > 0]
+        if len(full) < len(files):
+            empty = next(name for name in files if name not in full)
+            note = f"{split}: left out {len(files) - len(full):,} empty files, the first is {empty}"
+            self.notes += [note] if note not in self.notes else []
+        for number, name in enumerate(full):
             if number and self.config.document == "file":
                 yield ""
             lines = open_lines(self.config, name)

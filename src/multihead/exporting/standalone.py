@@ -25,7 +25,7 @@ def probabilities(texts: Sequence[str]) -> np.ndarray:
     width = max(map(len, rows))
     tokens = np.array([row + [SETTINGS["pad_id"]] * (width - len(row)) for row in rows], dtype=np.int64)
     mask = np.arange(width) < np.array([len(row) for row in rows])[:, None]
-    logits = PROGRAM.run(None, {"tokens": tokens, "mask": mask})[0].astype(np.float64)
+    logits = np.asarray(PROGRAM.run(None, {"tokens": tokens, "mask": mask})[0], dtype=np.float64)
     if SETTINGS["multi_label"]:
         return 1 / (1 + np.exp(-logits))
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))

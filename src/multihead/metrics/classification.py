@@ -1,6 +1,6 @@
-"""Metrics of classification: the outputs of all ranks, gathered once, and torchmetrics' functions on them.
+"""Computes metrics of classification, by torchmetrics' functions on the outputs of all ranks.
 
-What cannot be said of a split (the area under a curve where all examples are of one class) is left out.
+A metric that is undefined on a split is left out, such as the area under a curve if all examples have the same class.
 
 Shapes: N examples, C classes.
 """
@@ -23,18 +23,18 @@ from torchmetrics.utilities import dim_zero_cat
 from multihead.errors import side_output
 
 CALIBRATION_BINS = 15
-"""Of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
+"""Number of bins of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
 
 MOST_SHOWN = 12
-"""Classes up to which a confusion matrix is shown whole; the files always are."""
+"""A confusion matrix of at most so many classes is shown whole. The files always hold all classes."""
 
 
 class Outputs(Metric):
-    """Logits [N, C] and labels ([N], or [N, C] of 0 and 1) of all examples of all ranks.
+    """Collects the logits [N, C] and the labels ([N], or [N, C] of 0 and 1) of all examples of all ranks.
 
     Args:
-        num_classes: C.
-        multi_label: Whether labels are [N, C].
+        num_classes: The number of classes C.
+        multi_label: Whether an example can have several classes, so that labels are [N, C].
     """
 
     is_differentiable = False
@@ -54,22 +54,25 @@ class Outputs(Metric):
         self.labels.append(labels)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """All logits (float64) and all labels."""
+        """Returns all logits (float64) and all labels."""
         return dim_zero_cat(self.logits), dim_zero_cat(self.labels)
 
 
 def class_metrics(probabilities: Tensor, predicted: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Metrics of examples with one class each.
+    """Returns metrics of examples that have one class each.
 
-    ``accuracy``; ``f1/NAME`` of each class and their mean ``macro_f1`` over the classes that occur or were predicted;
-    ``mcc`` (Matthews' correlation coefficient, 0 where it is 0/0); ``auroc``, the mean over classes of one against the
-    rest; ``ece``, the expected calibration error of the most probable class.
+    - ``accuracy``: the share of examples whose class is right.
+    - ``f1/NAME``: F1 of each class.
+    - ``macro_f1``: the mean F1 of the classes that occur or were predicted.
+    - ``mcc``: Matthews' correlation coefficient, or 0 if it is 0/0.
+    - ``auroc``: the area under the ROC curve of each class against the rest, as the mean over the classes.
+    - ``ece``: the expected calibration error of the most probable class.
 
     Args:
-        probabilities: [N, C].
-        predicted: Numbers of the classes decided for [N].
-        labels: Numbers of the classes [N].
-        names: Of the classes.
+        probabilities: Probability of each class [N, C].
+        predicted: Numbers of the predicted classes [N].
+        labels: Numbers of the true classes [N].
+        names: Names of the classes.
     """
     count = len(names)
     if len(labels) == 0:
@@ -89,18 +92,19 @@ def class_metrics(probabilities: Tensor, predicted: Tensor, labels: Tensor, name
 def label_set_metrics(
     probabilities: Tensor, predicted: Tensor, labels: Tensor, names: Sequence[str]
 ) -> dict[str, float]:
-    """Metrics of examples with any number of classes.
+    """Returns metrics of examples that have any number of classes.
 
-    ``accuracy`` is the share of examples all of whose classes are right, and none besides (subset accuracy);
-    ``f1/NAME`` of each class, 0 for one that neither occurs nor was predicted, and their mean ``macro_f1`` over all
-    classes, those included; ``auroc`` as in `class_metrics`; ``mcc`` and ``ece`` are over all decisions, one for each
-    example and class.
+    - ``accuracy``: the share of examples for which exactly the right classes were predicted (subset accuracy).
+    - ``f1/NAME``: F1 of each class, or 0 if the class neither occurs nor was predicted.
+    - ``macro_f1``: the mean F1 of all classes, also of those.
+    - ``auroc``: as in `class_metrics`.
+    - ``mcc`` and ``ece``: over all decisions, one for each example and class.
 
     Args:
-        probabilities: [N, C].
-        predicted: 1 for each class decided for [N, C].
-        labels: 1 for each class of the example [N, C].
-        names: Of the classes.
+        probabilities: Probability of each class [N, C].
+        predicted: 1 for each predicted class, else 0 [N, C].
+        labels: 1 for each class of the example, else 0 [N, C].
+        names: Names of the classes.
     """
     count = len(names)
     if len(labels) == 0:
@@ -119,14 +123,14 @@ def label_set_metrics(
 
 
 def _mcc(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Matthews' correlation coefficient for C classes (Gorodkin 2004), as scikit-learn has it: 0 where it is 0/0.
+    """Returns Matthews' correlation coefficient for C classes (Gorodkin 2004), or 0 if it is 0/0, as scikit-learn does.
 
-    torchmetrics gives other numbers where all predictions, or all labels, are of one class.
+    torchmetrics gives other numbers if all predictions, or all labels, are of one class.
 
     Args:
-        predicted: Numbers of the classes decided for [N].
-        labels: Numbers of the classes [N].
-        count: C.
+        predicted: Numbers of the predicted classes [N].
+        labels: Numbers of the true classes [N].
+        count: The number of classes C.
     """
     chosen, true = (torch.bincount(x.long(), minlength=count).double() for x in (predicted, labels))  # [C]
     total, right = len(labels), (predicted == labels).sum().double()
@@ -136,7 +140,7 @@ def _mcc(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
 
 
 def _mean_auroc(probabilities: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Mean area under the ROC curve over the classes that some examples have and some have not."""
+    """Returns the mean area under the ROC curve of the classes that some examples have and others do not."""
     number = truth.sum(0)
     defined = [int(i) for i in torch.nonzero((number > 0) & (number < len(truth))).flatten()]
     areas = [functional.binary_auroc(probabilities[:, i], truth[:, i]) for i in defined]
@@ -145,19 +149,19 @@ def _mean_auroc(probabilities: Tensor, truth: Tensor) -> dict[str, Tensor]:
 
 @dataclass
 class Confusion:
-    """How often which class was taken for which."""
+    """A confusion matrix: it counts how often each class was predicted for each class."""
 
     names: list[str]
-    """Of the classes."""
+    """Names of the classes."""
     counts: list[list[int]]
-    """[C][C] of one class each: row the class, column the prediction. Of several: [C][4], true positives, false
-    positives, false negatives, true negatives of each class."""
+    """If examples have one class each, [C][C] with a row for each class and a column for each prediction. Otherwise
+    [C][4]: true positives, false positives, false negatives and true negatives of each class."""
     multi_label: bool = False
-    """Whether examples have any number of classes."""
+    """Whether examples can have any number of classes."""
 
     @classmethod
     def of(cls, predicted: Tensor, labels: Tensor, names: Sequence[str], multi_label: bool = False) -> Confusion:
-        """Counted from decisions and labels as in `class_metrics` or `label_set_metrics`."""
+        """Counts predictions and labels, as `class_metrics` or `label_set_metrics` take them."""
         count = len(names)
         if not multi_label:
             cells = torch.bincount(labels * count + predicted, minlength=count * count).view(count, count)
@@ -168,18 +172,18 @@ class Confusion:
 
     @property
     def columns(self) -> list[str]:
-        """Heads of the columns of `counts`."""
+        """The names of the columns of `counts`."""
         outcomes = ["true positives", "false positives", "false negatives", "true negatives"]
         return outcomes if self.multi_label else self.names
 
     def rows(self) -> list[list[str | int]]:
-        """The table with a head: the first column names the class, the others count predictions."""
+        """Returns the table with its head: the first column names the class, the others count predictions."""
         corner = "class" if self.multi_label else "class \\ predicted"
         body = [[name, *row] for name, row in zip(self.names, self.counts, strict=True)]
         return [[corner, *self.columns], *body]
 
     def summary(self) -> list[list[str | int]]:
-        """The table, or of many classes the most frequent confusions, with a head."""
+        """Returns the table with its head, or the most frequent confusions if there are many classes."""
         if self.multi_label or len(self.names) <= MOST_SHOWN:
             return self.rows()
         wrong = [
@@ -189,10 +193,10 @@ class Confusion:
             if i != j and count
         ]
         wrong.sort(key=lambda cell: -cell[2])
-        return [["class", "taken for", "examples"], *wrong[:MOST_SHOWN]]
+        return [["class", "predicted as", "examples"], *wrong[:MOST_SHOWN]]
 
     def write(self, folder: Path, name: str) -> list[Path]:
-        """Writes ``NAME.csv``, ``NAME.json`` and, where matplotlib is installed, ``NAME.png``."""
+        """Writes ``NAME.csv``, ``NAME.json`` and, if matplotlib is installed, ``NAME.png``."""
         files = [folder / f"{name}.csv", folder / f"{name}.json"]
         with open(files[0], "w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(self.rows())
@@ -204,7 +208,7 @@ class Confusion:
         return files
 
     def draw(self, path: Path) -> bool:
-        """A picture, each row shaded by its shares; False where matplotlib, an extra, is not installed."""
+        """Draws the table, with each row shaded by its shares; returns False if matplotlib is not installed."""
         if importlib.util.find_spec("matplotlib") is None:
             return False
         from matplotlib.figure import Figure
@@ -228,6 +232,6 @@ class Confusion:
 
 
 def _plain(name: str) -> str:
-    r"""A class name that matplotlib takes literally (``$`` would start a formula), at most 24 characters."""
+    r"""Returns at most 24 characters of a name, which matplotlib shows literally (``$`` would start a formula)."""
     cut = name if len(name) <= 24 else name[:23] + "…"
     return cut.replace("$", r"\$")

@@ -1,7 +1,7 @@
-"""Which validation is the best so far: by the monitored metric, and between equals by the loss.
+"""Decides which validation is the best so far, by the monitored metric; if two are equal, the loss decides.
 
-A metric that does not move says nothing: BLEU stays 0 while no output has four words in a row right, and accuracy stays
-1 on an easy set. Then the loss decides, instead of the order in which checkpoints were validated.
+Some metrics do not change for a long time. BLEU stays 0 until an output has four words in a row right, and accuracy
+stays 1 on an easy data set. The first validation would then always count as the best, if the loss did not decide.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ log = logging.getLogger("multihead")
 
 
 def loss_beside(monitor: str, metrics: Mapping[str, float]) -> float:
-    """The validation loss of the task that ``monitor`` belongs to; nan where there is none."""
+    """The validation loss of the task that ``monitor`` belongs to, or nan if there is none."""
     own = f"{monitor.rpartition('/')[0]}/loss"
     return float(metrics.get(own, metrics.get("val/loss", math.nan)))
 
@@ -24,11 +24,11 @@ def is_better(value: float, loss: float, best: float, best_loss: float, mode: st
     """Whether a validation is better than the best so far.
 
     Args:
-        value: Of the monitored metric; nan where the split does not define it, which is worse than any number.
-        loss: Of the same validation; nan where there is none.
-        best: The metric's best value so far; nan where there is none.
-        best_loss: The loss that came with it.
-        mode: min or max.
+        value: The monitored metric; nan if it is undefined on the split, which is worse than any number.
+        loss: The loss of the same validation, or nan if there is none.
+        best: The metric of the best validation so far, or nan.
+        best_loss: The loss of the best validation so far, or nan.
+        mode: Whether a smaller or a larger metric is better: min or max.
     """
     if value != best and not (math.isnan(value) and math.isnan(best)):
         return math.isnan(best) or (value > best if mode == "max" else value < best)
@@ -36,18 +36,21 @@ def is_better(value: float, loss: float, best: float, best_loss: float, mode: st
 
 
 def never_moved(values: Sequence[float]) -> bool:
-    """Whether a metric was the same, or not defined, at all of at least two validations."""
+    """Whether a metric had the same value, or was undefined, at all of at least two validations."""
     return len(values) >= 2 and (len(set(values)) == 1 or all(map(math.isnan, values)))
 
 
 def judge(monitor: str, mode: str, metrics: Mapping[str, float], best: Mapping[str, Any]) -> tuple[float, bool]:
-    """The monitored metric among those of a validation, nan where it is not defined, and whether it is the best.
+    """Compares a validation with the best one so far.
 
     Args:
-        monitor: ``task.monitor``.
-        mode: min or max.
-        metrics: Of this validation, by logged name.
-        best: ``value`` and ``metrics`` of the best one so far; empty where there is none.
+        monitor: The monitored metric, which is ``task.monitor``.
+        mode: Whether a smaller or a larger metric is better: min or max.
+        metrics: The metrics of this validation by their logged names.
+        best: ``value`` and ``metrics`` of the best validation so far; empty if this is the first one.
+
+    Returns:
+        The monitored metric, which is nan if it is undefined, and whether this validation is the best.
     """
     value = float(metrics.get(monitor, math.nan))
     if not best:
@@ -57,7 +60,7 @@ def judge(monitor: str, mode: str, metrics: Mapping[str, float], best: Mapping[s
 
 
 def say_unmoved(monitor: str, values: Sequence[float]) -> None:
-    """A warning at the third validation where the monitored metric has not moved since the first."""
+    """Logs a warning at the third validation, if the monitored metric has not changed since the first one."""
     if len(values) == 3 and never_moved(values):
-        was = "is not defined" if math.isnan(values[0]) else f"is {values[0]:g}"
+        was = "is undefined" if math.isnan(values[0]) else f"is {values[0]:g}"
         log.warning("%s %s at each of 3 validations: the loss decides which checkpoint is best", monitor, was)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,7 +96,8 @@ def _unpickled(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             zipped = file.read(2) == b"PK"  # what is older than torch 1.6 is no archive, and cannot be mapped
-        return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # on protocols of pickle: what it cannot read, it refuses
+            return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
     except Exception as error:  # pickle, zip and torch raise what they like
         first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         what = f"cannot be loaded as tensors alone ({first}); it may hold code"

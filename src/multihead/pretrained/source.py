@@ -45,9 +45,9 @@ def read_published(init_from: str) -> Published:
         CheckpointError: It is damaged, incomplete, or of a family that we do not have.
     """
     described = read(locate(init_from))
-    tokenizer = read_tokenizer(described)
     with opened(described.folder) as weights:
         state, unused = translated(described, weights)
+    tokenizer = read_tokenizer(described)
     labels = _labels(described.content) if "head.output.weight" in state else []
     return Published(init_from, state, described.options, tokenizer, labels, unused)
 
@@ -130,8 +130,8 @@ class Reader:
         self.prefix = f"{self.names.prefix}." if f"{self.names.prefix}.{first.name}" in self.known else ""
         self.used: set[str] = set()
 
-    def find(self, entry: Stored, ours: torch.Size, prefix: str = "") -> Tensor | None:
-        """A tensor of ours of this shape; None if the folder does not have it.
+    def name_of(self, entry: Stored, ours: torch.Size, prefix: str = "") -> str | None:
+        """The name in the file of a tensor of ours of this shape; None if there is none. Nothing is loaded.
 
         Raises:
             CheckpointError: It has another shape.
@@ -143,8 +143,17 @@ class Reader:
         if shape != wanted:
             what = f"{name} has the shape {shape}, and config.json says {wanted}"
             raise CheckpointError(str(self.described.folder), what, AGAIN)
+        return name
+
+    def load(self, entry: Stored, name: str) -> Tensor:
+        """A tensor of ours out of the one of this name."""
         self.used.add(name)
         return entry.take(as_stored(self.weights, name), self.heads)
+
+    def find(self, entry: Stored, ours: torch.Size) -> Tensor | None:
+        """A tensor of ours of this shape, if there is one; raises as `name_of` does."""
+        name = self.name_of(entry, ours)
+        return None if name is None else self.load(entry, name)
 
 
 def translated(described: Described, weights: Weights) -> tuple[dict[str, Tensor], list[str]]:
@@ -154,18 +163,20 @@ def translated(described: Described, weights: Weights) -> tuple[dict[str, Tensor
         CheckpointError: One of the stack is missing or has another shape.
     """
     reader, stack = Reader(described, weights), described.family.stack
-    state, missing = {}, []
+    found: dict[str, tuple[Stored, str]] = {}
+    missing: list[str] = []
     for name, parameter in body_of(described).items():
         entry = stored(reader.names.body, name)
         assert entry is not None, f"no name for {name}"
-        tensor = reader.find(entry, parameter.shape, reader.prefix)
-        if tensor is None:
+        theirs = reader.name_of(entry, parameter.shape, reader.prefix)
+        if theirs is None:
             missing.append(reader.prefix + entry.name)
         else:
-            state[f"transformer.{stack}.{name}"] = tensor
+            found[name] = entry, theirs
     if missing:
         what = f"lacks {len(missing):,} tensors of its stack, {missing[0]} first"
         raise CheckpointError(str(described.folder), what, "download the whole model")
+    state = {f"transformer.{stack}.{name}": reader.load(*where) for name, where in found.items()}
     state |= _head(reader, reader.names.vocabulary, _vocabulary_shapes(described))
     state |= _head(reader, reader.names.classes, _class_shapes(described, reader))
     tied = reader.names.vocabulary["weight"] if described.free["tie_embeddings"] == "target_output" else ""

@@ -100,7 +100,7 @@ def create(
 
 def describe(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str]) -> None:
     """Writes the configuration and what was typed; a resume may add to both."""
-    replace_synced(run_dir / "config.yaml", to_yaml(tree).encode())
+    replace_synced(run_dir / "config.yaml", to_yaml(dict(tree)).encode())
     replace_synced(run_dir / "overrides.yaml", to_yaml(list(words)).encode())
 
 

@@ -20,11 +20,11 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
+from lightning.fabric.utilities import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from multihead.config.keys import flatten
 from multihead.config.training import Config
@@ -341,7 +341,7 @@ def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
     Ends quietly where the file ends in the middle of a record. ``_step`` counts a run's rows over all its files.
     """
     from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
     block, first_bytes = 32768, 7
     content = path.read_bytes()
@@ -369,8 +369,9 @@ def start_wandb(run_dir: Path, tree: Mapping[str, Any]) -> Any:
     """A W&B run, online where the user is logged in and the server answers, else offline; None if it is left out."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
+    from wandb.errors import Error
 
-    failures = (wandb.errors.Error, OSError, ValueError, RuntimeError)  # ValueError: a WANDB_ variable it refuses
+    failures = (Error, OSError, ValueError, RuntimeError)  # ValueError: a WANDB_ variable it refuses
     name = wandb_id(run_dir)
     try:
         wandb.setup(wandb.Settings(silent=True))
@@ -393,7 +394,7 @@ def start_wandb(run_dir: Path, tree: Mapping[str, Any]) -> Any:
         return None
 
 
-def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) -> Any:
+def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: Literal["online", "offline"]) -> Any:
     import wandb
 
     settings = wandb.Settings(
@@ -420,7 +421,7 @@ def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: str) ->
         config={**tree, "reproduce": reproduce(run_dir)},
         settings=settings,
     )
-    run.config.update(hidden_leaves(tree, run.config))
+    run.config.update(hidden_leaves(tree, dict(run.config)))
     return run
 
 

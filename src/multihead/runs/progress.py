@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from rich.console import Console, Group, RenderableType
@@ -29,6 +29,9 @@ from multihead.config.training import Config
 from multihead.errors import MachineError, reason, side_output
 from multihead.metrics.selection import is_better, loss_beside
 from multihead.runs.screen import PIPE_WIDTH, Fitted
+
+if TYPE_CHECKING:
+    from multihead.tasks.base import Task
 
 log = logging.getLogger("multihead")
 
@@ -88,7 +91,7 @@ def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
     if _open is not None:
         _open.close()
     if console is None:
-        if hasattr(sys.stdout, "reconfigure"):
+        if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a translation may not fit the terminal's encoding
         console = Screen(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     handlers: list[logging.Handler] = [_ConsoleHandler(console)]
@@ -128,14 +131,17 @@ class _Once(logging.Filter):
 
 
 class _NeverEndsTheRun(logging.Handler):
-    """A handler whose errors are told in one line on stderr, once, where the logging module prints a page each time."""
+    """A handler that reports its first error in one line on stderr; the logging module prints a traceback each time."""
 
-    _told = False
+    what: str
+    """What the handler writes, as the beginning of a sentence."""
+    _reported = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not self._told and sys.stderr is not None:
-            self._told = True
-            what = f"{self.what} cannot be written, and the run goes on without it: {reason(sys.exc_info()[1])}"
+        error = sys.exc_info()[1]
+        if not self._reported and sys.stderr is not None and error is not None:
+            self._reported = True
+            what = f"{self.what} cannot be written, and the run goes on without it: {reason(error)}"
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(what.encode("ascii", "backslashreplace").decode() + "\n")
 
@@ -160,8 +166,9 @@ class _ConsoleHandler(_NeverEndsTheRun):
         if drawn is None:
             style = "yellow" if record.levelno >= logging.WARNING else ""
             text = record.getMessage()
-            if self.console.is_terminal and hasattr(record, "parts"):
-                text = in_lines(record.parts, self.console.width)
+            parts = getattr(record, "parts", None)
+            if parts and self.console.is_terminal:
+                text = in_lines(parts, self.console.width)
             self.console.print(Text(text, style=style), soft_wrap=True)
         else:
             self.console.print(drawn)
@@ -176,9 +183,9 @@ class _FileFormatter(logging.Formatter):
         drawn = getattr(record, "renderable", None)
         if drawn is None:
             return super().format(record)
-        console = Console(file=io.StringIO(), width=PIPE_WIDTH, highlight=False)
-        console.print(drawn)
-        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+        text = io.StringIO()
+        Console(file=text, width=PIPE_WIDTH, highlight=False).print(drawn)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 BAR = side_output("the progress bar")
@@ -207,7 +214,7 @@ class Progress(L.Callback):
     # ---- the hooks, in the order of a run
 
     @BAR
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Task) -> None:
         self.started = self.mark = time.monotonic()
         self.tokens, self.paused = pl_module.tokens_seen, 0.0
         self.first_step = self.reported = -1
@@ -215,16 +222,14 @@ class Progress(L.Callback):
             self._open("train", trainer.max_steps)
 
     @BAR
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Task, batch: Any, batch_idx: int) -> None:
         if self.first_step < 0:  # only now has a resumed run its step
             self.first_step = self.reported = trainer.global_step
             self.tokens = pl_module.tokens_seen
         self._report(trainer, pl_module)
 
     @BAR
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Task) -> None:
         if trainer.state.fn != "fit":
             if trainer.is_global_zero:
                 self._open("validate", sum(trainer.num_val_batches))
@@ -235,7 +240,7 @@ class Progress(L.Callback):
 
     @BAR
     def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        self, trainer: L.Trainer, pl_module: Task, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         if trainer.state.fn == "fit":
@@ -244,7 +249,7 @@ class Progress(L.Callback):
             self._update(batch_idx + 1)
 
     @BAR
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Task) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self._line(trainer, values, is_best=self._is_best(values))
         if trainer.state.fn == "fit":
@@ -255,28 +260,28 @@ class Progress(L.Callback):
             self._close()
 
     @BAR
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: Task) -> None:
         self._report(trainer, pl_module)
         self._close()
 
     @BAR
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_start(self, trainer: L.Trainer, pl_module: Task) -> None:
         if trainer.is_global_zero:
             self._open("test", sum(trainer.num_test_batches))
 
     @BAR
     def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        self, trainer: L.Trainer, pl_module: Task, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         self._update(batch_idx + 1)
 
     @BAR
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_test_end(self, trainer: L.Trainer, pl_module: Task) -> None:
         self._close()
 
     @BAR
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: Task, exception: BaseException) -> None:
         self._close()
 
     def state_dict(self) -> dict[str, float]:
@@ -290,7 +295,7 @@ class Progress(L.Callback):
 
     # ---- numbers
 
-    def _report(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _report(self, trainer: L.Trainer, module: Task) -> None:
         """Advances the bar; at a log interval, also a line. At most once a step."""
         step = trainer.global_step
         if self.first_step < 0 or step <= self.reported:
@@ -309,7 +314,7 @@ class Progress(L.Callback):
         values = {} if loss is None else {"train/loss": float(loss)}
         self._line(trainer, values, quiet=True)
 
-    def _fields(self, trainer: L.Trainer) -> dict[str, str]:
+    def _fields(self, trainer: L.Trainer) -> dict[str, Any]:
         """The bar's numbers as text."""
         loss = trainer.callback_metrics.get("train/loss")
         return {
@@ -353,7 +358,7 @@ class Progress(L.Callback):
 
     # ---- the bar
 
-    def _open(self, what: str, total: int) -> None:
+    def _open(self, what: str, total: float) -> None:
         self._close()
         if _open is None or not _open.console.is_terminal:
             return
@@ -367,12 +372,12 @@ class Progress(L.Callback):
         self.shown = self.bar.add_task(what, total=total, loss="", monitor="", speed="", left="")
         self.bar.start()
 
-    def _update(self, completed: int, fields: Mapping[str, str] | None = None) -> None:
-        if self.bar is not None:
+    def _update(self, completed: int, fields: Mapping[str, Any] | None = None) -> None:
+        if self.bar is not None and self.shown is not None:
             self.bar.update(self.shown, completed=completed, refresh=bool(fields), **(fields or {}))
 
     def _describe(self, what: str) -> None:
-        if self.bar is not None:
+        if self.bar is not None and self.shown is not None:
             self.bar.update(self.shown, description=what, refresh=True)
 
     def _close(self) -> None:

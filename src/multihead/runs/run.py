@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from multihead import capabilities
 from multihead.config.compose import compose_from_run, load_yaml
@@ -28,6 +28,12 @@ VERBS = {
     "classification": {"classify": 1},
 }
 """Task to the verbs of a `Run` that it answers, each with the number of lists of texts that it takes."""
+
+
+class _Scores(Protocol):
+    """A task that scores texts: sources and targets, or texts alone (`VERBS`)."""
+
+    def score(self, *texts: list[str]) -> list[float]: ...
 
 
 @dataclass
@@ -104,7 +110,7 @@ class Run:
             ConfigError: The run's task scores otherwise, or sources and targets are not of one number.
         """
         listed = [_listed("score", each) for each in texts]
-        task = self.task.member(self._part("score", len(texts)))
+        task = cast(_Scores, self.task.member(self._part("score", len(texts))))
         if len({len(each) for each in listed}) > 1 or len({isinstance(each, str) for each in texts}) > 1:
             what = f"{len(listed[0])} sources and {len(listed[1])} targets"
             raise ConfigError("run.score", what, "give one target for each source, both as lists or both as texts")

@@ -157,6 +157,7 @@ class Ledger:
     def _advisory(self) -> Iterator[None]:
         """PostgreSQL's lock of a session: given back where the connection ends, however it ends."""
         import sqlalchemy
+        from sqlalchemy.exc import SQLAlchemyError
 
         key = zlib.crc32(f"multihead {self.sweep.name}".encode())
         engine = sqlalchemy.create_engine(
@@ -164,7 +165,7 @@ class Ledger:
         )
         try:
             connection = engine.connect()
-        except sqlalchemy.exc.SQLAlchemyError as error:
+        except SQLAlchemyError as error:
             raise self._unreachable(error) from error
         with connection:
             connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})

@@ -175,13 +175,13 @@ def find_encoding(head: bytes, whole: bool, name: str) -> str:
         raise Unclear(name, "is not UTF-8; which encoding has it?", *(f"data.encoding={each}" for each in fitting[:4]))
     if not _decodes(head, "cp1252", True):
         return "latin-1"
-    text = head.decode("cp1252")
-    if re.search(r"[^\W\d_][²³¹¼½¾¿¡£¥¦¨±´¶¸º¬¯][^\W\d_]", text):
-        raise Unclear(
-            name, "is not UTF-8; is it Western or Eastern European?", "data.encoding=cp1250", "data.encoding=cp1252"
-        )
-    if re.search("[ðþýÐÞÝ]", text):
-        raise Unclear(name, "is not UTF-8; is it Turkish or Western?", "data.encoding=cp1254", "data.encoding=cp1252")
+    text = some.decode("cp1252", "replace")
+    beyond = 0.05 * sum(char >= "\x80" for char in text)
+    western = "data.encoding=cp1252"
+    if len(re.findall(r"[^\W\d_][²³¹¼½¾¿¡£¥¦¨±´¶¸º¬¯][^\W\d_]", text)) > beyond:
+        raise Unclear(name, "is not UTF-8; is it Western or Eastern European?", "data.encoding=cp1250", western)
+    if len(re.findall("[ðþýÐÞÝ]", text)) > beyond:
+        raise Unclear(name, "is not UTF-8; is it Turkish or Western?", "data.encoding=cp1254", western)
     return "cp1252"
 
 

@@ -8,10 +8,11 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from multihead.errors import DataError
-from multihead.tables.layout import Data, find_data
+from multihead.tables.layout import UNLABELLED, Data, find_data
 from multihead.tables.opening import Unclear
 from multihead.tables.roles import Needs
 from multihead.tables.sniff import Look
@@ -91,9 +92,7 @@ def examine(paths: Sequence[str], tasks: Sequence[Needs], stated: Mapping[str, A
     looks = next((each.data.looks for each in served if each.data and each.data.looks), {})
     if not looks and len(errors) == len(tasks):
         raise errors[0]
-    if not looks:
-        return Report(Look(paths[0], "folders"), [], served)
-    train = looks["train"]
+    train = looks.get("train") or Look(paths[0], "text", columns=[])
     found = Report(train, [_column(train, name) for name in train.columns], served)
     of_classes = next((each.data for each in served if each.data and "label" in each.data.keys["roles"]), None)
     if of_classes is not None:
@@ -125,9 +124,13 @@ def _column(table: Look, name: str) -> Column:
 def _add_classes(found: Report, train: Look, data: Data) -> None:
     """Counts the classes and says which of them are rare or look like each other."""
     label = data.keys["roles"]["label"]
-    if label not in train.columns:
+    if data.keys["format"] == "folders":
+        folders = [each for each in Path(data.keys["train"]).iterdir() if each.is_dir() and each.name not in UNLABELLED]
+        counts = Counter({each.name: sum(1 for _ in each.iterdir()) for each in folders})
+    elif label in train.columns:
+        counts = Counter(cell.strip() for cell in train.column(label))
+    else:
         return
-    counts = Counter(cell.strip() for cell in train.column(label))
     found.classes = counts.most_common()
     rare = [name for name, count in found.classes if count < FEW]
     if rare:

@@ -79,7 +79,7 @@ def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
         DataError: The file is empty, damaged, or not a table.
         Unclear: Two readings are near each other.
     """
-    form = str(stated.get("format") or "") or _format_by_name(name)
+    form = str(stated.get("format") or "") or format_of_name(name).replace("csv", "")
     with open_bytes(path, name) as file:
         try:
             head = _read(file, HEAD_BYTES)
@@ -102,12 +102,13 @@ def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
     return found
 
 
-def _format_by_name(name: str) -> str:
-    plain = re.sub(rf"({'|'.join(map(re.escape, COMPRESSED))})$", "", name.lower())
-    for ending, form in {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}.items():
-        if plain.endswith(ending):
-            return form
-    return ""
+ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}
+"""Endings that say the format."""
+
+
+def format_of_name(name: str) -> str:
+    """Returns the format that the ending of a file says, or nothing."""
+    return ENDINGS.get(_ending(name), "")
 
 
 def _read(file: IO[bytes], most: int) -> bytes:
@@ -427,15 +428,17 @@ def _has_header(rows: Sequence[Sequence[str]], name: str) -> bool:
     if not names or not all(NAME.fullmatch(cell) for cell in names):
         return False
     columns = [[row[place] for row in body] for place in range(len(first))]
-    if any(len(cell.split()) > 5 for cell in names) or any(
-        c in column for c, column in zip(first, columns, strict=True) if c
-    ):
+    if any(len(cell.split()) > 5 for cell in names):
         return False
-    if any(normal(cell) in USUAL for cell in names):
+    again = {cell for cell, column in zip(first, columns, strict=True) if cell and cell in column}
+    usual = any(normal(cell) in USUAL for cell in names if cell not in again)
+    if usual and not again:
         return True
+    if again and not usual:
+        return False
     if not body or len(set(names)) < len(names):
         return False
-    if any(cell and _are_numbers(column) for cell, column in zip(first, columns, strict=True)):
+    if not again and any(cell and _are_numbers(column) for cell, column in zip(first, columns, strict=True)):
         return True
     what = f"is its first row ({', '.join(map(repr, first))[:80]}) the names of the columns?"
     raise Unclear(name, what, "data.header=true", "data.header=false")

@@ -1,1 +1,1 @@
-"""What a text is: its bytes, its script and words, its length, and the numbers that stand for it."""
+"""Properties of texts: their bytes, scripts, words and lengths, and the vocabulary that turns them into ids."""

@@ -1,4 +1,4 @@
-"""What a text is when it comes from outside: which bytes are text, which texts are blank, which are answers."""
+"""Reads texts that come from outside: decodes their bytes, and finds texts that are blank or that are answers."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from multihead.errors import DataError
 
 UTF8_BOM = b"\xef\xbb\xbf"
 UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
-"""Byte-order mark to the encoding that it announces."""
+"""Byte-order mark to its encoding."""
 INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
-"""Unicode categories of characters that leave no mark: spaces, ends of line, controls, zero-width characters."""
+"""Unicode categories of invisible characters: spaces, ends of line, controls, zero-width characters."""
 ANSWER_CHARS = 30
-"""A text with fewer characters may be an answer, such as ``yes`` or a sum, that many rows share."""
+"""A text with fewer characters may be an answer that many rows share, such as ``yes`` or a number."""
 ANSWER_ROWS, ANSWER_SHARE = 10, 0.01
-"""Rows, and share of all rows, above which a short text is an answer whatever its column holds."""
+"""A short text in more rows, and in a larger share of all rows, is an answer whatever else its column holds."""
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text holds nothing that can be seen: it is empty, or all spaces, tabs and zero-width characters."""
+    """Whether a text shows nothing: it is empty, or has only spaces, tabs and zero-width characters."""
     return not text.strip() or all(unicodedata.category(char) in INVISIBLE for char in text)
 
 
 def as_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """A file's bytes in UTF-8, chunk by chunk, if a UTF-16 byte-order mark stands at its start; else unchanged.
+    """Yields a file's bytes in chunks, and converts them to UTF-8 if the file starts with a UTF-16 byte-order mark.
 
-    A UTF-8 byte-order mark stays.
+    All other bytes stay as they are, also a UTF-8 byte-order mark.
 
     Raises:
-        UnicodeDecodeError: A UTF-16 file holds half a surrogate pair, or ends inside a character.
+        UnicodeDecodeError: A UTF-16 file has half a surrogate pair, or ends inside a character.
     """
     decoder, head = None, b""
     for chunk in chunks:
-        if head is not None:  # until it is known whether a mark stands there
+        if head is not None:  # until it is known whether the file starts with a mark
             head += chunk
             if head in (b"\xff", b"\xfe"):
                 continue
@@ -53,17 +53,18 @@ def as_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def lines_of(stream: Iterable[bytes], strict: bool, name: str = "input") -> Iterator[tuple[str, bool]]:
-    r"""The lines of a byte stream as text, split at ``\n`` only, and whether each was UTF-8 as it stood.
+    r"""Yields each line of a byte stream as text, and whether the line is valid UTF-8.
 
-    A byte-order mark at the start is removed; UTF-16 is understood by its mark.
+    Lines are split at ``\n`` only. A byte-order mark at the start is removed; a UTF-16 mark makes the stream be read as
+    UTF-16.
 
     Args:
         stream: The bytes in chunks, such as an open file.
-        strict: Whether a line that is not UTF-8 ends the reading; else U+FFFD stands for what is not.
-        name: What messages call the stream.
+        strict: Whether a line that is not UTF-8 is an error; otherwise U+FFFD replaces its wrong bytes.
+        name: The name of the stream in messages.
 
     Raises:
-        DataError: A line that is not UTF-8, with its place, or damaged UTF-16.
+        DataError: A line is not UTF-8 (the message names its place), or the UTF-16 data are damaged.
     """
     number = 0
     for number, raw in enumerate(_split(stream, name), start=1):
@@ -73,13 +74,13 @@ def lines_of(stream: Iterable[bytes], strict: bool, name: str = "input") -> Iter
         except UnicodeDecodeError as error:
             if strict:
                 place = f"{name}:{number}:{len(raw[: error.start].decode()) + 1}"
-                fix = "re-encode it (iconv -f WINDOWS-1252 -t UTF-8), or data.on_bad_line=skip reads U+FFFD there"
+                fix = "re-encode it (iconv -f WINDOWS-1252 -t UTF-8), or read U+FFFD there: data.on_bad_line=skip"
                 raise DataError(place, f"byte 0x{raw[error.start]:02X} is not UTF-8", fix) from None
             yield raw.decode("utf-8", errors="replace"), False
 
 
 def _split(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The bytes of each line, in UTF-8."""
+    """Yields the bytes of each line, in UTF-8."""
     rest, number = b"", 0
     try:
         for chunk in as_utf8(stream):
@@ -87,16 +88,21 @@ def _split(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
             yield from whole
             number += len(whole)
     except UnicodeDecodeError as error:
-        raise DataError(f"{name}:{number + 1}", f"damaged UTF-16 data ({error.reason})", "fetch it again") from None
+        raise DataError(
+            f"{name}:{number + 1}", f"damaged UTF-16 data ({error.reason})", "copy or download the file again"
+        ) from None
     if rest:
         yield rest
 
 
 def without_answers(texts: Sequence[str]) -> list[str | None]:
-    """A column's texts with None for answers: texts that may stand in two splits, since they say little by themselves.
+    """Returns a column's texts, with None in place of answers.
 
-    A text is an answer if it has fewer than `ANSWER_CHARS` characters and either the short texts of its column stand in
-    two rows or more on average, or it stands in more than `ANSWER_ROWS` rows and more than `ANSWER_SHARE` of all rows.
+    An answer may occur in two splits, because it says little by itself. A text is an answer if it has fewer than
+    `ANSWER_CHARS` characters and one of these holds:
+
+    - The short texts of its column occur in two rows or more on average.
+    - It occurs in more than `ANSWER_ROWS` rows, and in more than `ANSWER_SHARE` of all rows.
     """
     counts = Counter(texts)
     short = {text: count for text, count in counts.items() if len(text) < ANSWER_CHARS}

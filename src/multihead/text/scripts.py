@@ -1,7 +1,7 @@
-"""Which scripts a text is written in, and what its words are: scores count words, and not every script shows them.
+"""Finds the script of a text, and its words. Scores count words, but not every script separates them.
 
-Scripts that are written without blanks between words are Han, kana, Thai, Lao, Khmer, Burmese and Tibetan. A text of
-theirs has no words that a rule could find, so its characters stand for them.
+Han, kana, Thai, Lao, Khmer, Burmese and Tibetan are written without spaces between words. No simple rule finds the
+words of such a text, so each of its characters counts as a word.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ UNSEGMENTED = f"{HAN}{KANA}{SOUTH_EAST}{TIBETAN}"
 _UNSEGMENTED = re.compile(f"[{UNSEGMENTED}]")
 
 MOST_READ = 2000
-"""Texts that the script of a data set is judged by, taken from all over it."""
+"""Largest number of texts, evenly spread over a data set, from which its script is found."""
 MAIN_SCRIPT = 0.5
-"""Share of the letters from which a script is that of the text."""
+"""If at least this share of the letters belongs to a script, it is the script of the text."""
 SOME_KANA = 0.05
-"""Share of kana among Han and kana from which a text is Japanese: Chinese has none, Japanese about a half."""
+"""If kana are at least this share of Han and kana, the text is Japanese. Chinese has none, Japanese about half."""
 
 
 def bleu_tokenizer(texts: Sequence[str]) -> str:
-    """sacreBLEU's tokenizer for texts of this script: 13a, zh, ja-mecab, ko-mecab, or char.
+    """Returns sacreBLEU's tokenizer for texts of this script: 13a, zh, ja-mecab, ko-mecab, or char.
 
-    13a splits at blanks and punctuation. A sentence without blanks is one word to it, so that BLEU is 0 unless the
-    whole sentence is right. zh, ja-mecab and ko-mecab are those that sacreBLEU takes for these languages itself; char
-    is for scripts without blanks that it has no tokenizer for.
+    13a splits at spaces and punctuation. It takes a sentence without spaces for one word, so BLEU would be 0 unless the
+    whole sentence is right. zh, ja-mecab and ko-mecab are sacreBLEU's own choices for these languages. char is for
+    other scripts without spaces.
     """
     read = "".join(texts[:: max(1, len(texts) // MOST_READ)])
     letters = max(1, sum(map(str.isalpha, read)))
@@ -47,11 +47,11 @@ def bleu_tokenizer(texts: Sequence[str]) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, lower-cased: runs of letters, digits and combining marks of any script.
+    """Returns the words of a text in lower case. A word is a run of letters, digits and combining marks of any script.
 
-    A character of a script without blanks is a word of its own, with its marks. Text is compared in its composed form
-    (NFC), and invisible characters such as a soft hyphen or a zero-width joiner are left out. On ASCII text these are
-    the words of the ``rouge-score`` package and of torchmetrics: what is neither a-z nor 0-9 separates.
+    In a script without spaces, each character with its marks is a word. The text is first brought into its composed
+    form (NFC), and invisible characters are removed, such as a soft hyphen or a zero-width joiner. On ASCII text the
+    words are those of the ``rouge-score`` package and of torchmetrics: all characters except a-z and 0-9 separate.
     """
     if text.isascii():
         return re.findall(r"[a-z0-9]+", text.lower())
@@ -69,9 +69,9 @@ def _in_word(char: str) -> bool:
 
 
 def _units(group: str) -> list[str]:
-    """A run without blanks, cut before and behind each character of a script that has none; marks stay with it."""
+    """Splits a run before and after each character of a script without spaces; marks stay with their character."""
     units: list[str] = []
-    alone = True  # whether the unit so far is closed
+    alone = True  # whether the next character starts a new unit
     for char in group:
         if units and unicodedata.category(char)[0] == "M":
             units[-1] += char

@@ -1,6 +1,6 @@
-"""What the training split tells of targets: how long they are for their sources, and what script they are in.
+"""Measures the targets of the training split: how long they are for their sources, and which script they use.
 
-It is measured once, before training, and stands in the run directory, so that prediction and evaluation go by it too.
+They are measured once, before training. The run directory keeps the result, so prediction and evaluation use it too.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from multihead.errors import ConfigError
 from multihead.text.scripts import bleu_tokenizer
 
 LEAST_SLOPE, LEAST_EXTRA = 2.0, 10
-"""An output may always be twice as long as its source, and ten tokens more."""
+"""An output may always have twice as many tokens as its source, and ten more."""
 COVERED = 0.999
-"""Share of the training targets that are within the limit, end mark included."""
+"""Share of the training targets, with their end marks, that the limit must allow."""
 
 BLEU_PACKAGES = {"ja-mecab": ("MeCab", "ja"), "ko-mecab": ("mecab_ko", "ko"), "flores200": ("sentencepiece", "flores")}
-"""Tokenizers of BLEU that need a package: its module, and the extra of multihead that holds it."""
+"""Tokenizer of BLEU that needs a package, to the package's module and the extra of multihead that installs it."""
 
 
 @dataclass(frozen=True)
 class TargetText:
-    """What decoding and scores go by; the defaults are those of runs from before it was measured."""
+    """The measurements that decoding and scores use. The defaults are for runs that are older than the measurement."""
 
     slope: float = LEAST_SLOPE
-    """Most tokens of an output for each token of its source."""
+    """Largest number of output tokens for each token of the source."""
     extra: int = LEAST_EXTRA
-    """Tokens that an output may have beyond that."""
+    """Number of tokens that an output may have in addition."""
     bleu_tokenize: str = "13a"
-    """sacreBLEU's tokenizer that task.bleu_tokenize=auto stands for."""
+    """The tokenizer of sacreBLEU that task.bleu_tokenize=auto selects."""
 
     @classmethod
     def measured(cls, source_lengths: np.ndarray, target_lengths: np.ndarray, targets: Sequence[str]) -> TargetText:
-        """From the training split.
+        """Measures the training split.
 
-        For each token of its source an output may have 1.5 times the tokens that targets have on average, and so many
-        more that `COVERED` of the training targets, end mark included, are within the limit.
+        For each token of its source, an output may have 1.5 times as many tokens as the targets have on average. The
+        additional tokens are chosen so that the limit allows `COVERED` of the training targets, with their end marks.
 
         Args:
-            source_lengths: Tokens of each source [N].
-            target_lengths: Tokens of each target [N].
-            targets: Their texts.
+            source_lengths: Number of tokens of each source [N].
+            target_lengths: Number of tokens of each target [N].
+            targets: The texts of the targets.
         """
         slope = 1.5 * int(target_lengths.sum()) / max(1, int(source_lengths.sum()))
         slope = max(LEAST_SLOPE, math.ceil(4 * slope) / 4)
@@ -55,42 +55,43 @@ class TargetText:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> TargetText:
-        """From what `as_dict` gave."""
+        """Reads what `as_dict` returned."""
         return cls(float(content["slope"]), int(content["extra"]), str(content["bleu_tokenize"]))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Returns the measurements as JSON stores them."""
         return {"slope": self.slope, "extra": self.extra, "bleu_tokenize": self.bleu_tokenize}
 
     def limit(self, source_tokens: int) -> int:
-        """Most tokens of an output, end mark included, for a source of so many."""
+        """Returns the largest number of tokens of an output, with its end mark, for a source of this length."""
         return math.floor(self.slope * source_tokens) + self.extra
 
 
 def usable_tokenizer(wanted: str, text: TargetText) -> tuple[str, str]:
-    """The tokenizer of BLEU to be used, and what there is to say about it.
+    """Chooses the tokenizer of BLEU.
 
     Args:
-        wanted: ``task.bleu_tokenize``.
-        text: What was measured.
+        wanted: The configured tokenizer, which is ``task.bleu_tokenize``.
+        text: The measurements of the training split.
 
     Returns:
-        Its name (where auto finds a script whose package is missing, char), and a line, or none.
+        The tokenizer's name, and a line for the log, which may be empty. If ``auto`` selects a tokenizer whose package
+        is missing, the name is char.
     """
     name = text.bleu_tokenize
     if wanted != "auto" or name == "13a":
         return (name if wanted == "auto" else wanted), ""
     if extra := _missing(name):
         why = f"sacreBLEU's tokenizer {name}, which fits the script of the targets, is not installed"
-        return "char", f'BLEU is counted in characters: {why}; pip install "multihead[{extra}]" installs it'
-    return name, f"BLEU is counted by sacreBLEU's tokenizer {name}, which fits the script of the targets"
+        return "char", f'BLEU is computed on characters: {why}; pip install "multihead[{extra}]" installs it'
+    return name, f"BLEU is computed with sacreBLEU's tokenizer {name}, which fits the script of the targets"
 
 
 def require_tokenizer(wanted: str) -> None:
-    """Checks that the tokenizer that was asked for is installed.
+    """Checks that the package of the configured tokenizer is installed.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: It is missing.
     """
     if extra := _missing(wanted):
         fix = f'pip install "multihead[{extra}]", or task.bleu_tokenize=char'
@@ -98,6 +99,6 @@ def require_tokenizer(wanted: str) -> None:
 
 
 def _missing(name: str) -> str:
-    """The extra that a tokenizer of BLEU needs and that is not installed, or an empty string."""
+    """Returns the extra that installs a tokenizer's missing package; empty if nothing is missing."""
     module, extra = BLEU_PACKAGES.get(name, ("", ""))
     return extra if module and importlib.util.find_spec(module) is None else ""

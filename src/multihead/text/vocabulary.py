@@ -1,4 +1,4 @@
-"""What the numbers of a run stand for: tokenizers by role, and classes."""
+"""The vocabulary of a run: its tokenizers and its classes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from multihead.text.targets import TargetText
 
 @dataclass
 class Vocabulary:
-    """What the numbers of a run stand for."""
+    """What the ids of a run's tokens and classes mean."""
 
     tokenizers: Mapping[str, Any]
     """Role to tokenizer."""
     labels: list[str] = field(default_factory=list)
-    """Names of the classes, in the order of their numbers."""
+    """Names of the classes in the order of their ids."""
     targets: Mapping[str, TargetText] = field(default_factory=dict)
-    """Task to what the training split tells of its targets; of tasks that decode them."""
+    """Name of each task that decodes, to the measurements of its targets."""

@@ -1,4 +1,7 @@
-"""Where each head looks: the attention weights of one example, which fused kernels never write down, as pictures."""
+"""Draws where each head looks: the attention weights of one example.
+
+Fused kernels never store these weights, so they are computed here once more.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,13 @@ if TYPE_CHECKING:
     from multihead.tasks.base import Task
 
 MOST_TOKENS = 24
-"""Of a side that is shown."""
+"""Largest number of tokens that a picture shows of each side."""
 MOST_LAYERS = MOST_HEADS = 4
-LETTER = 0.08
-"""Inches of a letter in a label."""
+"""Largest number of layers, and of heads in each layer, that a picture shows."""
+CHARACTER = 0.08
+"""Width of a character in a label, in inches."""
 GAP = 3
-"""Rows of the image between two layers, of which the caption takes two."""
+"""Number of empty rows of the image above each layer; the captions of its heads take two of them."""
 TITLES = {
     "encoder_self": "encoder, self-attention",
     "decoder_self": "decoder, self-attention",
@@ -33,13 +37,13 @@ TITLES = {
 
 
 def attention_weights(attention: MultiHeadAttention, x: Tensor, scope: Scope, memory: Tensor | None = None) -> Tensor:
-    """softmax(Q K^T / sqrt(K)) [B, H, T, S], of which `MultiHeadAttention.forward` gives only the product with V.
+    """Computes softmax(Q K^T / sqrt(K)) [B, H, T, S]; `MultiHeadAttention.forward` returns only its product with V.
 
     Args:
         attention: The layer.
         x: Queries [B, T, D].
-        scope: As for the layer's forward.
-        memory: None for self-attention, else [B, S, D].
+        scope: What each query may attend to, as `MultiHeadAttention.forward` takes it.
+        memory: The encoder's output [B, S, D]; None for self-attention.
     """
     context = x if memory is None else memory
     split = lambda y: y.unflatten(-1, (-1, attention.head_dim))  # noqa: E731
@@ -60,9 +64,10 @@ def attention_weights(attention: MultiHeadAttention, x: Tensor, scope: Scope, me
 
 @contextlib.contextmanager
 def watched(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Inside, a forward pass leaves the tokens of each stack and the weights of each attention of the first example.
+    """Records each forward pass that runs inside this context.
 
-    What a plugin has put in the place of `MultiHeadAttention` is left out.
+    It yields a dictionary by module name. For the first example it holds the input ids of each stack and the weights of
+    each attention layer. An attention layer that a plugin has put in place of `MultiHeadAttention` is left out.
     """
     seen: dict[str, Any] = {}
     handles = []
@@ -97,8 +102,11 @@ def watched(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 @torch.no_grad()
 def attention_maps(task: Task, batch: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of the first example of a batch: for each kind in `TITLES` its ``weights`` [layers, H, T, S], cut to what is
-    shown, and the tokens of its ``rows`` and ``columns``."""
+    """Returns the attention weights of the first example of a batch, for each kind in `TITLES` that the task has.
+
+    Each value holds ``weights`` [layers, H, T, S], cut to what a picture shows, and the tokens of its ``rows`` and
+    ``columns``.
+    """
     member, training = task.member(batch["task"]), task.training
     task.eval()
     with watched(task.model) as seen:
@@ -118,9 +126,10 @@ def attention_maps(task: Task, batch: dict[str, Any]) -> dict[str, dict[str, Any
 
 
 def _tokens(member: Task, stack: str, ids: Tensor) -> list[str]:
-    """The beginning of a stack's input as it can be read: the encoder reads source or text, the decoder target or text.
+    """Returns the first tokens of a stack's input as readable text.
 
-    A number stands for itself where no such tokenizer knows it, as in a plugin's task that feeds something else.
+    The encoder reads source or text, the decoder reads target or text. If the task has no such tokenizer, as a plugin's
+    task may, the ids themselves are returned.
     """
     tokenizers = member.tokenizers
     tokenizer = tokenizers.get("source" if stack.endswith("encoder") else "target", tokenizers.get("text"))
@@ -131,9 +140,9 @@ def _tokens(member: Task, stack: str, ids: Tensor) -> list[str]:
 
 
 def draw(found: dict[str, Any], title: str, path: Path) -> None:
-    """A grid of maps, a row for each layer, a column for each head; needs matplotlib.
+    """Draws a grid of maps with a row for each layer and a column for each head; it needs matplotlib.
 
-    All maps are one image: an axis for each would take seconds.
+    All maps are drawn as one image, because one axis for each map would take seconds.
     """
     from matplotlib.figure import Figure
 
@@ -145,7 +154,7 @@ def draw(found: dict[str, Any], title: str, path: Path) -> None:
         first = layer * below + GAP - 1, head * beside
         grid[first[0] : first[0] + height, first[1] : first[1] + width] = weights[layer, head]
     rows, columns = _plain(rows), _plain(columns)
-    left, bottom = (0.2 + LETTER * max(map(len, labels)) for labels in (rows, columns))
+    left, bottom = (0.2 + CHARACTER * max(map(len, labels)) for labels in (rows, columns))
     inner, outer = (0.16 * grid.size(1), 0.16 * grid.size(0)), (0.1, 0.3)  # inches
     size = left + inner[0] + outer[0], bottom + inner[1] + outer[1]
     figure = Figure(figsize=size)
@@ -172,7 +181,7 @@ def draw_all(task: Task, batch: dict[str, Any], folder: Path) -> list[Path]:
     """Writes ``attention_KIND.png`` for each kind of attention that the task has.
 
     Raises:
-        ImportError: matplotlib, an extra, is not installed.
+        ImportError: matplotlib, which an extra installs, is missing.
     """
     import matplotlib  # noqa: F401
 

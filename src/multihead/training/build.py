@@ -14,6 +14,7 @@ from multihead.config.published import is_published
 from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
 from multihead.data.prepare import Prepared, prepare, roles_of
+from multihead.data.stream import Stream
 from multihead.ranks import world_size
 from multihead.runs.directory import run_directory, starting_vocab
 from multihead.training.launch import devices
@@ -78,7 +79,8 @@ def evaluation_data(prepared: Prepared) -> dict[str, EvaluationData]:
 
     found: dict[str, EvaluationData] = {}
     for name, text in prepared.texts.items():
-        streams = {split: prepared.encoded[name][split] for split in ("val", "test") if split in text.lines}
+        evaluated = {split: prepared.encoded[name][split] for split in ("val", "test") if split in text.lines}
+        streams = {split: ids for split, ids in evaluated.items() if isinstance(ids, Stream)}
         rows = text.corpus.splits if text.corpus is not None and not text.lines else {}
         columns = {split: rows[split].columns for split in ("val", "test") if split in rows}
         found[name] = EvaluationData(columns, streams, prepared.unknown.get(name, {}))

@@ -1,4 +1,7 @@
-"""What a run takes: parameters and bytes by part, operations of a step, and the memory there is."""
+"""Counts what a run needs: parameters and bytes of each part of the model, and operations of a step.
+
+It also reads how much memory this machine has free, and how much this process uses.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,13 @@ OF_LAYERS = {
     "cross_attention": "cross-attention",
     "feed_forward": "feed-forward",
 }
-"""Name of a module in a layer to what a table calls it."""
+"""Name of a module in a layer to its name in tables."""
 OUTPUT = "output layer and loss"
 OPTIMIZER = "optimizer"
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """Parameters of the embeddings, the layers of each stack, and the heads; what is shared counts once."""
+    """Counts the parameters of the embeddings, of each stack's layers and of the heads; shared ones count once."""
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         if any(table in name for table in (".embedding.", ".ngrams.", ".positions.")):
@@ -46,12 +49,12 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
 
 
 def bytes_by_part(model: nn.Module, config: Config, groups: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """Bytes that stay from step to step.
+    """Counts the bytes that stay in memory from one step to the next.
 
     Args:
-        model: On any device, the meta device too.
-        config: Its precision and averaging.
-        groups: Of the optimizer.
+        model: The model, on any device, even the meta device.
+        config: The configuration; its precision and its averages of weights count.
+        groups: The optimizer's groups of parameters.
     """
     size = {"bf16-true": 2, "64-true": 8}.get(config.precision, 4)
     weights = size * sum(p.numel() for p in model.parameters())
@@ -66,7 +69,10 @@ def bytes_by_part(model: nn.Module, config: Config, groups: Sequence[dict[str, A
 
 
 def least_activations(config: Config) -> int:
-    """A lower bound of what a part keeps for its backward pass: what enters the matrix products of each layer."""
+    """Returns a lower bound of the bytes that a micro-batch keeps for its backward pass.
+
+    The bound counts the inputs of the matrix products of one stack's layers.
+    """
     model, tokens = config.model, config.data.part_tokens
     width = 2 if config.precision in ("bf16-true", "bf16-mixed", "16-mixed") else 4
     if config.trainer.activation_checkpointing:
@@ -77,7 +83,11 @@ def least_activations(config: Config) -> int:
 
 
 def kept_for_backward(task: Task, batch: dict[str, Any]) -> tuple[int, int]:
-    """Bytes of activations that one part keeps, and the floating-point operations of its forward and backward pass."""
+    """Measures one micro-batch.
+
+    Returns:
+        The bytes of activations that it keeps, and the floating-point operations of its forward and backward pass.
+    """
     seen: dict[int, int] = {}
     known = {p.untyped_storage().data_ptr() for p in task.parameters()}
 
@@ -97,7 +107,10 @@ def kept_for_backward(task: Task, batch: dict[str, Any]) -> tuple[int, int]:
 
 
 def flop_counter() -> FlopCounterMode:
-    """torch's counter, with what it leaves out on CPUs: oneDNN, and fused attention (two products, four backwards)."""
+    """Returns torch's counter of operations, which here also counts two kinds that it leaves out on CPUs.
+
+    These are oneDNN's linear maps, and fused attention, which has two products forwards and four backwards.
+    """
 
     def forward(query: Any, key: Any, value: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
         return 4 * math.prod(query) * key[2]
@@ -114,10 +127,10 @@ def flop_counter() -> FlopCounterMode:
 
 @dataclass(frozen=True)
 class Product:
-    """So many products of [rows, inner] and [inner, columns] at once."""
+    """``count`` matrix products of [rows, inner] and [inner, columns], which are computed at once."""
 
     kind: str
-    """The part of the model: a value of `OF_LAYERS`, `OUTPUT` or `OPTIMIZER`."""
+    """The part of the step that computes them: a value of `OF_LAYERS`, `OUTPUT` or `OPTIMIZER`."""
     count: int
     rows: int
     inner: int
@@ -125,21 +138,22 @@ class Product:
 
     @property
     def operations(self) -> int:
-        """Multiplications and additions."""
+        """The number of multiplications and additions."""
         return 2 * self.count * self.rows * self.inner * self.columns
 
     def backward(self) -> list[Product]:
-        """The products of the gradients of both factors."""
+        """Returns the products that compute the gradients of both factors."""
         kind, count, rows, inner, columns = self.kind, self.count, self.rows, self.inner, self.columns
         return [Product(kind, count, rows, columns, inner), Product(kind, count, inner, rows, columns)]
 
 
 @torch.no_grad()
 def products(task: Task, batch: dict[str, Any]) -> tuple[list[Product], list[Product]]:
-    """The matrix products of the forward and of the backward pass of one part, from the sizes that its layers meet.
+    """Returns the matrix products of the forward pass and of the backward pass of one micro-batch.
 
-    The output layer over a vocabulary makes its gradients in the forward pass. Scores of attention that a causal mask
-    hides count, as kernels that compute them do. A plugin's attention counts with its linear maps only.
+    Their sizes are those of the inputs that the layers receive. The output layer over a vocabulary computes its
+    gradients in the forward pass. Attention scores that a causal mask hides count too, because some kernels compute
+    them. If a plugin brings its own attention, only the linear maps of that count.
     """
     found: list[Product] = []
     hooks = []
@@ -169,12 +183,15 @@ def products(task: Task, batch: dict[str, Any]) -> tuple[list[Product], list[Pro
 
 
 def optimizer_products(groups: Sequence[dict[str, Any]]) -> list[Product]:
-    """The matrix products of an update: Muon's iterations, three in each (`multihead.model.optim.orthogonalize`)."""
+    """Returns the matrix products of an update.
+
+    Only Muon has some: three in each of its iterations (`multihead.model.optim.orthogonalize`).
+    """
     found = []
     for group in groups:
         for p in group["params"] if group.get("kind") == "muon" else ():
             few, many = sorted(p.shape)
-            both = [(many, few), (few, few), (few, many)]  # X X', its square, and that with X
+            both = [(many, few), (few, few), (few, many)]  # X X', its square, and the square times X
             found += [Product(OPTIMIZER, 1, few, a, b) for a, b in both] * group["num_iterations"]
     return found
 
@@ -199,17 +216,17 @@ def _note_attention(kind: str, found: list[Product]) -> Any:
 
 
 def bytes_moved(kept: dict[str, int]) -> int:
-    """The least that a step reads and writes of what stays from step to step, which is `bytes_by_part`.
+    """Returns the least number of bytes that a step reads and writes of what `bytes_by_part` counts.
 
-    Weights are read by the forward and by the backward pass, and read and written by the update; gradients are
-    written, read for their norm and read by the update; moments and averages are read and written.
+    The forward pass and the backward pass read the weights; the update reads and writes them. Gradients are written
+    once, read for their norm, and read by the update. Moments and averages are read and written once.
     """
     state = kept["optimizer"] + kept["averaged weights"]
     return 4 * kept["weights"] + 3 * kept["gradients"] + 2 * state
 
 
 def available_memory(on_gpu: bool) -> int:
-    """Bytes that this machine, or its container, can still give."""
+    """Returns the number of bytes that are free on this machine, or in its container."""
     if on_gpu:
         return torch.cuda.mem_get_info()[0]
     found = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable")]
@@ -220,13 +237,13 @@ def available_memory(on_gpu: bool) -> int:
 
 
 def resident_memory() -> int:
-    """Bytes of this process in memory now."""
+    """Returns the number of bytes that this process has in memory now."""
     found = [int(line.split()[1]) * 1024 for line in _lines("/proc/self/status") if line.startswith("VmRSS")]
     return found[0] if found else peak_memory()
 
 
 def peak_memory(device: torch.device | None = None) -> int:
-    """Largest number of bytes that this process ever had in memory; on a GPU, that torch had there."""
+    """Returns the largest number of bytes that this process has had in memory, or that torch has had on a GPU."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,7 @@
-"""``plan=true``: what a run will take, before it starts. Measures a few steps and leaves nothing behind."""
+"""Forecasts what a run will take before it starts (``plan=true``).
+
+It measures a few steps in a temporary folder and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +29,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("multihead")
 
 STEPS, WARM_UP = 16, 4
-"""Measured steps, and how many of them are not counted."""
+"""Number of steps that are run, and how many of the first ones the measurement leaves out."""
 DECODED = 48
-"""Texts that are decoded to learn what one takes."""
+"""Largest number of texts that are decoded to measure the time of one."""
 
 
 def plan(composition: Composition) -> dict[str, Any]:
     """Shows parameters, memory, operations, steps, disk and time of a run; returns them as one flat dict.
 
     Raises:
-        MachineError: The run cannot fit into the memory there is.
+        MachineError: The run does not fit into the free memory.
     """
-    began = time.monotonic()  # imports of Lightning are part of the start
+    began = time.monotonic()  # the time of the start includes importing Lightning
     from multihead.runs.loggers import quiet_lightning
     from multihead.runs.progress import open_log
     from multihead.training.build import starting
@@ -48,10 +51,10 @@ def plan(composition: Composition) -> dict[str, Any]:
     prepared, _ = starting(composition)
     found = _counted(composition, prepared, ranks)
     found |= _measured(composition, prepared, ranks, began)
-    if _shared_out(composition.config, ranks):  # they were measured whole
-        parts = sum(found.get(f"memory/{name}", 0) for name in ("gradients", "optimizer", "averaged weights"))
-        found["memory"] -= (ranks - 1) * parts * (1 if _on_gpu(composition.config) else ranks)
-    _refuse_unless_it_fits(found, ranks, composition.config)
+    if _is_sharded(composition.config, ranks):  # one process without sharding was measured
+        shared = sum(found.get(f"memory/{name}", 0) for name in ("gradients", "optimizer", "averaged weights"))
+        found["memory"] -= (ranks - 1) * shared * (1 if _on_gpu(composition.config) else ranks)
+    _require_memory(found, ranks, composition.config)
     with contextlib.closing(open_log(None)):
         for note in notes:
             log.info("%s", note)
@@ -60,10 +63,10 @@ def plan(composition: Composition) -> dict[str, Any]:
 
 
 def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[str, Any]:
-    """What follows from the configuration; nothing of the model is allocated for it.
+    """Counts what follows from the configuration, without allocating the model.
 
     Raises:
-        MachineError: It does not fit.
+        MachineError: The weights and what belongs to them do not fit into the free memory.
     """
     import torch
 
@@ -76,18 +79,18 @@ def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[s
         groups = task.configure_optimizers()["optimizer"].param_groups
         parts, kept = parameters_by_part(task.model), bytes_by_part(task.model, config, groups)
     checkpoint = sum(size for name, size in kept.items() if name != "gradients")
-    on_gpu, weights, passing = _on_gpu(config), kept["weights"], least_activations(config)
-    if _shared_out(config, ranks):
+    on_gpu, weights, temporary = _on_gpu(config), kept["weights"], least_activations(config)
+    if _is_sharded(config, ranks):
         kept = {name: -(-size // ranks) for name, size in kept.items()}
-        passing = max(passing, weights)
-    needed = sum(kept.values()) + passing
+        temporary = max(temporary, weights)
+    needed = sum(kept.values()) + temporary
     total, free = needed * (1 if on_gpu else ranks), available_memory(on_gpu)
     if total > free:
         listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in kept.items())
         what = f"the run needs at least {_gigabytes(total)} ({listed}), and {_gigabytes(free)} are free"
-        fix = "a smaller model, data.part_tokens, or precision=bf16-true"
+        fix = "a smaller model or data.part_tokens, or precision=bf16-true"
         raise MachineError("memory", what, fix)
-    gathered = {"memory/weights gathered for validation": weights} if _shared_out(config, ranks) else {}
+    gathered = {"memory/weights gathered for validation": weights} if _is_sharded(config, ranks) else {}
     return {
         "parameters": sum(parts.values()),
         **{f"parameters/{name}": count for name, count in parts.items() if count},
@@ -98,15 +101,15 @@ def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[s
     }
 
 
-def _refuse_unless_it_fits(found: dict[str, Any], ranks: int, config: Any) -> None:
-    """What one process took in the measured steps, for all ranks, against what is free and what this one holds.
+def _require_memory(found: dict[str, Any], ranks: int, config: Any) -> None:
+    """Checks that the memory of the measured steps, for all ranks, fits into what is free or held by this process.
 
     Raises:
         MachineError: It does not fit.
     """
     from multihead.training.cost import available_memory, resident_memory
 
-    if _on_gpu(config):  # one rank a device, and the steps ran there
+    if _on_gpu(config):  # each rank has its own device, and the steps ran on one
         return
     free = available_memory(False) + resident_memory()
     if found["memory"] > free:
@@ -116,7 +119,7 @@ def _refuse_unless_it_fits(found: dict[str, Any], ranks: int, config: Any) -> No
 
 
 def _measured(composition: Composition, prepared: Prepared, ranks: int, began: float) -> dict[str, Any]:
-    """What a few steps, one validation and some decoding tell of the whole run."""
+    """Measures a few steps, one validation and some decoding, and extrapolates to the whole run."""
     from multihead.training.build import build_trainer, join
     from multihead.training.cost import kept_for_backward, peak_memory, resident_memory
     from multihead.training.steps import Steps
@@ -135,12 +138,12 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
         one, texts = _decoding(task)
         task.train()
         with trainer.precision_plugin.train_step_context():
-            part = trainer.strategy.batch_to_device(next(data.batches_of((0, 0))))
-            activations, flops = kept_for_backward(task, part)
+            micro_batch = trainer.strategy.batch_to_device(next(data.batches_of((0, 0))))
+            activations, flops = kept_for_backward(task, micro_batch)
     plan, trained = data.plan, config.trainer
     sample = list(itertools.islice(plan.steps(0), 50))
     tokens = sum(step.tokens for step in sample) / len(sample)
-    parts = len(list(data.batches_of((0, 0))))
+    micro_batches = len(list(data.batches_of((0, 0))))
     loss_pass = max(0.0, clock.seconds("validating", "validated") - one * texts["measured"])
     limit = trained.limit_val_examples or texts["val"]
     validation = loss_pass + one * min(limit, texts["val"])
@@ -150,12 +153,12 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
     training = clock.step() * trained.max_steps / ranks
     start = clock.events["started"] - began
     return {
-        "memory/activations of a part": activations,
+        "memory/activations of a micro-batch": activations,
         "memory/process": process,
         "memory": peak * (ranks if task.device.type == "cpu" else 1),
-        "flops_per_step": flops * parts,
+        "flops_per_step": flops * micro_batches,
         "tokens_per_step": tokens,
-        "padding": plan.padding(parts),
+        "padding": plan.padding(micro_batches),
         "steps": trained.max_steps,
         "epochs": trained.max_steps / plan.num_steps(0),
         "tokens": int(tokens * trained.max_steps),
@@ -170,7 +173,7 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
 
 
 def _short(config: Any, prepared: Prepared) -> Any:
-    """The configuration of the measured steps: one device, a validation at the end that decodes few texts."""
+    """Returns the configuration of the measured steps: one device, and one validation at the end with few texts."""
     short = copy.deepcopy(config)
     short.devices, short.num_nodes, short.strategy, short.logger = "1", 1, "auto", "none"
     steps = min(STEPS, config.trainer.max_steps)
@@ -178,12 +181,12 @@ def _short(config: Any, prepared: Prepared) -> Any:
     short.trainer.limit_val_examples = min(DECODED, config.trainer.limit_val_examples or DECODED)
     short.trainer.early_stopping_patience, short.trainer.max_time = 0, ""
     short.decoding.max_new_tokens = _usual_length(prepared)
-    short.decoding.min_new_tokens = short.decoding.max_new_tokens  # an untrained model ends anywhere or nowhere
+    short.decoding.min_new_tokens = short.decoding.max_new_tokens  # an untrained model does not know when to stop
     return short
 
 
 def _usual_length(prepared: Prepared) -> int:
-    """Tokens of a long reference, which is what a batch of trained outputs is decoded to."""
+    """Returns the length of a long reference in tokens: a batch is decoded until its longest outputs end."""
     import numpy as np
 
     lengths = [
@@ -195,7 +198,12 @@ def _usual_length(prepared: Prepared) -> int:
 
 
 def _decoding(task: Task) -> tuple[float, dict[str, float]]:
-    """Seconds to decode one text, and how many are decoded in the measured validation, in one of the run, in test."""
+    """Measures decoding.
+
+    Returns:
+        The seconds that one text takes; and how many texts the measured validation decodes (``measured``), a whole
+        validation (``val``) and the test (``test``), with the ratio of the two splits' sizes (``test_to_val``).
+    """
     config, measured, seconds = task.config, 0, 0.0
     counts = {"val": 0, "test": 0}
     sizes = {"val": 0, "test": 0}
@@ -215,18 +223,18 @@ def _decoding(task: Task) -> tuple[float, dict[str, float]]:
 
 
 class _Clock:
-    """When steps ended and events happened."""
+    """Records when steps ended and when events happened."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.events: dict[str, float] = {}
 
     def event(self, name: str, **fields: Any) -> None:
-        """As `Steps` tells it."""
+        """Records the time of an event; `Steps` calls it."""
         self.events.setdefault(name, time.monotonic())
 
     def callback(self) -> Any:
-        """A callback that notes the end of each step."""
+        """Returns a callback that records the end of each step."""
         import lightning as L
 
         ends = self.ends
@@ -239,17 +247,17 @@ class _Clock:
         return Ends()
 
     def step(self) -> float:
-        """Seconds of a step, the mean without the first ones."""
+        """Returns the mean seconds of a step, without the first steps."""
         counted = self.ends[min(WARM_UP, len(self.ends) // 2) :]
         return (counted[-1] - counted[0]) / max(1, len(counted) - 1)
 
     def seconds(self, first: str, last: str) -> float:
-        """Between two events."""
+        """Returns the seconds between two events, or 0 if one of them did not happen."""
         return self.events[last] - self.events[first] if first in self.events and last in self.events else 0.0
 
 
 def _reset_peak() -> None:
-    """Lets the kernel count this process' peak of memory anew (Linux), torch that of the GPU."""
+    """Resets the peak of this process's memory, which Linux counts, and that of the GPU, which torch counts."""
     import torch
 
     with contextlib.suppress(OSError):
@@ -293,13 +301,11 @@ def _show(found: dict[str, Any], ranks: int) -> None:
     body = [
         [title if place == 0 else "", *row] for title, listed in sections.items() for place, row in enumerate(listed)
     ]
-    log.info(
-        "", extra={"renderable": plain_table("the plan, with the pace of a few measured steps", [["", "", ""], *body])}
-    )
+    log.info("", extra={"renderable": plain_table("forecast, from a few measured steps", [["", "", ""], *body])})
 
 
-def _shared_out(config: Any, ranks: int) -> bool:
-    """Whether each rank holds a part of weights, gradients and moments."""
+def _is_sharded(config: Any, ranks: int) -> bool:
+    """Whether each rank holds only its share of weights, gradients and moments."""
     return config.strategy == "fsdp" and ranks > 1
 
 

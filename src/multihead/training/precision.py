@@ -1,8 +1,8 @@
-"""What a run computes in: decided once, by the device, before the run directory is written, and recorded with the run.
+"""Decides in which precision a run computes, once, before the run directory is written.
 
-``precision=auto`` and ``optim.muon_dtype=auto`` become what this device multiplies fast. From then on the configuration
-holds the answer: config.yaml, checkpoints, ranks and profiles see one value, and a resumed run keeps it, on another
-machine too.
+``precision=auto`` and ``optim.muon_dtype=auto`` are replaced by the precision that this device multiplies fast. The
+configuration then holds that value, so config.yaml, checkpoints, ranks and profiles all see the same one. A resumed run
+keeps it, even on another machine.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from multihead.ranks import by_others, local_size
 log = logging.getLogger("multihead")
 
 INSTRUCTIONS = {"amx": "AMX", "avx512": "AVX512-BF16", "arm": "Arm's bfloat16 instructions"}
+"""Name of a processor's bfloat16 instructions in `capabilities` to their name in messages."""
 
 
 def settle(composition: Composition) -> list[str]:
-    """Replaces what is left to the device in the configuration by what it decides.
+    """Replaces ``auto`` in the configuration by the value that suits the device.
 
     Returns:
-        What the log should say about it.
+        The lines that the log should show about these values.
 
     Raises:
-        ConfigError: There is no such device.
+        ConfigError: This machine has no device of the configured kind.
     """
     config, notes = composition.config, []
     device = capabilities.device_of(config.accelerator)
-    measure = not by_others()  # ranks that others started cannot agree on a measurement
+    measure = not by_others()  # ranks that another program started cannot agree on a measurement
     if config.precision == "auto":
         fast = capabilities.fast_bf16(device, measure=measure)
         composition.put("precision", "bf16-mixed" if fast else "32-true")
@@ -56,25 +57,25 @@ def _reason(device: str, fast: bool, measured: bool) -> str:
     if known == "amx":
         return "the processor multiplies bfloat16 natively (AMX)"
     if not measured:
-        return f"the processor has {INSTRUCTIONS[known]}, and ranks that were started by others do not measure it"
+        return f"the processor has {INSTRUCTIONS[known]}, but ranks that torchrun or srun started do not measure it"
     gain = capabilities.bf16_gain(device)
-    return f"by {INSTRUCTIONS[known]}, products in bfloat16 are {gain:.1f} times as fast as in float32"
+    return f"with {INSTRUCTIONS[known]}, matrix products in bfloat16 are {gain:.1f} times as fast as in float32"
 
 
 def cautions(config: Config) -> list[str]:
-    """Lines of warning about settings that make a run slower on this machine than others would."""
+    """Returns warnings about settings that make the run slower on this machine than other settings would."""
     return [line for line in (_slow_bf16(config), _many_threads(config)) if line]
 
 
 def _slow_bf16(config: Config) -> str:
-    """Whether bfloat16 is slower than float32 on the run's device, measured where it is not certain."""
+    """Returns a warning if bfloat16 is slower than float32 on the run's device, which is measured if it is unknown."""
     device = capabilities.device_of(config.accelerator)
     if not config.precision.startswith("bf16") or capabilities.fast_bf16(device, measure=not by_others()):
         return ""
     gain = capabilities.bf16_gain("xla" if device == "tpu" else device)
     if gain >= 1:
         return ""
-    what = f"products in bfloat16 take {1 / gain:.1f} times as long as in float32 on this {device.upper()}"
+    what = f"matrix products in bfloat16 take {1 / gain:.1f} times as long as in float32 on this {device.upper()}"
     return f"precision {config.precision}: {what}; precision=32-true is faster"
 
 

@@ -1,8 +1,9 @@
-"""``debug=profile``: where the time of a training step and of decoding goes, and the least that it could be.
+"""Measures where the time of a training step and of decoding goes, and the least time that they could take.
 
-At every moment one part's clock runs, so that the parts of a step sum to the whole. Lightning names what its loop is
-at (`lightning.pytorch.profilers.Profiler`); hooks on modules part the forward pass. The instrument reads clocks and
-nothing else: the numbers of the run stay as they are. On a GPU each reading waits for the device.
+``debug=profile`` turns it on. At every moment the time counts for exactly one part of the step, so that the parts sum
+to the whole. Lightning names what its loop is doing (`lightning.pytorch.profilers.Profiler`). Hooks on modules divide
+the forward pass. The instrument only reads clocks, so the run computes the same numbers. On a GPU each reading waits
+for the device.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ CLIPPING = "gradient norm and clipping"
 LOOP = "Lightning's loop"
 FORWARD = (EMBEDDING, *OF_LAYERS.values(), NORMS, OUTPUT)
 INSIDE = (DATA, *FORWARD, BACKWARD, CLIPPING, OPTIMIZER)
-"""Parts of a step; `LOOP` and each callback run between two steps."""
+"""The parts of a step. `LOOP` and the callbacks run between two steps."""
 ACTIONS = {
     "train_dataloader_next": DATA,
     "batch_to_device": DATA,
-    "training_step": OUTPUT,  # what is left of it beside the modules that have hooks
+    "training_step": OUTPUT,  # all of it except the modules that have hooks
     "backward": BACKWARD,
     "configure_gradient_clipping": CLIPPING,
     "optimizer_zero_grad": OPTIMIZER,
 }
-"""The part of a step for the last word of what Lightning says it is doing."""
+"""The last word of the action that Lightning names, to the part of a step for which its time counts."""
 ENCODE = "encoder"
 DECODE = "decoder steps"
 LOG_PROBS = "output layer and log-softmax"
@@ -67,11 +68,11 @@ DECODING = (ENCODE, DECODE, LOG_PROBS, CHOOSE, REORDER, TEXT)
 TEXTS = 64
 """Number of texts that the profile decodes."""
 SECONDS = 0.3
-"""Seconds that each measurement of the machine takes."""
+"""Seconds for which each measurement of the machine lasts."""
 
 
 class Stopwatch:
-    """Exclusive time by part: what runs inside of another part does not count for that. Waits for the GPU, if any."""
+    """Measures the time of each part. The time of a part inside another does not count for the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -80,28 +81,32 @@ class Stopwatch:
         self._mark = 0.0
 
     def now(self) -> float:
-        """The time in seconds, once the device has finished all its work."""
+        """Returns the time in seconds, after it has waited for a GPU to finish all its work."""
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def start(self, part: str) -> None:
-        """What follows counts for ``part``, until `stop`."""
+        """From now on, time counts for ``part``, until `stop` is called."""
         self._read()
         self.parts.append(part)
 
     def stop(self) -> None:
-        """What follows counts for the part around this one."""
+        """From now on, time counts for the part around this one again."""
         self._read()
         self.parts.pop()
 
     def switch(self, part: str) -> None:
-        """What follows counts for ``part`` in the place of the current one."""
+        """From now on, time counts for ``part`` instead of the current one."""
         self._read()
         self.parts[-1] = part
 
     def reset(self, running: bool) -> dict[str, float]:
-        """The seconds of all parts since the last reset; from here on it runs, or only remembers where it is."""
+        """Returns the seconds of all parts since the last reset, and starts again from zero.
+
+        Args:
+            running: Whether time is measured from now on; if not, only the current part is remembered.
+        """
         self._read()
         found, self.seconds = dict(self.seconds), defaultdict(float)
         self.running, self._mark = running, self.now()
@@ -109,7 +114,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Inside, time counts for the part of this name."""
+        """Inside this context, time counts for the part of this name."""
         self.start(name)
         try:
             yield
@@ -125,25 +130,25 @@ class Stopwatch:
 
 @dataclasses.dataclass
 class Measured:
-    """One step."""
+    """The measurement of one step."""
 
     position: tuple[int, int]
-    """Epoch and step in it."""
+    """The epoch, and the step's number in this epoch."""
     seconds: float
-    """Seconds from its first batch to that of the next step."""
+    """Seconds from the step's first batch to the first batch of the next step."""
     tokens: int
-    """Number of its real target tokens."""
+    """Number of the step's real target tokens."""
     parts: dict[str, float]
-    """Seconds of each part; empty if the instrument was off."""
+    """Seconds of each part; it is empty if the instrument was off."""
 
 
 class StepProfiler(Profiler):
-    """Measures the steps of a run before its last one, in turn with the instrument and without.
+    """Measures the steps of a run before its last one, alternately with the instrument on and off.
 
-    In their second half turns are the other way round, so that what happens every few steps meets both.
+    In the second half the alternation is reversed. So what happens every few steps happens under both.
 
     Args:
-        steps: What happens between the steps of the run.
+        steps: The callback that runs between the steps of the run.
     """
 
     def __init__(self, steps: Steps):
@@ -162,7 +167,7 @@ class StepProfiler(Profiler):
     def stop(self, action_name: str) -> None:
         self.stopwatch.stop()
         if self._hooks and action_name.endswith(".configure_gradient_clipping"):
-            self.stopwatch.switch(OPTIMIZER)  # what the optimizer does once its closure has returned
+            self.stopwatch.switch(OPTIMIZER)  # its closure has returned, and it updates the weights
 
     def _part(self, action: str) -> str:
         kind, _, hook = action.rpartition(".")
@@ -171,7 +176,7 @@ class StepProfiler(Profiler):
         return ACTIONS.get(hook, self.stopwatch.parts[-1])
 
     def _between_steps(self, trainer: L.Trainer) -> None:
-        """At the first batch of a step: takes down the step before and sets the instrument up for this one."""
+        """At the first batch of a step, records the previous step and prepares the instrument for this one."""
         step = trainer.global_step
         if self._begun is not None and self._begun[0] == step:
             return  # a further batch of the same step
@@ -199,7 +204,7 @@ class StepProfiler(Profiler):
 
 
 def watch(stopwatch: Stopwatch, task: nn.Module) -> list[Any]:
-    """Adds hooks that time the parts of the forward pass of training; the caller removes them."""
+    """Adds hooks that time the parts of the forward pass in training, and returns them; the caller removes them."""
     hooks = []
     for name, module in task.named_modules():
         last = name.rpartition(".")[2]
@@ -218,7 +223,10 @@ def watch(stopwatch: Stopwatch, task: nn.Module) -> list[Any]:
 
 
 def timed_module(stopwatch: Stopwatch, module: nn.Module, part: str) -> list[Any]:
-    """Hooks for which the module's forward pass counts for ``part``; not where a backward pass computes it again."""
+    """Adds hooks so that the module's forward pass counts for ``part``, and returns them.
+
+    If a backward pass computes the forward pass again, the time counts for the backward pass.
+    """
 
     def before(module: nn.Module, inputs: Any) -> None:
         stopwatch.start(BACKWARD if BACKWARD in stopwatch.parts else part)
@@ -233,7 +241,7 @@ def timed_module(stopwatch: Stopwatch, module: nn.Module, part: str) -> list[Any
 
 
 def report(trainer: L.Trainer, task: Task) -> dict[str, Any]:
-    """The measurements as plain data: ``step``, ``floor``, and ``decoding`` if the task generates."""
+    """Returns the measurements as plain data: ``step``, ``floor``, and ``decoding`` of each task that generates."""
     config, profiler = task.config, _profiler_of(trainer)
     data = profiler.steps.data
     on = [step for step in profiler.measured if step.parts]
@@ -286,7 +294,7 @@ def _profiler_of(trainer: L.Trainer) -> StepProfiler:
 def _floor(
     trainer: L.Trainer, task: Task, positions: Sequence[tuple[int, int]]
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The least time of a step on this machine, and the operations of each part of it."""
+    """Returns the least time of a step on this machine, and the operations of each part of the step."""
     data = _profiler_of(trainer).steps.data
     groups = trainer.optimizers[0].param_groups
     update = optimizer_products(groups)
@@ -294,9 +302,9 @@ def _floor(
     steps = []
     for position in positions:
         forward, backward = [], []
-        for part in data.batches_of(position):
+        for micro_batch in data.batches_of(position):
             with trainer.precision_plugin.train_step_context():
-                found = products(task, trainer.strategy.batch_to_device(part))
+                found = products(task, trainer.strategy.batch_to_device(micro_batch))
             forward += found[0]
             backward += found[1]
         steps.append((forward, backward))
@@ -328,26 +336,26 @@ def _operations(found: Sequence[Product]) -> int:
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The dtype in which matrices are multiplied."""
+    """Returns the dtype in which matrices are multiplied."""
     halves = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
     return halves.get(precision.partition("-")[0], torch.float32)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of square matrices large enough to be at their best."""
+    """Returns the operations per second of a product of square matrices that are large enough to be fastest."""
     size = 8192 if device.type == "cuda" else 1024
     product = Product("", 1, size, size, size)
     return product.operations / seconds_of(product, device, dtype, SECONDS)
 
 
 def own_rate(found: Sequence[Product], device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of these products, one after the other, each as often as it occurs."""
+    """Returns the operations per second of these products one after the other, each as often as it occurs."""
     often = Counter(dataclasses.replace(product, kind="") for product in found)
     return _operations(found) / sum(count * seconds_of(one, device, dtype, 0.01) for one, count in often.items())
 
 
 def seconds_of(product: Product, device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """The least time of a product among as many as ``seconds`` hold, at least three."""
+    """Returns the least time of a product, which is repeated for ``seconds``, and at least three times."""
     shape = (product.count,) if product.count > 1 else ()
     first = torch.ones(*shape, product.rows, product.inner, device=device, dtype=dtype)
     second = torch.ones(*shape, product.inner, product.columns, device=device, dtype=dtype)
@@ -356,7 +364,7 @@ def seconds_of(product: Product, device: torch.device, dtype: torch.dtype, secon
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, of a copy that no cache holds."""
+    """Returns the bytes per second, read and written, of a copy that is too large for the caches."""
     count = 2**28 if device.type == "cuda" else 2**25
     source = torch.ones(count, device=device)
     target = torch.empty_like(source)
@@ -378,9 +386,9 @@ def _least(work: Callable[[], Any], seconds: float) -> float:
 
 
 def decoding(task: Task) -> dict[str, Any]:
-    """Where the time goes that texts of validation take to decode, to about their references' length.
+    """Measures the parts of decoding on texts of the validation split; empty if the task generates nothing.
 
-    The model has hardly learned when to stop, so the length is given.
+    All outputs get about the length of their references, because the model has hardly learned when to stop.
     """
     texts = list(task.prompts_of("val"))[:TEXTS]
     if not texts:
@@ -423,7 +431,7 @@ def _usual_length(task: Task, count: int) -> int:
 
 @contextlib.contextmanager
 def _watching(stopwatch: Stopwatch, task: Task, rows: list[int]) -> Iterator[None]:
-    """Inside, parts of decoding are timed; ``rows`` receives the rows of each call of the decoder."""
+    """Inside this context the parts of decoding are timed; ``rows`` gets the batch size of each decoder call."""
     transformer, tokenizer = task.model.transformer, type(next(iter(task.tokenizers.values())))
     assert transformer.decoder is not None
     hooks = timed_module(stopwatch, task.model.head, LOG_PROBS)
@@ -443,7 +451,7 @@ def _watching(stopwatch: Stopwatch, task: Task, rows: list[int]) -> Iterator[Non
 
 @contextlib.contextmanager
 def _timed(stopwatch: Stopwatch, owner: Any, name: str, part: str) -> Iterator[None]:
-    """Inside, calls of a function of ``owner`` count for ``part``."""
+    """Inside this context, calls of the function ``name`` of ``owner`` count for ``part``."""
     function = getattr(owner, name)
 
     def timed(*arguments: Any, **options: Any) -> Any:
@@ -461,7 +469,7 @@ def _timed(stopwatch: Stopwatch, owner: Any, name: str, part: str) -> Iterator[N
 
 
 def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """The report as tables by title, each with its head."""
+    """Returns the report as tables by title; the first row of each table is its head."""
     step, floor = found["step"], found["floor"]
     head = ["part of a step", "ms", "share", "GFLOP", "GFLOP/s"]
     rows = []
@@ -471,7 +479,7 @@ def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     total = floor["operations"]
     whole = ["all", f"{step['ms']:.2f}", "100.0%", f"{total / 1e9:.2f}", f"{total / step['ms'] / 1e6:,.0f}"]
     title = f"where a step's time goes: {step['measured']} steps, {found['precision']}, {found['device']}"
-    shown = {title: [head, *rows, whole], "against the floor": _floor_rows(step, floor)}
+    shown = {title: [head, *rows, whole], "least time of a step": _floor_rows(step, floor)}
     for name, part in found["decoding"].items():
         shown[f"decoding: {part['texts']} texts, {part['beams']} beams, {name}"] = _decoding_rows(part)
     return shown
@@ -486,13 +494,13 @@ def _floor_rows(step: Mapping[str, Any], floor: Mapping[str, Any]) -> list[list[
         ["this machine: large matrices", f"{best:,.0f} GFLOP/s"],
         ["this machine: matrices of these shapes", f"{own:,.0f} GFLOP/s"],
         ["this machine: copying", f"{floor['bytes_per_second'] / 1e9:,.1f} GB/s"],
-        ["floor: products at the best rate + bytes", f"{floor['ms']:.2f} ms"],
-        ["floor with matrices of these shapes", f"{floor['ms_own_shapes']:.2f} ms"],
+        ["least time: products at the best rate, and bytes", f"{floor['ms']:.2f} ms"],
+        ["least time with matrices of these shapes", f"{floor['ms_own_shapes']:.2f} ms"],
         ["a step without the instrument", f"{step['ms_without_instrument']:.2f} ms"],
-        ["measured over floor", f"{floor['measured_over_floor']:.2f}"],
-        ["what the instrument costs", f"{step['instrument']:+.1%}"],
-        ["real target tokens a step", f"{step['tokens']:,.0f}"],
-        ["real target tokens a second", f"{step['tokens_per_second']:,.0f}"],
+        ["measured time / least time", f"{floor['measured_over_floor']:.2f}"],
+        ["cost of the instrument", f"{step['instrument']:+.1%}"],
+        ["real target tokens per step", f"{step['tokens']:,.0f}"],
+        ["real target tokens per second", f"{step['tokens_per_second']:,.0f}"],
         ["padding", f"{step['padding']:.1%}"],
     ]
 
@@ -502,7 +510,7 @@ def _decoding_rows(part: Mapping[str, Any]) -> list[list[str]]:
     return [
         ["part of decoding", "ms", "share"],
         *rows,
-        ["texts a second", f"{part['texts_per_second']:,.1f}", ""],
-        ["tokens a second", f"{part['tokens_per_second']:,.0f}", ""],
-        ["rows in the batch, mean", f"{part['mean_rows']:.1f}", ""],
+        ["texts per second", f"{part['texts_per_second']:,.1f}", ""],
+        ["tokens per second", f"{part['tokens_per_second']:,.0f}", ""],
+        ["mean rows of the batch", f"{part['mean_rows']:.1f}", ""],
     ]

@@ -1,7 +1,7 @@
-"""Why the numbers of a finished run may not mean what they seem to: a list of notes, each a sentence with its figures.
+"""Writes notes about a finished run whose numbers may be misleading.
 
-A run can end with status 0 and a plausible table while the score or the model is wrong. Each note is a hint and not an
-error. The functions are pure: from facts to sentences.
+A run can end with status 0 and a plausible table although the score or the model is wrong. Each note is a sentence with
+its figures. It is a hint, not an error. The functions are pure: they turn facts into sentences.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from multihead.training.validation import Validation
 
 LEAST_SHARE = 0.01
-"""Share of outputs that were cut, or of unknown tokens, from which it is said."""
+"""If at least this share of the outputs was cut, or of the tokens is unknown, a note says so."""
 FEW_EXAMPLES = 100
-"""Examples of a split below which the interval is said that they allow."""
+"""If a split has fewer examples, a note gives the confidence interval of the score."""
 SAME_SHARE = 0.5
-"""Share of the outputs that are one and the same text, from which it is said."""
+"""If at least this share of the outputs is the same text, a note says so."""
 STILL_RISING = 0.2
-"""Share of all that a run gained between its validations, from which a gain in the last one is said."""
+"""If the last validation gained more than this share of the metric's whole range in the run, a note says so."""
 FULL = {"bleu": 100.0, "chrf": 100.0, "rouge1": 100.0, "accuracy": 1.0}
-"""Metrics whose 0, or whose best value, is said."""
+"""Metric to its best value. If a score is 0 or this value, a note says so."""
 BESIDE_BLEU = ("chrf", "exact_match")
-"""Metrics that say more where BLEU is 0."""
+"""Metrics that a note adds if BLEU is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +37,21 @@ class Training:
     """How the best checkpoint was chosen."""
 
     monitor: str
-    """``task.monitor``."""
+    """The metric that chose it, which is ``task.monitor``."""
     mode: str
-    """min or max."""
+    """Whether a smaller or a larger value is better: min or max."""
     validations: Sequence[tuple[int, float]]
-    """Step of each validation, and the metric's value."""
+    """The step of each validation and the value of the metric there."""
     best_step: int
-    """Step of the checkpoint that won."""
+    """The step of the best checkpoint."""
     whole: bool = True
-    """Whether the run took all of trainer.max_steps."""
+    """Whether the run reached trainer.max_steps."""
     unsampled_average: str = ""
-    """The setting of an average that has no sample; empty if there is none."""
+    """The setting of an average of weights that took no sample; empty if there is no such average."""
 
     @classmethod
     def of(cls, config: Config, validation: Validation, last_step: int) -> Training:
-        """The facts of a run that ended after ``last_step``."""
+        """Collects the facts of a run that ended after ``last_step``."""
         trainer = config.trainer
         first = trainer.max_steps - trainer.average_last_steps + 1
         samples = last_step // trainer.average_every_n_steps - (first - 1) // trainer.average_every_n_steps
@@ -68,40 +68,40 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a task of the run came to on a split."""
+    """The scores and outputs of one task on one split."""
 
     metrics: Mapping[str, float]
-    """By plain name: bleu, accuracy."""
+    """The metrics by their plain names, such as bleu or accuracy."""
     split: str = "test"
-    """test or val."""
+    """The name of the split: test or val."""
     outputs: Sequence[str] = ()
-    """Texts, or classes, of all examples."""
+    """The texts or the classes that the model gave for all examples."""
     references: Sequence[str] = ()
-    """What they should be."""
+    """The correct texts or classes, in the same order."""
     unknown: Mapping[str, float] = field(default_factory=dict)
     """Role to the share of its tokens that are unknown."""
     interval: tuple[str, float, float] | None = None
-    """A metric, and between what it lies with a probability of 95 %, where examples are few."""
+    """A metric with the ends of its 95 % confidence interval, if there are few examples."""
     solvable: bool = False
-    """Whether a perfect score is nothing unusual, as on data=grammar."""
+    """Whether a perfect score is possible, as it is on data=grammar."""
     classes: bool = False
-    """Whether outputs are classes."""
+    """Whether the outputs are classes."""
 
 
 def of_training(run: Training) -> list[str]:
-    """Notes on the choice of the checkpoint and on the average."""
+    """Returns notes on the choice of the checkpoint and on the average of the weights."""
     notes, values = [], [value for _, value in run.validations]
     if never_moved(values):
         notes.append(
             f"{run.monitor} was {values[0]:g} at all {len(values)} validations, so the loss chose the checkpoint: "
-            "another task.monitor may fit these data better"
+            "another task.monitor may suit these data better"
         )
     elif len(values) >= 3:
         notes += _first_or_last(run, values)
     if run.unsampled_average:
         notes.append(
-            f"{run.unsampled_average} averaged nothing, since none of those steps is a multiple of "
-            "trainer.average_every_n_steps: lower it"
+            f"{run.unsampled_average} averaged nothing, because none of those steps is a multiple of "
+            "trainer.average_every_n_steps: choose a smaller trainer.average_every_n_steps"
         )
     return notes
 
@@ -111,23 +111,23 @@ def _first_or_last(run: Training, values: Sequence[float]) -> list[str]:
     if run.best_step == first:
         return [
             f"the first of {len(values)} validations (step {first}) was the best by {run.monitor}: training made the "
-            "model worse from there on; a lower optim.lr or a smaller model may help"
+            "model worse after it; a lower optim.lr or a smaller model may help"
         ]
     gain, spread = abs(values[-1] - values[-2]), max(values) - min(values)
     if run.best_step == last and run.whole and gain > STILL_RISING * spread:
         return [
-            f"the last validation (step {last}) was the best, and {run.monitor} still gained {gain:.3g} since the one "
-            "before: a larger trainer.max_steps may help"
+            f"the last validation (step {last}) was the best, and {run.monitor} still gained {gain:.3g} since the "
+            "validation before it: a larger trainer.max_steps may help"
         ]
     return []
 
 
 def of_evaluation(found: Evaluation) -> list[str]:
-    """Notes on the outputs and the metrics of one task."""
+    """Returns notes on the outputs and the metrics of one task."""
     notes, share = [], found.metrics.get("cut_outputs", 0.0)
     if share >= LEAST_SHARE:
         notes.append(
-            f"{share:.1%} of the outputs were cut at the limit on their length: the model does not stop in time, or "
+            f"{share:.1%} of the outputs were cut at the length limit: the model does not stop in time, or "
             "decoding.max_new_tokens is too small"
         )
     for role, unknown in found.unknown.items():
@@ -142,8 +142,8 @@ def of_evaluation(found: Evaluation) -> list[str]:
         name, low, high = found.interval
         value = found.metrics[name]
         notes.append(
-            f"the {found.split} split has {len(found.outputs)} examples, so {found.split}/{name} {value:.3g} may as "
-            f"well be anything from {low:.3g} to {high:.3g} (95 %)"
+            f"the {found.split} split has {len(found.outputs)} examples, so {found.split}/{name} {value:.3g} is "
+            f"uncertain: its 95 % confidence interval is {low:.3g} to {high:.3g}"
         )
     return notes
 
@@ -153,14 +153,16 @@ def _extremes(found: Evaluation) -> list[str]:
     notes = []
     if values.get("bleu") == 0:
         others = ", ".join(f"{name} {found.metrics[name]:.3g}" for name in BESIDE_BLEU if name in found.metrics)
-        why = "no four words in a row are right, which texts of fewer words never reach"
+        why = "no output has four words in a row right, and texts of fewer than four words cannot have"
         notes.append(f"{found.split}/bleu is 0: {why}; {others}")
     none = [f"{found.split}/{name}" for name, value in values.items() if value == 0 and name != "bleu"]
     if none:
-        notes.append(f"{' and '.join(none)}: exactly 0, nothing in the outputs is right")
+        notes.append(f"{' and '.join(none)}: exactly 0; nothing in the outputs is right")
     perfect = [f"{found.split}/{name}" for name, value in values.items() if value >= FULL[name] * (1 - 1e-9)]
     if perfect and not found.solvable:
-        notes.append(f"{' and '.join(perfect)}: perfect; make sure that no such example stands in the training data")
+        notes.append(
+            f"{' and '.join(perfect)}: perfect; make sure that the training data do not contain these examples"
+        )
     return notes
 
 
@@ -172,23 +174,23 @@ def _repeated(found: Evaluation) -> list[str]:
     if found.classes:
         if count < outputs or rightly == len(found.references):
             return []
-        return [f"every example was classified as {output!r}, which {rightly / outputs:.1%} of them are"]
+        return [f"every example was classified as {output!r}, which is right for {rightly / outputs:.1%} of them"]
     if count < SAME_SHARE * outputs or rightly >= count:
         return []
     shown = output if len(output) <= 40 else output[:39] + "…"
-    return [f"{count / outputs:.1%} of the outputs are the same text, {shown!r}: the model hardly looks at the source"]
+    return [f"{count / outputs:.1%} of the outputs are the same text, {shown!r}: the model hardly uses the source"]
 
 
 # ---- from a run to facts
 
 
 def notes_on(task: Task, metrics: Mapping[str, Any], split: str = "test") -> list[str]:
-    """Notes on an evaluation that has just ended, of each task of the run.
+    """Returns notes on an evaluation that has just ended, for each task of the run.
 
     Args:
-        task: The whole task, with the samples of all examples.
-        metrics: Under their logged names.
-        split: What they stand under.
+        task: The task of the run, with the samples of all examples.
+        metrics: The metrics by their logged names.
+        split: The split of the evaluation, with which these names begin.
     """
     notes, members = [], task.members()
     for name, member in members.items():
@@ -223,17 +225,22 @@ def _text(value: Any) -> str:
 def _interval(
     task: Task, metrics: Mapping[str, float], samples: Sequence[dict[str, Any]]
 ) -> tuple[str, float, float] | None:
-    """The monitored metric and its interval: exact of a share (Clopper and Pearson 1934), else of the bootstrap."""
+    """Returns the monitored metric and its 95 % confidence interval.
+
+    For a share the interval is exact (Clopper and Pearson 1934); for other metrics it comes from the bootstrap.
+    """
     from multihead.comparing.per_example import statistics_of
     from multihead.comparing.significance import proportion_interval, score_interval
+    from multihead.metrics.text import CorpusBLEU
+    from multihead.tasks.translation import TranslationTask
 
     name = task.settings.monitor.rpartition("/")[2]
     if name not in metrics:
         return None
     if name in ("accuracy", "exact_match"):
         return name, *proportion_interval(round(metrics[name] * len(samples)), len(samples))
-    tokenize = task.scores["bleu"].tokenize if name == "bleu" else "13a"
-    found = statistics_of(name, [samples], tokenize)
+    bleu = task.scores.get("bleu") if isinstance(task, TranslationTask) else None
+    found = statistics_of(name, [samples], bleu.tokenize if isinstance(bleu, CorpusBLEU) else "13a")
     if found is None:
         return None
     low, high = score_interval(found.runs[0], found.score)

@@ -104,7 +104,7 @@ def test_one_part_trains_as_the_task_alone(tmp_path):
     ("words", "message"),
     [
         ("task.parts=[]", r"task\.parts: must be a list of one or more different tasks, got \[\]"),
-        ("task.parts=[lm,lm]", r"task\.parts: must be different tasks"),
+        ("task.parts=[lm,lm]", r"task\.parts: must be a list of one or more different tasks"),
         ("task.parts=[lm,poetry]", r"task\.parts: must be one of lm, translation, summarization, classification"),
         ("task.temperature=0", r"task\.temperature: must be above 0 and finite"),
         ("task.monitor=val/lm/bleu", r"task\.monitor: must be one of"),

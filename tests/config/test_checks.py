@@ -31,7 +31,7 @@ REFUSED = [
     (ModelConfig, {"init": "normal"}, "model.init: must be one of xavier, depth_scaled, got 'normal'"),
     (ModelConfig, {"d_model": 100, "num_heads": 3}, "model.num_heads: must be a divisor of model.d_model=100, got 3"),
     (ModelConfig, {"num_kv_heads": 3}, "model.num_kv_heads: must be a divisor of model.num_heads=8, got 3"),
-    (ModelConfig, {"d_model": 24, "position": "rotary"}, "model.position: must be other than rotary if head_dim"),
+    (ModelConfig, {"d_model": 24, "position": "rotary"}, "model.position: must be other than rotary if the rotated"),
     (ModelConfig, {"d_model": 15, "num_heads": 5}, "model.d_model: must be even if model.position=sinusoidal"),
     (GrammarConfig, {"train_size": 0}, "data.grammar.train_size: must be at least 1, got 0"),
     (GrammarConfig, {"val_size": 0}, "data.grammar.val_size: must be at least 1, got 0"),
@@ -130,7 +130,7 @@ REFUSED = [
             "tokenizer": TokenizerConfig(joint=False),
             "model": ModelConfig(tie_embeddings="none"),
         },
-        "tokenizer.joint: must be true if task.topology=decoder or if there are several tasks, got False",
+        "tokenizer.joint: must be true if task.topology=decoder or if several tasks share the run, got False",
     ),
     (
         Config,
@@ -139,7 +139,7 @@ REFUSED = [
             "tokenizer": TokenizerConfig(joint=False),
             "model": ModelConfig(tie_embeddings="none"),
         },
-        "tokenizer.joint: must be true if task.copy=true, because a copied token must be in the target's vocabulary",
+        "tokenizer.joint: must be true if task.copy=true: a copied token must be in the target's vocabulary",
     ),
 ]
 

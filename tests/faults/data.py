@@ -353,7 +353,7 @@ def unknown_label(bench):
 def broken_csv(bench):
     csv = functools.partial(read, bench, name="mine.csv", format="csv", quoting=True)
     good = "".join(f"a{n},b{n}\n" for n in range(60))
-    told = raised(DataError, lambda: csv(good + 'x,"never closed\n' + good), "mine.csv:61", "the quote opened here")
+    told = raised(DataError, lambda: csv(good + 'x,"never closed\n' + good), "mine.csv:61", "the quotation mark that opens here")
     raised(DataError, lambda: csv(good + 'x,"closed" and more\n'), "mine.csv:61", "text after its closing quote")
     raised(DataError, lambda: csv(good + "x,y,z\n"), "mine.csv:61", "3 columns, expected 2")
     raised(DataError, lambda: csv(good + "x\n"), "mine.csv:61", "1 column")
@@ -417,13 +417,13 @@ def changed_tokenizer(bench):
     "34",
     "archives with ../, absolute paths, links, devices, duplicate names, given as data",
     "never unpacked: refused as a table, nothing written elsewhere",
-    "import shutil, multihead.data.readers as r\nfind = r.find\n"
+    "import shutil, multihead.data.lines as r\nfind = r.find\n"
     "def unpack(config, name):\n"
     "    path = find(config, name)\n"
     '    shutil.unpack_archive(path, path.parent / "in", "zip" if name.endswith("zip") else "tar", '
     '**({} if name.endswith("zip") else {"filter": "fully_trusted"}))\n'
     "    return path\n"
-    'patch("multihead.data.readers.find", unpack)',
+    'patch("multihead.data.lines.find", unpack)',
 )
 def archives(bench):
     home = bench.folder / "home"

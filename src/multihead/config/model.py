@@ -141,7 +141,7 @@ class ModelConfig:
         self._check_pairs()
 
     def _check_pairs(self) -> None:
-        """Refuses values that do not go together."""
+        """Checks that the values fit each other."""
         require(
             self.head_size > 0 or self.d_model % self.num_heads == 0,
             "model.num_heads",
@@ -157,7 +157,7 @@ class ModelConfig:
         require(
             self.position != "rotary" or self.rotary_dim % 2 == 0,
             "model.position",
-            f"other than rotary if head_dim = d_model / num_heads = {self.rotary_dim} is odd",
+            f"other than rotary if the rotated dimensions of a head are odd ({self.rotary_dim})",
             self.position,
         )
         require(
@@ -169,7 +169,7 @@ class ModelConfig:
         require(
             not (self.ngram_buckets and self.embedding_width),
             "model.ngram_buckets",
-            "0 if model.embedding_width is given",
+            "0 if model.embedding_width is set",
             self.ngram_buckets,
         )
         require(

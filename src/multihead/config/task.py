@@ -252,7 +252,7 @@ class ClassificationConfig(TaskConfig):
         require(
             not (self.focal_gamma and self.label_smoothing),
             "task.label_smoothing",
-            "0 if task.focal_gamma is above 0",
+            "0 if task.focal_gamma is set",
             self.label_smoothing,
         )
 

@@ -172,7 +172,7 @@ class TrainerConfig:
         require(
             not (self.ema_decay and self.average_last_steps),
             "trainer.average_last_steps",
-            "0 if trainer.ema_decay is above 0, because a run has one average only",
+            "0 if trainer.ema_decay is set: a run has one average",
             self.average_last_steps,
         )
         self._check_average()
@@ -351,10 +351,12 @@ class Config:
 
                     others = datasets_with(name, task.roles)
                     choose = f"choose another data set ({', '.join(others)})" if others else "choose another data set"
+                    own = isinstance(self.data.train, str) and self.data.name == "files"
+                    found = f"data={self.data.train} finds its columns by itself; or set data.roles" if own else ""
                     raise ConfigError(
                         f"data={self.data.name}",
                         f"has no {' and no '.join(missing)} for task={name}; it has {', '.join(self.data.roles)}",
-                        f"{choose}, or set data.roles",
+                        found or f"{choose}, or set data.roles",
                     )
         require(
             self.tokenizer.joint or self.model.tie_embeddings not in ("source_target", "all"),
@@ -371,7 +373,7 @@ class Config:
         require(
             not (self.compile and self.trainer.profile_steps),
             "trainer.profile_steps",
-            "0 if compile=true, because the parts of compiled layers cannot be timed",
+            "0 if compile=true: compiled layers cannot be measured apart",
             self.trainer.profile_steps,
         )
         searching = [task.name for task in self.task.members().values() if type(task) in SEARCHING]
@@ -382,9 +384,9 @@ class Config:
         require(
             self.tokenizer.joint or not joint_only,
             "tokenizer.joint",
-            "true if task.topology=decoder or if there are several tasks",
+            "true if task.topology=decoder or if several tasks share the run",
             self.tokenizer.joint,
         )
         copies = any(getattr(task, "copy", False) for task in self.task.members().values())
-        what = "true if task.copy=true, because a copied token must be in the target's vocabulary"
+        what = "true if task.copy=true: a copied token must be in the target's vocabulary"
         require(self.tokenizer.joint or not copies, "tokenizer.joint", what, self.tokenizer.joint)

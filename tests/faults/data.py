@@ -353,7 +353,8 @@ def unknown_label(bench):
 def broken_csv(bench):
     csv = functools.partial(read, bench, name="mine.csv", format="csv", quoting=True)
     good = "".join(f"a{n},b{n}\n" for n in range(60))
-    told = raised(DataError, lambda: csv(good + 'x,"never closed\n' + good), "mine.csv:61", "the quotation mark that opens here")
+    opened = "the quotation mark that opens here"
+    told = raised(DataError, lambda: csv(good + 'x,"never closed\n' + good), "mine.csv:61", opened)
     raised(DataError, lambda: csv(good + 'x,"closed" and more\n'), "mine.csv:61", "text after its closing quote")
     raised(DataError, lambda: csv(good + "x,y,z\n"), "mine.csv:61", "3 columns, expected 2")
     raised(DataError, lambda: csv(good + "x\n"), "mine.csv:61", "1 column")

@@ -501,3 +501,11 @@ def test_the_ending_of_a_named_file_gives_its_format():
     assert compose([*words, "data.train=rows.csv"]).config.data.format == "csv"
     assert compose([*words, "data.train=rows.csv", "data.format=tsv"]).config.data.format == "tsv"
     assert compose([*words, "data.train=rows.txt"]).config.data.format == "tsv"
+
+
+def test_own_files_without_roles_are_pointed_to_the_path():
+    words = ["task=classification", "data=files", "data.train=tickets.csv"]
+    with pytest.raises(
+        ConfigError, match=r"has no text and no label .*; fix: data=tickets.csv finds its columns by itself"
+    ):
+        compose(words)

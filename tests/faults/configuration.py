@@ -101,7 +101,7 @@ def unknown_choice(bench):
     "38",
     "no task, no file, a file that is a folder, a folder with a file of nearly this name",
     "the key, the whole path, what is there; status 2 and no directory",
-    'patch("multihead.data.readers.find", lambda config, name: __import__("pathlib").Path(name))',
+    'patch("multihead.data.lines.find", lambda config, name: __import__("pathlib").Path(name))',
 )
 def missing(bench):
     bench.main("train").expect(2, "error[config] task: must be chosen")

@@ -344,10 +344,12 @@ class Config:
 
                     others = datasets_with(name, task.roles)
                     choose = f"choose another data set ({', '.join(others)})" if others else "choose another data set"
+                    own = isinstance(self.data.train, str) and self.data.name == "files"
+                    found = f"data={self.data.train} finds its columns by itself; or set data.roles" if own else ""
                     raise ConfigError(
                         f"data={self.data.name}",
                         f"has no {' and no '.join(missing)} for task={name}; it has {', '.join(self.data.roles)}",
-                        f"{choose}, or set data.roles",
+                        found or f"{choose}, or set data.roles",
                     )
         require(
             self.tokenizer.joint or self.model.tie_embeddings not in ("source_target", "all"),

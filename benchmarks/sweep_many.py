@@ -41,8 +41,8 @@ parameters:
 command: ["python", "${{program}}", "${{args_no_hyphens}}"]
 """
 PROGRAM = (
-    "import sys; from multihead.commands import sweep; from multihead.cli import main;"
-    "sweep.PROGRAM = [sys.executable, sys.argv[1], 'sleep=0.5', 'fails=0.1'];"
+    "import sys; from multihead.sweeping import runner; from multihead.cli import main;"
+    "runner.PROGRAM = [sys.executable, sys.argv[1], 'sleep=0.5', 'fails=0.1'];"
     "sys.exit(main(['sweep', *sys.argv[2:]]))"
 )
 

@@ -212,9 +212,7 @@ def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
         raise ConfigError("--cfg", "must be job or hydra, got all", "--cfg job")
     words = [word for word in composition.words if word.partition("=")[0] in GROUPS]
     words = ["data=files" if named_paths(split(word), []) else word for word in words]  # Hydra knows no paths
-    choices = [
-        word for word in words if not word.lower().endswith("=null")
-    ]  # without such a word Hydra chooses none either
+    choices = [word for word in words if not word.lower().endswith("=null")]  # Hydra's default is null
     folder = ["--config-dir", composition.config.config_dir] if composition.config.config_dir else []
     with _argv([*line.argv(), *folder, *choices, *hydra]):
         _hydra_main(lambda _: None, PRIMARY)

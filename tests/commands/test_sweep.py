@@ -12,9 +12,9 @@ import yaml
 from trial import ROOT
 
 from multihead.cli import main
-from multihead.commands import sweep as command
 from multihead.config.compose import compose
 from multihead.config.sweep import read_sweep
+from multihead.sweeping import runner
 from multihead.sweeping.ledger import Ledger
 
 pytestmark = pytest.mark.unhurried
@@ -35,7 +35,7 @@ command: ["python", "${program}", "${args_no_hyphens}"]
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "PROGRAM", [sys.executable, SLEEPER])
+    monkeypatch.setattr(runner, "PROGRAM", [sys.executable, SLEEPER])
     (tmp_path / "s.yaml").write_text(FILE)
     return tmp_path
 
@@ -71,7 +71,7 @@ def test_a_sweep_runs_to_its_end_and_can_be_extended_and_looked_at(here, capsys)
 
 def test_failed_trials_are_told_and_the_status_is_7(here, capsys):
     (here / "s.yaml").write_text(FILE.replace('"${args', '"tokenizer.kind=word", "${args'))
-    command.PROGRAM = [sys.executable, SLEEPER, "fails=0.2"]
+    runner.PROGRAM = [sys.executable, SLEEPER, "fails=0.2"]
     assert main(["sweep", "file=s.yaml", "budget=5"]) == 7
     out = capsys.readouterr().out
     assert "trial 3 failed: crashed: train.de:88: is not text" in out and "4 complete, 1 failed" in out
@@ -135,15 +135,15 @@ def test_a_worker_that_is_killed_is_replaced(here):
     (worker,) = workers_of(process.pid)
     os.kill(worker, signal.SIGKILL)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "was killed by SIGKILL; another one goes on" in out
+    assert process.returncode == 0 and "was killed by SIGKILL; a new one goes on" in out
     assert [row.state for row in rows(here)] == ["complete"] * 2
 
 
 def started(trait, *words):
     """The command in a process of its own, its trials sleepers."""
     program = (
-        "import sys; from multihead.commands import sweep; from multihead.cli import main;"
-        f"sweep.PROGRAM = [sys.executable, {SLEEPER!r}, {trait!r}]; sys.exit(main(['sweep', *sys.argv[1:]]))"
+        "import sys; from multihead.sweeping import runner; from multihead.cli import main;"
+        f"runner.PROGRAM = [sys.executable, {SLEEPER!r}, {trait!r}]; sys.exit(main(['sweep', *sys.argv[1:]]))"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", program, *words], **pipes)
@@ -156,10 +156,10 @@ def workers_of(pid):
 def test_cores_and_gpus_are_shared_among_workers(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("multihead.commands.sweep.cores", lambda: 16)
+    monkeypatch.setattr("multihead.sweeping.runner.cores", lambda: 16)
     first = compose(["task=lm", "devices=2"])
-    shares = [command.share_of(index, 2, first) for index in range(2)]
+    shares = [runner.share_of(index, 2, first) for index in range(2)]
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["4,5", "6,7"]
     assert {share["OMP_NUM_THREADS"] for share in shares} == {"4"}
-    assert command.share_of(0, 1, first) == {}
-    assert "CUDA_VISIBLE_DEVICES" not in command.share_of(0, 2, compose(["task=lm", "accelerator=cpu"]))
+    assert runner.share_of(0, 1, first) == {}
+    assert "CUDA_VISIBLE_DEVICES" not in runner.share_of(0, 2, compose(["task=lm", "accelerator=cpu"]))

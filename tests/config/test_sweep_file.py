@@ -193,15 +193,15 @@ def test_a_text_that_yaml_reads_otherwise(write, typed, message, form):
 
 
 def test_own_files_of_a_sweep_are_frozen(write, tmp_path):
-    from multihead.commands.sweep import OWN, _freeze_files, _trial_words
     from multihead.config.compose import compose
+    from multihead.sweeping.frozen import OWN, freeze_files, trial_words
 
     own = tmp_path / "my conf"
     (own / "data").mkdir(parents=True)
     (own / "data" / "mine.yaml").write_text("format: grammar\nroles: {source: a, target: b}\nbatch_tokens: 99\n")
     typed = [f"config_dir={own}", "data=mine"]
     sweep = read_sweep(write(FILE))
-    _freeze_files(sweep, tmp_path, check(sweep, typed))
+    freeze_files(sweep, tmp_path, check(sweep, typed))
     (own / "data" / "mine.yaml").unlink()
-    words = _trial_words(typed, tmp_path)
+    words = trial_words(typed, tmp_path)
     assert compose(["task=translation", *words]).config.data.batch_tokens == 99 and OWN in words[0]

@@ -32,7 +32,7 @@ TEXTS = [line.split("\t")[1] for line in PAIRS.splitlines()]
 def lines_of(bench: Bench, content: bytes, skip: bool = False, name: str = "train.de") -> list[str | None]:
     lines = Lines(bench.file(name, content), name, skip)
     found = list(lines)
-    lines_of.summary = lines.summary()
+    lines_of.said = lines.said()
     return found
 
 
@@ -172,7 +172,7 @@ def not_utf8(bench):
         number = len(bytes(content).split(b"\n"))
         found = lines_of(bench, bytes(content), skip=True)
         assert len(found) in (number, number - 1)
-        assert (None in found) == bool(lines_of.summary) or bytes(content).startswith(b"\xef\xbb\xbf")
+        assert (None in found) == bool(lines_of.said) or bytes(content).startswith(b"\xef\xbb\xbf")
         if None in found:
             raised(
                 DataError, lambda content=content: lines_of(bench, bytes(content)), f"train.de:{found.index(None) + 1}:"
@@ -190,7 +190,7 @@ def not_utf8(bench):
 def separators(bench):
     odd = "a\u2028b\u0085c\x0bd\x0ce\x1cf\rg"
     assert lines_of(bench, f"\ufeff{odd}\r\nnext\n".encode()) == [odd, "next"]
-    assert lines_of.summary == ["train.de: byte-order mark removed"]
+    assert lines_of.said == ["train.de: byte-order mark removed"]
     rng = random.Random(1)
     for _ in range(100):
         content = (
@@ -353,9 +353,8 @@ def unknown_label(bench):
 def broken_csv(bench):
     csv = functools.partial(read, bench, name="mine.csv", format="csv", quoting=True)
     good = "".join(f"a{n},b{n}\n" for n in range(60))
-    told = raised(
-        DataError, lambda: csv(good + 'x,"never closed\n' + good), "mine.csv:61", "the quotation mark that opens here"
-    )
+    opened = "the quotation mark that opens here"
+    told = raised(DataError, lambda: csv(good + 'x,"never closed\n' + good), "mine.csv:61", opened)
     raised(DataError, lambda: csv(good + 'x,"closed" and more\n'), "mine.csv:61", "text after its closing quote")
     raised(DataError, lambda: csv(good + "x,y,z\n"), "mine.csv:61", "3 columns, expected 2")
     raised(DataError, lambda: csv(good + "x\n"), "mine.csv:61", "1 column")
@@ -419,13 +418,13 @@ def changed_tokenizer(bench):
     "34",
     "archives with ../, absolute paths, links, devices, duplicate names, given as data",
     "never unpacked: refused as a table, nothing written elsewhere",
-    "import shutil, multihead.data.readers as r\nfind = r.find\n"
+    "import shutil, multihead.data.lines as r\nfind = r.find\n"
     "def unpack(config, name):\n"
     "    path = find(config, name)\n"
     '    shutil.unpack_archive(path, path.parent / "in", "zip" if name.endswith("zip") else "tar", '
     '**({} if name.endswith("zip") else {"filter": "fully_trusted"}))\n'
     "    return path\n"
-    'patch("multihead.data.readers.find", unpack)',
+    'patch("multihead.data.lines.find", unpack)',
 )
 def archives(bench):
     home = bench.folder / "home"

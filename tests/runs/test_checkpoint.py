@@ -163,7 +163,7 @@ def test_half_written_folders_are_never_taken(tmp_path):
     with pytest.raises(CheckpointError, match="step_10 is damaged"):
         newest_valid(tmp_path)
     shutil.rmtree(folder)
-    with pytest.raises(CheckpointError, match="no checkpoint in it"):
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
         newest_valid(tmp_path)
 
 

@@ -94,10 +94,10 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_again_in_place(tmp_
     run = runs.copy(tmp_path / "run", "task=translation")
     shutil.rmtree(run / "checkpoints")
     (run / "result.json").unlink()
-    with pytest.raises(CheckpointError, match=r"checkpoints: no checkpoint in it; fix: resume=auto") as caught:
+    with pytest.raises(CheckpointError, match=r"checkpoints: has no checkpoint; fix: resume=auto") as caught:
         train(run, "resume=must")
     assert caught.value.status == 3
-    with pytest.raises(CheckpointError, match=r"no checkpoint in it; fix: run_dir=.* resume=auto"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint; fix: run_dir=.* resume=auto"):
         multihead.train([f"resume={run}"])
     train(run, "resume=auto")
     assert equal(run, runs.finished("task=translation"))
@@ -106,9 +106,9 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_again_in_place(tmp_
 
 def test_must_wants_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="resume=must: outputs: no unfinished run of this configuration"):
+    with pytest.raises(CheckpointError, match="resume=must: outputs: has no unfinished run of this configuration"):
         multihead.train([*SMOKE, "resume=must"])
-    with pytest.raises(CheckpointError, match=f"resume=must: {tmp_path / 'none'}: no unfinished run"):
+    with pytest.raises(CheckpointError, match=f"resume=must: {tmp_path / 'none'}: has no unfinished run"):
         train(tmp_path / "none", "resume=must")
     assert list(tmp_path.iterdir()) == []
 

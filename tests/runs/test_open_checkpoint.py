@@ -123,7 +123,7 @@ def test_run_dir_names_the_run(tmp_path, monkeypatch):
     run_of(tmp_path / "outputs" / "lm" / "grammar" / "2026-01-01")
     here = f"run_dir={run}"
     assert aim(compose([*WORDS, here, "resume=auto"])).how == "again"
-    with pytest.raises(CheckpointError, match="no checkpoint in it; fix: resume=auto starts the run again"):
+    with pytest.raises(CheckpointError, match="has no checkpoint; fix: resume=auto starts the run again"):
         aim(compose([*WORDS, here, "resume=must"]))
     (run / "result.json").write_text("{}")
     assert aim(compose([*WORDS, here, "resume=auto"])).how == "done"

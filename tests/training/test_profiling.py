@@ -149,11 +149,15 @@ def test_the_steps_are_those_of_a_run_without_a_profile(tmp_path):
 
 def test_what_cannot_be_profiled_is_refused(tmp_path):
     words = ["task=translation", "debug=profile", f"run_dir={tmp_path / 'run'}"]
-    with pytest.raises(ConfigError, match=r"trainer\.profile_steps: a profile is of one rank, and there are several"):
+    with pytest.raises(
+        ConfigError, match=r"trainer\.profile_steps: only a run with one rank can be profiled; fix: devices=1"
+    ):
         multihead.train([*words, "devices=2", "accelerator=cpu", "strategy=ddp"])
     begun = tmp_path / "begun"
     multihead.train(["task=translation", "debug=smoke", f"run_dir={begun}", "trainer.max_steps=2"])
-    with pytest.raises(ConfigError, match=r"trainer\.profile_steps: a profile is of a new run; fix: trainer\.profile"):
+    with pytest.raises(
+        ConfigError, match=r"trainer\.profile_steps: only a new run can be profiled; fix: trainer\.profile"
+    ):
         multihead.train([f"resume={begun}", "trainer.profile_steps=20", "trainer.max_steps=51"])
     with pytest.raises(ConfigError, match=r"trainer\.profile_steps: must be 0 if compile=true"):
         multihead.train([*words, "compile=true"])

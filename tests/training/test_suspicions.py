@@ -6,7 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from multihead.comparing.significance import proportion_interval
+from multihead.config.compose import compose
+from multihead.data.tokenizer import train_tokenizer
+from multihead.metrics.text import CorpusBLEU
+from multihead.tasks import build_task
 from multihead.tasks.base import EvaluationData
+from multihead.text.vocabulary import Vocabulary
 from multihead.training.suspicions import Evaluation, Training, notes_on, of_evaluation, of_training
 
 CURVE = [(100, 5.0), (200, 20.0), (300, 30.0), (400, 32.0)]
@@ -117,3 +122,16 @@ def test_few_examples_come_with_their_interval():
     )
     (note,) = notes_on(task, {"test/translation/bleu": 60.0, "test/lm/loss": 1.0})
     assert note.startswith("translation: the test split has 20 examples, so test/bleu 60 is uncertain: its 95 %")
+
+
+def test_the_interval_of_bleu_is_for_the_tokenizer_of_the_score():
+    config = compose(
+        ["task=translation", "model=tiny", "model.d_model=32", "model.d_ff=32", "tokenizer.kind=char"]
+    ).config
+    tokenizer = train_tokenizer(config.tokenizer, ["a b"])
+    task = build_task(config, Vocabulary({"source": tokenizer, "target": tokenizer}))
+    task.samples = [{"output": f"{i}日我们去公园", "reference": f"{i % 7}日我们去公园"} for i in range(20)]
+    for tokenize, said in (("13a", []), ("char", ["the test split has 20 examples, so test/bleu 60 is uncertain"])):
+        task.scores["bleu"] = CorpusBLEU(tokenize=tokenize)
+        notes = notes_on(task, {"test/bleu": 60.0})
+        assert [note.partition(":")[0] for note in notes] == said

@@ -1,8 +1,7 @@
-"""What a metric needs of each test example: sufficient statistics, whose sum over the examples gives the score.
+"""Sufficient statistics of each test example. A metric's score is a function of their sum over the examples.
 
-Read from samples.jsonl as dicts; numpy and sacreBLEU, no torch. The scores are those of `multihead.metrics.text` and
-`multihead.metrics.classification` (tests hold them together), written so that thousands of resamples are scored at
-once.
+They come from the rows of samples.jsonl, without torch. The scores equal those of `multihead.metrics.text` and
+`multihead.metrics.classification`, which tests check. Here thousands of resamples are scored at once.
 
 Shapes: E examples, K statistics of an example, C classes; ``...`` is any number of resamples.
 """
@@ -23,7 +22,7 @@ from multihead.metrics.rouge import ROUGE, rouge
 Sample = dict[str, Any]
 LANGUAGE = ("loss", "perplexity", "bits_per_byte")
 ORDER = 4
-"""Longest n-grams of BLEU."""
+"""Length of BLEU's longest n-grams."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class Statistics:
     """Sufficient statistics of several runs on the same examples.
 
     Attributes:
-        runs: [E, K] of each run.
-        score: From sums [..., K] to scores [...].
-        test: The usual one for this metric with one seed: bootstrap, mcnemar or permutation.
+        runs: The statistics [E, K] of each run.
+        score: Function from sums [..., K] to scores [...].
+        test: The usual test of this metric if each system has one seed: bootstrap, mcnemar or permutation.
     """
 
     runs: list[np.ndarray]
@@ -42,12 +41,12 @@ class Statistics:
 
 
 def statistics_of(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokenize: str = "13a") -> Statistics | None:
-    """Sufficient statistics of ``metric`` (its plain name: bleu, accuracy, f1/spam); None where samples hold none.
+    """Returns the sufficient statistics of a metric, or None if the samples do not have what it needs.
 
     Args:
-        metric: Its name, without the split and the task.
-        samples: Of each run, the same examples in the same order.
-        bleu_tokenize: sacreBLEU's tokenizer, of BLEU.
+        metric: The metric's name without the split and the task, such as bleu, accuracy or f1/spam.
+        samples: The samples of each run. All runs have the same examples in the same order.
+        bleu_tokenize: The tokenizer of sacreBLEU that BLEU uses.
     """
     fields = set(samples[0][0]) if samples and samples[0] else set()
     if {"reference", "output"} <= fields:
@@ -88,17 +87,17 @@ def _of_texts(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokenize: s
 
 
 def _extract(scorer: Any, outputs: list[str], references: list[str]) -> np.ndarray:
-    """sacreBLEU's statistics of each sentence [E, K], as `multihead.metrics.text` sums them."""
+    """Returns sacreBLEU's statistics of each sentence [E, K], which `multihead.metrics.text` sums too."""
     from multihead.metrics.sacrebleu_private import sentence_statistics
 
     return np.array(sentence_statistics(scorer, outputs, references), dtype=np.float64)
 
 
 def bleu(sums: np.ndarray) -> np.ndarray:
-    """Corpus BLEU in [0, 100] as sacreBLEU computes it, with exponential smoothing.
+    """Computes corpus BLEU in [0, 100] as sacreBLEU does, with exponential smoothing.
 
     Args:
-        sums: Output length, reference length, matches of n-grams 1 to 4, and their numbers [..., 10].
+        sums: Output length, reference length, matches of 1-grams to 4-grams, and numbers of these n-grams [..., 10].
     """
     length, reference = sums[..., 0], sums[..., 1]
     matches, totals = sums[..., 2 : 2 + ORDER], sums[..., 2 + ORDER :]
@@ -112,10 +111,10 @@ def bleu(sums: np.ndarray) -> np.ndarray:
 
 
 def chrf(sums: np.ndarray) -> np.ndarray:
-    """chrF (beta 2) in [0, 100] as sacreBLEU computes it.
+    """Computes chrF (beta 2) in [0, 100] as sacreBLEU does.
 
     Args:
-        sums: Numbers of n-grams in output, reference and both, for each order [..., 3 * orders].
+        sums: Numbers of n-grams in the output, the reference and both, for each order [..., 3 * orders].
     """
     output, reference, both = (sums[..., i::3] for i in range(3))
     used = (output > 0) & (reference > 0)
@@ -126,13 +125,13 @@ def chrf(sums: np.ndarray) -> np.ndarray:
 
 
 def ter(sums: np.ndarray) -> np.ndarray:
-    """Translation edit rate in percent, of edits and reference length [..., 2], as sacreBLEU computes it."""
+    """Computes the translation edit rate in percent from edits and reference length [..., 2], as sacreBLEU does."""
     edits, length = sums[..., 0], sums[..., 1]
     return 100 * np.where(length > 0, edits / np.where(length > 0, length, 1.0), edits > 0)
 
 
 def mean(sums: np.ndarray) -> np.ndarray:
-    """A sum over a count [..., 2]."""
+    """Divides a sum by a count [..., 2]."""
     return sums[..., 0] / sums[..., 1]
 
 
@@ -184,7 +183,7 @@ def _of_label_sets(metric: str, samples: Sequence[Sequence[Sample]]) -> Statisti
             for field in ("label", "predicted")
         )
         cells = np.stack([label * predicted, predicted, label], -1)  # [E, C, 3]
-        if metric == "mcc":  # one decision of two classes for each example and class
+        if metric == "mcc":  # each example and class is one decision between two classes
             no = np.stack([(1 - label) * (1 - predicted), 1 - predicted, 1 - label], -1)
             cells = np.stack([no.sum(1), cells.sum(1)], 1)  # [E, 2, 3]
         runs.append(cells.reshape(len(run), -1))
@@ -192,7 +191,7 @@ def _of_label_sets(metric: str, samples: Sequence[Sequence[Sample]]) -> Statisti
 
 
 def _nats(probabilities: dict[str, float], label: str) -> float:
-    """-log p of the label; samples.jsonl has six decimals, so p is at least half of the last one."""
+    """Returns -log p of the label. samples.jsonl has six decimals, so p is taken as at least half of the last one."""
     return -math.log(max(probabilities.get(label, 0.0), 5e-7))
 
 
@@ -205,7 +204,7 @@ def _class_score(metric: str, names: Sequence[str], absent_count: bool) -> Calla
 
 
 def _f1(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of each class, and which occur or were predicted, [..., C] each."""
+    """Returns the F1 of each class, and whether a class occurs or was predicted, [..., C] each."""
     counts = sums.reshape(*sums.shape[:-1], -1, 3)
     size = counts[..., 1] + counts[..., 2]
     return _ratio(2 * counts[..., 0], size), size > 0
@@ -216,12 +215,12 @@ def _one_f1(sums: np.ndarray, place: int) -> np.ndarray:
 
 
 def macro_f1(sums: np.ndarray, absent_count: bool = False) -> np.ndarray:
-    """Mean F1 over classes.
+    """Computes the mean F1 over classes.
 
     Args:
-        sums: True positives, predicted and labelled examples of each class [..., 3 C].
-        absent_count: Whether a class that neither occurs nor was predicted counts as 0, as torchmetrics has it where
-            examples have several labels; else the mean is over the others.
+        sums: Numbers of true positives, predicted and labelled examples of each class [..., 3 C].
+        absent_count: Whether a class that neither occurs nor was predicted counts as 0. torchmetrics does so if
+            examples have several labels. Otherwise the mean is over the other classes.
     """
     f1, occurs = _f1(sums)
     if absent_count:
@@ -230,10 +229,10 @@ def macro_f1(sums: np.ndarray, absent_count: bool = False) -> np.ndarray:
 
 
 def mcc(sums: np.ndarray) -> np.ndarray:
-    """Matthews' correlation coefficient for C classes (Gorodkin 2004); 0 where it is 0/0.
+    """Computes Matthews' correlation coefficient for C classes (Gorodkin 2004), or 0 if it is 0/0.
 
     Args:
-        sums: As for `macro_f1`.
+        sums: The same as for `macro_f1`.
     """
     counts = sums.reshape(*sums.shape[:-1], -1, 3)
     right, predicted, labelled = (counts[..., i] for i in range(3))
@@ -247,7 +246,7 @@ def mcc(sums: np.ndarray) -> np.ndarray:
 
 
 def language_score(sums: np.ndarray, name: str) -> np.ndarray:
-    """Nats per token, its exponential, or bits per byte.
+    """Computes nats per token (loss), its exponential (perplexity), or bits per byte.
 
     Args:
         sums: Nats, tokens and bytes [..., 3].
@@ -260,5 +259,5 @@ def language_score(sums: np.ndarray, name: str) -> np.ndarray:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """``above / below``, and 0 where that is 0/0."""
+    """Returns ``above / below``, or 0 if ``below`` is 0."""
     return np.where(below > 0, above / np.where(below > 0, below, 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""A comparison of systems as Markdown, LaTeX, JSON, or one HTML page with curves."""
+"""Writes a comparison of systems as Markdown, LaTeX, JSON, or one HTML page with curves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from multihead.runs.page import embedded, render_page
 
 @dataclass
 class System:
-    """Runs that differ in their seed only."""
+    """Runs that differ only in their seed."""
 
     name: str
     runs: list[str]
@@ -31,12 +31,12 @@ class System:
 
 @dataclass
 class Pair:
-    """Two systems, compared."""
+    """The comparison of two systems."""
 
     first: str
     second: str
     test: Test | None
-    """None where there is nothing to test with: one seed each, and nothing for each example."""
+    """The test, or None if both systems have one seed and the metric has no value for each example."""
     corrected: float | None
     """The p-value after Holm's correction."""
     statement: str
@@ -44,7 +44,7 @@ class Pair:
 
 @dataclass
 class Curve:
-    """A column of metrics.csv of one run."""
+    """The values of one column in a run's metrics.csv."""
 
     system: int
     run: str
@@ -53,36 +53,36 @@ class Curve:
 
 @dataclass
 class Report:
-    """All that a comparison found."""
+    """All results of a comparison."""
 
     task: str
     metric: str
     better: str
-    """max or min."""
+    """Which values of the metric are better: max or min."""
     systems: list[System]
     pairs: list[Pair]
     differences: dict[str, list[str]]
-    """Key of the configuration to its value in each system."""
+    """For each differing key of the configuration, its value in each system."""
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     curves: dict[str, list[Curve]] = field(default_factory=dict)
-    """Title to curves against steps."""
+    """The curves against steps, by title."""
 
 
 def render(report: Report, kind: str) -> str:
-    """The report in one of `REPORT_FORMATS`."""
+    """Returns the report in one of `REPORT_FORMATS`."""
     return {"markdown": markdown, "latex": latex, "html": page, "json": as_json}[kind](report)
 
 
 def outputs(formats: Sequence[str], out: str) -> list[tuple[str, Path | None]]:
-    """The formats to write, each with its file, or None for standard output.
+    """Returns the formats to write, each with its file. The file is None for standard output.
 
     Args:
-        formats: Names of `REPORT_FORMATS`; if it is empty, the suffix of ``out`` decides.
-        out: A file; if several formats are written, the beginning of their names.
+        formats: Names of `REPORT_FORMATS`. If it is empty, the suffix of ``out`` decides.
+        out: A file. If several formats are written, their files' names begin with it.
 
     Raises:
-        ConfigError: Several formats have no file, or no format has the suffix of ``out``.
+        ConfigError: If several formats have no file, or if no format has the suffix of ``out``.
     """
     if not out:
         if len(formats) > 1:
@@ -105,7 +105,7 @@ def outputs(formats: Sequence[str], out: str) -> list[tuple[str, Path | None]]:
 
 
 def systems_rows(report: Report) -> list[list[str]]:
-    """The table of systems, its head first."""
+    """Returns the table of systems. The first row is the head."""
     digits = _digits([s.spread for s in report.systems])
     rows = [["system", "seeds", "mean", "sd", "95 % CI over seeds", "parameters"]]
     for system in report.systems:
@@ -125,7 +125,7 @@ def systems_rows(report: Report) -> list[list[str]]:
 
 
 def pairs_rows(report: Report) -> list[list[str]]:
-    """The table of comparisons, its head first."""
+    """Returns the table of comparisons. The first row is the head."""
     rows = [["first - second", "difference", "95 % CI", "p", "p (Holm)", "test"]]
     for pair in report.pairs:
         name = f"{pair.first} - {pair.second}"
@@ -149,13 +149,13 @@ def pairs_rows(report: Report) -> list[list[str]]:
 
 
 def differences_rows(report: Report) -> list[list[str]]:
-    """What differs in the configurations, its head first."""
+    """Returns the table of differing configuration keys. The first row is the head."""
     head = ["key", *(system.name for system in report.systems)]
     return [head, *([key, *values] for key, values in report.differences.items())]
 
 
 def p_text(p: float | None, bare: bool = False) -> str:
-    """``p = 0.004`` or ``p < 0.001``; without ``p =`` where ``bare``."""
+    """Formats a p-value as ``p = 0.004`` or ``p < 0.001``; if ``bare``, as ``0.004`` or ``< 0.001``."""
     if p is None:
         return "-"
     if p < 0.001:
@@ -165,20 +165,20 @@ def p_text(p: float | None, bare: bool = False) -> str:
 
 
 def difference_digits(test: Test) -> int:
-    """Decimals at which an interval's width shows two digits."""
+    """Returns the number of decimals at which an interval's width shows two digits."""
     width = test.high - test.low
     size = width if width > 0 else abs(test.difference)
     return min(6, max(0, 1 - math.floor(math.log10(size)))) if size > 0 else 2
 
 
 def signed(value: float, digits: int, plus: bool = False) -> str:
-    """A number without the sign of a rounded zero; with a plus where ``plus``."""
+    """Formats a number. A rounded zero has no sign; a positive number has a plus if ``plus``."""
     text = f"{value:{'+' if plus else ''}.{digits}f}"
     return text.lstrip("+-") if float(text) == 0 else text
 
 
 def _digits(spreads: Sequence[Spread]) -> int:
-    """Decimals for a column of means: two digits of the smallest deviation, or enough to tell the means apart."""
+    """Returns the decimals for a column of means, which show two digits of the smallest deviation."""
     deviations = [s.deviation for s in spreads if s.deviation]
     if deviations:
         return min(5, max(1, 1 - math.floor(math.log10(min(deviations)))))
@@ -189,13 +189,13 @@ def _digits(spreads: Sequence[Spread]) -> int:
 
 
 def as_json(report: Report) -> str:
-    """Everything but the curves; numbers in full."""
+    """Returns everything but the curves as JSON, with unrounded numbers."""
     content: dict[str, Any] = {key: value for key, value in asdict(report).items() if key != "curves"}
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
 def markdown(report: Report) -> str:
-    """A table of systems, one of comparisons, and the findings in words."""
+    """Returns a table of systems, a table of comparisons, and the findings in words."""
 
     def table(rows: list[list[str]]) -> list[str]:
         cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
@@ -219,7 +219,7 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 
 
 def latex(report: Report) -> str:
-    """A table environment with the systems, and the findings as comments and as its caption; needs no package."""
+    """Returns a table of the systems, which needs no LaTeX package. The caption has the findings."""
 
     def escape(text: str) -> str:
         return "".join(_LATEX.get(character, character) for character in text)
@@ -247,7 +247,7 @@ def _better(report: Report) -> str:
 
 
 def page(report: Report) -> str:
-    """One page with tables, findings, curves, and what differs; light or dark as the reader's browser is."""
+    """Returns one page with tables, findings, curves and differing keys. It is light or dark as the browser is."""
     drawn = installed("matplotlib")
     runs = [["run", "system", "seed", report.metric]]
     for system in report.systems:

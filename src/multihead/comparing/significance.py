@@ -1,33 +1,33 @@
-"""Whether a difference between runs is more than chance: intervals, resampling, and what several seeds allow to say.
+"""Tests whether a difference between runs is more than chance, for one seed or several seeds of each system.
 
-Every metric here is a function of the sum over test examples of a few numbers per example, its sufficient statistics
-(BLEU: n-gram matches and lengths; accuracy: correct and 1; loss: nats and tokens). So one bootstrap and one permutation
-test serve them all: they resample sums, and never look at text again.
+Each test example has a few numbers, the sufficient statistics: n-gram matches and lengths for BLEU, correct and 1 for
+accuracy, nats and tokens for loss. Each metric is a function of their sums. So one bootstrap and one permutation test
+serve all metrics: they resample the sums and need no text.
 
-**One seed each.** The question is whether two *models* differ on texts like these. Chance is the choice of examples:
-`permutation_p` (approximate randomisation; Noreen 1989; sacreBLEU's ``--paired-ar``) or `mcnemar`, both paired by
-example, with the interval of the `paired_bootstrap` (Koehn 2004, W04-3250). Nothing is said about other seeds.
+**One seed each.** The question is whether two *models* differ on texts like these. Chance is the choice of examples.
+`permutation_p` (approximate randomisation; Noreen 1989; sacreBLEU's ``--paired-ar``) and `mcnemar` are both paired by
+example. The interval comes from `paired_bootstrap` (Koehn 2004, W04-3250). Other seeds may give another result.
 
-**Several seeds.** The question is whether two *recipes* differ, and there are two sources of chance: which seeds were
-drawn, and which examples. All runs read the same examples, so the two are crossed. `over_seeds` is the analysis of
-readers and cases in radiology, where readers are nested in the treatment (Obuchowski & Rockette 1995; degrees of
-freedom by Hillis 2007, doi:10.1002/sim.2532):
+**Several seeds.** The question is whether two *recipes* differ. There are two sources of chance: the choice of seeds
+and the choice of examples. They are crossed, because all runs read the same examples. `over_seeds` is the analysis of
+readers and cases in radiology, with readers nested in the treatment (Obuchowski & Rockette 1995; degrees of freedom by
+Hillis 2007, doi:10.1002/sim.2532):
 
     var(difference) = s_A^2 / n_A + s_B^2 / n_B + max(0, cov_AA + cov_BB - 2 cov_AB)
 
-where s^2 is the variance of scores between seeds, and cov the covariance over resampled examples of the scores of two
-*different* runs: what all seeds have in common by reading the same examples. The noise of examples that a run has to
-itself is in s^2 already and must not be counted twice. Degrees of freedom follow Welch and Satterthwaite, with chance
-in the seeds' terms only, and the difference is compared with Student's t.
+Here s^2 is the variance of scores between seeds. cov is the covariance, over resampled examples, of the scores of two
+*different* runs: the chance that all seeds share because they read the same examples. The noise that examples add to a
+single run is already in s^2 and must not be counted twice. Degrees of freedom follow Welch and Satterthwaite, with
+chance only in the terms of the seeds. The difference is compared with Student's t.
 
-Why not a bootstrap over seeds and examples: with n seeds it takes (n - 1) / n of their variance for the whole, and a
-normal distribution for Student's t, so where seeds vary it finds a difference between identical systems in about 12 %
-of trials with three seeds and in 20 % with two; where runs differ in single examples only, it counts that noise twice
-and finds nothing (`tests/comparing/test_significance.py` shows it). The t-test holds its 5 % in both.
+Why this is not a bootstrap over seeds and examples: with n seeds, that takes (n - 1) / n of their variance for all of
+it, and a normal distribution for Student's t. If seeds vary, it finds a difference between identical systems in about
+12 % of trials with three seeds, and in 20 % with two. If runs differ only in single examples, it counts that noise
+twice and finds nothing (`tests/comparing/test_significance.py` shows both). The t-test holds its 5 % in both cases.
 
 Why runs with the same seed are not paired: a seed gives two different recipes the same order of the data and little
-else, so their scores are hardly correlated, and pairing would halve the degrees of freedom (three seeds: t has to pass
-4.30 instead of 2.78). Where they are correlated after all, the unpaired test is conservative, not wrong.
+else, so their scores are hardly correlated. Pairing would halve the degrees of freedom: with three seeds, t would have
+to pass 4.30 instead of 2.78. If the scores are correlated after all, the unpaired test is conservative, not wrong.
 
 Shapes: E examples, K statistics of an example, R resamples, S and T seeds.
 """
@@ -38,40 +38,40 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special  # scipy.stats takes a second to import, and what is needed of it is in here
+from scipy import special  # scipy.stats takes a second to import
 
 RESAMPLES = 5000
 LEVEL = 0.95
 EXACT_BELOW = 25
-"""Discordant pairs below which McNemar's test is the exact binomial one."""
+"""If there are fewer discordant pairs, McNemar's test is the exact binomial one."""
 MOST_FREEDOM = 1e9
-"""Degrees of freedom at which Student's t is normal for us."""
+"""Degrees of freedom at which Student's t is taken as normal."""
 _CELLS = 4_000_000
-"""Most cells of a resampling matrix in memory at once."""
+"""Largest number of cells of a resampling matrix in memory."""
 
 Score = Callable[[np.ndarray], np.ndarray]
-"""Sums of sufficient statistics [..., K] to scores [...]."""
+"""A function from sums of sufficient statistics [..., K] to scores [...]."""
 
 
 @dataclass(frozen=True)
 class Test:
-    """A difference (first minus second), its confidence interval, and the p-value of there being none."""
+    """A difference (first minus second), its confidence interval, and the p-value of no difference."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # pytest must not collect this class
     difference: float
     low: float
     high: float
     p: float
     method: str
     also: tuple[tuple[str, float], ...] = ()
-    """Further tests of the same difference, by name, with their p-values."""
+    """Names and p-values of further tests of the same difference."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Scores over seeds: their mean, standard deviation (n - 1), and Student's interval of the mean.
+    """The mean of scores over seeds, their standard deviation (n - 1), and Student's interval of the mean.
 
-    With one seed there is neither deviation nor interval.
+    One seed has neither a deviation nor an interval.
     """
 
     mean: float
@@ -81,7 +81,7 @@ class Spread:
 
 
 def spread(values: Sequence[float], level: float = LEVEL) -> Spread:
-    """Mean, deviation and interval of scores of several seeds."""
+    """Returns the mean, deviation and interval of the scores of several seeds."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Spread(mean)
@@ -98,7 +98,7 @@ def _t_quantile(share: float, freedom: float) -> float:
 
 
 def proportion_interval(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
-    """Exact interval of a share from ``hits`` of ``count`` examples (Clopper and Pearson 1934)."""
+    """Returns the exact interval of the share ``hits / count`` (Clopper and Pearson 1934)."""
     tail = (1 - level) / 2
     low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
     high = float(special.betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
@@ -106,7 +106,7 @@ def proportion_interval(hits: int, count: int, level: float = LEVEL) -> tuple[fl
 
 
 def score_interval(statistics: np.ndarray, score: Score, level: float = LEVEL) -> tuple[float, float]:
-    """Percentile interval of a score over bootstrap samples of the examples [E, K]."""
+    """Returns the percentile interval of a score over bootstrap samples of the examples [E, K]."""
     low, high = np.quantile(resampled(statistics, score, 1000), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -115,18 +115,18 @@ def score_interval(statistics: np.ndarray, score: Score, level: float = LEVEL) -
 
 
 def resampled(statistics: np.ndarray, score: Score, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Scores of bootstrap samples of the examples.
+    """Scores bootstrap samples of the examples.
 
-    The samples depend on the number of examples and ``seed`` alone: the scores of two runs are paired.
+    The samples depend only on the number of examples and ``seed``, so the scores of two runs are paired.
 
     Args:
-        statistics: [E, K].
-        score: From sums to scores.
-        resamples: R.
-        seed: Of the draws.
+        statistics: The statistics [E, K] of a run.
+        score: The metric's function from sums to scores.
+        resamples: The number R of samples.
+        seed: Seed of the draws.
 
     Returns:
-        [R].
+        The scores [R].
     """
     rng = np.random.default_rng(seed)
     count = len(statistics)
@@ -141,20 +141,20 @@ def resampled(statistics: np.ndarray, score: Score, resamples: int = RESAMPLES, 
 def paired_bootstrap(
     difference: float, first: np.ndarray, second: np.ndarray, level: float = LEVEL
 ) -> tuple[float, float, float]:
-    """Interval and p-value of a difference by paired bootstrap resampling (Koehn 2004).
+    """Computes the interval and p-value of a difference by paired bootstrap resampling (Koehn 2004).
 
     The interval is that of percentiles. The p-value is sacreBLEU's (``--paired-bs``): the share of samples in which the
-    absolute difference, less its mean over the samples, is above the observed one. On identical systems it is below
-    0.05 in about 12 % of trials (`test_significance.py`), so it is shown beside a test that holds its level.
+    absolute difference, less its mean over the samples, is above the observed one. For identical systems it is below
+    0.05 in about 12 % of trials (`test_significance.py`). So reports also show a test that holds its level.
 
     Args:
-        difference: The observed one.
-        first: Scores of one run on the samples [R], from `resampled`.
-        second: The other's, on the same samples.
-        level: Of the interval.
+        difference: The observed difference.
+        first: Scores [R] of one run on the samples, from `resampled`.
+        second: Scores [R] of the other run on the same samples.
+        level: Level of the interval.
 
     Returns:
-        Low, high, p.
+        The interval's lower and upper end, and the p-value.
     """
     differences = first - second
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
@@ -166,17 +166,17 @@ def paired_bootstrap(
 def permutation_p(
     first: np.ndarray, second: np.ndarray, score: Score, resamples: int = RESAMPLES, seed: int = 0
 ) -> float:
-    """Two-sided p-value of a paired permutation test: each example's outputs change sides or stay, at random.
+    """Returns the two-sided p-value of a paired permutation test, which swaps the outputs of random examples.
 
     For a mean over examples this is the sign-flip test of the differences. The observed arrangement counts as one of
     the random ones, so p is never 0 (Phipson & Smyth 2010).
 
     Args:
-        first: Statistics of one run [E, K].
-        second: The other's, of the same examples.
-        score: From sums to scores.
-        resamples: R.
-        seed: Of the draws.
+        first: Statistics [E, K] of one run.
+        second: Statistics [E, K] of the other run on the same examples.
+        score: The metric's function from sums to scores.
+        resamples: The number R of random arrangements.
+        seed: Seed of the draws.
     """
     rng = np.random.default_rng(seed)
     both, apart = (first + second).sum(0), (first - second).astype(np.float64)
@@ -194,11 +194,11 @@ def permutation_p(
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p-value of McNemar's test (1947) from the examples that one run alone has right.
+    """Returns the two-sided p-value of McNemar's test (1947) from the examples that only one run has right.
 
-    Below `EXACT_BELOW` of them it is the exact binomial test, which is conservative; from there on the chi-square test
-    without continuity correction, which holds its level better than with it (Fagerland et al. 2013,
-    doi:10.1186/1471-2288-13-91).
+    With fewer than `EXACT_BELOW` of them, it is the exact binomial test, which is conservative. Otherwise it is the
+    chi-square test without continuity correction, which holds its level better than the corrected one (Fagerland et
+    al. 2013, doi:10.1186/1471-2288-13-91).
     """
     discordant = only_first + only_second
     if discordant == 0:
@@ -209,7 +209,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def _chunks(total: int, width: int) -> Iterator[int]:
-    """Sizes that add up to ``total``, each of at most `_CELLS` cells."""
+    """Yields sizes that add up to ``total``. Each has at most `_CELLS` cells."""
     size = max(1, _CELLS // max(1, width))
     for start in range(0, total, size):
         yield min(size, total - start)
@@ -225,17 +225,17 @@ def over_seeds(
     second_resampled: np.ndarray | None = None,
     level: float = LEVEL,
 ) -> Test:
-    """Difference of two recipes' mean scores, with chance in seeds and, where resamples are given, in examples.
+    """Tests the difference of two recipes' mean scores, with chance in seeds and, if resamples are given, in examples.
 
-    See the top of this module for the method and its reasons. A recipe with one seed is taken to vary from seed to
-    seed as the other does. Without resamples this is Welch's t-test.
+    The top of this module explains the method. If a recipe has one seed, its scores are taken to vary between seeds as
+    the other's do. Without resamples this is Welch's t-test.
 
     Args:
-        first: Scores of one recipe's S runs.
-        second: Of the other's T runs; S + T is at least 3.
-        first_resampled: Scores of the first's runs on the same bootstrap samples of the examples [S, R].
-        second_resampled: Of the second's [T, R].
-        level: Of the interval.
+        first: Scores of the S runs of one recipe.
+        second: Scores of the T runs of the other recipe. S + T is at least 3.
+        first_resampled: Scores [S, R] of the first recipe's runs on the same bootstrap samples of the examples.
+        second_resampled: Scores [T, R] of the second recipe's runs on these samples.
+        level: Level of the interval.
     """
     counts = len(first), len(second)
     assert sum(counts) >= 3, "one seed each says nothing about seeds"
@@ -245,7 +245,7 @@ def over_seeds(
         for variance, count in zip(variances, counts, strict=True)
         if variance is not None
     ]
-    if len(terms) == 1:  # the seeds of both vary alike
+    if len(terms) == 1:  # both recipes are taken to vary alike
         variance = float(next(v for v in variances if v is not None))
         terms = [(variance * (1 / counts[0] + 1 / counts[1]), terms[0][1])]
     of_seeds, of_examples = sum(term for term, _ in terms), 0.0
@@ -265,11 +265,11 @@ def over_seeds(
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> float:
-    """Variance over examples of the difference that infinitely many seeds would have: cov_AA + cov_BB - 2 cov_AB.
+    """Returns the difference's variance over examples for infinitely many seeds: cov_AA + cov_BB - 2 cov_AB.
 
     Args:
-        first: [S, R].
-        second: [T, R].
+        first: Resampled scores [S, R] of one recipe.
+        second: Resampled scores [T, R] of the other.
     """
     count = len(first)
     covariance = np.cov(np.concatenate([first, second]))  # [S + T, S + T]
@@ -286,7 +286,7 @@ def _common(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm 1979): the chance of any false discovery stays below the level."""
+    """Corrects p-values for their number (Holm 1979), so that the chance of a false discovery stays below the level."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected = [1.0] * len(p_values)
     highest = 0.0

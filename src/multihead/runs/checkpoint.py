@@ -1,8 +1,8 @@
-"""Checkpoints on disk: typed folders that are whole or not there.
+"""Checkpoints on disk: a folder is either complete or absent, and holds no code.
 
-A checkpoint is a folder ``step_N`` of ``tensors.safetensors`` (every tensor), ``state.json`` (everything else, with
-references to the tensors) and ``manifest.json`` (sha256 of both). It is written beside its target, synced, renamed and
-read back; nothing in it is code. When one is written, and what is in it, is `multihead.training.steps`'.
+A checkpoint is a folder ``step_N`` with three files: ``tensors.safetensors`` has every tensor, ``state.json``
+everything else with references to the tensors, and ``manifest.json`` the sha256 of both. It is written under another
+name, synced and renamed. `multihead.training.steps` decides when a checkpoint is written and what it holds.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ log = logging.getLogger("multihead")
 
 FORMAT = 2
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
-REPLACED = ".old"  # of a checkpoint that is being written again; valid until the new one stands in its place
-DAMAGED = ".damaged"  # of a checkpoint that a resume passed over
-ATTEMPTS, PAUSE_SECONDS = 3, 1.0  # of a save that fails: what filled the disk may be gone a moment later
+REPLACED = ".old"
+"""Suffix of a checkpoint while it is written again. It stays valid until the new one has its name."""
+DAMAGED = ".damaged"
+"""Suffix of a checkpoint that a resume did not use."""
+ATTEMPTS, PAUSE_SECONDS = 3, 1.0
+"""How often a save is tried, and the pause between. A full disk may have space again a moment later."""
 PROBE = "probe.tmp"
 
 
 def pack(state: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
-    """Splits nested state into JSON (returned) and ``tensors``; tensors that share storage are stored once."""
+    """Returns nested state as JSON and adds its tensors to ``tensors``. Tensors that share storage are stored once."""
     if isinstance(state, torch.Tensor):
         for name, stored in tensors.items():
             same = stored.data_ptr() == state.data_ptr() and stored.shape == state.shape and stored.dtype == state.dtype
@@ -67,7 +70,7 @@ def pack(state: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
 
 
 def unpack(state: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """Inverse of `pack`."""
+    """Returns the nested state that `pack` split."""
     if isinstance(state, dict):
         if "$tensor" in state:
             return tensors[state["$tensor"]]
@@ -83,10 +86,10 @@ class FolderCheckpointIO(CheckpointIO):
     """Lightning's `CheckpointIO` over the folders described above."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes beside, syncs, renames; what fails is tried again.
+        """Writes a checkpoint folder, and tries again if that fails.
 
         Raises:
-            MachineError: If the disk is full or the folder not writable; earlier checkpoints stay as they were.
+            MachineError: If the disk is full or the folder cannot be written. Earlier checkpoints stay as they were.
         """
         path = Path(path)
         tensors: dict[str, torch.Tensor] = {}
@@ -94,19 +97,19 @@ class FolderCheckpointIO(CheckpointIO):
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return _write(path, tensors, state, checkpoint["global_step"])
-            except (OSError, SafetensorError) as error:  # the latter is how safetensors tells a full disk
+            except (OSError, SafetensorError) as error:  # safetensors raises its own error if the disk is full
                 shutil.rmtree(path.with_name(path.name + ".tmp"), ignore_errors=True)
-                refused = _refusal(path, tensors, error)
+                failure = _refusal(path, tensors, error)
                 if attempt == ATTEMPTS:
-                    raise refused from error
-                log.warning("%s; trying again (%d of %d)", refused.what, attempt, ATTEMPTS - 1)
+                    raise failure from error
+                log.warning("%s; trying again (%d of %d)", failure.what, attempt, ATTEMPTS - 1)
                 time.sleep(PAUSE_SECONDS)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads a folder back after checking its hashes.
+        """Checks the hashes of a folder and reads it.
 
         Raises:
-            CheckpointError: If a file is missing, damaged, or written by a newer version.
+            CheckpointError: If a file is missing, damaged or written by a newer version.
         """
         path = Path(path)
         problem = damage(path)
@@ -124,7 +127,7 @@ class FolderCheckpointIO(CheckpointIO):
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], state: Any, step: int) -> None:
-    """One attempt at a checkpoint folder."""
+    """Writes a checkpoint folder under another name and renames it."""
     beside = path.with_name(path.name + ".tmp")
     if beside.exists():
         shutil.rmtree(beside)
@@ -148,18 +151,20 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], state: Any, step: in
 
 
 def _refusal(path: Path, tensors: Mapping[str, torch.Tensor], error: Exception) -> MachineError:
-    """Why a checkpoint could not be saved, and what is there instead."""
+    """Returns the error that says why a checkpoint could not be saved and which one is kept."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in reason:
         need = sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors.values()}.values())
         reason = f"no space left: needs {megabytes(need)}, {megabytes(free_space(path.parent))} are free"
     kept = next((other.name for other in checkpoints(path.parents[1]) if not damage(other)), "")
     what = f"could not be saved ({reason}); " + (f"kept {kept}" if kept else "there is no earlier checkpoint")
-    return MachineError(str(path), what, "free space or mend permissions (trainer.keep_checkpoints=1 needs least)")
+    return MachineError(
+        str(path), what, "free space or fix the permissions (trainer.keep_checkpoints=1 needs the least space)"
+    )
 
 
 def free_space(path: Path) -> int:
-    """Bytes that can still be written below ``path``; 0 where it cannot be asked."""
+    """Returns the bytes that can still be written below ``path``, or 0 if the system does not say."""
     try:
         return shutil.disk_usage(path).free
     except OSError:
@@ -167,19 +172,19 @@ def free_space(path: Path) -> int:
 
 
 def megabytes(size: int) -> str:
-    """A number of bytes for messages."""
+    """Returns a number of bytes as text for messages."""
     return f"{size / 1e6:.1f} MB"
 
 
 def probe(folder: Path, size: int) -> None:
-    """Writes, syncs, reads back and deletes a file of the size of a checkpoint, before a run depends on one.
+    """Checks that a checkpoint can be saved: writes, reads back and deletes a file of its size.
 
     Args:
-        folder: Where the checkpoints will be; it is made.
-        size: Estimated size of one, in bytes.
+        folder: The folder of the checkpoints, which is created.
+        size: Estimated size of a checkpoint in bytes.
 
     Raises:
-        MachineError: If that cannot be done.
+        MachineError: If the file cannot be written or does not read back the same.
     """
     file, block = folder / PROBE, os.urandom(1 << 20)
     blocks = -(-size // len(block))
@@ -195,18 +200,19 @@ def probe(folder: Path, size: int) -> None:
     except OSError as error:
         free = f"; a checkpoint needs {megabytes(size)}, {megabytes(free_space(folder))} are free"
         what = f"checkpoints cannot be saved here ({error.strerror}{free if error.errno == errno.ENOSPC else ''})"
-        raise MachineError(str(folder), what, "free space, mend permissions or choose another run_dir") from error
+        fix = "free space, fix the permissions or choose another run_dir"
+        raise MachineError(str(folder), what, fix) from error
     finally:
         try:
             file.unlink(missing_ok=True)
         except OSError:
             log.debug("the probe %s could not be deleted", file)
     if not same:
-        raise MachineError(str(folder), "what is written here does not read back the same", "check the disk")
+        raise MachineError(str(folder), "does not give back what is written to it", "check the disk")
 
 
 def damage(path: Path) -> str:
-    """Why a checkpoint folder cannot be used; empty if it can."""
+    """Says why a checkpoint folder cannot be used. Returns an empty text if it can."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
@@ -220,17 +226,17 @@ def damage(path: Path) -> str:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Checkpoint folders of a run, newest first; one that was being replaced stands behind what replaces it."""
+    """Returns a run's checkpoint folders, newest first. A replaced one comes after the one that replaces it."""
     steps = {path: path.name[5:].removesuffix(REPLACED) for path in (run_dir / "checkpoints").glob("step_*")}
     found = [path for path, step in steps.items() if step.isdigit()]
     return sorted(found, key=lambda path: (-int(steps[path]), path.name))
 
 
 def newest_valid(run_dir: Path) -> tuple[Path, list[str]]:
-    """The newest checkpoint whose hashes match, and a line for each that was passed over.
+    """Returns the newest checkpoint whose hashes match, and a line for each newer one that is damaged.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If no checkpoint can be used.
     """
     passed = []
     for path in checkpoints(run_dir):
@@ -241,15 +247,15 @@ def newest_valid(run_dir: Path) -> tuple[Path, list[str]]:
     if passed:
         raise CheckpointError(str(run_dir / "checkpoints"), "; ".join(passed), "start a new run in another run_dir")
     again = typed_as("run_dir", str(run_dir))
-    what, fix = "no checkpoint in it", f"{again} resume=auto with the run's words starts it again"
+    what, fix = "has no checkpoint", f"{again} resume=auto with the run's words starts it again"
     raise CheckpointError(str(run_dir / "checkpoints"), what, fix)
 
 
 def clean(run_dir: Path, newest: Path) -> list[str]:
-    """Takes away what a killed save left, and puts damaged checkpoints that are newer than ``newest`` aside.
+    """Removes what a killed save left, and renames the damaged checkpoints that are newer than ``newest``.
 
     Returns:
-        What was done, a line each.
+        A line for each file or folder that was removed or renamed.
     """
     folder, done = run_dir / "checkpoints", []
     for path in folder.glob("*.tmp"):
@@ -267,26 +273,26 @@ def clean(run_dir: Path, newest: Path) -> list[str]:
 
 @dataclass(kw_only=True)
 class Start:
-    """The checkpoint that a run goes on from."""
+    """The checkpoint from which a run goes on."""
 
     name: str
-    """Of its folder."""
+    """Name of the checkpoint's folder."""
     state: Mapping[str, Any]
-    """What it holds."""
+    """Content of the checkpoint."""
 
     @property
     def own(self) -> Mapping[str, Any]:
-        """The part that `Steps` wrote."""
+        """The entry that `Steps` wrote."""
         return self.state["multihead"]
 
 
 def own_stream(seed: int, rank: int, step: int) -> None:
-    """Random numbers of this rank alone, for dropout: ranks with the same masks would average less noise."""
+    """Seeds this rank's random numbers. If ranks had the same dropout masks, their average would have more noise."""
     torch.manual_seed(seed + 1_000_003 * rank + step)
 
 
 def random_state() -> dict[str, Any]:
-    """Every global random stream of this process, as tensors and plain lists."""
+    """Returns the state of every global random generator of this process, as tensors and plain lists."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -298,7 +304,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Inverse of `random_state`."""
+    """Restores what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"][0])

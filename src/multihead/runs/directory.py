@@ -1,4 +1,4 @@
-"""The capsule: one directory per run that moves to another machine and still predicts and resumes."""
+"""The run directory holds everything of one run. A copy of it on another machine still predicts and resumes."""
 
 from __future__ import annotations
 
@@ -35,26 +35,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("multihead")
 
 FORMAT = 2
-VOCABULARY = "vocabulary"  # folder of tokenizers and classes as the run began, which a resume reads
+VOCABULARY = "vocabulary"
+"""Folder of the tokenizers and classes with which the run began. A resumed run reads it."""
 TARGETS = "targets.json"
-"""What the training split tells of targets, beside the tokenizers."""
+"""File beside the tokenizers with what the training split says about targets."""
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tokenizers", "sacrebleu", "numpy")
 
 
 def new_run_dir(config: Config) -> Path:
-    """Where this run will live; nothing is made yet.
+    """Returns the path of this run's directory, and creates nothing.
 
     Raises:
-        ConfigError: If ``run_dir`` names a directory that is not empty, or is not given where ranks are started by
-            others, who could not agree on one.
+        ConfigError: If ``run_dir`` is a directory that is not empty. Also if it is missing and another program starts
+            the ranks, because each rank would then choose its own.
     """
     if world_size() > 1:
         if not config.run_dir:
-            raise ConfigError(
-                "run_dir", "must be given where torchrun or srun starts the ranks", "run_dir=outputs/NAME"
-            )
+            raise ConfigError("run_dir", "must be given if torchrun or srun starts the ranks", "run_dir=outputs/NAME")
         if not is_main_rank():
-            return Path(config.run_dir)  # rank 0 checks it, and may have made it already
+            return Path(config.run_dir)  # rank 0 checks it, and may have created it already
     if not config.run_dir:
         now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         return Path("outputs") / config.task.name / config.data.name / f"{now}_{secrets.token_hex(2)}"
@@ -66,10 +65,10 @@ def new_run_dir(config: Config) -> Path:
 
 
 def run_directory(run: str, key: str = "run") -> Path:
-    """The directory of an existing run.
+    """Returns the directory of an existing run.
 
     Raises:
-        ConfigError: If there is none, or it is no capsule.
+        ConfigError: If there is no such directory, or if it is not a run directory.
     """
     path = Path(run)
     if not path.is_dir():
@@ -82,10 +81,10 @@ def run_directory(run: str, key: str = "run") -> Path:
 def create(
     run_dir: Path, tree: Mapping[str, Any], words: Sequence[str], environment: Mapping[str, Any], vocab: Vocabulary
 ) -> None:
-    """Makes the directory with what is known before the first step.
+    """Creates the directory and writes what is known before the first step.
 
     Raises:
-        MachineError: If it cannot be written.
+        MachineError: If the directory cannot be written.
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -99,7 +98,7 @@ def create(
 
 
 def describe(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str]) -> None:
-    """Writes the configuration and what was typed; a resume may add to both."""
+    """Writes the configuration and the words of the command line. A resumed run may add to both."""
     replace_synced(run_dir / "config.yaml", to_yaml(dict(tree)).encode())
     replace_synced(run_dir / "overrides.yaml", to_yaml(list(words)).encode())
 
@@ -107,9 +106,9 @@ def describe(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str]) -> No
 def environment(
     config: Config, fingerprints: Mapping[str, str], plugin: Plugin | None, words: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Command, versions, commit, hardware, threads, data fingerprints, seed; no environment variables, no host names.
+    """Returns the content of environment.json, which has neither environment variables nor host names.
 
-    The command is that of a run which begins: what a resume adds to it stands in overrides.yaml.
+    The command is the one that started the run. If a resume adds words to it, overrides.yaml has them.
     """
     import torch
 
@@ -134,7 +133,7 @@ def environment(
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the package's own checkout and whether it is dirty; (None, None) outside of one."""
+    """Returns the commit of the package's checkout, and whether files differ from it. Both are None without git."""
     here = Path(__file__).parent
     try:
         run = lambda *words: subprocess.run(  # noqa: E731
@@ -156,19 +155,19 @@ def _processor() -> str:
 
 
 def git_commit_label(commit: str | None, dirty: bool | None) -> str:
-    """The commit as result.json shows it."""
+    """Returns the commit as result.json shows it."""
     return "" if commit is None else commit + ("-dirty" if dirty else "")
 
 
 def copy_plugin(run_dir: Path, plugin: Plugin | None) -> None:
-    """Puts the plugin's file into the capsule, for the record; it is never loaded from there unasked."""
+    """Copies the plugin's file into the run directory. It is loaded from there only if the user names it."""
     if plugin and plugin.path:
         (run_dir / "plugin").mkdir(exist_ok=True)
         shutil.copyfile(plugin.path, run_dir / "plugin" / plugin.path.name)
 
 
 def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) -> None:
-    """Writes ``model/``, all that prediction needs; beside its target first, then renamed."""
+    """Writes ``model/``, which has all that prediction needs, under another name first and then renames it."""
     target, beside = run_dir / "model", run_dir / "model.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
@@ -187,10 +186,10 @@ def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) 
 
 
 def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
-    """Writes tokenizers, classes and what is known of targets; returns role to the tokenizer's file.
+    """Writes tokenizers, classes and what is known about targets; returns the name of each role's tokenizer file.
 
-    tokenizer.json is the only one or the target's, tokenizer_ROLE.json another's; labels.json names the classes;
-    targets.json holds the limit on the length of outputs and BLEU's tokenizer.
+    tokenizer.json is the target's tokenizer, or the only one; another role's is tokenizer_ROLE.json. labels.json
+    names the classes. targets.json holds the limit on the length of outputs and BLEU's tokenizer.
     """
     main = vocab.tokenizers.get("target", next(iter(vocab.tokenizers.values())))
     files = {}
@@ -205,19 +204,19 @@ def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
 
 
 def load_vocab(run_dir: Path) -> Vocabulary:
-    """Tokenizers by role and names of classes of a finished run, as ``model/model.json`` says.
+    """Loads the tokenizers and class names of a finished run, which ``model/model.json`` lists.
 
     Raises:
-        CheckpointError: If they are missing or damaged.
+        CheckpointError: If a file is missing or damaged.
     """
     return _vocab(run_dir / "model", describe_model(run_dir)["tokenizers"])
 
 
 def starting_vocab(run_dir: Path) -> Vocabulary:
-    """Tokenizers and classes as the run began with them.
+    """Loads the tokenizers and class names with which the run began.
 
     Raises:
-        CheckpointError: If they are missing or damaged.
+        CheckpointError: If a file is missing or damaged.
     """
     return _vocab(run_dir / VOCABULARY, read_json(run_dir / VOCABULARY / "roles.json", dict))
 
@@ -226,7 +225,8 @@ def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
     from multihead.text.vocabulary import Vocabulary
 
     if not files or not all(isinstance(name, str) and Path(name).name == name for name in files.values()):
-        raise CheckpointError(str(folder), f"names no tokenizers of its own: {str(files)[:100]}", "copy the run again")
+        what = f"must name tokenizers in this folder, but has {str(files)[:100]}"
+        raise CheckpointError(str(folder), what, "copy the run again")
     labels = read_json(folder / "labels.json", list)
     if not all(isinstance(label, str) for label in labels):
         raise CheckpointError(str(folder / "labels.json"), "must be a list of texts", "copy the run again")
@@ -235,10 +235,10 @@ def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
 
 
 def read_targets(file: Path) -> dict[str, TargetText]:
-    """What is known of targets, by task; nothing of runs from before it was measured.
+    """Returns what is known about targets, by task. The result is empty for runs of versions that did not write it.
 
     Raises:
-        CheckpointError: The file is damaged.
+        CheckpointError: If the file is damaged.
     """
     if not file.is_file():
         return {}
@@ -250,10 +250,10 @@ def read_targets(file: Path) -> dict[str, TargetText]:
 
 
 def describe_model(run_dir: Path) -> dict[str, Any]:
-    """What ``model/model.json`` says.
+    """Returns the content of ``model/model.json``.
 
     Raises:
-        CheckpointError: If it is missing, damaged or of a newer version.
+        CheckpointError: If the file is missing, damaged or written by a newer version.
     """
     path = run_dir / "model" / "model.json"
     if not path.is_file():
@@ -273,10 +273,10 @@ def describe_model(run_dir: Path) -> dict[str, Any]:
 
 
 def save_weights(model: Model, path: Path) -> None:
-    """Writes ``model.safetensors``; equal weights give equal bytes.
+    """Writes ``model.safetensors``. Equal weights give equal bytes.
 
-    A tensor with several names is written once. The header's metadata names the others, in an order that safetensors
-    draws anew in each process, so they are sorted here.
+    A tensor with several names is written once, and the header's metadata lists its other names. Their order differs
+    from process to process in safetensors, so this function sorts them.
     """
     from safetensors.torch import save_model
 
@@ -287,13 +287,13 @@ def save_weights(model: Model, path: Path) -> None:
         if "__metadata__" in header:
             header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
             written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
-            assert len(written) == size, f"{path}: a header of another length"
+            assert len(written) == size, f"{path}: the sorted header has another length"
             file.seek(8)
             file.write(written)
 
 
 def write_result(run_dir: Path, result: Mapping[str, Any], name: str = "result.json") -> dict[str, Any]:
-    """Writes a flat result and reads it back."""
+    """Writes a result file and returns what was read back from it."""
     path = run_dir / name
     beside = path.with_name(name + ".tmp")
     beside.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """The loggers of a run: metrics.csv, Weights & Biases, TensorBoard. Only rank 0 writes any of them.
 
-A call ``log_metrics(metrics, step)`` is one row: ``step`` counts optimizer steps, and the metrics ``epoch`` and
-``tokens`` (target tokens seen), where given, are its coordinates; where not given, they stay as they were.
+A call ``log_metrics(metrics, step)`` writes one row. ``step`` counts optimizer steps. The metrics ``epoch`` and
+``tokens`` (target tokens seen) are coordinates of the row; if a call does not give them, they keep their last value.
 """
 
 from __future__ import annotations
@@ -36,34 +36,34 @@ from multihead.tasks.base import Task, TaskCallback
 log = logging.getLogger("multihead")
 
 PROBE_SECONDS = 5.0
-"""Longest wait for an answer of the W&B server before the run goes on offline."""
+"""Longest wait for an answer of the W&B server. After it, the run goes on offline."""
 FINISH_SECONDS = 3.0
-"""Longest wait for the upload at the end of an online run; what is then missing is kept."""
+"""Longest wait for the upload at the end of an online run. Rows that were not sent stay in the run directory."""
 QUEUE_SECONDS = 3.0
-"""Longest wait for tables to be handed over before that."""
+"""Longest wait for the tables that are still in the queue when a run ends."""
 UPLOAD_SECONDS = 600.0
-"""Longest wait if the run directory is uploaded too."""
+"""Longest wait at the end if the run directory is uploaded too."""
 
 MOST_SAMPLES = 1000
-"""Newest rows of the table of samples."""
+"""Number of rows that the table of samples shows. Older rows are left out."""
 ARTIFACT_FILES = ("config.yaml", "overrides.yaml", "environment.json", "result.json", "metrics.csv")
 
 
 def build_loggers(config: Config, run_dir: Path, tree: Mapping[str, Any], *, step: int = 0) -> list[Logger]:
-    """The loggers of a run: `CSVMetrics` always, and what ``logger`` names.
+    """Builds the loggers of a run: always `CSVMetrics`, and the one that ``config.logger`` names.
 
     Args:
-        config: Decides by ``config.logger``.
-        run_dir: Exists; everything is written below it.
-        tree: The whole configuration as plain containers, for display.
-        step: Optimizer steps done where the run is resumed, else 0. What was recorded beyond it is dropped from
-            metrics.csv, and what W&B has already is not sent again.
+        config: The configuration.
+        run_dir: The run directory, which exists. The loggers write only below it.
+        tree: The whole configuration as plain containers, which W&B shows.
+        step: Number of optimizer steps before a resume, else 0. Later rows of metrics.csv are dropped. Values that
+            W&B already has are not sent again.
 
     Returns:
-        An empty list on every rank but 0.
+        The loggers on rank 0, and an empty list on every other rank.
 
     Raises:
-        ConfigError: If ``logger=tensorboard`` and the package is missing.
+        ConfigError: If ``logger=tensorboard`` is set and the package is missing.
         MachineError: If metrics.csv cannot be written.
     """
     if rank_zero_only.rank:
@@ -81,7 +81,7 @@ def build_loggers(config: Config, run_dir: Path, tree: Mapping[str, Any], *, ste
 
 
 class SamplesFile(TaskCallback):
-    """Appends the samples of each validation and test to ``samples.jsonl``, and shows a validation's as a table."""
+    """Appends the samples of each validation and test to ``samples.jsonl``. W&B shows those of validation."""
 
     def __init__(self, run_dir: Path):
         self.path = run_dir / "samples.jsonl"
@@ -102,13 +102,13 @@ class SamplesFile(TaskCallback):
 
 
 def _plain(value: Any) -> Any:
-    """What a plugin's task may put into a sample and JSON does not know: arrays and tensors as lists, else text."""
+    """Converts a value of a plugin's sample that JSON does not know: arrays and tensors to lists, others to text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 @side_output("the table of samples")
 def log_samples(loggers: Sequence[Logger], step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-    """Shows sentences and their outputs as a table where a logger has tables (W&B)."""
+    """Shows sentences and their outputs as a table, if a logger has tables (W&B)."""
     for logger in loggers:
         if isinstance(logger, WandbMetrics):
             logger.log_samples(step, samples)
@@ -116,7 +116,7 @@ def log_samples(loggers: Sequence[Logger], step: int, samples: Sequence[Mapping[
 
 @side_output("a table")
 def log_table(loggers: Sequence[Logger], step: int, name: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Shows a table, the first row its head, where a logger has tables (W&B)."""
+    """Shows a table if a logger has tables (W&B). The first row is the head."""
     for logger in loggers:
         if isinstance(logger, WandbMetrics):
             logger.log_table(step, name, rows[0], rows[1:])
@@ -124,7 +124,7 @@ def log_table(loggers: Sequence[Logger], step: int, name: str, rows: Sequence[Se
 
 @side_output("a picture's upload")
 def log_picture(loggers: Sequence[Logger], step: int, name: str, path: Path) -> None:
-    """Shows a PNG file where a logger has pictures (W&B, TensorBoard)."""
+    """Shows a PNG file if a logger has pictures (W&B, TensorBoard)."""
     for logger in loggers:
         if isinstance(logger, WandbMetrics):
             logger.log_picture(step, name, path)
@@ -140,14 +140,14 @@ def log_picture(loggers: Sequence[Logger], step: int, name: str, path: Path) -> 
 
 @side_output("the upload of the result")
 def log_result(loggers: Sequence[Logger], run_dir: Path, result: Mapping[str, Any], whole: bool) -> None:
-    """The result where a logger has a summary; if ``whole``, what prediction and comparison need as an artifact."""
+    """Shows the result if a logger has a summary (W&B). If ``whole``, W&B also gets the run directory."""
     for logger in loggers:
         if isinstance(logger, WandbMetrics):
             logger.log_result(result, whole)
 
 
 def finish(loggers: Sequence[Logger], status: int) -> None:
-    """Closes the loggers at the end of a run with its exit status, and says where W&B put things."""
+    """Closes the loggers at the end of a run with its exit status, and logs where the W&B run is."""
     for logger in loggers:
         with side_output(f"closing the logger {logger.name}"):
             if isinstance(logger, WandbMetrics):
@@ -160,18 +160,18 @@ def finish(loggers: Sequence[Logger], status: int) -> None:
 
 
 class WandbMetrics(Logger):
-    """Metrics, configuration and sample tables of one W&B run, against optimizer steps.
+    """Sends metrics, configuration and sample tables to one W&B run, against optimizer steps.
 
-    W&B writes its file in blocks, so that a kill loses the last seconds of it. A resumed run therefore reads back
-    what stands in the files of the same id, sends the rows of metrics.csv that are missing there, and skips what is
-    there already: over all files of the id nothing is lost and nothing doubled. Of a file that was sent while it was
-    written, only the rows count that the server says it has.
+    W&B writes its file in blocks, so a killed run loses the last seconds of it. A resumed run therefore reads the
+    files of the same id and sends only the rows of metrics.csv that are missing there. So over all files of the id no
+    row is lost and none is doubled. In a file that was sent while it was written, only those rows count that the
+    server says it has.
 
-    Tables and artifacts go through a thread: for each of them W&B asks the server, and waits for it. Whatever
-    W&B raises is said once, and the run goes on.
+    A thread sends tables and artifacts, because W&B waits for the server at each of them. The first error of W&B
+    becomes a warning, and the run goes on.
 
     Args:
-        run: What ``wandb.init`` gave.
+        run: The run that ``wandb.init`` returned.
         run_dir: The run directory.
         rows: The rows of metrics.csv.
     """
@@ -209,7 +209,7 @@ class WandbMetrics(Logger):
         return self.run.id
 
     def log_hyperparams(self, params: Any) -> None:
-        """Nothing: `build_loggers` passes the configuration."""
+        """Does nothing, because `build_loggers` passes the configuration."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         coordinates = {"step": step or 0} | {k: float(v) for k, v in metrics.items() if k in COORDINATES}
@@ -217,31 +217,31 @@ class WandbMetrics(Logger):
         self._send_now(coordinates, values)
 
     def log_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        """The table of all validations' sentences so far: a column per key, a row per sample, the newest last.
+        """Sends a table of the sentences of all validations so far: a row per sample, the newest last.
 
-        samples.jsonl has them, ``samples`` among them; so the table is whole after a resume too.
+        The rows come from samples.jsonl, which also has ``samples``. So the table is complete after a resume too.
         """
         if not samples:
             return
         known = [json.loads(line) for line in whole_lines(self.run_dir / "samples.jsonl")]
         shown = [row for row in known if row.pop("split") == "val" and row["step"] <= step][-MOST_SAMPLES:] or samples
-        columns = list(dict.fromkeys(name for row in shown for name in row))  # several tasks have several
+        columns = list(dict.fromkeys(name for row in shown for name in row))  # each task may have its own keys
         self.log_table(step, "samples", columns, [[row.get(name) for name in columns] for row in shown])
 
     def log_picture(self, step: int, name: str, path: Path) -> None:
-        """A PNG file."""
+        """Sends a PNG file."""
         import wandb
 
         self._send_now({"step": step}, {name: wandb.Image(str(path))})
 
     def log_result(self, result: Mapping[str, Any], whole: bool) -> None:
-        """The result as the run's summary, and the run directory as an artifact of type ``model`` if ``whole``."""
+        """Sends the result as the run's summary, and if ``whole`` the run directory as a ``model`` artifact."""
         if self.run is None:
             return
         try:
             self.run.summary.update({k: v for k, v in result.items() if isinstance(v, int | float | str)})
         except Exception as error:
-            log.warning("W&B did not take the result: %s", _told(error))
+            log.warning("W&B did not take the result: %s", _shown(error))
         if whole:
             self._upload_waits = True
             self._waiting.put(self._send_artifact)
@@ -256,7 +256,7 @@ class WandbMetrics(Logger):
         self.run.log_artifact(artifact)
 
     def log_table(self, step: int, name: str, columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
-        """A table under a name."""
+        """Sends a table under a name."""
         import wandb
 
         rows = [list(row) for row in rows]
@@ -267,11 +267,11 @@ class WandbMetrics(Logger):
             self._send(coordinates, values)
         except Exception as error:
             step = coordinates["step"]
-            log.warning("W&B is left out from step %s on (metrics.csv goes on): %s", step, _told(error))
+            log.warning("W&B is left out from step %s on (metrics.csv goes on): %s", step, _shown(error))
             self._left_out = True
 
     def _send_waiting(self) -> None:
-        """In the thread: one after the other, until there is nothing more to come."""
+        """Runs in the thread: sends one thing after the other until None is in the queue."""
         while (send := self._waiting.get()) is not None:
             try:
                 if self._all_sent:
@@ -279,7 +279,7 @@ class WandbMetrics(Logger):
             except Exception as error:
                 self._all_sent = False
                 if self.run is not None:
-                    log.warning("W&B takes no more tables (%s has their content): %s", self.run_dir, _told(error))
+                    log.warning("W&B takes no more tables (%s has their content): %s", self.run_dir, _shown(error))
 
     def _send(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         values = {k: v for k, v in values.items() if (coordinates["step"], k) not in self._recorded}
@@ -287,7 +287,7 @@ class WandbMetrics(Logger):
             self.run.log({**coordinates, **values})
 
     def finish(self, status: int) -> None:
-        """Closes the run with its exit status and says in one line where it is."""
+        """Closes the run with its exit status and logs in one line where it is."""
         if self.run is None:
             return
         self._waiting.put(None)
@@ -299,7 +299,7 @@ class WandbMetrics(Logger):
         except TimeoutError:
             whole = False
         except Exception as error:
-            log.warning("W&B could not be closed: %s", _told(error))
+            log.warning("W&B could not be closed: %s", _shown(error))
         online = run.settings.mode == "online"
         if online and whole:
             log.info("W&B: %s", run.url)
@@ -312,14 +312,14 @@ class WandbMetrics(Logger):
         log.info("W&B: %s in %s/wandb; upload later: wandb sync %s", how, self.run_dir, where)
 
 
-def _told(error: Exception) -> str:
+def _shown(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def wandb_id(run_dir: Path) -> str:
-    """The W&B id of a run, made and kept in ``wandb/id`` before the first step, so that a resumed run keeps it.
+    """Returns the W&B id of a run. It is written to ``wandb/id`` before the first step, so a resumed run keeps it.
 
-    ``WANDB_RUN_ID``, which a sweep's agent sets, decides where there is none yet.
+    If there is no id yet, ``WANDB_RUN_ID`` gives it; W&B's sweep agent sets that variable.
     """
     path = run_dir / "wandb" / "id"
     if path.is_file() and path.read_text().strip():
@@ -336,9 +336,9 @@ def wandb_id(run_dir: Path) -> str:
 
 
 def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
-    """The logged rows of a ``.wandb`` file: a header, then records in LevelDB's log framing.
+    """Yields the logged rows of a ``.wandb`` file, which has a header and then records in LevelDB's log format.
 
-    Ends quietly where the file ends in the middle of a record. ``_step`` counts a run's rows over all its files.
+    A record that the end of the file cuts off is left out. ``_step`` counts a run's rows over all its files.
     """
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
@@ -354,7 +354,7 @@ def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
         _, length, kind = struct.unpack("<IHB", content[position : position + 7])
         whole += content[position + 7 : position + 7 + length]
         position += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # the record is complete: it has one piece, or this is its last
             try:
                 record = Record.FromString(whole)
             except DecodeError:
@@ -366,19 +366,19 @@ def wandb_history(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def start_wandb(run_dir: Path, tree: Mapping[str, Any]) -> Any:
-    """A W&B run, online where the user is logged in and the server answers, else offline; None if it is left out."""
+    """Starts a W&B run: online if the user is logged in and the server answers, else offline. None if W&B is off."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
     from wandb.errors import Error
 
-    failures = (Error, OSError, ValueError, RuntimeError)  # ValueError: a WANDB_ variable it refuses
+    failures = (Error, OSError, ValueError, RuntimeError)  # ValueError: a WANDB_ variable has a wrong value
     name = wandb_id(run_dir)
     try:
         wandb.setup(wandb.Settings(silent=True))
         try:
             mode, why = _choose_mode()
         except failures as error:
-            mode, why = "offline", f"W&B: {_told(error).rstrip('.')}"
+            mode, why = "offline", f"W&B: {_shown(error).rstrip('.')}"
         if mode == "disabled":
             return None
         if mode == "online":
@@ -426,10 +426,10 @@ def _init_wandb(run_dir: Path, tree: Mapping[str, Any], name: str, mode: Literal
 
 
 def hidden_leaves(tree: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves, by names with dots, of the nodes that W&B does not show.
+    """Returns the leaves, by names with dots, of the nodes that W&B does not show.
 
-    In a sweep, W&B's agent sets ``task=translation`` or ``model=small``, and W&B keeps the words that it has set in the
-    place of our nodes of the same names.
+    In a sweep, W&B's agent sets ``task=translation`` or ``model=small``. W&B then keeps this word instead of our node
+    of the same name.
 
     Args:
         tree: The whole configuration.
@@ -441,7 +441,7 @@ def hidden_leaves(tree: Mapping[str, Any], shown: Mapping[str, Any]) -> dict[str
 
 
 def reproduce(run_dir: Path) -> dict[str, Any]:
-    """The commit and the command line of a run, as its directory has them."""
+    """Returns the commit and the command line of a run from its environment.json."""
     try:
         known = json.loads((run_dir / "environment.json").read_text())
     except (OSError, ValueError):
@@ -450,7 +450,7 @@ def reproduce(run_dir: Path) -> dict[str, Any]:
 
 
 def _choose_mode() -> tuple[str, str]:
-    """online, offline or disabled, and the reason for being offline. WANDB_MODE wins; nothing is ever asked."""
+    """Returns online, offline or disabled, and why it is offline. WANDB_MODE decides first; the user is never asked."""
     import wandb
 
     asked = os.environ.get("WANDB_MODE", "").lower()
@@ -467,7 +467,7 @@ def _choose_mode() -> tuple[str, str]:
 
 
 def _answers(address: str) -> bool:
-    """Whether an HTTP server answers, with whatever status, within `PROBE_SECONDS`, name resolution included."""
+    """Whether an HTTP server answers with any status within `PROBE_SECONDS`, which include the name resolution."""
     outcome: list[bool] = []
 
     def ask() -> None:
@@ -486,7 +486,7 @@ def _answers(address: str) -> bool:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger; what it cannot write costs neither the run nor its result."""
+    """Lightning's logger, whose errors become warnings and do not end the run."""
 
     log_metrics = side_output("TensorBoard")(TensorBoardLogger.log_metrics)
     log_hyperparams = side_output("TensorBoard")(TensorBoardLogger.log_hyperparams)
@@ -525,24 +525,24 @@ NOISE = (
     "Restored all states from the checkpoint",
     "Found current_model_state in the checkpoint",
 )
-"""Beginnings of Lightning's messages that say nothing that our own lines do not say, or advertise."""
+"""Beginnings of Lightning's messages that advertise, or that repeat what our own lines say."""
 
 TALKERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.rank_zero",
     "lightning.pytorch",
-    "lightning.pytorch.trainer.connectors.checkpoint_connector",  # a filter does not hold for loggers below its own
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",  # a filter does not apply to child loggers
 )
-"""Loggers that say it."""
+"""Loggers that write the messages of `NOISE`."""
 
 WARNINGS = (
     ".*isinstance\\(treespec, LeafSpec\\).*",  # lightning 2.6 under torch 2.13
     ".*does not have many workers.*",  # batches are assembled from arrays in memory
     ".*number of training batches .* is smaller than the logging interval.*",
-    ".*lr_scheduler.step.*before.*optimizer.step.*",  # false alarm where a gradient scaler skips the first step
+    ".*lr_scheduler.step.*before.*optimizer.step.*",  # a false alarm if a gradient scaler skips the first step
     ".*The ``compute`` method of metric .* was called before the ``update`` method.*",  # a rank without examples
 )
-"""Warnings that our use of Lightning, torch and torchmetrics makes pointless."""
+"""Warnings that do not apply to our use of Lightning, torch and torchmetrics."""
 
 
 class _Noise(logging.Filter):
@@ -551,7 +551,7 @@ class _Noise(logging.Filter):
 
 
 def quiet_lightning() -> None:
-    """Drops `NOISE` and `WARNINGS`; errors and other warnings pass. Call it before a Trainer is made."""
+    """Drops `NOISE` and `WARNINGS`; errors and other warnings pass. Call it before you create a Trainer."""
     for name in TALKERS:
         logger = logging.getLogger(name)
         if not any(isinstance(existing, _Noise) for existing in logger.filters):

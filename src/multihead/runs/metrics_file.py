@@ -1,4 +1,4 @@
-"""What a run writes down of itself, which needs no account: metrics.csv and events.jsonl. Only rank 0 does."""
+"""The files metrics.csv and events.jsonl of a run, which only rank 0 writes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Row = dict[str, str]
 
 
 class CSVMetrics(Logger):
-    """``metrics.csv``: a row per call, a column per metric; a spreadsheet or pandas opens it as it is.
+    """Writes ``metrics.csv``, which has a row per call and a column per metric.
 
-    Rows are appended and flushed one by one; a metric's first appearance adds a column by rewriting the file beside
-    and renaming it. So a kill at any moment leaves whole rows and at most one torn line, which is dropped on resume.
+    Each row is appended and flushed at once. A new metric adds a column: the file is written again under another name
+    and renamed. So a kill at any moment leaves complete rows and at most one torn line, which a resume drops.
 
     Args:
-        run_dir: The directory of the file.
-        step: Rows beyond this optimizer step are dropped: the resumed run writes them again.
+        run_dir: The run directory.
+        step: Rows after this optimizer step are dropped, because the resumed run writes them again.
     """
 
     def __init__(self, run_dir: Path, step: int = 0):
@@ -51,12 +51,12 @@ class CSVMetrics(Logger):
         return ""
 
     def rows(self) -> list[Row]:
-        """The rows that stand in the file."""
+        """Returns the rows of the file."""
         return read_metrics(self.path)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
-        """Nothing: ``config.yaml`` has them."""
+        """Does nothing, because ``config.yaml`` has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -78,7 +78,7 @@ class CSVMetrics(Logger):
             raise MachineError(str(self.path), f"cannot be written ({error.strerror})") from error
 
     def _forget(self, step: int, names: Mapping[str, str]) -> None:
-        """Takes back values that a resumed run logs again, so that none stands twice."""
+        """Removes values that a resumed run logs again, so that the file has each only once."""
         rows = self.rows()
         kept = [
             {k: "" if int(row["step"]) == step and k in names else value for k, value in row.items()} for row in rows
@@ -100,7 +100,7 @@ class CSVMetrics(Logger):
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The whole rows of a metrics.csv, values as written and "" where a row has none; [] where there is no file."""
+    """Returns the complete rows of a metrics.csv, with "" for a missing value. Returns [] if there is no file."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8", errors="replace")
@@ -120,7 +120,7 @@ def _text(value: Any) -> str:
 
 
 class Events:
-    """``events.jsonl``: what happened when, a line each, appended and flushed; a resumed run goes on below."""
+    """Writes ``events.jsonl``, which has a line per event. A resumed run appends to it."""
 
     def __init__(self, path: Path):
         self.path = path

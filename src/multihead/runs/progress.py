@@ -1,7 +1,7 @@
-"""What a run shows while it goes and at its end: a bar in a terminal, plain lines elsewhere, `train.log` always.
+"""What a run shows while it goes and at its end: a bar in a terminal, plain lines elsewhere, and always `train.log`.
 
-Everything goes through the ``multihead`` logger. A record may carry ``renderable`` (something rich draws, in place of
-its text) or ``quiet`` (for the file alone).
+Everything goes through the ``multihead`` logger. A record may have ``renderable``, which rich draws instead of the
+text, ``quiet``, if a terminal does not show it, or ``once``, if only the first record with that value is shown.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("multihead")
 
 LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
-"""Loggers that share our console and file while a log is open."""
+"""Loggers that write to our console and file while a log is open."""
 SELDOM = ("exact_match", "cut_outputs", "unknown_tokens", "rougeLsum")
-"""Metrics that a line of validation leaves out unless they are monitored."""
+"""Metrics that a validation's line leaves out, unless they are monitored."""
 MANY_CLASSES = 8
-"""Above it, a line of validation leaves the F1 of each class out."""
+"""If there are more classes, a validation's line leaves out the F1 of each class."""
 
 
 class Log:
-    """The open console and ``train.log``; closing it gives the logging module back as it was."""
+    """The open console and ``train.log``. Closing it restores the state of the logging module."""
 
     def __init__(self, console: Console, handlers: Sequence[logging.Handler]):
         self.console, self.handlers = console, handlers
@@ -78,14 +78,14 @@ def _state(logger: logging.Logger) -> tuple[list[logging.Handler], bool, int]:
 
 
 def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
-    """Sends what the run says to the console (standard output) and to ``train.log``.
+    """Sends the run's messages to the console (standard output) and to ``train.log``.
 
     Args:
-        run_dir: Where ``train.log`` is appended to; None for the console alone.
-        console: Another console.
+        run_dir: The directory of ``train.log``, or None to write to the console alone.
+        console: A console that is used instead of standard output.
 
     Raises:
-        MachineError: If the file cannot be opened.
+        MachineError: If ``train.log`` cannot be opened.
     """
     global _open
     if _open is not None:
@@ -107,26 +107,26 @@ def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
 
 
 class Screen(Console):
-    """A console whose reader may leave (``| head``): the run goes on without it, where rich would end the process."""
+    """A console for a pipe that may close (``| head``). The run then goes on; rich's own console ends the process."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        with contextlib.suppress(OSError):  # no file descriptor
+        with contextlib.suppress(OSError):  # the console has no file descriptor
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 class _Once(logging.Filter):
-    """Lets a record through whose ``once`` was not said in this log before."""
+    """Drops a record if this log already had one with the same ``once``."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: set[str] = set()
+        self.seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is new."""
+        """Whether the record is shown."""
         once = getattr(record, "once", None)
-        new = once is None or once not in self.said
-        self.said.add(once or "")
+        new = once is None or once not in self.seen
+        self.seen.add(once or "")
         return new
 
 
@@ -192,11 +192,11 @@ BAR = side_output("the progress bar")
 
 
 class Progress(L.Callback):
-    """Steps done, loss, the monitored metric, tokens per second and time left.
+    """Shows steps done, loss, the monitored metric, tokens per second and time left.
 
-    In a terminal this is a bar, with a line above it for each validation; elsewhere, and in ``train.log``, a line
-    for each log interval and each validation. Metrics are read when they are shown, never at every step. The time
-    left counts validations and saving at their share so far; tokens per second do not.
+    In a terminal this is a bar, with a line above it for each validation. Elsewhere, and in ``train.log``, there is a
+    line for each log interval and each validation. Metrics are read only when they are shown. The time left includes
+    validations and saves at their share so far; tokens per second leave them out.
     """
 
     def __init__(self, config: Config):
@@ -223,7 +223,7 @@ class Progress(L.Callback):
 
     @BAR
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Task, batch: Any, batch_idx: int) -> None:
-        if self.first_step < 0:  # only now has a resumed run its step
+        if self.first_step < 0:  # a resumed run has its step only now
             self.first_step = self.reported = trainer.global_step
             self.tokens = pl_module.tokens_seen
         self._report(trainer, pl_module)
@@ -296,7 +296,7 @@ class Progress(L.Callback):
     # ---- numbers
 
     def _report(self, trainer: L.Trainer, module: Task) -> None:
-        """Advances the bar; at a log interval, also a line. At most once a step."""
+        """Advances the bar, at most once a step. At a log interval, it also writes a line."""
         step = trainer.global_step
         if self.first_step < 0 or step <= self.reported:
             return
@@ -315,7 +315,7 @@ class Progress(L.Callback):
         self._line(trainer, values, quiet=True)
 
     def _fields(self, trainer: L.Trainer) -> dict[str, Any]:
-        """The bar's numbers as text."""
+        """Returns the bar's numbers as text."""
         loss = trainer.callback_metrics.get("train/loss")
         return {
             "loss": "" if loss is None else f"loss {number(float(loss))}",
@@ -340,16 +340,16 @@ class Progress(L.Callback):
     def _line(
         self, trainer: L.Trainer, values: Mapping[str, float], *, quiet: bool = False, is_best: bool = False
     ) -> None:
-        """One plain line; a quiet one does not go to a terminal, where the bar says it."""
+        """Writes one plain line. A terminal does not show a quiet line, because the bar has its numbers."""
         if not trainer.is_global_zero or not values:
             return
         split = next(iter(values)).partition("/")[0]
         parts = [f"step {trainer.global_step:>{len(str(trainer.max_steps))}}/{trainer.max_steps}  {split}"]
         of_classes = [name for name in values if "/f1/" in name]
-        left_out = set(of_classes) if len(of_classes) > MANY_CLASSES else set()  # metrics.csv has them
+        left_out = set(of_classes) if len(of_classes) > MANY_CLASSES else set()  # metrics.csv has these values
         left_out |= {name for name in values if short(name).rpartition("/")[2] in SELDOM and name != self.monitor}
         shown = (name for name in values if name not in left_out)
-        for name in sorted(shown, key=lambda name: name != self.monitor):  # the monitored one first
+        for name in sorted(shown, key=lambda name: name != self.monitor):  # the monitored metric comes first
             best = " (best)" if is_best and name == self.monitor else ""
             parts.append(f"{short(name)} {number(values[name])}{best}")
         if quiet:
@@ -393,9 +393,9 @@ def summary(result: Mapping[str, Any], samples: Sequence[Mapping[str, str]], nex
     """Shows the metrics of a finished run, sample outputs, and what to type next.
 
     Args:
-        result: Of the run.
-        samples: Names and texts of what is shown of each; an ``output`` that is the ``reference`` is green.
-        next_commands: As they are typed.
+        result: The run's result.
+        samples: The texts of each sample by name. An ``output`` that equals the ``reference`` is green.
+        next_commands: Commands that the user can paste.
     """
     parts: list[RenderableType] = ["", metrics_table(result)]
     if samples:
@@ -410,12 +410,12 @@ def summary(result: Mapping[str, Any], samples: Sequence[Mapping[str, str]], nex
                 grid.add_row(Text(printable(name)), Text(printable(text), style=style if name == "output" else ""))
         parts += ["", Padding(grid, (0, 0, 0, 1), expand=False)]
     log.info("", extra={"renderable": Group(*parts)})
-    if next_commands:  # as lines of text, which are not cut at the terminal's width and can be copied
+    if next_commands:  # plain text is not cut at the terminal's width and can be copied
         log.info("\nnext:\n%s", "\n".join(f"  {command}" for command in next_commands))
 
 
 def metrics_table(result: Mapping[str, Any]) -> Table:
-    """The numbers of a result: test metrics first, then validation, then the rest; text and null are left out."""
+    """Returns a table of a result's numbers: test metrics first, then validation, then the others."""
     numbers = {k: v for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     order = {"test": 0, "val": 1, "train": 2}
     names = sorted(numbers, key=lambda name: order.get(name.partition("/")[0] if "/" in name else "", 3))
@@ -429,7 +429,7 @@ def metrics_table(result: Mapping[str, Any]) -> Table:
 
 
 def plain_table(title: str, rows: Sequence[Sequence[Any]]) -> Table:
-    """Rows as they are, the first of them the head; numbers stand at the right."""
+    """Returns a table of rows. The first row is the head, and columns of numbers are aligned to the right."""
     head, *body = rows
     table = Table(box=None, padding=(0, 2, 0, 1), title=Text(printable(title), style="dim"), title_justify="left")
     for place, name in enumerate(head):
@@ -441,14 +441,14 @@ def plain_table(title: str, rows: Sequence[Sequence[Any]]) -> Table:
 
 
 def runs_table(results: Mapping[str, Mapping[str, Any]]) -> Fitted:
-    """Several runs' metrics, a column each."""
+    """Returns a table of several runs' metrics with a column for each run."""
     names = {name: None for result in results.values() for name, value in result.items() if isinstance(value, float)}
     rows = [[n, *(number(result[n]) if n in result else "" for result in results.values())] for n in names]
     return Fitted(["metric", *results], rows, fold=list(results))
 
 
 def in_lines(parts: Sequence[str], width: int) -> str:
-    """Parts in a line, two blanks between, or one if all fit then; else they go on in the next line, indented."""
+    """Joins parts by two spaces, or by one if they then fit in a line. Otherwise they go on in further lines."""
     if len("  ".join(parts)) > width >= len(" ".join(parts)):
         return " ".join(parts)
     lines = [parts[0]]
@@ -461,19 +461,21 @@ def in_lines(parts: Sequence[str], width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` in one line: line breaks and tabs as ``\\n`` and ``\\t``, as `predict` writes them; other control
-    characters, which could move a terminal's cursor, replaced."""
+    """Returns ``text`` in one line, with line breaks and tabs as ``\\n`` and ``\\t``, as `predict` writes them.
+
+    Other control characters are replaced, because they could move a terminal's cursor.
+    """
     text = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def short(name: str) -> str:
-    """A metric's name without its split."""
+    """Returns a metric's name without its split."""
     return name.partition("/")[2] or name
 
 
 def number(value: float) -> str:
-    """A number as a person reads it: whole ones with separators, others with four digits or two decimals."""
+    """Formats a number for people: integers with separators, others with two decimals or few digits."""
     if isinstance(value, int) or (abs(value) >= 1000 and math.isfinite(value)):
         return f"{value:,.0f}"
     if value == 0 or not math.isfinite(value):
@@ -482,7 +484,7 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``1:02:03``, or ``-:--:--`` where it is not known."""
+    """Formats seconds as ``1:02:03``, or as ``-:--:--`` if they are not known."""
     if not math.isfinite(seconds):
         return "-:--:--"
     minutes, rest = divmod(round(seconds), 60)

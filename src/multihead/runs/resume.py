@@ -1,4 +1,4 @@
-"""Which run a command goes on with, from which checkpoint, and whether it may."""
+"""Decides which run a command goes on with, from which checkpoint, and whether the configuration allows it."""
 
 from __future__ import annotations
 
@@ -24,32 +24,36 @@ if TYPE_CHECKING:
 log = logging.getLogger("multihead")
 
 KEYS = {"step", "position", "tokens_seen", "seconds", "best", "recorded", "targets", "not_finite", "ranks", "record"}
-"""What a checkpoint must hold of a run, beside weights and optimizer."""
-MADE_AGAIN = ("metrics.csv", "events.jsonl", "samples.jsonl", "train.log", "crash.txt", "nan.json")
-"""Files that a run which starts again in its directory writes from the beginning."""
+"""Entries that a run's checkpoint must have besides weights and optimizer."""
+WRITTEN_AGAIN = ("metrics.csv", "events.jsonl", "samples.jsonl", "train.log", "crash.txt", "nan.json")
+"""Files that a run writes from the beginning if it starts again in its directory."""
 
 
 @dataclass
 class Aim:
-    """What a command comes to: a run, where it is written, and how it begins."""
+    """The run that a command starts or continues, its directory, and how it begins."""
 
     composition: Composition
     run_dir: Path
     how: str
-    """new; again (from the beginning, in a directory that has no checkpoint yet); on; done."""
+    """How the run begins.
+
+    ``new``: in a new directory; ``again``: from the first step, in a directory without a checkpoint; ``on``: from a
+    checkpoint; ``done``: not at all, because it is finished.
+    """
 
     @property
     def resumes(self) -> bool:
-        """Whether it begins with a checkpoint."""
+        """Whether the run begins from a checkpoint."""
         return self.how == "on"
 
 
 def aim(composition: Composition) -> Aim:
-    """What ``resume=`` and ``run_dir=`` mean, with what is on the disk.
+    """Works out from ``resume=``, ``run_dir=`` and the files on the disk which run the command means.
 
     Raises:
-        ConfigError: ``run_dir`` is not empty, or ``resume=RUN`` is not a run.
-        CheckpointError: ``resume=must``, and there is no checkpoint.
+        ConfigError: If ``run_dir`` is not empty, or if ``resume=RUN`` is not a run directory.
+        CheckpointError: If there is no checkpoint for ``resume=must``.
     """
     wish = composition.config.resume
     if not wish:
@@ -65,8 +69,8 @@ def aim(composition: Composition) -> Aim:
     if path is None:
         if wish == "must":
             where = composition.config.run_dir or "outputs"
-            what = "no unfinished run of this configuration"
-            raise CheckpointError(f"resume=must: {where}", what, "resume=auto starts one where there is none")
+            what = "has no unfinished run of this configuration"
+            raise CheckpointError(f"resume=must: {where}", what, "resume=auto starts a new run if there is none")
         return Aim(composition, new_run_dir(composition.config), "new")
     if (path / "result.json").is_file() and same_run(_configuration(path), composition.tree):
         return Aim(composition, path, "done")
@@ -78,13 +82,13 @@ def aim(composition: Composition) -> Aim:
                 composition.put(name, value)
         return Aim(composition, path, "on")
     if wish == "must":
-        what, fix = "no checkpoint in it", "resume=auto starts the run again"
+        what, fix = "has no checkpoint", "resume=auto starts the run again"
         raise CheckpointError(str(path / "checkpoints"), what, fix)
     return Aim(composition, path, "again")
 
 
 def _search(composition: Composition) -> Path | None:
-    """The run in ``run_dir``, or without one the newest unfinished run of the same configuration."""
+    """Returns the run in ``run_dir``. Without ``run_dir``, returns the newest unfinished run of this configuration."""
     config = composition.config
     if config.run_dir:
         path = Path(config.run_dir)
@@ -96,7 +100,7 @@ def _search(composition: Composition) -> Path | None:
         try:
             if same_run(_configuration(path), composition.tree):
                 return path
-        except MultiheadError:  # a file that cannot be read is no run to go on with
+        except MultiheadError:  # a run whose files cannot be read cannot go on
             continue
     return None
 
@@ -107,42 +111,42 @@ def _configuration(path: Path) -> Mapping[str, Any]:
 
 
 def start_again(run_dir: Path) -> None:
-    """Takes away what a run left that ended before its first checkpoint."""
-    for path in (*(run_dir / name for name in MADE_AGAIN), *run_dir.glob("*.tmp")):
+    """Removes the files of a run that ended before its first checkpoint."""
+    for path in (*(run_dir / name for name in WRITTEN_AGAIN), *run_dir.glob("*.tmp")):
         path.unlink(missing_ok=True)
     for folder in ("checkpoints", VOCABULARY):
         shutil.rmtree(run_dir / folder, ignore_errors=True)
 
 
 def open_checkpoint(run_dir: Path, record: Mapping[str, Any], force: Sequence[str], main: bool) -> Start:
-    """The newest checkpoint whose hashes match, if this configuration may go on from it.
+    """Opens the newest checkpoint whose hashes match, if this configuration may go on from it.
 
     Args:
-        run_dir: The run.
-        record: What this run would store of itself: leaves of its configuration, fingerprints of data and tokenizers.
-        force: Names whose difference is accepted.
-        main: Whether this process may tidy the directory up, and speaks.
+        run_dir: The run directory.
+        record: What this run stores about itself: its configuration, fingerprints of data and tokenizers.
+        force: Names of entries of ``record`` that may differ from the checkpoint's.
+        main: Whether this process removes leftovers from the directory and writes to the log.
 
     Raises:
-        CheckpointError: No checkpoint is whole, or it was made with what may not change.
+        CheckpointError: If no checkpoint is complete, or if its record differs in an entry that may not change.
     """
     from multihead.runs.checkpoint import FolderCheckpointIO, Start, clean, newest_valid
 
     path, passed = newest_valid(run_dir)
-    told = [f"resume: {line}; using {path.name}" for line in passed]
+    lines = [f"resume: {line}; using {path.name}" for line in passed]
     state = FolderCheckpointIO().load_checkpoint(path)
     own = state.get("multihead")
     if not isinstance(own, dict) or not own.keys() >= KEYS or not isinstance(own["record"], dict):
         raise CheckpointError(str(path), "is not the checkpoint of a run", "resume from another checkpoint")
     refused, taken = changes(own["record"], record, force)
     if refused:
-        what = f"made with what may not change ({'; '.join(refused)})"
+        what = f"was written with settings that may not change ({'; '.join(refused)})"
         names = ",".join(line.partition(":")[0] for line in refused)
-        fix = f"leave it as it was, start a new run, or accept it by resume_force=[{names}]"
+        fix = f"use the old settings, start a new run, or accept the change by resume_force=[{names}]"
         raise CheckpointError(str(path), what, fix)
     if main:
-        told += [f"resume: {line}" for line in clean(run_dir, path)]
-        for line in told:
+        lines += [f"resume: {line}" for line in clean(run_dir, path)]
+        for line in lines:
             log.warning("%s", line)
         epoch, step_in_epoch = own["position"]
         lost = max(0, _last_step(run_dir) - own["step"])
@@ -155,7 +159,7 @@ def open_checkpoint(run_dir: Path, record: Mapping[str, Any], force: Sequence[st
 
 
 def _last_step(run_dir: Path) -> int:
-    """The last step that metrics.csv tells of; 0 where it tells of none."""
+    """Returns the last step in metrics.csv, or 0 if it has none."""
     try:
         return int((run_dir / "metrics.csv").read_text().splitlines()[-1].partition(",")[0])
     except (OSError, ValueError, IndexError):
@@ -163,16 +167,16 @@ def _last_step(run_dir: Path) -> int:
 
 
 def set_aside_result(run_dir: Path) -> None:
-    """A finished run that goes on has no result until it is finished again."""
+    """Renames result.json, because a finished run that goes on has no result until it is finished again."""
     if (run_dir / "result.json").is_file():
         (run_dir / "result.json").replace(run_dir / "result_before.json")
 
 
 def finished_result(run_dir: Path) -> dict[str, Any]:
-    """What result.json of a finished run holds.
+    """Returns the content of a finished run's result.json.
 
     Raises:
-        CheckpointError: It is damaged.
+        CheckpointError: If the file is damaged.
     """
     try:
         return json.loads((run_dir / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""A finished run, loaded: its verbs for use in Python."""
+"""A finished run that is loaded for use in Python."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VERBS = {
     "lm": {"generate": 1, "score": 1},
     "classification": {"classify": 1},
 }
-"""Task to the verbs of a `Run` that it answers, each with the number of lists of texts that it takes."""
+"""The methods of `Run` that each task answers, with the number of text lists that a method takes."""
 
 
 class _Scores(Protocol):
@@ -38,11 +38,11 @@ class _Scores(Protocol):
 
 @dataclass
 class Run:
-    """A finished run, loaded: ``model`` is a plain ``nn.Module``; the verbs depend on the task.
+    """A loaded run. ``model`` is a plain ``nn.Module``; which other methods work depends on the task.
 
     Attributes:
-        path: The capsule.
-        config: Its configuration, with what was overridden.
+        path: The run directory.
+        config: The run's configuration, with the overrides of `load`.
         task: The task's module.
     """
 
@@ -52,62 +52,62 @@ class Run:
 
     @property
     def model(self) -> Model:
-        """Backbone and head."""
+        """The backbone and the head."""
         return self.task.model
 
     def predict(self, texts: str | Sequence[str], part: str = "", **decoding: Any) -> list[list[dict[str, Any]]]:
-        """For each text its outputs, best first; ``decoding`` overrides fields of `DecodingConfig`.
+        """Returns a list of outputs for each text, the best output first.
 
-        A blank text (spaces, tabs, zero-width characters) has an empty translation or summary and no class; a language
-        model starts a document from an empty one. A text that is longer than the model reads is cut, and a warning
-        says how many were.
+        A blank text (spaces, tabs, zero-width characters) gets an empty translation or summary, and no class. A
+        language model begins a document if the prompt is empty. A text that is too long for the model is cut, and a
+        warning says how many texts were cut.
 
         Args:
-            texts: Inputs; a single text is one input.
-            part: The task, where the run has several.
-            **decoding: As in ``num_beams=5``.
+            texts: The inputs. A single text is one input.
+            part: The name of the task, if the run has several.
+            **decoding: Values for fields of `DecodingConfig`, such as ``num_beams=5``.
 
         Raises:
-            ConfigError: An input is not a text, or there is no such task or option.
+            ConfigError: If an input is not a text, or if there is no such task or option.
         """
         task, texts = self.task.member(part), _listed("predict", texts)
         if cut := sum(task.too_long(texts)):
-            log.warning("%d of %d texts longer than the model reads, and cut", cut, len(texts))
+            log.warning("%d of %d texts are longer than the model reads, and are cut", cut, len(texts))
         changed = replace(self.config.decoding, **decoding)
         if decoding:
             say_without_effect(replace(self.config, decoding=changed))
         return task.predict(texts, changed)
 
     def translate(self, texts: str | Sequence[str], **decoding: Any) -> str | list[str]:
-        """The best translation of a text, or of each text of a list, in order.
+        """Returns the best translation of a text, or a list with that of each text of a list.
 
-        ``run.translate("A man rides a bike.")`` is a text, ``run.translate(["A man rides a bike."], num_beams=5)`` a
-        list of one.
+        ``run.translate("A man rides a bike.")`` returns a text. ``run.translate(["A man rides a bike."], num_beams=5)``
+        returns a list with one text.
         """
         return self._best("translate", texts, decoding)
 
     def summarize(self, texts: str | Sequence[str], **decoding: Any) -> str | list[str]:
-        """The best summary of a text, or of each text of a list, in order."""
+        """Returns the best summary of a text, or a list with that of each text of a list."""
         return self._best("summarize", texts, decoding)
 
     def generate(self, prompts: str | Sequence[str], **decoding: Any) -> str | list[str]:
-        """A continuation of a prompt, or of each: ``run.generate(["Once"], do_sample=True, top_p=0.9, seed=1)``."""
+        """Continues a prompt, or each prompt of a list: ``run.generate(["Once"], do_sample=True, seed=1)``."""
         return self._best("generate", prompts, decoding)
 
     def classify(self, texts: str | Sequence[str]) -> dict[str, Any] | list[dict[str, Any]]:
-        """The predicted class of a text, or of each text of a list, with its probability; both None for a blank one."""
+        """Returns the label and probability of a text, or of each text of a list. Both are None for a blank text."""
         found = self.predict(_listed("classify", texts), self._part("classify"))
         best = [outputs[0] if outputs else {"label": None, "probability": None} for outputs in found]
         return best[0] if isinstance(texts, str) else best
 
     def score(self, *texts: str | Sequence[str]) -> float | list[float]:
-        """log p in nats of a text or of each text of a list.
+        """Returns the log probability in nats of a text, or of each text of a list.
 
-        ``score(sources, targets)`` is of targets given sources (translation, summarization), ``score(texts)`` of texts
-        alone (lm).
+        ``score(sources, targets)`` scores targets given their sources (translation, summarization). ``score(texts)``
+        scores texts alone (lm).
 
         Raises:
-            ConfigError: The run's task scores otherwise, or sources and targets are not of one number.
+            ConfigError: If the task takes other arguments, or if there are not as many targets as sources.
         """
         listed = [_listed("score", each) for each in texts]
         task = cast(_Scores, self.task.member(self._part("score", len(texts))))
@@ -123,10 +123,10 @@ class Run:
         return best[0] if isinstance(texts, str) else best
 
     def _part(self, verb: str, arguments: int = 1) -> str:
-        """The task that answers a verb, as `Task.member` takes it; a plugin's single task answers them all.
+        """Returns the name of the task that answers a method. A plugin's single task answers all of them.
 
         Raises:
-            ConfigError: No task of this run does.
+            ConfigError: If no task of this run answers it.
         """
         tasks = list(self.task.members())
         fits = [name for name, verbs in VERBS.items() if verbs.get(verb) == arguments]
@@ -143,10 +143,10 @@ class Run:
 
 
 def _listed(verb: str, texts: str | Sequence[str]) -> list[str]:
-    """Inputs of a verb as a list of texts.
+    """Returns the inputs of a method as a list of texts.
 
     Raises:
-        ConfigError: One is no text, such as the NaN of an empty cell.
+        ConfigError: If an input is not a text, such as the NaN of an empty cell.
     """
     listed = [texts] if isinstance(texts, str) else list(texts)
     for number, text in enumerate(listed):
@@ -157,7 +157,7 @@ def _listed(verb: str, texts: str | Sequence[str]) -> list[str]:
 
 
 def say_without_effect(config: Config) -> None:
-    """A warning for each option of decoding that was set and changes nothing."""
+    """Warns of each decoding option that was set and has no effect."""
     for text in without_effect(config):
         log.warning("%s", text)
 
@@ -171,7 +171,7 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
 
     Raises:
         ConfigError: If there is no such run.
-        CheckpointError: If its model is missing or damaged, or needs a plugin that was not named.
+        CheckpointError: If its model is missing or damaged, or if it needs a plugin that ``words`` do not name.
     """
     from multihead.model.kernels import keep_freed_memory
     from multihead.tasks import build_task
@@ -192,12 +192,12 @@ def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> Non
     """Loads ``model.safetensors`` into a task's model.
 
     Args:
-        task: What it has to fit.
+        task: The task that owns the model.
         path: The file.
-        fix: What to do where it does not.
+        fix: What the message proposes if the file cannot be loaded.
 
     Raises:
-        CheckpointError: If the file is damaged or does not fit.
+        CheckpointError: If the file is damaged or does not fit the model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_model

@@ -1,4 +1,4 @@
-"""Tables that fit where they are shown: no column and no digit is lost without a word, and nothing is cut in a pipe."""
+"""Tables that fit the terminal. A table says which columns it leaves out, and has its full width in a pipe."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 10_000
-"""Columns where standard output is no terminal: tables have their full width."""
+"""Width of tables if standard output is not a terminal, so that they are never cut."""
 NARROWEST = 24
-"""Least columns of a text that is folded."""
+"""Least width of a column whose texts are folded."""
 
 
 def report_console() -> Console:
-    """Standard output, for the tables of a report."""
+    """Returns the console that shows the tables of a report on standard output."""
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
 
 
 @dataclass
 class Fitted:
-    """Rows as a table of the console's width.
+    """Shows rows as a table that fits the console's width.
 
-    If the table is too wide, texts of the columns in ``fold`` go on in the next line; then the columns in ``optional``
-    are left out, and a line names them; then each row becomes a block with a line for each column.
+    If the table is too wide, the texts of the columns in ``fold`` are folded into several lines. If that is not
+    enough, the columns in ``optional`` are left out, and a line names them. At last, each row becomes a block with a
+    line for each column.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: Collection[str] = ()
-    """Columns of text; numbers stand at the right. The first column is always text."""
+    """Columns of text, which are aligned to the left. The first column is always one of them."""
     fold: Collection[str] = ()
     """Columns whose texts may be folded."""
     optional: Sequence[str] = ()
-    """Columns that may be left out, in this order."""
+    """Columns that may be left out. The first of them goes first."""
     elsewhere: str = ""
-    """Where all columns are, for the line that names those left out."""
+    """Says where all columns are. The line that names the columns left out ends with it."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         for count in range(len(self.optional) + 1):

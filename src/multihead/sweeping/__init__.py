@@ -1,3 +1,5 @@
-"""Sweeps on this machine or on several: the ledger (`ledger`), a worker's loop (`worker`), one trial (`trial`), the
-table and the page of pictures (`report`). `multihead.config.sweep` reads the file; `multihead.commands.sweep` is the
-verb."""
+"""Sweeps on this machine or on several.
+
+`frozen` copies what a sweep consists of, and `ledger` records its trials. `runner` starts workers; a `worker` claims
+trials, and `trial` runs one. `report` has the table and the page of pictures. `multihead.config.sweep` reads the file.
+"""

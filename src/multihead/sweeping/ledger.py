@@ -1,8 +1,8 @@
-"""Who tries what, and what came of it: an Optuna study, in a file of the sweep or in a database.
+"""The ledger of a sweep, which says who runs each trial and how it ended. It is an Optuna study in a file or database.
 
-A trial is claimed under a lock that goes with the process that holds it, so that each is claimed once. Optuna's RUNNING
-does not say whether anybody runs it: each trial therefore names its owner, a process of a host, which says now and then
-that it is alive. What an owner leaves behind, because it was killed, the next claim takes over.
+A process claims a trial under a lock, which is free when the process ends, so each trial is claimed once. Optuna's
+state RUNNING does not say whether a process still runs the trial. So each trial names its owner, a process on a host,
+which writes a heartbeat now and then. If an owner was killed, the next claim takes its trial over.
 """
 
 from __future__ import annotations
@@ -26,41 +26,42 @@ from multihead.sweeping import optuna_private
 from multihead.sweeping.owner import alive, this_process
 
 PATIENCE_SECONDS = 600.0
-"""For a database that does not answer."""
+"""Longest wait for a database that does not answer."""
 SETTLED = ("complete", "pruned", "failed")
+"""States of trials that have ended."""
 
 
 @dataclass
 class Claim:
-    """A trial that this process is to run."""
+    """A trial that this process has claimed and runs."""
 
     number: int
     values: dict[str, Any]
-    """Of the swept parameters."""
+    """Values of the swept parameters."""
     attempt: int
-    """1, or more where an owner before was killed."""
+    """Number of the attempt. It is above 1 if an earlier owner was killed."""
     record: dict[str, Any]
-    """What the ledger holds of it (`Ledger.note`)."""
+    """What `Ledger.note` has written about the trial."""
     lost: bool = False
-    """Another process has taken it."""
+    """Whether another process has taken the trial over."""
 
 
 @dataclass
 class Row:
-    """A trial as the ledger has it."""
+    """A trial with its state in the ledger."""
 
     number: int
     state: str
-    """complete, pruned, failed, running, or orphaned: its owner is gone."""
+    """complete, pruned, failed, running or orphaned. An orphaned trial has not ended, and its owner is gone."""
     value: float | None
     values: dict[str, Any]
     record: dict[str, Any] = field(default_factory=dict)
     curve: dict[int, float] = field(default_factory=dict)
-    """The metric by optimizer step, of the first seed."""
+    """Values of the metric of the first seed, by optimizer step."""
 
 
 def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that waits for a database that does not answer for a while: trials go on meanwhile."""
+    """Wraps a method so that it waits for a database that does not answer. The trials go on meanwhile."""
 
     @functools.wraps(method)
     def patient(self: Ledger, *arguments: Any, **options: Any) -> Any:
@@ -84,15 +85,15 @@ class Ledger:
     """The study of one sweep.
 
     Args:
-        sweep: What is swept.
-        folder: Of the sweep, on this machine.
-        storage: A database's URL; empty for a file in the folder.
-        val_every: Optimizer steps between validations, in which ``min_iter`` counts.
-        create: Whether to begin a sweep where there is none.
+        sweep: The sweep.
+        folder: The sweep's folder on this machine.
+        storage: A database's URL, or empty for a file in the folder.
+        val_every: Optimizer steps between validations. ``min_iter`` counts validations.
+        create: Whether to begin the sweep if it does not exist.
 
     Raises:
-        ConfigError: There is no such sweep, or Optuna is missing.
-        MachineError: The database cannot be reached.
+        ConfigError: If there is no such sweep, or if Optuna is missing.
+        MachineError: If the database cannot be reached.
     """
 
     def __init__(self, sweep: Sweep, folder: Path, storage: str = "", *, val_every: int = 1, create: bool = True):
@@ -101,8 +102,10 @@ class Ledger:
         self._file = self.url.startswith("sqlite:///")
         self._val_every = val_every
         if self._file and not create and not Path(self.url.removeprefix("sqlite:///")).is_file():
-            raise ConfigError("name", f"no sweep in {folder} yet", "start it: leave out status=, best= and to=")
-        with self.exclusively():  # two processes that begin the same sweep at once would both make its tables
+            raise ConfigError(
+                "name", f"there is no sweep in {folder} yet", "start it: leave out status=, best= and to="
+            )
+        with self.exclusively():  # two processes that begin a sweep at once would both create its tables
             self._storage = self._open_storage(optuna)
             try:
                 self.study = optuna.load_study(
@@ -110,7 +113,7 @@ class Ledger:
                 )
             except KeyError:
                 if not create:
-                    raise ConfigError("name", f"no sweep called {sweep.name} in the storage yet") from None
+                    raise ConfigError("name", f"there is no sweep called {sweep.name} in the storage yet") from None
                 self.study = optuna.create_study(
                     study_name=sweep.name,
                     storage=self._storage,
@@ -128,17 +131,15 @@ class Ledger:
             raise self._unreachable(error) from error
 
     def _pruner(self, optuna: Any) -> Any:
-        """W&B's hyperband has one bracket with rungs at min_iter * eta**k, which is asynchronous successive halving."""
+        """Returns the pruner. W&B's hyperband is asynchronous successive halving with rungs at min_iter * eta**k."""
         if not self.sweep.min_iter:
             return optuna.pruners.NopPruner()
         return optuna.pruners.SuccessiveHalvingPruner(
             min_resource=self.sweep.min_iter * self._val_every, reduction_factor=self.sweep.eta
         )
 
-    # One at a time
-
     def exclusively(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, no other process claims or settles a trial of this sweep."""
+        """Inside, no other process claims or ends a trial of this sweep."""
         return self._flock() if self._file else self._advisory()
 
     @contextlib.contextmanager
@@ -155,7 +156,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def _advisory(self) -> Iterator[None]:
-        """PostgreSQL's lock of a session: given back where the connection ends, however it ends."""
+        """Holds PostgreSQL's lock of a session, which is free when the connection ends in any way."""
         import sqlalchemy
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -176,16 +177,14 @@ class Ledger:
         what = f"cannot be reached ({' '.join(str(error).split())[:200]})"
         return MachineError(f"storage {where}", what, "is the database up, and is psycopg installed?")
 
-    # The sweep as a whole
-
     def freeze(self, launch: Mapping[str, Any]) -> None:
-        """Writes down what the sweep is where it begins, and refuses to go on with another one under its name.
+        """Records what a new sweep consists of. A sweep that exists must still consist of the same.
 
         Args:
             launch: Texts and numbers by name: the file's text, typed words, seeds, checksums.
 
         Raises:
-            CheckpointError: It began with something else.
+            CheckpointError: If the sweep was launched with other values.
         """
         with self.exclusively():
             known = self.study.user_attrs.get("launch")
@@ -196,18 +195,18 @@ class Ledger:
             if known.get(key) != value:
                 raise CheckpointError(
                     f"sweep {self.sweep.name}",
-                    f"was launched with {_shown(known.get(key))} as {key}, now it is {_shown(value)}",
+                    f"was launched with {_shown(known.get(key))} as {key}, but now it is {_shown(value)}",
                     "put it back, or give the new sweep another name=",
                 )
 
     @property
     def launch(self) -> dict[str, Any]:
-        """What `freeze` wrote down."""
+        """Returns what `freeze` recorded."""
         return self.study.user_attrs.get("launch", {})
 
     @_patiently
     def rows(self) -> list[Row]:
-        """All trials, in order of their numbers."""
+        """Returns all trials, in the order of their numbers."""
         return [self._row(trial) for trial in self.study.get_trials(deepcopy=False)]
 
     def _row(self, trial: Any) -> Row:
@@ -218,15 +217,13 @@ class Ledger:
         value = trial.value if state == "complete" else None
         return Row(trial.number, state, value, dict(trial.params), record, dict(trial.intermediate_values))
 
-    # One trial
-
     @_patiently
     def claim(self, trials: int, seconds: float = 0.0) -> Claim | None:
-        """The next trial for this process: one whose owner is gone, else a new one; None where nothing is left to do.
+        """Claims a trial for this process: one whose owner is gone, or else a new one. None if nothing is left.
 
         Args:
-            trials: Most trials of the sweep; 0 for no limit.
-            seconds: Time of all trials together after which none is begun; 0 for no limit.
+            trials: Largest number of trials of the sweep, or 0 for no limit.
+            seconds: If all trials together took this time, no new one begins. 0 is no limit.
         """
         with self.exclusively():
             rows = self.rows()
@@ -248,7 +245,7 @@ class Ledger:
             return Claim(trial.number, dict(trial.params), 1, record)
 
     def _sampler(self, number: int) -> Any:
-        """Draws trial ``number``: seeded by it, so that two workers do not draw the same."""
+        """Returns the sampler of a trial. The number seeds it, so that two workers do not draw the same values."""
         from optuna import samplers
 
         seed = int.from_bytes(hashlib.sha256(f"{self.sweep.name} {number}".encode()).digest()[:4])
@@ -256,7 +253,7 @@ class Ledger:
             space = {parameter.name: parameter.values for parameter in self.sweep.swept}
             return samplers.GridSampler(space, seed=0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some of TPE's options are called experimental
+            warnings.simplefilter("ignore")  # Optuna calls some of TPE's options experimental
             return samplers.RandomSampler(seed) if self.sweep.method == "random" else samplers.TPESampler(seed=seed)
 
     def _distributions(self) -> dict[str, Any]:
@@ -264,12 +261,12 @@ class Ledger:
 
     @_patiently
     def note(self, number: int, **record: Any) -> None:
-        """Writes down what is known of a trial."""
+        """Records values for a trial."""
         for key, value in record.items():
             optuna_private.set_attribute(self.study, number, key, value)
 
     def beat(self, claim: Claim, elapsed: float) -> bool:
-        """Says that the owner of a trial is alive; False where the trial was taken from it, as after a long silence."""
+        """Records that a trial's owner is alive. Returns False if another process has taken the trial."""
         if not self._mine(claim.number):
             return False
         self.note(claim.number, owner=this_process(), elapsed=elapsed)
@@ -280,12 +277,12 @@ class Ledger:
         return all(owner.get(key) == me[key] for key in ("host", "boot", "pid", "start"))
 
     def release(self, claim: Claim) -> None:
-        """Gives a trial back that is not finished, for whoever claims next."""
+        """Gives back an unfinished trial, so that another process can claim it."""
         self.note(claim.number, owner=None)
 
     @_patiently
     def report(self, number: int, step: int, value: float) -> bool:
-        """Writes down the metric at a step; returns whether the trial is hopeless."""
+        """Records the metric at a step, and returns whether the trial should end early."""
         trial = optuna_private.going_on(self.study, number)
         if step not in optuna_private.frozen(self.study, number).intermediate_values:
             trial.report(value, step)
@@ -293,10 +290,10 @@ class Ledger:
 
     @_patiently
     def settle(self, number: int, state: str, value: float | None = None, **record: Any) -> bool:
-        """Ends a trial of this process, once: complete with its value, pruned, or failed.
+        """Ends a trial of this process as complete with its value, as pruned, or as failed. A second call does nothing.
 
         Returns:
-            False where the trial was taken from this process: it is then not this process's to settle.
+            False if another process has taken the trial over, which then ends it.
         """
         from optuna.trial import TrialState
 
@@ -304,7 +301,7 @@ class Ledger:
             if not self._mine(number):
                 return False
             if optuna_private.frozen(self.study, number).state.is_finished():
-                return True  # the database took it, and its reply was lost
+                return True  # the database ended it, but its reply was lost
             self.note(number, **record)
             kind = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[state]
             curve = optuna_private.frozen(self.study, number).intermediate_values
@@ -315,15 +312,15 @@ class Ledger:
 
 
 def _driver(url: str) -> str:
-    """The URL with the driver that the extra installs."""
+    """Returns the URL with the driver that the extra installs."""
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 def import_optuna() -> Any:
-    """The module, quiet.
+    """Imports Optuna and turns off its messages.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: If it is not installed.
     """
     require_package("optuna", "sweep", "a sweep")
     import optuna
@@ -333,7 +330,7 @@ def import_optuna() -> Any:
 
 
 def distribution(parameter: Parameter) -> Any:
-    """Optuna's distribution of a parameter's values."""
+    """Returns Optuna's distribution for a parameter's values."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if parameter.values:
@@ -344,7 +341,7 @@ def distribution(parameter: Parameter) -> Any:
 
 
 def spent(row: Row) -> float:
-    """Seconds that a trial has taken so far."""
+    """Returns the seconds that a trial has taken so far."""
     if row.state in SETTLED:
         return float(row.record.get("seconds", 0.0))
     return float(row.record.get("elapsed", 0.0))

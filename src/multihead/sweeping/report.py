@@ -9,14 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from multihead.config.extras import install, installed
 from multihead.config.sweep import Sweep
+from multihead.errors import ConfigError
 from multihead.runs.page import render_page
 from multihead.runs.screen import Fitted
-from multihead.sweeping.importance import no_importances
-from multihead.sweeping.ledger import Row
+from multihead.sweeping.importance import importances, no_importances
+from multihead.sweeping.ledger import SETTLED, Row
 from multihead.sweeping.pictures import MIN_COMPLETE, draw_sweep
 
+REPORT = "report.html"
 ORDER = ("complete", "running", "orphaned", "pruned", "failed")
 
 
@@ -109,3 +113,31 @@ def write_report(path: Path, sweep: Sweep, rows: Sequence[Row], study: Any) -> N
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     beside.write_text(text, encoding="utf-8")
     beside.replace(path)
+
+
+def best_command(rows: Sequence[Row], sweep: Sweep) -> str:
+    """Returns the command that trains the best configuration.
+
+    Raises:
+        ConfigError: If no trial is complete.
+    """
+    row = best_row(rows, sweep.goal)
+    if row is None:
+        raise ConfigError("best", f"no trial of {sweep.name} is complete yet", "status=true shows the trials")
+    return "python train.py " + shlex.join(row.record.get("words", sweep.point(row.values)))
+
+
+def show(console: Console, sweep: Sweep, rows: Sequence[Row], folder: Path, study: Any) -> None:
+    """Prints the table of trials, the best one's command, and where the pictures are."""
+    console.print(console_table(sweep, rows))
+    counts = {state: sum(row.state == state for row in rows) for state in (*SETTLED, "running", "orphaned")}
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials yet")
+    if found := importances(study, rows):
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in found.items())
+        console.print(f"importance of parameters: {shares}", highlight=False, soft_wrap=True)
+    elif best_row(rows, sweep.goal):
+        console.print(f"importance of parameters: not known ({no_importances(rows)})", highlight=False, soft_wrap=True)
+    if best_row(rows, sweep.goal):
+        console.print("best: " + best_command(rows, sweep), highlight=False, markup=False, soft_wrap=True)
+    lacks = "" if installed("matplotlib") else f" (a table only; for pictures {install('matplotlib')})"
+    console.print(f"pictures: {folder / REPORT}{lacks}", highlight=False, soft_wrap=True, markup=False)

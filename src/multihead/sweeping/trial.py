@@ -1,4 +1,4 @@
-"""One run of a trial: a fresh process with the command line of a single run, watched until it ends or is ended."""
+"""Runs one run of a trial in a process of its own, and watches it until it ends."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pathlib import Path
 LOG = "console.log"
 RESULT = "result.json"
 GRACE_SECONDS = 20.0
-"""For a run to save and leave after SIGTERM, before it is killed."""
+"""Time that a run has after SIGTERM to save its state, before it is killed."""
 POLL_SECONDS = 0.1
 TAIL_BYTES = 20_000
 REASONS = {1: "crashed", 2: "refused", 3: "checkpoint", 4: "diverged", 5: "out of memory or disk", 6: "a rank died"}
-"""What an exit status means, in a word for the table."""
+"""What each exit status means, in a word for the table."""
 
 
 @dataclass
@@ -33,38 +33,38 @@ class Outcome:
     """How a run ended."""
 
     state: str
-    """complete, pruned, failed, or stopped: the sweep itself was told to end, and the run saved its state."""
+    """complete, pruned, failed or stopped. A run is stopped if the sweep ends; it saves its state first."""
     value: float | None = None
-    """The metric of a complete run."""
+    """The value of the metric, if the run is complete."""
     status: int = 0
-    """The exit status; below 0 the signal that killed it."""
+    """The exit status. A signal that killed the run gives its number below 0."""
     reason: str = ""
-    """Of a failed run, one line."""
+    """Why the run failed, in one line."""
 
 
 @dataclass
 class Watch:
-    """What is looked at while a run goes on."""
+    """What `run_once` watches while a run goes on."""
 
     metric: str
     limit: float
-    """Longest time in seconds; 0 for none."""
+    """Longest time in seconds, or 0 for no limit."""
     on_value: Callable[[int, float], bool]
-    """Called with step and value of each validation; True ends the run as hopeless."""
+    """Called with step and value of each validation. If it returns True, the run ends as pruned."""
     on_tick: Callable[[], bool]
-    """Called often; True ends the run because the sweep ends."""
+    """Called often. If it returns True, the run ends because the sweep ends."""
 
 
 def run_once(command: Sequence[str], run_dir: Path, environment: Mapping[str, str], watch: Watch) -> Outcome:
-    """Runs one command until it ends, and says how.
+    """Runs one command until it ends, and returns how it ended.
 
     Args:
-        command: The words of a single run, ``run_dir=`` and ``resume=auto`` among them.
-        run_dir: Its directory; what it prints goes to ``console.log`` there.
-        environment: Variables beside those of this process.
-        watch: What may end it.
+        command: The command line of a single run, with ``run_dir=`` and ``resume=auto``.
+        run_dir: The run directory. The file ``NAME.console.log`` beside it gets what the run prints.
+        environment: Variables that are added to those of this process.
+        watch: What may end the run.
     """
-    if (run_dir / RESULT).is_file():  # finished before somebody was killed who should have written it down
+    if (run_dir / RESULT).is_file():  # it finished, but its worker was killed before it recorded that
         return _finished(run_dir, watch.metric)
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     log = run_dir.with_name(f"{run_dir.name}.{LOG}")
@@ -81,7 +81,7 @@ def run_once(command: Sequence[str], run_dir: Path, environment: Mapping[str, st
             preexec_fn=end_with_parent,
         )
         ended = _follow(process, run_dir, watch)
-        _sweep_up(process.pid)
+        _kill_group(process.pid)
     if ended is not None:
         ended.status = process.returncode
         return ended
@@ -91,20 +91,22 @@ def run_once(command: Sequence[str], run_dir: Path, environment: Mapping[str, st
 
 
 def end_with_parent() -> None:
-    """In a process, as it begins: the kernel tells it to save and leave where its parent is killed."""
+    """Called in a new process. If its parent is killed, the kernel sends it SIGTERM, so that it saves its state."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _follow(process: subprocess.Popen, run_dir: Path, watch: Watch) -> Outcome | None:
-    """Waits for the end, and brings it about where it has to be; returns why it did, None where it did not."""
+    """Waits until the run ends. Returns the outcome if this function ended it, and None if it ended by itself."""
     began = time.monotonic()
     curve = Curve(run_dir / "metrics.csv", watch.metric)
     while process.poll() is None:
         if watch.on_tick():
             end(process)
             return Outcome("stopped")
-        if True in [watch.on_value(step, value) for step, value in curve.news()]:  # all of them are written down
+        if True in [
+            watch.on_value(step, value) for step, value in curve.news()
+        ]:  # the list calls on_value for all of them
             end(process)
             return Outcome("pruned")
         if watch.limit and time.monotonic() - began > watch.limit:
@@ -117,28 +119,28 @@ def _follow(process: subprocess.Popen, run_dir: Path, watch: Watch) -> Outcome |
 
 
 def end(process: subprocess.Popen) -> None:
-    """SIGTERM, so that it saves; SIGKILL to all of its session where it does not leave."""
+    """Sends SIGTERM, so that the run saves its state. If it does not end, all of its session gets SIGKILL."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
         try:
             process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            _sweep_up(process.pid)
+            _kill_group(process.pid)
             process.wait()
 
 
-def _sweep_up(group: int) -> None:
-    """Kills what a run may have left in its session."""
+def _kill_group(group: int) -> None:
+    """Kills the processes that a run may have left in its session."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
 class Curve:
-    """The values of one metric in a metrics.csv that is still being written.
+    """Reads the values of one metric from a metrics.csv that is still being written.
 
     Args:
-        path: The file; it need not exist yet.
-        metric: The column.
+        path: The file, which may not exist yet.
+        metric: Name of the column.
     """
 
     def __init__(self, path: Path, metric: str):
@@ -147,7 +149,7 @@ class Curve:
         self._last = -1
 
     def news(self) -> list[tuple[int, float]]:
-        """Step and value of the whole rows after the last ones that were given."""
+        """Returns the step and value of each complete row that was not returned before."""
         try:
             found = self.path.stat()
         except OSError:
@@ -164,7 +166,7 @@ class Curve:
 
 
 def _finished(run_dir: Path, metric: str) -> Outcome:
-    """The outcome of a run that says it is done."""
+    """Returns the outcome of a run that has a result."""
     try:
         result = json.loads((run_dir / RESULT).read_text())
         value = result[metric]
@@ -176,7 +178,7 @@ def _finished(run_dir: Path, metric: str) -> Outcome:
 
 
 def _reason(status: int, log: Path) -> str:
-    """Why a run failed: what it said last, in one line."""
+    """Returns why a run failed, in one line: its last message."""
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
     if status > 128:
@@ -185,7 +187,7 @@ def _reason(status: int, log: Path) -> str:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"error\[\w+\]", line)]
-    said = re.sub(r"^error\[\w+\] |; (fix|a defect of ours|newest checkpoint)\b.*", "", (errors or lines or [""])[-1])[
-        :200
-    ]
-    return f"{REASONS[status]}: {said}" if status in REASONS else said or f"exit status {status}"
+    message = re.sub(
+        r"^error\[\w+\] |; (fix|a defect of ours|newest checkpoint)\b.*", "", (errors or lines or [""])[-1]
+    )[:200]
+    return f"{REASONS[status]}: {message}" if status in REASONS else message or f"exit status {status}"

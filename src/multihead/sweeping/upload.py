@@ -1,4 +1,4 @@
-"""Sends the runs of a sweep to W&B after the fact."""
+"""Sends the runs of a finished sweep to W&B."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ log = logging.getLogger("multihead")
 
 
 def send(rows: Sequence[Row], sweep: Sweep) -> int:
-    """Every run of a settled trial, grouped under the sweep's name; returns 0.
+    """Sends every run of the trials that have ended, in a group with the sweep's name. Returns 0.
 
     Raises:
-        MachineError: W&B did not take one of them.
+        MachineError: If W&B did not take a run.
     """
     from multihead.runs.progress import open_log
 
@@ -37,22 +37,22 @@ def send(rows: Sequence[Row], sweep: Sweep) -> int:
             for folder in run_dirs(Path(row.record["dir"])):
                 send_run(folder, failed=row.state == "failed")
                 sent += 1
-        log.info("%d runs of the sweep %s", sent, sweep.name)
+        log.info("sent %d runs of the sweep %s", sent, sweep.name)
     return 0
 
 
 def send_run(run_dir: Path, failed: bool = False) -> None:
-    """One run: what W&B has recorded offline, or else configuration, metrics and result as its directory has them.
+    """Sends what W&B has recorded offline, or else the configuration, metrics and result in the run directory.
 
     Raises:
-        MachineError: W&B did not take it.
+        MachineError: If W&B did not take the run.
     """
     recorded = sorted(run_dir.glob("wandb/offline-run-*"))
     for folder in recorded:
         done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder)], capture_output=True, text=True)
         if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
-            raise MachineError(str(folder), f"wandb sync failed ({said[0][:200]})", "wandb login, then to=wandb again")
+            lines = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no reason given"]
+            raise MachineError(str(folder), f"wandb sync failed ({lines[0][:200]})", "wandb login, then to=wandb again")
     if recorded or list(run_dir.glob("wandb/run-*")):
         return
     from multihead.runs.loggers import WandbMetrics, start_wandb

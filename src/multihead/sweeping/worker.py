@@ -1,4 +1,4 @@
-"""A worker: claims trials one after the other and runs them, until the budget is spent or it is told to stop."""
+"""A worker claims trials one after the other and runs them, until the budget is spent or a signal ends it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Job:
     """What a worker needs besides the ledger."""
 
     words: list[str]
-    """Typed words that every trial gets."""
+    """Typed words, which every trial gets."""
     seeds: list[int]
-    """Of the runs of each point; a single one of -1 leaves the seed to the configuration."""
+    """Seeds of the runs of each trial. A single seed of -1 leaves the seed to the configuration."""
     trials: int
     seconds: float
     trial_seconds: float
     program: list[str]
-    """The command that trains, before its words."""
+    """The command that trains, without its words."""
     environment: dict[str, str]
 
 
@@ -45,8 +45,8 @@ class Worker:
     """One of a sweep's processes.
 
     Args:
-        ledger: Of the sweep.
-        job: How trials are run.
+        ledger: The sweep's ledger.
+        job: How the worker runs trials.
     """
 
     def __init__(self, ledger: Ledger, job: Job):
@@ -55,7 +55,7 @@ class Worker:
         self._beat = 0.0
 
     def work(self) -> int:
-        """Claims and runs until nothing is left; returns 0, or 128 plus a signal's number."""
+        """Claims and runs trials until none is left. Returns 0, or 128 plus the number of a signal that ended it."""
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, self._stop)
         while not self.signum:
@@ -63,7 +63,7 @@ class Worker:
             if claim is None:
                 if not any(row.state == "running" for row in self.ledger.rows()):
                     return 0
-                time.sleep(1.0)  # another worker may be killed, and what it leaves is then to be taken over
+                time.sleep(1.0)  # if another worker is killed, this one takes its trial over
                 continue
             self._run(claim)
         return 128 + self.signum
@@ -72,7 +72,7 @@ class Worker:
         self.signum = signum
 
     def _run(self, claim: Claim) -> None:
-        """All runs of one point, and what came of them."""
+        """Runs all seeds of one trial and records how it ended."""
         folder = Path(claim.record.get("dir") or self.ledger.folder.resolve() / TRIALS / f"{claim.number:04d}")
         self._end_former(claim, folder)
         words = claim.record.get("words") or [*self.ledger.sweep.point(claim.values), *self.job.words]
@@ -105,7 +105,7 @@ class Worker:
         self.ledger.settle(claim.number, outcome.state, outcome.value, **record)
 
     def _watch(self, claim: Claim, first: bool, began: float) -> Watch:
-        """Only the first seed's curve decides whether a point is hopeless."""
+        """Returns what to watch. Only the first seed's curve decides whether a trial is pruned."""
 
         def value(step: int, found: float) -> bool:
             return first and self.ledger.report(claim.number, step, found)
@@ -119,7 +119,7 @@ class Worker:
         return Watch(self.ledger.sweep.metric, self.job.trial_seconds, value, tick)
 
     def _end_former(self, claim: Claim, folder: Path) -> None:
-        """Waits until the run of a killed worker has left its directory, which it was told to by the kernel."""
+        """Waits until a killed worker's run has ended, to which the kernel has sent SIGTERM."""
         deadline = time.monotonic() + FORMER_SECONDS
         while claim.attempt > 1 and any(in_use(path.parent) for path in folder.glob("**/.lock")):
             if time.monotonic() > deadline:
@@ -129,7 +129,7 @@ class Worker:
 
 
 def _kill_holder(lock: Path) -> None:
-    """Ends a run that hangs where nobody watches it any more; its lock says which process it is."""
+    """Kills a run that hangs and that no worker watches. Its lock file has its process number."""
     holder = lock.read_text(errors="replace").split(" ")[0]
     if holder.isdigit() and start_of(int(holder)):
         try:
@@ -139,7 +139,7 @@ def _kill_holder(lock: Path) -> None:
 
 
 def main(text: str) -> int:
-    """A worker process; ``text`` is the job as JSON, without the storage's URL, which may hold a password."""
+    """Runs a worker process. ``text`` is the job as JSON, without the storage's URL, which may hold a password."""
     from multihead.config.sweep import read_sweep
     from multihead.errors import guarded
 

@@ -68,12 +68,12 @@ def train(composition: Composition) -> dict[str, Any]:
         with leaving_on_signals():
             return plan(composition)
     if composition.config.trainer.profile_steps and max(local_ranks(composition.config), world_size()) > 1:
-        raise ConfigError("trainer.profile_steps", "a profile is of one rank, and there are several", "devices=1")
+        raise ConfigError("trainer.profile_steps", "only a run with one rank can be profiled", "devices=1")
     found = aim(composition)
     composition, run_dir = found.composition, found.run_dir
     config = composition.config
     if config.trainer.profile_steps and found.resumes:
-        raise ConfigError("trainer.profile_steps", "a profile is of a new run", "trainer.profile_steps=0")
+        raise ConfigError("trainer.profile_steps", "only a new run can be profiled", "trainer.profile_steps=0")
     ranks = local_ranks(config)
     notes = [*settle(composition), *([] if found.resumes else published_notes(config))]
     if found.how == "done":

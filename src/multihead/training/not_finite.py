@@ -218,7 +218,7 @@ def _watched(model: nn.Module) -> Iterator[list[str]]:
 
 
 def _gradients(task: Task) -> dict[str, Any]:
-    """Where the backward pass, which goes from the last parameter to the first, met the first such number."""
+    """Finds where the backward pass, which goes from the last parameter to the first, met the first such number."""
     bad = [
         name
         for name, parameter in task.model.named_parameters()

@@ -1,4 +1,4 @@
-"""Measures where the time of a training step and of decoding goes, and the least time that they could take.
+"""Measures where the time of a training step and of decoding goes, and the floor: the least time of a step.
 
 ``debug=profile`` turns it on. At every moment the time counts for exactly one part of the step, so that the parts sum
 to the whole. Lightning names what its loop is doing (`lightning.pytorch.profilers.Profiler`). Hooks on modules divide
@@ -479,7 +479,7 @@ def tables(found: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     total = floor["operations"]
     whole = ["all", f"{step['ms']:.2f}", "100.0%", f"{total / 1e9:.2f}", f"{total / step['ms'] / 1e6:,.0f}"]
     title = f"where a step's time goes: {step['measured']} steps, {found['precision']}, {found['device']}"
-    shown = {title: [head, *rows, whole], "least time of a step": _floor_rows(step, floor)}
+    shown = {title: [head, *rows, whole], "a step and its floor": _floor_rows(step, floor)}
     for name, part in found["decoding"].items():
         shown[f"decoding: {part['texts']} texts, {part['beams']} beams, {name}"] = _decoding_rows(part)
     return shown
@@ -494,10 +494,10 @@ def _floor_rows(step: Mapping[str, Any], floor: Mapping[str, Any]) -> list[list[
         ["this machine: large matrices", f"{best:,.0f} GFLOP/s"],
         ["this machine: matrices of these shapes", f"{own:,.0f} GFLOP/s"],
         ["this machine: copying", f"{floor['bytes_per_second'] / 1e9:,.1f} GB/s"],
-        ["least time: products at the best rate, and bytes", f"{floor['ms']:.2f} ms"],
-        ["least time with matrices of these shapes", f"{floor['ms_own_shapes']:.2f} ms"],
+        ["floor: products at the best rate, and bytes", f"{floor['ms']:.2f} ms"],
+        ["floor with matrices of these shapes", f"{floor['ms_own_shapes']:.2f} ms"],
         ["a step without the instrument", f"{step['ms_without_instrument']:.2f} ms"],
-        ["measured time / least time", f"{floor['measured_over_floor']:.2f}"],
+        ["measured time / floor", f"{floor['measured_over_floor']:.2f}"],
         ["cost of the instrument", f"{step['instrument']:+.1%}"],
         ["real target tokens per step", f"{step['tokens']:,.0f}"],
         ["real target tokens per second", f"{step['tokens_per_second']:,.0f}"],

@@ -67,7 +67,7 @@ class Signals:
 
 @contextlib.contextmanager
 def leaving_on_signals() -> Iterator[None]:
-    """Inside, before there are steps to finish, a signal ends the command at once, with the signal's own status."""
+    """Inside this context, a signal ends the command at once, with the signal's status: no step has to be finished."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before the first step")

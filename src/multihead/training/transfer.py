@@ -235,7 +235,7 @@ def _tokenizer(name: str, vocab: Vocabulary) -> Tokenizer:
 
 
 def _copy_rows(parameter: Tensor, theirs: Tensor, ours_of: Tokenizer, theirs_of: Tokenizer, row: Copied) -> str:
-    """Rows by the text of their entries; all where the vocabularies are the same."""
+    """Rows by the text of their entries, or all rows if the vocabularies are the same."""
     if ours_of.vocab == theirs_of.vocab:
         parameter.copy_(theirs)
         row.copied += parameter.numel()

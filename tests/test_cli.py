@@ -1,4 +1,4 @@
-"""The door: statuses, one line for each error, nothing left behind, nothing heavy imported."""
+"""The command line: statuses, one line for each error, nothing left behind, nothing heavy imported."""
 
 import errno
 import logging
@@ -41,7 +41,7 @@ WRONG = [
 
 
 @pytest.fixture
-def door(monkeypatch, tmp_path, capfd):
+def command(monkeypatch, tmp_path, capfd):
     """Runs a command line in an empty folder with a stand-in for training; returns status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     seen = []
@@ -87,11 +87,11 @@ TRAININGS = {
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_wrong_commands(door, line):
-    status, out, err = door(f"train {line}")
+def test_wrong_commands(command, line):
+    status, out, err = command(f"train {line}")
     assert status == 2
     assert err.startswith("error[config] ") and err.count("\n") == 1
-    assert out == "" and door.seen == []
+    assert out == "" and command.seen == []
 
 
 @pytest.mark.parametrize(
@@ -104,41 +104,41 @@ def test_wrong_commands(door, line):
         (14, 5, "error[machine] outputs/x: No space left on device\n"),
         (15, 143, "stopping: SIGTERM, saved step 118\n"),
         (16, 130, "interrupted\n"),
-        (18, 5, "error[machine] memory: not enough; fix: smaller data.part_tokens, data.eval_tokens or model\n"),
+        (18, 5, "error[machine] memory: not enough; fix: use a smaller data.part_tokens, data.eval_tokens or model\n"),
         (19, 7, ""),
     ],
 )
 @pytest.mark.unhurried
-def test_statuses(door, seed, status, message):
-    assert door(f"train task=translation seed={seed}") == (status, "", message)
-    assert len(door.seen) == 1
+def test_statuses(command, seed, status, message):
+    assert command(f"train task=translation seed={seed}") == (status, "", message)
+    assert len(command.seen) == 1
 
 
-def test_a_defect_says_where_its_traceback_is(door, monkeypatch, tmp_path_factory):
+def test_a_defect_says_where_its_traceback_is(command, monkeypatch, tmp_path_factory):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("crash")))
-    status, _, err = door("train task=translation seed=17")
+    status, _, err = command("train task=translation seed=17")
     assert status == 1 and err.count("\n") == 1
     assert err.startswith("error[internal] ValueError: first second; a defect of ours; traceback in ")
     with open(err.split("traceback in ")[1].strip()) as file:
         assert "Traceback" in file.read()
     monkeypatch.setenv("MULTIHEAD_TRACEBACK", "1")
-    status, _, err = door("train task=translation seed=11")
+    status, _, err = command("train task=translation seed=11")
     assert status == 2 and err.startswith("Traceback") and err.endswith("expected 2\n")
 
 
 @pytest.mark.unhurried
-def test_a_failing_trial_does_not_stop_the_others(door):
-    status, _, err = door("train -m task=translation model=tiny,small seed=1,11,17,2")
-    assert [(c.config.model.d_model, c.config.seed) for c in door.seen] == [
+def test_a_failing_trial_does_not_stop_the_others(command):
+    status, _, err = command("train -m task=translation model=tiny,small seed=1,11,17,2")
+    assert [(c.config.model.d_model, c.config.seed) for c in command.seen] == [
         (width, seed) for width in (128, 256) for seed in (1, 11, 17, 2)
     ]
     assert status == 2 and err.count("error[data]") == err.count("error[internal]") == 2
 
 
 @pytest.mark.unhurried
-def test_a_signal_stops_the_multirun(door):
-    status, _, _ = door("train -m task=translation seed=1,15,2")
-    assert status == 143 and [c.config.seed for c in door.seen] == [1, 15]
+def test_a_signal_stops_the_multirun(command):
+    status, _, _ = command("train -m task=translation seed=1,15,2")
+    assert status == 143 and [c.config.seed for c in command.seen] == [1, 15]
 
 
 FORMS = [
@@ -171,11 +171,11 @@ FORMS = [
 
 @pytest.mark.parametrize(("line", "values"), FORMS)
 @pytest.mark.unhurried
-def test_what_is_typed_is_what_the_run_gets(door, line, values):
-    assert door(f"train {line}")[::2] == (0, "")
+def test_what_is_typed_is_what_the_run_gets(command, line, values):
+    assert command(f"train {line}")[::2] == (0, "")
     for name, wanted in values.items():
         found = []
-        for composition in door.seen:
+        for composition in command.seen:
             node = composition.config
             for part in name.split("."):
                 node = getattr(node, part)
@@ -195,9 +195,12 @@ def test_what_is_typed_is_what_the_run_gets(door, line, values):
         ("-m model=glob(x*)", "model: glob(x*) matches none of base, big, small, tiny, tiny_swiglu"),
         ("-m seed=glob(x*)", "seed: glob(...) is for choices of a group"),
         ("-m model.norm=sort(rms_norm,layer_norm)", "model.norm: sort(...) is for numbers"),
-        ("-m seed=1,2 model@decoder=tiny", "model@decoder: a choice cannot be moved; fix: model=tiny"),
-        ("optim.lr=interval(1e-3,2e-3)", "optim.lr: several values (interval(1e-3,2e-3)) are a sweep; fix: add -m"),
-        ("model=glob(t*)", "model: several values (glob(t*)) are a sweep"),
+        ("-m seed=1,2 model@decoder=tiny", "model@decoder: a choice cannot be moved to another node; fix: model=tiny"),
+        (
+            "optim.lr=interval(1e-3,2e-3)",
+            "optim.lr: several values (interval(1e-3,2e-3)) need -m, one run for each",
+        ),
+        ("model=glob(t*)", "model: several values (glob(t*)) need -m"),
         ("-m seed=1,2 hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs: not a setting of the chosen launcher"),
         ("-m seed=1,2 hydra/launcher=jobli", "hydra/launcher: no such launcher: jobli; there are basic, joblib"),
         ("-m seed=1,2 hydra/sweeper=optuna", "hydra/sweeper: no such sweeper: optuna; there are basic"),
@@ -211,53 +214,56 @@ def test_what_is_typed_is_what_the_run_gets(door, line, values):
         ("--cfg job --package modle", "--package: the configuration has no node modle"),
     ],
 )
-def test_refused_forms(door, line, message):
-    status, out, err = door(f"train task=translation {line}")
-    assert (status, out, door.seen) == (2, "", []) and err.count("\n") == 1
+def test_refused_forms(command, line, message):
+    status, out, err = command(f"train task=translation {line}")
+    assert (status, out, command.seen) == (2, "", []) and err.count("\n") == 1
     assert err.startswith(f"error[config] {message}"), err
 
 
-def test_the_configuration_that_is_shown(door, monkeypatch):
+def test_the_configuration_that_is_shown(command, monkeypatch):
     monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))  # Hydra adds one for --info
     words = "task=translation model=small run_dir=2024_11 debug=null"
-    assert "run_dir: '2024_11'\n" in door(f"train --cfg job {words}")[1]
-    assert door(f"train --cfg job -p model.d_model {words}")[:2] == (0, "256\n")
-    assert "multirun" in door(f"train --cfg hydra {words}")[1] and "train" in door(f"train --info defaults {words}")[1]
+    assert "run_dir: '2024_11'\n" in command(f"train --cfg job {words}")[1]
+    assert command(f"train --cfg job -p model.d_model {words}")[:2] == (0, "256\n")
+    assert (
+        "multirun" in command(f"train --cfg hydra {words}")[1]
+        and "train" in command(f"train --info defaults {words}")[1]
+    )
 
 
 @pytest.mark.unhurried
-def test_hydra_flags(door, tmp_path_factory):
-    status, out, err = door(["train", "--cfg", "job", "task=translation", "data.roles={source: german}", "seed=3"])
+def test_hydra_flags(command, tmp_path_factory):
+    status, out, err = command(["train", "--cfg", "job", "task=translation", "data.roles={source: german}", "seed=3"])
     assert (status, err) == (0, "") and "seed: 3\n" in out and "source: german" in out and "hydra" not in out
     folder = tmp_path_factory.mktemp("conf")
     (folder / "model").mkdir()
     (folder / "model" / "wide.yaml").write_text("d_model: 4096\n")
-    assert door(f"train --config-dir {folder} task=translation model=wide")[0] == 0
-    assert door(f"train -m --config-dir={folder} task=translation model=tiny,wide")[0] == 0
-    assert [c.config.model.d_model for c in door.seen] == [4096, 128, 4096]
-    assert door.seen[0].words == [f"config_dir={folder}", "task=translation", "model=wide"]
+    assert command(f"train --config-dir {folder} task=translation model=wide")[0] == 0
+    assert command(f"train -m --config-dir={folder} task=translation model=tiny,wide")[0] == 0
+    assert [c.config.model.d_model for c in command.seen] == [4096, 128, 4096]
+    assert command.seen[0].words == [f"config_dir={folder}", "task=translation", "model=wide"]
 
 
-def test_resume_needs_no_task(door, tmp_path_factory):
+def test_resume_needs_no_task(command, tmp_path_factory):
     from multihead.config.compose import compose, to_yaml
 
     run = tmp_path_factory.mktemp("run")
     (run / "config.yaml").write_text(to_yaml(compose(["task=translation", "model=small", "seed=5"]).tree))
-    assert door(f"train resume={run} trainer.max_steps=7")[0] == 0
-    config = door.seen[0].config
+    assert command(f"train resume={run} trainer.max_steps=7")[0] == 0
+    config = command.seen[0].config
     assert (config.model.d_model, config.seed, config.trainer.max_steps, config.resume) == (256, 5, 7, str(run))
-    assert door(f"train -m resume={run} seed=1,2")[2].startswith(
+    assert command(f"train -m resume={run} seed=1,2")[2].startswith(
         "error[config] resume: only a single run can be resumed"
     )
 
 
-def test_help(door):
-    assert door([])[:2] == door("--help")[:2] == door("help")[:2]
+def test_help(command):
+    assert command([])[:2] == command("--help")[:2] == command("help")[:2]
     for words in ("--help", *(f"{verb} --help" for verb in cli.VERBS), "train task=translation -h"):
-        status, out, err = door(words)
+        status, out, err = command(words)
         assert (status, err) == (0, "") and 4 < out.count("\n") < 60
         assert max(map(len, out.splitlines())) <= 120
-    out = door("train --help")[1]
+    out = command("train --help")[1]
     assert "multi30k" in out and "optim.lr=0.001" in out and "Peak learning rate of AdamW" in out
 
 
@@ -270,16 +276,16 @@ def test_help(door):
         ("frobnicate", "error[config] frobnicate: not a command;"),
     ],
 )
-def test_wrong_verbs(door, line, message):
-    status, _, err = door(line)
+def test_wrong_verbs(command, line, message):
+    status, _, err = command(line)
     assert status == 2 and err.count("\n") == 1 and err.startswith(message.split(" .*")[0])
 
 
 @pytest.mark.parametrize(
     ("verb", "fix"), [("serve", "--help"), ("translate", "predict ..."), ("trian", "train ..."), ("x=1", "train ...")]
 )
-def test_what_was_probably_meant(door, verb, fix):
-    assert door([verb])[2].endswith(f"; fix: multihead {fix}\n")
+def test_what_was_probably_meant(command, verb, fix):
+    assert command([verb])[2].endswith(f"; fix: multihead {fix}\n")
 
 
 @pytest.mark.parametrize(
@@ -296,17 +302,17 @@ def test_what_was_probably_meant(door, verb, fix):
         ("multihead train sch", set()),
     ],
 )
-def test_completion(door, monkeypatch, typed, offered):
+def test_completion(command, monkeypatch, typed, offered):
     monkeypatch.setenv("COMP_LINE", typed)
     door_words = "train -sc query=bash" if typed.startswith("python") else "-sc query=bash"
-    status, out, err = door(door_words)
+    status, out, err = command(door_words)
     assert (status, err) == (0, "") and set(out.split()) == offered
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
-def test_completion_installs(door, monkeypatch, shell):
+def test_completion_installs(command, monkeypatch, shell):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/multihead"])
-    status, out, _ = door(f"-sc install={shell}")
+    status, out, _ = command(f"-sc install={shell}")
     assert status == 0 and "multihead" in out
 
 

@@ -152,3 +152,27 @@ def test_a_run_becomes_a_pipeline(tmp_path, monkeypatch, capsys):
     for text, found in zip(texts, classify(texts), strict=True):
         ours = multihead.load(tmp_path / "run").classify(text)
         assert ours["label"] == found["label"] and ours["probability"] == pytest.approx(found["score"], abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("config", [published_folders.LLAMA, published_folders.GPT2], ids=lambda c: c["model_type"])
+def test_a_language_model_goes_in_learns_and_comes_out(config, tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("MULTIHEAD_CACHE", str(tmp_path / "cache"))
+    folder, text = published_folders.write(tmp_path / "in", config, head="vocabulary"), tmp_path / "text.txt"
+    text.write_text(
+        "".join(f"the old {a} sees a {b}\n" for a in ("dog", "cat", "man") for b in published_folders.WORDS)
+    )
+    words = ["task=lm", "data=text", *(f"data.{split}={text}" for split in ("train", "val", "test")), "optim=adamw",
+             "data.batch_tokens=200", "data.part_tokens=200", "trainer.max_steps=2", "trainer.val_every_n_steps=2",
+             "logger=none", "accelerator=cpu"]  # fmt: skip
+    multihead.train([*words, f"init_from=hf:{folder}", f"run_dir={tmp_path / 'run'}"])
+    assert cli.main(["export", f"run={tmp_path / 'run'}", "to=huggingface", "sentences=3"]) == 0
+    out = tmp_path / "run" / "export" / "huggingface"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    model, run = transformers.AutoModelForCausalLM.from_pretrained(out), multihead.load(tmp_path / "run")
+    for prompt in ("the old man", "a dog sees"):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        made = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.size(1) :]
+        ours = run.generate(prompt, max_new_tokens=8)
+        assert tokenizer.decode(made, skip_special_tokens=True).strip() == ours.strip()

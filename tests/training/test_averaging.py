@@ -158,8 +158,8 @@ def test_a_run_that_ends_before_its_average_begins_says_so(tmp_path, caplog):
 def test_an_average_that_is_still_the_beginning_is_said(tmp_path):
     words = ["task=translation", "debug=smoke", "trainer.ema_decay=0.999"]
     multihead.train([*words, f"run_dir={tmp_path / 'run'}"])
-    told = (tmp_path / "run" / "train.log").read_text()
-    assert "trainer.ema_decay=0.999: 99 % of the average is still the weights of step 1; fix: trainer.ema_" in told
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "trainer.ema_decay=0.999: 99 % of the average is still the weights of step 1; fix: trainer.ema_" in log
 
 
 def test_a_checkpoint_without_an_average_starts_it_anew():

@@ -271,7 +271,7 @@ def test_no_step_of_any_backbone_waits_for_the_device(words, tmp_path):
 
 
 def test_ranks_agree_without_their_devices(tmp_path, monkeypatch):
-    """Each step all ranks have to know whether one was told to stop, or is out of time."""
+    """In each step all ranks have to know whether one got a signal to stop, or is out of time."""
     agreed = []
     monkeypatch.setattr(torch.distributed, "new_group", lambda backend: backend)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda x, op, group: agreed.append((x.device.type, group)))

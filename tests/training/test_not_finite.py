@@ -60,9 +60,9 @@ def test_the_run_stops_before_the_update_and_says_where(tmp_path, plugin):
     with pytest.raises(NumericsError, match=message) as caught:
         train(run, *WORDS, plugin)
     assert caught.value.status == 4
-    told = json.loads((run / "nan.json").read_text())
-    assert told["module"] == "transformer.decoder.layers.0.feed_forward"
-    assert (told["step"], told["epoch"], told["step_in_epoch"]) == (8, 0, 7)
+    report = json.loads((run / "nan.json").read_text())
+    assert report["module"] == "transformer.decoder.layers.0.feed_forward"
+    assert (report["step"], report["epoch"], report["step_in_epoch"]) == (8, 0, 7)
     assert sorted(path.name for path in (run / "checkpoints").glob("step_*")) == ["step_5"]
     assert not (run / "result.json").exists()
     assert events(run)[-1]["event"] == "failed"

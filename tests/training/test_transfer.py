@@ -204,8 +204,8 @@ def test_a_run_starts_from_another_and_outlives_it(tmp_path):
     multihead.train([*words, f"run_dir={tmp_path / 'second'}"])
     first, second = multihead.load(tmp_path / "first"), multihead.load(tmp_path / "second")
     assert second.task.tokenizers["text"].fingerprint == first.task.tokenizers["source"].fingerprint
-    told = [json.loads(line) for line in (tmp_path / "second" / "events.jsonl").read_text().splitlines()]
-    parts = next(event["parts"] for event in told if event["event"] == "initialised")
+    events = [json.loads(line) for line in (tmp_path / "second" / "events.jsonl").read_text().splitlines()]
+    parts = next(event["parts"] for event in events if event["event"] == "initialised")
     assert sum(part["copied"] + part["resized"] + part["fresh"] for part in parts) == count(second.model)
     other = ["task=classification", "debug=smoke", f"init_from={tmp_path / 'first'}", "init_tokenizer=same"]
     assert "test/accuracy" in multihead.train([*other, f"run_dir={tmp_path / 'classifier'}"])

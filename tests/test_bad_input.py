@@ -56,7 +56,7 @@ def test_parallel_files_swapped(words, tmp_path):
         (b"", ["mine.tsv", "is empty"]),
         (GOOD.encode() + b"a\t\n", ["mine.tsv:61", "the target is empty"]),
         (None, ["mine.tsv", "fix: "]),
-        (b"a\tb\n" * 3, ["data.splits leaves nothing of 3 rows", "fix: data.splits"]),
+        (b"a\tb\n" * 3, ["data.splits holds out all of the 3 rows", "fix: data.splits"]),
     ],
 )
 @pytest.mark.unhurried
@@ -78,7 +78,7 @@ def test_files_of_different_length(words, tmp_path, capsys):
     [
         ("tokenizer.vocab_size=12", ["tokenizer.vocab_size"]),
         ("data.part_tokens=3", ["data.part_tokens", "longest target"]),
-        ("data.overlong=error model.max_len=8", ["mine.tsv:1", "data.overlong=drop or cut"]),
+        ("data.overlong=error model.max_len=8", ["mine.tsv:1", "data.overlong=drop, data.overlong=cut"]),
         ("data.part_tokens=100 trainer.accumulate_grad_batches=1", ["trainer.accumulate_grad_batches"]),
         ("tokenizer.joint=false tokenizer.vocab_size=270 model.tie_embeddings=all", ["model.tie_embeddings"]),
         ("data.roles={source: nothing, target: target}", ["data.roles.source", "nothing"]),

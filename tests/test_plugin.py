@@ -76,7 +76,7 @@ def test_takes_part_in_composition(variant):
         ("task=noisy options.lineal.features=1", r"options\.lineal\.features: no such options; the plugin adds linear"),
         ("task=noisy options.linear.features=x", r"options\.linear\.features: must be a whole number, got 'x'"),
         ("task=noisy model.attention=linaer", r"must be one of multi_head, linear, got 'linaer'; fix: .*=linear"),
-        ("task=noisi", r"task=noisi: no such task; have .*noisy.*translation; fix: task=noisy"),
+        ("task=noisi", r"task=noisi: no such task; there are .*noisy.*translation; fix: task=noisy"),
     ],
 )
 def test_is_checked_like_all_else(variant, words, message):
@@ -87,7 +87,7 @@ def test_is_checked_like_all_else(variant, words, message):
 def test_leaves_with_the_command(variant):
     """What a plugin added is unknown to the next composition without it."""
     compose([f"plugin={variant}", "task=noisy"])
-    with pytest.raises(ConfigError, match=r"task=noisy: no such task; have .*translation"):
+    with pytest.raises(ConfigError, match=r"task=noisy: no such task; there are .*translation"):
         compose(["task=noisy"])
     with pytest.raises(ConfigError, match="data=poems: no such data"):
         compose(["task=translation", "data=poems"])

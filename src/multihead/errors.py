@@ -96,7 +96,7 @@ def as_user_error(error: BaseException) -> BaseException:
         isinstance(error, RuntimeError)
         and (type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message)
     ):
-        fix = "smaller data.part_tokens, data.eval_tokens or model"
+        fix = "use a smaller data.part_tokens, data.eval_tokens or model"
         what = f"not enough ({message.rpartition('Allocator: ')[2][:120]})" if message else "not enough"
         return MachineError("memory", what, fix).with_traceback(error.__traceback__)
     if isinstance(error, RuntimeError) and "DataLoader worker" in message:  # most often killed for lack of memory

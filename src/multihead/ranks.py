@@ -23,7 +23,7 @@ def check_numbers() -> None:
     for name in (*TORCHRUN, "LOCAL_WORLD_SIZE", *(SRUN if _in_step() else ("SLURM_PROCID",)), "JSM_NAMESPACE_RANK"):
         value = os.environ.get(name)
         if value is not None and not (value.isascii() and value.isdigit()):
-            what = f"the environment variable is {value!r}, and not a number of at least 0"
+            what = f"the environment variable must be a number of at least 0, got {value!r}"
             raise ConfigError(name, what, f"unset {name}")
 
 
@@ -38,19 +38,19 @@ def check_ranks() -> None:
     missing = [name for name in TORCHRUN if name not in os.environ]
     if there and missing:
         verb = "is" if len(there) == 1 else "are"
-        what = f"{verb} in the environment without {' and '.join(missing)}; torchrun sets all three"
+        what = f"{verb} set, but not {' and '.join(missing)}; torchrun sets all three"
         raise ConfigError(" and ".join(there), what, f"unset {' '.join(there)}, or start the command by torchrun")
     if _in_step() and not by_torchrun() and (lost := [name for name in SRUN if name not in os.environ]):
-        what = "is not in the environment, although SLURM_STEP_ID says that srun started this process"
+        what = "is not set, although SLURM_STEP_ID says that srun started this process"
         raise ConfigError(" and ".join(lost), what, "unset SLURM_STEP_ID, or start the command by srun")
     if there:
         rank, local, world = (int(os.environ[name]) for name in TORCHRUN)
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         fix = "unset RANK LOCAL_RANK WORLD_SIZE, or start the command by torchrun"
         if rank >= world:
-            raise ConfigError("RANK", f"is {rank}, and must be below WORLD_SIZE={world}", fix)
+            raise ConfigError("RANK", f"must be below WORLD_SIZE={world}, got {rank}", fix)
         if "LOCAL_WORLD_SIZE" in os.environ and not local < here <= world:
-            what = f"is {here}, and must be above LOCAL_RANK={local} and at most WORLD_SIZE={world}"
+            what = f"must be above LOCAL_RANK={local} and at most WORLD_SIZE={world}, got {here}"
             raise ConfigError("LOCAL_WORLD_SIZE", what, fix)
 
 

@@ -67,7 +67,7 @@ def test_a_difference_is_refused_and_nothing_is_left(run, monkeypatch, capsys):
         ([], "to: is missing"),
         (["to=onnx", "quantization=int8"], "quantization: must be left out if to=onnx"),
         (["to=ctranslate2", "quantization=int3"], "quantization: must be one of float32, int8"),
-        (["to=safetensors"], "to: RUN/model is that already: model.safetensors, model.json"),
+        (["to=safetensors"], "to: RUN/model has this format already: model.safetensors, model.json"),
         (["to=ctranslate2", "sentences=none"], "sentences: must be a whole number"),
         (["to=ctranslate2", "part=lm"], "part: must be one of translation"),
     ],

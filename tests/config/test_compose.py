@@ -178,10 +178,10 @@ REFUSED = [
     ("task=translation model.d_model=???", r"model\.d_model: a value is missing"),
     ("task=translation model.d_model=100 model.num_heads=3", r"must be a divisor of model\.d_model=100, got 3"),
     ("task=translation precision=bf17", r"precision: must be one of auto, 32-true, bf16-mixed.* got 'bf17'"),
-    ("task=nope", r"task=nope: no such task; have .*translation"),
+    ("task=nope", r"task=nope: no such task; there are .*translation"),
     ("task=tranlation", r"task=tranlation: no such task; .*fix: task=translation"),
-    ("task=translation model=tinny", r"no such model; have base, big, small, tiny, tiny_swiglu; fix: model=tiny"),
-    ("task=translation data=multi30", r"no such data; have .*; fix: data=multi30k"),
+    ("task=translation model=tinny", r"no such model; there are base, big, small, tiny, tiny_swiglu; fix: model=tiny"),
+    ("task=translation data=multi30", r"no such data; there are .*; fix: data=multi30k"),
     ("task=translation experiment=nope", r"experiment=nope: no such experiment"),
     ("task=translation model={d_model:3}", r"model: must name one of conf/model/"),
     ("task=translation model=null", r"model: must name one of conf/model/, got null; fix: model="),
@@ -189,9 +189,9 @@ REFUSED = [
     ("task=translation ~model", r"this group always needs a choice"),
     ("task=translation model@decoder=tiny", r"model@decoder: a choice cannot be moved"),
     ("task=translation schema=config", r"schema: no such key"),
-    ("task=translation task.name=lm", r"task\.name: set by the choice of the task; fix: task=NAME"),
+    ("task=translation task.name=lm", r"task\.name: cannot be set: the choice of the task sets it; fix: task=NAME"),
     ("task=translation task=translation trainer=3", r"trainer: a node, not a value; fix: set one of its keys"),
-    ("task=translation ~seed", r"seed: only an entry of a mapping can be removed"),
+    ("task=translation ~seed", r"seed: cannot be removed: only an entry of a mapping can"),
     ("task=translation data=multi30k ~data.roles.label", r"roles\.label: there is nothing to remove; fix: data"),
     ("task=translation options.x.y=1", r"options\.x\.y: no such options; no plugin adds any"),
     ("task=translation model.attention=linear", r"model\.attention: must be one of multi_head, got 'linear'"),
@@ -209,12 +209,15 @@ REFUSED = [
     ("task=translation hydra.run.dir=elsewhere", r"hydra\.run\.dir: cannot be set"),
     ("task=translation seed=${oc.env:HOME}", r"seed: interpolation is not allowed"),
     ("task=translation run_dir=x/${now:%Y}", r"run_dir: interpolation is not allowed"),
-    ("task=translation seed=1,2", r"seed: several values \(1,2\) are a sweep; fix: add -m"),
+    ("task=translation seed=1,2", r"seed: several values \(1,2\) need -m, one run for each; fix: add -m"),
     ("task=translation seed=range(3)", r"seed: several values"),
     ("translation", r"translation: not of the form key=value; fix: task=translation"),
     ("task=translation wat", r"wat: not of the form key=value"),
     ("task=translation optim.betas=a(b", r"optim\.betas: must be a list of numbers, got 'a\(b'"),
-    ("task=translation run_dir=a,b", r"run_dir: several values \(a,b\) are a sweep; fix: .* 'run_dir=\"a,b\"'"),
+    (
+        "task=translation run_dir=a,b",
+        r"run_dir: several values \(a,b\) need -m, .*; fix: .* 'run_dir=\"a,b\"'",
+    ),
     ("task=translation run_dir=choice(a)", r"run_dir: several values"),
     ("task=translation run_dir=str(1)", r"run_dir: must be text, got a function of .*; fix: .* 'run_dir=\"str\(1\)\"'"),
     ("task=translation ~debug=smoke", r"debug: '~debug=smoke': to remove a key, type it without a value; fix: ~debug"),
@@ -263,7 +266,7 @@ FILES = [
     ),
     ("model/x.yaml", "# @package hydra.callbacks\nx: {y: 1}\n", r"model/x\.yaml: a file cannot configure Hydra"),
     ("model/x.yaml", "# @package _global_\noptions: {a: {b: 1}}\n", r"options\.a\.b: no such options"),
-    ("model/x.yaml", "defaults: [/schema/config@encoder]\n", r"can only be the type of the node task"),
+    ("model/x.yaml", "defaults: [/schema/config@encoder]\n", r"may stand at the node task only"),
     ("model/x.yaml", "defaults: [nope]\n", r"conf: .*nope"),
     ("model/x.yaml", "d_model: 3\nd_model: 4\n", r"conf: .*duplicate key d_model"),
     ("model/x.yaml", "d_model: [\n", r"conf: .*expected"),
@@ -313,7 +316,7 @@ def test_a_file_that_hides_ours(own):
     """Which of two files of one name is meant is not clear: neither wins in silence."""
     (own / "model" / "small.yaml").write_text("d_model: 32\n")
     words = ["task=translation", f"config_dir={own}"]
-    message = r"model=small: is the name of one of our files and of .*/small\.yaml; one of the two .*; fix: mv "
+    message = r"model=small: is ambiguous: a file of Multihead and .*/small\.yaml have the same name; fix: mv "
     with pytest.raises(ConfigError, match=message) as caught:
         compose([*words, "model=small"])
     command, _, word = caught.value.fix.partition(", then ")
@@ -324,7 +327,7 @@ def test_a_file_that_hides_ours(own):
     shutil.copy(conf_dir() / "model" / "small.yaml", own / "model")
     assert compose([*words, "model=small"]).config.model.d_model == 256, "a copy hides nothing"
     (own / "train.yaml").write_text("seed: 3\n")
-    with pytest.raises(ConfigError, match=r"train\.yaml: is never read: only our own train\.yaml is; fix: rm "):
+    with pytest.raises(ConfigError, match=r"train\.yaml: is not read: .* only its own train\.yaml; fix: rm "):
         compose(words)
 
 
@@ -445,7 +448,7 @@ def test_a_run_that_is_a_list():
 def test_words_that_do_not_fit_a_run(run_config):
     with pytest.raises(ConfigError, match="seed: must be in"):
         compose_from_run(run_config, ["seed=-1"])
-    with pytest.raises(ConfigError, match="experiment: describes a whole run"):
+    with pytest.raises(ConfigError, match="experiment: chooses the settings of a new run"):
         compose_from_run(run_config, ["experiment=multi30k_en_de"])
 
 
@@ -509,3 +512,12 @@ def test_own_files_without_roles_are_pointed_to_the_path():
         ConfigError, match=r"has no text and no label .*; fix: data=tickets.csv finds its columns by itself"
     ):
         compose(words)
+
+
+def test_what_was_found_at_a_path_composes_again_from_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + "a good film,pos\na bad film,neg\n" * 4)
+    first = compose(["task=classification", "data=."])
+    (tmp_path / "train.csv").unlink()  # a run is not composed by looking again
+    assert compose_from_run(first.tree, []).tree == first.tree

@@ -117,7 +117,7 @@ def test_every_synonym_names_what_there_is():
         ("precision=32", r"precision: .* fix: precision=32-true"),
         ("model.norm=my_norm", r"model\.norm: must be one of layer_norm, rms_norm, got 'my_norm'$"),
         ("model.norm=rmsnorm", r"fix: model\.norm=rms_norm"),
-        ("tokenizer=bert", r"tokenizer: a node, .* its kind is bpe, .*; fix: tokenizer\.kind=bpe"),
+        ("tokenizer=bert", r"tokenizer: a node, .* choose the kind .*: bpe, .*; fix: tokenizer\.kind=bpe"),
         ("tokenizer=char", r"tokenizer: a node, .*; fix: tokenizer\.kind=char"),
         ("task_name=lm", r"did you mean task\?"),
     ],

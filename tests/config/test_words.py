@@ -72,7 +72,7 @@ def test_paths_are_expanded(monkeypatch):
 
 
 REFUSED = [
-    ("run_dir=a,b", r"run_dir: several values \(a,b\) are a sweep"),
+    ("run_dir=a,b", r"run_dir: several values \(a,b\) need -m"),
     ("run_dir=[a,b]", r"run_dir: must be text, got a list: \[a,b\]"),
     ("run_dir={a: b}", r"run_dir: must be text, got a mapping"),
     ("run_dir=$NO_SUCH_THING/x", r"run_dir: .* names the variable NO_SUCH_THING"),

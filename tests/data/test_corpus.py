@@ -108,8 +108,10 @@ def test_a_small_file_of_two_classes_is_read_without_refusal(tmp_path):
         assert {label[0] for label in part.columns["label"]} == {"0", "1"}
     file.write_text("".join(f"{int(i < 2)}\ttext {i}\n" for i in range(40)))
     corpus = load_corpus(DataConfig(**options), ["text", "label"])
-    notes = [note for note in corpus.notes if "has no row" in note]
-    assert notes[0] == ("val: has no row of 1 of the 2 classes ('yes'); a larger share may have: data.splits.val=0.2")
+    notes = [note for note in corpus.notes if "have no row" in note]
+    assert notes[0] == (
+        "val: 1 of the 2 classes have no row in it ('yes'); a larger share may help: data.splits.val=0.2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,9 +142,9 @@ def test_sentences_join_rows_even_if_each_stands_in_many():
 
 
 def test_too_few_rows_to_hold_out():
-    with pytest.raises(DataError, match="too few different rows to hold val out"):
+    with pytest.raises(DataError, match="there are too few different rows to hold out a val split"):
         hold_out(rows({"source": ["a"] * 9}), {"val": 2}, 0)
-    with pytest.raises(DataError, match=r"leaves nothing of 3 rows to train on; fix: data.splits.val=0.1"):
+    with pytest.raises(DataError, match=r"holds out all of the 3 rows .*; fix: data.splits.val=0.1"):
         hold_out(rows({"source": ["a", "b", "c"]}), {"val": 2, "test": 1}, 0)
 
 
@@ -165,7 +167,9 @@ def test_splits_without_a_file_are_held_out(files, tmp_path):
     corpus = load_corpus(files, ["source", "target"])
     assert {split: len(part) for split, part in corpus.splits.items()} == {"train": 196, "val": 1, "test": 4}
     files.splits = {}
-    with pytest.raises(ConfigError, match=r"data.test: no file, and data.splits holds nothing out"):
+    with pytest.raises(
+        ConfigError, match=r"data.test: names no file, and .* holds out no rows for it; fix: data.test=FILE"
+    ):
         load_corpus(files, ["source", "target"])
     assert len(load_corpus(files, ["source", "target"], splits=["train", "val"]).splits["train"]) == 200
 

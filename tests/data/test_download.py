@@ -61,7 +61,7 @@ def test_a_file_address(tmp_path):
     ("path", "sha256", "error", "message"),
     [
         ("/rows.tsv", "0" * 64, DataError, f"its content has sha256 {SHA256}, expected 000"),
-        ("/rows.tsv", "", ConfigError, "data.sha256.y: must hold the checksum"),
+        ("/rows.tsv", "", ConfigError, "data.sha256.y: is missing: a file that is downloaded needs its checksum"),
         ("/gone", SHA256, DataError, r"/gone: cannot be downloaded \(.*File not found.*\)"),
         ("/short", SHA256, DataError, "its content has sha256|cannot be downloaded"),
     ],

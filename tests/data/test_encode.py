@@ -117,7 +117,7 @@ def test_overlong_is_dropped_cut_or_refused_and_said(ragged):
 def test_all_too_long(ragged):
     _, encoded = ragged
     part = encoded.select(np.flatnonzero(encoded.lengths("s") > 3))
-    message = rf"x.tsv: 0 of {len(part)} examples left \({len(part)} too long; .*overlong=cut"
+    message = rf"x.tsv: no example is left of {len(part)}: {len(part)} are too long .*overlong=cut"
     with pytest.raises(DataError, match=message):
         apply_overlong(part, {"s": 3}, "drop", origin="x.tsv:{}".format)
 

@@ -88,7 +88,7 @@ def test_labels_that_mean_none_rare_classes_and_unseen_ones_are_left_out_and_cou
     notes = "\n".join(corpus.notes)
     assert "train: left out 6 rows whose label is one of data.ignore_labels" in notes
     assert "train: left out 1 rows with fewer than 2 examples of their class in train: 'rare' (1)" in notes
-    assert "test: left out 2 rows with fewer than 2" in notes and "uncertain by up to 69 points" in notes
+    assert "test: left out 2 rows with fewer than 2" in notes and "of up to 69 points" in notes
     one.min_class_examples, one.on_bad_line = 1, "skip"
     corpus = load_corpus(one, ["text", "label"], splits=["train", "test"])
     assert corpus.splits["test"].columns["label"] == ["a", "b", "rare"]
@@ -96,7 +96,7 @@ def test_labels_that_mean_none_rare_classes_and_unseen_ones_are_left_out_and_cou
 
 def test_a_class_with_one_example_is_refused_with_its_line():
     column = ["ham", "spam", "ham", "spam", "scam"]
-    message = r"rows.tsv:5: the class 'scam' has one example in train, .* fix: data.min_class_examples=2 leaves"
+    message = r"rows.tsv:5: the class 'scam' has only one example in train, .* fix: data.min_class_examples=2 leaves"
     with pytest.raises(DataError, match=message):
         class_names(read_labels(DataConfig(), rows(column)), rows(column))
 
@@ -104,7 +104,7 @@ def test_a_class_with_one_example_is_refused_with_its_line():
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_split_with_one_class_is_refused(split):
     column = ["ham", "ham", "ham"]
-    with pytest.raises(DataError, match=r"rows.tsv: train has one class only, 'ham', in 3 rows; to classify takes two"):
+    with pytest.raises(DataError, match=r"train has one class only, 'ham', in 3 rows; classification needs two"):
         class_names([["ham"]] * 3, rows(column))
     message = rf"rows.tsv: {split} has one class only, 'ham', in 3 rows; .* data.{split}=null data.splits.{split}=0.1"
     with pytest.raises(DataError, match=message):

@@ -289,7 +289,7 @@ def test_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
     assert str(tmp_path / "set" / "train.tsv") in text and f"MULTIHEAD_DATA is '{tmp_path}'" in text
     assert "train.tsv.gz is there" in text and "data.url" in text
     monkeypatch.delenv("MULTIHEAD_DATA")
-    with pytest.raises(DataError, match="MULTIHEAD_DATA is not set, so data/ was taken"):
+    with pytest.raises(DataError, match="MULTIHEAD_DATA is not set, so data/ was used"):
         pairs(DataConfig(root="set", train="train.tsv", columns=["source", "target"]))
     with pytest.raises(DataError, match="is a folder, not a file"):
         pairs(DataConfig(train=str(tmp_path), columns=["source", "target"]))

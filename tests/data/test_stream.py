@@ -72,7 +72,7 @@ def test_parts_share_a_step_out():
     whole = BlockPlan(stream(10_000, block_size=50), batch_tokens=1000, part_tokens=1000, seed=0)
     for step, same in zip(plan.steps(0), whole.steps(0), strict=True):  # larger parts, and the same steps
         assert step.indices.tolist() == same.indices.tolist()
-    with pytest.raises(ConfigError, match=r"data\.batch_tokens: must be at least the block size, 50 tokens, got 49"):
+    with pytest.raises(ConfigError, match=r"data\.batch_tokens: must be at least 50, the tokens of a block, got 49"):
         BlockPlan(stream(100, block_size=50), batch_tokens=49, part_tokens=50, seed=0)
 
 
@@ -117,7 +117,7 @@ def test_rows_are_held_out_whole_and_at_the_end(tmp_path, monkeypatch):
     assert list(source.lines("val")) == [f"row {i}" for i in range(85, 95)]
     assert list(source.lines("test")) == [f"row {i}" for i in range(95, 100)]
     greedy = files(tmp_path, monkeypatch, text, splits={"val": 0.6, "test": 0.5})
-    with pytest.raises(ConfigError, match=r"data\.splits: nothing is left for train of 100 lines"):
+    with pytest.raises(ConfigError, match=r"data\.splits: nothing is left for the train split of 100 lines"):
         list(greedy.lines("train"))
 
 

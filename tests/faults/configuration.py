@@ -151,7 +151,7 @@ CODE_WORDS = [
     "+plugin_module=os", "hydra.launcher._target_=os.system", "hydra/launcher=../../evil",
     "+data.roles._target_=logging.os.system", "model.norm=${oc.env:HOME}", "data.root=${oc.env:HOME}",
     "+x=${eval:1}", "hydra.job_logging.handlers.x.class=os.system", "hydra.run.dir=${oc.env:HOME}",
-    "data@model=wikitext2", "data=../../../etc/passwd", "experiment=/etc/passwd", "data.label_pattern='(?{1})'",
+    "data@model=wikitext2", "experiment=/etc/passwd", "data.label_pattern='(?{1})'",
     "data.url={x: 'file:///etc/passwd', _args_: [1]}", "init_tokenizer=__import__",
 ]  # fmt: skip
 

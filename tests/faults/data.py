@@ -32,7 +32,7 @@ TEXTS = [line.split("\t")[1] for line in PAIRS.splitlines()]
 def lines_of(bench: Bench, content: bytes, skip: bool = False, name: str = "train.de") -> list[str | None]:
     lines = Lines(bench.file(name, content), name, skip)
     found = list(lines)
-    lines_of.said = lines.said()
+    lines_of.summary = lines.summary()
     return found
 
 
@@ -172,7 +172,7 @@ def not_utf8(bench):
         number = len(bytes(content).split(b"\n"))
         found = lines_of(bench, bytes(content), skip=True)
         assert len(found) in (number, number - 1)
-        assert (None in found) == bool(lines_of.said) or bytes(content).startswith(b"\xef\xbb\xbf")
+        assert (None in found) == bool(lines_of.summary) or bytes(content).startswith(b"\xef\xbb\xbf")
         if None in found:
             raised(
                 DataError, lambda content=content: lines_of(bench, bytes(content)), f"train.de:{found.index(None) + 1}:"
@@ -190,7 +190,7 @@ def not_utf8(bench):
 def separators(bench):
     odd = "a\u2028b\u0085c\x0bd\x0ce\x1cf\rg"
     assert lines_of(bench, f"\ufeff{odd}\r\nnext\n".encode()) == [odd, "next"]
-    assert lines_of.said == ["train.de: byte-order mark removed"]
+    assert lines_of.summary == ["train.de: byte-order mark removed"]
     rng = random.Random(1)
     for _ in range(100):
         content = (
@@ -374,7 +374,7 @@ def nothing_to_learn(bench):
     bench.file("mine.tsv", PAIRS)
     words = ["train", "task=translation", "debug=smoke", "data=files", f"data.train={bench.folder / 'mine.tsv'}"]
     done = bench.main(*words, "tokenizer.kind=byte", "model.max_len=4", f"run_dir={bench.folder / 'run'}")
-    done.expect(2, "0 of 58 examples left", "model.max_len")
+    done.expect(2, "no example is left of 58", "model.max_len")
     assert not (bench.folder / "run" / "config.yaml").exists()
     return told
 

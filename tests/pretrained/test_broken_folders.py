@@ -106,13 +106,16 @@ def tokenizer(change):
 CASES = {
     "no config": (lambda folder: (folder / "config.json").unlink(), r"config.json: is missing"),
     "config is no JSON": (write("config.json", "{"), r"config.json: cannot be read"),
-    "config is a list": (write("config.json", "[]"), r"config.json: model_type is None; there are bert, "),
-    "another family": (config(model_type="whisper"), r"model_type is 'whisper'; there are bert, "),
+    "config is a list": (
+        write("config.json", "[]"),
+        r"model_type=None is not supported; supported are bert, ",
+    ),
+    "another family": (config(model_type="whisper"), r"model_type='whisper' is not supported; supported are bert, "),
     "another mechanism": (
         config(position_embedding_type="relative_key"),
-        r"position_embedding_type='relative_key', and our BERT has position_embedding_type='absolute' alone",
+        r"position_embedding_type='relative_key' is not supported; for BERT it must be 'absolute'",
     ),
-    "unknown activation": (config(hidden_act="maxout"), r"hidden_act='maxout'; there are gelu, "),
+    "unknown activation": (config(hidden_act="maxout"), r"hidden_act='maxout' is not supported; supported are gelu, "),
     "a width for exhausting memory": (
         config(hidden_size=10**12),
         r"hidden_size must be a whole number from 1 to 65,536",
@@ -151,11 +154,11 @@ CASES = {
     "a damaged tokenizer": (tokenizer(lambda content: content.pop("model")), r"tokenizer.json: is no tokenizer that"),
     "a tokenizer of another model": (
         lambda folder: [config(vocab_size=20)(folder), tensors(small)(folder)],
-        r"has ids up to 25, and the model has 20 rows",
+        r"has ids up to 25, but the model has only 20 rows",
     ),
     "a tokenizer without marks": (
         lambda folder: (folder / "tokenizer_config.json").write_text("{}"),
-        r"names no entry that ends a text",
+        r"must have an eos_token or a sep_token",
     ),
 }
 
@@ -163,7 +166,7 @@ CASES = {
 def test_a_stretch_of_rotary_positions_that_we_do_not_have(tmp_path):
     folder = published_folders.write(tmp_path / "llama", published_folders.LLAMA)
     config(rope_scaling={"type": "yarn", "factor": 4.0})(folder)
-    with pytest.raises(MultiheadError, match=r"scales rotary positions by .*'yarn'.*, which we do not have"):
+    with pytest.raises(MultiheadError, match=r"scales rotary positions .*'yarn'.*, which Multihead does not support"):
         read_published(f"hf:{folder}")
 
 

@@ -86,7 +86,7 @@ def test_what_may_differ_is_taken_and_listed(tmp_path):
     task, copied = built(["task=classification", *words], folder)
     assert len(task.model.transformer.encoder.layers) == 1
     assert published.notes_on(task.config)[1] == (
-        "here otherwise: model.max_len=20 (there 48), model.num_encoder_layers=1 (there 2)"
+        "this run differs from it in model.max_len=20 (there 48), model.num_encoder_layers=1 (there 2)"
     )
     positions = next(row for row in copied if row.part == "encoder positions")
     assert (positions.resized, positions.fresh) == (20 * 16, 0)
@@ -95,10 +95,13 @@ def test_what_may_differ_is_taken_and_listed(tmp_path):
 @pytest.mark.parametrize(
     "word, message",
     [
-        ("model.d_model=64", "model.d_model: is 64 here, and 16 in hf:"),
-        ("model.norm=rms_norm", "model.norm: is rms_norm here, and layer_norm in hf:"),
-        ("model.num_encoder_layers=3", "model.num_encoder_layers: is 3 here, and hf:.* has 2; fix: model.num_encoder"),
-        ("model.max_len=64", "model.max_len: is 64 here, and hf:.* has 48"),
+        ("model.d_model=64", "model.d_model: must be 16, as in hf:.*, got 64"),
+        ("model.norm=rms_norm", "model.norm: must be layer_norm, as in hf:"),
+        (
+            "model.num_encoder_layers=3",
+            "model.num_encoder_layers: must be at most 2, as in .*, got 3; fix: model.num_encoder",
+        ),
+        ("model.max_len=64", "model.max_len: must be at most 48, as in hf:.*, got 64"),
         ("model=small", "model=small: hf:.* brings the sizes of the model; fix: leave out model=small"),
         ("tokenizer.vocab_size=500", "tokenizer.vocab_size: has no effect: the tokenizer is that of hf:"),
     ],
@@ -118,7 +121,7 @@ def test_a_model_that_the_hub_does_not_give_names_the_command(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     fix = "fix: hf download org/name --revision v1 --local-dir name, then init_from=hf:name"
-    with pytest.raises(ConfigError, match=f"org/name@v1 is no folder here, and the hub does not give it .*{fix}"):
+    with pytest.raises(ConfigError, match=f"org/name@v1 is not a folder here, and the download .* failed .*{fix}"):
         compose(["task=lm", "init_from=hf:org/name@v1"])
 
 

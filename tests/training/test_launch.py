@@ -195,37 +195,49 @@ TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE
     [
         (
             {"LOCAL_RANK": "0"},
-            "LOCAL_RANK: is in the environment without RANK and WORLD_SIZE; .*; fix: unset LOCAL_RANK",
+            "LOCAL_RANK: is set, but not RANK and WORLD_SIZE; .*; fix: unset LOCAL_RANK",
         ),
-        ({"RANK": "0"}, "RANK: is in the environment without LOCAL_RANK and WORLD_SIZE"),
-        ({"WORLD_SIZE": "4"}, "WORLD_SIZE: is in the environment without RANK and LOCAL_RANK"),
+        ({"RANK": "0"}, "RANK: is set, but not LOCAL_RANK and WORLD_SIZE"),
+        ({"WORLD_SIZE": "4"}, "WORLD_SIZE: is set, but not RANK and LOCAL_RANK"),
         (
             {"RANK": "0", "WORLD_SIZE": "4"},
-            "RANK and WORLD_SIZE: are in .* without LOCAL_RANK; .* unset RANK WORLD_SIZE",
+            "RANK and WORLD_SIZE: are set, but not LOCAL_RANK; .* unset RANK WORLD_SIZE",
         ),
-        ({"RANK": "0", "LOCAL_RANK": "0"}, "RANK and LOCAL_RANK: are in the environment without WORLD_SIZE"),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, "RANK and LOCAL_RANK: are set, but not WORLD_SIZE"),
         (
             {**TORCHRUN, "RANK": ""},
-            "RANK: the environment variable is '', and not a number of at least 0; fix: unset RANK",
+            "RANK: .* must be a number of at least 0, got ''; fix: unset RANK",
         ),
-        ({"LOCAL_RANK": ""}, "LOCAL_RANK: the environment variable is ''"),
-        ({**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE: the environment variable is 'two'"),
-        ({**TORCHRUN, "RANK": "-1"}, "RANK: the environment variable is '-1'"),
-        ({**TORCHRUN, "LOCAL_RANK": "1.0"}, "LOCAL_RANK: the environment variable is '1.0'"),
-        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "x"}, "LOCAL_WORLD_SIZE: the environment variable is 'x'"),
-        ({**TORCHRUN, "RANK": "2"}, "RANK: is 2, and must be below WORLD_SIZE=2"),
-        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE: is 0, and must be above LOCAL_RANK=1"),
-        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "3"}, "LOCAL_WORLD_SIZE: is 3, .* at most WORLD_SIZE=2"),
-        ({"SLURM_PROCID": ""}, "SLURM_PROCID: the environment variable is ''"),
+        ({"LOCAL_RANK": ""}, "LOCAL_RANK: .* must be a number of at least 0, got ''"),
+        (
+            {**TORCHRUN, "WORLD_SIZE": "two"},
+            "WORLD_SIZE: .* must be a number of at least 0, got 'two'",
+        ),
+        ({**TORCHRUN, "RANK": "-1"}, "RANK: .* must be a number of at least 0, got '-1'"),
+        (
+            {**TORCHRUN, "LOCAL_RANK": "1.0"},
+            "LOCAL_RANK: .* must be a number of at least 0, got '1.0'",
+        ),
+        (
+            {**TORCHRUN, "LOCAL_WORLD_SIZE": "x"},
+            "LOCAL_WORLD_SIZE: .* must be a number of at least 0, got 'x'",
+        ),
+        ({**TORCHRUN, "RANK": "2"}, "RANK: must be below WORLD_SIZE=2, got 2"),
+        (
+            {**TORCHRUN, "LOCAL_WORLD_SIZE": "0"},
+            "LOCAL_WORLD_SIZE: must be above LOCAL_RANK=1 .*, got 0",
+        ),
+        ({**TORCHRUN, "LOCAL_WORLD_SIZE": "3"}, "LOCAL_WORLD_SIZE: must be .* at most WORLD_SIZE=2, got 3"),
+        ({"SLURM_PROCID": ""}, "SLURM_PROCID: .* must be a number of at least 0, got ''"),
         (
             {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "all"},
-            "SLURM_NTASKS: the environment variable is",
+            "SLURM_NTASKS: the environment variable must be a number",
         ),
         (
             {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0"},
-            "SLURM_NTASKS: is not in the environment, although SLURM_STEP_ID",
+            "SLURM_NTASKS: is not set, although SLURM_STEP_ID",
         ),
-        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "SLURM_PROCID: is not in the environment"),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}, "SLURM_PROCID: is not set"),
     ],
 )
 @pytest.mark.unhurried

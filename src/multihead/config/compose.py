@@ -110,7 +110,9 @@ def compose_from_run(
     base = _run_layer(run_config, f"{run}/config.yaml")
     merge(tasks[task_name], plugin, [base], [], words, error=CheckpointError)
     if any(choice.startswith("experiment=") for choice in choices):
-        raise ConfigError("experiment", "describes a whole run, but this command starts from one", "leave it out")
+        raise ConfigError(
+            "experiment", "chooses the settings of a new run, but this command reads an existing run", "leave it out"
+        )
     layers, task_class = [base], tasks[task_name]
     if choices:
         typed = [choice for choice in choices if choice.startswith("task=")] or [f"task={task_name}"]
@@ -241,7 +243,7 @@ def _check_safe(word: Word) -> None:
         fix = f"{name}={plain}" if name in PATHS and "${" not in plain else "write the value itself"
         raise ConfigError(name, "interpolation is not allowed: configuration is data", fix)
     if word.package:
-        raise ConfigError(f"{name}@{word.package}", "a choice cannot be moved", f"{name}={value}")
+        raise ConfigError(f"{name}@{word.package}", "a choice cannot be moved to another node", f"{name}={value}")
 
 
 def _choice(word: Word) -> str:
@@ -270,13 +272,13 @@ def _check_key(word: Word, keys: Mapping[str, Key]) -> None:
     """Raises `ConfigError` unless the word's key, and every key inside its value, exists."""
     name = word.key
     if name == "task.name":
-        raise ConfigError(name, "set by the choice of the task", "task=NAME")
+        raise ConfigError(name, "cannot be set: the choice of the task sets it", "task=NAME")
     if word.deletes:
         key = find(name, keys)
         if key is None:
             raise unknown_key(name, keys)
         if name == key.name:
-            raise ConfigError(name, "only an entry of a mapping can be removed", f"{name}=VALUE sets it")
+            raise ConfigError(name, "cannot be removed: only an entry of a mapping can", f"{name}=VALUE sets it")
         return
     for leaf, value in leaves(word, keys).items():
         if find(leaf, keys) is None:
@@ -344,14 +346,14 @@ def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, ove
     if plugin is None:
         raise CheckpointError(
             run,
-            f"was trained with the plugin {name}, whose code runs only if you name it",
-            f"add {copy} or your own copy",
+            f"was trained with the plugin {name}, but its code runs only if the command names it",
+            f"add {copy}, or plugin=FILE.py for your own copy",
         )
     if sha256 and plugin.sha256 != sha256:
         raise CheckpointError(
             run,
             f"was trained with another version of the plugin {name} (sha256 {sha256[:12]})",
-            f"add {copy}, or plugin_sha256= to accept yours ({plugin.sha256[:12]})",
+            f"add {copy}; or, to accept yours, add plugin_sha256= ({plugin.sha256[:12]})",
         )
 
 

@@ -52,8 +52,8 @@ class DataConfig:
     """Names of the columns in file order. Leave it empty if a header or keys name them. A key inside another one is
     named by its path, such as translation.en."""
     roles: dict[str, str] = field(default_factory=dict)
-    """Role (source, target, text, text_b, label) to column; swap source and target to turn the direction round.
-    TASK_ROLE (lm_text, classification_text) holds for one task only and wins there. A template joins several columns:
+    """The column of each role (source, target, text, text_b, label); swap source and target to reverse the direction.
+    TASK_ROLE (lm_text, classification_text) sets the column for that task only. A template joins several columns:
     'data.roles.text="{title} {body}"'."""
     train: Any = None
     """File of the train split, or a list of files that are read one after the other. For format=parallel it is a list
@@ -63,8 +63,8 @@ class DataConfig:
     test: Any = None
     """File of the test split; without one, a seeded share of train is held out."""
     splits: dict[str, float] = field(default_factory=lambda: {"val": 0.02, "test": 0.02})
-    """Rows held out of train for splits without a file: a share below 1, or a number. test: 0 tests on the validation
-    split."""
+    """Rows held out of train for each split that has no file: a share below 1, or a number of rows. With test: 0, the
+    validation split is also the test split."""
     split: str = "test"
     """The split that `multihead evaluate` reads: train, val or test."""
     separator: str = ""
@@ -76,7 +76,8 @@ class DataConfig:
     last_takes_rest: bool = False
     """For tsv: the last column takes the rest of the line, separators included."""
     document: str = "row"
-    """For task=lm: row, if each row is a document and <eos> its end; or file, if newlines belong to the text."""
+    """For task=lm: row if each row is a document; file if each file is one, and newlines belong to the text. <eos> ends
+    each document."""
     labels: dict[str, str] = field(default_factory=dict)
     """Each label of the file with the name that people see; empty if the file's labels are names already."""
     label_pattern: str = ""
@@ -84,11 +85,12 @@ class DataConfig:
     label_separator: str = ","
     """Text between the labels of one row, if task.multi_label is on. A JSON list of labels needs none."""
     label_columns: list[str] = field(default_factory=list)
-    """Columns of 0 and 1 that stand in place of the label, one for each class (task.multi_label)."""
+    """Columns of 0 and 1 that replace the label column, one for each class (task.multi_label)."""
     ignore_labels: list[str] = field(default_factory=list)
-    """Labels that mean that a row has none, such as '-'. Their rows are dropped and counted."""
+    """Labels that mean "no label", such as '-'. Their rows are dropped and counted."""
     min_class_examples: int = 1
-    """Classes with fewer examples in train are left out with their rows, in every split, and counted."""
+    """Minimum number of train examples of a class. Smaller classes are left out with their rows, in every split, and
+    counted."""
     train_examples: int = 0
     """Number of examples to train on, drawn by a fixed seed with classes in proportion; 0 means all."""
     normalize: str = "none"
@@ -97,7 +99,8 @@ class DataConfig:
     """Training examples longer than model.max_len tokens: drop, cut, or error. Their number is reported in each
     case."""
     on_bad_line: str = "error"
-    """A line that is not UTF-8, has the wrong number of columns or lacks one side: error, or skip and count."""
+    """What to do with a line that is not UTF-8, has the wrong number of columns or lacks one side: error, or skip (it
+    is left out and counted)."""
     url: dict[str, str] = field(default_factory=dict)
     """Each file name with the address from which a missing file is downloaded."""
     sha256: dict[str, str] = field(default_factory=dict)
@@ -107,14 +110,15 @@ class DataConfig:
     grammar: GrammarConfig = field(default_factory=GrammarConfig)
     """Sizes of the built-in grammar (format=grammar)."""
     batch_tokens: int = 4096
-    """Real target tokens per optimizer step, over all ranks and micro-batches."""
+    """Target tokens per optimizer step, without padding, over all ranks and micro-batches."""
     part_tokens: int = 2048
-    """Most target tokens in one micro-batch. A step consists of micro-batches of at most this size, so another value
-    puts other texts into a step; trainer.accumulate_grad_batches cuts the same steps into more parts."""
+    """Maximum number of target tokens in one micro-batch. It also decides which texts share a step. To split the same
+    steps into more parts, set trainer.accumulate_grad_batches."""
     eval_tokens: int = 4096
-    """Most target tokens in one batch of evaluation."""
+    """Maximum number of target tokens in one batch of evaluation."""
     num_workers: int = 0
-    """Processes that collate batches; 0 collates in the training process, which suits in-memory integer arrays."""
+    """Number of processes that collate batches. 0 collates them in the training process, which is fast enough because
+    the data is in memory."""
     cache: bool = True
     """Keep trained tokenizers and encoded rows on disk (under MULTIHEAD_CACHE, default ~/.cache/multihead)."""
 
@@ -157,13 +161,13 @@ class TokenizerConfig:
     kind: str = "bpe"
     """bpe (arXiv:1508.07909), unigram (arXiv:1804.10959), word, char or byte."""
     vocab_size: int = 8000
-    """Most entries, special tokens included (bpe, unigram, word)."""
+    """Maximum number of entries, special tokens included (bpe, unigram, word)."""
     joint: bool = True
-    """One vocabulary for source and target, or one each."""
+    """Whether source and target share one vocabulary. If not, each has its own."""
     lowercase: bool = False
     """Lower-case the text before everything else; the outputs are then lower-case too."""
     min_frequency: int = 2
-    """Occurrences below which a merge (bpe) or a word (word) gets no entry."""
+    """Minimum number of occurrences for a merge (bpe) or a word (word) to get an entry."""
 
     def __post_init__(self) -> None:
         require_choice("tokenizer.kind", self.kind, TOKENIZERS)

@@ -134,7 +134,7 @@ class Files:
             return self.classes[name]
         if name == "config" and file.package in ("", "_global_"):
             return None
-        raise ConfigError(file.parent or file.name, f"{file.name} can only be the type of the node task")
+        raise ConfigError(file.parent or file.name, f"{file.name} may stand at the node task only")
 
     def _layer(self, file: Found) -> Layer:
         source = _shown(file)
@@ -162,7 +162,7 @@ def _check_choice(repository: Repository, group: str, option: str) -> None:
     if repository.config_exists(f"{group}/{option}"):
         return
     near = nearest_name(option, options)
-    have = f"have {', '.join(options)}" if options else "there are none"
+    have = f"there are {', '.join(options)}" if options else "there are none"
     raise ConfigError(f"{group}={option}", f"no such {group}; {have}", f"{group}={near}" if near else "")
 
 
@@ -179,10 +179,12 @@ def _check_not_hidden(repository: Repository, file: Found) -> None:
         if theirs.read_bytes() == (conf_dir() / name).read_bytes():
             continue
         if file.primary:
-            raise ConfigError(str(theirs), f"is never read: only our own {name} is", pasted("rm", str(theirs)))
+            raise ConfigError(
+                str(theirs), f"is not read: Multihead reads only its own {name}", pasted("rm", str(theirs))
+            )
         group, _, choice = file.name.rpartition("/")
         renamed = theirs.with_name(f"my_{choice}.yaml")
-        what = f"is the name of one of our files and of {theirs}; one of the two needs another name"
+        what = f"is ambiguous: a file of Multihead and {theirs} have the same name"
         fix = f"{pasted('mv', str(theirs), str(renamed))}, then {group}=my_{choice}"
         raise ConfigError(f"{group}={choice}", what, fix)
 
@@ -255,5 +257,9 @@ def file_layer(source: str, tree: Mapping[str, Any], error: type[MultiheadError]
         if name == "plugin":
             raise error(f"{source}: {name}", "only the command line names code", "plugin=FILE.py on the command line")
         if name == "config_dir" and value:
-            raise error(f"{source}: {name}", "only the command line names folders of files", "config_dir=DIR there")
+            raise error(
+                f"{source}: {name}",
+                "only the command line names folders of files",
+                "config_dir=DIR on the command line",
+            )
     return Layer(source, {name: value for name, value in leaves.items() if value != {}}, error=error)

@@ -143,7 +143,7 @@ def unknown_key(name: str, keys: Mapping[str, Key], source: str = "", value: str
         has = f"the plugin adds {', '.join(known)}" if known else "no plugin adds any"
         return ConfigError(where, f"no such options; {has}", "plugin=FILE.py adds options")
     if name == "tokenizer":
-        what = f"a node, not a value; it is trained on the run's own text, and its kind is {', '.join(TOKENIZERS)}"
+        what = f"a node, not a value; choose the kind that the run trains on its text: {', '.join(TOKENIZERS)}"
         return ConfigError(where, what, f"tokenizer.kind={value if value in TOKENIZERS else TOKENIZERS[0]}")
     prefixed = [key for key in keys if key.startswith(f"{name}.")]
     if prefixed:

@@ -47,51 +47,53 @@ class ModelConfig:
     norm: str = "layer_norm"
     """layer_norm, or rms_norm (arXiv:1910.07467)."""
     norm_eps: float = 0.0
-    """What the norms add to a variance; 0 means 1e-5 for layer_norm and 1e-6 for rms_norm."""
+    """Epsilon of the norms, which is added to the variance; 0 means 1e-5 for layer_norm and 1e-6 for rms_norm."""
     norm_placement: str = "pre"
     """pre (norm before each sub-layer and a final norm) or post (the paper: norm after each residual sum)."""
     position: str = "sinusoidal"
     """sinusoidal (the paper), learned, rotary (arXiv:2104.09864), alibi (arXiv:2108.12409) or none."""
     position_offset: int = 0
-    """Rows of the table of learned positions that stand before the first position's (RoBERTa, BART and OPT have 2)."""
+    """Unused rows at the start of the table of learned positions (RoBERTa, BART and OPT have 2)."""
     rope_theta: float = 10000.0
     """Base of the wavelengths of rotary positions; larger ones suit longer texts (arXiv:2309.16039)."""
     rope_scaling: str = "none"
-    """How wavelengths are stretched for texts longer than those of pretraining: none, linear (arXiv:2306.15595) by
-    rope_factor, or llama3 (arXiv:2407.21783): only those that are long beside rope_original_len."""
+    """How wavelengths are stretched for texts longer than those of pretraining: none; linear (arXiv:2306.15595), all by
+    rope_factor; or llama3 (arXiv:2407.21783), only those that are long relative to rope_original_len."""
     rope_factor: float = 1.0
     """The factor of rope_scaling."""
     rope_original_len: int = 8192
     """For rope_scaling=llama3, the number of positions in pretraining."""
     rotary_share: float = 1.0
-    """Share of the dimensions of a head that rotary positions turn (GPT-NeoX, arXiv:2204.06745, turns a quarter)."""
+    """Share of the dimensions of a head that rotary positions rotate (GPT-NeoX, arXiv:2204.06745, rotates a
+    quarter)."""
     embedding_width: int = 0
     """Width of the embeddings, which a linear map widens to d_model (ALBERT, arXiv:1909.11942); 0 means d_model
     without a map."""
     embedding_scale: bool = True
     """Whether embeddings are multiplied by the square root of their width (section 3.4 of the paper)."""
     embedding_norm: bool = False
-    """Whether a norm stands behind the sum of the embeddings (BERT, arXiv:1810.04805)."""
+    """Whether a norm follows the sum of the embeddings (BERT, arXiv:1810.04805)."""
     segment_types: int = 0
-    """Embeddings that tell the first text from the second of a pair (BERT, arXiv:1810.04805, section 3.2); 0 is none.
-    """
+    """Number of segment embeddings, which distinguish the first text of a pair from the second (BERT, arXiv:1810.04805,
+    section 3.2); 0 means none."""
     share_layers: bool = False
-    """Whether all layers of a stack are one and the same (ALBERT, arXiv:1909.11942)."""
+    """Whether all layers of a stack share the same weights (ALBERT, arXiv:1909.11942)."""
     parallel: bool = False
-    """Whether attention and feed-forward read the same residual stream side by side (arXiv:2204.02311, section 2)."""
+    """Whether attention and feed-forward read the same input in parallel, not one after the other (arXiv:2204.02311,
+    section 2)."""
     head_size: int = 0
     """Dimensions of an attention head; 0 means d_model / num_heads."""
     ngram_buckets: int = 0
     """Rows of a table of hashed n-grams, whose embeddings are added to those of the tokens (arXiv:1607.01759); 0 is
     none."""
     ngram_max: int = 2
-    """Most tokens of an n-gram of model.ngram_buckets; the fewest are 2."""
+    """Maximum length, in tokens, of the n-grams of model.ngram_buckets; the minimum is 2."""
     qk_norm: bool = False
     """Whether queries and keys of each head are RMS-normalised (arXiv:2010.04245)."""
     bias: bool = True
     """Whether linear layers and LayerNorm have biases."""
     attention_bias: str = "auto"
-    """Biases in attention: auto (as model.bias), none, qkv (Qwen2: of queries, keys and values alone) or all."""
+    """Biases in attention: auto (as model.bias), none, qkv (of queries, keys and values only, as in Qwen2) or all."""
     output_transform: bool = False
     """Whether a head over the vocabulary begins with a dense layer, activation and norm (BERT's, for masked tokens)."""
     output_bias: bool = False

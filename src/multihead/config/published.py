@@ -106,7 +106,7 @@ def locate(init_from: str, *, whole: bool = True) -> Path:
         raise ConfigError(
             "init_from", f"no such folder: {named or '(empty)'}", "init_from=hf:FOLDER, with a config.json"
         )
-    require_package("huggingface_hub", "init_from", f"{init_from} is no folder here; to fetch it from the hub")
+    require_package("huggingface_hub", "init_from", f"{init_from} is not a folder here; to fetch it from the hub")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -120,7 +120,7 @@ def locate(init_from: str, *, whole: bool = True) -> Path:
         at = f" --revision {revision}" if revision else ""
         fix = f"hf download {name}{at} --local-dir {Path(name).name}, then init_from=hf:{Path(name).name}"
         raise ConfigError(
-            "init_from", f"{named} is no folder here, and the hub does not give it ({reason})", fix
+            "init_from", f"{named} is not a folder here, and the download from the hub failed ({reason})", fix
         ) from None
 
 
@@ -152,13 +152,13 @@ def described(folder: Path, content: Any) -> Described:
     path = folder / "config.json"
     model_type = content.get("model_type") if isinstance(content, dict) else None
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        what = f"model_type is {model_type!r}; there are {', '.join(FAMILIES)}"
+        what = f"model_type={model_type!r} is not supported; supported are {', '.join(FAMILIES)}"
         raise CheckpointError(str(path), what, "choose a model of one of these families")
     family = FAMILIES[model_type]
     values = {**family.defaults, **{key: value for key, value in content.items() if value is not None}}
     for key, allowed in family.needs.items():
         if (value := values.get(key, allowed[0])) not in allowed:
-            what = f"{key}={value!r}, and our {family.name} has {key}={allowed[0]!r} alone"
+            what = f"{key}={value!r} is not supported; for {family.name} it must be {allowed[0]!r}"
             raise CheckpointError(str(path), what, "choose another model")
     options = _options(path, family, values)
     free = {name: options.pop(name) for name in FREE if name in options}
@@ -196,7 +196,7 @@ def _options(path: Path, family: Family, values: Mapping[str, Any]) -> dict[str,
             value = _size(path, theirs, value, LARGEST[ours])
         if ours == "activation":
             if (value := str(value)) not in family.activations:
-                what = f"{theirs}={value!r}; there are {', '.join(family.activations)}"
+                what = f"{theirs}={value!r} is not supported; supported are {', '.join(family.activations)}"
                 raise CheckpointError(str(path), what, "choose another model")
             value = family.activations[value]
         if value is not None:
@@ -224,7 +224,7 @@ def _rotary(path: Path, options: dict[str, Any], values: Mapping[str, Any]) -> N
     kind = rope.get("rope_type") or rope.get("type") or "default" if isinstance(rope, dict) else rope
     as_llama3 = isinstance(rope, dict) and (rope.get("low_freq_factor", 1), rope.get("high_freq_factor", 4)) == (1, 4)
     if kind not in ("default", "linear", "llama3") or (kind == "llama3" and not as_llama3):
-        what = f"scales rotary positions by {rope}, which we do not have"
+        what = f"scales rotary positions by {rope}, which Multihead does not support"
         raise CheckpointError(str(path), what, "choose another model")
     if kind != "default":
         options |= {"rope_scaling": kind, "rope_factor": float(rope.get("factor", 1.0))}
@@ -252,7 +252,10 @@ def notes_on(config: Config) -> list[str]:
     unused = "num_decoder_layers" if described.family.stack == "encoder" else "num_encoder_layers"
     pairs = [(name, getattr(config.model, name), value) for name, value in described.free.items() if name != unused]
     changed = [f"model.{name}={ours} (there {theirs})" for name, ours, theirs in pairs if ours != theirs]
-    return [f"{config.init_from}: {described.line()}", *([f"here otherwise: {', '.join(changed)}"] if changed else [])]
+    return [
+        f"{config.init_from}: {described.line()}",
+        *([f"this run differs from it in {', '.join(changed)}"] if changed else []),
+    ]
 
 
 def check_typed(described: Described, init_from: str, typed: Mapping[str, Any]) -> None:
@@ -274,8 +277,8 @@ def check_typed(described: Described, init_from: str, typed: Mapping[str, Any]) 
         if node != "model":
             continue
         if key in described.fixed and described.fixed[key] != value:
-            what = f"is {value} here, and {described.fixed[key]} in {init_from}, whose weights this run starts from"
+            what = f"must be {described.fixed[key]}, as in {init_from}, whose weights this run starts from, got {value}"
             raise ConfigError(name, what, f"leave out {name}={value}")
         if key in described.most and isinstance(value, int) and value > described.most[key]:
-            what = f"is {value} here, and {init_from} has {described.most[key]}"
+            what = f"must be at most {described.most[key]}, as in {init_from}, got {value}"
             raise ConfigError(name, what, f"{name}={described.most[key]}")

@@ -96,7 +96,7 @@ def read_words(cls: type[S], words: Sequence[str]) -> tuple[S, list[str]]:
         if keys[name].is_list:
             given[name] = given.get(name, []) + values
         elif name in PATHS and len(places := list(dict.fromkeys([*given.get(name, []), *values]))) > 1:
-            what = f"{cls.verb()} takes one, got {len(places)}: {', '.join(places)}"
+            what = f"{cls.verb()} takes only one {name}=, got {len(places)}: {', '.join(places)}"
             raise ConfigError(name, what, f"{name}={places[0]}")
         else:
             given[name] = values

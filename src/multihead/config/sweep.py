@@ -212,7 +212,9 @@ def _read_metric(sweep: Sweep, metric: Any) -> None:
     sweep.metric, sweep.goal = str(metric.get("name", "")), metric["goal"]
     if not sweep.metric.startswith("val/"):
         what = f"metric.name: must be a validation metric (val/...); got {sweep.metric!r}"
-        raise ConfigError(sweep.at("metric", "name"), what, "choose by val/..., so that the test split still measures")
+        raise ConfigError(
+            sweep.at("metric", "name"), what, "use a metric of val/, because the test split must not choose"
+        )
 
 
 def _read_stopping(sweep: Sweep, stopping: Any) -> None:

@@ -78,13 +78,13 @@ class LanguageModelingConfig(TaskConfig):
     block_size: int = 0
     """Tokens of a packed block; 0 means model.max_len."""
     stride: int = 0
-    """In evaluation, tokens by which the window moves on; those before them are context only. 0, or more than a
-    block, means a whole block."""
+    """Stride of the evaluation window, in tokens: each window predicts that many new tokens, and those before them are
+    context only. 0, or more than a block, means a whole block."""
     document_mask: bool = False
-    """Whether attention ends at the boundaries of documents, which then start at position 0."""
+    """Whether attention stays within a document; each document then starts at position 0."""
     mask_share: float = 0.15
-    """If objective=masked: share of a block's positions that are predicted, rounded; 80 % of them show <mask>, 10 % a
-    random token, 10 % themselves."""
+    """If objective=masked: the share of a block's positions that are predicted. Of these, 80 % show <mask>, 10 % a
+    random token, and 10 % their own token."""
     random_windows: int = 0
     """Number of random windows whose mean loss is also reported, as nanoGPT does it (loss_random_windows)."""
     prompts: list[str] = field(default_factory=list)
@@ -124,7 +124,8 @@ class TranslationConfig(TaskConfig):
     monitor: str = "val/bleu"
     monitor_mode: str = "max"
     topology: str = "encoder_decoder"
-    """encoder_decoder (the paper), or decoder: one causal stack over source, separator, target."""
+    """encoder_decoder (the paper), or decoder: one causal stack that reads source, separator and target as one
+    sequence."""
     label_smoothing: float = 0.1
     """Share of the target distribution spread over the vocabulary (section 5.4 of the paper)."""
     bleu_tokenize: str = "auto"
@@ -133,11 +134,11 @@ class TranslationConfig(TaskConfig):
     ter: bool = False
     """Whether test also reports TER (translation edit rate), which takes longer to compute than BLEU and chrF."""
     max_source_len: int = 0
-    """Most tokens of a source, below what model.max_len allows; 0 means no other limit. data.overlong says what happens
+    """Maximum number of tokens of a source; 0 means that only model.max_len limits it. data.overlong says what happens
     to longer ones."""
     copy: bool = False
-    """Whether tokens of the source can be copied, by an attention of the head: a pointer-generator (arXiv:1704.04368).
-    Needs encoder_decoder and a joint vocabulary."""
+    """Whether the head can copy tokens of the source: a pointer-generator (arXiv:1704.04368). It needs
+    task.topology=encoder_decoder and tokenizer.joint=true."""
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
@@ -201,8 +202,8 @@ class ClassificationConfig(TaskConfig):
     stack: str = "encoder"
     """encoder (sees the whole text), or decoder: a causal stack such as a language model trained."""
     pooling: str = "mean"
-    """What stands for the text: the first or last position's hidden state, the mean or maximum over positions, or an
-    attention-weighted mean."""
+    """What represents the text: the hidden state of the first or last position, the mean or max over positions, or
+    attention (an attention-weighted mean)."""
     multi_label: bool = False
     """Each example has any number of classes, separated by data.label_separator."""
     label_smoothing: float = 0.0
@@ -221,12 +222,13 @@ class ClassificationConfig(TaskConfig):
     token_dropout: float = 0.0
     """In training, the probability that a token is shown as <mask> (word dropout, Iyyer et al. 2015, P15-1162)."""
     ngram_buckets: int = 0
-    """Rows that the n-grams of a text are hashed to, each with a log-count ratio of the training split and a learned
-    weight for each class, as a second classifier beside the stack (NB-SVM, P12-2018; arXiv:1606.07792); 0 is none."""
+    """Number of rows of a table of hashed n-grams, which is a second classifier beside the stack (NB-SVM, P12-2018;
+    arXiv:1606.07792); 0 means none. Each row has a log-count ratio of the training split and a learned weight for each
+    class."""
     ngram_max: int = 2
-    """Most tokens of an n-gram of task.ngram_buckets."""
+    """Maximum length, in tokens, of the n-grams of task.ngram_buckets."""
     ngram_share: float = 0.7
-    """Weight of the logits of task.ngram_buckets in the mean with those of the stack. Each of the two has its own
+    """Weight of the n-gram classifier in the weighted mean of its logits and the stack's. Each of the two has its own
     loss."""
 
     def __post_init__(self) -> None:
@@ -289,8 +291,7 @@ class MultitaskConfig(TaskConfig):
     parts: list[str] = field(default_factory=lambda: ["lm", "translation", "classification"])
     """The tasks: some of lm, translation, summarization and classification."""
     temperature: float = 1.0
-    """Temperature of sampling: a task gets a share of the steps proportional to its size to the power 1 /
-    temperature."""
+    """Temperature for sampling tasks: a task's share of the steps is proportional to size ** (1 / temperature)."""
     lm: LanguageModelingConfig = field(default_factory=LanguageModelingConfig)
     translation: TranslationConfig = field(default_factory=TranslationConfig)
     summarization: SummarizationConfig = field(default_factory=SummarizationConfig)
@@ -298,7 +299,12 @@ class MultitaskConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)
-        require(len(self.parts) == len(set(self.parts)) > 0, "task.parts", "different tasks, at least one", self.parts)
+        require(
+            len(self.parts) == len(set(self.parts)) > 0,
+            "task.parts",
+            "a list of one or more different tasks",
+            self.parts,
+        )
         for part in self.parts:
             require_choice("task.parts", part, SINGLE_TASKS)
         for part, config in self.members().items():

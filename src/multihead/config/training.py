@@ -40,7 +40,7 @@ class OptimConfig:
     name: str = "adamw"
     """adamw (arXiv:1711.05101), or muon: hidden matrices by Muon, everything else by AdamW."""
     lr: float = 1e-3
-    """Peak learning rate of AdamW (for noam: a factor on the paper's formula, scaled to peak at lr)."""
+    """Peak learning rate of AdamW. The paper's formula (noam) is scaled so that it peaks here too."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
     """Decay rates of AdamW's moments."""
     eps: float = 1e-9
@@ -61,14 +61,14 @@ class OptimConfig:
     warmup_steps: int = 400
     """Steps of linear warm-up."""
     min_lr_ratio: float = 0.0
-    """Share of the peak that cosine and wsd end at."""
+    """Final learning rate of cosine and wsd, as a share of the peak."""
     decay_share: float = 0.3
     """Share of max_steps over which wsd decays (linearly)."""
     layer_decay: float = 1.0
-    """Layer-wise learning rates: each layer further from the head learns at this multiple of the one above it, the
-    embeddings at that of the lowest (arXiv:1801.06146); 1 is the same rate everywhere."""
+    """Layer-wise learning rates: a layer's rate is this multiple of the rate of the layer above it; embeddings have the
+    rate of the lowest layer (arXiv:1801.06146). 1 means the same rate everywhere."""
     freeze: list[str] = field(default_factory=list)
-    """Parameters that do not learn, by name; * matches anything (transformer.encoder.layers.0.*)."""
+    """Names of the parameters to freeze; * matches anything (transformer.encoder.layers.0.*)."""
 
     def __post_init__(self) -> None:
         require_choice("optim.name", self.name, OPTIMIZERS)
@@ -109,32 +109,33 @@ class TrainerConfig:
     log_every_n_steps: int = 20
     """Optimizer steps between logged training metrics."""
     accumulate_grad_batches: int = 0
-    """Micro-batches per rank and step; 0 takes as few as data.part_tokens allows. Whatever their number, a step has the
-    same texts."""
+    """Number of micro-batches per rank and step; 0 means the minimum that data.part_tokens allows. A step has the same
+    texts, whatever this number is."""
     gradient_clip_val: float = 1.0
-    """Largest norm of the gradient; 0 turns clipping off."""
+    """Maximum norm of the gradient; 0 turns clipping off."""
     early_stopping_patience: int = 0
     """Validations without improvement of task.monitor before the run ends; 0 turns it off."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, used for validation and test; 0 turns it off."""
     average_last_steps: int = 0
-    """Number of last steps whose weights are averaged, one sample every average_every_n_steps; 0 turns it off."""
+    """Number of last steps over which weights are averaged, with one sample every average_every_n_steps; 0 turns
+    averaging off."""
     average_every_n_steps: int = 100
     """Steps between two samples of average_last_steps; the last steps must hold at least 2 samples."""
     limit_val_examples: int = 0
-    """Most examples that each validation decodes; 0 means all. Test always uses all."""
+    """Maximum number of examples that each validation decodes; 0 means all. The test always decodes all."""
     on_nan: str = "stop"
-    """A gradient that is not finite: stop the run; skip that step's update; or rewind to the newest checkpoint's
-    weights and continue after the examples that led there (arXiv:2204.02311, section 5.1)."""
+    """What to do if a gradient is not finite: stop (the run), skip (that step's update), or rewind (to the newest
+    checkpoint's weights, and continue after the examples that led there; arXiv:2204.02311, section 5.1)."""
     watchdog_seconds: int = 600
-    """Seconds without progress of any rank after which a job of several ranks is ended; 0 turns it off."""
+    """A job of several ranks is ended if no rank makes progress for this many seconds; 0 turns this off."""
     activation_checkpointing: bool = False
     """Compute each layer again in the backward pass instead of keeping what it computed (arXiv:1604.06174)."""
     overfit_examples: int = 0
     """Number of examples of the train split to train and validate on; 0 means all (debug=overfit)."""
     profile_steps: int = 0
-    """Number of last steps whose parts are measured, after as many steps without that (debug=profile); 0 turns it
-    off."""
+    """Number of last steps whose parts are timed; before them, as many steps run without that, for comparison
+    (debug=profile). 0 turns it off."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -185,7 +186,9 @@ class TrainerConfig:
         every, last = self.average_every_n_steps, min(self.average_last_steps, self.max_steps)
         sampled = self.max_steps // every - (self.max_steps - last) // every
         if self.average_last_steps and self.max_steps > 1 and sampled < 2:
-            what = f"{every} (steps between two samples) samples {sampled} of the last {last} steps, and 2 are needed"
+            what = (
+                f"{every} steps between two samples give {sampled} of the last {last} steps, but 2 samples are needed"
+            )
             fix = f"trainer.average_every_n_steps={max(1, last // 10)}" if last > 1 else "trainer.average_last_steps=0"
             raise ConfigError("trainer.average_every_n_steps", what, fix)
 
@@ -201,10 +204,11 @@ class DecodingConfig:
     no_repeat_ngram_size: int = 0
     """Forbid n-grams of this size to repeat; 0 turns it off."""
     min_new_tokens: int = 0
-    """Fewest tokens before the end mark."""
+    """Minimum number of tokens before the end mark."""
     max_new_tokens: int = 0
-    """Most tokens. 0 means a limit by the lengths in the training split, at least twice the source's tokens plus 10 and
-    never beyond model.max_len (targets.json in the run directory holds it); a continuation has 64."""
+    """Maximum number of tokens; for a continuation, 0 means 64. Otherwise 0 means a limit from the lengths in the
+    training split (targets.json in the run directory). It is at least twice the source's tokens plus 10, and at most
+    what model.max_len allows."""
     num_return_sequences: int = 1
     """Outputs per input: the best hypotheses (at most num_beams), or this number of samples."""
     forced_prefix: str = ""
@@ -216,13 +220,16 @@ class DecodingConfig:
     top_k: int = 0
     """When sampling, keep the k most probable tokens (arXiv:1805.04833); 0 keeps all."""
     top_p: float = 1.0
-    """When sampling, keep the fewest most probable tokens that hold this probability (arXiv:1904.09751)."""
+    """When sampling, keep the smallest set of most probable tokens whose probabilities sum to at least this (nucleus
+    sampling, arXiv:1904.09751)."""
     min_p: float = 0.0
-    """When sampling, keep tokens of at least this share of the best one's probability (arXiv:2407.01082)."""
+    """When sampling, keep tokens whose probability is at least this share of the most probable token's
+    (arXiv:2407.01082)."""
     repetition_penalty: float = 1.0
-    """Divides the positive, multiplies the negative logits of tokens that occurred before (arXiv:1909.05858)."""
+    """Penalty on tokens that occurred before: their positive logits are divided by it, and their negative ones
+    multiplied (arXiv:1909.05858)."""
     stop_strings: list[str] = field(default_factory=list)
-    """Texts at whose first occurrence an output ends; they are not part of it."""
+    """An output ends before the first occurrence of one of these texts."""
     seed: int = 0
     """Seed of sampling; the same seed draws the same outputs."""
 
@@ -286,19 +293,19 @@ class Config:
     run_dir: str = ""
     """The run's directory; empty means outputs/<task>/<data>/<date>_<time>_<id>."""
     resume: str = ""
-    """A run directory to continue; or auto: the unfinished run of this configuration (in run_dir, else the newest), if
-    there is one; or must: the same, and an error if there is none."""
+    """A run directory to continue. auto continues the unfinished run of this configuration if there is one (in run_dir,
+    otherwise the newest). must does the same, and is an error if there is none."""
     resume_force: list[str] = field(default_factory=list)
-    """Keys whose difference from the checkpoint you accept, named as in the error message."""
+    """Keys that may differ from the checkpoint, named as in the error message."""
     plan: bool = False
     """Print what the run will take (parameters, memory, time) and end without starting it."""
     init_from: str = ""
-    """A finished run, of any task, whose embeddings and stacks this run starts from, as far as they fit; or a published
-    model, which brings its sizes and tokenizer: hf:FOLDER with its config.json, or hf:ORG/NAME[@revision] on the
-    hub."""
+    """A finished run of any task, or a published model: hf:FOLDER with its config.json, or hf:ORG/NAME[@revision] on
+    the hub. This run starts from its embeddings and stacks, as far as they fit. A published model also brings its sizes
+    and tokenizer."""
     init_tokenizer: str = "new"
-    """The tokenizer of a run with init_from: new (trained on this run's data; embeddings are matched token by token),
-    or same (that run's). A published model brings its own unless new is asked for."""
+    """The tokenizer if init_from is set. new trains one on this run's data and matches embeddings token by token; same
+    takes the one of init_from. A published model brings its own unless new is asked for."""
     logger: str = "auto"
     """auto (W&B online if logged in, else offline), none, wandb or tensorboard; metrics.csv is always written."""
     log_model: bool = False
@@ -308,8 +315,8 @@ class Config:
     plugin: str = ""
     """A Python file (or installed entry point) of yours that adds tasks, corpora, blocks or callbacks."""
     plugin_sha256: str = ""
-    """Checksum of the plugin's file; filled in. For an existing run, `plugin_sha256=` accepts a plugin that has
-    changed."""
+    """Checksum of the plugin's file, which Multihead fills in. For an existing run, `plugin_sha256=` accepts a plugin
+    that has changed."""
     config_dir: str = ""
     """A folder of your own YAML files, in folders named like the groups: model/mine.yaml there is model=mine."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -371,7 +378,7 @@ class Config:
         )
         searching = [task.name for task in self.task.members().values() if type(task) in SEARCHING]
         drawing = len(searching) < len(self.task.members()) or not self.decoding.do_sample
-        what = f"false for task={', '.join(searching)}: only task=lm draws its outputs"
+        what = f"false for task={', '.join(searching)}: only task=lm samples its outputs"
         require(drawing, "decoding.do_sample", what, self.decoding.do_sample, "decoding.num_beams=5")
         joint_only = len(self.task.members()) > 1 or getattr(self.task, "topology", "") == "decoder"
         require(

@@ -55,7 +55,7 @@ class EvaluateSettings(Settings):
             if not self.threshold_label:
                 raise ConfigError("threshold_label", "is missing", "threshold_label=CLASS says which class")
         elif self.threshold_label and not self.threshold:
-            what = "names a class, but there is no threshold= that says how to choose"
+            what = "names a class, but threshold= is missing"
             raise ConfigError("threshold_label", what, "threshold=cost:1")
 
 
@@ -131,13 +131,13 @@ class ExportSettings(Settings):
     quantization: str = setting(takes="TYPE", choices=QUANTIZATIONS)
     """The type in which to=ctranslate2 stores weights; by default float32."""
     sentences: int = setting(100, takes="N")
-    """Number of inputs that are compared."""
+    """Number of inputs on which the export is compared with the run."""
     part: str = setting(takes="TASK")
     """The task to export, if the run has several."""
 
     def __post_init__(self) -> None:
         if self.to == "safetensors":
-            what = "RUN/model is that already: model.safetensors, model.json, and the tokenizers as JSON"
+            what = "RUN/model has this format already: model.safetensors, model.json, and the tokenizers as JSON"
             raise ConfigError("to", what, "use that folder, or to=onnx")
         Settings.__post_init__(self)
         require(self.sentences >= 1, "sentences", "at least 1", self.sentences, "sentences=100")
@@ -229,9 +229,9 @@ class DataSettings(Settings):
     file: list[str] = setting([], takes="FILE", example="file=tickets.csv", required=True)
     """A file, a folder, a pattern in quotes ('texts/*.txt'), or several files as file=[A,B]."""
     task: str = setting(takes="TASK", choices=("classification", "translation", "summarization", "lm"))
-    """Looks at the files for this task alone."""
+    """Looks at the files for this task only."""
     save: str = setting(takes="FILE.yaml", example="save=my_conf/data/tickets.yaml")
-    """Writes what was found as a data set. config_dir=my_conf data=tickets then chooses it."""
+    """Writes what was found as a data set. To use my_conf/data/tickets.yaml, type config_dir=my_conf data=tickets."""
     format: str = setting("table", choices=("table", "json"))
     """json prints everything as JSON."""
 
@@ -294,7 +294,7 @@ class SweepSettings(Settings):
     budget: str = setting(takes="BUDGET")
     """Number of trials (20), or time summed over all trials (8h, 30m). By default it is run_cap, or the whole grid."""
     seeds: int = setting(1, takes="N")
-    """Runs of each point, with seed, seed + 1, ... Their mean is optimised."""
+    """Number of runs of each trial, with seed, seed + 1, ... The mean of their results is optimised."""
     trial_time: str = setting(takes="TIME")
     """Longest time of a run (90s, 30m, 2h). A run that takes longer is ended and counts as failed."""
     status: bool = setting(False)

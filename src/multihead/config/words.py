@@ -269,7 +269,7 @@ def _check_plain(typed: str, name: str) -> None:
 def several_values(name: str, typed: str, of_text: bool = True) -> ConfigError:
     """Returns the error for a sweep outside a multirun."""
     fix = "add -m" + (f", or for one text {as_text(name, typed)}" if of_text else f", or {name}=[{typed}] for a list")
-    return ConfigError(name, f"several values ({typed}) are a sweep", fix)
+    return ConfigError(name, f"several values ({typed}) need -m, one run for each", fix)
 
 
 def as_text(name: str, content: str, form: str = "{}") -> str:

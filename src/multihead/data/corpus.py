@@ -106,7 +106,11 @@ def load_corpus(
     sizes = {split: config.splits[split] for split in lacking if config.splits.get(split)}
     for split in splits:
         if split in lacking and split not in sizes:
-            raise ConfigError(f"data.{split}", "no file, and data.splits holds nothing out", f"set data.{split}")
+            raise ConfigError(
+                f"data.{split}",
+                "names no file, and data.splits holds out no rows for it",
+                f"data.{split}=FILE, or data.splits.{split}=0.1",
+            )
     rows = {split: read(split) for split in splits if split not in lacking}
     rows |= _left_out(config, read, rows, lacking, may_be_empty)
     if sizes and ("train" in rows or any(split in sizes for split in splits)):
@@ -149,7 +153,9 @@ def _left_out(
         if out or split == "train":
             found[split] = part.select(np.array([i for i, name in enumerate(classes) if name in kept], dtype=np.int64))
         if len(found.get(split, part)) == 0:
-            raise DataError(part.files["label"], f"{split} has no row left", "a smaller data.min_class_examples")
+            raise DataError(
+                part.files["label"], f"no class of {split} has enough examples", "a smaller data.min_class_examples"
+            )
     return {split: part for split, part in found.items() if split in rows or lacking}
 
 
@@ -163,7 +169,7 @@ def _too_few(config: DataConfig, split: str, rows: Rows) -> list[str]:
         return []
     points = 98 / len(rows) ** 0.5
     fix = f"data.splits.{split}=0.2 holds out more" if rows.held_out else "add rows"
-    what = f"an accuracy on so few is uncertain by up to {points:.0f} points either way (95 % interval)"
+    what = f"an accuracy on so few rows has a 95 % interval of up to {points:.0f} points either way"
     return [f"{split} has {len(rows)} rows: {what}; {fix}"]
 
 
@@ -201,8 +207,8 @@ def _without_class(
     if not lacking:
         return []
     listed = ", ".join(map(repr, lacking[:most])) + (f" and {len(lacking) - most} more" if len(lacking) > most else "")
-    what = f"{split}: has no row of {len(lacking)} of the {len(set(classes))} classes ({listed})"
-    return [f"{what}; a larger share may have: data.splits.{split}=0.2"]
+    what = f"{split}: {len(lacking)} of the {len(set(classes))} classes have no row in it ({listed})"
+    return [f"{what}; a larger share may help: data.splits.{split}=0.2"]
 
 
 class _Source:
@@ -260,7 +266,7 @@ class _Source:
         )
         rows = self._complete(self._with_label(rows, split), split)
         if len(rows) == 0:
-            raise DataError(rows.files[next(iter(rows.files))], "no usable row", "see data.format and data.columns")
+            raise DataError(rows.files[next(iter(rows.files))], "no usable row", "check data.format and data.columns")
         return rows
 
     def _of_plugin(self, split: str, names: list[str]) -> Mapping[str, list[str]] | None:
@@ -399,7 +405,7 @@ def hold_out(
             class_sizes = by_class
             orders = [order[of_row[roots[order]] == number] for number in range(len(by_class))]
     if sum(wanted.values()) >= len(rows):
-        what = f"data.splits leaves nothing of {len(rows)} rows to train on"
+        what = f"data.splits holds out all of the {len(rows)} rows and leaves none to train on"
         raise DataError(rows.origin(0), what, f"data.splits.{next(iter(sizes))}=0.1")
     split_of_group = np.zeros(len(roots), dtype=np.int64)
     for number, split in enumerate(sizes, start=1):
@@ -409,7 +415,9 @@ def hold_out(
             taken, orders[place] = _take(orders[place], counts, quota)
             split_of_group[taken] = number
         if not (split_of_group == number).any():
-            raise DataError(rows.origin(0), f"too few different rows to hold {split} out", f"data.{split}=FILE")
+            raise DataError(
+                rows.origin(0), f"there are too few different rows to hold out a {split} split", f"data.{split}=FILE"
+            )
     parts = split_of_group[inverse]
     found = {name: rows.select(np.flatnonzero(parts == number)) for number, name in enumerate(["train", *sizes])}
     for split in sizes:

@@ -31,7 +31,7 @@ def download(url: str, path: Path, sha256: str, *, key: str) -> None:
     if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
         raise ConfigError("data.url", f"must be an http, https or file address, got {url!r}")
     if not sha256:
-        raise ConfigError(key, "must hold the checksum of a file that is downloaded", f"set {key}")
+        raise ConfigError(key, "is missing: a file that is downloaded needs its checksum", f"{key}=CHECKSUM")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -181,11 +181,11 @@ def apply_overlong(
     if split != "train" or overlong == "cut":
         return encoded.cut(limits), f"{split}: {count}, cut (the first {where}: {what})"
     if overlong == "error":
-        raise DataError(where, what, "data.overlong=drop or cut, or a larger model.max_len")
+        raise DataError(where, what, "data.overlong=drop, data.overlong=cut, or a larger model.max_len")
     if len(kept) == 0:
         raise DataError(
             where.rpartition(":")[0] or where,
-            f"0 of {len(encoded):,} examples left ({long.sum():,} too long; the first has {what})",
+            f"no example is left of {len(encoded):,}: {long.sum():,} are too long (the first has {what})",
             "data.overlong=cut, or a larger model.max_len",
         )
     return encoded.select(kept), f"{split}: {count}, dropped (the first {where}: {what})"

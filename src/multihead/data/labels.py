@@ -96,8 +96,8 @@ def class_names(
         if counts[name] == 1:
             row = next(i for i, row in enumerate(labels) if name in row)
             once = sum(count == 1 for count in counts.values()) - 1
-            more = f"; so have {once} other classes" if once else ""
-            what = f"the class {name!r} has one example in train, from which nothing can be learnt{more}"
+            more = f"; {once} other classes also have one" if once else ""
+            what = f"the class {name!r} has only one example in train, which is too few to learn from{more}"
             raise DataError(rows.origin(row, "label"), what, "data.min_class_examples=2 leaves such classes out")
     return names
 
@@ -133,7 +133,7 @@ def encode_labels(
                 near = difflib.get_close_matches(label, classes, n=1, cutoff=0.0)[0]
                 what = f"the label {label!r} is not among the classes of train ({_listed(classes)}); nearest: {near}"
                 unseen = len({name for row in labels for name in row} - {*classes}) - 1
-                what += f"; {unseen} other labels are not either" if unseen else ""
+                what += f"; {unseen} other labels are unknown too" if unseen else ""
                 fix = "data.on_bad_line=skip leaves such rows out, or name the label in data.labels"
                 raise DataError(rows.origin(index, "label"), what, fix)
     found = {label for row in labels for label in row}
@@ -144,7 +144,7 @@ def encode_labels(
 
 def _one_class(rows: Rows, names: Sequence[str], split: str) -> DataError:
     has = f"one class only, {names[0]!r}," if names else "no label"
-    what = f"{split} has {has} in {len(rows):,} rows; to classify takes two".strip()
+    what = f"{split} has {has} in {len(rows):,} rows; classification needs two".strip()
     fix = "let data.roles.label name the column of classes"
     if split in ("val", "test"):
         fix = f"hold rows of train out instead: data.{split}=null data.splits.{split}=0.1"

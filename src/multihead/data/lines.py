@@ -42,7 +42,7 @@ def find(config: DataConfig, name: str) -> Path:
         download(config.url[name], path, config.sha256.get(name, ""), key=f"data.sha256.{name}")
         return path
     root = os.environ.get("MULTIHEAD_DATA")
-    where = f"MULTIHEAD_DATA is {root!r}" if root else "MULTIHEAD_DATA is not set, so data/ was taken"
+    where = f"MULTIHEAD_DATA is {root!r}" if root else "MULTIHEAD_DATA is not set, so data/ was used"
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1, cutoff=0.75)
     what = "is a folder, not a file" if path.is_dir() else "no such file"
     raise DataError(

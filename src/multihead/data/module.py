@@ -122,8 +122,8 @@ class DataModule(lightning.LightningDataModule):
         if self.accumulate and self.accumulate < least:
             raise ConfigError(
                 "trainer.accumulate_grad_batches",
-                f"must be at least {least} if data.batch_tokens={self.config.batch_tokens} is cut into micro-batches "
-                f"of data.part_tokens={self.config.part_tokens}, got {self.accumulate}",
+                f"must be at least {least}, which data.batch_tokens={self.config.batch_tokens} needs with "
+                f"data.part_tokens={self.config.part_tokens}, got {self.accumulate}",
                 "a larger data.part_tokens, or trainer.accumulate_grad_batches=0",
             )
         return self.accumulate or least

@@ -79,7 +79,9 @@ class BatchPlan:
         longest = int(self.lengths.max(initial=0))
         for key, limit in (("data.part_tokens", part_tokens), ("data.batch_tokens", batch_tokens)):
             if longest > limit:
-                raise ConfigError(key, f"must be at least the longest target, {longest} tokens, got {limit}")
+                raise ConfigError(
+                    key, f"must be at least {longest}, the number of tokens of the longest target, got {limit}"
+                )
         self.buckets_per_step = -(-batch_tokens // part_tokens)
         self.bucket_tokens = max(longest, batch_tokens // self.buckets_per_step)
         if self.bucket_tokens * self.buckets_per_step > batch_tokens:  # one long example: fewer, larger buckets

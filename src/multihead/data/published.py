@@ -49,7 +49,7 @@ class PublishedTokenizer(Tokenizer):
         entries = self._backend.get_vocab(with_added_tokens=True)
         highest = max(entries.values(), default=-1)
         if highest >= vocab_size:
-            raise ValueError(f"has ids up to {highest:,}, and the model has {vocab_size:,} rows of embeddings")
+            raise ValueError(f"has ids up to {highest:,}, but the model has only {vocab_size:,} rows of embeddings")
         self.vocab = [f"<unused {number}>" for number in range(vocab_size)]
         for entry, number in entries.items():
             self.vocab[number] = entry
@@ -57,7 +57,7 @@ class PublishedTokenizer(Tokenizer):
         for role, names in ROLES.items():
             found = next((ids[name] for name in names if name in ids), None)
             if found is None:
-                raise ValueError("names no entry that ends a text: eos_token or sep_token")
+                raise ValueError("must have an eos_token or a sep_token, which ends a text")
             setattr(self, f"{role}_id", found)
         self.special_ids = tuple(sorted(set(ids.values())))
         self.has_mask, self.has_unknown = "mask_token" in ids, "unk_token" in ids

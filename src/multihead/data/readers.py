@@ -128,7 +128,7 @@ def _different_lengths(
     return DataError(
         f"{name}:{suspect + 1}",
         f"{name} has {len(lines):,} lines, {other_name} {len(others):,}; "
-        f"by the lengths, the first suspect is near line {suspect + 1:,}",
+        f"the lengths suggest that the first mismatch is near line {suspect + 1:,}",
         "give both files the same number of lines",
     )
 
@@ -364,7 +364,7 @@ def read_hub(config: DataConfig, split: str, columns: Sequence[str]) -> Table:
     try:
         rows = datasets.load_dataset(name, subset or None, split=split)
     except (ValueError, OSError) as error:
-        raise DataError(where, " ".join(str(error).split()) or type(error).__name__, "see data.hub") from error
+        raise DataError(where, " ".join(str(error).split()) or type(error).__name__, "check data.hub") from error
     _require_columns(where, rows.column_names, columns)
     values = {column: list(rows[column]) for column in columns}
     for column in columns:
@@ -375,7 +375,9 @@ def read_hub(config: DataConfig, split: str, columns: Sequence[str]) -> Table:
 
 
 def _needs(key: str, value: str, package: str) -> ConfigError:
-    return ConfigError(f"{key}={value}", f"needs the package {package}, an extra", f"pip install 'multihead[{value}]'")
+    return ConfigError(
+        f"{key}={value}", f"needs the package {package}, which is not installed", f"pip install 'multihead[{value}]'"
+    )
 
 
 def _from_values(config: DataConfig, file: str, values: dict[str, list]) -> Table:

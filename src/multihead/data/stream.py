@@ -164,7 +164,7 @@ class BlockPlan:
         self.length, self.block_size, self.seed, self.targets = len(stream), stream.block_size, seed, targets
         for key, limit in (("data.batch_tokens", batch_tokens), ("data.part_tokens", part_tokens)):
             if self.block_size > limit:
-                raise ConfigError(key, f"must be at least the block size, {self.block_size} tokens, got {limit}")
+                raise ConfigError(key, f"must be at least {self.block_size}, the tokens of a block, got {limit}")
         self.blocks_per_step = batch_tokens // self.block_size
         self._num_micro_batches = -(-self.blocks_per_step // (part_tokens // self.block_size))
         self.num_blocks = -(-self.length // self.block_size) + 1
@@ -321,10 +321,10 @@ class TextFiles:
         second = int(self._size - held["test"])
         bounds = {"train": (0, first), "val": (first, second), "test": (second, self._size)}[split]
         if bounds[0] >= bounds[1]:
-            what = f"nothing is left for {split} of {self._size:,} " + (
+            what = f"nothing is left for the {split} split of {self._size:,} " + (
                 "characters" if self.config.document == "file" else "lines"
             )
-            raise ConfigError("data.splits", what, f"set data.{split}, or other shares")
+            raise ConfigError("data.splits", what, f"data.{split}=FILE, or other shares in data.splits")
         return bounds
 
     def _cut(self, start: int, stop: int) -> Iterator[str]:
@@ -432,7 +432,7 @@ def _write(folder: Path, lines: Iterable[str], tokenizer: Tokenizer, document: s
             ids.astype(dtype).tofile(file)
             count += len(ids)
     if count == 0:
-        raise DataError("data", "the text is empty", "see data.train, data.val and data.test")
+        raise DataError("data", "the text is empty", "check data.train, data.val and data.test")
     with open(folder / "ids.npy", "wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
         np.lib.format.write_array_header_2_0(file, header)

@@ -349,7 +349,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str], normalize: st
     learned = json.loads(backend.to_str())["model"]
     vocab = sorted(learned["vocab"], key=learned["vocab"].__getitem__)[NUM_SPECIALS:]
     if not vocab:
-        raise DataError("tokenizer", "no text to train on", "see data.train and tokenizer.min_frequency")
+        raise DataError("tokenizer", "no text to train on", "check data.train and tokenizer.min_frequency")
     return Tokenizer(kind, normalize, config.lowercase, [*SPECIALS, *vocab], learned.get("merges", []))
 
 

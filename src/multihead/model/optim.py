@@ -108,7 +108,9 @@ def freeze(named_parameters: Iterable[tuple[str, nn.Parameter]], patterns: Seque
         if not matched:
             near = difflib.get_close_matches(pattern, named, n=1, cutoff=0.0)[0]
             raise ConfigError(
-                "optim.freeze", f"no parameter is named {pattern}; the nearest name is {near}", "* matches anything"
+                "optim.freeze",
+                f"no parameter is named {pattern}; the nearest name is {near}",
+                "name it so, or use * for any characters",
             )
         frozen |= dict.fromkeys(matched)
     if len(frozen) == len(named):

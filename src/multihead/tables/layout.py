@@ -402,4 +402,4 @@ def _hold_out(keys: dict[str, Any], stated: Mapping[str, Any], count: int) -> No
     if "splits" in stated or count == 0:
         return
     size = min(max(LEAST_HELD_OUT, int(HELD_OUT * count)), MOST_HELD_OUT, max(1, int(MOST_SHARE * count)))
-    keys["splits"] = {split: float(size) for split in ("val", "test") if keys.get(split) is None}
+    keys["splits"] = {split: float(size) for split in ("val", "test")}  # a file of the split wins over its number

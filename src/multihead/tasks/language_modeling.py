@@ -275,7 +275,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     def _require_causal(self) -> None:
         if not self.causal:
             what = "a masked language model fills gaps; it cannot continue a text"
-            raise ConfigError("task.objective", what, "a run of task.objective=causal")
+            raise ConfigError("task.objective", what, "use a run with task.objective=causal")
 
     def _encode(self, text: str) -> list[int]:
         """Ids of a prompt after what a document starts from; lines are encoded as in training."""
@@ -376,7 +376,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             ids = [*self._encode(text), self.tokenizer.eos_id]
             ids = ids if self.tokenizer.opening else [self.tokenizer.eos_id, *ids]  # the first token is predicted too
             if len(ids) > self.config.model.max_len + 1:
-                what = f"a text has {len(ids) - 1:,} tokens, and the model reads {self.config.model.max_len:,}"
+                what = f"a text has {len(ids) - 1:,} tokens, but the model reads at most {self.config.model.max_len:,}"
                 raise ConfigError("score", what, "score shorter texts")
             target = torch.tensor([ids], device=self.device)
             results.append(float(score(self.model.transformer, self.model.head, target=target).sum()))

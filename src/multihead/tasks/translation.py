@@ -212,7 +212,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             ConfigError: ``decoding.do_sample`` is on.
         """
         if decoding.do_sample:
-            what = "is for task=lm; this task searches for its outputs"
+            what = "is for task=lm only; this task decodes by beam search"
             raise ConfigError("decoding.do_sample", what, "decoding.num_beams=5")
         ids = self.tokenizers["source"].encode_batch(["" if is_blank(text) else text for text in texts])
         tokenizer = self.tokenizers["target"]

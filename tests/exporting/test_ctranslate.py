@@ -63,7 +63,7 @@ def test_a_model_that_differs_is_refused(tmp_path):
         task.model.transformer.decoder.layers[0].feed_forward.up.weight[0] += 0.5
     ours = reference(task)
     with pytest.raises(
-        CheckpointError, match=r"log-probabilities of target tokens by up to .* outputs equal \(greedy\)"
+        CheckpointError, match=r"log-probabilities of target tokens differ by up to .* outputs are equal \(greedy\)"
     ):
         verify(Runtime(tmp_path, ours), ours, drawn(task), ours.outputs(drawn(task)), exact=True)
 

@@ -213,9 +213,9 @@ def test_baseline_instead_of_all_pairs(runs):
     assert any(note.startswith("model.d_model=32: one seed, taken to vary") for note in report.notes)
     assert all(pair.statement.endswith("corrected)") for pair in report.pairs)
     assert any("corrected for 2 comparisons" in note for note in report.notes)
-    with pytest.raises(ConfigError, match="baseline: nowhere is none of the systems: model"):
+    with pytest.raises(ConfigError, match="baseline: nowhere matches none of the systems: model"):
         compare(["runs"], baseline="nowhere")
-    with pytest.raises(ConfigError, match="baseline: runs is several of the systems"):
+    with pytest.raises(ConfigError, match="baseline: runs matches several of the systems"):
         compare(["runs"], baseline="runs")
 
 
@@ -227,7 +227,7 @@ def test_names(runs):
     with pytest.raises(ConfigError, match=r"names: needs 2 different names, .*: model.d_model=64; model.d_model=96"):
         compare(["runs"], names=["a", "b", "c"])
     with pytest.raises(
-        ConfigError, match=r"names: a would hold runs/narrow_1 and runs/wide_1, which differ in model\.d_model"
+        ConfigError, match=r"names: a would name both runs/narrow_1 and runs/wide_1, which differ in model\.d_model"
     ):
         compare(["runs/narrow_1", "runs/wide_1"], names=["a", "a"])
 
@@ -355,7 +355,7 @@ def test_other_tokenizers_are_compared_in_bits_per_byte(runs):
     report = compare(["l"])
     assert report.metric == "test/bits_per_byte"
     assert report.notes[0].startswith("test/loss is per token and the runs have different tokenizers")
-    with pytest.raises(ConfigError, match="metric: test/loss is per token, and the runs have different tokenizers"):
+    with pytest.raises(ConfigError, match="metric: test/loss is per token, so it cannot be compared between runs"):
         compare(["l"], metric="loss")
 
 
@@ -431,14 +431,14 @@ def test_refused_runs(runs):
     ):
         compare(["runs/narrow_1", "sorted"])
     (runs / "runs/wide_3/result.json").unlink()
-    what = "runs/wide_3 has no result.json: the run did not get to its end; fix: finish it by resume=runs/wide_3, or"
+    what = "runs/wide_3 has no result.json, because the run is not finished; fix: finish it by resume=runs/wide_3, or"
     with pytest.raises(ConfigError, match=what):
         compare(["runs"])
     with pytest.raises(ConfigError, match="runs: nothing/here does not exist"):
         compare(["nothing/here"])
     with pytest.raises(ConfigError, match=r"runs: nothing/\* matches no run"):
         compare(["nothing/*"])
-    with pytest.raises(ConfigError, match="group: empty is no run and holds none"):
+    with pytest.raises(ConfigError, match="group: empty is not a run and contains none"):
         compare([], group=["empty"])
 
 
@@ -449,7 +449,7 @@ def test_a_group_goes_on_without_runs_that_have_no_result(runs):
     assert [system.seeds for system in report.systems] == [[1, 2, 3], [1]]
     damaged, unfinished, *_ = report.warnings
     assert damaged.startswith("left out: runs/wide_2/result.json is damaged (not readable as JSON")
-    assert unfinished == "left out: runs/wide_3 has no result.json: the run did not get to its end"
+    assert unfinished == "left out: runs/wide_3 has no result.json, because the run is not finished"
     with pytest.raises(ConfigError, match="group: runs/wide_3 holds no finished run; runs/wide_3 has no result"):
         compare([], group=["runs/wide_3"])
 
@@ -475,7 +475,7 @@ def test_damaged_files(runs):
     with pytest.raises(DataError, match=r"narrow_1/samples\.jsonl:31: not an example as JSON"):
         compare(["runs"])
     path.write_text("".join(lines[:-1]))
-    with pytest.raises(ConfigError, match=r"have other test examples in samples\.jsonl \(59 and 60\)"):
+    with pytest.raises(ConfigError, match=r"have different test examples in samples\.jsonl \(59 and 60\)"):
         compare(["runs"])
     path.write_text(whole)
     (runs / "runs/narrow_1/metrics.csv").write_text("step,train/loss\nx,1\n")
@@ -501,7 +501,10 @@ def test_damaged_files(runs):
         (["run=runs"], "run: no such key; compare takes runs, group, .*fix: runs=runs"),
         (["runs=runs", "format=pdf"], "format: must be one of markdown, latex, html, json, got 'pdf'"),
         (["runs=runs", "format=[html,json]"], "out: is missing: several formats need files"),
-        (["runs=runs", "out=x.pdf"], "out: x.pdf: no format ends in .pdf; fix: format=markdown"),
+        (
+            ["runs=runs", "out=x.pdf"],
+            "out: must end in .md, .tex, .html, .json, got x.pdf; fix: format=markdown",
+        ),
         (["runs=runs", "out=runs"], "out: runs is a directory; fix: out=runs/comparison.html"),
     ],
 )

@@ -31,7 +31,7 @@ def test_a_table(tickets, capsys):
     assert "classes: billing 6, login 6, Login 1, n/a 1" in text
     assert "2 classes have fewer than 5 rows ('Login', 'n/a'); data.min_class_examples=5 leaves them out" in text
     assert "labels that differ only in capitals or blanks: 'Login', 'login'" in text
-    assert "the label 'n/a' (1 rows) may mean that there is none" in text
+    assert "the label 'n/a' (1 rows) may mean \"no label\"" in text
     assert "classification: label=category, text=body" in text
     assert "multihead train task=classification data=tickets.csv" in text
 
@@ -63,9 +63,7 @@ def test_saved_and_chosen(tickets, capsys):
     assert (config.train, config.format, config.header) == ("tickets.csv", "csv", True)
     with pytest.raises(ConfigError, match=r"save: must name a .yaml file"):
         data.run(["file=tickets.csv", "save=my_conf"])
-    with pytest.raises(
-        DataError, match=r"does not say which columns task=translation reads; fix: multihead train task"
-    ):
+    with pytest.raises(DataError, match=r"the columns for task=translation are not clear; fix: multihead train task"):
         data.run(["file=tickets.csv", "task=translation", "save=x.yaml"])
 
 

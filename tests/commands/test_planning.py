@@ -98,7 +98,7 @@ def test_what_cannot_fit_is_refused_and_not_allocated(tmp_path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     words = ["plan=true", "model.d_model=65536", "model.d_ff=262144", "model.num_heads=64"]
     with pytest.raises(
-        MachineError, match=r"memory: the run needs at least \d+.* GB .*and \d+.* GB are free; fix: a smal"
+        MachineError, match=r"memory: the run needs at least \d+.* GB .*but only \d+.* GB are free; fix: a smal"
     ) as e:
         train(tmp_path / "run", *words)
     assert e.value.status == 5
@@ -111,7 +111,9 @@ def test_what_the_measured_steps_took_is_refused_for_all_ranks(tmp_path, monkeyp
 
     monkeypatch.setattr(budget, "available_memory", lambda on_gpu: 50_000_000)
     words = ["plan=true", "devices=4", "accelerator=cpu", "strategy=ddp"]
-    with pytest.raises(MachineError, match=r"memory: 4 ranks would take \d.* GB, and .* are free; fix: fewer devices"):
+    with pytest.raises(
+        MachineError, match=r"memory: 4 ranks would need \d.* GB, but only .* are free; fix: fewer devices"
+    ):
         train(tmp_path / "run", *words)
 
 

@@ -130,4 +130,4 @@ def test_a_verb_that_the_task_lacks_and_inputs_that_are_no_texts_are_refused(tas
 
 def test_texts_that_were_cut_are_warned_of(caplog):
     run_of("translation").translate(["the dog", "the dog " * 30])
-    assert "1 of 2 texts are longer than the model reads, and are cut" in caplog.text
+    assert "1 of 2 texts were cut, because they are longer than the model reads" in caplog.text

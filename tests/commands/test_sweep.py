@@ -82,15 +82,18 @@ def test_what_has_changed_since_the_launch_is_refused(here, capsys, monkeypatch)
     assert main(["sweep", "file=s.yaml", "budget=1"]) == 0
     (here / "s.yaml").write_text(FILE.replace("max: 0.9", "max: 0.8"))
     assert main(["sweep", "file=s.yaml", "budget=2"]) == 3
-    assert "s.yaml:6: has changed since the sweep was launched" in capsys.readouterr().err
+    assert (
+        "s.yaml:6: must be 'optim.lr: {min: 0.1, max: 0.9}', as when the sweep was launched, got"
+        in capsys.readouterr().err
+    )
     (here / "s.yaml").write_text(FILE)
     assert main(["sweep", "file=s.yaml", "budget=2", "data.batch_tokens=99"]) == 3
-    assert "was launched with [] as words" in capsys.readouterr().err
+    assert "words must be [], as when the sweep was launched, got [" in capsys.readouterr().err
     conf = here / "outputs" / "sweeps" / "s" / "conf"
     assert yaml.safe_load((conf / "model" / "tiny.yaml").read_text())["d_model"] == 128
     (conf / "model" / "tiny.yaml").write_text("d_model: 64\n")
     assert main(["sweep", "file=s.yaml", "budget=2"]) == 3
-    assert "as conf" in capsys.readouterr().err
+    assert "conf must be " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,7 @@ def test_what_has_changed_since_the_launch_is_refused(here, capsys, monkeypatch)
     [
         ([], "file: is missing; fix: file=sweeps/"),
         (["file=nowhere.yaml"], "no such sweep file"),
-        (["file=s.yaml"], "budget: method: random never ends"),
+        (["file=s.yaml"], "budget: must be given, because method: random has no last trial"),
         (["file=s.yaml", "budget=1", "optim.lrr=1"], "optim.lrr"),
         (["file=s.yaml", "status=true"], "no sweep in"),
         (["file=s.yaml", "budget=1", "-m"], "no flags"),

@@ -259,7 +259,7 @@ def disk_full(bench):
             'patch("multihead.runs.checkpoint._write", fill)'
         )
         done = bench.start(*WORDS, f"run_dir={run}", code=fill).ended()
-        told = done.expect(5, "no space left", "kept step_5", "fix:")
+        told = done.expect(5, "no space left", "checkpoint is step_5", "fix:")
         assert newest_valid(run)[0].name == "step_5" and not left(run)
         (small / "fill").unlink()
         bench.run(*WORDS, f"run_dir={run}", "resume=auto").expect(0)
@@ -344,7 +344,7 @@ def read_only_later(bench):
     )
     done = training(bench, code=close, wrap=UNPRIVILEGED).ended()
     os.chmod(bench.folder / "run" / "checkpoints", 0o755)
-    told = done.expect(5, "Permission denied", "kept step_5")
+    told = done.expect(5, "Permission denied", "checkpoint is step_5")
     assert "trying again (2 of 2)" in done.out + (bench.folder / "run" / "train.log").read_text()
     assert newest_valid(bench.folder / "run")[0].name == "step_5"
     return told

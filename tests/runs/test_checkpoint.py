@@ -67,7 +67,7 @@ def test_shared_tensors_are_stored_once(tmp_path):
 
 
 def test_code_is_refused_when_saving(tmp_path):
-    with pytest.raises(TypeError, match="/x is a function; tensors, numbers, strings, lists, dicts only"):
+    with pytest.raises(TypeError, match="/x must be a tensor, number, string, list or dict, got function"):
         FolderCheckpointIO().save_checkpoint({"global_step": 1, "x": lambda: None}, tmp_path / "step_1")
 
 

@@ -305,10 +305,13 @@ def test_whatever_wandb_raises_the_run_goes_on(run_dir, track, monkeypatch):
 
     monkeypatch.setattr(wandb.Run, "log", broken)
     lines, _ = track(0, 2, {"WANDB_MODE": "offline"})
-    assert lines[1] == f"W&B takes no more tables ({run_dir} has their content): a defect of theirs" and len(lines) == 3
+    assert (
+        lines[1] == f"tables are no longer sent to W&B ({run_dir} has their rows): a defect of theirs"
+        and len(lines) == 3
+    )
     time.sleep(1)
     lines, _ = track(2, 5, {})
-    assert lines[1] == "W&B is left out from step 3 on (metrics.csv goes on): a defect of theirs"
+    assert lines[1] == "W&B logging stopped at step 3 (metrics.csv continues): a defect of theirs"
     assert num_rows(run_dir) == 2 and [row["step"] for row in table(run_dir / "metrics.csv")] == list("12345")
 
 

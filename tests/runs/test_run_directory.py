@@ -104,7 +104,7 @@ def test_evaluate_warns_of_rows_that_are_not_the_runs(finished, tmp_path, caplog
     known = json.loads((run / "environment.json").read_text())
     known["data"]["data_val"] = "0" * 64
     (run / "environment.json").write_text(json.dumps(known))
-    what = "val differs from the rows that the run had"
+    what = "the rows of val are not those that the run had"
     evaluate(str(run), ["data.split=val", "trainer.limit_val_examples=1"])
     assert what in caplog.text
     caplog.clear()

@@ -439,6 +439,6 @@ def test_other_tasks_decide_nothing_by_thresholds(tmp_path):
     words = ["task=translation", "debug=smoke", f"run_dir={tmp_path / 'run'}", "trainer.max_steps=2"]
     with torch.set_grad_enabled(True):
         multihead.train([*words, "trainer.val_every_n_steps=2"])
-    message = r"calibrate: is for runs of task=classification, and this run has task=translation; fix: leave"
+    message = r"calibrate: needs a run of task=classification, but this run has task=translation; fix: leave"
     with pytest.raises(ConfigError, match=message):
         evaluate(str(tmp_path / "run"), ["calibrate=true"])

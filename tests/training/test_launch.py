@@ -155,9 +155,9 @@ def test_nodes_and_devices_that_are_not_there_are_refused(tmp_path):
 DEVICES = ("1", "2", "5", "auto", "0,1", "0,", "1,", "0,0", "0,5")
 RANKS = {
     "cpu": (1, 2, 5, 1, "list", "list", "list", "list", "list"),
-    "cuda": (1, 2, "5 wanted", 2, 2, 1, 1, "twice", "no cuda device 5"),
-    "mps": (1, "2 wanted", "5 wanted", 1, "no mps device 1", 1, "no mps device 1", "twice", "no mps device 5"),
-    "tpu": (1, "2 wanted", "5 wanted", 1, "no tpu device 1", 1, "no tpu device 1", "twice", "no tpu device 5"),
+    "cuda": (1, 2, "got 5", 2, 2, 1, 1, "twice", "no cuda device 5"),
+    "mps": (1, "got 2", "got 5", 1, "no mps device 1", 1, "no mps device 1", "twice", "no mps device 5"),
+    "tpu": (1, "got 2", "got 5", 1, "no tpu device 1", 1, "no tpu device 1", "twice", "no tpu device 5"),
 }
 MEANT = {
     "cpu": {"auto": "cpu", "cpu": "cpu"},
@@ -279,13 +279,15 @@ def test_ranks_that_others_started_need_their_devices(monkeypatch):
     monkeypatch.setattr(capabilities, "device_counts", lambda: {"cuda": 1, "cpu": 1})
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="devices: 2 ranks on this machine, and this machine has 1 cuda device"):
+    with pytest.raises(
+        ConfigError, match="devices: 2 ranks were started on this machine, but this machine has 1 cuda device"
+    ):
         launch.local_ranks(Config())
     assert launch.local_ranks(Config(accelerator="cpu")) == 1
     monkeypatch.setattr(capabilities, "device_counts", lambda: {"cuda": 4, "cpu": 1})
     assert launch.local_ranks(Config(devices="2,3")) == 1
     assert launch.placed(Config(devices="2,3")) == ("2,3", 1)
-    with pytest.raises(ConfigError, match="devices: '2,' names 1, and 2 ranks were started on this machine"):
+    with pytest.raises(ConfigError, match="devices: '2,' names 1 device, but 2 ranks were started on this machine"):
         launch.local_ranks(Config(devices="2,"))
 
 

@@ -302,6 +302,6 @@ def test_a_checkpoint_that_is_damaged_right_away_ends_the_run(run):
         (path / "state.json").write_text("{}")
 
     one.trainer.save_checkpoint = damaged
-    with pytest.raises(MachineError, match="right after it was written"):
+    with pytest.raises(MachineError, match="was just written, but is damaged"):
         one.step()
     assert not (one.steps.run_dir / "checkpoints" / "latest.json").exists()

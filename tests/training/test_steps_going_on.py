@@ -62,7 +62,7 @@ def test_random_streams_are_put_back_once_before_the_first_step(run):
 
 def test_a_batch_of_another_step_is_a_defect(run):
     one = run()
-    with pytest.raises(RuntimeError, match=r"step 0 is at \(0, 0\) of the data, and its batch is of \(0, 1\)"):
+    with pytest.raises(RuntimeError, match=r"step 0 needs the batch at \(0, 0\) of the data, got the one at \(0, 1\)"):
         one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)
     assert not one.steps.counters.add_micro_batch(torch.tensor(1.0), 2)  # a later micro-batch is of the same step
     one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)

@@ -136,9 +136,9 @@ def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Seque
     asked = any(word.startswith("data") and not word.startswith("data.split=") for word in words)
     known = read_json(file, dict).get("data") if file.is_file() else None
     if not asked and isinstance(known, dict) and known.get(name) not in (None, prepared.fingerprints[name]):
-        cause = "its files have changed, or the rule by which rows are held out"
+        cause = "the files or the rule for holding out rows have changed"
         log.warning(
-            "data: %s differs from the rows that the run had (%s); it may have been trained on some of them",
+            "data: the rows of %s are not those that the run had (%s); some may have been in its training data",
             split,
             cause,
         )
@@ -153,7 +153,7 @@ def _decide(settings: EvaluateSettings, task: Task, composition: Composition, pa
     classifier = task.members().get("classification")
     if not isinstance(classifier, ClassificationTask):
         word = "threshold" if settings.threshold else "calibrate"
-        what = f"is for runs of task=classification, and this run has task={task.settings.name}"
+        what = f"needs a run of task=classification, but this run has task={task.settings.name}"
         raise ConfigError(word, what, f"leave {word} out")
     prepared = prepare(composition, ("val",), task.vocab)
     columns, encoded = prepared.texts["classification"].corpus.splits["val"].columns, prepared.encoded["classification"]

@@ -56,7 +56,7 @@ def _budget(sweep: Sweep, settings: SweepSettings) -> tuple[int, float]:
     if not settings.budget:
         trials = sweep.run_cap
     if sweep.method != "grid" and not trials and not seconds:
-        what = f"method: {sweep.method} never ends by itself, and {sweep.path} has no run_cap"
+        what = f"must be given, because method: {sweep.method} has no last trial and {sweep.path} has no run_cap"
         raise ConfigError("budget", what, "budget=20 (trials) or budget=8h (of trials)")
     return trials, seconds
 

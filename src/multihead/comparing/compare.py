@@ -95,7 +95,7 @@ def _pairs(labels: Sequence[str], systems: Sequence[Sequence[FinishedRun]], base
             if any(place in (path := Path(run.path).resolve(), *path.parents) for run in system)
         ]
         if len(holding) != 1:
-            what = f"{baseline} is {'several' if holding else 'none'} of the systems: {'; '.join(labels)}"
+            what = f"{baseline} matches {'several' if holding else 'none'} of the systems: {'; '.join(labels)}"
             raise ConfigError("baseline", what, f"baseline='{labels[0]}' or a run of one")
         base = holding[0]
     return [(i, base) for i in range(len(systems)) if i != base]

@@ -46,7 +46,7 @@ class FinishedRun:
         folder = Path(path)
         if not (folder / "result.json").is_file():
             fix = f"finish it by {typed_as('resume', str(path))}, or leave it out"
-            raise ConfigError("runs", f"{path} has no result.json: the run did not get to its end", fix)
+            raise ConfigError("runs", f"{path} has no result.json, because the run is not finished", fix)
         environment = read_json(folder / "environment.json", dict)
         config, result = load_yaml(folder / "config.yaml"), read_json(folder / "result.json", dict)
         return cls(path, config, result, dict(environment.get("data") or {}))
@@ -130,7 +130,9 @@ def find_runs(entry: str, key: str = "runs") -> list[str]:
     folders = sorted(glob.glob(entry, recursive=True)) if magic else [entry]
     found = [os.path.normpath(path) for folder in folders if os.path.isdir(folder) for path in run_dirs(Path(folder))]
     if not found:
-        what = "matches no run" if magic else "is no run and holds none" if Path(entry).is_dir() else "does not exist"
+        what = "matches no run" if magic else "does not exist"
+        if Path(entry).is_dir():
+            what = "is not a run and contains none"
         raise ConfigError(key, f"{entry} {what}", f"{key}=outputs/...")
     return found
 

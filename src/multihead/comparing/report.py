@@ -94,7 +94,8 @@ def outputs(formats: Sequence[str], out: str) -> list[tuple[str, Path | None]]:
     if not formats:
         formats = [kind for kind, suffix in REPORT_FORMATS.items() if suffix == file.suffix.lower()]
         if not formats:
-            raise ConfigError("out", f"{out}: no format ends in {file.suffix or 'nothing'}", "format=markdown")
+            what = f"must end in {', '.join(REPORT_FORMATS.values())}, got {out}"
+            raise ConfigError("out", what, "format=markdown")
     if len(formats) == 1:
         return [(formats[0], file)]
     stem = file.with_suffix("") if file.suffix in REPORT_FORMATS.values() else file

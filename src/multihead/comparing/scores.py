@@ -98,7 +98,8 @@ def choose_metric(runs: Sequence[FinishedRun], asked: str) -> tuple[Metric, list
         bits = key[: len(key) - len(metric.name)] + "bits_per_byte"
         if asked or not all(bits in run.result for run in runs):
             fix = f"metric={bits}" if bits in first.result else "compare runs with the same tokenizer"
-            raise ConfigError("metric", f"{key} is per token, and the runs have different tokenizers", fix)
+            what = f"{key} is per token, so it cannot be compared between runs with different tokenizers"
+            raise ConfigError("metric", what, fix)
         notes.append(f"{key} is per token and the runs have different tokenizers: {bits} is compared instead.")
         metric = describe(first, bits)
     for run in runs:
@@ -156,7 +157,7 @@ def read_scores(runs: Sequence[FinishedRun], metric: Metric) -> tuple[Scores, li
         return scores, [without]
     for run, rows in zip(runs, samples, strict=True):
         if list(map(_truth, rows)) != list(map(_truth, samples[0])):
-            what = f"{runs[0].path} and {run.path} have other test examples in samples.jsonl"
+            what = f"{runs[0].path} and {run.path} have different test examples in samples.jsonl"
             if metric.task == "lm":  # another block size cuts documents at other places
                 return scores, [f"{what}: chance in the choice of documents is not looked at."]
             raise ConfigError("runs", f"{what} ({len(samples[0])} and {len(rows)})", "copy them again")

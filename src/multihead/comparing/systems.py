@@ -62,7 +62,7 @@ def _named(entries: Sequence[Sequence[FinishedRun]], names: Sequence[str]) -> tu
         for other in others:
             if recipe(other.config, other.settings) != recipe(first.config, first.settings):
                 keys = ", ".join(list(differing([[first], [other]]))[:3])
-                what = f"{name} would hold {first.path} and {other.path}, which differ in {keys}"
+                what = f"{name} would name both {first.path} and {other.path}, which differ in {keys}"
                 raise ConfigError("names", what, "give each configuration a name of its own")
         _require_different_seeds([first, *others])
     return [list(members.values()) for members in found.values()], list(found)

@@ -65,7 +65,7 @@ def pack(state: Any, tensors: dict[str, torch.Tensor], path: str = "") -> Any:
     if state is None or isinstance(state, (bool, int, float, str)):
         return state
     raise TypeError(
-        f"checkpoint state {path} is a {type(state).__name__}; tensors, numbers, strings, lists, dicts only"
+        f"checkpoint state {path} must be a tensor, number, string, list or dict, got {type(state).__name__}"
     )
 
 
@@ -157,7 +157,9 @@ def _refusal(path: Path, tensors: Mapping[str, torch.Tensor], error: Exception) 
         need = sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors.values()}.values())
         reason = f"no space left: needs {megabytes(need)}, {megabytes(free_space(path.parent))} are free"
     kept = next((other.name for other in checkpoints(path.parents[1]) if not damage(other)), "")
-    what = f"could not be saved ({reason}); " + (f"kept {kept}" if kept else "there is no earlier checkpoint")
+    what = f"could not be saved ({reason}); " + (
+        f"the newest whole checkpoint is {kept}" if kept else "there is no earlier checkpoint"
+    )
     return MachineError(
         str(path), what, "free space or fix the permissions (trainer.keep_checkpoints=1 needs the least space)"
     )
@@ -208,7 +210,7 @@ def probe(folder: Path, size: int) -> None:
         except OSError:
             log.debug("the probe %s could not be deleted", file)
     if not same:
-        raise MachineError(str(folder), "does not give back what is written to it", "check the disk")
+        raise MachineError(str(folder), "the disk returns other bytes than were written", "check the disk")
 
 
 def damage(path: Path) -> str:

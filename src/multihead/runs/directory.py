@@ -260,7 +260,7 @@ def describe_model(run_dir: Path) -> dict[str, Any]:
         if path.parent.is_dir() or (run_dir / "result.json").is_file():
             raise CheckpointError(str(path), "is missing, though the run is finished", "copy the run again")
         fix = f"finish it first: {typed_as('resume', str(run_dir))}"
-        raise CheckpointError(str(run_dir), "has no model/ yet: the run did not get to its end", fix)
+        raise CheckpointError(str(run_dir), "has no model/, because the run is not finished", fix)
     description = read_json(path, dict)
     config = description.get("config")
     whole = isinstance(description.get("format"), int) and isinstance(description.get("tokenizers"), dict)

@@ -267,7 +267,7 @@ class WandbMetrics(Logger):
             self._send(coordinates, values)
         except Exception as error:
             step = coordinates["step"]
-            log.warning("W&B is left out from step %s on (metrics.csv goes on): %s", step, _shown(error))
+            log.warning("W&B logging stopped at step %s (metrics.csv continues): %s", step, _shown(error))
             self._left_out = True
 
     def _send_waiting(self) -> None:
@@ -279,7 +279,7 @@ class WandbMetrics(Logger):
             except Exception as error:
                 self._all_sent = False
                 if self.run is not None:
-                    log.warning("W&B takes no more tables (%s has their content): %s", self.run_dir, _shown(error))
+                    log.warning("tables are no longer sent to W&B (%s has their rows): %s", self.run_dir, _shown(error))
 
     def _send(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         values = {k: v for k, v in values.items() if (coordinates["step"], k) not in self._recorded}

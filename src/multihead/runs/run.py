@@ -72,7 +72,7 @@ class Run:
         """
         task, texts = self.task.member(part), _listed("predict", texts)
         if cut := sum(task.too_long(texts)):
-            log.warning("%d of %d texts are longer than the model reads, and are cut", cut, len(texts))
+            log.warning("%d of %d texts were cut, because they are longer than the model reads", cut, len(texts))
         changed = replace(self.config.decoding, **decoding)
         if decoding:
             say_without_effect(replace(self.config, decoding=changed))

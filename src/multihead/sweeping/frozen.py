@@ -130,6 +130,6 @@ def _changed(sweep: Sweep, known: str) -> CheckpointError:
     longest = max(len(part) for part in lines)
     before, now = ([*part, *[""] * (longest - len(part))] for part in lines)
     number = next((i for i in range(longest) if before[i] != now[i]), 0)
-    what = f"has changed since the sweep was launched: {before[number].strip()!r} is now {now[number].strip()!r}"
+    what = f"must be {before[number].strip()!r}, as when the sweep was launched, got {now[number].strip()!r}"
     fix = "put it back, or give the new sweep another name="
     return CheckpointError(f"{sweep.path}:{number + 1}", what, fix)

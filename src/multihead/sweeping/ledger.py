@@ -195,7 +195,7 @@ class Ledger:
             if known.get(key) != value:
                 raise CheckpointError(
                     f"sweep {self.sweep.name}",
-                    f"was launched with {_shown(known.get(key))} as {key}, but now it is {_shown(value)}",
+                    f"{key} must be {_shown(known.get(key))}, as when the sweep was launched, got {_shown(value)}",
                     "put it back, or give the new sweep another name=",
                 )
 

@@ -179,7 +179,7 @@ def _quoted_or_not(plain: Candidate, quoted: Candidate, name: str) -> Candidate:
         return quoted if plain.cuts_quotes else plain
     if len(plain.rows) != len(quoted.rows):
         if plain.share == 1 and plain.dialect.separator in "\t|":
-            what = "do its quotation marks stand around cells of several lines, or are they text?"
+            what = "do its quotation marks enclose cells with line breaks, or are they part of the text?"
             raise Unclear(name, what, "data.quoting=true", "data.quoting=false")
         return quoted
     cells = [cell for _, row in plain.rows for cell in row]
@@ -197,9 +197,8 @@ def _quoted_or_not(plain: Candidate, quoted: Candidate, name: str) -> Candidate:
         return quoted
     if plain.dialect.separator in "\t|":
         return plain
-    raise Unclear(
-        name, "do its quotation marks stand around cells, or are they text?", "data.quoting=true", "data.quoting=false"
-    )
+    what = "do its quotation marks enclose cells, or are they part of the text?"
+    raise Unclear(name, what, "data.quoting=true", "data.quoting=false")
 
 
 def _is_written(cell: str) -> bool:

@@ -140,7 +140,7 @@ def _of_folder(folder: str, needs: Needs, stated: Mapping[str, Any]) -> Data:
         return _of_splits({"train": [str(each) for each in tables]}, needs, stated, folder)
     listed = ", ".join(each.name for each in entries[:6]) + (" ..." if len(entries) > 6 else "")
     fix = shlex.quote(f"data={tables[0]}") if tables else "name a folder with train, val and test files"
-    raise DataError(folder, f"which of its files are to be read? It holds {listed or 'nothing'}", fix)
+    raise DataError(folder, f"cannot tell which files to read; the folder holds {listed or 'nothing'}", fix)
 
 
 def _files_in(folder: Path) -> list[str]:
@@ -168,7 +168,7 @@ def _has_texts(folder: Path) -> bool:
 def _classes(folders: Mapping[str, str], needs: Needs, stated: Mapping[str, Any]) -> Data:
     """A folder for each class, each file one text."""
     if "label" not in needs.roles:
-        what = f"holds a folder for each class, and task={needs.task} has no classes"
+        what = f"holds a folder for each class, but task={needs.task} has no classes"
         raise DataError(folders["train"], what, "task=classification")
     names: dict[str, list[str]] = {}
     notes = []
@@ -179,14 +179,12 @@ def _classes(folders: Mapping[str, str], needs: Needs, stated: Mapping[str, Any]
             notes.append(f"{split}: the folder {(set(inside) - set(names[split])).pop()} has no class and is left out")
     classes = names["train"]
     if len(classes) < 2:
-        raise DataError(
-            folders["train"], f"has one class only, {classes}; to classify takes two", "add a folder for each class"
-        )
+        what = f"has only one class, {classes}, but classification needs two"
+        raise DataError(folders["train"], what, "add a folder for each class")
     for split, found in names.items():
         if extra := sorted({*found} - {*classes}):
-            raise DataError(
-                folders[split], f"has the classes {', '.join(extra)}, which train has not", "rename these folders"
-            )
+            what = f"has classes that train does not have: {', '.join(extra)}"
+            raise DataError(folders[split], what, "rename these folders")
     count = sum(len(list(Path(folders["train"], name).iterdir())) for name in classes)
     keys: dict[str, Any] = {
         "name": data_name(folders["train"] if len(folders) == 1 else str(Path(folders["train"]).parent)),
@@ -361,15 +359,17 @@ def _is_empty(name: str) -> bool:
 
 def _require_same_kind(train: Look, other: Look, split: str) -> None:
     if (other.format, other.encoding) != (train.format, train.encoding):
-        what = f"is {other.described()}, and {train.name} is {train.described()}"
-        raise DataError(other.name, what, f"write both alike, or leave {split} out: data.{split}=null")
+        what = f"is {other.described()}, but {train.name} is {train.described()}"
+        raise DataError(
+            other.name, what, f"use one format and encoding for both, or leave {split} out: data.{split}=null"
+        )
 
 
 def _require_columns(table: Look, found: Found) -> None:
     for column in _used(found):
         if column not in table.columns:
             what = f"has no column {column!r}, which train has; it has {', '.join(table.columns)}"
-            raise DataError(table.name, what, "name the columns alike in all files")
+            raise DataError(table.name, what, "use the same column names in all files")
 
 
 def _used(found: Found) -> set[str]:

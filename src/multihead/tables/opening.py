@@ -108,7 +108,9 @@ def _open_zstandard(file: IO[bytes], name: str) -> IO[bytes]:
     try:
         import zstandard  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise DataError(name, "is compressed by zstd, which needs a package", "pip install zstandard") from error
+        raise DataError(
+            name, "is compressed by zstd; reading it needs the package zstandard", "pip install zstandard"
+        ) from error
     return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))
 
 

@@ -144,7 +144,7 @@ def _add_classes(found: Report, train: Look, data: Data) -> None:
         what = ", ".join(map(repr, sorted(twins)[:6]))
         found.findings.append(f"labels that differ only in capitals or blanks: {what}; data.labels gives both one name")
     odd = [name for name in counts if name.lower() in MISSING and name not in ("-1", "")]
-    found.findings += [f"the label {name!r} ({counts[name]} rows) may mean that there is none" for name in odd]
+    found.findings += [f'the label {name!r} ({counts[name]} rows) may mean "no label"' for name in odd]
 
 
 def _add_repeated(found: Report, looks: Mapping[str, Look], data: Data | None) -> None:
@@ -186,7 +186,7 @@ def kept_keys(report: Report, task: str) -> dict[str, Any]:
     if not clear or clear[0].data is None:
         open_ones = [each for each in report.served if each.words and task in ("", each.task)]
         fix = f"multihead train {open_ones[0].words}" if open_ones else ""
-        raise DataError(report.look.name, f"does not say which columns task={task or 'any'} reads", fix)
+        raise DataError(report.look.name, f"the columns for task={task or 'any'} are not clear", fix)
     keys = {name: value for name, value in clear[0].data.keys.items() if value is not None}
     roles = {role: column for each in clear if each.data for role, column in each.data.keys["roles"].items()}
     return {**keys, "roles": roles}

@@ -155,7 +155,7 @@ class _Chooser:
             self.found.roles["label"] = "label"
             return
         if len(switches) > 1:
-            what = f"the columns {', '.join(switches)} hold 0 and 1; may a text have several of these classes?"
+            what = f"the columns {', '.join(switches)} hold 0 and 1; can one text have several of these classes?"
             raise Unclear(self.table.name, what, "task.multi_label=true", column_word("label", switches[0]))
         found = [column for column in free if self._looks_like_label(column)]
         if not found:
@@ -320,10 +320,8 @@ def _check_cells(table: Look, needs: Needs, found: Found, stated: Mapping[str, A
         for cell in none:
             if cell and len(others) > 1:
                 word = shlex.quote(f"data.ignore_labels=[{cell}]")
-                what = (
-                    f"the label {cell!r} ({cells.count(cell):,} rows) may mean that there is none; {word} leaves it out"
-                )
-                found.notes.append(what)
+                what = f'the label {cell!r} ({cells.count(cell):,} rows) may mean "no label"'
+                found.notes.append(f"{what}; {word} leaves these rows out")
 
 
 def _require_whole_rows(table: Look, needs: Needs, found: Found, ignored: set[str]) -> None:

@@ -149,12 +149,12 @@ def _decoded(content: bytes, encoding: str, whole: bool, name: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{content[error.start]:02X} does not fit data.encoding={encoding}"
-        raise DataError(f"{name}:{line}", what, "leave data.encoding out, so that it is found") from error
+        raise DataError(f"{name}:{line}", what, "leave data.encoding out, and Multihead detects it") from error
 
 
 def _look_at_text(text: str, name: str, form: str, stated: Mapping[str, Any], whole: bool) -> Look:
     if "\n" not in text and text.count("\r") > 1:
-        raise DataError(name, "ends its lines with CR alone, as old Macs did", f"tr '\\r' '\\n' < {name} > FIXED")
+        raise DataError(name, "ends its lines with CR only, as on old Macs", f"tr '\\r' '\\n' < {name} > FIXED")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     if whole and lines and not lines[-1]:
         lines.pop()

@@ -87,7 +87,7 @@ def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[s
     total, free = needed * (1 if on_gpu else ranks), available_memory(on_gpu)
     if total > free:
         listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in kept.items())
-        what = f"the run needs at least {_gigabytes(total)} ({listed}), and {_gigabytes(free)} are free"
+        what = f"the run needs at least {_gigabytes(total)} ({listed}), but only {_gigabytes(free)} are free"
         fix = "a smaller model or data.part_tokens, or precision=bf16-true"
         raise MachineError("memory", what, fix)
     gathered = {"memory/weights gathered for validation": weights} if _is_sharded(config, ranks) else {}
@@ -114,7 +114,7 @@ def _require_memory(found: dict[str, Any], ranks: int, config: Any) -> None:
     free = available_memory(False) + resident_memory()
     if found["memory"] > free:
         named, taken = f"{ranks} rank{'s' * (ranks > 1)}", _gigabytes(found["memory"])
-        what = f"{named} would take {taken}, and {_gigabytes(free)} are free"
+        what = f"{named} would need {taken}, but only {_gigabytes(free)} are free"
         raise MachineError("memory", what, "fewer devices, a smaller data.part_tokens, or a smaller model")
 
 

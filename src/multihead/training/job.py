@@ -81,7 +81,7 @@ def train(composition: Composition) -> dict[str, Any]:
             from multihead.runs.progress import open_log
 
             with contextlib.closing(open_log(None)):
-                log.info("%s is finished already: its result.json stands", run_dir)
+                log.info("%s is finished already; its result.json is unchanged", run_dir)
         return {**finished_result(run_dir), "run_dir": str(run_dir)}
     assignment = Assignment(
         tree=composition.tree,

@@ -100,7 +100,8 @@ def local_ranks(config: Config) -> int:
     found = capabilities.device_counts()[kind]
     listed = _listed(config, kind, found)
     if kind != "cpu" and (here := local_size()) > found:
-        raise ConfigError("devices", f"{here} ranks on this machine, and {_found(kind, found)}", f"{found} ranks")
+        what = f"{here} ranks were started on this machine, but {_found(kind, found)}"
+        raise ConfigError("devices", what, f"start {found} rank{'s' * (found > 1)}")
     if by_others():
         return 1
     if config.num_nodes > 1:
@@ -112,7 +113,8 @@ def local_ranks(config: Config) -> int:
         return found
     if kind != "cpu" and int(config.devices) > found:
         fix = f"devices={found}, or accelerator=cpu"
-        raise ConfigError("devices", f"{config.devices} wanted, and {_found(kind, found)}", fix)
+        what = f"must be at most {found}, got {config.devices}; {_found(kind, found)}"
+        raise ConfigError("devices", what, fix)
     return int(config.devices)
 
 
@@ -126,15 +128,16 @@ def _listed(config: Config, kind: str, found: int) -> list[int]:
         return []
     listed = [int(part) for part in config.devices.split(",") if part]
     if kind == "cpu":
-        what = f"the list {config.devices!r} chooses among GPUs, and this run is on the CPU"
-        raise ConfigError("devices", what, f"devices={len(listed)} for as many processes")
+        what = f"the list {config.devices!r} is for GPUs, but this run is on the CPU"
+        raise ConfigError("devices", what, f"devices={len(listed)}")
     if len(set(listed)) < len(listed):
         raise ConfigError("devices", f"{config.devices!r} names a device twice", f"devices={len(set(listed))}")
     if max(listed) >= found:
         what = f"no {kind} device {max(listed)}: {_found(kind, found)}, and the first is 0"
         raise ConfigError("devices", what, f"devices={min(len(listed), found)}")
     if by_others() and local_size() > len(listed):
-        what = f"{config.devices!r} names {len(listed)}, and {local_size()} ranks were started on this machine"
+        named = f"{config.devices!r} names {len(listed)} device{'s' * (len(listed) > 1)}"
+        what = f"{named}, but {local_size()} ranks were started on this machine"
         raise ConfigError("devices", what, f"devices={local_size()}")
     return listed
 

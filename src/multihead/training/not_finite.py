@@ -94,7 +94,7 @@ class NotFinite:
             parameter.grad = None
         self._skips_step = True
         self._events("skipped", step=trainer.global_step + 1, position=list(self._counters.position))
-        log.warning("step %d has no finite gradient and changes nothing", trainer.global_step + 1)
+        log.warning("step %d was skipped, because its gradient is not finite", trainer.global_step + 1)
 
     def end_step(self) -> bool:
         """Whether the step that has just ended was skipped; the next one is not."""

@@ -44,7 +44,7 @@ def load_states(trainer: L.Trainer, task: Task, start: Start, folder: Path) -> N
             precision.load_state_dict(start.state[type(precision).__qualname__])
     except (RuntimeError, ValueError, KeyError) as error:
         what = f"does not fit the configuration ({' '.join(str(error).split())[:200]})"
-        fix = "leave out what changes the model or the optimizer"
+        fix = "leave out settings that change the model or the optimizer"
         raise CheckpointError(str(folder / start.name), what, fix) from error
     lightning_private.set_counters(trainer, start.own["step"])
 

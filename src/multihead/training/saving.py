@@ -76,7 +76,7 @@ class Saving:
         if not trainer.is_global_zero:
             return
         if problem := damage(path):
-            raise MachineError(str(path), f"{problem} right after it was written", "check the disk")
+            raise MachineError(str(path), f"was just written, but {problem}", "check the disk")
         replace_synced(self.folder / "latest.json", json.dumps({"step": step, "name": path.name}).encode())
         if best.get("step") == step:
             replace_synced(self.folder / "best.json", json.dumps(best).encode())

@@ -130,7 +130,8 @@ class Steps(TaskCallback):
             self.telemetry.begin_step()
             here, there = self.counters.position, (batch["epoch"], batch["step_in_epoch"])
             if here != there:  # a loop that went astray must not train on
-                raise RuntimeError(f"step {trainer.global_step} is at {here} of the data, and its batch is of {there}")
+                what = f"step {trainer.global_step} needs the batch at {here} of the data, got the one at {there}"
+                raise RuntimeError(what)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Task, optimizer: Optimizer) -> None:
         self._is_updating = True

@@ -98,7 +98,7 @@ def published_source(init_from: str) -> Source:
     """
     found = read_published(init_from)
     if found.unused:
-        log.info("of %s are not used: %s", init_from, ", ".join(found.unused))
+        log.info("weights of %s that this run does not use: %s", init_from, ", ".join(found.unused))
     return Source(init_from, found.state, Vocabulary({"text": found.tokenizer}, found.labels), found.options)
 
 
@@ -191,8 +191,9 @@ def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source,
     theirs = source.state[counterpart]
     if name.endswith(("embedding.weight", "head.weight")) or _is_vocabulary_head(name):
         entries = _tokenizer(counterpart, source.vocab)
-        if theirs.shape != (entries.vocab_size, parameter.size(1)):
-            what = f"{counterpart} has the shape {tuple(theirs.shape)} for {entries.vocab_size:,} entries"
+        fitting = (entries.vocab_size, parameter.size(1))
+        if theirs.shape != fitting:
+            what = f"{counterpart} must have the shape {fitting}, got {tuple(theirs.shape)}"
             raise CheckpointError(f"{source.path}/model/model.safetensors", what, "copy the run again")
         return _copy_rows(parameter, theirs, _tokenizer(name, vocab), entries, row)
     if name.endswith("positions.weight"):
@@ -213,7 +214,7 @@ def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source,
         row.fresh += size
         return "other classes"
     if theirs.shape != parameter.shape and ".layers." in name:  # `check_same` has compared all that shapes them
-        what = f"{counterpart} has the shape {tuple(theirs.shape)}, and its model.json says {tuple(parameter.shape)}"
+        what = f"{counterpart} has the shape {tuple(theirs.shape)}, but its model.json says {tuple(parameter.shape)}"
         raise CheckpointError(f"{source.path}/model/model.safetensors", what, "copy the run again")
     if theirs.shape != parameter.shape:
         row.fresh += size

@@ -87,6 +87,8 @@ def _still_best(best: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The best checkpoint so far, if it can still be read at the end of the run."""
     path = folder / f"step_{best.get('step')}"
     if best and (problem := damage(path)):
-        log.warning("resume: the best checkpoint so far, %s, %s; a later one will have to do", path.name, problem)
+        log.warning(
+            "resume: the best checkpoint so far, %s, %s; the best of the later ones replaces it", path.name, problem
+        )
         return {}
     return dict(best)

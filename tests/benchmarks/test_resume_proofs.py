@@ -27,7 +27,7 @@ def test_every_checkpoint_goes_on_exactly(tmp_path):
 def test_random_streams_that_are_not_put_back_are_seen(tmp_path, monkeypatch):
     import resume_every_step
 
-    monkeypatch.setattr("multihead.training.steps.set_random_state", lambda state: None)
+    monkeypatch.setattr("multihead.training.streams.set_random_state", lambda state: None)
     found = resume_every_step.prove("classification", "accumulation", 3, tmp_path)
     assert found["identical"] == 1  # the last checkpoint has no step after it
     assert any("0x" in line for line in found["differences"]["step_1"])

@@ -1,6 +1,7 @@
 """``multihead data``: what it prints of files, the commands that it offers, and the data set that it saves."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -95,9 +96,11 @@ def test_torch_is_not_imported(tickets):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_what_hydra_shows_of_a_path(tickets, capsys):
+def test_what_hydra_shows_of_a_path(tickets, capsys, monkeypatch):
     from multihead.cli import main
 
+    monkeypatch.setattr(logging.root, "handlers", list(logging.root.handlers))  # Hydra adds one for --info
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
     assert main(["train", "task=classification", "data=tickets.csv", "--info", "config"]) == 0
     assert "Config search path" in capsys.readouterr().out
     assert main(["train", "task=classification", "data=tickets.csv", "--cfg", "job", "--package", "data.roles"]) == 0

@@ -319,7 +319,7 @@ def path_tricks(bench):
     "42b",
     "a configuration folder that is missing, empty, or hides one of ours",
     "status 2; a file of the same name cannot replace ours unseen",
-    'patch("multihead.config.files.Files._check_choice", lambda self, group, option: None)',
+    'patch("multihead.config.files._check_choice", lambda repository, group, option: None)',
 )
 def config_folder(bench):
     bench.main("train", "--config-dir", str(bench.folder / "none"), "task=lm").expect(2, "none")

@@ -414,11 +414,11 @@ def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_run_direct
 
 def test_a_file_with_an_unknown_label_is_refused_in_evaluate(run, tmp_path):
     (tmp_path / "mine.csv").write_text("1,prize word1\n0,lunch\n2,word3 word4\n")
-    words = [f"data.test={tmp_path / 'mine.csv'}", "data.labels.2=scam"]
+    words = [f"data.test={tmp_path / 'mine.csv'}", "data.on_bad_line=error", "data.labels.2=scam"]
     with pytest.raises(DataError, match=r"mine.csv:3: the label 'scam' is not among the classes .*; nearest: spam"):
         evaluate(str(run[0]), words)
     with pytest.raises(DataError, match=r"mine.csv:3: the label '2' has no name in data.labels"):
-        evaluate(str(run[0]), words[:1])
+        evaluate(str(run[0]), words[:2])
 
 
 def test_a_few_examples_of_a_sorted_file_are_of_every_class_and_many_classes_make_a_short_line(tmp_path):

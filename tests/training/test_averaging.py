@@ -135,10 +135,12 @@ def test_the_default_logger_and_averaging_go_together(task, tmp_path, monkeypatc
 
 def test_an_average_of_fewer_than_two_steps_is_refused():
     """Three settings, the last with its default: nothing was averaged, silently."""
-    what = r"trainer.average_every_n_steps: 100 .* samples 0 of the last 10 .*; fix: trainer.average_every_n_steps=1$"
+    what = (
+        r"trainer.average_every_n_steps: 100 steps .* give 0 of the last 10 .*; fix: trainer.average_every_n_steps=1$"
+    )
     with pytest.raises(ConfigError, match=what):
         TrainerConfig(max_steps=20, average_last_steps=10)
-    with pytest.raises(ConfigError, match=r"samples 1 of the last 100 "):  # the weights of one step are no average
+    with pytest.raises(ConfigError, match=r"give 1 of the last 100 "):  # the weights of one step are no average
         TrainerConfig(max_steps=2000, average_last_steps=100)
     TrainerConfig(max_steps=2000, average_last_steps=200)
     TrainerConfig(max_steps=20, average_last_steps=10, average_every_n_steps=1)

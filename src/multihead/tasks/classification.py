@@ -166,8 +166,9 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
             return text
         marks = self.tokenizers["text"]
         chosen = torch.rand(text.shape, device=text.device) < self.settings.token_dropout
-        special = torch.tensor(list(marks.special_ids), device=text.device)
-        return text.masked_fill(chosen & ~torch.isin(text, special), marks.mask_id)
+        for special in marks.special_ids:  # one by one, since a tensor of them would make the host wait
+            chosen &= text != special
+        return text.masked_fill(chosen, marks.mask_id)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         found, labels = self.opinions(batch)

@@ -263,8 +263,16 @@ def test_help(command):
         status, out, err = command(words)
         assert (status, err) == (0, "") and 4 < out.count("\n") < 60
         assert max(map(len, out.splitlines())) <= 120
+    assert all(f"\n  {verb}" in command([])[1] for verb in cli.VERBS)
     out = command("train --help")[1]
     assert "multi30k" in out and "optim.lr=0.001" in out and "Peak learning rate of AdamW" in out
+
+
+@pytest.mark.parametrize("words", ["--help", *(f"{verb} --help" for verb in cli.VERBS)])
+def test_help_fits_the_terminal(command, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    text, _, commands = command(words)[1].partition("\nExamples:\n")  # a command that can be pasted is one line
+    assert max(map(len, text.splitlines())) <= 80 and commands
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import inspect
 import os
+import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from multihead.config.task import TASKS
 from multihead.config.verbs import SETTINGS
 from multihead.config.words import PATHS
 
-WIDTH = 110
+WIDEST = 110
 LEFT = 27
 """Column at which the meaning of a setting starts."""
 GROUP_MEANING = {
@@ -44,88 +45,100 @@ MOST_USED = (
     "run_dir",
     "resume",
     "init_from",
-    "init_tokenizer",
     "logger",
     "plugin",
     "config_dir",
 )
-TYPING = """\
-How to type a setting:
-  key=TEXT            the text is taken as you type it (run_dir=2024_11_26); if it has a comma: 'key="a, b"'
-  run_dir=~/x         in paths, ~ and $NAME are expanded, also in 'key="..."' but not in "key='...'"
-  key=[a,b]           a list;   'key={a: x, b: y}' or key.a=x sets a mapping;   debug=null chooses no file of a group
-"""
-OVERVIEW = """\
-multihead: one Transformer backbone, many heads. Every command takes settings of the form key=value.
-
-  multihead train task=TASK                   trains a model; python train.py task=TASK does the same
-  multihead evaluate run=RUN data.split=test  measures a finished run on a split or a file; calibrates classifiers
-  multihead predict run=RUN                   continues, translates, summarizes or classifies lines of standard input
-  multihead export run=RUN to=FORMAT          writes the model for CTranslate2, ONNX, torch.export or transformers
-  multihead explain key=model.d_model         shows a key's value, what set it, what it replaced, and what it means
-  multihead runs                              lists your runs with their state, best metric, time and size
-  multihead diff a=RUN b=RUN                  shows what differs between two runs
-  multihead compare runs=[A,B,...]            shows which run is better, by how much, and whether that may be chance
-  multihead sweep file=FILE                   runs a W&B sweep file on one or several machines, without an account
-  multihead COMMAND --help                    explains one command
-"""
+TYPING = {
+    "key=TEXT": "The text is taken as you type it (run_dir=2024_11_26). If it has a comma: 'key=\"a, b\"'",
+    "run_dir=~/x": "In paths, ~ and $NAME are expanded, also in 'key=\"...\"' but not in \"key='...'\".",
+    "key=[a,b]": "This is a list; 'key={a: x, b: y}' or key.a=x sets a mapping.",
+    "debug=null": "This chooses no file of a group.",
+}
+FLAGS = {
+    "-m": "Starts a multirun: key=a,b,c trains once for each value.",
+    "--cfg job": "Shows the composed configuration.",
+    "-sc install=bash": 'Prints the shell completion; eval "$(multihead -sc install=bash)" turns it on.',
+}
 EXAMPLES = """\
 Examples:
-  python train.py task=translation                                      # built-in data, no download; as for all tasks
-  python train.py task=translation data=multi30k model=small precision=auto devices=4
-  python train.py task=translation data=files data.train=my.tsv.gz      # your own two columns
-  python train.py task=lm data=text data.train=book.txt                 # your own text, or a folder of it
+  python train.py task=translation                 # built-in data, no download
+  python train.py task=translation data=multi30k model=small devices=4
+  python train.py task=translation data=my.tsv.gz  # your own two columns
+  python train.py task=lm data=book.txt            # your own text, or a folder
   python train.py task=classification data=sst2 init_from=outputs/lm/sst2/...
   python train.py task=multitask 'task.parts=[lm,classification]'
   python train.py -m task=lm model=tiny,small optim.lr=1e-3,3e-4
-  python train.py task=translation plan=true                            # forecasts time and memory
+  python train.py task=translation plan=true       # forecasts time and memory
   python train.py resume=outputs/translation/grammar/...
-"""
-FLAGS = """\
-Hydra's flags:
-  -m                  starts a multirun: key=a,b,c trains once for each value
-  --cfg job           shows the composed configuration
-  --config-dir DIR    adds a folder of configuration files, as config_dir=DIR does
-  -sc install=bash    prints the shell completion; eval "$(multihead -sc install=bash)" turns it on
 """
 
 
 def overview() -> str:
     """Returns the help of the whole program."""
-    return "\n".join([OVERVIEW, _groups(), _keys(MOST_USED), EXAMPLES, _closing()])
+    commands = {"train task=TASK": "Trains a model; python train.py task=TASK is the same."}
+    for verb, cls in SETTINGS.items():
+        commands[" ".join([verb, *_needed(cls)])] = _texts(cls)[0]
+    head = "multihead COMMAND [key=value ...]     (multihead COMMAND --help explains it)\n"
+    return "\n".join([head + _rows("", commands), _groups(), _keys(MOST_USED), EXAMPLES, _closing()])
 
 
 def verb_help(verb: str) -> str:
     """Returns the help of one command."""
     if verb != "train":
         return _settings_help(SETTINGS[verb])
-    head = "multihead train task=TASK [group=choice ...] [key=value ...]     (python train.py is the same)\n"
-    return "\n".join([head, _groups(), _keys(MOST_USED), TYPING, FLAGS, EXAMPLES, _closing()])
+    head = "multihead train task=TASK [key=value ...]     (python train.py is the same)"
+    typing, flags = _rows("How to type a setting:", TYPING), _rows("Hydra's flags:", FLAGS)
+    return "\n".join([head, _groups(), _keys(MOST_USED), typing, flags, EXAMPLES, _closing()])
+
+
+def _width() -> int:
+    """Returns the columns of the terminal, at most `WIDEST`, which is also taken without a terminal."""
+    return max(60, min(WIDEST, shutil.get_terminal_size((WIDEST, 0)).columns))
+
+
+def _needed(cls: type[Settings]) -> list[str]:
+    """Returns the settings that a command needs, each as NAME=PLACEHOLDER."""
+    fields = dataclasses.fields(cls)
+    return [f"{field.name}={field.metadata['takes']}" for field in fields if field.metadata["example"]]
+
+
+def _texts(cls: type[Settings]) -> list[str]:
+    """Returns what a command does, in one sentence, and then what else there is to say."""
+    return [" ".join(text.split()) for text in inspect.cleandoc(cls.__doc__ or "").split("\n\n")]
 
 
 def _settings_help(cls: type[Settings]) -> str:
     """Returns the help of a command, written from the dataclass of its settings."""
     described = {field.name: field.metadata for field in dataclasses.fields(cls)}
-    needed = [f"{name}={about['takes']}" for name, about in described.items() if about["required"]]
-    summary, _, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
-    paragraphs = [textwrap.fill(" ".join(text.split()), WIDTH) for text in (summary, rest) if text]
+    paragraphs = [textwrap.fill(text, _width()) for text in _texts(cls)]
     lines = [_row(f"{name}={_placeholder(key, described[name])}", _meaning(key, described[name]))
              for name, key in cls.keys().items()]  # fmt: skip
     if cls.OTHER_KEYS:
         config = leaf_keys(TASKS.values())
-        lines += [_row(f"{name}=...", documentation(config[name]).partition(". ")[0].rstrip(".") + ".")
-                  for name in cls.KEYS]  # fmt: skip
-        lines.append(textwrap.indent(textwrap.fill(cls.OTHER_KEYS, WIDTH - 2), "  "))
+        lines += [_row(f"{name}=...", _first_sentence(config[name])) for name in cls.KEYS]
+        lines.append(textwrap.indent(textwrap.fill(cls.OTHER_KEYS, _width() - 2), "  "))
     examples = "\n".join(["Examples:", *(f"  {line}" for line in cls.EXAMPLES)])
-    usage = " ".join(["multihead", cls.verb(), *needed, "[key=value ...]"])
+    usage = " ".join(["multihead", cls.verb(), *_needed(cls), "[key=value ...]"])
     return "\n\n".join([usage, *paragraphs, "\n".join(lines), examples]) + "\n"
 
 
-def _row(left: str, meaning: str) -> str:
-    """Returns a key and its meaning in two columns."""
-    room = [" " * LEFT + line for line in textwrap.wrap(meaning, WIDTH - LEFT)]
+def _rows(title: str, rows: Mapping[str, str], column: int = LEFT) -> str:
+    """Returns a title and the rows below it."""
+    return "\n".join([title, *(_row(left, meaning, column) for left, meaning in rows.items())]) + "\n"
+
+
+def _row(left: str, meaning: str, column: int = LEFT) -> str:
+    """Returns a key and its meaning in two columns, of which the second begins at ``column``."""
+    room = [" " * column + line for line in textwrap.wrap(meaning, _width() - column)]
     first = f"  {left}"
-    return "\n".join([first, *room]) if len(first) > LEFT - 2 else "\n".join([first + room[0][len(first) :], *room[1:]])
+    if len(first) > column - 1:
+        return "\n".join([first, *room])
+    return "\n".join([first + room[0][len(first) :], *room[1:]])
+
+
+def _first_sentence(key: Key) -> str:
+    return documentation(key).partition(". ")[0].rstrip(".") + "."
 
 
 def _placeholder(key: Key, described: Mapping[str, Any]) -> str:
@@ -195,19 +208,15 @@ def _groups() -> str:
     for group in GROUPS:
         options = ", ".join(sorted(file.stem for file in (folder / group).glob("*.yaml"))) or "none"
         text = f"  {group:<12}{options}  ({GROUP_MEANING[group]})"
-        lines += textwrap.wrap(text, WIDTH, subsequent_indent=" " * 14, break_long_words=False)
+        lines += textwrap.wrap(text, _width(), subsequent_indent=" " * 14, break_long_words=False)
     return "\n".join(lines) + "\n"
 
 
 def _keys(names: tuple[str, ...]) -> str:
-    """Lists the keys ``names`` with their defaults and the beginning of their documentation."""
+    """Lists the keys ``names`` with their defaults and the first sentence of their documentation."""
     keys = leaf_keys(TASKS.values())
-    lines = ["Most used keys (key=default, and its meaning; a choice may set another value):"]
-    for name in names:
-        left = f"  {name}={_shown(keys[name])}"
-        room = WIDTH - 34
-        lines.append(f"{left:<33} {textwrap.shorten(documentation(keys[name]), room, placeholder=' ...')}")
-    return "\n".join(lines) + "\n"
+    title = "Most used keys (key=default, and its meaning; a choice may set another value):"
+    return _rows(title, {f"{name}={_shown(keys[name])}": _first_sentence(keys[name]) for name in names}, 34)
 
 
 def _shown(key: Key) -> str:
@@ -221,4 +230,4 @@ def _closing() -> str:
         "An error is one line; with the environment variable MULTIHEAD_TRACEBACK=1 it comes with its traceback. "
         "Data sets are read from the folder in MULTIHEAD_DATA (default data/)."
     )
-    return textwrap.fill(text, WIDTH) + "\n"
+    return textwrap.fill(text, _width()) + "\n"

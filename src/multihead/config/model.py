@@ -36,7 +36,7 @@ class ModelConfig:
     max_len: int = 256
     """Longest sequence in tokens, including begin and end marks."""
     dropout: float = 0.1
-    """Dropout on embeddings and on the output of each sub-layer (section 5.4 of the paper)."""
+    """Dropout on embeddings and on the output of each sub-layer (section 5.4)."""
     attention_dropout: float = 0.0
     """Dropout on attention weights; off by default, because it rules out the fused attention kernels of the CPU."""
     ff_dropout: float = 0.0

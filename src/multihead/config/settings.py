@@ -18,19 +18,16 @@ from multihead.config.words import PATHS, entries_of, paths_of, split, without_q
 from multihead.errors import ConfigError
 
 
-def setting(
-    default: Any = "", *, takes: str = "", choices: Sequence[str] = (), example: str = "", required: bool = False
-) -> Any:
+def setting(default: Any = "", *, takes: str = "", choices: Sequence[str] = (), example: str = "") -> Any:
     """A field of a `Settings` class.
 
     Args:
         default: The default value; an empty list stands for a new list.
         takes: Placeholder for the value in the help, such as FILE.
         choices: The values that are allowed; empty allows all.
-        example: A word that works when it is pasted; the error for a missing value shows it.
-        required: Whether the command needs a value.
+        example: A word for the error if the value is missing; empty if the command does not need a value.
     """
-    described = {"takes": takes, "choices": tuple(choices), "example": example, "required": required}
+    described = {"takes": takes, "choices": tuple(choices), "example": example}
     if default == []:
         return dataclasses.field(default_factory=list, metadata=described)
     return dataclasses.field(default=default, metadata=described)
@@ -50,7 +47,7 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, described = getattr(self, field.name), field.metadata
-            if described["required"] and not value:
+            if described["example"] and not value:
                 raise ConfigError(field.name, "is missing", described["example"])
             for each in value if isinstance(value, list) else [value] if value else []:
                 if described["choices"]:

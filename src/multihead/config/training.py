@@ -286,8 +286,8 @@ class Config:
     num_nodes: int = 1
     """Number of machines that take part."""
     precision: str = "32-true"
-    """32-true, bf16-mixed, bf16-true, 16-mixed, 64-true, or auto: bf16-mixed if the device gains by it, else 32-true.
-    The run directory records what auto has become, and a resumed run keeps it."""
+    """32-true, bf16-mixed, bf16-true, 16-mixed, 64-true, or auto. auto is bf16-mixed if the device gains by it, else
+    32-true; the run directory records which, and a resumed run keeps it."""
     seed: int = 1
     """Seed of initialisation, dropout and the batch plan."""
     run_dir: str = ""
@@ -300,25 +300,25 @@ class Config:
     plan: bool = False
     """Print what the run will take (parameters, memory, time) and end without starting it."""
     init_from: str = ""
-    """A finished run of any task, or a published model: hf:FOLDER with its config.json, or hf:ORG/NAME[@revision] on
-    the hub. This run starts from its embeddings and stacks, as far as they fit. A published model also brings its sizes
-    and tokenizer."""
+    """A finished run of any task, or a published model. A published model is hf:FOLDER with its config.json, or
+    hf:ORG/NAME[@revision] on the hub. This run starts from its embeddings and stacks, as far as they fit. A published
+    model also brings its sizes and tokenizer."""
     init_tokenizer: str = "new"
     """The tokenizer if init_from is set. new trains one on this run's data and matches embeddings token by token; same
     takes the one of init_from. A published model brings its own unless new is asked for."""
     logger: str = "auto"
-    """auto (W&B online if logged in, else offline), none, wandb or tensorboard; metrics.csv is always written."""
+    """auto (W&B online if logged in, else offline), none, wandb or tensorboard. metrics.csv is always written."""
     log_model: bool = False
     """Whether the finished run (model/, configuration, results, metrics) goes to W&B as an artifact."""
     compile: bool = False
     """torch.compile the backbone's layers in place; this is seldom faster on a CPU."""
     plugin: str = ""
-    """A Python file (or installed entry point) of yours that adds tasks, corpora, blocks or callbacks."""
+    """A Python file or entry point that adds tasks, corpora, blocks or callbacks."""
     plugin_sha256: str = ""
     """Checksum of the plugin's file, which Multihead fills in. For an existing run, `plugin_sha256=` accepts a plugin
     that has changed."""
     config_dir: str = ""
-    """A folder of your own YAML files, in folders named like the groups: model/mine.yaml there is model=mine."""
+    """A folder of your own YAML files, in folders named like the groups. model/mine.yaml there is model=mine."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of what the plugin adds, one node per name."""
 

@@ -23,11 +23,11 @@ A_RUN = "run=outputs/TASK/DATA/..."
 
 @dataclass(kw_only=True)
 class EvaluateSettings(Settings):
-    """Measures a finished run on any split or file; translations and summaries are really decoded.
+    """Measures a finished run on any split or file, and calibrates classifiers.
 
-    The configuration is RUN/config.yaml plus what you type. The result is written beside result.json, never over it.
-    A run of classification can also be calibrated, and thresholds can be chosen. This is done on the validation split;
-    the outcome is kept in the run for predict and evaluate.
+    Translations and summaries are really decoded. The configuration is RUN/config.yaml plus what you type. The result
+    is written beside result.json, never over it. A run of classification can also be calibrated, and thresholds can be
+    chosen. This is done on the validation split; the outcome is kept in the run for predict and evaluate.
     """
 
     OTHER_KEYS: ClassVar[str] = "Every other key of the configuration can be set too."
@@ -38,14 +38,14 @@ class EvaluateSettings(Settings):
         "multihead evaluate run=outputs/classification/sms_spam/... calibrate=true",
     )
 
-    run: list[str] = setting([], takes="RUN", example=A_RUN, required=True)
+    run: list[str] = setting([], takes="RUN", example=A_RUN)
     """The run's directory. Several, as run=[A,B], give one table."""
     calibrate: bool | None = setting(None)
     """true fits a temperature for the probabilities of a classifier; false removes it."""
-    threshold: str = setting(takes="CRITERION", example="threshold=cost:1")
+    threshold: str = setting(takes="CRITERION")
     """How the threshold of a class is chosen: precision:0.99, or cost:C if a false positive costs as much as C false
     negatives. none removes all thresholds."""
-    threshold_label: str = setting(takes="CLASS", example="threshold_label=CLASS")
+    threshold_label: str = setting(takes="CLASS")
     """The class that threshold= is for."""
 
     def __post_init__(self) -> None:
@@ -78,10 +78,10 @@ def read_criterion(text: str) -> tuple[str, float]:
 
 @dataclass(kw_only=True)
 class PredictSettings(Settings):
-    """Answers every line of standard input with one line, in order.
+    """Translates, summarizes, continues or classifies every line of standard input.
 
-    The answer is a translation or a summary, a continuation (its newlines as \\n), or label TAB probability. Type a
-    pair of texts as TEXT TAB TEXT_B. Only RUN/config.yaml and RUN/model/ are needed.
+    Each line is answered by one line, in order: a translation or a summary, a continuation (its newlines as \\n), or
+    label TAB probability. Type a pair of texts as TEXT TAB TEXT_B. Only RUN/config.yaml and RUN/model/ are needed.
     """
 
     OTHER_KEYS: ClassVar[str] = "Every other key of the configuration can be set too, above all those below decoding."
@@ -96,7 +96,7 @@ class PredictSettings(Settings):
         'echo "ROMEO:" | multihead predict run=outputs/lm/wikitext2/... decoding.do_sample=true decoding.top_p=0.9',
     )
 
-    run: str = setting(takes="RUN", example=A_RUN, required=True)
+    run: str = setting(takes="RUN", example=A_RUN)
     """The run's directory."""
     part: str = setting(takes="TASK")
     """The task that answers, if the run has several."""
@@ -121,9 +121,9 @@ class ExportSettings(Settings):
         "multihead export run=outputs/classification/sst2/... to=onnx",
     )
 
-    run: str = setting(takes="RUN", example=A_RUN, required=True)
+    run: str = setting(takes="RUN", example=A_RUN)
     """The run's directory."""
-    to: str = setting(takes="FORMAT", choices=EXPORT_FORMATS, example="to=ctranslate2", required=True)
+    to: str = setting(takes="FORMAT", choices=EXPORT_FORMATS, example="to=ctranslate2")
     """The format. ctranslate2 runs translation, summarization and lm; onnx and torch_export run every task. huggingface
     is for the Auto classes of transformers, if the model is one of a published family, such as BERT's or Llama's."""
     out: str = setting(takes="FOLDER")
@@ -148,7 +148,7 @@ class ExportSettings(Settings):
 
 @dataclass(kw_only=True)
 class ExplainSettings(Settings):
-    """Prints the value of a key, which file or word set it, what that replaced, and what the key means.
+    """Prints a key's value, what set it, what that replaced, and what the key means.
 
     A node (key=model) explains every key below it.
     """
@@ -159,7 +159,7 @@ class ExplainSettings(Settings):
         "multihead explain key=optim run=outputs/translation/grammar/...",
     )
 
-    key: str = setting(takes="KEY", example="key=optim.lr", required=True)
+    key: str = setting(takes="KEY", example="key=optim.lr")
     """The key or node to explain."""
     run: str = setting(takes="RUN")
     """A run whose configuration is explained."""
@@ -176,9 +176,9 @@ class DiffSettings(Settings):
         "multihead diff a=outputs/translation/grammar/first b=outputs/translation/grammar/second",
     )
 
-    a: str = setting(takes="RUN", example="a=outputs/...", required=True)
+    a: str = setting(takes="RUN", example="a=outputs/...")
     """One run's directory."""
-    b: str = setting(takes="RUN", example="b=outputs/...", required=True)
+    b: str = setting(takes="RUN", example="b=outputs/...")
     """The other run's directory."""
 
 
@@ -213,7 +213,7 @@ class RunsSettings(Settings):
 
 @dataclass(kw_only=True)
 class DataSettings(Settings):
-    """Looks at your own files: what they are, what may be wrong with them, and the commands that train on them.
+    """Shows what your files hold, what may be wrong with them, and how to train on them.
 
     It prints the format and the columns, the classes with their counts, repeated texts and texts that are in two
     splits, and for each task the roles of the columns. Nothing is trained. Large files are sampled.
@@ -226,11 +226,11 @@ class DataSettings(Settings):
         "multihead data file=tickets.csv task=classification save=my_conf/data/tickets.yaml",
     )
 
-    file: list[str] = setting([], takes="FILE", example="file=tickets.csv", required=True)
+    file: list[str] = setting([], takes="FILE", example="file=tickets.csv")
     """A file, a folder, a pattern in quotes ('texts/*.txt'), or several files as file=[A,B]."""
     task: str = setting(takes="TASK", choices=("classification", "translation", "summarization", "lm"))
     """Looks at the files for this task only."""
-    save: str = setting(takes="FILE.yaml", example="save=my_conf/data/tickets.yaml")
+    save: str = setting(takes="FILE.yaml")
     """Writes what was found as a data set. To use my_conf/data/tickets.yaml, type config_dir=my_conf data=tickets."""
     format: str = setting("table", choices=("table", "json"))
     """json prints everything as JSON."""
@@ -238,12 +238,13 @@ class DataSettings(Settings):
 
 @dataclass(kw_only=True)
 class CompareSettings(Settings):
-    """Says which system is better on the test split, by how much, and whether that is more than chance.
+    """Says which run is better, by how much, and whether that may be chance.
 
-    Runs that differ only in their seed are one system: its mean, deviation and interval are taken over its seeds. All
-    runs must have the same test data. BLEU, chrF and ROUGE are tested by paired bootstrap and accuracy by McNemar's
-    test. Other metrics of classification and language modelling are tested by paired permutation. Systems with several
-    seeds get a t-test over seeds and examples. p is corrected by Holm's method.
+    The runs are compared on the test split, and all must have the same test data. Runs that differ only in their seed
+    are one system: its mean, deviation and interval are taken over its seeds. BLEU, chrF, TER and ROUGE are tested by
+    approximate randomisation, and accuracy by McNemar's test. Other metrics of classification and language modelling
+    are tested by paired permutation. Systems with several seeds get a t-test over seeds and examples. p is corrected by
+    Holm's method.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -251,7 +252,7 @@ class CompareSettings(Settings):
         "multihead compare 'runs=[runs/scratch_*,runs/pretrained_*]' names=[scratch,pretrained] metric=test/accuracy",
     )
 
-    runs: list[str] = setting([], takes="[A,B,...]", example="runs=[outputs/A,outputs/B] or group=FOLDER")
+    runs: list[str] = setting([], takes="[A,B,...]")
     """Run directories, folders of runs, or globs ('runs=[outputs/lm/*]', quoted)."""
     group: list[str] = setting([], takes="FOLDER")
     """Compares all runs below this folder."""
@@ -287,7 +288,7 @@ class SweepSettings(Settings):
         "multihead sweep file=sweeps/translation.yaml best=true",
     )
 
-    file: str = setting(takes="FILE", example="file=sweeps/translation.yaml", required=True)
+    file: str = setting(takes="FILE", example="file=sweeps/translation.yaml")
     """The sweep file; it also works with wandb sweep."""
     workers: int = setting(1, takes="N")
     """Number of trials that run at the same time on this machine."""

@@ -100,9 +100,11 @@ def test_activations(name, function):
     assert_close(layer(x), layer.down(function(layer.up(x))))
 
 
-def test_a_gate_of_gelu():
-    layer, x = FeedForward(ModelConfig(**SMALL, activation="geglu")), torch.randn(3, 16)
-    assert_close(layer(x), layer.down(F.gelu(layer.up(x)) * layer.gate(x)))
+@pytest.mark.parametrize("name, approximate", [("geglu", "none"), ("geglu_tanh", "tanh")])
+def test_a_gate_of_gelu(name, approximate):
+    layer, x = FeedForward(ModelConfig(**SMALL, activation=name)), 3 * torch.randn(3, 16)
+    expected = layer.down(F.gelu(layer.up(x), approximate=approximate) * layer.gate(x))
+    assert_close(layer(x), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])

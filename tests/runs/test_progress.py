@@ -131,7 +131,8 @@ def test_summary_shows_metrics_samples_and_what_to_type(opened, tmp_path):
     samples = [dict(zip(("source", "reference", "output"), sample, strict=True)) for sample in samples]
     summary(result, samples, ["multihead predict run=outputs/translation/grammar/2026-01-01_00-00-00_abcd " + "x" * 40])
     text = shown()
-    names = re.findall(r"^ (\S+) +([\d,.:]+) *$", text, re.M)
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []  # blanks at the end clutter a file
+    names = re.findall(r"^ (\S+) +([\d,.:]+)$", text, re.M)
     assert names == [
         ("test/bleu", "98.12"), ("test/loss", "0.012"), ("val/bleu", "97.50"),
         ("seconds", "0:03:21"), ("tokens", "1,234,567"), ("padding", "0"),

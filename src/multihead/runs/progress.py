@@ -170,8 +170,17 @@ class _ConsoleHandler(_NeverEndsTheRun):
             if parts and self.console.is_terminal:
                 text = in_lines(parts, self.console.width)
             self.console.print(Text(text, style=style), soft_wrap=True)
-        else:
+        elif self.console.is_terminal:
             self.console.print(drawn)
+        else:
+            self.console.print(Text(_as_text(drawn, self.console.width)), soft_wrap=True)
+
+
+def _as_text(renderable: Any, width: int) -> str:
+    """A table as plain lines, without the blanks that fill its last column."""
+    text = io.StringIO()
+    Console(file=text, width=width, highlight=False).print(renderable)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 class _FileHandler(_NeverEndsTheRun, logging.FileHandler):
@@ -183,9 +192,7 @@ class _FileFormatter(logging.Formatter):
         drawn = getattr(record, "renderable", None)
         if drawn is None:
             return super().format(record)
-        text = io.StringIO()
-        Console(file=text, width=PIPE_WIDTH, highlight=False).print(drawn)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return _as_text(drawn, PIPE_WIDTH)
 
 
 BAR = side_output("the progress bar")

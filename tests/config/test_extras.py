@@ -1,5 +1,6 @@
 """Every optional package that is missing is named, with the extra that installs it, in one line."""
 
+import importlib
 import re
 import sys
 import tomllib
@@ -77,6 +78,8 @@ HEAVY = ("tensorboard", "matplotlib", "onnx", "onnxruntime", "onnxscript", "ctra
 )
 def test_a_missing_package(package, monkeypatch, tmp_path, capsys, caplog):
     monkeypatch.chdir(tmp_path)
+    if package in HEAVY:
+        importlib.import_module("lightning")  # it imports what is installed, if it has not been imported before
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
@@ -95,5 +98,5 @@ def test_a_missing_package(package, monkeypatch, tmp_path, capsys, caplog):
 def test_the_extras_are_those_of_the_package():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for package, extra in EXTRAS.items():
-        assert any(package in line or (package in ("submitit", "joblib") and package in line) for line in extras[extra])
+        assert any(package in line for line in extras[extra])
         assert install(package) == f'pip install "multihead[{extra}]"'

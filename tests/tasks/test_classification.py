@@ -258,7 +258,7 @@ def test_a_calibration_holds_for_metrics_samples_and_prediction():
     assert metrics["loss"] == pytest.approx(F.cross_entropy(made.logits(TEXTS).double() / 4, labels).item(), abs=1e-6)
     assert metrics["accuracy"] == pytest.approx(1 / 6)
     assert {sample["predicted"] for sample in made.samples} == {"so-so"}
-    assert {outputs[0]["label"] for outputs in made.classify(TEXTS)} == {"so-so"}
+    assert {outputs[0]["label"] for outputs in made.answers(TEXTS)} == {"so-so"}
     assert made.signatures()["calibrated"] is True and made.signatures()["threshold"] == 1e-6
 
 
@@ -305,8 +305,8 @@ def test_several_labels_are_those_above_the_threshold():
 def test_a_pair_is_one_line_with_a_tab():
     made = task(pairs=True)
     lines = [f"{a}\t{b}" for a, b in zip(TEXTS, OTHERS, strict=True)]
-    assert made.predict(lines, None) == made.classify(TEXTS, OTHERS)
-    with pytest.raises(DataError, match=r"input: 'bad' is one text, and this run classifies pairs; fix: write TEXT"):
+    assert made.predict(lines, None) == made.answers(TEXTS, OTHERS)
+    with pytest.raises(DataError, match=r"input: 'bad' is one text, and this run reads pairs; fix: write TEXT"):
         made.predict([lines[0], "bad"], None)
 
 

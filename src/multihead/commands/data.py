@@ -15,7 +15,7 @@ from multihead.errors import ConfigError
 from multihead.runs.files import replace_synced
 from multihead.tables.report import Report, as_json, examine, kept_keys
 
-SINGLE = ("classification", "translation", "summarization", "lm")
+SINGLE = ("classification", "regression", "translation", "summarization", "lm")
 """Tasks that a file may serve."""
 MOST_CLASSES = 10
 

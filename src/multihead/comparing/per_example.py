@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from multihead.comparing.significance import Score
+from multihead.metrics.regression import moments, ranks, score_of_moments
 from multihead.metrics.rouge import ROUGE, rouge
 
 Sample = dict[str, Any]
@@ -52,6 +53,8 @@ def statistics_of(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokeniz
     if {"reference", "output"} <= fields:
         return _of_texts(metric, samples, bleu_tokenize)
     if {"label", "predicted"} <= fields:
+        if isinstance(samples[0][0]["label"], float):
+            return _of_numbers(metric, samples)
         several = isinstance(samples[0][0]["label"], list)
         return (_of_label_sets if several else _of_classes)(metric, samples)
     if {"nats", "tokens", "bytes"} <= fields and metric in LANGUAGE:
@@ -240,6 +243,21 @@ def mcc(sums: np.ndarray) -> np.ndarray:
     covariance = right.sum(-1) * total - (predicted * labelled).sum(-1)
     spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (labelled**2).sum(-1))
     return _ratio(covariance, np.sqrt(np.maximum(spread, 0.0)))
+
+
+# ---- numbers
+
+
+def _of_numbers(metric: str, samples: Sequence[Sequence[Sample]]) -> Statistics | None:
+    """Spearman's correlation is Pearson's of the ranks. A resample keeps the ranks that all examples have."""
+    columns = [tuple(np.array([s[name] for s in run], dtype=np.float64) for name in ("predicted", "label"))
+               for run in samples]  # fmt: skip
+    if metric == "spearman":
+        columns = [(ranks(predicted), ranks(label)) for predicted, label in columns]
+    elif metric not in ("mse", "mae", "r2", "pearson"):
+        return None
+    name = "pearson" if metric == "spearman" else metric
+    return Statistics([moments(*pair) for pair in columns], partial(score_of_moments, name=name), "permutation")
 
 
 # ---- running text

@@ -20,9 +20,11 @@ from multihead.errors import ConfigError
 
 MIN_EXAMPLES = 10
 """Fewer test examples (or documents) are not resampled."""
-LOWER_IS_BETTER = ("ter", "loss", "perplexity", "bits_per_byte", "ece", "loss_random_windows")
+LOWER_IS_BETTER = ("ter", "loss", "perplexity", "bits_per_byte", "ece", "loss_random_windows", "mse", "mae")
 PER_TOKEN = ("loss", "perplexity", "token_accuracy", "loss_random_windows")
-"""Metrics that can be compared only between runs with the same tokenizer. Metrics of classification always can."""
+"""Metrics that can be compared only between runs with the same tokenizer. Those of `PER_EXAMPLE` always can."""
+PER_EXAMPLE = ("classification", "regression")
+"""Tasks whose loss is a mean over examples."""
 UNITS = {
     "bleu": "BLEU",
     "bleu_lowercase": "BLEU (lower-cased)",
@@ -37,6 +39,11 @@ UNITS = {
     "mcc": "MCC",
     "auroc": "AUROC",
     "ece": "calibration error",
+    "mse": "MSE",
+    "mae": "MAE",
+    "r2": "R2",
+    "pearson": "Pearson's r",
+    "spearman": "Spearman's rho",
     "bits_per_byte": "bits per byte",
 }
 
@@ -61,6 +68,8 @@ class Metric:
         """The words that follow a number of this metric."""
         if self.name.startswith("f1/"):
             return f"F1 of {self.name[3:]}"
+        if self.name == "loss" and self.task == "regression":
+            return "MSE of standardised labels"
         if self.name == "loss":
             return "nats" if self.task in ("classification", "multitask") else "nats per token"
         return UNITS.get(self.name, self.name.replace("_", " "))
@@ -94,7 +103,7 @@ def choose_metric(runs: Sequence[FinishedRun], asked: str) -> tuple[Metric, list
     if asked and asked not in first.result and f"test/{asked}" in first.result:
         key = f"test/{asked}"
     metric = describe(first, key)
-    if metric.name in PER_TOKEN and metric.task != "classification" and not _same_tokenizers(runs):
+    if metric.name in PER_TOKEN and metric.task not in PER_EXAMPLE and not _same_tokenizers(runs):
         bits = key[: len(key) - len(metric.name)] + "bits_per_byte"
         if asked or not all(bits in run.result for run in runs):
             fix = f"metric={bits}" if bits in first.result else "compare runs with the same tokenizer"

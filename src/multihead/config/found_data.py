@@ -12,7 +12,7 @@ from typing import Any
 from multihead.config.folder import conf_dir
 from multihead.config.keys import Key, flatten, leaf_keys
 from multihead.config.merge import Layer
-from multihead.config.task import TASKS, ClassificationConfig, TaskConfig
+from multihead.config.task import TASKS, ClassificationConfig, RegressionConfig, TaskConfig
 from multihead.config.words import Word, leaves, pasted, paths_of, split
 from multihead.errors import ConfigError, DataError
 from multihead.tables.layout import Data, find_data
@@ -67,7 +67,7 @@ def found_layer(
     try:
         found = _found(tuple(paths), marks, needs, of_data, _Stated(_nested(stated)))
     except Unclear as unclear:
-        commands = [f"{_program()} {pasted(*typed)} {choice}" for choice in unclear.choices]
+        commands = [f"{_program()} {pasted(*_without_task(typed, choice))} {choice}" for choice in unclear.choices]
         raise DataError(unclear.where, unclear.what, "  or  ".join(commands)) from None
     except FileNotFoundError as error:
         raise DataError(str(error.filename), "no such file", "give the path of a file that exists") from error
@@ -77,6 +77,11 @@ def found_layer(
         if node in found.keys:
             flat |= {f"data.{node}": {}} | flatten({"data": {node: found.keys[node]}})
     return Layer(f"data={','.join(paths)}", flat), found
+
+
+def _without_task(typed: Sequence[str], choice: str) -> list[str]:
+    """The typed words, without the task if the choice names another one."""
+    return [word for word in typed if not (choice.startswith("task=") and word.startswith("task="))]
 
 
 def stated_keys(words: Iterable[str]) -> dict[str, Any]:
@@ -129,7 +134,8 @@ def needs_of(task: type[TaskConfig], multi_label: bool) -> Needs:
     roles = list(dict.fromkeys(role for member in members for role in member.roles))
     optional = list(dict.fromkeys(role for member in members for role in member.optional_roles))
     multi_label = multi_label and issubclass(task, ClassificationConfig)
-    return Needs(settings.name, tuple(roles), tuple(optional), multi_label)
+    numeric = issubclass(task, RegressionConfig)
+    return Needs(settings.name, tuple(roles), tuple(optional), multi_label, numeric)
 
 
 def _program() -> str:

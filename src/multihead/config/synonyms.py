@@ -64,6 +64,7 @@ OURS = {
     "data.val": "val_file validation_file val_data dev_file valid valid_file validation dev",
     "data.test": "test_file test_data test_path testset",
     "task": "task_name task_type objective_name",
+    "task=regression (for one number), or task=classification": "problem_type num_labels",
     "model": "model_name model_type model_size arch architecture",
     "init_from": "pretrained from_pretrained model_name_or_path init_checkpoint load_from finetune_from checkpoint",
     "resume": "resume_from_checkpoint resume_from ckpt_path ckpt continue resume_path",

@@ -185,7 +185,47 @@ class SummarizationConfig(TranslationConfig):
 
 
 @dataclass(kw_only=True, slots=True)
-class ClassificationConfig(TaskConfig):
+class PooledConfig(TaskConfig):
+    """What tasks share that make one vector of a text, or of a pair of texts."""
+
+    stack: str = "encoder"
+    """encoder (sees the whole text), or decoder: a causal stack such as a language model trained."""
+    pooling: str = "mean"
+    """What represents the text: the hidden state of the first or last position, the mean or max over positions, or
+    attention (an attention-weighted mean)."""
+    head_activation: str = "none"
+    """none, or the activation of a dense layer between the pooled state and the outputs: tanh (BERT's pooler), relu or
+    gelu."""
+    head_bias: bool = True
+    """Whether the outputs have a bias; published decoders with a head over classes have none."""
+    head_dropout: float = 0.1
+    """Dropout between the pooled state and the outputs."""
+    token_dropout: float = 0.0
+    """In training, the probability that a token is shown as <mask> (word dropout, Iyyer et al. 2015, P15-1162)."""
+
+    def __post_init__(self) -> None:
+        TaskConfig.__post_init__(self)
+        require_choice("task.stack", self.stack, ("encoder", "decoder"))
+        require_choice("task.pooling", self.pooling, POOLINGS)
+        require_choice("task.head_activation", self.head_activation, HEAD_ACTIVATIONS)
+        require(0 <= self.head_dropout < 1, "task.head_dropout", "in [0, 1)", self.head_dropout)
+        require(0 <= self.token_dropout < 1, "task.token_dropout", "in [0, 1)", self.token_dropout)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("text", "label")
+
+    @property
+    def optional_roles(self) -> tuple[str, ...]:
+        return ("text_b",)
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        return (self.stack,)
+
+
+@dataclass(kw_only=True, slots=True)
+class ClassificationConfig(PooledConfig):
     """Text, or a pair of texts, to one class or several."""
 
     METRICS: ClassVar[dict[str, str]] = {
@@ -199,11 +239,6 @@ class ClassificationConfig(TaskConfig):
     name: str = "classification"
     monitor: str = "val/accuracy"
     monitor_mode: str = "max"
-    stack: str = "encoder"
-    """encoder (sees the whole text), or decoder: a causal stack such as a language model trained."""
-    pooling: str = "mean"
-    """What represents the text: the hidden state of the first or last position, the mean or max over positions, or
-    attention (an attention-weighted mean)."""
     multi_label: bool = False
     """Each example has any number of classes, separated by data.label_separator."""
     label_smoothing: float = 0.0
@@ -212,15 +247,6 @@ class ClassificationConfig(TaskConfig):
     """none, or balanced: the loss of an example is weighted by the inverse frequency of its class."""
     focal_gamma: float = 0.0
     """Exponent of the focal loss (arXiv:1708.02002), which weakens easy examples; 0 is cross-entropy."""
-    head_activation: str = "none"
-    """none, or the activation of a dense layer between the pooled state and the classes: tanh (BERT's pooler), relu or
-    gelu."""
-    head_bias: bool = True
-    """Whether classes have a bias; published decoders with a head over classes have none."""
-    head_dropout: float = 0.1
-    """Dropout between the pooled state and the classes."""
-    token_dropout: float = 0.0
-    """In training, the probability that a token is shown as <mask> (word dropout, Iyyer et al. 2015, P15-1162)."""
     ngram_buckets: int = 0
     """Number of rows of a table of hashed n-grams, which is a second classifier beside the stack (NB-SVM, P12-2018;
     arXiv:1606.07792); 0 means none. Each row has a log-count ratio of the training split and a learned weight for each
@@ -232,14 +258,9 @@ class ClassificationConfig(TaskConfig):
     loss."""
 
     def __post_init__(self) -> None:
-        TaskConfig.__post_init__(self)
-        require_choice("task.stack", self.stack, ("encoder", "decoder"))
-        require_choice("task.pooling", self.pooling, POOLINGS)
-        require_choice("task.head_activation", self.head_activation, HEAD_ACTIVATIONS)
+        PooledConfig.__post_init__(self)
         require_choice("task.class_weights", self.class_weights, ("none", "balanced"))
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
-        require(0 <= self.head_dropout < 1, "task.head_dropout", "in [0, 1)", self.head_dropout)
-        require(0 <= self.token_dropout < 1, "task.token_dropout", "in [0, 1)", self.token_dropout)
         require(
             self.ngram_buckets == 0 or self.ngram_buckets >= 2,
             "task.ngram_buckets",
@@ -256,17 +277,22 @@ class ClassificationConfig(TaskConfig):
             self.label_smoothing,
         )
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return ("text", "label")
 
-    @property
-    def optional_roles(self) -> tuple[str, ...]:
-        return ("text_b",)
+@dataclass(kw_only=True, slots=True)
+class RegressionConfig(PooledConfig):
+    """Text, or a pair of texts, to one number, by the mean squared error."""
 
-    @property
-    def stacks(self) -> tuple[str, ...]:
-        return (self.stack,)
+    METRICS: ClassVar[dict[str, str]] = {
+        "val/mse": "min",
+        "val/mae": "min",
+        "val/r2": "max",
+        "val/pearson": "max",
+        "val/spearman": "max",
+        "val/loss": "min",
+    }
+
+    name: str = "regression"
+    monitor: str = "val/mse"
 
 
 SINGLE_TASKS: dict[str, type[TaskConfig]] = {
@@ -274,6 +300,7 @@ SINGLE_TASKS: dict[str, type[TaskConfig]] = {
     "translation": TranslationConfig,
     "summarization": SummarizationConfig,
     "classification": ClassificationConfig,
+    "regression": RegressionConfig,
 }
 
 
@@ -289,13 +316,14 @@ class MultitaskConfig(TaskConfig):
 
     name: str = "multitask"
     parts: list[str] = field(default_factory=lambda: ["lm", "translation", "classification"])
-    """The tasks: some of lm, translation, summarization and classification."""
+    """The tasks: some of lm, translation, summarization, classification and regression."""
     temperature: float = 1.0
     """Temperature for sampling tasks: a task's share of the steps is proportional to size ** (1 / temperature)."""
     lm: LanguageModelingConfig = field(default_factory=LanguageModelingConfig)
     translation: TranslationConfig = field(default_factory=TranslationConfig)
     summarization: SummarizationConfig = field(default_factory=SummarizationConfig)
     classification: ClassificationConfig = field(default_factory=ClassificationConfig)
+    regression: RegressionConfig = field(default_factory=RegressionConfig)
 
     def __post_init__(self) -> None:
         TaskConfig.__post_init__(self)

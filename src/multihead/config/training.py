@@ -9,10 +9,16 @@ from typing import Any
 from multihead.config.check import require, require_choice
 from multihead.config.data import DataConfig, TokenizerConfig, column_of
 from multihead.config.model import ModelConfig
-from multihead.config.task import ClassificationConfig, SummarizationConfig, TaskConfig, TranslationConfig
+from multihead.config.task import (
+    ClassificationConfig,
+    RegressionConfig,
+    SummarizationConfig,
+    TaskConfig,
+    TranslationConfig,
+)
 from multihead.errors import ConfigError
 
-SEARCHING = (TranslationConfig, SummarizationConfig, ClassificationConfig)
+SEARCHING = (TranslationConfig, SummarizationConfig, ClassificationConfig, RegressionConfig)
 """Built-in tasks whose outputs are searched for and never sampled."""
 SCHEDULES = ("noam", "cosine", "wsd", "constant")
 OPTIMIZERS = ("adamw", "muon")

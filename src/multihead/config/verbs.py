@@ -78,10 +78,11 @@ def read_criterion(text: str) -> tuple[str, float]:
 
 @dataclass(kw_only=True)
 class PredictSettings(Settings):
-    """Translates, summarizes, continues or classifies every line of standard input.
+    """Translates, summarizes, continues, classifies or rates every line of standard input.
 
-    Each line is answered by one line, in order: a translation or a summary, a continuation (its newlines as \\n), or
-    label TAB probability. Type a pair of texts as TEXT TAB TEXT_B. Only RUN/config.yaml and RUN/model/ are needed.
+    Each line is answered by one line, in order: a translation or a summary, a continuation (its newlines as \\n),
+    label TAB probability, or the number of a regression. Type a pair of texts as TEXT TAB TEXT_B. Only RUN/config.yaml
+    and RUN/model/ are needed.
     """
 
     OTHER_KEYS: ClassVar[str] = "Every other key of the configuration can be set too, above all those below decoding."
@@ -228,7 +229,7 @@ class DataSettings(Settings):
 
     file: list[str] = setting([], takes="FILE", example="file=tickets.csv")
     """A file, a folder, a pattern in quotes ('texts/*.txt'), or several files as file=[A,B]."""
-    task: str = setting(takes="TASK", choices=("classification", "translation", "summarization", "lm"))
+    task: str = setting(takes="TASK", choices=("classification", "regression", "translation", "summarization", "lm"))
     """Looks at the files for this task only."""
     save: str = setting(takes="FILE.yaml")
     """Writes what was found as a data set. To use my_conf/data/tickets.yaml, type config_dir=my_conf data=tickets."""

@@ -82,6 +82,7 @@ def load_corpus(
     seed: int = 0,
     readers: Mapping[str, Reader] | None = None,
     may_be_empty: Sequence[str] = (),
+    numbers: Sequence[str] = (),
 ) -> Corpus:
     """Reads the splits of a data set. Rows of train are held out for splits without a file.
 
@@ -93,6 +94,7 @@ def load_corpus(
             different seeds must be scored on the same rows.
         readers: Corpora of plugins by the name of the data set.
         may_be_empty: Roles that may be empty in a row, such as the labels if a row may have none.
+        numbers: Roles that hold numbers instead of classes.
 
     Raises:
         ConfigError: The data set lacks a role, a column or a split.
@@ -100,7 +102,7 @@ def load_corpus(
     """
     read = _Source(config, roles, readers or {}, may_be_empty)
     if "test" in splits and not read.has("test") and config.splits.get("test") == 0:
-        options = {"seed": seed, "readers": readers, "may_be_empty": may_be_empty}
+        options = {"seed": seed, "readers": readers, "may_be_empty": may_be_empty, "numbers": numbers}
         return _tested_on_val(load_corpus(config, roles, splits=_with_val(splits), **options), splits)
     lacking = [split for split in ("val", "test") if not read.has(split)]
     sizes = {split: config.splits[split] for split in lacking if config.splits.get(split)}
@@ -112,20 +114,22 @@ def load_corpus(
                 f"data.{split}=FILE, or data.splits.{split}=0.1",
             )
     rows = {split: read(split) for split in splits if split not in lacking}
-    rows |= _left_out(config, read, rows, lacking, may_be_empty)
+    unclassed = (*may_be_empty, *numbers)
+    rows |= _left_out(config, read, rows, lacking, unclassed)
     if sizes and ("train" in rows or any(split in sizes for split in splits)):
         whole = rows["train"] if "train" in rows else read("train")
-        rows |= hold_out(whole, sizes, seed, _classes(config, whole, may_be_empty))
+        rows |= hold_out(whole, sizes, seed, _classes(config, whole, unclassed))
         read.notes += [f"{split}: {len(rows[split]):,} rows held out of train (data.splits)" for split in sizes]
         for split in sizes:
-            read.notes += _without_class(config, split, rows[split], whole, may_be_empty)
+            read.notes += _without_class(config, split, rows[split], whole, unclassed)
     rows = {split: rows[split] for split in splits}
-    read.notes += [note for split in splits if split != "train" for note in _too_few(config, split, rows[split])]
+    if "label" not in numbers:
+        read.notes += [note for split in splits if split != "train" for note in _too_few(config, split, rows[split])]
     return Corpus(rows, {split: part.fingerprint() for split, part in rows.items()}, read.notes, read.skipped)
 
 
 def _left_out(
-    config: DataConfig, read: _Source, rows: Mapping[str, Rows], lacking: Sequence[str], may_be_empty: Sequence[str]
+    config: DataConfig, read: _Source, rows: Mapping[str, Rows], lacking: Sequence[str], unclassed: Sequence[str]
 ) -> dict[str, Rows]:
     """The splits without the rows of classes that are rare in train, and of classes that train does not have.
 
@@ -137,11 +141,11 @@ def _left_out(
     if not ("label" in read.columns and unseen and (config.min_class_examples > 1 or given)):
         return {}
     train = rows["train"] if "train" in rows else read("train")
-    counts = Counter(_classes(config, train, may_be_empty) or [])
+    counts = Counter(_classes(config, train, unclassed) or [])
     kept = {name for name, count in counts.items() if count >= config.min_class_examples}
     found = {}
     for split, part in {"train": train, **rows}.items():
-        classes = _classes(config, part, may_be_empty)
+        classes = _classes(config, part, unclassed)
         if classes is None:
             return {}
         out = Counter(name for name in classes if name not in kept)
@@ -188,9 +192,9 @@ def _tested_on_val(corpus: Corpus, splits: Sequence[str]) -> Corpus:
     )
 
 
-def _classes(config: DataConfig, rows: Rows, may_be_empty: Sequence[str]) -> list[str] | None:
-    """Returns the class of each row, or None if the rows have no label or may have several."""
-    if "label" not in rows.columns or "label" in may_be_empty:
+def _classes(config: DataConfig, rows: Rows, unclassed: Sequence[str]) -> list[str] | None:
+    """Returns the class of each row, or None if the rows have no label, several labels, or numbers."""
+    if "label" not in rows.columns or "label" in unclassed:
         return None
     pattern = re.compile(config.label_pattern or "(?s:.*)")
     found = [pattern.search(text.strip()) for text in rows.columns["label"]]  # what does not fit is refused later
@@ -199,11 +203,11 @@ def _classes(config: DataConfig, rows: Rows, may_be_empty: Sequence[str]) -> lis
 
 
 def _without_class(
-    config: DataConfig, split: str, part: Rows, whole: Rows, may_be_empty: Sequence[str], most: int = 5
+    config: DataConfig, split: str, part: Rows, whole: Rows, unclassed: Sequence[str], most: int = 5
 ) -> list[str]:
     """Returns a sentence about classes of which a held-out split has no row."""
-    classes = _classes(config, whole, may_be_empty) or []
-    lacking = sorted(set(classes) - set(_classes(config, part, may_be_empty) or []))
+    classes = _classes(config, whole, unclassed) or []
+    lacking = sorted(set(classes) - set(_classes(config, part, unclassed) or []))
     if not lacking:
         return []
     listed = ", ".join(map(repr, lacking[:most])) + (f" and {len(lacking) - most} more" if len(lacking) > most else "")

@@ -92,6 +92,17 @@ class Encoded:
             self.rows,
         )
 
+    def with_numbers(self, role: str, numbers: Sequence[float]) -> Encoded:
+        """Returns the same examples with one number each. ``numbers`` holds every row, dropped ones included."""
+        flat, one = np.array(numbers, dtype=np.float32), np.ones(len(self.rows), dtype=np.int64)
+        return Encoded(
+            self._flat | {role: flat}, self._starts | {role: self.rows}, self._lengths | {role: one}, self.rows
+        )
+
+    def numbers(self, role: str, indices: np.ndarray) -> Tensor:
+        """Returns what `with_numbers` took, for these examples: float32 [B]."""
+        return torch.from_numpy(self._flat[role][self._starts[role][indices]])
+
     def cut(self, limits: Mapping[str, int]) -> Encoded:
         """Returns the same examples, cut to at most so many ids for each role. The ids are not copied."""
         lengths = {

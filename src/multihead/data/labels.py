@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -14,6 +15,7 @@ import numpy as np
 
 from multihead.config.data import DataConfig
 from multihead.data.corpus import Rows, shares
+from multihead.data.lines import SKIP
 from multihead.errors import ConfigError, DataError
 
 
@@ -41,6 +43,52 @@ def read_labels(config: DataConfig, rows: Rows, multi_label: bool = False) -> li
             names[text] = list(dict.fromkeys(_name(config, rows, index, label, pattern) for label in labels))
         result.append(names[text])
     return result
+
+
+def read_numbers(config: DataConfig, rows: Rows) -> tuple[list[float], Rows, list[int]]:
+    """Returns the numbers in the label column, and the rows that have one, with these numbers as their labels.
+
+    A number may have a decimal comma, as tables of many countries do. ``1,234`` is refused, since it may mean two
+    numbers. ``data.label_pattern`` and ``data.labels`` are applied first, as by `read_labels`.
+
+    Args:
+        config: The pattern and the names, and what happens with a bad line.
+        rows: One split, with the role ``label``.
+
+    Returns:
+        The numbers, the rows, and the indices of the rows that were left out since they have no number.
+
+    Raises:
+        DataError: A label is not a number, and ``data.on_bad_line`` is error.
+    """
+    numbers: list[float] = []
+    kept, skipped = [], []
+    for index, names in enumerate(read_labels(config, rows)):
+        number = _number(names[0])
+        if number is None and config.on_bad_line == "error":
+            why = "may be read in two ways; write it without the comma" if AMBIGUOUS.fullmatch(names[0]) else ""
+            what = f"the label {names[0][:40]!r} {why or 'is not a number, but task=regression predicts numbers'}"
+            raise DataError(rows.origin(index, "label"), what, SKIP)
+        (skipped if number is None else kept).append(index)
+        numbers += [] if number is None else [number]
+    rows = rows.select(np.array(kept, dtype=np.int64)) if skipped else rows
+    rows.columns["label"] = list(map(repr, numbers))
+    return numbers, rows, skipped
+
+
+AMBIGUOUS = re.compile(r"[+-]?(?!0,)\d{1,3},\d{3}")
+"""A number whose comma may separate thousands or decimals."""
+
+
+def _number(text: str) -> float | None:
+    """The finite number that a text is, with a decimal point or a decimal comma; None if it is none."""
+    if re.fullmatch(r"[+-]?\d+,\d+", text) and not AMBIGUOUS.fullmatch(text):
+        text = text.replace(",", ".")
+    try:
+        number = float(text) if "_" not in text else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _several(text: str, separator: str) -> list[str]:

@@ -16,18 +16,24 @@ import numpy as np
 from multihead.config.check import require
 from multihead.config.compose import Composition
 from multihead.config.data import SPLITS, DataConfig, column_of
-from multihead.config.task import ClassificationConfig, LanguageModelingConfig, TaskConfig, TranslationConfig
+from multihead.config.task import (
+    ClassificationConfig,
+    LanguageModelingConfig,
+    RegressionConfig,
+    TaskConfig,
+    TranslationConfig,
+)
 from multihead.config.training import Config
 from multihead.data.corpus import Corpus, Rows, load_corpus
 from multihead.data.encode import Encoded, cache_root, cached_tokenizer, encode_corpus
-from multihead.data.labels import class_names, encode_labels, read_labels, subset
+from multihead.data.labels import class_names, encode_labels, read_labels, read_numbers, subset
 from multihead.data.stream import Stream, TextFiles, encode_stream, fingerprint
 from multihead.data.tokenizer import Tokenizer
-from multihead.errors import CheckpointError
+from multihead.errors import CheckpointError, DataError
 from multihead.text.targets import TargetText, require_tokenizer, usable_tokenizer
 
 if TYPE_CHECKING:
-    from multihead.text.vocabulary import Vocabulary
+    from multihead.text.vocabulary import Scale, Vocabulary
 
 log = logging.getLogger("multihead")
 
@@ -49,6 +55,8 @@ class TaskText:
     """Split to the sha256 of its content."""
     labels: dict[str, list[list[str]]] = field(default_factory=dict)
     """For a classification: split to the classes of each row."""
+    numbers: dict[str, list[float]] = field(default_factory=dict)
+    """For a regression: split to the number of each row."""
     skipped: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Split to the rows that ``data.on_bad_line=skip`` left out of its file, and all rows of that file."""
 
@@ -59,7 +67,7 @@ class TaskText:
     def rename(self, split: str, name: str) -> None:
         """Gives a split another name. Evaluation calls the split that it reads ``test``."""
         by_split: dict[str, Any]
-        for by_split in (self.lines, self.fingerprints, self.labels, self.skipped, self.corpus.splits):
+        for by_split in (self.lines, self.fingerprints, self.labels, self.numbers, self.skipped, self.corpus.splits):
             if split in by_split:
                 by_split[name] = by_split.pop(split)
 
@@ -130,8 +138,9 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
             if not labels:
                 rows = text.corpus.splits["train"]
                 labels = class_names(text.labels["train"], rows, text.data.labels.values(), text.multi_label)
-    targets = dict(vocab.targets) if vocab else {}
-    vocab = Vocabulary(tokenizers, labels, targets)
+    targets, scales = (dict(vocab.targets), dict(vocab.scales)) if vocab else ({}, {})
+    scales |= {name: _scale(text) for name, text in texts.items() if text.numbers and name not in scales}
+    vocab = Vocabulary(tokenizers, labels, targets, scales)
     encoded = {name: _encode(config, text, vocab, notes) for name, text in texts.items()}
     for name, text in texts.items():
         if not isinstance(text.settings, TranslationConfig):
@@ -146,6 +155,25 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
     unknown = {name: unknown_shares(ids, vocab.tokenizers) for name, ids in encoded.items()}
     notes += [note for shares in unknown.values() for note in unknown_notes(shares)]
     return Prepared(texts, vocab, encoded, notes, unknown)
+
+
+def _scale(text: TaskText) -> Scale:
+    """Returns the mean and the deviation of the training labels of a regression.
+
+    Raises:
+        CheckpointError: The training split is not read, since the run has it already.
+        DataError: All labels are equal.
+    """
+    from multihead.text.vocabulary import Scale
+
+    if "train" not in text.numbers:
+        raise CheckpointError("scales.json", "is missing", "copy the run again")
+    numbers = np.array(text.numbers["train"])
+    if np.ptp(numbers) == 0:
+        what = f"every label of train is {numbers[0]:g}, so there is nothing to learn"
+        rows = text.corpus.splits["train"]
+        raise DataError(rows.files["label"], what, "let data.roles.label name the column of numbers")
+    return Scale(float(numbers.mean()), float(numbers.std()))
 
 
 def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str], notes: list[str]) -> TaskText:
@@ -168,9 +196,13 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
     readers = composition.plugin.corpora if composition.plugin else {}
     roles = list(text.data.roles) or list(settings.roles)
     optional = ("label",) if text.multi_label else ()
-    text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, readers=readers, may_be_empty=optional)
+    numbers = ("label",) if isinstance(settings, RegressionConfig) else ()
+    how = {"readers": readers, "may_be_empty": optional, "numbers": numbers}
+    text.corpus = load_corpus(text.data, roles, splits=wanted, seed=SPLIT_SEED, **how)
     notes += [note for note in text.corpus.notes if note not in notes]
     text.skipped = text.corpus.skipped
+    if numbers:
+        _read_numbers(text, wanted, notes)
     if few:
         rows = text.corpus.splits["train"]
         rows = rows.select(_first_rows(text, rows, min(few, len(rows))))
@@ -183,6 +215,8 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
         text.corpus.splits["train"], text.corpus.fingerprints["train"] = rows, rows.fingerprint()
         if text.labels:
             _read_labels(text, ("train",))
+    if numbers:
+        text.numbers = {split: list(map(float, rows.columns["label"])) for split, rows in text.corpus.splits.items()}
     text.fingerprints = text.corpus.fingerprints
     if is_lm:
         text.lines = {split: functools.partial(_column, rows) for split, rows in text.corpus.splits.items()}
@@ -235,6 +269,22 @@ def _read_labels(text: TaskText, splits: Iterable[str]) -> None:
         text.labels[split] = read_labels(text.data, text.corpus.splits[split], text.multi_label)
 
 
+def _read_numbers(text: TaskText, splits: Iterable[str], notes: list[str]) -> None:
+    """Reads the labels of a regression, and leaves out the rows that have none if ``data.on_bad_line=skip``."""
+    corpus = text.corpus
+    for split in splits:
+        _, rows, left_out = read_numbers(text.data, corpus.splits[split])
+        if left_out:
+            first, total = corpus.splits[split].origin(left_out[0], "label"), len(corpus.splits[split])
+            notes.append(f"{split}: skipped {len(left_out):,} rows whose label is not a number, the first {first}")
+            skipped, all_rows = corpus.skipped.get(split, (0, total))
+            corpus.skipped[split] = (skipped + len(left_out), all_rows)
+            corpus.fingerprints[split] = rows.fingerprint()
+        if len(rows) == 0:
+            raise DataError(rows.files["label"], f"no label of {split} is a number", "task=classification")
+        corpus.splits[split] = rows
+
+
 def train_tokenizers(config: Config, texts: dict[str, TaskText], notes: list[str]) -> dict[str, Tokenizer]:
     """Returns the tokenizer of each role, trained on the train split: one for all, or one for each role and task."""
     uses = [(text, role) for text in texts.values() for role in text.text_roles]
@@ -267,6 +317,9 @@ def _encode(config: Config, text: TaskText, vocab: Vocabulary, notes: list[str])
         if text.labels:
             numbers = encode_labels(text.labels[split], vocab.labels, rows, split, text.multi_label)
             ids = ids.with_role("label", numbers)
+        if text.numbers:
+            standardised = vocab.scales[text.settings.name].standardised(np.array(text.numbers[split]))
+            ids = ids.with_numbers("label", standardised.tolist())
         encoded[split] = ids
     return encoded
 

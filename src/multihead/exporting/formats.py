@@ -97,7 +97,7 @@ def _programs(folder: Path, reference: Reference, examples: list[Example], setti
     programs.write(reference, folder, settings.to)
     files = save_vocab(folder, reference.task.vocab)
     programs.write_tokenizers(reference.task, folder, files)
-    if settings.to == "onnx" and reference.classifies:
+    if settings.to == "onnx" and reference.pooled:
         programs.write_script(reference.task, folder)
     (folder / "README.md").write_text(programs.readme(reference, files, settings.to), encoding="utf-8")
     wanted = reference.outputs(examples, greedy=True)

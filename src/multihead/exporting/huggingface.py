@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from multihead.config.extras import installed
 from multihead.config.families import FAMILIES
 from multihead.config.published import Described, described
-from multihead.config.task import ClassificationConfig, TranslationConfig
+from multihead.config.task import ClassificationConfig, PooledConfig, RegressionConfig, TranslationConfig
 from multihead.errors import ConfigError
 from multihead.exporting.verify import Example, Reference
 from multihead.pretrained.folder import opened
@@ -33,6 +34,7 @@ from multihead.tasks import build_task
 from multihead.tasks.base import Task
 from multihead.tasks.classification import ClassificationTask
 from multihead.tasks.language_modeling import NEW_TOKENS
+from multihead.tasks.regression import RegressionTask
 
 CLASSES = {
     "bert": "Bert",
@@ -62,16 +64,19 @@ def family_of(task: Task) -> str:
         raise ConfigError(f"task={settings.name}", what, f"to=ctranslate2, or {OTHERS}")
     if len(task.config.task.members()) > 1:
         raise ConfigError("task=multitask", "no published family has several heads", OTHERS)
-    classifies = isinstance(settings, ClassificationConfig)
+    pooled = isinstance(settings, PooledConfig)
+    if isinstance(settings, RegressionConfig) and settings.stack == "decoder":
+        what = "a published decoder's head has no bias, so it cannot hold the mean of the labels"
+        raise ConfigError("task.stack=decoder", what, OTHERS)
     (stack,), size = settings.stacks, task.tokenizers["text"].vocab_size
     found: dict[str, list[Obstacle]] = {}
     for model_type in CLASSES:
         foreign = model_type == "qwen2" and task.tokenizers["text"].kind != "published"
         if FAMILIES[model_type].stack != stack or foreign:  # AutoTokenizer takes Qwen2's own, whatever the folder says
             continue
-        named = obstacles(model_type, model, size, with_vocabulary=not classifies)
+        named = obstacles(model_type, model, size, with_vocabulary=not pooled)
         found[model_type] = [(f"model.{name}", ours, theirs) for name, ours, theirs in named]
-        if classifies:
+        if pooled:
             found[model_type] += _obstacles_of_classes(settings, model_type)
     nearest = min(found, key=lambda model_type: len(found[model_type]))
     if found[nearest]:
@@ -86,7 +91,7 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _obstacles_of_classes(settings: ClassificationConfig, model_type: str) -> list[Obstacle]:
+def _obstacles_of_classes(settings: PooledConfig, model_type: str) -> list[Obstacle]:
     """Options of ``task.*`` that keep a head over classes from being the family's."""
     names = NAMES[model_type]
     dense = "dense" in names.classes
@@ -94,7 +99,7 @@ def _obstacles_of_classes(settings: ClassificationConfig, model_type: str) -> li
         "pooling": "first" if dense else "last",
         "head_activation": names.activation,
         "head_bias": dense,
-        "ngram_buckets": 0,
+        **({"ngram_buckets": 0} if isinstance(settings, ClassificationConfig) else {}),
     }
     differ = [name for name, value in wanted.items() if getattr(settings, name) != value]
     return [(f"task.{name}", getattr(settings, name), wanted[name]) for name in differ]
@@ -109,9 +114,11 @@ def write(task: Task, folder: Path, run_dir: Path) -> str:
     model_type = family_of(task)
     content = content_of(model_type, task.config.model, task.tokenizers["text"].vocab_size) | _of_task(task, model_type)
     state = {name: parameter.detach() for name, parameter in task.model.named_parameters()}
-    temperature = _temperature(task)
-    if temperature != 1.0:
-        state |= {name: tensor / temperature for name, tensor in state.items() if name.startswith("head.output.")}
+    output = {name: tensor for name, tensor in state.items() if name.startswith("head.output.")}
+    state |= {name: tensor / _temperature(task) for name, tensor in output.items()}
+    if isinstance(task, RegressionTask):  # the folder's numbers are in the original units
+        state |= {name: tensor * task.scale.deviation for name, tensor in output.items()}
+        state["head.output.bias"] = state["head.output.bias"] + task.scale.mean
     tensors = published_state(described(folder, content), state, prefixed=True)
     _write_json(folder / "config.json", content)
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
@@ -130,6 +137,9 @@ def _of_task(task: Task, model_type: str) -> dict[str, Any]:
     settings, marks = task.settings, task.tokenizers["text"]
     ids = {"bos_token_id": marks.bos_id, "eos_token_id": marks.eos_id, "pad_token_id": marks.pad_id}
     start = CLASSES[model_type]
+    if isinstance(settings, RegressionConfig):
+        architecture = f"{start}ForSequenceClassification"
+        return {"architectures": [architecture], **ids, "id2label": {"0": "LABEL_0"}, "problem_type": "regression"}
     if isinstance(settings, ClassificationConfig) and isinstance(task, ClassificationTask):
         names = dict(enumerate(task.labels))
         kind = "multi_label_classification" if settings.multi_label else "single_label_classification"
@@ -150,7 +160,7 @@ def _of_task(task: Task, model_type: str) -> dict[str, Any]:
 def _write_tokenizer(task: Task, folder: Path) -> None:
     """The tokenizer in the library's own format, and what ``transformers`` wants to know of it."""
     marks, settings = task.tokenizers["text"], task.settings
-    if isinstance(settings, ClassificationConfig):
+    if isinstance(settings, PooledConfig):
         written = marks.library_json(marks.start, marks.end)
     else:
         written = marks.library_json(marks.opening if settings.stacks == ("decoder",) else ())
@@ -188,7 +198,9 @@ def card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
     """The model card: what it is, how to use it, what it scored on what, and the command that made it."""
     result, known = (_json_if_there(run_dir / name) for name in ("result.json", "environment.json"))
     name = task.settings.name
-    kind = {"classification": "text-classification", "lm": "text-generation"}.get(name, name)
+    kind = {"classification": "text-classification", "regression": "text-classification", "lm": "text-generation"}.get(
+        name, name
+    )
     kind = "fill-mask" if content["architectures"][0].endswith("ForMaskedLM") else kind
     scores = [f"| {key} | {value:.6g} |" for key, value in result.items() if key.startswith("test/")]
     data = [f"- {key.removeprefix('data_')}: sha256 `{mark}`" for key, mark in known.get("data", {}).items()]
@@ -310,8 +322,8 @@ def _auto_model(folder: Path) -> Any:
 
 
 def _read_back(folder: Path, task: Task) -> Task:
-    """A fresh task with the tensors of the folder, under our names again."""
-    fresh = build_task(task.config, task.vocab, None)
+    """A fresh task with the tensors of the folder, under our names again. They hold the scale of a regression."""
+    fresh = build_task(task.config, replace(task.vocab, scales={}), None)
     model: Described = described(folder, read_json(folder / "config.json", dict))
     with opened(folder) as weights:
         state, _ = translated(model, weights)

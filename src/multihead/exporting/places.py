@@ -15,6 +15,7 @@ from multihead.errors import ConfigError, MachineError
 from multihead.exporting.verify import Example
 from multihead.runs.files import whole_lines
 from multihead.tasks.base import Task
+from multihead.tasks.pooled import PooledTask
 
 DRAWN_LENGTHS = (4, 12)
 """Smallest and largest number of tokens of an input that is drawn."""
@@ -48,8 +49,8 @@ def examples(task: Task, run_dir: Path, count: int) -> list[Example]:
 def _read(task: Task, row: dict[str, Any]) -> Example | None:
     """A sample as ids, cut to the length that the model reads; None if it has no input."""
     name, max_len, tokenizers = task.settings.name, task.config.model.max_len, task.tokenizers
-    if name == "classification":
-        return _classified(task, [row[role] for role in ("text", "text_b") if role in row])
+    if isinstance(task, PooledTask):
+        return _whole_row(task, [row[role] for role in ("text", "text_b") if role in row])
     source, target = row.get("source"), row.get("reference") or row.get("output")
     if not source or not target:
         return None
@@ -64,7 +65,7 @@ def _read(task: Task, row: dict[str, Any]) -> Example | None:
     return Example(source_ids, target_ids) if source_ids and target_ids else None
 
 
-def _classified(task: Task, texts: list[str]) -> Example | None:
+def _whole_row(task: Task, texts: list[str]) -> Example | None:
     """The text, or the two texts, between the marks of the tokenizer."""
     if not texts:
         return None
@@ -92,7 +93,7 @@ def drawn(task: Task, rng: random.Random) -> Example:
 
     source, target = draw("source"), draw("target")
     marks = task.tokenizers.get("target") or task.tokenizers["text"]
-    if name == "classification":
+    if isinstance(task, PooledTask):
         return Example([*marks.start, *source, *marks.end], [])
     if name == "lm":
         return Example([*marks.opening, *source], target)

@@ -27,11 +27,14 @@ from multihead.model.heads import CopyHead
 from multihead.model.transformer import Transformer
 from multihead.tasks.base import Task
 from multihead.tasks.classification import ClassificationTask
+from multihead.tasks.pooled import PooledTask
 
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}
 LARGEST_BATCH = 1 << 16
 LARGEST_FILE = 1 << 30
 """Most bytes of weights inside an .onnx file, whose format ends at 2 GiB. Larger weights are a file beside it."""
+SINGLE_ROWS = ("classification", "regression")
+"""Tasks that read one row for each example."""
 Program = Callable[..., Tensor]
 """It is called with the inputs by name."""
 
@@ -106,6 +109,10 @@ class Classify(nn.Module):
         return self.head(hidden, mask, tokens) / self.temperature
 
 
+class Regress(Classify):
+    """Maps ids [B, T], padded on the right, and their mask to numbers [B, 1] in the units of the labels."""
+
+
 def modules(reference: Reference) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
     """The programs of a task by name, each with inputs to trace it with.
 
@@ -118,13 +125,10 @@ def modules(reference: Reference) -> dict[str, tuple[nn.Module, dict[str, Tensor
     if getattr(reference.task, "typed", False):
         what = "an exported program cannot distinguish the two texts of a pair"
         raise ConfigError(f"model.segment_types={reference.task.config.model.segment_types}", what, "to=huggingface")
-    if reference.classifies:
-        return {
-            "logits": (
-                Classify(transformer, head, causal, reference.temperature),
-                {"tokens": tokens, "mask": mask.flip(1)},
-            )
-        }
+    if reference.pooled:
+        kind = Classify if isinstance(reference.task, ClassificationTask) else Regress
+        inputs = {"tokens": tokens, "mask": mask.flip(1)}
+        return {"logits": (kind(transformer, head, causal, reference.temperature), inputs)}
     if reference.name == "lm" and causal:
         return {"logits": (Next(transformer, head), {"tokens": tokens})}
     if causal or not reference.searches:
@@ -275,7 +279,7 @@ class Runtime:
         if not reference.searches:
             tokens, mask = reference.padded([example.source for example in examples])
             logits = self.programs["logits"](tokens=tokens, mask=mask)
-            if reference.classifies:
+            if reference.pooled:
                 return list(logits)
             return [row[: len(example.source)] for row, example in zip(logits, examples, strict=True)]
         prefixes = [reference.prefix(example) for example in examples]
@@ -345,23 +349,20 @@ def write_tokenizers(task: Task, folder: Path, files: Mapping[str, str]) -> None
         files: Role to file. Roles that share a file share a tokenizer.
     """
     for role, file in reversed(list(files.items())):  # the source's marks count where source and target share a file
-        marks, classifies = task.tokenizers[role], isinstance(task, ClassificationTask)
-        before = marks.start if classifies else marks.opening if task.settings.name == "lm" else ()
-        behind = marks.end if classifies else (marks.eos_id,) if role == "source" else ()
+        marks, pooled = task.tokenizers[role], isinstance(task, PooledTask)
+        before = marks.start if pooled else marks.opening if task.settings.name == "lm" else ()
+        behind = marks.end if pooled else (marks.eos_id,) if role == "source" else ()
         (folder / file).write_text(marks.library_json(before, behind), encoding="utf-8")
 
 
 def write_script(task: Task, folder: Path) -> None:
-    """Writes ``predict.py``, which classifies single texts without Multihead, and what it has to know."""
-    if not isinstance(task, ClassificationTask) or task.pairs:
+    """Writes ``predict.py``, which answers single texts without Multihead, and what it has to know."""
+    if not isinstance(task, PooledTask) or task.pairs:
         return
-    known = {
-        "labels": task.labels,
-        "multi_label": task.multi_label,
-        "max_len": task.config.model.max_len,
-        "pad_id": task.pad,
-        "thresholds": {name: each.value for name, each in task.calibration.thresholds.items()},
-    }
+    known: dict[str, Any] = {"task": task.settings.name, "max_len": task.config.model.max_len, "pad_id": task.pad}
+    if isinstance(task, ClassificationTask):
+        thresholds = {name: each.value for name, each in task.calibration.thresholds.items()}
+        known |= {"labels": task.labels, "multi_label": task.multi_label, "thresholds": thresholds}
     (folder / "predict.json").write_text(json.dumps(known, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name("standalone.py"), folder / "predict.py")
 
@@ -382,8 +383,10 @@ def readme(reference: Reference, files: Mapping[str, str], to: str) -> str:
         lines.append(f"- `{name}{SUFFIXES[to]}`: {', '.join(described)}. {(module.__doc__ or '').strip()}")
     first = next(iter(modules(reference)))
     script = ""
-    if to == "onnx" and reference.classifies and "text_b" not in files:
-        script = "\nLogits are calibrated. `predict.py` applies thresholds too: `python predict.py < texts.txt`."
+    if to == "onnx" and reference.pooled and "text_b" not in files:
+        script = "\n`predict.py` answers lines of text: `python predict.py < texts.txt`."
+        if isinstance(reference.task, ClassificationTask):
+            script += " Logits are calibrated. The script applies thresholds too."
     inputs = next(iter(modules(reference).values()))[1]
     file = next(iter(files.values()))
     read = f"""from tokenizers import Tokenizer
@@ -406,7 +409,7 @@ program = onnxruntime.InferenceSession("{first}.onnx")
 output = program.run(None, {{{", ".join(arrays)}}})[0]"""
     start = {True: "`<bos> source <sep>`", False: "`<bos>`"}[reference.prefixed]
     rows = {
-        "classification": "A row is `<bos> text <eos>`, or `<bos> text <sep> text_b <eos>`.",
+        **dict.fromkeys(SINGLE_ROWS, "A row is `<bos> text <eos>`, or `<bos> text <sep> text_b <eos>`."),
         "lm": "A row starts with `<eos>`." if reference.searches else "A row is running text with `<mask>` in it.",
     }.get(reference.name, f"A source ends with `<eos>`, unless it is a prompt; decoding starts from {start}.")
     tokenizers = ", ".join(f"{role}: `{name}`" for role, name in files.items())

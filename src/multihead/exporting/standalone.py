@@ -1,4 +1,4 @@
-"""Classifies lines of text by the program beside this file: python predict.py < texts.txt
+"""Classifies or rates lines of text by the program beside this file: python predict.py < texts.txt
 
 It needs onnxruntime, tokenizers and numpy, and nothing else. predict.json holds what Multihead decided after training.
 """
@@ -19,13 +19,17 @@ TOKENIZER.enable_truncation(SETTINGS["max_len"])
 PROGRAM = onnxruntime.InferenceSession(str(HERE / "logits.onnx"))
 
 
-def probabilities(texts: Sequence[str]) -> np.ndarray:
-    """The probability of each class [N, C] for each text."""
+def outputs(texts: Sequence[str]) -> np.ndarray:
+    """The logits of the classes [N, C], or the number [N, 1], of each text."""
     rows = [encoding.ids for encoding in TOKENIZER.encode_batch(list(texts))]
     width = max(map(len, rows))
     tokens = np.array([row + [SETTINGS["pad_id"]] * (width - len(row)) for row in rows], dtype=np.int64)
     mask = np.arange(width) < np.array([len(row) for row in rows])[:, None]
-    logits = np.asarray(PROGRAM.run(None, {"tokens": tokens, "mask": mask})[0], dtype=np.float64)
+    return np.asarray(PROGRAM.run(None, {"tokens": tokens, "mask": mask})[0], dtype=np.float64)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The probability of each class [N, C]."""
     if SETTINGS["multi_label"]:
         return 1 / (1 + np.exp(-logits))
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -46,7 +50,11 @@ def decide(row: np.ndarray) -> list[str]:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        found = probabilities([line.rstrip("\n")])[0]
+        raw = outputs([line.rstrip("\n")])
+        if SETTINGS["task"] == "regression":
+            sys.stdout.write(f"{raw[0, 0]:.6g}\n")
+            continue
+        found = probabilities(raw)[0]
         chosen = decide(found)
         shown = ",".join(f"{found[SETTINGS['labels'].index(label)]:.4f}" for label in chosen)
         sys.stdout.write(f"{','.join(chosen)}\t{shown}\n")

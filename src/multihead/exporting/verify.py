@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from multihead import __version__
-from multihead.config.task import ClassificationConfig
+from multihead.config.task import ClassificationConfig, RegressionConfig
 from multihead.config.training import DecodingConfig
 from multihead.errors import CheckpointError
 from multihead.model.beam_search import generate
@@ -25,6 +25,7 @@ from multihead.model.heads import CopyHead
 from multihead.tasks.base import Task
 from multihead.tasks.classification import ClassificationTask
 from multihead.tasks.language_modeling import NEW_TOKENS
+from multihead.tasks.pooled import PooledTask
 from multihead.tasks.translation import TranslationTask
 
 TOLERANCE = 1e-3
@@ -40,9 +41,9 @@ class Example:
     """An input of the run as ids, without marks except those of a prompt."""
 
     source: list[int]
-    """The source of a translation, the prompt of a language model, or the whole row of a classifier."""
+    """The source of a translation, the prompt of a language model, or the whole row of a text that is not continued."""
     target: list[int]
-    """The tokens that follow; empty for classes and masked tokens."""
+    """The tokens that follow; empty for classes, numbers and masked tokens."""
     types: list[int] | None = None
     """Which of two texts each token of a row belongs to, if the model is shown it."""
 
@@ -77,11 +78,12 @@ class Reference:
     def __init__(self, task: Task, decoding: DecodingConfig, *, shared_out: bool = False):
         self.task, self.decoding, self.shared_out = task, decoding, shared_out
         self.name = task.settings.name
-        stacks, self.classifies = task.settings.stacks, self.name == "classification"
+        stacks, self.pooled = task.settings.stacks, isinstance(task, PooledTask)
         self.temperature = task.calibration.temperature if isinstance(task, ClassificationTask) else 1.0
         """By which the logits of a classifier are divided; 1 of every other task."""
-        self.searches = not self.classifies and "decoder" in stacks
-        """Whether outputs are sequences. Otherwise they are the best class, or the best token at each place."""
+        self.searches = not self.pooled and "decoder" in stacks
+        """Whether outputs are sequences. Otherwise they are the best class, or the best token at each place. A
+        regression has numbers only, which are compared as they are."""
         self.prefixed = self.searches and stacks == ("decoder",)
         """Whether decoding starts from a prompt instead of from a source."""
         marks = task.tokenizers.get("target") or task.tokenizers["text"]
@@ -111,7 +113,7 @@ class Reference:
     def logits(self, example: Example) -> Tensor:
         """Logits [T, V] that predict the target and its end mark.
 
-        They are [C] for classes and [S, V] for masked tokens. A `CopyHead` gives log-probabilities.
+        They are [C] for classes, [1] for a number, and [S, V] for masked tokens. A `CopyHead` gives log-probabilities.
         """
         transformer, head = self.task.model.transformer, self.task.model.head
         if not self.searches:
@@ -119,7 +121,7 @@ class Reference:
             types = None if example.types is None else torch.tensor([example.types])
             encodes = self.task.settings.stacks == ("encoder",)
             hidden = transformer.encode(row, types=types) if encodes else transformer.decode(row)
-            return (head(hidden, tokens=row) if self.classifies else head(hidden))[0]
+            return (head(hidden, tokens=row) if self.pooled else head(hidden))[0]
         prefix = self.prefix(example)
         tokens = torch.tensor([[*prefix, *example.target]])
         if self.prefixed:
@@ -172,8 +174,10 @@ class Reference:
         return [hypotheses[0].ids for hypotheses in found]
 
     def decide(self, logits: Tensor) -> list[int]:
-        """The output without a search: the class [1], 0 or 1 for each of C classes, or tokens [S]."""
+        """The output without a search: the class [1], 0 or 1 for each of C classes, tokens [S], or nothing."""
         settings = self.task.settings
+        if isinstance(settings, RegressionConfig):
+            return []
         if isinstance(settings, ClassificationConfig) and settings.multi_label:
             return (logits > 0).int().tolist()
         return logits.argmax(-1).reshape(-1).tolist()

@@ -405,3 +405,35 @@ class PooledClassifier(nn.Module):
             scores = hidden.new_zeros(hidden.shape[:2])
         scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
         return (scores.softmax(1)[..., None] * hidden).sum(1)
+
+
+class Regressor(PooledClassifier):
+    """One number for each text. The linear map gives standardised numbers, which this class scales.
+
+    Args:
+        d_model: Width of the hidden states.
+        pooling: As in `PooledClassifier`, and so are ``dropout``, ``activation`` and ``bias``.
+        dropout: Share of the vector that is zeroed in training.
+        activation: Function of a dense layer; ``none`` has no such layer.
+        bias: Whether the linear map has a bias.
+        mean: What a standardised 0 stands for.
+        deviation: What a standardised difference of 1 stands for.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        pooling: str,
+        dropout: float,
+        activation: str = "none",
+        bias: bool = True,
+        *,
+        mean: float = 0.0,
+        deviation: float = 1.0,
+    ):
+        super().__init__(d_model, 1, pooling, dropout, activation=activation, bias=bias)
+        self.mean, self.deviation = mean, deviation
+
+    def joined(self, opinions: Sequence[Tensor]) -> Tensor:
+        """The numbers [B, 1] in the original units, from what `opinions` returned."""
+        return opinions[0] * self.deviation + self.mean

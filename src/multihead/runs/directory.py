@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import math
 import os
 import platform
 import secrets
@@ -12,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,7 @@ from multihead.text.targets import TargetText
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Model, Task
-    from multihead.text.vocabulary import Vocabulary
+    from multihead.text.vocabulary import Scale, Vocabulary
 
 log = logging.getLogger("multihead")
 
@@ -39,6 +41,8 @@ VOCABULARY = "vocabulary"
 """Folder of the tokenizers and classes with which the run began. A resumed run reads it."""
 TARGETS = "targets.json"
 """File beside the tokenizers with what the training split says about targets."""
+SCALES = "scales.json"
+"""File beside the tokenizers with the mean and the deviation of the labels of a regression."""
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tokenizers", "sacrebleu", "numpy")
 
 
@@ -189,7 +193,8 @@ def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
     """Writes tokenizers, classes and what is known about targets; returns the name of each role's tokenizer file.
 
     tokenizer.json is the target's tokenizer, or the only one; another role's is tokenizer_ROLE.json. labels.json
-    names the classes. targets.json holds the limit on the length of outputs and BLEU's tokenizer.
+    names the classes. targets.json holds the limit on the length of outputs and BLEU's tokenizer. scales.json holds
+    the mean and the deviation of the labels of a regression.
     """
     main = vocab.tokenizers.get("target", next(iter(vocab.tokenizers.values())))
     files = {}
@@ -200,6 +205,8 @@ def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
     if vocab.targets:
         described = {name: text.as_dict() for name, text in vocab.targets.items()}
         (folder / TARGETS).write_text(json.dumps(described) + "\n")
+    if vocab.scales:
+        (folder / SCALES).write_text(json.dumps({name: asdict(scale) for name, scale in vocab.scales.items()}) + "\n")
     return files
 
 
@@ -231,7 +238,8 @@ def _vocab(folder: Path, files: Mapping[str, str]) -> Vocabulary:
     if not all(isinstance(label, str) for label in labels):
         raise CheckpointError(str(folder / "labels.json"), "must be a list of texts", "copy the run again")
     loaded = {name: load_tokenizer(folder / name) for name in set(files.values())}
-    return Vocabulary({role: loaded[name] for role, name in files.items()}, labels, read_targets(folder / TARGETS))
+    tokenizers = {role: loaded[name] for role, name in files.items()}
+    return Vocabulary(tokenizers, labels, read_targets(folder / TARGETS), read_scales(folder / SCALES))
 
 
 def read_targets(file: Path) -> dict[str, TargetText]:
@@ -247,6 +255,26 @@ def read_targets(file: Path) -> dict[str, TargetText]:
         return {name: TargetText.of(described) for name, described in content.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(str(file), f"is damaged ({error})", "copy the run again") from None
+
+
+def read_scales(file: Path) -> dict[str, Scale]:
+    """Returns the scale of each regression's labels. The result is empty if there is no file.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    from multihead.text.vocabulary import Scale
+
+    if not file.is_file():
+        return {}
+    content = read_json(file, dict)
+    try:
+        scales = {name: Scale(float(said["mean"]), float(said["deviation"])) for name, said in content.items()}
+        if not all(math.isfinite(each.mean) and 0 < each.deviation < math.inf for each in scales.values()):
+            raise ValueError("a number is not finite, or a deviation is not above 0")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(str(file), f"is damaged ({error})", "copy the run again") from None
+    return scales
 
 
 def describe_model(run_dir: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ VERBS = {
     "summarization": {"summarize": 1, "score": 2},
     "lm": {"generate": 1, "score": 1},
     "classification": {"classify": 1},
+    "regression": {"regress": 1},
 }
 """The methods of `Run` that each task answers, with the number of text lists that a method takes."""
 
@@ -58,9 +59,9 @@ class Run:
     def predict(self, texts: str | Sequence[str], part: str = "", **decoding: Any) -> list[list[dict[str, Any]]]:
         """Returns a list of outputs for each text, the best output first.
 
-        A blank text (spaces, tabs, zero-width characters) gets an empty translation or summary, and no class. A
-        language model begins a document if the prompt is empty. A text that is too long for the model is cut, and a
-        warning says how many texts were cut.
+        A blank text (spaces, tabs, zero-width characters) gets an empty translation or summary, and no class or
+        number. A language model begins a document if the prompt is empty. A text that is too long for the model is
+        cut, and a warning says how many texts were cut.
 
         Args:
             texts: The inputs. A single text is one input.
@@ -99,6 +100,12 @@ class Run:
         found = self.predict(_listed("classify", texts), self._part("classify"))
         best = [outputs[0] if outputs else {"label": None, "probability": None} for outputs in found]
         return best[0] if isinstance(texts, str) else best
+
+    def regress(self, texts: str | Sequence[str]) -> float | list[float | None] | None:
+        """Returns the number of a text, or of each text of a list. It is None for a blank text."""
+        found = self.predict(_listed("regress", texts), self._part("regress"))
+        numbers = [outputs[0]["number"] if outputs else None for outputs in found]
+        return numbers[0] if isinstance(texts, str) else numbers
 
     def score(self, *texts: str | Sequence[str]) -> float | list[float]:
         """Returns the log probability in nats of a text, or of each text of a list.

@@ -167,7 +167,7 @@ def _has_texts(folder: Path) -> bool:
 
 def _classes(folders: Mapping[str, str], needs: Needs, stated: Mapping[str, Any]) -> Data:
     """A folder for each class, each file one text."""
-    if "label" not in needs.roles:
+    if "label" not in needs.roles or needs.numeric:
         what = f"holds a folder for each class, but task={needs.task} has no classes"
         raise DataError(folders["train"], what, "task=classification")
     names: dict[str, list[str]] = {}

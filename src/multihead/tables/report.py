@@ -85,7 +85,9 @@ def examine(paths: Sequence[str], tasks: Sequence[Needs], stated: Mapping[str, A
             roles = ", ".join(f"{role}={column}" for role, column in data.keys["roles"].items())
             served.append(Served(needs.task, command, "; ".join([roles, *data.notes]), data))
         except Unclear as unclear:
-            served.append(Served(needs.task, f"{command} {unclear.choices[0]}", unclear.what))
+            choice = unclear.choices[0]
+            words = f"{choice} {word}" if choice.startswith("task=") else f"{command} {choice}"
+            served.append(Served(needs.task, words, unclear.what))
         except DataError as error:
             errors.append(error)
             served.append(Served(needs.task, "", error.what))
@@ -94,7 +96,8 @@ def examine(paths: Sequence[str], tasks: Sequence[Needs], stated: Mapping[str, A
         raise errors[0]
     train = looks.get("train") or Look(paths[0], "text", columns=[])
     found = Report(train, [_column(train, name) for name in train.columns], served)
-    of_classes = next((each.data for each in served if each.data and "label" in each.data.keys["roles"]), None)
+    classified = {needs.task for needs in tasks if "label" in needs.roles and not needs.numeric}
+    of_classes = next((each.data for each in served if each.data and each.task in classified), None)
     if of_classes is not None:
         _add_classes(found, train, of_classes)
     _add_repeated(found, looks, next((each.data for each in served if each.data and each.data.looks), None))

@@ -16,6 +16,7 @@ from multihead.tables.sniff import Look
 from multihead.tables.words import (
     LABELS,
     MISSING,
+    NUMBERS,
     PAIRS,
     STRONG_TEXTS,
     SUMMARIZED,
@@ -30,6 +31,8 @@ from multihead.tables.words import (
 LONGER = 1.5
 """A column of texts is the longer one if its texts have this many times the characters of the other on average."""
 MOST_CLASSES = 200
+MOST_GRADES = 10
+"""A column of decimal numbers with more values than this is asked about: half a star to five stars are ten classes."""
 MOST_READ = 1000
 """Number of rows, spread over the sample, whose words are counted."""
 LONGEST_LABEL = 60
@@ -47,6 +50,8 @@ class Needs:
     """Roles that the task takes if the table has them."""
     multi_label: bool = False
     """Whether a row may have several classes."""
+    numeric: bool = False
+    """Whether the label is a number."""
 
 
 @dataclass
@@ -79,7 +84,7 @@ def find_roles(table: Look, needs: Needs, stated: Mapping[str, Any]) -> Found:
         DataError: The table has no column for a role, or a stated column does not exist.
         Unclear: Several columns may play a role.
     """
-    if table.first_token_is_label and {"text", "label"} <= {*needs.roles}:
+    if table.first_token_is_label and {"text", "label"} <= {*needs.roles} and not needs.numeric:
         return _labelled_lines(table)
     given = dict(stated.get("roles") or {})
     for role, column in given.items():
@@ -88,7 +93,7 @@ def find_roles(table: Look, needs: Needs, stated: Mapping[str, Any]) -> Found:
     missing = [role for role in needs.roles if role not in found.roles]
     chooser = _Chooser(table, needs, found)
     if "label" in missing:
-        chooser.label()
+        chooser.number() if needs.numeric else chooser.label()
     if {"source", "target"} & {*missing}:
         chooser.sides()
     if "text" in missing:
@@ -147,6 +152,7 @@ class _Chooser:
             named = [column for column in dict.fromkeys(named) if self._may_be_label(column)]
             if named:
                 self.found.roles["label"] = self._one_of(named)
+                self._require_class(self.found.roles["label"])
                 return
         switches = [column for column in free if {*self.cells[column]} in ({"0", "1"}, {"0", "1", ""}, {"0"})]
         switches = [column for column in switches if not re.fullmatch(r"(id|index|column1)", normal(column))]
@@ -159,11 +165,48 @@ class _Chooser:
             raise Unclear(self.table.name, what, "task.multi_label=true", column_word("label", switches[0]))
         found = [column for column in free if self._looks_like_label(column)]
         if not found:
+            for column in self._measures(free)[:1]:
+                self._require_class(column)
             raise self.none("label")
         if len(found) > 1:
             what = f"which column holds the label: {' or '.join(found[:4])}?"
             raise Unclear(self.table.name, what, *(column_word("label", column) for column in found[:4]))
+        self._require_class(found[0])
         self.found.roles["label"] = found[0]
+
+    def _require_class(self, column: str) -> None:
+        """Asks about a column of decimal numbers with many values: it is rather a number to predict than a class."""
+        cells = {cell.strip() for cell in self.cells[column] if cell.strip()}
+        if len(cells) > MOST_GRADES and all(map(is_number, cells)) and not all(map(_is_whole, cells)):
+            what = f"is {column} a number to predict, or a class?"
+            raise Unclear(self.table.name, what, "task=regression", column_word("label", column))
+
+    # The number of a regression.
+
+    def number(self) -> None:
+        """Finds the column of numbers that a regression predicts."""
+        taken = {each for column in self.found.roles.values() for each in _columns_in(column)}
+        measures = self._measures([column for column in self.table.columns if column not in taken])
+        if not measures:
+            what = f"has no column of numbers to predict; it has {', '.join(self.table.columns)}"
+            raise DataError(self.table.name, what, "task=classification")
+        if len(measures) > 1:
+            what = f"which column holds the number to predict: {' or '.join(measures[:4])}?"
+            raise Unclear(self.table.name, what, *(column_word("label", column) for column in measures[:4]))
+        self.found.roles["label"] = measures[0]
+
+    def _measures(self, columns: Sequence[str]) -> list[str]:
+        """The columns of numbers that are not numbers of rows; only the one with a usual name if there is one."""
+        found = [column for column in columns if self._is_measure(column)]
+        named = [self.by_name[name] for name in NUMBERS if self.by_name.get(name) in found]
+        return named[:1] or found
+
+    def _is_measure(self, column: str) -> bool:
+        cells = [cell.strip() for cell in self.cells[column] if cell.strip()]
+        if len({*cells}) < 3 or not all(map(is_number, cells)):
+            return False
+        counted = all(map(_is_whole, cells)) and len({*cells}) == len(cells)
+        return not (counted or re.fullmatch(r"(.*_)?(id|idx|index)|column1", normal(column)))
 
     def _one_of(self, named: Sequence[str]) -> str:
         """The first of several columns that name the classes alike, such as their numbers and their names."""
@@ -293,6 +336,11 @@ class _Chooser:
         return Unclear(self.table.name, f"{which} The file has: {', '.join(columns)}", " ".join(words))
 
 
+def _is_whole(cell: str) -> bool:
+    """Whether a number has no decimals: 3, or 3.0."""
+    return re.fullmatch(r"[+-]?\d+([.,]0*)?", cell.strip()) is not None
+
+
 def _language_of(column: str) -> str:
     return language(column) or language(re.split(r"[_\s-]", column)[-1])
 
@@ -311,7 +359,7 @@ def _check_cells(table: Look, needs: Needs, found: Found, stated: Mapping[str, A
     if stated.get("on_bad_line") != "skip":
         _require_whole_rows(table, needs, found, {*(stated.get("ignore_labels") or ())})
     label = found.roles.get("label")
-    if label in table.columns and not needs.multi_label:
+    if label in table.columns and not needs.multi_label and not needs.numeric:
         cells = [cell.strip() for cell in table.column(label)]
         none = sorted({cell for cell in cells if cell.lower() in MISSING and cell.lower() != "unknown"})
         others = {*cells} - {*none}

@@ -24,6 +24,11 @@ WEAK_LABELS = _names("""
     subreddit domain department priority
 """)
 """Names of columns that hold classes if no column of `LABELS` is there."""
+NUMBERS = _names("""
+    score label value rating stars grade similarity similarity_score relatedness_score target y price salary points
+    polarity_score complexity difficulty age
+""")
+"""Names of a column of numbers that a regression predicts, the most usual ones first."""
 TEXTS = _names("""
     text sentence review review_text reviewtext review_body body comment comment_text content contents message
     tweet utterance document article post question query description headline abstract news sms text_clean

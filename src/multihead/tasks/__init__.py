@@ -19,6 +19,7 @@ MODULES = {
     "translation": "multihead.tasks.translation:TranslationTask",
     "summarization": "multihead.tasks.summarization:SummarizationTask",
     "classification": "multihead.tasks.classification:ClassificationTask",
+    "regression": "multihead.tasks.regression:RegressionTask",
     "multitask": "multihead.tasks.multitask:MultiTask",
 }
 

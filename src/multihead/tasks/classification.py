@@ -1,6 +1,6 @@
 """Classification of a text, or of a pair of texts, into one class or several: one vector, one logit for each class.
 
-Shapes: B batch, T tokens, N examples, C classes.
+Shapes: B batch, N examples, M n-grams of a text, C classes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,20 @@ import torch
 from torch import Tensor
 
 from multihead.config.task import ClassificationConfig
-from multihead.config.training import Config, DecodingConfig
-from multihead.errors import DataError
+from multihead.config.training import Config
 from multihead.metrics.calibration import Calibration
 from multihead.metrics.classification import Confusion, Outputs, class_metrics, label_set_metrics
 from multihead.model.heads import PooledClassifier
 from multihead.model.losses import balanced_weights, class_loss, label_set_loss
 from multihead.model.ngrams import NGramClasses
 from multihead.model.transformer import Transformer
-from multihead.tasks.base import EvaluationData, Model, Task
-from multihead.text.inputs import is_blank
+from multihead.tasks.base import EvaluationData, Model
+from multihead.tasks.pooled import PooledTask
 from multihead.text.vocabulary import Vocabulary
 
 
-class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
-    """Classification of ``<bos> text <eos>``, or ``<bos> text <sep> text_b <eos>``.
+class ClassificationTask(PooledTask[ClassificationConfig]):
+    """Classification of a text, or of a pair of texts.
 
     The loss of a step is the sum over its examples divided by their number, with or without class weights, so that it
     does not depend on how the step is cut. The loss of validation and test is the plain cross-entropy.
@@ -43,12 +42,7 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
         evaluation: EvaluationData | None = None,
     ):
         super().__init__(config, settings, model, vocab, evaluation)
-        marks = self.tokenizers["text"]
-        self.pad, self.start, self.between, self.end = marks.pad_id, marks.start, marks.between, marks.end
-        self.typed = config.model.segment_types > 1 and "text_b" in self.tokenizers and marks.second_type > 0
-        """Whether the model is shown which of two texts a token belongs to."""
         self.multi_label = settings.multi_label
-        self.pairs = "text_b" in self.tokenizers
         self.outputs = Outputs(len(self.labels), self.multi_label)
         self.calibration = Calibration()
         """The temperature and thresholds that evaluation and prediction use."""
@@ -83,46 +77,11 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
 
     # ---- from ids to batches
 
-    def limits(self) -> dict[str, int]:
-        room = self.config.model.max_len - self._marks
-        return {"text": room // 2, "text_b": room // 2} if self.pairs else {"text": room}
-
-    @property
-    def _marks(self) -> int:
-        """Number of marks in a row."""
-        return len(self.start) + len(self.end) + (len(self.between) if self.pairs else 0)
-
-    def lengths(self, encoded: Any) -> tuple[np.ndarray, np.ndarray]:
-        total = encoded.lengths("text") + self._marks
-        if self.pairs:
-            total = total + encoded.lengths("text_b")
-        return total, total[:, None]
-
-    def targets(self, encoded: Any) -> np.ndarray:
-        return np.ones(len(encoded), dtype=np.int64)
-
     def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
-        if len(indices) == 0:  # one row without a label: its loss is 0 and its gradient exists
-            labels = torch.zeros((0, len(self.labels)) if self.multi_label else 0, dtype=torch.long)
-            row = torch.tensor([[*self.start, *self.end] or [self.pad]])
-            return {"text": row, "mask": None, "types": None, "labels": labels}
-        middle = ["text", *self.between, "text_b"] if self.pairs else ["text"]
-        tokens = encoded.joined([*self.start, *middle, *self.end], indices, pad_id=self.pad)
-        firsts = encoded.lengths("text")[indices]
-        batch = self._masked(tokens, self.lengths(encoded)[0][indices], firsts)
-        batch["labels"] = self.labels_of(encoded, indices)
-        if self.settings.class_weights == "balanced":
+        batch = super().collate(encoded, indices, epoch)
+        if self.settings.class_weights == "balanced" and len(indices):
             batch["class_weights"] = self._class_weights(encoded)
         return batch
-
-    def _masked(self, tokens: Tensor, lengths: np.ndarray, firsts: np.ndarray) -> dict[str, Any]:
-        """Tokens [B, T], their mask (None if all are real), and which text of a pair each belongs to."""
-        mask = torch.arange(tokens.size(1)) < torch.as_tensor(lengths)[:, None]
-        types = None
-        if self.typed:
-            second = torch.as_tensor(firsts)[:, None] + len(self.start) + len(self.between)
-            types = (torch.arange(tokens.size(1)) >= second).long()
-        return {"text": tokens, "mask": None if bool(mask.all()) else mask, "types": types}
 
     def labels_of(self, encoded: Any, indices: np.ndarray) -> Tensor:
         """Classes of examples: numbers [B], or with ``multi_label`` 0 and 1 for each class [B, C]."""
@@ -144,31 +103,6 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
         return self._weights[1]
 
     # ---- from batches to losses
-
-    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Logits [N, C] in float32 and labels of the examples of a batch."""
-        found, labels = self.opinions(batch)
-        return self.model.head.joined(found), labels
-
-    def opinions(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], Tensor]:
-        """Logits [N, C] in float32 of each classifier of the head, and labels of the examples of a batch."""
-        text, mask = self._dropped(batch["text"]), batch["mask"]
-        if self.settings.stack == "encoder":
-            hidden = self.model.transformer.encode(text, mask, types=batch.get("types"))  # [B, T, D]
-        else:  # causality hides the padding, which is on the right
-            hidden = self.model.transformer.decode(text)
-        found, labels = self.model.head.opinions(hidden, mask, batch["text"]), batch["labels"]
-        return [logits.float()[: len(labels)] for logits in found], labels  # an empty batch has one row without label
-
-    def _dropped(self, text: Tensor) -> Tensor:
-        """Ids [B, T]; in training, ``task.token_dropout`` of them are ``<mask>``."""
-        if not self.training or not self.settings.token_dropout:
-            return text
-        marks = self.tokenizers["text"]
-        chosen = torch.rand(text.shape, device=text.device) < self.settings.token_dropout
-        for special in marks.special_ids:  # one by one, since a tensor of them would make the host wait
-            chosen &= text != special
-        return text.masked_fill(chosen, marks.mask_id)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         found, labels = self.opinions(batch)
@@ -192,12 +126,7 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
         self.outputs.update(logits, labels)
         rows = batch["index"].tolist()
         wanted = [place for place, row in enumerate(rows) if split == "test" or row < self.settings.num_samples]
-        answers = self._answers(logits[wanted], labels[wanted])
-        columns = self.evaluation.texts[split]
-        roles = [role for role in ("text", "text_b") if role in columns]
-        for place, answer in zip(wanted, answers, strict=True):
-            texts = {role: columns[role][rows[place]] for role in roles}
-            self.samples.append({"index": rows[place], **texts, **answer})
+        self.add_samples([rows[i] for i in wanted], self._answers(logits[wanted], labels[wanted]), split)
 
     def _answers(self, logits: Tensor, labels: Tensor) -> list[dict[str, Any]]:
         """Labels and predictions of examples, by name, as they stand in samples.jsonl."""
@@ -268,47 +197,12 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
 
     # ---- prediction
 
-    def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
+    def answers(self, texts: Sequence[str], others: Sequence[str] | None = None) -> list[list[dict[str, Any]]]:
         """For each text all classes with their probabilities: the predicted one, then the others by probability.
 
         With ``multi_label``, all classes are in the order of their probabilities, and ``predicted`` says whether the
-        text has the class. A pair of texts is one line with a tab between them. A blank text, or a pair with one, has
-        no outputs.
-
-        Raises:
-            DataError: This run classifies pairs, and an input has no tab.
+        text has the class.
         """
-        for text in texts:
-            if flaw := self.flaw(text):
-                raise DataError("input", *flaw)
-        firsts, others = self._sides(texts)
-        results = self.classify(firsts, others)
-        for place, sides in enumerate(zip(firsts, *([others] if self.pairs else []), strict=True)):
-            if any(map(is_blank, sides)):
-                results[place] = []
-        return results
-
-    def _sides(self, texts: Sequence[str]) -> tuple[list[str], list[str] | None]:
-        """First and second texts of lines; None instead of second texts if this run classifies single texts."""
-        if not self.pairs:
-            return list(texts), None
-        halves = [text.partition("\t") for text in texts]
-        return [first for first, _, _ in halves], [second for _, _, second in halves]
-
-    def too_long(self, texts: Sequence[str]) -> list[bool]:
-        limits, over = self.limits(), [False] * len(texts)
-        for role, column in zip(limits, self._sides(texts), strict=False):
-            ids = self.tokenizers[role].encode_batch(column)
-            over = [was_over or len(row) > limits[role] for was_over, row in zip(over, ids, strict=True)]
-        return over
-
-    def flaw(self, text: str) -> tuple[str, str] | None:
-        if self.pairs and "\t" not in text and not is_blank(text):
-            return f"{text[:40]!r} is one text, and this run classifies pairs", "write TEXT<TAB>TEXT_B"
-        return None
-
-    def classify(self, texts: Sequence[str], others: Sequence[str] | None = None) -> list[list[dict[str, Any]]]:
-        """As `predict`, but the second texts of pairs are a separate argument."""
         probabilities = self.calibration.probabilities(self.logits(texts, others).double(), self.multi_label)
         decided = self.calibration.decide(probabilities, self.labels, self.multi_label).tolist()
         results = []
@@ -328,27 +222,3 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
         separator = self.config.data.label_separator
         labels = separator.join(output["label"] for output in chosen)
         return labels + "\t" + separator.join(f"{output['probability']:.4f}" for output in chosen)
-
-    @torch.inference_mode()
-    def logits(self, texts: Sequence[str], others: Sequence[str] | None = None) -> Tensor:
-        """Logits [N, C] of texts or of pairs; texts that are longer than the model reads are cut."""
-        limits = self.limits()
-        rows = [[*self.start, *ids[: limits["text"]]] for ids in self.tokenizers["text"].encode_batch(list(texts))]
-        firsts = np.array([len(row) - len(self.start) for row in rows])
-        if self.pairs:
-            second = self.tokenizers["text_b"].encode_batch(list(others or [""] * len(rows)))
-            rows = [[*row, *self.between, *ids[: limits["text_b"]]] for row, ids in zip(rows, second, strict=True)]
-        rows = [[*row, *self.end] or [self.pad] for row in rows]
-        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
-        result = torch.zeros(len(rows), len(self.labels))
-        start = 0
-        while start < len(order):
-            width = len(rows[order[start]])
-            chosen = order[start : start + max(1, self.config.data.eval_tokens // width)]
-            tokens = torch.tensor([rows[i] + [self.pad] * (width - len(rows[i])) for i in chosen])
-            batch = self._masked(tokens, np.array([len(rows[i]) for i in chosen]), firsts[chosen])
-            batch["labels"] = torch.zeros(len(chosen), dtype=torch.long)
-            moved = {name: value if value is None else value.to(self.device) for name, value in batch.items()}
-            result[chosen] = self(moved)[0].cpu()
-            start += len(chosen)
-        return result

@@ -41,6 +41,8 @@ def show_start(config: Config, notes: Sequence[str], prepared: Prepared, task: T
         log.info("data %s%s: %s %s; vocabulary %s", config.data.name, of_task, counts, unit, vocabulary)
     if prepared.vocab.labels:
         log.info("classes: %s", ", ".join(prepared.vocab.labels))
+    for scale in prepared.vocab.scales.values():
+        log.info("labels of train: mean %.6g, standard deviation %.6g", scale.mean, scale.deviation)
     log.info(
         "model %s parameters; %d steps of up to %s target tokens; run %s",
         f"{parameters:,}",
@@ -86,9 +88,16 @@ def texts_of(sample: Mapping[str, Any]) -> dict[str, str]:
         return {name: text[name] for name in ("source", "reference", "output")}
     if sample.keys() >= {"text", "label", "predicted"}:
         source = " | ".join(text[role] for role in ("text", "text_b") if role in text)
-        labels = (", ".join(v) if isinstance(v, list) else str(v) for v in (sample["label"], sample["predicted"]))
+        labels = map(_label_text, (sample["label"], sample["predicted"]))
         return dict(zip(("source", "reference", "output"), (source, *labels), strict=True))
     return {name: value for name, value in text.items() if name != "index"}
+
+
+def _label_text(label: Any) -> str:
+    """A class, several classes, or a number, as the screen shows it."""
+    if isinstance(label, float):
+        return f"{label:.6g}"
+    return ", ".join(label) if isinstance(label, list) else str(label)
 
 
 def next_commands(config: Config, run_dir: Path) -> list[str]:

@@ -86,6 +86,8 @@ class Evaluation:
     """Whether a perfect score is possible, as it is on data=grammar."""
     classes: bool = False
     """Whether the outputs are classes."""
+    numbers: bool = False
+    """Whether the outputs are numbers."""
 
 
 def of_training(run: Training) -> list[str]:
@@ -171,6 +173,9 @@ def _repeated(found: Evaluation) -> list[str]:
         return []
     (output, count), outputs = Counter(found.outputs).most_common(1)[0], len(found.outputs)
     rightly = sum(reference == output for reference in found.references)
+    if found.numbers:
+        same = f"every prediction is {output}, as if the model did not read the text: a larger optim.lr may help"
+        return [same] if count == outputs else []
     if found.classes:
         if count < outputs or rightly == len(found.references):
             return []
@@ -215,10 +220,13 @@ def _evaluation(task: Task, metrics: Mapping[str, float], samples: Sequence[dict
         interval=_interval(task, metrics, samples) if 0 < len(samples) < FEW_EXAMPLES else None,
         solvable=task.config.data.format == "grammar",
         classes=given == "predicted",
+        numbers=bool(samples) and isinstance(samples[0][truth], float),
     )
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 

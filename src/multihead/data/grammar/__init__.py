@@ -18,11 +18,12 @@ out for this:
 - Each language has one past tense (was/war, has been/ist gewesen).
 
 **Columns**, by family: ``english, german`` (sentence pairs); ``text`` (running text: one to six English sentences a
-line, drawn independently); ``opinion, sentiment``; ``passage, gist``. The rows of two families are independent.
+line, drawn independently); ``opinion, sentiment``; ``passage, gist``; ``review, rating``. The rows of two families are
+independent.
 
 **Splits.** The hash of a sentence decides its split (`split_of`): the English sentence for pairs, each sentence for
-running text, the opinion, the passage. Texts are drawn until they fall into the split, so within it they follow the
-grammar's own probabilities. Validation and test hold every example once; training repeats what is frequent.
+running text, the opinion, the passage, the review. Texts are drawn until they fall into the split, so within it they
+follow the grammar's own probabilities. Validation and test hold every example once; training repeats what is frequent.
 
 **The optimum** (`reference`). A split owns a share s of all sentences, and in effect that share of the probability: as
 the hash knows nothing of p, the owned mass has the standard deviation sqrt(s (1 - s) sum p^2), 0.15 % of s for the
@@ -33,11 +34,12 @@ pairs of the test split. So a sentence of the split has the probability p / s, a
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from multihead.config.data import GrammarConfig
-from multihead.data.grammar import opinions, passages, rules
+from multihead.data.grammar import opinions, passages, ratings, rules
 from multihead.data.grammar.linearise import English, German
 from multihead.data.grammar.sampling import SHARES, Sampler, read_rules, split_of
 from multihead.errors import DataError
@@ -104,7 +106,8 @@ def reference(config: GrammarConfig, split: str, column: str) -> dict[str, float
         length; each of them also with ``_learnable``: the mean of -log p, the best without knowing the split's hash.
         For english and german also ``bleu`` and ``chrf`` of translation from the other side, and
         ``nats_per_example_translated``: 0, as the source decides the target. For sentiment ``accuracy``, and
-        ``majority``, that of always giving the more frequent label. For gist ``rouge``.
+        ``majority``, that of always giving the more frequent label. For gist ``rouge``. For rating
+        ``pearson``, ``r2``, and ``mse_of_mean``, the MSE of always giving the mean.
     """
     family = _family(column)
     rows = examples(config, split, family)
@@ -113,6 +116,8 @@ def reference(config: GrammarConfig, split: str, column: str) -> dict[str, float
         return {"accuracy": 1.0, "majority": max(texts.count(label) for label in set(texts)) / len(texts)}
     if column == "gist":
         return {"rouge": 100.0}
+    if column == "rating":
+        return {"pearson": 1.0, "r2": 1.0, "mse_of_mean": statistics.pvariance(map(float, texts))}
     learnable = -sum(row.log_prob for row in rows)
     least = learnable + math.log(SHARES[split]) * sum(row.draws for row in rows)
     num_words = sum(len(text.split()) for text in texts)
@@ -165,6 +170,10 @@ def _opinions(seed: str, split: str) -> Iterator[Example]:
     return _texts(Sampler(opinions.TABLE, seed), opinions.draw, split)
 
 
+def _reviews(seed: str, split: str) -> Iterator[Example]:
+    return _texts(Sampler(opinions.TABLE, seed), ratings.draw, split)
+
+
 def _passages(seed: str, split: str) -> Iterator[Example]:
     return _texts(Sampler(passages.TABLE, seed), passages.draw, split)
 
@@ -181,6 +190,7 @@ FAMILIES: dict[tuple[str, ...], Callable[[str, str], Iterator[Example]]] = {
     ("text",): _running_text,
     ("opinion", "sentiment"): _opinions,
     ("passage", "gist"): _passages,
+    ("review", "rating"): _reviews,
 }
 """Columns that belong together, and the endless generator of their rows."""
 

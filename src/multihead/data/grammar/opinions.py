@@ -71,8 +71,13 @@ TABLE = read_rules(
 def draw(sampler: Sampler) -> tuple[str, str, float]:
     """Returns an opinion, its sentiment, and the natural logarithm of the probability of both."""
     (label, tree), log_prob = sampler.draw("Opinion")
+    return sentence(tree), label, log_prob
+
+
+def sentence(tree: tuple) -> str:
+    """Returns the sentence that a tree stands for."""
     text = re.sub(" ([,;]|$)", r"\1", re.sub(" +", " ", _fill(tree)))
-    return text[0].upper() + text[1:] + ".", label, log_prob
+    return text[0].upper() + text[1:] + "."
 
 
 def _fill(tree: tuple) -> str:

@@ -1,0 +1,194 @@
+"""What classification and regression share: a text, or a pair of texts, becomes one vector, and that the outputs.
+
+Shapes: B batch, T tokens, N examples, O outputs (classes, or one number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multihead.config.task import PooledConfig
+from multihead.config.training import Config, DecodingConfig
+from multihead.errors import DataError
+from multihead.model.heads import PooledClassifier
+from multihead.tasks.base import EvaluationData, Model, Task
+from multihead.text.inputs import is_blank
+from multihead.text.vocabulary import Vocabulary
+
+PooledT = TypeVar("PooledT", bound=PooledConfig)
+
+
+class PooledTask(Task[PooledT, Model[PooledClassifier]], Generic[PooledT]):
+    """A task on ``<bos> text <eos>``, or on ``<bos> text <sep> text_b <eos>``.
+
+    A subclass defines the head, the labels of a batch, the loss, the evaluation and `answers`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        settings: PooledT,
+        model: Model[PooledClassifier],
+        vocab: Vocabulary,
+        evaluation: EvaluationData | None = None,
+    ):
+        super().__init__(config, settings, model, vocab, evaluation)
+        marks = self.tokenizers["text"]
+        self.pad, self.start, self.between, self.end = marks.pad_id, marks.start, marks.between, marks.end
+        self.typed = config.model.segment_types > 1 and "text_b" in self.tokenizers and marks.second_type > 0
+        """Whether the model is shown which of two texts a token belongs to."""
+        self.pairs = "text_b" in self.tokenizers
+
+    # ---- what a subclass defines
+
+    def labels_of(self, encoded: Any, indices: np.ndarray) -> Tensor:
+        """What the loss takes as the labels of examples [N, ...]; of no examples too."""
+        raise NotImplementedError
+
+    def answers(self, texts: Sequence[str], others: Sequence[str] | None = None) -> list[list[dict[str, Any]]]:
+        """As `predict`, but the second texts of pairs are a separate argument, and no text is blank."""
+        raise NotImplementedError
+
+    # ---- from ids to batches
+
+    def limits(self) -> dict[str, int]:
+        room = self.config.model.max_len - self._marks
+        return {"text": room // 2, "text_b": room // 2} if self.pairs else {"text": room}
+
+    @property
+    def _marks(self) -> int:
+        """Number of marks in a row."""
+        return len(self.start) + len(self.end) + (len(self.between) if self.pairs else 0)
+
+    def lengths(self, encoded: Any) -> tuple[np.ndarray, np.ndarray]:
+        total = encoded.lengths("text") + self._marks
+        if self.pairs:
+            total = total + encoded.lengths("text_b")
+        return total, total[:, None]
+
+    def targets(self, encoded: Any) -> np.ndarray:
+        return np.ones(len(encoded), dtype=np.int64)
+
+    def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
+        if len(indices) == 0:  # one row without a label: its loss is 0 and its gradient exists
+            row = torch.tensor([[*self.start, *self.end] or [self.pad]])
+            return {"text": row, "mask": None, "types": None, "labels": self.labels_of(encoded, indices)}
+        middle = ["text", *self.between, "text_b"] if self.pairs else ["text"]
+        tokens = encoded.joined([*self.start, *middle, *self.end], indices, pad_id=self.pad)
+        firsts = encoded.lengths("text")[indices]
+        batch = self._masked(tokens, self.lengths(encoded)[0][indices], firsts)
+        batch["labels"] = self.labels_of(encoded, indices)
+        return batch
+
+    def _masked(self, tokens: Tensor, lengths: np.ndarray, firsts: np.ndarray) -> dict[str, Any]:
+        """Tokens [B, T], their mask (None if all are real), and which text of a pair each belongs to."""
+        mask = torch.arange(tokens.size(1)) < torch.as_tensor(lengths)[:, None]
+        types = None
+        if self.typed:
+            second = torch.as_tensor(firsts)[:, None] + len(self.start) + len(self.between)
+            types = (torch.arange(tokens.size(1)) >= second).long()
+        return {"text": tokens, "mask": None if bool(mask.all()) else mask, "types": types}
+
+    # ---- from batches to outputs
+
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Outputs [N, O] in float32 and labels of the examples of a batch."""
+        found, labels = self.opinions(batch)
+        return self.model.head.joined(found), labels
+
+    def opinions(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], Tensor]:
+        """Outputs [N, O] in float32 of each classifier of the head, and labels of the examples of a batch."""
+        text, mask = self._dropped(batch["text"]), batch["mask"]
+        if self.settings.stack == "encoder":
+            hidden = self.model.transformer.encode(text, mask, types=batch.get("types"))  # [B, T, D]
+        else:  # causality hides the padding, which is on the right
+            hidden = self.model.transformer.decode(text)
+        found, labels = self.model.head.opinions(hidden, mask, batch["text"]), batch["labels"]
+        return [logits.float()[: len(labels)] for logits in found], labels  # an empty batch has one row without label
+
+    def _dropped(self, text: Tensor) -> Tensor:
+        """Ids [B, T]; in training, ``task.token_dropout`` of them are ``<mask>``."""
+        if not self.training or not self.settings.token_dropout:
+            return text
+        marks = self.tokenizers["text"]
+        chosen = torch.rand(text.shape, device=text.device) < self.settings.token_dropout
+        for special in marks.special_ids:  # one by one, since a tensor of them would make the host wait
+            chosen &= text != special
+        return text.masked_fill(chosen, marks.mask_id)
+
+    # ---- validation and test
+
+    def add_samples(self, rows: Sequence[int], answers: Sequence[Mapping[str, Any]], split: str) -> None:
+        """Keeps the texts and the answers of rows of a split for samples.jsonl."""
+        columns = self.evaluation.texts[split]
+        roles = [role for role in ("text", "text_b") if role in columns]
+        for row, answer in zip(rows, answers, strict=True):
+            self.samples.append({"index": row, **{role: columns[role][row] for role in roles}, **answer})
+
+    # ---- prediction
+
+    def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
+        """What `answers` gives for each text. A pair of texts is one line with a tab between them.
+
+        A blank text, or a pair with one, has no outputs.
+
+        Raises:
+            DataError: This run reads pairs, and an input has no tab.
+        """
+        for text in texts:
+            if flaw := self.flaw(text):
+                raise DataError("input", *flaw)
+        firsts, others = self._sides(texts)
+        results = self.answers(firsts, others)
+        for place, sides in enumerate(zip(firsts, *([others] if self.pairs else []), strict=True)):
+            if any(map(is_blank, sides)):
+                results[place] = []
+        return results
+
+    def _sides(self, texts: Sequence[str]) -> tuple[list[str], list[str] | None]:
+        """First and second texts of lines; None instead of second texts if this run reads single texts."""
+        if not self.pairs:
+            return list(texts), None
+        halves = [text.partition("\t") for text in texts]
+        return [first for first, _, _ in halves], [second for _, _, second in halves]
+
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
+        limits, over = self.limits(), [False] * len(texts)
+        for role, column in zip(limits, self._sides(texts), strict=False):
+            ids = self.tokenizers[role].encode_batch(column)
+            over = [was_over or len(row) > limits[role] for was_over, row in zip(over, ids, strict=True)]
+        return over
+
+    def flaw(self, text: str) -> tuple[str, str] | None:
+        if self.pairs and "\t" not in text and not is_blank(text):
+            return f"{text[:40]!r} is one text, and this run reads pairs", "write TEXT<TAB>TEXT_B"
+        return None
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[str], others: Sequence[str] | None = None) -> Tensor:
+        """Outputs [N, O] of texts or of pairs; texts that are longer than the model reads are cut."""
+        limits = self.limits()
+        rows = [[*self.start, *ids[: limits["text"]]] for ids in self.tokenizers["text"].encode_batch(list(texts))]
+        firsts = np.array([len(row) - len(self.start) for row in rows])
+        if self.pairs:
+            second = self.tokenizers["text_b"].encode_batch(list(others or [""] * len(rows)))
+            rows = [[*row, *self.between, *ids[: limits["text_b"]]] for row, ids in zip(rows, second, strict=True)]
+        rows = [[*row, *self.end] or [self.pad] for row in rows]
+        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+        result = torch.zeros(len(rows), self.model.head.output.out_features)
+        start = 0
+        while start < len(order):
+            width = len(rows[order[start]])
+            chosen = order[start : start + max(1, self.config.data.eval_tokens // width)]
+            tokens = torch.tensor([rows[i] + [self.pad] * (width - len(rows[i])) for i in chosen])
+            batch = self._masked(tokens, np.array([len(rows[i]) for i in chosen]), firsts[chosen])
+            batch["labels"] = torch.zeros(len(chosen), dtype=torch.long)
+            moved = {name: value if value is None else value.to(self.device) for name, value in batch.items()}
+            result[chosen] = self(moved)[0].cpu()
+            start += len(chosen)
+        return result

@@ -1,0 +1,95 @@
+"""Regression: a text, or a pair of texts, becomes one number.
+
+Shapes: N examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from multihead.config.task import RegressionConfig
+from multihead.config.training import Config
+from multihead.metrics.classification import Outputs
+from multihead.metrics.regression import regression_metrics
+from multihead.model.heads import PooledClassifier, Regressor
+from multihead.model.transformer import Transformer
+from multihead.tasks.base import EvaluationData, Model
+from multihead.tasks.pooled import PooledTask
+from multihead.text.vocabulary import Scale, Vocabulary
+
+
+class RegressionTask(PooledTask[RegressionConfig]):
+    """Regression by the mean squared error of standardised labels, as `transformers` does it with one label.
+
+    Labels are standardised by their mean and deviation in the training split. Predictions and metrics are in the
+    original units; only the loss is standardised.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        settings: RegressionConfig,
+        model: Model[PooledClassifier],
+        vocab: Vocabulary,
+        evaluation: EvaluationData | None = None,
+    ):
+        super().__init__(config, settings, model, vocab, evaluation)
+        self.scale = vocab.scales.get(settings.name, Scale())
+        self.outputs = Outputs(1, multi_label=False)
+
+    @classmethod
+    def new_head(
+        cls, config: Config, settings: RegressionConfig, transformer: Transformer, vocab: Vocabulary
+    ) -> PooledClassifier:
+        scale = vocab.scales.get(settings.name, Scale())
+        pooling, dropout = settings.pooling, settings.head_dropout
+        dense, bias, width = settings.head_activation, settings.head_bias, config.model.d_model
+        return Regressor(width, pooling, dropout, dense, bias, mean=scale.mean, deviation=scale.deviation)
+
+    def labels_of(self, encoded: Any, indices: np.ndarray) -> Tensor:
+        """Standardised labels of examples [N]."""
+        return encoded.numbers("label", np.asarray(indices, dtype=np.int64))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        (found,), labels = self.opinions(batch)
+        return self.step_loss(F.mse_loss(found[:, 0], labels.to(found), reduction="sum"), batch)
+
+    # ---- validation and test
+
+    def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
+        found, _ = self(batch)
+        rows = list[int](batch["index"].tolist())
+        labels = [float(self.evaluation.texts[split]["label"][row]) for row in rows]  # exact in any precision
+        self.outputs.update(found[:, 0], torch.tensor(labels, dtype=torch.float64, device=found.device))
+        wanted = [place for place, row in enumerate(rows) if split == "test" or row < self.settings.num_samples]
+        answers = [{"label": labels[i], "predicted": _plain(found[i, 0])} for i in wanted]
+        self.add_samples([rows[i] for i in wanted], answers, split)
+
+    def finish_evaluation(self, split: str) -> dict[str, float]:
+        predicted, labels = (numbers.cpu().numpy() for numbers in self.outputs.compute())
+        self.outputs.reset()
+        metrics = regression_metrics(predicted, labels)
+        return {"loss": metrics["mse"] / self.scale.deviation**2, **metrics}
+
+    def signatures(self) -> dict[str, Any]:
+        return {"label_mean": self.scale.mean, "label_deviation": self.scale.deviation}
+
+    # ---- prediction
+
+    def answers(self, texts: Sequence[str], others: Sequence[str] | None = None) -> list[list[dict[str, Any]]]:
+        """For each text its number."""
+        return [[{"number": _plain(number)}] for number in self.logits(texts, others)[:, 0]]
+
+    def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
+        return f"{outputs[0]['number']:.6g}" if outputs else ""
+
+
+def _plain(number: Tensor) -> float:
+    """Returns a number with the digits that float32 has."""
+    return float(f"{float(number):.9g}")

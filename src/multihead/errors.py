@@ -109,7 +109,7 @@ SHOW_TRACEBACK = "MULTIHEAD_TRACEBACK"
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """Returns the status of ``action``, or that of the error that ended it, which is written to stderr."""
+    """Returns the status of ``action``, or that of the error that ended it. `report` writes the error to stderr."""
     try:
         status = action()
         sys.stdout.flush()

@@ -85,6 +85,7 @@ class Run:
     def _validate(self, trainer, module):
         self.validations.append(trainer.global_step)
         self.clock.now += 50
+        self.steps.validation.pending = False
         return False
 
     def step(self, loss=1.0, seconds=2.0):

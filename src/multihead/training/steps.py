@@ -167,11 +167,10 @@ class Steps(TaskCallback):
         saves = step % config.checkpoint_every_n_steps == 0 or last
         if validates or saves or leaves:
             self.not_finite.check_loss(trainer, task)
+        self.validation.pending = validates
         if validates and not leaves:
             saves |= self.validation.run(trainer, task)
             leaves = self.signals.reached_any_rank(trainer)
-        if validates and leaves:
-            self.validation.put_off(step)
         self.stopping.stop_early(trainer, self.validation)
         if saves or leaves or trainer.should_stop:
             self.saving.save(trainer, self.validation.best)

@@ -88,7 +88,7 @@ def test_loss_of_classes():
     assert float(found.score(found.runs[0].sum(0))) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "f1/spam", "mcc"])
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "micro_f1", "f1/spam", "mcc"])
 def test_label_sets_are_torchmetrics(metric):
     rng = np.random.default_rng(2)
     labels, predicted = rng.random((30, 4)) < 0.4, rng.random((30, 4)) < 0.4

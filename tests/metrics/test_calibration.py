@@ -94,6 +94,42 @@ def test_thresholds_are_the_best_of_all_cuts(seed):
         assert cost * (count - hits) + sum(positive) - hits == pytest.approx(least)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_the_f1_threshold_is_the_best_point_of_scikit_learns_curve(seed):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    draw = random.Random(seed)
+    scores = [round(draw.random(), 2) for _ in range(80)]
+    positive = [draw.random() < s / 2 for s in scores]
+    precision, recall, _ = sklearn.precision_recall_curve(positive, scores)
+    best = max(2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True) if p + r)
+    cut = choose_threshold(torch.tensor(scores, dtype=torch.float64), torch.tensor(positive), "f1")
+    assert sklearn.f1_score(positive, [s >= cut for s in scores]) == pytest.approx(best)
+
+
+def test_every_class_of_several_gets_the_threshold_of_its_best_f1():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(300, 4, generator=generator, dtype=torch.float64) - torch.tensor([0.0, 1, 2, 3])
+    labels = torch.bernoulli((logits + 2).sigmoid(), generator=generator).long()  # all probabilities are too low
+    labels[:, 3] = 0
+    names = ["joy", "anger", "fear", "never"]
+    plain = Calibration()
+    fitted = plain.refit(logits, labels, names, True, threshold="f1")
+    assert list(fitted.thresholds) == names[:3]  # no example has the last one, which keeps one half
+    probabilities = fitted.probabilities(logits, True)
+    ours, before = (each.decide(probabilities, names, True).numpy() for each in (fitted, plain))
+    for place, name in enumerate(names[:3]):
+        precision, recall, _ = sklearn.precision_recall_curve(labels[:, place], probabilities[:, place])
+        best = max(2 * p * r / (p + r) for p, r in zip(precision, recall, strict=True) if p + r)
+        assert sklearn.f1_score(labels[:, place], ours[:, place]) == pytest.approx(best)
+        assert fitted.thresholds[name].value < 0.5
+    scores = [sklearn.f1_score(labels, each, average="micro", zero_division=0) for each in (before, ours)]
+    assert scores[1] > scores[0]
+    message = r"threshold: of class \w+: no threshold reaches precision:1 .*; fix: threshold=f1"
+    with pytest.raises(ConfigError, match=message):
+        plain.refit(logits, 1 - labels, names, True, threshold="precision:1")
+
+
 def test_a_threshold_stands_half_way_between_two_scores():
     scores = torch.tensor([0.9, 0.8, 0.6, 0.2]).double()
     positive = torch.tensor([True, True, False, False])
@@ -119,8 +155,11 @@ def test_a_precision_out_of_reach_is_refused_with_the_best_there_is():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("recall:0.9", r"threshold: must be precision:P, cost:C or none, got 'recall:0.9'; fix: threshold=precision"),
-        ("0.9", r"threshold: must be precision:P, cost:C or none, got '0.9'"),
+        (
+            "recall:0.9",
+            r"threshold: must be f1, precision:P, cost:C or none, got 'recall:0.9'; fix: threshold=precision",
+        ),
+        ("0.9", r"threshold: must be f1, precision:P, cost:C or none, got '0.9'"),
         ("precision:1.5", r"threshold: must be a precision in \(0, 1\], got 'precision:1.5'"),
         ("cost:0", r"threshold: must be a cost above 0 and finite, got 'cost:0'"),
         ("cost:1e999", r"threshold: must be a cost above 0 and finite, got 'cost:1e999'"),

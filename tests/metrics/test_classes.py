@@ -62,6 +62,7 @@ def test_of_several_classes_they_are_scikit_learns():
     expected = {
         "accuracy": sklearn.accuracy_score(y, p),
         "macro_f1": sklearn.f1_score(y, p, average="macro"),
+        "micro_f1": sklearn.f1_score(y, p, average="micro"),
         "mcc": sklearn.matthews_corrcoef(y.ravel(), p.ravel()),
         "auroc": sklearn.roc_auc_score(y, probabilities.numpy(), average="macro"),
         **{f"f1/{name}": value for name, value in zip(NAMES, f1, strict=True)},
@@ -305,3 +306,32 @@ def test_without_matplotlib_there_are_tables_only(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     files = Confusion(["a", "b"], [[1, 0], [0, 1]]).write(tmp_path, "c")
     assert [file.name for file in files] == ["c.csv", "c.json"] and not (tmp_path / "c.png").exists()
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("count", [20, 25])
+def test_the_scores_of_each_class_are_scikit_learns_and_many_show_their_extremes(count, multi_label, tmp_path):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng, names = np.random.default_rng(count), [f"class{i:02}" for i in range(count)]
+    if multi_label:
+        labels, predicted = rng.random((200, count)) < 0.3, rng.random((200, count)) < 0.3
+    else:
+        labels = rng.integers(0, count, 400)
+        predicted = np.where(rng.random(400) < labels / count, labels, rng.integers(0, count, 400))
+    tensors = (torch.tensor(x).long() for x in (predicted, labels))
+    confusion = Confusion.of(*tensors, names, multi_label)
+    precision, recall, f1, support = sklearn.precision_recall_fscore_support(labels, predicted, zero_division=0)
+    head, *rows = confusion.classes()
+    assert head == ["class", "f1", "precision", "recall", "examples", "predicted"]
+    for place, scores in enumerate((f1, precision, recall, support), start=1):
+        assert [row[place] for row in rows] == pytest.approx(scores.tolist())
+    shown = confusion.write_classes(tmp_path, "classes_test")
+    with open(tmp_path / "classes_test.csv", newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["class", *names]
+    if count == 20:
+        assert shown == []
+        return
+    assert len(shown) == 22 and shown[11][0] == "... 5 more in classes_test.csv"
+    order = sorted(range(count), key=lambda place: -f1[place])
+    assert [row[1] for row in shown[1:11]] == pytest.approx([round(f1[i], 3) for i in order[:10]])
+    assert [row[1] for row in shown[12:]] == pytest.approx([round(f1[i], 3) for i in order[-10:]])

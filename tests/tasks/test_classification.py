@@ -412,6 +412,44 @@ def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_run_direct
         file.unlink(missing_ok=True)
 
 
+def test_a_threshold_needs_a_class_if_examples_have_one_each(run):
+    message = r"threshold_label: is missing; fix: threshold_label=CLASS says which class"
+    with pytest.raises(ConfigError, match=message):
+        evaluate(str(run[0]), ["threshold=f1"])
+
+
+@pytest.mark.unhurried
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_every_class_of_a_multi_label_run_gets_its_threshold(tmp_path, monkeypatch, capsys):
+    draw = np.random.default_rng(0)
+    names = [f"topic{i:02}" for i in range(24)]
+    rows = [sorted(draw.choice(24, draw.integers(1, 4), replace=False)) for _ in range(300)]
+    lines = [f"{'|'.join(names[i] for i in row)}\t{' '.join(f'word{i}' for i in row)} text" for row in rows]
+    (tmp_path / "topics.tsv").write_text("label\ttext\n" + "\n".join(lines) + "\n")
+    words = ["task=classification", *SMALL, f"data={tmp_path / 'topics.tsv'}", "task.multi_label=true", "logger=none",
+             "data.label_separator=|", f"run_dir={tmp_path / 'run'}", "trainer.max_steps=30", "accelerator=cpu",
+             "trainer.val_every_n_steps=30", "task.monitor=val/micro_f1"]  # fmt: skip
+    with torch.set_grad_enabled(True):
+        before = multihead.train(words)
+    said = (tmp_path / "run" / "train.log").read_text()
+    assert "classes: topic00, topic01" in said and "and 14 more" in said
+    assert "test/f1/topic00" in before and "test/f1/topic00" not in said and "... 4 more in classes_test.csv" in said
+    after = evaluate(str(tmp_path / "run"), ["threshold=f1"])
+    assert after["test/micro_f1"] > before["test/micro_f1"]  # after few steps all probabilities are low
+    stored = json.loads((tmp_path / "run" / "model" / "calibration.json").read_text())["thresholds"]
+    assert {entry["criterion"] for entry in stored.values()} == {"f1"} and stored.keys() <= {*names}
+    (line,) = predicted(monkeypatch, capsys, tmp_path / "run", b"word3 word5 text\n", "format=jsonl")
+    for output in json.loads(line)["outputs"]:
+        least = stored[output["label"]]["value"] if output["label"] in stored else 0.5
+        assert output["predicted"] == (output["probability"] >= least - 1e-6)
+
+
+def test_micro_f1_is_monitored_with_several_labels_alone():
+    message = r"task.monitor: must be another one if task.multi_label=false, because micro-F1 is the accuracy there"
+    with pytest.raises(ConfigError, match=message):
+        compose(["task=classification", "task.monitor=val/micro_f1"])
+
+
 def test_a_file_with_an_unknown_label_is_refused_in_evaluate(run, tmp_path):
     (tmp_path / "mine.csv").write_text("1,prize word1\n0,lunch\n2,word3 word4\n")
     words = [f"data.test={tmp_path / 'mine.csv'}", "data.on_bad_line=error", "data.labels.2=scam"]

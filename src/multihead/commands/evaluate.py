@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("multihead")
 
 
+MOST_LINES = 10
+"""Number of classes whose thresholds are shown."""
+
+
 def run(words: Sequence[str]) -> int:
     """Runs ``multihead evaluate``; see `EvaluateSettings`."""
     runs = read_words(EvaluateSettings, words)[0].run
@@ -57,6 +61,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     path = run_directory(run)
     settings, overrides = read_words(EvaluateSettings, [write("run", run), *words])
     composition = compose_from_run(load_yaml(path / "config.yaml"), overrides, run=run)
+    _require_label(settings, composition.config)
     for line in [*settle(composition), *cautions(composition.config)]:
         log.info("%s", line)
     config, split = composition.config, composition.config.data.split
@@ -80,6 +85,17 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         log.warning("note: %s", text)
     log.info("wrote %s", Path(path, name))
     return result
+
+
+def _require_label(settings: EvaluateSettings, config: Config) -> None:
+    """Checks that a threshold is for one class, or for every class of a run whose examples may have several.
+
+    Raises:
+        ConfigError: No class is named.
+    """
+    several = getattr(config.task.members().get("classification"), "multi_label", True)
+    if settings.threshold not in ("", "none") and not settings.threshold_label and not several:
+        raise ConfigError("threshold_label", "is missing", "threshold_label=CLASS says which class")
 
 
 def _prepare(composition: Composition, path: Path, words: Sequence[str]) -> Prepared:
@@ -162,9 +178,17 @@ def _decide(settings: EvaluateSettings, task: Task, composition: Composition, pa
     )
     replace_synced(path / "model" / FILE, chosen.content())
     facts, count = ", ".join(f"{name} {value}" for name, value in chosen.facts().items()), len(columns["text"])
+    if len(chosen.thresholds) > 1:
+        facts = f"thresholds of {len(chosen.thresholds)} classes"
     log.info("chosen on val (%d examples): %s; saved in %s", count, facts or "nothing", path / "model" / FILE)
-    for name, threshold in chosen.thresholds.items():
+    for name, threshold in list(chosen.thresholds.items())[:MOST_LINES]:
         log.info("%s on the %d examples of val: %s", name, count, threshold)
+    if len(chosen.thresholds) > MOST_LINES:
+        log.info("... and %d more", len(chosen.thresholds) - MOST_LINES)
+    lacking = [name for name in classifier.labels if name not in chosen.thresholds]
+    if settings.threshold not in ("", "none") and not settings.threshold_label and lacking:
+        shown = ", ".join(lacking[:MOST_LINES]) + (" ..." if len(lacking) > MOST_LINES else "")
+        log.info("no example of val has these classes, so they keep one half: %s", shown)
 
 
 def result_name(config: Config, split: str, words: Sequence[str]) -> str:

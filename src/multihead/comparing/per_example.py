@@ -201,6 +201,8 @@ def _nats(probabilities: dict[str, float], label: str) -> float:
 def _class_score(metric: str, names: Sequence[str], absent_count: bool) -> Callable[[np.ndarray], np.ndarray] | None:
     if metric == "macro_f1":
         return partial(macro_f1, absent_count=absent_count)
+    if metric == "micro_f1" and absent_count:
+        return micro_f1
     if metric.startswith("f1/") and metric[3:] in names:
         return partial(_one_f1, place=list(names).index(metric[3:]))
     return None
@@ -229,6 +231,12 @@ def macro_f1(sums: np.ndarray, absent_count: bool = False) -> np.ndarray:
     if absent_count:
         return f1.mean(-1)
     return _ratio(f1.sum(-1), occurs.sum(-1).astype(np.float64))
+
+
+def micro_f1(sums: np.ndarray) -> np.ndarray:
+    """Computes the F1 of all decisions together. The argument is that of `macro_f1`."""
+    counts = sums.reshape(*sums.shape[:-1], -1, 3).sum(-2)
+    return _ratio(2 * counts[..., 0], counts[..., 1] + counts[..., 2])
 
 
 def mcc(sums: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ UNITS = {
     "ter": "TER",
     "exact_match": "exact match",
     "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
     "mcc": "MCC",
     "auroc": "AUROC",
     "ece": "calibration error",

@@ -231,6 +231,7 @@ class ClassificationConfig(PooledConfig):
     METRICS: ClassVar[dict[str, str]] = {
         "val/accuracy": "max",
         "val/macro_f1": "max",
+        "val/micro_f1": "max",
         "val/mcc": "max",
         "val/auroc": "max",
         "val/loss": "min",
@@ -259,6 +260,11 @@ class ClassificationConfig(PooledConfig):
 
     def __post_init__(self) -> None:
         PooledConfig.__post_init__(self)
+        micro, alone = (
+            self.monitor == "val/micro_f1",
+            "another one if task.multi_label=false, because micro-F1 is the accuracy there",
+        )
+        require(self.multi_label or not micro, "task.monitor", alone, self.monitor, "task.monitor=val/accuracy")
         require_choice("task.class_weights", self.class_weights, ("none", "balanced"))
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
         require(

@@ -43,31 +43,34 @@ class EvaluateSettings(Settings):
     calibrate: bool | None = setting(None)
     """true fits a temperature for the probabilities of a classifier; false removes it."""
     threshold: str = setting(takes="CRITERION")
-    """How the threshold of a class is chosen: precision:0.99, or cost:C if a false positive costs as much as C false
-    negatives. none removes all thresholds."""
+    """How the threshold of a class is chosen: f1 (the largest F1), precision:0.99, or cost:C if a false positive costs
+    as much as C false negatives. none removes all thresholds."""
     threshold_label: str = setting(takes="CLASS")
-    """The class that threshold= is for."""
+    """The class that threshold= is for. A run with task.multi_label=true may leave it out; then every class gets a
+    threshold of its own."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.threshold not in ("", "none"):
             read_criterion(self.threshold)
-            if not self.threshold_label:
-                raise ConfigError("threshold_label", "is missing", "threshold_label=CLASS says which class")
         elif self.threshold_label and not self.threshold:
             what = "names a class, but threshold= is missing"
             raise ConfigError("threshold_label", what, "threshold=cost:1")
 
 
 def read_criterion(text: str) -> tuple[str, float]:
-    """Splits ``precision:P`` or ``cost:C`` into the kind and the number.
+    """Splits ``precision:P`` or ``cost:C`` into the kind and the number; the number of ``f1`` is 0.
 
     Raises:
         ConfigError: It is neither, or the number is out of range.
     """
+    if text == "f1":
+        return text, 0.0
     match = re.fullmatch(r"(precision|cost):(\d*\.?\d+(?:[eE][+-]?\d+)?)", text)
     if match is None:
-        raise ConfigError("threshold", f"must be precision:P, cost:C or none, got {text!r}", "threshold=precision:0.99")
+        raise ConfigError(
+            "threshold", f"must be f1, precision:P, cost:C or none, got {text!r}", "threshold=precision:0.99"
+        )
     kind, number = match[1], float(match[2])
     if kind == "precision":
         require(0 < number <= 1, "threshold", "a precision in (0, 1]", text)

@@ -7,9 +7,10 @@ Shapes: N examples, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Threshold:
     value: float
     """It is the least probability; if it is above 1, no text is classified as the class."""
     criterion: str
-    """It is ``precision:P`` or ``cost:C``, as `choose_threshold` takes it."""
+    """It is ``f1``, ``precision:P`` or ``cost:C``, as `choose_threshold` takes it."""
     precision: float | None = None
     """Share of the texts classified as the class that really are of the class; None if there are none."""
     recall: float | None = None
@@ -163,7 +164,8 @@ class Calibration:
             multi_label: Whether examples have any number of classes.
             temperature: True fits one, False sets it to 1, None keeps the present one.
             threshold: The criterion of one more threshold, ``none`` to drop all thresholds, or empty.
-            label: The class that the threshold is for.
+            label: The class that the threshold is for. If it is empty, every class gets its own, but for those that no
+                example of the split has.
 
         Raises:
             ConfigError: There is no such class, or no threshold meets the criterion.
@@ -175,16 +177,31 @@ class Calibration:
         criteria = {name: chosen.criterion for name, chosen in self.thresholds.items()}
         if threshold == "none":
             criteria = {}
-        elif threshold:
+        elif threshold and label:
             require_choice("threshold_label", label, names)
             criteria = (criteria if multi_label else {}) | {label: threshold}
+        elif threshold:
+            assert multi_label, "the classes of one example each share one decision"
+            criteria = {name: threshold for name, have in zip(names, labels.sum(0).tolist(), strict=True) if have}
         result = Calibration(degrees)
         probabilities = result.probabilities(logits, multi_label)
         for name, criterion in criteria.items():
             number = list(names).index(name)
             positive = labels[:, number] == 1 if multi_label else labels == number
-            result.thresholds[name] = Threshold.chosen(probabilities[:, number], positive, criterion)
+            with naming(name, len(criteria)):
+                result.thresholds[name] = Threshold.chosen(probabilities[:, number], positive, criterion)
         return result
+
+
+@contextlib.contextmanager
+def naming(label: str, count: int) -> Iterator[None]:
+    """Says which of several classes an error is about, and leaves it out as the way on."""
+    try:
+        yield
+    except ConfigError as error:
+        if count == 1:
+            raise
+        raise ConfigError("threshold", f"of class {label}: {error.what}", "threshold=f1") from None
 
 
 def _flaw(read: Calibration) -> str:
@@ -238,7 +255,7 @@ def choose_threshold(scores: Tensor, positive: Tensor, criterion: str) -> float:
 
     ``precision:P`` is the threshold with the highest recall at which at least the share P of the texts classified as
     the class really are of the class. ``cost:C`` is the highest threshold of least cost, if a false positive costs as
-    much as C false negatives.
+    much as C false negatives. ``f1`` is the highest threshold of the largest F1.
 
     Args:
         scores: Probabilities of the class [N].
@@ -264,6 +281,8 @@ def choose_threshold(scores: Tensor, positive: Tensor, criterion: str) -> float:
             raise ConfigError("threshold", what, f"threshold=precision:{math.floor(best * 100) / 100:g}")
         reached = found[enough]
         place = int(enough[int((reached == reached.max()).long().argmax())])  # of equal recall the most precise
+    elif kind == "f1":
+        place = int((found / (decided + hits[-1])).argmax())  # F1 is 2 * found / (decided + positives)
     else:
         cost = number * (decided - found) + (hits[-1] - found)
         place = int(cost.argmin())

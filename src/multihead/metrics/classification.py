@@ -27,6 +27,8 @@ CALIBRATION_BINS = 15
 
 MOST_SHOWN = 12
 """A confusion matrix of at most so many classes is shown whole. The files always hold all classes."""
+EXTREMES = 10
+"""If there are more than twice so many classes, the screen shows so many of the best and of the worst by F1."""
 
 
 class Outputs(Metric):
@@ -97,6 +99,7 @@ def label_set_metrics(
     - ``accuracy``: the share of examples for which exactly the right classes were predicted (subset accuracy).
     - ``f1/NAME``: F1 of each class, or 0 if the class neither occurs nor was predicted.
     - ``macro_f1``: the mean F1 of all classes, also of those.
+    - ``micro_f1``: F1 of all decisions together, one for each example and class.
     - ``auroc``: as in `class_metrics`.
     - ``mcc`` and ``ece``: over all decisions, one for each example and class.
 
@@ -114,6 +117,7 @@ def label_set_metrics(
     metrics = {
         "accuracy": functional.multilabel_exact_match(predicted, labels, count),
         "macro_f1": functional.multilabel_f1_score(predicted, labels, count, average="macro"),
+        "micro_f1": functional.multilabel_f1_score(predicted, labels, count, average="micro"),
         "mcc": _mcc(predicted.flatten(), truth, 2),
         "ece": functional.binary_calibration_error(each, truth, n_bins=CALIBRATION_BINS),
         **_mean_auroc(probabilities, labels),
@@ -194,6 +198,32 @@ class Confusion:
         ]
         wrong.sort(key=lambda cell: -cell[2])
         return [["class", "predicted as", "examples"], *wrong[:MOST_SHOWN]]
+
+    def classes(self) -> list[list[str | int | float]]:
+        """Returns F1, precision, recall and numbers of examples of each class, with a head. A score of 0/0 is 0."""
+        found: list[list[str | int | float]] = []
+        for place, (name, row) in enumerate(zip(self.names, self.counts, strict=True)):
+            right = row[0] if self.multi_label else row[place]
+            predicted = row[0] + row[1] if self.multi_label else sum(each[place] for each in self.counts)
+            examples = row[0] + row[2] if self.multi_label else sum(row)
+            scores = (2 * right, predicted + examples), (right, predicted), (right, examples)
+            found.append([name, *(above / max(1, below) for above, below in scores), examples, predicted])
+        return [["class", "f1", "precision", "recall", "examples", "predicted"], *found]
+
+    def write_classes(self, folder: Path, name: str) -> list[list[str | int | float]]:
+        """Writes ``NAME.csv`` with the scores of all classes; returns the best and the worst if there are many.
+
+        The returned table is empty if there are at most twice `EXTREMES` classes.
+        """
+        head, *body = self.classes()
+        with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([head, *body])
+        if len(body) <= 2 * EXTREMES:
+            return []
+        shown = [[round(cell, 3) if isinstance(cell, float) else cell for cell in row] for row in body]
+        shown.sort(key=lambda row: -float(row[1]))
+        rest = f"... {len(body) - 2 * EXTREMES} more in {name}.csv"
+        return [head, *shown[:EXTREMES], [rest, *[""] * (len(head) - 1)], *shown[-EXTREMES:]]
 
     def write(self, folder: Path, name: str) -> list[Path]:
         """Writes ``NAME.csv``, ``NAME.json`` and, if matplotlib is installed, ``NAME.png``."""

@@ -11,8 +11,10 @@ import io
 import logging
 import math
 import os
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,8 @@ LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
 """Loggers that write to our console and file while a log is open."""
 SELDOM = ("exact_match", "cut_outputs", "unknown_tokens", "rougeLsum")
 """Metrics that a validation's line leaves out, unless they are monitored."""
+MOST_CLASSES = 20
+"""If there are more classes, the table of metrics leaves out the F1 of each class."""
 MANY_CLASSES = 8
 """If there are more classes, a validation's line leaves out the F1 of each class."""
 
@@ -422,8 +426,14 @@ def summary(result: Mapping[str, Any], samples: Sequence[Mapping[str, str]], nex
 
 
 def metrics_table(result: Mapping[str, Any]) -> Table:
-    """Returns a table of a result's numbers: test metrics first, then validation, then the others."""
+    """Returns a table of a result's numbers: test metrics first, then validation, then the others.
+
+    The F1 of many classes and the thresholds of several are in files, and not in this table.
+    """
     numbers = {k: v for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    of_classes = Counter(name.partition("/")[0] for name in numbers if "/f1/" in name)
+    numbers = {k: v for k, v in numbers.items() if "/f1/" not in k or of_classes[k.partition("/")[0]] <= MOST_CLASSES}
+    numbers = {k: v for k, v in numbers.items() if not re.match("threshold.*/", k)}  # one for each class: in the file
     order = {"test": 0, "val": 1, "train": 2}
     names = sorted(numbers, key=lambda name: order.get(name.partition("/")[0] if "/" in name else "", 3))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))

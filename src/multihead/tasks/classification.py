@@ -176,7 +176,7 @@ class ClassificationTask(PooledTask[ClassificationConfig]):
             texts: Role to the split's texts.
             temperature: As in `Calibration.refit`, and so are the next two.
             threshold: The criterion of a threshold.
-            label: The class that the threshold is for.
+            label: The class that the threshold is for; if it is empty, every class of a multi-label run.
 
         Raises:
             ConfigError: There is no such class, or no threshold meets the criterion.
@@ -189,11 +189,16 @@ class ClassificationTask(PooledTask[ClassificationConfig]):
         return self.calibration
 
     def report(self, folder: Path, name: str) -> dict[str, list[list[Any]]]:
-        """Writes the confusion matrix of the last evaluation as ``confusion_NAME`` (CSV, JSON, picture)."""
+        """Writes what the last evaluation says about classes.
+
+        ``confusion_NAME`` (CSV, JSON, picture) is the confusion matrix; ``classes_NAME.csv`` has scores of each class.
+        """
         if self.confusion is None:
             return {}
+        extremes = self.confusion.write_classes(folder, f"classes_{name}")
         self.confusion.write(folder, f"confusion_{name}")
-        return {f"confusion_{name}": self.confusion.summary()}
+        found: dict[str, list[list[Any]]] = {f"classes_{name}": extremes} if extremes else {}
+        return found | {f"confusion_{name}": self.confusion.summary()}
 
     # ---- prediction
 

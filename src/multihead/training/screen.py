@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("multihead")
 
+MOST_CLASSES = 10
+"""Number of classes that the start of a run names."""
+
 
 def show_start(config: Config, notes: Sequence[str], prepared: Prepared, task: Task, run_dir: Path) -> None:
     """Logs one line each on the device, the data, the model and the run directory."""
@@ -40,7 +43,8 @@ def show_start(config: Config, notes: Sequence[str], prepared: Prepared, task: T
         of_task = f" for {name}" if len(prepared.encoded) > 1 else ""
         log.info("data %s%s: %s %s; vocabulary %s", config.data.name, of_task, counts, unit, vocabulary)
     if prepared.vocab.labels:
-        log.info("classes: %s", ", ".join(prepared.vocab.labels))
+        names, more = prepared.vocab.labels[:MOST_CLASSES], len(prepared.vocab.labels) - MOST_CLASSES
+        log.info("classes: %s", ", ".join(names) + (f" and {more} more" if more > 0 else ""))
     for scale in prepared.vocab.scales.values():
         log.info("labels of train: mean %.6g, standard deviation %.6g", scale.mean, scale.deviation)
     log.info(

@@ -46,7 +46,7 @@ def test_a_published_tokenizer_neither_pads_nor_cuts_there(tmp_path):
                           "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
     (tmp_path / "bert" / "tokenizer.json").write_text(json.dumps(content))
     tokenizer = tokenizer_of(f"hf:{tmp_path / 'bert'}")
-    (tmp_path / "out.json").write_text(tokenizer.library_json())
+    (tmp_path / "out.json").write_text(tokenizer.tokenizers_json())
     assert Backend.from_file(str(tmp_path / "out.json")).encode("the dog sees a cat").ids == [1, 5, 6, 8, 9, 7, 2]
 
 

@@ -120,7 +120,9 @@ def test_what_the_source_lacks_must_be_trained(tmp_path):
 
 
 def test_adapters_need_weights():
-    with pytest.raises(ConfigError, match=r"lora.r: must be 0 if init_from is not set: adapters need weights .*, got 2"):
+    with pytest.raises(
+        ConfigError, match=r"lora.r: must be 0 if init_from is not set: adapters need weights .*, got 2"
+    ):
         compose(["task=lm", "lora.r=2"])
 
 

@@ -72,7 +72,7 @@ def decompressed(file: IO[bytes], ending: str, name: str) -> IO[bytes]:
     if ending == ".gz":
         read = gzip.GzipFile(fileobj=file).read1
     elif ending == ".zip":
-        read = _open_zip(file, name).read1
+        read = _open_zip(file, name).read
     else:
         read = _streams(file, ending, name).read
     return io.BufferedReader(_Content(file, read), 1 << 17)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose_from_run
-from multihead.config.keys import flatten
 from multihead.config.published import notes_on as published_notes
 from multihead.config.words import write
 from multihead.data.prepare import Prepared, warn_of_skipped
@@ -37,6 +36,7 @@ from multihead.runs.directory import (
 from multihead.runs.lock import locked
 from multihead.runs.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.runs.run import load_weights
+from multihead.tables.records import flatten
 from multihead.training.assignment import Assignment
 from multihead.training.build import build_trainer, join, starting, whole_task
 from multihead.training.launch import launch, local_ranks, requeue

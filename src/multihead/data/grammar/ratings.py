@@ -7,7 +7,7 @@ simplified. The number is a function of the text.
 
 from __future__ import annotations
 
-from multihead.data.grammar import opinions
+from multihead.data.grammar.opinions import WORDS, sentence
 from multihead.data.grammar.sampling import Sampler
 
 STRENGTHS = {
@@ -26,14 +26,14 @@ STRENGTH = {word: strength for strength, words in STRENGTHS.items() for word in 
 SIGNS = {
     word: sign
     for name, sign in (("good_word", 1), ("good_verb", 1), ("bad_word", -1), ("bad_verb", -1))
-    for word in opinions.WORDS[name].split("|")
+    for word in WORDS[name].split("|")
 }
 
 
 def draw(sampler: Sampler) -> tuple[str, str, float]:
     """Returns a review, its rating, and the natural logarithm of the probability of both."""
     (_, tree), log_prob = sampler.draw("Opinion")
-    return opinions.sentence(tree), f"{_rating(tree):.2f}", log_prob
+    return sentence(tree), f"{_rating(tree):.2f}", log_prob
 
 
 def _rating(tree: tuple) -> float:

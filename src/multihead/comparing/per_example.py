@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from multihead.comparing.significance import Score
+from multihead.metrics.edit_distance import EDITS, edits
 from multihead.metrics.regression import moments, ranks, score_of_moments
 from multihead.metrics.rouge import ROUGE, rouge
 
@@ -80,6 +81,9 @@ def _of_texts(metric: str, samples: Sequence[Sequence[Sample]], bleu_tokenize: s
     if metric == "exact_match":
         runs = [np.array([[o == r, 1.0] for o, r in zip(*pair, strict=True)], dtype=np.float64) for pair in pairs]
         return Statistics(runs, mean, "mcnemar")
+    if metric in EDITS:
+        runs = [np.array([edits(metric, o, r) for o, r in zip(*pair, strict=True)]) for pair in pairs]
+        return Statistics(runs, mean, "bootstrap")
     if metric in ROUGE:
         runs = [
             np.array([[100 * rouge(metric, o, r), 1.0] for o, r in zip(outputs, references, strict=True)])

@@ -20,7 +20,7 @@ from multihead.errors import ConfigError
 
 MIN_EXAMPLES = 10
 """Fewer test examples (or documents) are not resampled."""
-LOWER_IS_BETTER = ("ter", "loss", "perplexity", "bits_per_byte", "ece", "loss_random_windows", "mse", "mae")
+LOWER_IS_BETTER = ("ter", "loss", "perplexity", "bits_per_byte", "ece", "loss_random_windows", "mse", "mae", "cer")
 PER_TOKEN = ("loss", "perplexity", "token_accuracy", "loss_random_windows")
 """Metrics that can be compared only between runs with the same tokenizer. Those of `PER_EXAMPLE` always can."""
 PER_EXAMPLE = ("classification", "regression")
@@ -34,6 +34,7 @@ UNITS = {
     "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum",
     "ter": "TER",
+    "cer": "character error rate",
     "exact_match": "exact match",
     "macro_f1": "macro-F1",
     "micro_f1": "micro-F1",

@@ -113,6 +113,8 @@ class TranslationConfig(TaskConfig):
     METRICS: ClassVar[dict[str, str]] = {
         "val/bleu": "max",
         "val/chrf": "max",
+        "val/cer": "min",
+        "val/edit_similarity": "max",
         "val/exact_match": "max",
         "val/token_accuracy": "max",
         "val/loss": "min",

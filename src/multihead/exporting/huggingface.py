@@ -22,7 +22,7 @@ from torch import Tensor
 from multihead.config.extras import installed
 from multihead.config.families import FAMILIES
 from multihead.config.published import Described, described
-from multihead.config.task import ClassificationConfig, PooledConfig, RegressionConfig, TranslationConfig
+from multihead.config.task import ClassificationConfig, PooledConfig, RegressionConfig, TaskConfig, TranslationConfig
 from multihead.errors import ConfigError
 from multihead.exporting.verify import Example, Reference
 from multihead.pretrained.folder import opened
@@ -53,9 +53,7 @@ def family_of(task: Task) -> str:
     if len(task.config.task.members()) > 1:
         raise ConfigError("task=multitask", "no published family has several heads", OTHERS)
     pooled = isinstance(settings, PooledConfig)
-    if isinstance(settings, RegressionConfig) and settings.stack == "decoder":
-        what = "a published decoder's head has no bias, so it cannot hold the mean of the labels"
-        raise ConfigError("task.stack=decoder", what, OTHERS)
+    require_bias(settings)
     (stack,), size = settings.stacks, task.tokenizers["text"].vocab_size
     found: dict[str, list[Obstacle]] = {}
     for model_type, family in FAMILIES.items():
@@ -102,17 +100,33 @@ def write(task: Task, folder: Path, run_dir: Path) -> str:
     model_type = family_of(task)
     content = content_of(model_type, task.config.model, task.tokenizers["text"].vocab_size) | _of_task(task, model_type)
     state = {name: parameter.detach() for name, parameter in task.model.named_parameters()}
-    output = {name: tensor for name, tensor in state.items() if name.startswith("head.output.")}
-    state |= {name: tensor / temperature_of(task) for name, tensor in output.items()}
-    if isinstance(task, RegressionTask):  # the folder's numbers are in the original units
-        state |= {name: tensor * task.scale.deviation for name, tensor in output.items()}
-        state["head.output.bias"] = state["head.output.bias"] + task.scale.mean
-    tensors = published_state(described(folder, content), state, prefixed=True)
+    tensors = published_state(described(folder, content), scaled_output(task, state), prefixed=True)
     _write_json(folder / "config.json", content)
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     write_tokenizer(task, folder)
     (folder / "README.md").write_text(card(task, run_dir, content), encoding="utf-8")
     return model_type
+
+
+def require_bias(settings: TaskConfig) -> None:
+    """Checks that the family's head can hold the mean of a regression's labels.
+
+    Raises:
+        ConfigError: It has no bias.
+    """
+    if isinstance(settings, RegressionConfig) and settings.stack == "decoder":
+        what = "a published decoder's head has no bias, so it cannot hold the mean of the labels"
+        raise ConfigError("task.stack=decoder", what, OTHERS)
+
+
+def scaled_output(task: Task, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state, with the temperature or the scale of the labels in those of the last layer."""
+    output = {name: tensor for name, tensor in state.items() if name.startswith("head.output.")}
+    if not isinstance(task, RegressionTask):
+        return {**state, **{name: tensor / temperature_of(task) for name, tensor in output.items()}}
+    scaled = {name: tensor * task.scale.deviation for name, tensor in output.items()}
+    scaled["head.output.bias"] = scaled["head.output.bias"] + task.scale.mean
+    return {**state, **scaled}
 
 
 def temperature_of(task: Task) -> float:

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from multihead.config.published import PREFIX, Described, is_published, locate, read
-from multihead.config.task import ClassificationConfig
+from multihead.config.task import PooledConfig
 from multihead.errors import CheckpointError, ConfigError
-from multihead.exporting.huggingface import obstacles_of_classes, temperature_of, write_tokenizer
+from multihead.exporting.huggingface import obstacles_of_classes, require_bias, scaled_output, write_tokenizer
 from multihead.exporting.verify import Example, Reference
 from multihead.pretrained.folder import Weights, as_stored, opened
 from multihead.pretrained.names import NAMES, Stored, stored
@@ -58,7 +58,8 @@ def base_of(task: Task) -> Described:
     if settings.stacks != (base.family.stack,):
         what = f"has other stacks than {start}, so that no model of peft has its adapters"
         raise ConfigError(f"task={settings.name}", what, "to=onnx or torch_export")
-    if isinstance(settings, ClassificationConfig) and (named := obstacles_of_classes(settings, base.model_type)):
+    require_bias(settings)
+    if isinstance(settings, PooledConfig) and (named := obstacles_of_classes(settings, base.model_type)):
         key, ours, theirs = named[0]
         raise ConfigError(f"{key}={ours}", f"prevents the export: {base.family.name} has {theirs}", "to=onnx")
     return base
@@ -78,8 +79,7 @@ def write(task: Task, folder: Path, run_dir: Path) -> None:
         raise CheckpointError(str(path), f"cannot be loaded ({error})", "copy the run again") from None
     adapters, ranks = _joined(base, learned)
     heads = {name: tensor for name, tensor in learned.items() if name.startswith("head.")}
-    heads |= {name: heads[name] / temperature_of(task) for name in heads if name.startswith("head.output.")}
-    whole = published_state(base, heads, prefixed=True)
+    whole = published_state(base, scaled_output(task, heads), prefixed=True)
     tensors = {BEFORE + name: tensor.contiguous() for name, tensor in (adapters | whole).items()}
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     content = _config(task, base, ranks, sorted({name.rpartition(".")[0] for name in whole}))
@@ -118,7 +118,11 @@ def _config(task: Task, base: Described, ranks: Mapping[str, int], whole: Sequen
     """The content of ``adapter_config.json``."""
     lora = task.config.lora
     other = {name: rank for name, rank in ranks.items() if rank != lora.r}
-    kinds = {"classification": "SEQ_CLS", "lm": "CAUSAL_LM" if base.family.stack == "decoder" else None}
+    kinds = {
+        "classification": "SEQ_CLS",
+        "regression": "SEQ_CLS",
+        "lm": "CAUSAL_LM" if base.family.stack == "decoder" else None,
+    }
     return {
         "peft_type": "LORA",
         "task_type": kinds[task.settings.name],
@@ -142,6 +146,7 @@ def _readme(task: Task, content: Mapping[str, Any]) -> str:
     name = auto.get(content["task_type"], "AutoModelForMaskedLM")
     labels = dict(enumerate(task.vocab.labels))
     arguments = f", num_labels={len(labels)}, id2label={labels}" if labels else ""
+    arguments = ", num_labels=1" if task.settings.name == "regression" else arguments
     return f"""# Adapters for {content["base_model_name_or_path"]}
 
 Multihead trained them on the data set `{task.config.data.name}`. The file holds low-rank adapters and the head; the

@@ -1,4 +1,4 @@
-"""Corpus BLEU, chrF and TER from sacreBLEU's own statistics, ROUGE, and weighted means. All are sums over ranks."""
+"""Corpus BLEU, chrF and TER from sacreBLEU's own statistics, ROUGE, edit distance, means. All are sums over ranks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from multihead.metrics import sacrebleu_private
+from multihead.metrics.edit_distance import edits
 from multihead.metrics.rouge import SIGNATURE, rouge
 from multihead.metrics.sacrebleu_private import BLEU, CHRF, TER, Scorer
 
@@ -187,4 +188,40 @@ class CorpusROUGE(Metric):
         return SIGNATURE
 
 
-TextScore = CorpusBLEU | CorpusCHRF | CorpusTER | CorpusROUGE
+class CorpusEdits(Metric):
+    """Character error rate, or mean edit similarity in [0, 1]; see `multihead.metrics.edit_distance.edits`.
+
+    The state is a sum over sentences, so that any split into batches and ranks gives the same score.
+
+    Args:
+        key: cer, which is better if it is lower, or edit_similarity.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    value: Tensor
+    weight: Tensor
+
+    def __init__(self, key: str):
+        super().__init__()
+        self.key = key
+        self.add_state("value", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
+        """Adds sentences: outputs, and one reference for each."""
+        for hypothesis, reference in zip(hypotheses, references, strict=True):
+            value, weight = edits(self.key, hypothesis, reference)
+            self.value += value
+            self.weight += weight
+
+    def compute(self) -> Tensor:
+        """The score; 0 without sentences."""
+        return self.value / self.weight.clamp(min=1)
+
+    def signature(self) -> str:
+        """How the scores are computed."""
+        return "chars:unicode|case:mixed"
+
+
+TextScore = CorpusBLEU | CorpusCHRF | CorpusTER | CorpusROUGE | CorpusEdits

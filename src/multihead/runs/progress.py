@@ -39,7 +39,7 @@ log = logging.getLogger("multihead")
 
 LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
 """Loggers that write to our console and file while a log is open."""
-SELDOM = ("exact_match", "cut_outputs", "unknown_tokens", "rougeLsum")
+SELDOM = ("exact_match", "cer", "edit_similarity", "cut_outputs", "unknown_tokens", "rougeLsum")
 """Metrics that a validation's line leaves out, unless they are monitored."""
 MOST_CLASSES = 20
 """If there are more classes, the table of metrics leaves out the F1 of each class."""

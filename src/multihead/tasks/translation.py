@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError
-from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, TextScore, WeightedMean
+from multihead.metrics.edit_distance import EDITS
+from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusEdits, CorpusTER, TextScore, WeightedMean
 from multihead.model.beam_search import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import Transformer
@@ -69,6 +70,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         """Metrics of the decoded text by name. Those that ``task.monitor`` does not know are computed in test only."""
         tokenize, _ = usable_tokenizer(self.settings.bleu_tokenize, self.target_text)
         scores: dict[str, TextScore] = {"bleu": CorpusBLEU(tokenize=tokenize), "chrf": CorpusCHRF()}
+        scores |= {key: CorpusEdits(key) for key in EDITS}
         scores["bleu_lowercase"] = CorpusBLEU(lowercase=True, tokenize=tokenize)
         return scores | ({"ter": CorpusTER()} if self.settings.ter else {})
 

@@ -158,6 +158,20 @@ class DataConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SideTokenizerConfig:
+    """In what the tokenizer of a source or of a target differs from ``tokenizer.*``."""
+
+    kind: str = ""
+    """As tokenizer.kind, which empty takes."""
+    vocab_size: int = 0
+    """As tokenizer.vocab_size, which 0 takes."""
+    lowercase: bool | None = None
+    """As tokenizer.lowercase, which null takes."""
+    min_frequency: int = 0
+    """As tokenizer.min_frequency, which 0 takes."""
+
+
+@dataclass(kw_only=True, slots=True)
 class TokenizerConfig:
     """How text becomes ids; trained on the train split only."""
 
@@ -171,11 +185,35 @@ class TokenizerConfig:
     """Lower-case the text before everything else; the outputs are then lower-case too."""
     min_frequency: int = 2
     """Minimum number of occurrences for a merge (bpe) or a word (word) to get an entry."""
+    source: SideTokenizerConfig = field(default_factory=SideTokenizerConfig)
+    """What is different for the source. If source and target differ, each has its own vocabulary."""
+    target: SideTokenizerConfig = field(default_factory=SideTokenizerConfig)
+    """What is different for the target."""
 
     def __post_init__(self) -> None:
+        for name, side in (("source", self.source), ("target", self.target)):
+            require_choice(f"tokenizer.{name}.kind", side.kind or self.kind, TOKENIZERS)
+            for key, value, least in (("vocab_size", side.vocab_size, 8), ("min_frequency", side.min_frequency, 1)):
+                require(value == 0 or value >= least, f"tokenizer.{name}.{key}", f"0, or at least {least}", value)
         require_choice("tokenizer.kind", self.kind, TOKENIZERS)
         require(self.vocab_size >= 8, "tokenizer.vocab_size", "at least 8", self.vocab_size)
         require(self.min_frequency >= 1, "tokenizer.min_frequency", "at least 1", self.min_frequency)
+
+    def of(self, role: str) -> TokenizerConfig:
+        """The settings of the tokenizer of a role, with those of its side."""
+        own = {"source": self.source, "target": self.target}.get(role, SideTokenizerConfig())
+        return TokenizerConfig(
+            kind=own.kind or self.kind,
+            vocab_size=own.vocab_size or self.vocab_size,
+            joint=self.joint,
+            lowercase=self.lowercase if own.lowercase is None else own.lowercase,
+            min_frequency=own.min_frequency or self.min_frequency,
+        )
+
+    @property
+    def sides_differ(self) -> bool:
+        """Whether source and target need tokenizers of their own."""
+        return self.of("source") != self.of("target")
 
 
 def column_of(roles: dict[str, str], task: str, role: str) -> str | None:

@@ -349,6 +349,21 @@ class Config:
         )
         self._check_pairs()
 
+    def _check_sides(self) -> None:
+        """Checks what needs one vocabulary for source and target, if their tokenizers differ."""
+        if not self.tokenizer.sides_differ:
+            return
+        tie, differ = self.model.tie_embeddings, "if tokenizer.source and tokenizer.target differ"
+        what = f"none or target_output {differ}"
+        require(
+            tie in ("none", "target_output"), "model.tie_embeddings", what, tie, "model.tie_embeddings=target_output"
+        )
+        has_sides = "source" in self.task.roles
+        require(has_sides, "task", f"one with a source and a target {differ}", self.task.name, "task=translation")
+        topology, copies = getattr(self.task, "topology", ""), getattr(self.task, "copy", False)
+        require(topology != "decoder", "task.topology", f"encoder_decoder {differ}", topology)
+        require(not copies, "task.copy", f"false {differ}", copies)
+
     def _check_pairs(self) -> None:
         """Checks combinations of values of different nodes."""
         if self.data.format != "grammar" and self.data.roles:
@@ -372,6 +387,7 @@ class Config:
             "none or target_output if tokenizer.joint=false",
             self.model.tie_embeddings,
         )
+        self._check_sides()
         what = "0 if init_from is not set: adapters need weights beside which they learn"
         require(not self.lora.r or bool(self.init_from), "lora.r", what, self.lora.r, "init_from=hf:FOLDER")
         require(

@@ -5,6 +5,7 @@ Shapes: B examples of a batch, W width of the batch.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -237,7 +238,7 @@ def cached_tokenizer(
     """
     if cache is None:
         return train_tokenizer(config, texts, normalize)
-    settings = {name: getattr(config, name) for name in config.__slots__}
+    settings = dataclasses.asdict(config)
     path = cache / "tokenizers" / f"{_key(fingerprint, settings, normalize)}.json"
     if path.exists():
         try:

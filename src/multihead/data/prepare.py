@@ -288,12 +288,13 @@ def _read_numbers(text: TaskText, splits: Iterable[str], notes: list[str]) -> No
 def train_tokenizers(config: Config, texts: dict[str, TaskText], notes: list[str]) -> dict[str, Tokenizer]:
     """Returns the tokenizer of each role, trained on the train split: one for all, or one for each role and task."""
     uses = [(text, role) for text in texts.values() for role in text.text_roles]
-    groups = [uses] if config.tokenizer.joint else [[use] for use in uses]
+    together = config.tokenizer.joint and not config.tokenizer.sides_differ
+    groups = [uses] if together else [[use] for use in uses]
     trained: dict[str, Tokenizer] = {}
     for group in groups:
         marks = list(dict.fromkeys(text.fingerprints["train"] for text, _ in group))
         tokenizer = cached_tokenizer(
-            config.tokenizer,
+            config.tokenizer.of(group[0][1]),
             itertools.chain.from_iterable(text.texts(role) for text, role in group),
             config.data.normalize,
             fingerprint=f"{' '.join(marks)} {' '.join(sorted(role for _, role in group))}",

@@ -28,7 +28,7 @@ from multihead.config.compose import Composition, compose
 from multihead.config.data import SPLITS
 from multihead.data.prepare import prepare
 from multihead.runs.loggers import build_loggers, quiet_lightning
-from multihead.runs.progress import open_log
+from multihead.runs.console import open_log
 from multihead.training.build import build_trainer, join
 from multihead.training.precision import settle
 from multihead.training.steps import Steps

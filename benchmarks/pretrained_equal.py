@@ -27,6 +27,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from multihead.config.families import FAMILIES
 from multihead.config.model import ModelConfig
 from multihead.config.published import read
 from multihead.config.training import DecodingConfig
@@ -174,8 +175,11 @@ def gpt_neox(rng: random.Random) -> Any:
     )
 
 
-ENCODERS = {"bert": bert, "roberta": roberta, "distilbert": distilbert, "electra": electra, "albert": albert}
-DECODERS = {"gpt2": gpt2, "llama": llama, "mistral": mistral, "qwen2": qwen2, "qwen3": qwen3, "gpt_neox": gpt_neox}
+DRAWS = {
+    draw.__name__: draw
+    for draw in (bert, roberta, distilbert, electra, albert, gpt2, llama, mistral, qwen2, qwen3, gpt_neox)
+}
+"""By ``model_type``."""
 
 
 @dataclass
@@ -246,8 +250,8 @@ def draw(family: str, seed: int, found: Found) -> None:
     """One random model, measured."""
     rng = random.Random(f"{family} {seed}")
     torch.manual_seed(seed)
-    encoder = family in ENCODERS
-    config = (ENCODERS | DECODERS)[family](rng)
+    encoder = FAMILIES[family].stack == "encoder"
+    config = DRAWS[family](rng)
     kind = transformers.AutoModelForMaskedLM if encoder else transformers.AutoModelForCausalLM
     theirs = kind.from_config(config, attn_implementation=rng.choice(["eager", "sdpa"])).eval()
     with torch.no_grad():
@@ -363,7 +367,7 @@ def main(words: list[str]) -> None:
     """The table."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     given = dict(word.split("=", 1) for word in words if "=" in word)
-    families = [word for word in words if "=" not in word] or [*ENCODERS, *DECODERS]
+    families = [word for word in words if "=" not in word] or list(DRAWS)
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
     print("family      draws   hidden   logits   cached gradients  greedy  back  seconds")
     for family in families:

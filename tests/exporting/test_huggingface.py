@@ -89,9 +89,9 @@ def test_loaded_by_transformers(name, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["task=lm"], r"model.position=sinusoidal: prevents the export: the nearest published family, GPT2, has"),
+        (["task=lm"], r"model.position=sinusoidal: prevents the export: the nearest published family, GPT-2, has"),
         ([*FIRST, *BERT, "task.pooling=mean"], r"task.pooling=mean: prevents the export: .*, has first"),
-        (["task=lm", *GPT2, "model.ngram_buckets=10"], r"model.ngram_buckets=10: prevents the export: .* GPT2, has 0"),
+        (["task=lm", *GPT2, "model.ngram_buckets=10"], r"model.ngram_buckets=10: prevents the export: .* GPT-2, has 0"),
         (
             ["task=lm", *LLAMA, "model.attention_bias=qkv"],
             r"model.attention_bias=qkv: prevents the export: .* Llama, has",

@@ -35,6 +35,10 @@ class Family:
     """For messages."""
     stack: str
     """The stack that the model is: encoder or decoder."""
+    tensors: str
+    """Key of its table of tensor names in `multihead.pretrained.names.NAMES`."""
+    classes: str
+    """How the names of its classes in ``transformers`` begin; empty if another family has the same model."""
     keys: Mapping[str, str]
     """Option of ours to key of the file. ``layers`` stands for the depth of the stack."""
     always: Mapping[str, Any]
@@ -45,7 +49,6 @@ class Family:
     """Key to the values that it may have; the first counts if the file leaves the key out."""
     activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
     """Name of an activation there to ours."""
-
     always_widens: bool = False
     """Whether embeddings go through a map even if they are as wide as the layers."""
 
@@ -63,6 +66,8 @@ PLAIN_ATTENTION = {"position_embedding_type": ("absolute",)}
 BERT = Family(
     name="BERT",
     stack="encoder",
+    tensors="bert",
+    classes="Bert",
     keys={
         "d_model": "hidden_size",
         "layers": "num_hidden_layers",
@@ -89,10 +94,24 @@ BERT = Family(
     needs=NO_DECODER | PLAIN_ATTENTION,
 )
 ONLY_GELU = {"hidden_act": ("gelu",)}  # their heads over the vocabulary have it, whatever the layers have
-ROBERTA = BERT.but(name="RoBERTa", always={"position_offset": 2}, needs={"pad_token_id": (1,)} | ONLY_GELU)
-ELECTRA = BERT.but(name="ELECTRA", keys={"embedding_width": "embedding_size"}, needs=ONLY_GELU)
+ROBERTA = BERT.but(
+    name="RoBERTa",
+    tensors="roberta",
+    classes="Roberta",
+    always={"position_offset": 2},
+    needs={"pad_token_id": (1,)} | ONLY_GELU,
+)
+ELECTRA = BERT.but(
+    name="ELECTRA",
+    tensors="electra",
+    classes="Electra",
+    keys={"embedding_width": "embedding_size"},
+    needs=ONLY_GELU,
+)
 ALBERT = BERT.but(
     name="ALBERT",
+    tensors="albert",
+    classes="Albert",
     always_widens=True,
     keys={"embedding_width": "embedding_size"},
     always={"share_layers": True},
@@ -102,6 +121,8 @@ ALBERT = BERT.but(
 DISTILBERT = Family(
     name="DistilBERT",
     stack="encoder",
+    tensors="distilbert",
+    classes="DistilBert",
     keys={
         "d_model": "dim",
         "layers": "n_layers",
@@ -118,6 +139,8 @@ DISTILBERT = Family(
 GPT2 = Family(
     name="GPT-2",
     stack="decoder",
+    tensors="gpt2",
+    classes="GPT2",
     keys={
         "d_model": "n_embd",
         "layers": "n_layer",
@@ -146,6 +169,8 @@ GPT2 = Family(
 LLAMA = Family(
     name="Llama",
     stack="decoder",
+    tensors="llama",
+    classes="Llama",
     keys={
         "d_model": "hidden_size",
         "layers": "num_hidden_layers",
@@ -170,11 +195,14 @@ LLAMA = Family(
     needs={"mlp_bias": (False,)},
     activations=GATES,
 )
-QWEN2 = LLAMA.but(name="Qwen2", always={"attention_bias": "qkv"}, needs={"use_sliding_window": (False,)})
-QWEN3 = LLAMA.but(name="Qwen3", always={"qk_norm": True}, needs={"use_sliding_window": (False,)})
+NO_WINDOW = {"use_sliding_window": (False,)}
+QWEN2 = LLAMA.but(name="Qwen2", classes="Qwen2", always={"attention_bias": "qkv"}, needs=NO_WINDOW)
+QWEN3 = LLAMA.but(name="Qwen3", classes="Qwen3", always={"qk_norm": True}, needs=NO_WINDOW)
 GPT_NEOX = Family(
     name="GPT-NeoX",
     stack="decoder",
+    tensors="gpt_neox",
+    classes="GPTNeoX",
     keys={
         "d_model": "hidden_size",
         "layers": "num_hidden_layers",
@@ -206,14 +234,14 @@ GPT_NEOX = Family(
 FAMILIES = {
     "bert": BERT,
     "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "camembert": ROBERTA,
+    "xlm-roberta": ROBERTA.but(classes=""),
+    "camembert": ROBERTA.but(classes=""),
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
     "albert": ALBERT,
     "gpt2": GPT2,
     "llama": LLAMA,
-    "mistral": LLAMA.but(name="Mistral"),
+    "mistral": LLAMA.but(name="Mistral", classes=""),
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "gpt_neox": GPT_NEOX,

@@ -63,7 +63,7 @@ def read_criterion(text: str) -> tuple[str, float]:
     """Splits ``precision:P`` or ``cost:C`` into the kind and the number.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is neither, or the number is out of range.
     """
     match = re.fullmatch(r"(precision|cost):(\d*\.?\d+(?:[eE][+-]?\d+)?)", text)
     if match is None:

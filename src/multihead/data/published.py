@@ -1,7 +1,7 @@
-"""The tokenizer of a published model: its ``tokenizer.json``, run by the ``tokenizers`` library as it is.
+"""The tokenizer of a published model: the ``tokenizers`` library runs its ``tokenizer.json`` as it is.
 
-Special entries keep their ids and are known by their roles; what stands around a text, or between two, is the file's
-own template.
+Special entries keep their ids, and each role is played by one of them. The file's own template says which marks stand
+before, between and behind texts.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ROLES = {
     "sep": ("sep_token", "eos_token"),
     "mask": ("mask_token", "unk_token", "eos_token", "sep_token"),
 }
-"""Role to the names of special entries that can play it, the first one that a model has."""
+"""Role to the names of the special entries that can play it. The first one that a model has plays it."""
 PROBE = "a"
 
 
 class PublishedTokenizer(Tokenizer):
-    """A vocabulary that others trained, with their normalisation, splitting and templates.
+    """A tokenizer that others trained, with its normalisation, splitting and templates.
 
     Args:
         backend: The content of ``tokenizer.json``.
@@ -38,7 +38,7 @@ class PublishedTokenizer(Tokenizer):
         vocab_size: Rows of the embedding, at least as many as there are entries.
 
     Raises:
-        ValueError: The content is no tokenizer, or has no mark that ends a text.
+        ValueError: The content is no tokenizer, or no special entry can end a text.
     """
 
     def __init__(self, backend: Mapping[str, Any], special: Mapping[str, str], vocab_size: int):
@@ -65,7 +65,7 @@ class PublishedTokenizer(Tokenizer):
         self._read_template()
 
     def _read_template(self) -> None:
-        """What the file puts before, between and behind texts."""
+        """Finds the marks that the file puts before, between and behind texts."""
         pair = self._backend.encode(PROBE, PROBE)
         sides, ids = pair.sequence_ids, pair.ids
         if 0 not in sides or 1 not in sides:
@@ -91,12 +91,12 @@ class PublishedTokenizer(Tokenizer):
         """An entry as a person reads it."""
         return self.vocab[token_id] if 0 <= token_id < len(self.vocab) else str(token_id)
 
-    def library_json(self, before: Sequence[int] = (), behind: Sequence[int] = ()) -> str:
+    def tokenizers_json(self, before: Sequence[int] = (), behind: Sequence[int] = ()) -> str:
         """The published file with its own marks, without truncation and padding to lengths of its own."""
         return json.dumps(self.backend | {"truncation": None, "padding": None}, ensure_ascii=False)
 
     @property
-    def library_names(self) -> dict[str, str]:
+    def tokenizers_names(self) -> dict[str, str]:
         """The special entries by the names that ``transformers`` gives them."""
         return dict(self.special)
 

@@ -324,7 +324,9 @@ def read_parquet(config: DataConfig, file: str, columns: Sequence[str]) -> Table
     try:
         handle = parquet.ParquetFile(path)
     except (ValueError, OSError) as error:
-        raise DataError(file, f"not a Parquet file ({str(error).splitlines()[0]})", "fetch the file again") from error
+        raise DataError(
+            file, f"not a Parquet file ({str(error).splitlines()[0]})", "copy or download the file again"
+        ) from error
     tops = [column if column in handle.schema_arrow.names else column.split(".")[0] for column in columns]
     _require_columns(file, handle.schema_arrow.names, tops)
     table = handle.read(columns=list(dict.fromkeys(tops)))

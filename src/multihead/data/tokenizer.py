@@ -151,7 +151,7 @@ class Tokenizer:
             unknown += sum(1 for i in sequence if i == self.unk_id)
         return unknown / max(1, total)
 
-    def library_json(self, before: Sequence[int] = (), behind: Sequence[int] = ()) -> str:
+    def tokenizers_json(self, before: Sequence[int] = (), behind: Sequence[int] = ()) -> str:
         """The tokenizer in the format of the ``tokenizers`` library, where special entries keep their escape.
 
         Args:
@@ -173,7 +173,7 @@ class Tokenizer:
         return backend.to_str()
 
     @property
-    def library_names(self) -> dict[str, str]:
+    def tokenizers_names(self) -> dict[str, str]:
         """The special entries there by the names that ``transformers`` gives them."""
         names = _keys(SPECIALS)
         words = ("pad_token", "bos_token", "eos_token", "unk_token", "sep_token", "mask_token")

@@ -1,7 +1,7 @@
-"""A run as a folder in Hugging Face's layout, which the Auto classes of ``transformers`` load without our code.
+"""Writes a run as a folder in Hugging Face's layout, which the Auto classes of ``transformers`` load without our code.
 
-That needs a family whose model is the run's. `multihead.pretrained.target` looks for one; if there is none, the message
-names the option that prevents the export.
+One of the published families must have the same model. `multihead.pretrained.target` compares a model with a family. If
+no family fits, the message names the option that prevents the export.
 """
 
 from __future__ import annotations
@@ -34,27 +34,14 @@ from multihead.tasks.base import Task
 from multihead.tasks.classification import ClassificationTask
 from multihead.tasks.language_modeling import NEW_TOKENS
 
-CLASSES = {
-    "bert": "Bert",
-    "roberta": "Roberta",
-    "distilbert": "DistilBert",
-    "electra": "Electra",
-    "albert": "Albert",
-    "gpt2": "GPT2",
-    "llama": "Llama",
-    "qwen2": "Qwen2",
-    "qwen3": "Qwen3",
-    "gpt_neox": "GPTNeoX",
-}
-"""Family to the beginning of its classes' names. Mistral's model is Llama's, CamemBERT's that of RoBERTa."""
 OTHERS = "to=onnx or torch_export"
 
 
 def family_of(task: Task) -> str:
-    """The ``model_type`` whose model is the task's.
+    """The ``model_type`` of the family that has the model of the task.
 
     Raises:
-        ConfigError: There is none. The message names what differs from the nearest family.
+        ConfigError: There is no such family. The message names the options in which the nearest family differs.
     """
     settings, model = task.settings, task.config.model
     if isinstance(settings, TranslationConfig):
@@ -65,9 +52,9 @@ def family_of(task: Task) -> str:
     classifies = isinstance(settings, ClassificationConfig)
     (stack,), size = settings.stacks, task.tokenizers["text"].vocab_size
     found: dict[str, list[Obstacle]] = {}
-    for model_type in CLASSES:
+    for model_type, family in FAMILIES.items():
         foreign = model_type == "qwen2" and task.tokenizers["text"].kind != "published"
-        if FAMILIES[model_type].stack != stack or foreign:  # AutoTokenizer takes Qwen2's own, whatever the folder says
+        if not family.classes or family.stack != stack or foreign:  # AutoTokenizer always takes Qwen2's own tokenizer
             continue
         named = obstacles(model_type, model, size, with_vocabulary=not classifies)
         found[model_type] = [(f"model.{name}", ours, theirs) for name, ours, theirs in named]
@@ -77,7 +64,7 @@ def family_of(task: Task) -> str:
     if found[nearest]:
         (key, ours, theirs), *others = found[nearest]
         more = "".join(f"; {name}={_word(here)} too, it has {_word(there)}" for name, here, there in others)
-        what = f"prevents the export: the nearest published family, {CLASSES[nearest]}, has {_word(theirs)}{more}"
+        what = f"prevents the export: the nearest published family, {FAMILIES[nearest].name}, has {_word(theirs)}{more}"
         raise ConfigError(f"{key}={_word(ours)}", what, OTHERS)
     return nearest
 
@@ -87,8 +74,8 @@ def _word(value: Any) -> str:
 
 
 def _obstacles_of_classes(settings: ClassificationConfig, model_type: str) -> list[Obstacle]:
-    """Options of ``task.*`` that keep a head over classes from being the family's."""
-    names = NAMES[model_type]
+    """Options of ``task.*`` in which a head over classes differs from the family's."""
+    names = NAMES[FAMILIES[model_type].tensors]
     dense = "dense" in names.classes
     wanted = {
         "pooling": "first" if dense else "last",
@@ -121,15 +108,15 @@ def write(task: Task, folder: Path, run_dir: Path) -> str:
 
 
 def _temperature(task: Task) -> float:
-    """By which the logits of a classifier are divided; 1 of every other task."""
+    """The number that divides the logits of a classifier; for other tasks it is 1."""
     return task.calibration.temperature if isinstance(task, ClassificationTask) else 1.0
 
 
 def _of_task(task: Task, model_type: str) -> dict[str, Any]:
-    """What ``config.json`` says beside sizes: the class that loads it, marks and classes."""
+    """The keys of ``config.json`` that depend on the task: the class that loads the model, special ids and classes."""
     settings, marks = task.settings, task.tokenizers["text"]
     ids = {"bos_token_id": marks.bos_id, "eos_token_id": marks.eos_id, "pad_token_id": marks.pad_id}
-    start = CLASSES[model_type]
+    start = FAMILIES[model_type].classes
     if isinstance(settings, ClassificationConfig) and isinstance(task, ClassificationTask):
         names = dict(enumerate(task.labels))
         kind = "multi_label_classification" if settings.multi_label else "single_label_classification"
@@ -148,12 +135,12 @@ def _of_task(task: Task, model_type: str) -> dict[str, Any]:
 
 
 def _write_tokenizer(task: Task, folder: Path) -> None:
-    """The tokenizer in the library's own format, and what ``transformers`` wants to know of it."""
+    """Writes the tokenizer in the ``tokenizers`` library's format, and the settings that ``transformers`` reads."""
     marks, settings = task.tokenizers["text"], task.settings
     if isinstance(settings, ClassificationConfig):
-        written = marks.library_json(marks.start, marks.end)
+        written = marks.tokenizers_json(marks.start, marks.end)
     else:
-        written = marks.library_json(marks.opening if settings.stacks == ("decoder",) else ())
+        written = marks.tokenizers_json(marks.opening if settings.stacks == ("decoder",) else ())
     (folder / "tokenizer.json").write_text(written, encoding="utf-8")
     inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if task.config.model.segment_types > 1 else [])
     said = {
@@ -162,7 +149,7 @@ def _write_tokenizer(task: Task, folder: Path) -> None:
         "model_input_names": inputs,
         "padding_side": "left" if settings.name == "lm" and settings.stacks == ("decoder",) else "right",
         "clean_up_tokenization_spaces": False,
-        **marks.library_names,
+        **marks.tokenizers_names,
     }
     _write_json(folder / "tokenizer_config.json", {"pad_token": marks.vocab[marks.pad_id]} | said)
     if settings.name == "lm" and settings.stacks == ("decoder",):
@@ -185,7 +172,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
-    """The model card: what it is, how to use it, what it scored on what, and the command that made it."""
+    """The model card: what the model is, how to use it, its scores and data, and the command that trained it."""
     result, known = (_json_if_there(run_dir / name) for name in ("result.json", "environment.json"))
     name = task.settings.name
     kind = {"classification": "text-classification", "lm": "text-generation"}.get(name, name)
@@ -194,7 +181,7 @@ def card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
     data = [f"- {key.removeprefix('data_')}: sha256 `{mark}`" for key, mark in known.get("data", {}).items()]
     start = task.config.init_from
     origin = f"It began from `{start}`, whose licence holds for it too.\n" if start else ""
-    auto = AUTO[content["architectures"][0].removeprefix(CLASSES[content["model_type"]])]
+    auto = AUTO[content["architectures"][0].removeprefix(FAMILIES[content["model_type"]].classes)]
     temperature = _temperature(task)
     notes = ""
     if temperature != 1.0:
@@ -244,7 +231,7 @@ AUTO = {
     "ForCausalLM": "AutoModelForCausalLM",
     "LMHeadModel": "AutoModelForCausalLM",
 }
-"""End of a class's name to the class that finds it."""
+"""End of the name of a model's class to the name of the Auto class that loads it."""
 
 
 def _json_if_there(path: Path) -> dict[str, Any]:
@@ -255,7 +242,7 @@ def _json_if_there(path: Path) -> dict[str, Any]:
 
 
 class Runtime:
-    """The folder read back: by ``transformers`` if it is installed, else by our own reader.
+    """The folder, read back by ``transformers`` if it is installed, and else by our own reader.
 
     Args:
         folder: What `write` wrote.
@@ -272,7 +259,7 @@ class Runtime:
         self.theirs = _auto_model(folder) if installed("transformers") else None
 
     def versions(self) -> Mapping[str, str]:
-        """Reports what ran it, apart from torch."""
+        """Versions of what runs the model, without torch."""
         return {} if self.theirs is None else {"transformers": metadata.version("transformers")}
 
     def expected(self, example: Example) -> Tensor:
@@ -299,7 +286,7 @@ class Runtime:
 
 
 def _auto_model(folder: Path) -> Any:
-    """The model as ``transformers`` loads it, quietly."""
+    """Lets ``transformers`` load the model without its messages."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -310,7 +297,7 @@ def _auto_model(folder: Path) -> Any:
 
 
 def _read_back(folder: Path, task: Task) -> Task:
-    """A fresh task with the tensors of the folder, under our names again."""
+    """Builds a fresh task and loads the tensors of the folder under our names."""
     fresh = build_task(task.config, task.vocab, None)
     model: Described = described(folder, read_json(folder / "config.json", dict))
     with opened(folder) as weights:

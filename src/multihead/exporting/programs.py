@@ -348,7 +348,7 @@ def write_tokenizers(task: Task, folder: Path, files: Mapping[str, str]) -> None
         marks, classifies = task.tokenizers[role], isinstance(task, ClassificationTask)
         before = marks.start if classifies else marks.opening if task.settings.name == "lm" else ()
         behind = marks.end if classifies else (marks.eos_id,) if role == "source" else ()
-        (folder / file).write_text(marks.library_json(before, behind), encoding="utf-8")
+        (folder / file).write_text(marks.tokenizers_json(before, behind), encoding="utf-8")
 
 
 def write_script(task: Task, folder: Path) -> None:

@@ -139,7 +139,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Does one update. A ``closure`` first computes loss and gradients again, as in PyTorch's optimizers."""
+        """Does one update. A ``closure`` first computes loss and gradients; Lightning passes one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""A folder in Hugging Face's layout, opened without trust: names and shapes first, tensors one at a time after that."""
+"""Opens a folder in Hugging Face's layout without trusting it: names and shapes first, then one tensor at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from multihead.errors import CheckpointError
 
 MOST_TENSORS = 100_000
 MOST_BYTES = 200_000_000
-"""Size of a JSON file that is read."""
+"""Largest JSON file that is read."""
 AGAIN = "download the model again"
 
 
@@ -25,20 +25,20 @@ class Weights(Protocol):
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of each by its name."""
+        """The shape of each tensor by its name."""
         ...
 
     def tensor(self, name: str) -> Tensor:
-        """One of them, in memory."""
+        """Loads one tensor."""
         ...
 
 
 class SafeWeights:
-    """Tensors of one or more safetensors files, which are read when they are asked for.
+    """Tensors of one or more safetensors files; `tensor` reads one of them.
 
     Args:
-        files: The files, closed by ``stack``.
-        stack: What closes them.
+        files: The files.
+        stack: It closes the files.
 
     Raises:
         CheckpointError: A file is damaged.
@@ -65,7 +65,7 @@ class SafeWeights:
 
 
 class PickledWeights:
-    """Tensors of ``pytorch_model.bin`` files, which may hold tensors and plain containers and nothing else.
+    """Tensors of ``pytorch_model.bin`` files. The files may hold only tensors and plain containers.
 
     Args:
         files: The files.
@@ -92,7 +92,7 @@ class PickledWeights:
 
 
 def _unpickled(path: Path) -> Any:
-    """What a file holds, without running code of it."""
+    """Reads the content of a file, and never runs code in it."""
     try:
         with open(path, "rb") as file:
             zipped = file.read(2) == b"PK"  # what is older than torch 1.6 is no archive, and cannot be mapped
@@ -111,7 +111,7 @@ def _check_count(path: Path, count: int) -> None:
 
 @contextlib.contextmanager
 def opened(folder: Path) -> Iterator[Weights]:
-    """The weights of a folder: safetensors before ``pytorch_model.bin``, in one file or in shards.
+    """The weights of a folder, in one file or in shards; ``pytorch_model.bin`` counts if there is no safetensors file.
 
     Raises:
         CheckpointError: There are none, or they are damaged.
@@ -128,7 +128,7 @@ def opened(folder: Path) -> Iterator[Weights]:
 
 
 def _shards(index: Path, suffix: str) -> list[Path]:
-    """The files that an index names, which must be in its folder.
+    """The files that an index names. They must be in its folder.
 
     Raises:
         CheckpointError: The index is damaged, or names a file that is elsewhere or missing.
@@ -149,7 +149,7 @@ def _shards(index: Path, suffix: str) -> list[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a folder.
+    """Reads a JSON file of a folder.
 
     Raises:
         CheckpointError: It is missing, too large or damaged.
@@ -165,5 +165,5 @@ def read_json(path: Path) -> Any:
 
 
 def as_stored(weights: Weights, name: str) -> Tensor:
-    """A tensor in float32 whatever it was stored in."""
+    """Loads a tensor and converts it to float32."""
     return weights.tensor(name).to(torch.float32)

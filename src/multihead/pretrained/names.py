@@ -1,13 +1,13 @@
-"""What a family calls its tensors: one table for each, from our modules to theirs.
+"""The names that each family gives its tensors: one table for each family, from our modules to those of the family.
 
-A table maps the name of a module, of which weight and bias follow, or of a single tensor. ``{i}`` is the number of a
-layer. Most tensors are stored as ours are; `Stored` says what is done to the others.
+A key of a table is the name of a module, to which ``weight`` and ``bias`` are added, or the name of a single tensor.
+``{i}`` stands for the number of a layer. Most tensors are stored as ours are; `Stored` describes the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,26 +15,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of theirs that holds one or several of ours.
+    """A tensor in a file, which holds one or several of our tensors.
 
-    Three of ours are queries, keys and values, in this order: one behind the other, or (``by_head``) head by head.
+    If it holds three, they are queries, keys and values, in this order. Either each of them is whole, or the order
+    repeats for each head (``by_head``).
     """
 
     name: str
     transposed: bool = False
     """Whether matrices are stored as [in, out] (GPT-2's Conv1D)."""
     part: int = 0
-    """Which of the three ours is."""
+    """Place of our tensor among the ``parts``, from 0."""
     parts: int = 1
+    """Number of our tensors that the tensor in the file holds."""
     by_head: bool = False
 
     def shape(self, ours: Sequence[int]) -> tuple[int, ...]:
-        """Of theirs, for the shape of one of ours."""
+        """The shape of the tensor in the file, if our tensor has the shape ``ours``."""
         shape = [ours[0] * self.parts, *ours[1:]]
         return tuple(reversed(shape)) if self.transposed and len(shape) == 2 else tuple(shape)
 
     def take(self, theirs: Tensor, num_heads: int) -> Tensor:
-        """Ours out of theirs."""
+        """Cuts our tensor out of the tensor in the file."""
         found = theirs.T if self.transposed and theirs.ndim == 2 else theirs
         if self.parts > 1:
             blocks = (num_heads, self.parts, -1) if self.by_head else (1, self.parts, -1)
@@ -42,7 +44,7 @@ class Stored:
         return found.contiguous()
 
     def put(self, ours: Sequence[Tensor], num_heads: int) -> Tensor:
-        """Theirs from all of ours that it holds, in order."""
+        """Builds the tensor in the file from all of our tensors that it holds, in their order."""
         joined = ours[0]
         if self.by_head:
             joined = torch.stack([each.unflatten(0, (num_heads, -1)) for each in ours], dim=1).flatten(0, 2)
@@ -53,38 +55,35 @@ class Stored:
 
 @dataclass(frozen=True)
 class Names:
-    """The names of one family."""
+    """The names of the tensors of one family."""
 
     prefix: str
-    """What stands before the names of the body in a model with a head."""
+    """First word of the names of the body's tensors, if the model has a head. A body alone does not have it."""
     body: Mapping[str, str | Stored]
-    """Modules of the stack."""
+    """Modules of the body."""
     vocabulary: Mapping[str, str] = field(default_factory=dict)
-    """Modules of the head over the vocabulary, with the whole of their names."""
+    """Modules of the head over the vocabulary, with their whole names."""
     classes: Mapping[str, str] = field(default_factory=dict)
-    """Modules of the head over classes, with the whole of their names."""
+    """Modules of the head over classes, with their whole names."""
     activation: str = "none"
-    """``task.head_activation`` of a model of classes."""
+    """``task.head_activation`` of the family's classifiers."""
     same: Mapping[str, str] = field(default_factory=dict)
-    """Name in a table to another that the same tensor has in some files, and which counts where both are there."""
+    """A name in one of the tables to another name of the same tensor. If a file has both, the other name counts."""
 
 
 def _layers(prefix: str, modules: Mapping[str, str | Stored]) -> dict[str, str | Stored]:
-    """The modules of a layer, with what stands before them on both sides."""
+    """The modules of a layer with their whole names, on our side and in the file."""
     found: dict[str, str | Stored] = {}
     for ours, theirs in modules.items():
-        name = theirs.name if isinstance(theirs, Stored) else theirs
-        whole = f"{prefix}.{name}"
-        found[f"layers.{{i}}.{ours}"] = (
-            whole
-            if isinstance(theirs, str)
-            else Stored(whole, theirs.transposed, theirs.part, theirs.parts, theirs.by_head)
-        )
+        if isinstance(theirs, Stored):
+            found[f"layers.{{i}}.{ours}"] = replace(theirs, name=f"{prefix}.{theirs.name}")
+        else:
+            found[f"layers.{{i}}.{ours}"] = f"{prefix}.{theirs}"
     return found
 
 
 def _fused(name: str, transposed: bool = False, by_head: bool = False) -> dict[str, Stored]:
-    """Queries, keys and values in one tensor."""
+    """Entries for queries, keys and values that stand in one tensor."""
     parts = ("query", "key", "value")
     return {f"self_attention.{each}": Stored(name, transposed, i, 3, by_head) for i, each in enumerate(parts)}
 
@@ -259,27 +258,22 @@ GPT_NEOX = Names(
 NAMES = {
     "bert": BERT,
     "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "camembert": ROBERTA,
     "distilbert": DISTILBERT,
     "electra": ELECTRA,
     "albert": ALBERT,
     "gpt2": GPT2,
     "llama": LLAMA,
-    "mistral": LLAMA,
-    "qwen2": LLAMA,
-    "qwen3": LLAMA,
     "gpt_neox": GPT_NEOX,
 }
-"""By ``model_type``."""
+"""By the field ``tensors`` of a `multihead.config.families.Family`."""
 
 
 def stored(table: Mapping[str, str | Stored], name: str) -> Stored | None:
-    """Where a tensor of ours stands; None if the table does not have it.
+    """Finds the tensor in a file that holds one of our tensors; None if the table does not have it.
 
     Args:
         table: A mapping of `Names`.
-        name: Without what stands before the stack or the head: ``layers.0.feed_forward.up.weight``.
+        name: Our name within the stack or the head: ``layers.0.feed_forward.up.weight``.
     """
     words = name.split(".")
     layer = words[1] if words[0] == "layers" else ""
@@ -290,4 +284,4 @@ def stored(table: Mapping[str, str | Stored], name: str) -> Stored | None:
         return None
     entry = found if isinstance(found, Stored) else Stored(found)
     whole = entry.name if plain in table else f"{entry.name}.{suffix}"
-    return Stored(whole.replace("{i}", layer), entry.transposed, entry.part, entry.parts, entry.by_head)
+    return replace(entry, name=whole.replace("{i}", layer))

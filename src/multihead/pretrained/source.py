@@ -1,4 +1,4 @@
-"""A published model as the start of a run: its tensors under our names, its tokenizer, its classes."""
+"""Reads a published model from which a run starts: its tensors under our names, its tokenizer and its classes."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from multihead.pretrained.folder import AGAIN, Weights, as_stored, opened, read_
 from multihead.pretrained.names import NAMES, Names, Stored, stored
 
 OLDER = {"gamma": "weight", "beta": "bias"}
-"""Last word of names in checkpoints that were converted from TensorFlow."""
+"""Last word of a tensor's name in checkpoints that were converted from TensorFlow, to the usual word."""
 
 
 @dataclass
 class Published:
-    """What a folder holds, as a run reads it."""
+    """The content of a folder, as a run uses it."""
 
     path: str
     state: dict[str, Tensor]
-    """Tensors under our names: ``transformer.encoder.layers.0...``, and those of a head that there is."""
+    """The tensors under our names: ``transformer.encoder.layers.0...``, and ``head...`` if the model has a head."""
     options: dict[str, Any]
-    """``model.*`` of the whole model."""
+    """All options ``model.*``."""
     tokenizer: PublishedTokenizer
     labels: list[str]
-    """Names of its classes, if it has a head over classes."""
+    """The names of its classes, if it has a head over classes."""
     unused: list[str]
-    """Names of tensors that mean nothing to us."""
+    """The names of tensors that no part of our model uses."""
 
 
 def read_published(init_from: str) -> Published:
@@ -53,12 +53,12 @@ def read_published(init_from: str) -> Published:
 
 
 def tokenizer_of(init_from: str) -> PublishedTokenizer:
-    """The tokenizer alone; raises as `read_published` does."""
+    """Reads the tokenizer alone; it raises the errors of `read_published`."""
     return read_tokenizer(read(locate(init_from)))
 
 
 def read_tokenizer(described: Described) -> PublishedTokenizer:
-    """The tokenizer of a folder.
+    """Reads the tokenizer of a folder.
 
     Raises:
         CheckpointError: It has none, or a damaged one, or one that does not fit the model.
@@ -81,7 +81,7 @@ def read_tokenizer(described: Described) -> PublishedTokenizer:
 
 
 def _special(content: Any) -> dict[str, str]:
-    """The names of special entries in a file: each a text, or an object with its ``content``."""
+    """The special entries that a file names. The value of a name is a text, or an object with a ``content``."""
     found = {}
     for name, value in content.items() if isinstance(content, dict) else ():
         text = value.get("content") if isinstance(value, dict) else value
@@ -112,7 +112,7 @@ def _labels(content: Mapping[str, Any]) -> list[str]:
 
 
 class Reader:
-    """Finds tensors of ours in a folder's.
+    """Finds our tensors among those of a folder.
 
     Args:
         described: The model.
@@ -121,17 +121,22 @@ class Reader:
 
     def __init__(self, described: Described, weights: Weights):
         self.described, self.weights = described, weights
-        self.names: Names = NAMES[described.model_type]
+        self.names: Names = NAMES[described.family.tensors]
         self.heads: int = described.fixed["num_heads"]
         self.known = {_modern(name): name for name in weights.shapes}
-        """Name as it is now to name in the file."""
+        """The modern name of each tensor to its name in the file."""
         first = stored(self.names.body, "embedding.weight")
         assert first is not None
         self.prefix = f"{self.names.prefix}." if f"{self.names.prefix}.{first.name}" in self.known else ""
         self.used: set[str] = set()
 
     def name_of(self, entry: Stored, ours: torch.Size, prefix: str = "") -> str | None:
-        """The name in the file of a tensor of ours of this shape; None if there is none. Nothing is loaded.
+        """The name of a tensor in the file; None if the file does not have it. Nothing is loaded.
+
+        Args:
+            entry: The tensor in the file.
+            ours: The shape of our tensor.
+            prefix: First words of the name.
 
         Raises:
             CheckpointError: It has another shape.
@@ -146,21 +151,21 @@ class Reader:
         return name
 
     def load(self, entry: Stored, name: str) -> Tensor:
-        """A tensor of ours out of the one of this name."""
+        """Loads the tensor of this name, and cuts our tensor out of it."""
         self.used.add(name)
         return entry.take(as_stored(self.weights, name), self.heads)
 
     def find(self, entry: Stored, ours: torch.Size) -> Tensor | None:
-        """A tensor of ours of this shape, if there is one; raises as `name_of` does."""
+        """Loads our tensor, if the file has it; the errors are those of `name_of`."""
         name = self.name_of(entry, ours)
         return None if name is None else self.load(entry, name)
 
 
 def translated(described: Described, weights: Weights) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors under our names, and the names of those that mean nothing to us.
+    """The tensors under our names, and the names of those that no part of our model uses.
 
     Raises:
-        CheckpointError: One of the stack is missing or has another shape.
+        CheckpointError: A tensor of the body is missing or has another shape.
     """
     reader, stack = Reader(described, weights), described.family.stack
     found: dict[str, tuple[Stored, str]] = {}
@@ -195,7 +200,7 @@ def _modern(name: str) -> str:
 
 
 def body_of(described: Described) -> dict[str, Tensor]:
-    """Our stack's parameters by name, of the right shapes and without memory."""
+    """The parameters of our stack by name. They have shapes, but take no memory."""
     encoder = described.family.stack == "encoder"
     size = described.vocab_size
     with torch.device("meta"):
@@ -207,7 +212,7 @@ def body_of(described: Described) -> dict[str, Tensor]:
 
 
 def _vocabulary_shapes(described: Described) -> dict[str, torch.Size]:
-    """Our head over the vocabulary, apart from a tied matrix."""
+    """The shapes of our head over the vocabulary, without a tied matrix."""
     config, size = ModelConfig(**described.options), described.vocab_size
     width = config.width_of_embeddings if config.output_transform else config.d_model
     shapes = {} if config.tie_embeddings == "target_output" else {"weight": torch.Size((size, width))}
@@ -221,7 +226,7 @@ def _vocabulary_shapes(described: Described) -> dict[str, torch.Size]:
 
 
 def _class_shapes(described: Described, reader: Reader) -> dict[str, torch.Size]:
-    """Our head over classes, with as many as the folder's."""
+    """The shapes of our head over classes, with as many classes as the folder's head has."""
     width, shapes = described.fixed["d_model"], {}
     if "dense" in reader.names.classes:
         shapes |= {"dense.weight": torch.Size((width, width)), "dense.bias": torch.Size((width,))}
@@ -232,7 +237,7 @@ def _class_shapes(described: Described, reader: Reader) -> dict[str, torch.Size]
 
 
 def _head(reader: Reader, table: Mapping[str, str], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """The tensors of a head that the folder has."""
+    """Loads those tensors of a head that the folder has."""
     state = {}
     for name, shape in shapes.items():
         entry = stored(table, name)

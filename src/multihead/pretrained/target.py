@@ -1,4 +1,4 @@
-"""Our models in a published family's words: its ``config.json``, and our tensors under its names."""
+"""Writes our models as models of a published family: the ``config.json``, and our tensors under the family's names."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ WITHOUT_MEANING = (
     *("num_encoder_layers", "num_decoder_layers", "max_len", "init", "ngram_max", "tie_embeddings"),
     *("dropout", "attention_dropout", "ff_dropout"),
 )
-"""Options that any family can have, or that only training needs."""
+"""Options that every family can have, or that only training uses."""
 OF_THE_VOCABULARY = ("output_transform", "output_bias")
 
 
 def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str, Any]:
-    """The ``config.json`` of a family for our options; for what it has no words, it says what the family has."""
+    """The ``config.json`` of a family for our options.
+
+    If the family has no key for an option, the file describes a model with the family's own value.
+    """
     family = FAMILIES[model_type]
     activations = {ours: theirs for theirs, ours in reversed(list(family.activations.items()))}
     meant = _meaning(model)
@@ -47,7 +50,7 @@ def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str
 
 
 def _scaling(model: ModelConfig) -> dict[str, Any]:
-    """How the family says ``model.rope_scaling``."""
+    """``model.rope_scaling`` in the words of ``config.json``."""
     if model.rope_scaling == "none":
         return {"rope_type": "default"}
     scaling = {"rope_type": model.rope_scaling, "factor": model.rope_factor}
@@ -78,7 +81,7 @@ def obstacles(model_type: str, model: ModelConfig, vocab_size: int, with_vocabul
 
 
 def _meaning(model: ModelConfig) -> dict[str, Any]:
-    """What the options of a model mean, so that two ways to say the same are equal."""
+    """The options of a model in one form, so that two ways to say the same are equal."""
     values = {item.name: getattr(model, item.name) for item in fields(model) if item.name not in WITHOUT_MEANING}
     places = model.attention_bias
     values["attention_bias"] = (
@@ -105,9 +108,9 @@ def published_state(model: Described, state: Mapping[str, Tensor], *, prefixed: 
     Args:
         model: As its ``config.json`` says.
         state: Tensors under our names, ``transformer.STACK....`` and ``head....``, each tensor under one name.
-        prefixed: Whether the names of the body have what stands before them in a model with a head.
+        prefixed: Whether the names of the body begin as in a model with a head.
     """
-    names = NAMES[model.model_type]
+    names = NAMES[model.family.tensors]
     prefix = f"{names.prefix}." if prefixed else ""
     groups: dict[str, list[tuple[Stored, Tensor]]] = {}
     for name, tensor in state.items():
@@ -122,7 +125,7 @@ def published_state(model: Described, state: Mapping[str, Tensor], *, prefixed: 
 
 
 def _entry(names: Names, name: str, stack: str) -> tuple[Stored, bool]:
-    """Where a tensor of ours goes, and whether it is one of the body."""
+    """The tensor in the file that holds our tensor, and whether our tensor belongs to the body."""
     if name.startswith("head."):
         tail = name.removeprefix("head.")
         entry = stored(names.classes, tail) or stored(names.vocabulary, tail)

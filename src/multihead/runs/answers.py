@@ -21,7 +21,7 @@ from multihead.config.task import TaskConfig
 from multihead.errors import ConfigError, DataError, MachineError
 from multihead.tables.opening import Unclear
 from multihead.tables.roles import Needs, find_roles
-from multihead.tables.sniff import Look, look
+from multihead.tables.sniff import Look, format_of_name, look
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Task
@@ -82,6 +82,9 @@ def places_of(settings: _Typed, stated: Mapping[str, Any]) -> Places:
         table = look(path, str(path), stated)
     except Unclear as unclear:
         raise DataError(unclear.where, unclear.what, "  or  ".join(unclear.choices)) from None
+    if table.format == "text" and (format_of_name(path.name) or ".tsv" in path.suffixes):
+        what = "its rows have no separator that gives all of them the same number of columns"
+        raise DataError(str(path), what, "fix the file, or name the separator, such as data.separator=';'")
     for name in settings.keep:
         if name not in table.columns:
             what = f"{path} has no column {name!r}; it has {', '.join(table.columns)}"
@@ -216,8 +219,8 @@ def _as_csv(partial: Path, out: Path) -> None:
 
 
 def _as_parquet(partial: Path, out: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow  # pyright: ignore[reportMissingImports]
+    import pyarrow.parquet  # pyright: ignore[reportMissingImports]
 
     records = list(_records(partial))
     kinds = {name: pyarrow.float64() if name == PROBABILITY else pyarrow.string() for name in records[0]}

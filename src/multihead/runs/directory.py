@@ -25,7 +25,7 @@ from multihead.errors import CheckpointError, ConfigError, MachineError
 from multihead.plugin import Plugin
 from multihead.ranks import is_main_rank, world_size
 from multihead.runs import lock
-from multihead.runs.files import read_json, replace_synced
+from multihead.runs.files import read_json, replace_synced, sync
 from multihead.text.targets import TargetText
 
 if TYPE_CHECKING:
@@ -180,9 +180,12 @@ def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) 
         "config": dict(tree),
     }
     (beside / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    for path in (*beside.iterdir(), beside):
+        sync(path)
     if target.exists():
         shutil.rmtree(target)
     os.rename(beside, target)
+    sync(run_dir)
 
 
 def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
@@ -295,7 +298,5 @@ def save_weights(model: Model, path: Path) -> None:
 def write_result(run_dir: Path, result: Mapping[str, Any], name: str = "result.json") -> dict[str, Any]:
     """Writes a result file and returns what was read back from it."""
     path = run_dir / name
-    beside = path.with_name(name + ".tmp")
-    beside.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(beside, path)
+    replace_synced(path, (json.dumps(result, indent=1) + "\n").encode())
     return json.loads(path.read_text())

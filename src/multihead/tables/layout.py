@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from multihead.errors import DataError
-from multihead.tables.opening import COMPRESSED, Unclear
+from multihead.tables.compression import COMPRESSED
+from multihead.tables.opening import Unclear
 from multihead.tables.roles import Found, Needs, find_roles
 from multihead.tables.sniff import TEXTS, Look, look
 from multihead.tables.words import language

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
-import io
-import lzma
 import re
 import unicodedata
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from multihead.errors import DataError, MachineError
+from multihead.tables.compression import compression_of, decompressed, require_compressed
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -24,9 +19,6 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
-"""Errors of the libraries that decompress a damaged file."""
 FOREIGN_SHARE = 0.4
 """Above this share of bytes beyond ASCII among the letters, a text is not written in the Latin alphabet."""
 FOREIGN = ("cp1251", "koi8-r", "cp1253", "cp1255", "cp1256", "gb18030", "shift_jis", "euc-jp", "euc-kr", "big5")
@@ -65,67 +57,13 @@ def open_bytes(path: Path, name: str = "") -> IO[bytes]:
         raise MachineError(str(path), "not readable", "change its permissions") from error
     head = file.read(6)
     file.seek(0)
-    _require_compressed(path, head, name)
-    openers: tuple[tuple[bytes, Callable[[IO[bytes], str], IO[bytes]]], ...] = (
-        (b"\x1f\x8b", lambda raw, _: io.BufferedReader(gzip.GzipFile(fileobj=raw))),
-        (b"BZh", lambda raw, _: bz2.BZ2File(raw)),
-        (b"\xfd7zXZ\0", _open_xz),
-        (b"\x28\xb5\x2f\xfd", _open_zstandard),
-        (b"PK\x03\x04", _open_zip),
-    )
-    for magic, opener in openers:
-        if head.startswith(magic):
-            try:
-                return opener(file, name)
-            except BaseException:
-                file.close()
-                raise
-    return file
-
-
-MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd", ".zip": b"PK"}
-"""Ending of a file to the bytes with which it begins."""
-
-
-def kind_of(path: Path) -> str:
-    """Returns how the compression of a file is called."""
-    return {".gz": "gzip"}.get(path.suffix.lower(), path.suffix.lower().lstrip(".") or "compressed")
-
-
-def _require_compressed(path: Path, head: bytes, name: str) -> None:
-    """Refuses a file whose name promises a compression that its content has not, such as a page of errors."""
-    magic = MAGIC.get(path.suffix.lower())
-    if magic and head and not head.startswith(magic):
-        what = f"damaged {kind_of(path)} data (it begins with {head[:4]!r})"
-        raise DataError(f"{name}:1", what, "fetch the file again, or rename it if it is not compressed")
-
-
-def _open_xz(file: IO[bytes], _: str) -> IO[bytes]:
-    return lzma.LZMAFile(file)
-
-
-def _open_zstandard(file: IO[bytes], name: str) -> IO[bytes]:
     try:
-        import zstandard  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DataError(
-            name, "is compressed by zstd; reading it needs the package zstandard", "pip install zstandard"
-        ) from error
-    return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))
-
-
-def _open_zip(file: IO[bytes], name: str) -> IO[bytes]:
-    try:
-        archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
-        raise DataError(name, f"is a damaged zip file ({error})", "fetch the file again") from error
-    inside = [each for each in archive.namelist() if not each.endswith("/") and not each.startswith("__MACOSX/")]
-    if "[Content_Types].xml" in inside or "mimetype" in inside:
-        raise DataError(name, "is an office document, not a table of text", "save the sheet as CSV and name that file")
-    if len(inside) != 1:
-        listed = ", ".join(inside[:3]) + (" ..." if len(inside) > 3 else "")
-        raise DataError(name, f"holds {len(inside)} files ({listed})", "unpack it, and name a file or the folder")
-    return archive.open(inside[0])
+        require_compressed(path, head, name)
+        ending = compression_of(head)
+        return decompressed(file, ending, name) if ending else file
+    except BaseException:
+        file.close()
+        raise
 
 
 def as_utf8(file: IO[bytes], encoding: str, size: int) -> Callable[[], bytes]:

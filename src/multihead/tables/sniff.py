@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from multihead.errors import DataError
+from multihead.tables.compression import COMPRESSED, Damaged, kind_of
 from multihead.tables.dialect import SEPARATORS, Dialect, candidates, find_dialect
-from multihead.tables.opening import COMPRESSED, DAMAGED, Unclear, find_encoding, open_bytes
+from multihead.tables.opening import Unclear, find_encoding, open_bytes
 from multihead.tables.rows import BadQuote
 from multihead.tables.words import USUAL, is_number, normal
 
@@ -90,8 +91,9 @@ def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
             _require_text(head, name)
             more = _read(file, SAMPLE_BYTES - len(head)) if len(head) == HEAD_BYTES else b""
             whole = len(head) + len(more) < SAMPLE_BYTES
-        except DAMAGED as error:
-            raise DataError(name, f"is damaged ({error})", "fetch the file again") from error
+        except Damaged as error:
+            what = f"damaged {kind_of(path)} data ({error})"
+            raise DataError(name, what, "copy or download the file again") from error
     encoding = str(stated.get("encoding") or "") or find_encoding(head + more, whole, name)
     text = _decoded(head + more, encoding, whole, name)
     size = path.stat().st_size
@@ -267,7 +269,9 @@ def _look_at_parquet(path: Path, name: str) -> Look:
         file = parquet.ParquetFile(path)
         batch = next(file.iter_batches(batch_size=MOST_ROWS), None)
     except (ValueError, OSError) as error:
-        raise DataError(name, f"is no Parquet file ({str(error).splitlines()[0]})", "fetch the file again") from error
+        raise DataError(
+            name, f"is no Parquet file ({str(error).splitlines()[0]})", "copy or download the file again"
+        ) from error
     records = batch.to_pylist() if batch is not None else []
     found = _of_records(list(enumerate(records, start=1)), name, "parquet")
     found.count, found.whole = file.metadata.num_rows, file.metadata.num_rows <= len(records)
@@ -300,7 +304,9 @@ def arrow_batches(path: Path, name: str) -> Iterator[Any]:
             else:
                 yield from ipc.open_stream(file)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(name, f"is no Arrow file ({str(error).splitlines()[0]})", "fetch the file again") from error
+        raise DataError(
+            name, f"is no Arrow file ({str(error).splitlines()[0]})", "copy or download the file again"
+        ) from error
 
 
 def _needs_pyarrow(name: str) -> DataError:

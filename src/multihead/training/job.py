@@ -57,6 +57,8 @@ log = logging.getLogger("multihead")
 def train(composition: Composition) -> dict[str, Any]:
     """Trains in this process or in one per local device; returns what result.json holds, and ``run_dir``.
 
+    With ``plan=true`` it does not train, and returns what the forecast says.
+
     Raises:
         MultiheadError: If the run fails in a way that the user can fix.
         Stopped: If a signal ended the run, after its state was saved.

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import require_run
-from multihead.config.keys import flatten
 from multihead.config.settings import read_words
 from multihead.config.verbs import DiffSettings
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError
 from multihead.runs.files import read_json, read_metrics
+from multihead.tables.records import flatten
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from multihead.config.keys import flatten, leaf_keys
+from multihead.config.keys import leaf_keys
 from multihead.config.task import TASKS
 from multihead.config.words import typed_as
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError, DataError
 from multihead.runs.files import read_json, read_metrics
 from multihead.runs.listing import run_dirs
+from multihead.tables.records import flatten
 
 
 @dataclass

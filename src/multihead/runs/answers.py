@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from multihead.config.data import DataConfig, column_of
 from multihead.config.task import TaskConfig
 from multihead.errors import ConfigError, DataError, MachineError
+from multihead.tables.found import Look
 from multihead.tables.opening import Unclear
 from multihead.tables.roles import Needs, find_roles
-from multihead.tables.sniff import Look, format_of_name, look
+from multihead.tables.sniff import format_of_name, look
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Task

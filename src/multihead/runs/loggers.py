@@ -26,11 +26,11 @@ import lightning as L
 from lightning.fabric.utilities import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MachineError, side_output
 from multihead.runs.files import Row, replace_synced, whole_lines
 from multihead.runs.metrics_file import COORDINATES, CSVMetrics
+from multihead.tables.records import flatten
 from multihead.tasks.lightning_module import TaskCallback, TaskModule
 
 log = logging.getLogger("multihead")

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from multihead.errors import DataError
 
@@ -181,7 +181,7 @@ def _streams(file: IO[bytes], ending: str, name: str) -> _Streams:
     return _Streams(file, ending, lambda: _ZstdFrame(zstandard))
 
 
-def _open_zip(file: IO[bytes], name: str) -> IO[bytes]:
+def _open_zip(file: IO[bytes], name: str) -> zipfile.ZipExtFile:
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, ValueError, OSError, struct.error, NotImplementedError) as error:
@@ -193,7 +193,7 @@ def _open_zip(file: IO[bytes], name: str) -> IO[bytes]:
         listed = ", ".join(inside[:3]) + (" ..." if len(inside) > 3 else "")
         raise DataError(name, f"holds {len(inside)} files ({listed})", "unpack it, and name a file or the folder")
     try:
-        return archive.open(inside[0])
+        return cast(zipfile.ZipExtFile, archive.open(inside[0]))
     except (zipfile.BadZipFile, ValueError, OSError, struct.error, RuntimeError) as error:
         what = "is encrypted" if "password" in str(error) else f"is a damaged zip file ({error})"
         raise DataError(name, what, "unpack it, and name the file that it holds") from error

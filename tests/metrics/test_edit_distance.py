@@ -47,7 +47,6 @@ def test_bits_give_what_the_table_gives():
 def test_corpus_scores_are_torchmetrics_and_by_hand_in_any_batches(key):
     outputs, references = drawn()
     metric = CorpusEdits(key)
-    assert float(metric.compute()) == 0
     for start in range(0, len(outputs), 7):
         metric.update(outputs[start : start + 7], references[start : start + 7])
     pairs = list(zip(outputs, references, strict=True))

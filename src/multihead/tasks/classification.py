@@ -43,7 +43,7 @@ class ClassificationTask(PooledTask[ClassificationConfig]):
     ):
         super().__init__(config, settings, model, vocab, evaluation)
         self.multi_label = settings.multi_label
-        self.outputs = Outputs(len(self.labels), self.multi_label)
+        self.outputs = Outputs()
         self.calibration = Calibration()
         """The temperature and thresholds that evaluation and prediction use."""
         self.confusion: Confusion | None = None

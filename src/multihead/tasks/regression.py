@@ -41,7 +41,7 @@ class RegressionTask(PooledTask[RegressionConfig]):
     ):
         super().__init__(config, settings, model, vocab, evaluation)
         self.scale = vocab.scales.get(settings.name, Scale())
-        self.outputs = Outputs(1, multi_label=False)
+        self.outputs = Outputs()
 
     @classmethod
     def new_head(

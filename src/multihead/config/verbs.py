@@ -84,10 +84,10 @@ class PredictSettings(Settings):
     """Translates, summarizes, continues, classifies or rates every line of standard input, or every row of a file.
 
     Each line is answered by one line, in order: a translation or a summary, a continuation (its newlines as \\n),
-    label TAB probability, or the number of a regression. Type a pair of texts as TEXT TAB TEXT_B. Only RUN/config.yaml and RUN/model/ are needed. With
-    file= and out=, the answers of a table become a table, in order. It may be CSV, TSV, JSON lines, Parquet or plain
-    text, also compressed. Columns prediction and, for classes, probability follow those of keep=. If that is
-    interrupted, OUT.partial.jsonl has the answers so far.
+    label TAB probability, or the number of a regression. Type a pair of texts as TEXT TAB TEXT_B. Only
+    RUN/config.yaml and RUN/model/ are needed. With file= and out=, the answers of a table become a table, in order.
+    It may be CSV, TSV, JSON lines, Parquet or plain text, also compressed. Columns prediction and, for classes,
+    probability follow those of keep=. If that is interrupted, OUT.partial.jsonl has the answers so far.
     """
 
     OTHER_KEYS: ClassVar[str] = "Every other key of the configuration can be set too, above all those below decoding."

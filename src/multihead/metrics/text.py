@@ -1,4 +1,4 @@
-"""Corpus BLEU, chrF and TER from sacreBLEU's own statistics, ROUGE, and edits. All are sums over sentences and ranks."""
+"""Corpus BLEU, chrF and TER from sacreBLEU's own statistics, ROUGE and edits. All are sums over sentences and ranks."""
 
 from __future__ import annotations
 

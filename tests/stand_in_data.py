@@ -96,6 +96,17 @@ def _table(data: DataConfig, table: list[list[str]]) -> str:
     return out.getvalue()
 
 
+def write_scores(folder: Path) -> None:
+    """Writes tables with a number to predict, of a text and of two texts, and one of words with their sounds."""
+    texts = [f"the {i % 7} films were {'not ' * (i % 2)}good, said {i}" for i in range(60)]
+    reviews = [f'"{text}",{i % 23 / 4}' for i, text in enumerate(texts)]
+    (folder / "reviews.csv").write_text("\n".join(["text,score", *reviews]) + "\n")
+    pairs = [f'"{a}","{b}",{i % 23 / 4}' for i, (a, b) in enumerate(zip(texts, reversed(texts), strict=True))]
+    (folder / "sts.csv").write_text("\n".join(["sentence1,sentence2,score", *pairs]) + "\n")
+    sounds = [f"{word}\t{' '.join(word.upper())}" for word in sorted({word for text in texts for word in text.split()})]
+    (folder / "pronunciations.tsv").write_text("\n".join(["word\tpronunciation", *sounds]) + "\n")
+
+
 def write_tickets(path: Path, rows: int = 400) -> None:
     """Writes a table of support tickets as people export them: a CSV with quoted texts and columns nobody needs."""
     texts = {"billing": "I was charged twice, please refund day {}", "login": "My password fails on day {}"}

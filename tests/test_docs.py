@@ -156,6 +156,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     published_folders.write(tmp_path / "FOLDER")
     stand_in_data.write_tickets(tmp_path / "tickets.csv")
+    stand_in_data.write_scores(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

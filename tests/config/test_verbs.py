@@ -42,7 +42,7 @@ def test_paths_are_expanded(monkeypatch):
         ("evaluate", ["run=A", "calibrte=true"], "calibrte: no such key; did you mean calibrate.; fix: calibrate=true"),
         ("evaluate", ["run=A", "calibrate=yes"], "calibrate: must be true or false, got 'yes'"),
         ("evaluate", ["run=A", "threshold_label=spam"], "threshold_label: names a class, but threshold= is missing"),
-        ("evaluate", ["run=A", "threshold=0.5"], "threshold: must be precision:P, cost:C or none, got '0.5'"),
+        ("evaluate", ["run=A", "threshold=0.5"], "threshold: must be f1, precision:P, cost:C or none, got '0.5'"),
         ("evaluate", ["run=A", "verbose"], "verbose: not of the form key=value"),
         ("predict", ["run=A", "run=B"], "run: predict takes only one run=, got 2: A, B; fix: run=A"),
         ("predict", ["run=[]"], "run: is missing"),

@@ -91,7 +91,7 @@ def write(folder, config=BERT, head="", seed=0, **changes):
     (folder / "tokenizer_config.json").write_text(json.dumps(special))
     described = read(folder)
     torch.manual_seed(seed)
-    state = {f"transformer.{described.family.stack}.{name}": torch.randn(tensor.shape) * 0.3
+    state = {f"transformer.{name}": torch.randn(tensor.shape) * 0.3
              for name, tensor in body_of(described).items()}  # fmt: skip
     state |= {f"head.{name}": torch.randn(shape) * 0.3 for name, shape in head_shapes(described, head).items()}
     save_file(published_state(described, state, prefixed=bool(head)), folder / "model.safetensors")

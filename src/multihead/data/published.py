@@ -77,7 +77,10 @@ class PublishedTokenizer(Tokenizer):
         single = self._backend.encode(PROBE)
         inside = [place for place, side in enumerate(single.sequence_ids) if side == 0]
         self.start, self.end = tuple(ids[:first]), tuple(single.ids[inside[-1] + 1 :])
-        self.opening = self.start
+        self.opening = self.source_start = self.start
+        self.source_end = self.end or (self.eos_id,)
+        first = self.special.get("decoder_start_token")
+        self.target_start = (self.bos_id,) if first is None else (self._backend.token_to_id(first), *self.start)
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """Text of each sequence, without special entries."""
@@ -98,7 +101,7 @@ class PublishedTokenizer(Tokenizer):
     @property
     def tokenizers_names(self) -> dict[str, str]:
         """The special entries by the names that ``transformers`` gives them."""
-        return dict(self.special)
+        return {name: entry for name, entry in self.special.items() if name != "decoder_start_token"}
 
     def _content(self) -> str:
         content = {

@@ -37,7 +37,7 @@ NO_WORDS = (
         "embedding_scale",
     ),
     *("embedding_norm", "segment_types", "share_layers", "parallel", "head_size", "attention_bias"),
-    *("output_transform", "output_bias"),
+    *("output_transform", "output_bias", "output_scale", "attention_scale", "sinusoid_order"),
 )
 """Options of the model that this export cannot express."""
 
@@ -85,6 +85,9 @@ def check(task: Task, decoding: DecodingConfig) -> None:
     if model.activation not in ACTIVATIONS:
         what = f"the export to CTranslate2 supports {', '.join(ACTIVATIONS)}"
         raise ConfigError(f"model.activation={model.activation}", what, OTHERS)
+    if model.position == "relative":
+        what = "CTranslate2 supports this option only for published model families"
+        raise ConfigError("model.position=relative", what, OTHERS)
     if model.ngram_buckets:
         raise ConfigError("model.ngram_buckets", "CTranslate2 has no embeddings of n-grams", OTHERS)
     with_encoder = transformer.encoder is not None and not _alone(task)

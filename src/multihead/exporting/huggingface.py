@@ -54,7 +54,7 @@ def family_of(task: Task) -> str:
     found: dict[str, list[Obstacle]] = {}
     for model_type, family in FAMILIES.items():
         foreign = model_type == "qwen2" and task.tokenizers["text"].kind != "published"
-        if not family.classes or family.stack != stack or foreign:  # AutoTokenizer always takes Qwen2's own tokenizer
+        if not family.classes or family.stacks != (stack,) or foreign:  # AutoTokenizer always takes Qwen2's own tokenizer
             continue
         named = obstacles(model_type, model, size, with_vocabulary=not classifies)
         found[model_type] = [(f"model.{name}", ours, theirs) for name, ours, theirs in named]

@@ -33,13 +33,17 @@ def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str
     values = meant | {
         "dropout": model.dropout,
         "attention_dropout": model.attention_dropout,
-        "layers": getattr(model, f"num_{family.stack}_layers"),
+        "layers": getattr(model, f"num_{family.stacks[0]}_layers"),
+        "num_encoder_layers": model.num_encoder_layers,
+        "num_decoder_layers": model.num_decoder_layers,
+        "ff_dropout": model.ff_dropout,
         "activation": activations.get(model.activation),
         "max_len": model.max_len + family.always.get("position_offset", 0),
     }
     content: dict[str, Any] = {"model_type": model_type, "vocab_size": vocab_size, **family.defaults}
     content |= {theirs: values[ours] for ours, theirs in family.keys.items() if values[ours] is not None}
     content |= {key: allowed[0] for key, allowed in family.needs.items()}
+    content |= {key: content[other] for key, other in family.equal.items()}
     content["tie_word_embeddings"] = model.tie_embeddings in ("target_output", "all")
     if family.activations is GATES and "attention_bias" not in family.always:
         content["attention_bias"] = meant["attention_bias"] == (True, True)
@@ -91,6 +95,10 @@ def _meaning(model: ModelConfig) -> dict[str, Any]:
     values |= {"num_kv_heads": model.kv_heads, "head_size": model.head_dim}
     values["embedding_width"] = model.width_of_embeddings
     values["norm_eps"] = model.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[model.norm]
+    if model.position != "sinusoidal":
+        values["sinusoid_order"] = None
+    if model.position != "relative":
+        values |= {"relative_buckets": None, "relative_max_distance": None}
     if model.position != "rotary":
         values |= {"rope_theta": None, "rotary_share": None, "rope_scaling": None}
     if values["rope_scaling"] in ("none", None):
@@ -107,14 +115,14 @@ def published_state(model: Described, state: Mapping[str, Tensor], *, prefixed: 
 
     Args:
         model: As its ``config.json`` says.
-        state: Tensors under our names, ``transformer.STACK....`` and ``head....``, each tensor under one name.
+        state: Tensors under our names, ``transformer.STACK...`` and ``head....``, each tensor under one name.
         prefixed: Whether the names of the body begin as in a model with a head.
     """
     names = NAMES[model.family.tensors]
-    prefix = f"{names.prefix}." if prefixed else ""
+    prefix = names.prefix if prefixed else ""
     groups: dict[str, list[tuple[Stored, Tensor]]] = {}
     for name, tensor in state.items():
-        entry, is_body = _entry(names, name, model.family.stack)
+        entry, is_body = _entry(names, name)
         groups.setdefault((prefix if is_body else "") + entry.name, []).append((entry, tensor))
     heads = model.fixed["num_heads"]
     found = {}
@@ -124,12 +132,12 @@ def published_state(model: Described, state: Mapping[str, Tensor], *, prefixed: 
     return found
 
 
-def _entry(names: Names, name: str, stack: str) -> tuple[Stored, bool]:
+def _entry(names: Names, name: str) -> tuple[Stored, bool]:
     """The tensor in the file that holds our tensor, and whether our tensor belongs to the body."""
     if name.startswith("head."):
         tail = name.removeprefix("head.")
         entry = stored(names.classes, tail) or stored(names.vocabulary, tail)
     else:
-        entry = stored(names.body, name.removeprefix(f"transformer.{stack}."))
+        entry = stored(names.body, name.removeprefix("transformer."))
     assert entry is not None, f"no name for {name}"
     return entry, not name.startswith("head.")

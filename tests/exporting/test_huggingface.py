@@ -29,6 +29,7 @@ BERT = ["model.norm_placement=post", "model.position=learned", "model.activation
 LLAMA = ["model.norm=rms_norm", "model.activation=swiglu", "model.bias=false", "model.position=rotary",
          "model.embedding_scale=false", "model.num_kv_heads=2"]  # fmt: skip
 GPT2 = ["model.position=learned", "model.activation=gelu_tanh", "model.embedding_scale=false"]
+MARIAN = ["model.norm_placement=post", "model.sinusoid_order=halves", "model.activation=gelu", "model.output_bias=true"]
 FIRST = ["task=classification", "task.pooling=first"]
 LAST = ["task=classification", "task.stack=decoder", "task.pooling=last", "task.head_bias=false"]
 VOCABULARY = ["model.output_transform=true", "model.output_bias=true"]
@@ -46,6 +47,7 @@ CASES = {
                            "model.parallel=true", "model.tie_embeddings=none"],
     "GPT2ForSequenceClassification": [*LAST, *GPT2],
     "LlamaForSequenceClassification": [*LAST, *LLAMA],
+    "MarianMTModel": ["task=translation", *MARIAN],
 }  # fmt: skip
 
 
@@ -75,8 +77,10 @@ def test_loaded_by_transformers(name, tmp_path):
     assert "transformers" in check(task, tmp_path).versions
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     texts = ["the man rides", "a  bike <unk> <eos>", "Straße ß x"]
-    marks = task.tokenizers["text"]
-    if task.settings.name == "classification":
+    marks = task.tokenizers.get("source") or task.tokenizers["text"]
+    if task.settings.name == "translation":
+        wanted = [[*ids, marks.eos_id] for ids in marks.encode_batch(texts)]
+    elif task.settings.name == "classification":
         wanted = [[*marks.start, *ids, *marks.end] for ids in marks.encode_batch(texts)]
     else:
         before = marks.opening if task.settings.stacks == ("decoder",) else ()
@@ -96,7 +100,19 @@ def test_loaded_by_transformers(name, tmp_path):
             ["task=lm", *LLAMA, "model.attention_bias=qkv"],
             r"model.attention_bias=qkv: prevents the export: .* Llama, has",
         ),
-        (["task=translation"], r"task=translation: to=huggingface does not support encoder-decoder models yet"),
+        (["task=translation"], r"model.norm_placement=pre: prevents the export: the nearest .*, Marian, has post"),
+        (
+            ["task=translation", *MARIAN, "model.tie_embeddings=target_output"],
+            r"model.tie_embeddings=target_output: prevents the export: the nearest published family, Marian, has all",
+        ),
+        (
+            ["task=translation", *MARIAN, "task.copy=true"],
+            r"task.copy=true: no published family copies tokens of the source",
+        ),
+        (
+            ["task=translation", *MARIAN, "task.topology=decoder"],
+            r"task.topology=decoder: no published family translates with a decoder alone",
+        ),
         (["task=multitask"], r"task=multitask: no published family has several heads"),
     ],
 )

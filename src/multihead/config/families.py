@@ -261,6 +261,7 @@ MARIAN = Family(
     },
     defaults={"activation_function": "gelu", "scale_embedding": False},
     needs={
+        "tie_word_embeddings": (True,),
         "share_encoder_decoder_embeddings": (True,),
         "normalize_before": (False,),
         "normalize_embedding": (False,),

@@ -56,7 +56,9 @@ def attend(
         ):  # lengths come last: in a traced program they are unknown
             y = _attend_plainly(query, key, value, mask, causal, scale)
         else:
-            y = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, scale=scale, enable_gqa=grouped)
+            y = F.scaled_dot_product_attention(
+                query, key, value, mask, dropout, causal, scale=scale, enable_gqa=grouped
+            )
     return y.to(dtype)
 
 

@@ -1,8 +1,8 @@
 """Position schemes: how the model knows the order of tokens. `new_positions` chooses one by ``model.position``.
 
 A scheme acts at one of three places, each a method of `Positions`: on the embeddings (`PositionTable`), on the scores
-of the attention (`ALiBi`, `Relative`), or on queries and keys (`Rotary`). To add a scheme, write a subclass that overrides this
-method, return it in `new_positions`, and add its name to ``POSITIONS`` in `multihead.config.model`.
+of the attention (`ALiBi`, `Relative`), or on queries and keys (`Rotary`). To add a scheme, write a subclass that
+overrides this method, return it in `new_positions`, and add its name to ``POSITIONS`` in `multihead.config.model`.
 
 Shapes: B batch, T new positions, S = past + T positions, D d_model, H heads, K head_dim.
 """

@@ -71,9 +71,9 @@ def read_tokenizers(described: Described) -> dict[str, PublishedTokenizer]:
         CheckpointError: It has none, or a damaged one, or one that does not fit the model.
     """
     folder = described.folder
-    if not (folder / "tokenizer.json").is_file() and (folder / "vocab.json").is_file():
-        if (folder / "source.spm").is_file() and (folder / "target.spm").is_file():
-            return {role: _tokenizer(described, f"{role}.spm") for role in ("source", "target")}
+    of_marian = all((folder / name).is_file() for name in ("vocab.json", "source.spm", "target.spm"))
+    if of_marian and not (folder / "tokenizer.json").is_file():
+        return {role: _tokenizer(described, f"{role}.spm") for role in ("source", "target")}
     named = ("tokenizer.json", "spiece.model")
     return {"text": _tokenizer(described, next((name for name in named if (folder / name).is_file()), named[0]))}
 
@@ -256,9 +256,7 @@ def body_of(described: Described) -> dict[str, Tensor]:
     """The parameters of our backbone by name. They have shapes, but take no memory."""
     sizes = [described.vocab_size if stack in described.family.stacks else None for stack in ("encoder", "decoder")]
     with torch.device("meta"):
-        model = Transformer(
-            ModelConfig(**described.options), source_vocab_size=sizes[0], target_vocab_size=sizes[1]
-        )
+        model = Transformer(ModelConfig(**described.options), source_vocab_size=sizes[0], target_vocab_size=sizes[1])
     return dict(model.named_parameters())
 
 

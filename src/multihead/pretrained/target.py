@@ -40,11 +40,12 @@ def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str
         "activation": activations.get(model.activation),
         "max_len": model.max_len + family.always.get("position_offset", 0),
     }
-    content: dict[str, Any] = {"model_type": model_type, "vocab_size": vocab_size, **family.defaults}
+    defaults = {key: value for key, value in family.defaults.items() if key != "tie_word_embeddings"}
+    content: dict[str, Any] = {"model_type": model_type, "vocab_size": vocab_size, **defaults}
     content |= {theirs: values[ours] for ours, theirs in family.keys.items() if values[ours] is not None}
     content |= {key: allowed[0] for key, allowed in family.needs.items()}
     content |= {key: content[other] for key, other in family.equal.items()}
-    content["tie_word_embeddings"] = model.tie_embeddings in ("target_output", "all")
+    content.setdefault("tie_word_embeddings", model.tie_embeddings in ("target_output", "all"))
     if family.activations is GATES and "attention_bias" not in family.always:
         content["attention_bias"] = meant["attention_bias"] == (True, True)
     if family.always["position"] == "rotary":
@@ -81,6 +82,8 @@ def obstacles(model_type: str, model: ModelConfig, vocab_size: int, with_vocabul
     ours, theirs = _meaning(model), _meaning(family)
     left_out = () if with_vocabulary else OF_THE_VOCABULARY
     differ = [name for name in ours if ours[name] != theirs[name] and name not in left_out]
+    if len(FAMILIES[model_type].stacks) == 2 and model.tie_embeddings != family.tie_embeddings:
+        differ.append("tie_embeddings")
     return [(name, getattr(model, name), getattr(family, name)) for name in differ]
 
 

@@ -4,8 +4,9 @@
 
 A draw is a model that ``transformers`` makes with options drawn at random, saved, and read by us. The table has, for
 each family, the largest differences of hidden states and logits (rows of different lengths, padded), of logits with a
-cache, and of gradients relative to the largest one; how many greedy continuations are the same token for token; and how
-many models come out again with the same bytes in every tensor.
+cache, and of gradients relative to the largest one. It also counts the outputs that are the same token for token
+(greedy, and with four beams if the model has both stacks), and the models that come out again with the same bytes in
+every tensor. If every family is measured, the table is also written to ``results/pretrained_equal.json``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from multihead import __version__
 from multihead.config.families import FAMILIES
 from multihead.config.model import ModelConfig
 from multihead.config.published import read
@@ -141,6 +143,43 @@ def marian(rng: random.Random) -> Any:
     return transformers.MarianConfig(**both_stacks(rng), activation_function=act, **ids)
 
 
+def bart(rng: random.Random) -> Any:
+    """BART: learned positions behind two unused rows, a norm of the embeddings."""
+    act = rng.choice(["gelu", "relu", "gelu_new"])
+    ids = {"pad_token_id": 0, "decoder_start_token_id": 2, "eos_token_id": 2, "forced_eos_token_id": None}
+    return transformers.BartConfig(**both_stacks(rng), activation_function=act, bos_token_id=1, **ids)
+
+
+def mbart(rng: random.Random) -> Any:
+    """mBART: BART with norms before sub-layers."""
+    act = rng.choice(["gelu", "relu"])
+    ids = {"pad_token_id": 0, "decoder_start_token_id": 4, "eos_token_id": 2, "forced_eos_token_id": None}
+    return transformers.MBartConfig(**both_stacks(rng), activation_function=act, bos_token_id=1, **ids)
+
+
+def t5(rng: random.Random) -> Any:
+    """T5 1.0 and 1.1, flan-T5: biases by distance, gates, an output layer of its own or the scaled embedding."""
+    drawn, buckets = sizes(rng), rng.choice([4, 8, 32])
+    return transformers.T5Config(
+        vocab_size=VOCABULARY,
+        d_model=drawn["hidden_size"],
+        d_kv=rng.choice([4, 6, 8]),
+        num_heads=drawn["num_attention_heads"],
+        d_ff=drawn["intermediate_size"],
+        num_layers=rng.choice([1, 2, 3]),
+        num_decoder_layers=rng.choice([None, 1, 2, 3]),
+        feed_forward_proj=rng.choice(["gated-gelu", "relu", "gated-silu", "gelu"]),
+        relative_attention_num_buckets=buckets,
+        relative_attention_max_distance=rng.choice([buckets, 128]),
+        layer_norm_epsilon=rng.choice([1e-6, 1e-5]),
+        tie_word_embeddings=rng.choice([True, False]),
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+        use_cache=False,  # theirs has as many layers as the encoder
+    )
+
+
 def scaling(rng: random.Random) -> dict[str, Any]:
     """How rotary positions are stretched, seldom by much in so short texts."""
     llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
@@ -203,7 +242,23 @@ def gpt_neox(rng: random.Random) -> Any:
 
 DRAWS = {
     draw.__name__: draw
-    for draw in (bert, roberta, distilbert, electra, albert, gpt2, llama, mistral, qwen2, qwen3, gpt_neox, marian)
+    for draw in (
+        bert,
+        roberta,
+        distilbert,
+        electra,
+        albert,
+        gpt2,
+        llama,
+        mistral,
+        qwen2,
+        qwen3,
+        gpt_neox,
+        marian,
+        bart,
+        mbart,
+        t5,
+    )
 }
 """By ``model_type``."""
 
@@ -221,7 +276,6 @@ class Found:
     same: int = 0
     back: int = 0
     seconds: float = 0.0
-    failed: list[str] = field(default_factory=list)
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -290,7 +344,10 @@ def draw(family: str, seed: int, found: Found) -> None:
             theirs.final_logits_bias.normal_()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        theirs.save_pretrained(folder)
+        if family == "t5" and not config.scale_decoder_outputs:
+            untie(theirs, folder)
+        else:
+            theirs.save_pretrained(folder)
         save_tokenizer(folder)
         published = read_published(f"hf:{folder}")
         described = read(folder)
@@ -308,6 +365,16 @@ def draw(family: str, seed: int, found: Found) -> None:
         gradients(theirs, ours, described, found)
         found.back += comes_back(folder, published.state, described)
     found.draws += 1
+
+
+def untie(theirs: Any, folder: Path) -> None:
+    """Gives T5 an output layer of its own, and writes the folder as those of T5 1.1 are."""
+    theirs.lm_head.weight = torch.nn.Parameter(0.2 * torch.randn_like(theirs.lm_head.weight))
+    theirs.all_tied_weights_keys = {k: v for k, v in theirs.all_tied_weights_keys.items() if k != "lm_head.weight"}
+    theirs.save_pretrained(folder)
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | {"tie_word_embeddings": False}
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != "scale_decoder_outputs"}))
 
 
 def batch(rng: random.Random, left: bool) -> tuple[Tensor, Tensor]:
@@ -378,7 +445,8 @@ def measure_pairs(theirs: Any, ours: Ours, rng: random.Random, found: Found) -> 
         for beams in (1, BEAMS):
             made = theirs.generate(**words, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=beams,
                                    early_stopping="never" if beams > 1 else False, decoder_start_token_id=start,
-                                   pad_token_id=0, eos_token_id=2, suppress_tokens=[0])  # fmt: skip
+                                   pad_token_id=0, eos_token_id=2, suppress_tokens=[0],
+                                   use_cache=theirs.config.use_cache)  # fmt: skip
             mine = generate(transformer, ours.head, DecodingConfig(num_beams=beams), prefix=prefix, source=source,
                             source_mask=source_mask, eos_id=2, pad_id=0, max_new_tokens=NEW_TOKENS,
                             forbidden=())  # fmt: skip
@@ -441,13 +509,20 @@ def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words if "=" in word)
     families = [word for word in words if "=" not in word] or list(DRAWS)
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
-    print("family      draws   hidden   logits   cached gradients  greedy  back  seconds")
+    print("family      draws   hidden   logits   cached gradients outputs  back  seconds")
+    rows = {}
     for family in families:
         found = measured(family, int(given.get("draws", 20)), int(given.get("seed", 0)))
         greedy = f"{found.same}/{found.continuations}" if found.continuations else "-"
         cached = f"{found.cached:8.1e}" if found.continuations else "       -"
         print(f"{family:11} {found.draws:5} {found.hidden:8.1e} {found.logits:8.1e} {cached} {found.gradients:9.1e} "
               f"{greedy:>7} {found.back:5} {found.seconds:8.1f}", flush=True)  # fmt: skip
+        rows[family] = asdict(found)
+    if set(families) == set(DRAWS):
+        versions = {"transformers": transformers.__version__, "torch": torch.__version__, "multihead": __version__}
+        results = {"versions": versions, "families": rows}
+        path = Path(__file__).with_name("results") / "pretrained_equal.json"
+        path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from multihead.config.model import ModelConfig
 from multihead.config.published import read
+from multihead.data.sentencepiece import read_pieces
 from multihead.model.heads import PooledClassifier, VocabularyHead
 from multihead.model.transformer import OutputTransform
 from multihead.pretrained.source import body_of
@@ -73,6 +74,19 @@ MARIAN = {
     "scale_embedding": True,
     "eos_token_id": 0,
 }
+T5 = {
+    "model_type": "t5",
+    "d_model": 16,
+    "d_kv": 6,
+    "num_layers": 2,
+    "num_heads": 2,
+    "d_ff": 24,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+    "decoder_start_token_id": 1,
+}
 
 
 def tokenizer_of(config):
@@ -103,6 +117,10 @@ def write(folder, config=BERT, head="", seed=0, **changes):
     if config["model_type"] == "marian":
         size = write_marian_tokenizers(folder)
         config = config | {"pad_token_id": size - 1, "decoder_start_token_id": size - 1}
+    elif config["model_type"] == "t5":
+        content, _ = spm(WORDS)
+        (folder / "spiece.model").write_bytes(content)
+        size = len(read_pieces(content).pieces) + 100
     else:
         backend, special, size = tokenizer_of(config)
         backend.save(str(folder / "tokenizer.json"))

@@ -2,8 +2,6 @@
 
 import io
 import json
-import sys
-from pathlib import Path
 
 import published_folders
 import pytest
@@ -14,10 +12,16 @@ from tokenizers import Tokenizer as Backend
 
 import multihead
 from multihead import cli
+from multihead.config.compose import compose
+from multihead.config.published import read
 from multihead.data.published import load_tokenizer
 from multihead.data.sentencepiece import read_pieces, t5_tokenizer
 from multihead.errors import CheckpointError
+from multihead.exporting import huggingface
 from multihead.pretrained.source import read_published, tokenizers_of
+from multihead.tasks import build_task
+from multihead.text.vocabulary import Vocabulary
+from multihead.training.transfer import copy_weights, published_source
 
 ROWS = [("the dog sees a cat", "der hund sieht ein katze"), ("a film was good", "ein film war gut"),
         ("the old man sees it", "der alt mann sieht sie"), ("she was good", "sie war gut")]  # fmt: skip
@@ -56,6 +60,21 @@ def test_the_two_tokenizers_of_marian_share_one_vocabulary(tmp_path):
     assert (found["target"].target_start, found["target"].eos_id) == ((len(vocab) - 1,), 0)
     source.save(tmp_path / "kept.json")
     assert load_tokenizer(tmp_path / "kept.json").encode_batch(["the dog"]) == source.encode_batch(["the dog"])
+
+
+def test_the_tokenizer_of_t5_has_marks_of_spans_behind_its_pieces(tmp_path):
+    folder = published_folders.write(tmp_path / "t5", published_folders.T5, head="vocabulary")
+    published = read_published(f"hf:{folder}")
+    tokenizer = published.tokenizers["text"]
+    pieces = [text for text, _, _ in read_pieces((folder / "spiece.model").read_bytes()).pieces]
+    assert tokenizer.vocab[: len(pieces)] == pieces and tokenizer.vocab_size == len(pieces) + 100
+    assert tokenizer.encode_batch(["the dog <extra_id_0>"])[0][-1] == len(pieces) + 99
+    assert (tokenizer.source_start, tokenizer.source_end, tokenizer.target_start) == ((), (2,), (1,))
+    assert (published.options["tie_embeddings"], published.options["output_scale"]) == ("source_target", False)
+    assert published.options["num_decoder_layers"] == 2 and published.unused == []
+    tied = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(tied))
+    assert read(folder).options["output_scale"] and read(folder).options["tie_embeddings"] == "all"
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -176,20 +195,32 @@ def test_a_translator_goes_in_learns_resumes_and_comes_out(tmp_path, monkeypatch
     assert [text.strip() for text in tokenizer.batch_decode(made, skip_special_tokens=True)] == answers
 
 
-def test_in_and_out_again_gives_the_same_bytes(tmp_path):
-    sys.path.append(str(Path(__file__).parents[1] / "exporting"))
-    from multihead.config.compose import compose
-    from multihead.exporting import huggingface
-    from multihead.tasks import build_task
-    from multihead.text.vocabulary import Vocabulary
-    from multihead.training.transfer import copy_weights, published_source
-
-    folder = published_folders.write(tmp_path / "in", published_folders.MARIAN, head="vocabulary")
+@pytest.mark.parametrize(
+    "config", [published_folders.MARIAN, published_folders.T5], ids=lambda config: config["model_type"]
+)
+def test_in_and_out_again_gives_the_same_bytes(config, tmp_path):
+    folder = published_folders.write(tmp_path / "in", config, head="vocabulary")
     config = compose(["task=translation", f"init_from=hf:{folder}"]).config
     source = published_source(config.init_from)
-    task = build_task(config, Vocabulary(source.vocab.tokenizers)).eval()
+    tokenizers = source.vocab.tokenizers
+    roles = {role: tokenizers.get(role) or tokenizers["text"] for role in ("source", "target")}
+    task = build_task(config, Vocabulary(roles)).eval()
     assert all(row.fresh == row.resized == 0 for row in copy_weights(task.model, task.vocab, source))
     (tmp_path / "out").mkdir()
     huggingface.write(task, tmp_path / "out", tmp_path)
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("in", "out"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("changes", [{}, {"model_type": "electra", "embedding_size": 8}], ids=["bert", "electra"])
+def test_the_body_of_an_encoder_starts_both_stacks_of_a_translator(changes, tmp_path):
+    folder = published_folders.write(tmp_path / "in", published_folders.BERT | changes, head="vocabulary")
+    config = compose(["task=translation", f"init_from=hf:{folder}", "accelerator=cpu"]).config
+    source = published_source(config.init_from)
+    task = build_task(config, Vocabulary(dict.fromkeys(("source", "target"), source.vocab.tokenizers["text"]))).eval()
+    rows = {row.part: row for row in copy_weights(task.model, task.vocab, source)}
+    assert rows["encoder layers"].fresh == rows["decoder layers"].fresh == 0
+    assert rows["decoder layers"].why == "from the encoder" and rows["decoder cross-attention"].copied == 0
+    assert rows["head"].fresh == 0, "the head of masked tokens"
+    assert (task.source_start, task.source_end, task.start) == ((1,), (2,), (1,))
+    assert len(task.translate(["the dog", "a cat sees"], config.decoding)) == 2

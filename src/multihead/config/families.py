@@ -51,6 +51,8 @@ class Family:
     """Key to another key of the file that must have the same value."""
     activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
     """Name of an activation there to ours."""
+    counts_offset: bool = True
+    """Whether the number of positions in the file includes ``position_offset``."""
     always_widens: bool = False
     """Whether embeddings go through a map even if they are as wide as the layers."""
 
@@ -233,11 +235,11 @@ GPT_NEOX = Family(
     },
     needs={"attention_bias": (True,)},
 )
-MARIAN = Family(
-    name="Marian",
+BART = Family(
+    name="BART",
     stacks=("encoder", "decoder"),
-    tensors="marian",
-    classes="Marian",
+    tensors="bart",
+    classes="Bart",
     keys={
         "d_model": "d_model",
         "num_encoder_layers": "encoder_layers",
@@ -254,23 +256,72 @@ MARIAN = Family(
     always={
         "norm": "layer_norm",
         "norm_placement": "post",
-        "position": "sinusoidal",
-        "sinusoid_order": "halves",
+        "position": "learned",
+        "position_offset": 2,
+        "embedding_norm": True,
         "bias": True,
         "output_bias": True,
     },
     defaults={"activation_function": "gelu", "scale_embedding": False},
     needs={
         "tie_word_embeddings": (True,),
-        "share_encoder_decoder_embeddings": (True,),
         "normalize_before": (False,),
-        "normalize_embedding": (False,),
+        "normalize_embedding": (True,),
         "add_final_layer_norm": (False,),
     },
-    equal={
-        "decoder_attention_heads": "encoder_attention_heads",
-        "decoder_ffn_dim": "encoder_ffn_dim",
-        "decoder_vocab_size": "vocab_size",
+    equal={"decoder_attention_heads": "encoder_attention_heads", "decoder_ffn_dim": "encoder_ffn_dim"},
+    counts_offset=False,
+)
+MBART = BART.but(
+    name="mBART",
+    classes="MBart",
+    always={"norm_placement": "pre"},
+    needs={"normalize_before": (True,), "add_final_layer_norm": (True,)},
+)
+MARIAN = BART.but(
+    name="Marian",
+    tensors="marian",
+    classes="Marian",
+    always={"position": "sinusoidal", "sinusoid_order": "halves", "position_offset": 0, "embedding_norm": False},
+    needs={"normalize_embedding": (False,), "share_encoder_decoder_embeddings": (True,)},
+    equal={"decoder_vocab_size": "vocab_size"},
+)
+T5 = Family(
+    name="T5",
+    stacks=("encoder", "decoder"),
+    tensors="t5",
+    classes="T5",
+    keys={
+        "d_model": "d_model",
+        "num_encoder_layers": "num_layers",
+        "num_decoder_layers": "num_decoder_layers",
+        "num_heads": "num_heads",
+        "head_size": "d_kv",
+        "d_ff": "d_ff",
+        "max_len": "n_positions",
+        "activation": "feed_forward_proj",
+        "norm_eps": "layer_norm_epsilon",
+        "relative_buckets": "relative_attention_num_buckets",
+        "relative_max_distance": "relative_attention_max_distance",
+        "output_scale": "scale_decoder_outputs",
+        "dropout": "dropout_rate",
+    },
+    always={
+        "norm": "rms_norm",
+        "norm_placement": "pre",
+        "position": "relative",
+        "bias": False,
+        "embedding_scale": False,
+        "attention_scale": False,
+    },
+    defaults={"feed_forward_proj": "relu", "n_positions": 512, "layer_norm_epsilon": 1e-6},
+    activations={
+        "relu": "relu",
+        "gelu": "gelu",
+        "gelu_new": "gelu_tanh",
+        "silu": "silu",
+        "gated-gelu": "geglu_tanh",
+        "gated-silu": "swiglu",
     },
 )
 FAMILIES = {
@@ -288,5 +339,8 @@ FAMILIES = {
     "qwen3": QWEN3,
     "gpt_neox": GPT_NEOX,
     "marian": MARIAN,
+    "bart": BART,
+    "mbart": MBART,
+    "t5": T5,
 }
 """By the ``model_type`` of the file."""

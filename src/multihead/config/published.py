@@ -197,6 +197,8 @@ def _options(path: Path, family: Family, values: Mapping[str, Any]) -> dict[str,
     options = dict(family.always)
     for ours, theirs in family.keys.items():
         value = values.get(theirs)
+        if value is None and ours == "num_decoder_layers":
+            value = values.get(family.keys["num_encoder_layers"])
         if ours in LARGEST and not (ours == "d_ff" and value is None):
             value = _size(path, theirs, value, LARGEST[ours])
         if ours == "activation":
@@ -219,7 +221,10 @@ def _options(path: Path, family: Family, values: Mapping[str, Any]) -> dict[str,
         options["embedding_width"] = 0
     if family.activations is GATES and "attention_bias" not in options:
         options["attention_bias"] = "all" if values.get("attention_bias") else "none"
-    options["max_len"] -= options.get("position_offset", 0)
+    if "output_scale" in family.keys:
+        options.setdefault("output_scale", bool(tied))
+    if family.counts_offset:
+        options["max_len"] -= options.get("position_offset", 0)
     if options["position"] == "rotary":
         _rotary(path, options, values)
     return options

@@ -66,7 +66,8 @@ def _attend_plainly(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float | None
 ) -> Tensor:
     """Computes equation 1 of the paper (arXiv:1706.03762) as two batched products."""
-    shape, scale, hidden = query.shape, query.size(-1) ** -0.5 if scale is None else scale, None
+    shape, hidden = query.shape, None
+    factor = query.size(-1) ** -0.5 if scale is None else scale
     if causal:
         hidden = torch.ones(shape[2], key.size(2), dtype=torch.bool).triu(1)  # [T, S]
     elif mask is not None and mask.dtype == torch.bool:
@@ -76,10 +77,10 @@ def _attend_plainly(
         mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, lowest)
     query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # [N * H, T or S, K]
     if mask is None:
-        scores = torch.bmm(query * scale, key.mT)  # [N * H, T, S]
+        scores = torch.bmm(query * factor, key.mT)  # [N * H, T, S]
     else:
         mask = mask.clamp(min=lowest).expand(*shape[:3], key.size(1)).flatten(0, 1)
-        scores = torch.baddbmm(mask, query, key.mT, alpha=scale)
+        scores = torch.baddbmm(mask, query, key.mT, alpha=factor)
     return torch.bmm(scores.softmax(-1), value).view(shape)
 
 

@@ -281,6 +281,48 @@ MARIAN = Names(
     vocabulary={"weight": "lm_head.weight", "bias": Stored("final_logits_bias", row=True)},
     copies=tuple(f"{each}coder.embed_{what}.weight" for each in ("en", "de") for what in ("tokens", "positions")),
 )
+BART = replace(
+    MARIAN,
+    body={
+        **MARIAN.body,
+        **{
+            f"{stack}.{ours}": f"{stack}.{theirs}"
+            for stack in ("encoder", "decoder")
+            for ours, theirs in (
+                ("positions", "embed_positions"),
+                ("embedding_norm", "layernorm_embedding"),
+                ("norm", "layer_norm"),
+            )
+        },
+    },
+    copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+)
+T5_ATTENTION = {"query": "q", "key": "k", "value": "v", "output": "o"}
+
+
+def _t5_stack(stack: str, gated: bool) -> dict[str, str | Stored]:
+    """The modules of T5's encoder or decoder. Its layers are lists of sub-layers, each with its norm."""
+    last = 1 if stack == "encoder" else 2
+    names = {f"self_attention.{ours}": f"0.SelfAttention.{theirs}" for ours, theirs in T5_ATTENTION.items()}
+    names |= {"self_attention_norm": "0.layer_norm", "feed_forward_norm": f"{last}.layer_norm"}
+    if stack == "decoder":
+        names |= {f"cross_attention.{ours}": f"1.EncDecAttention.{theirs}" for ours, theirs in T5_ATTENTION.items()}
+        names["cross_attention_norm"] = "1.layer_norm"
+    up = {"up": "wi_0", "gate": "wi_1"} if gated else {"up": "wi"}
+    names |= {f"feed_forward.{o}": f"{last}.DenseReluDense.{t}" for o, t in {**up, "down": "wo"}.items()}
+    return {
+        f"{stack}.positions": f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias",
+        f"{stack}.norm": f"{stack}.final_layer_norm",
+        **_layers(f"{stack}.block.{{i}}.layer", names, stack=f"{stack}."),
+    }
+
+
+T5 = Names(
+    prefix="",
+    body={"encoder.embedding": "shared", **_t5_stack("encoder", False), **_t5_stack("decoder", False)},
+    vocabulary={"weight": "lm_head.weight"},
+    copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+)
 NAMES = {
     "bert": BERT,
     "roberta": ROBERTA,
@@ -291,8 +333,16 @@ NAMES = {
     "llama": LLAMA,
     "gpt_neox": GPT_NEOX,
     "marian": MARIAN,
+    "bart": BART,
+    "t5": T5,
+    "t5_gated": replace(T5, body={**T5.body, **_t5_stack("encoder", True), **_t5_stack("decoder", True)}),
 }
 """By the field ``tensors`` of a `multihead.config.families.Family`."""
+
+
+def names_of(tensors: str, *, gated: bool) -> Names:
+    """The tables of a family. Its feed-forward may have other names if it is gated (T5)."""
+    return NAMES.get(f"{tensors}_gated" if gated else tensors, NAMES[tensors])
 
 
 def stored(table: Mapping[str, str | Stored], name: str) -> Stored | None:

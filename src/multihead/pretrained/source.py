@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multihead.config.model import ModelConfig
+from multihead.config.model import GATED, ModelConfig
 from multihead.config.published import Described, locate, read
 from multihead.data.published import PublishedTokenizer
 from multihead.data.sentencepiece import marian_tokenizer, read_pieces, t5_tokenizer
 from multihead.errors import CheckpointError
 from multihead.model.transformer import OutputTransform, Transformer
 from multihead.pretrained.folder import AGAIN, MOST_BYTES, Weights, as_stored, opened, read_json
-from multihead.pretrained.names import NAMES, Names, Stored, stored
+from multihead.pretrained.names import Names, Stored, names_of, stored
 
 MARKS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 """The special entries of Marian and T5."""
@@ -130,7 +130,7 @@ def _by_id(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str,
     vocab = tokenizer["model"].get("vocab", {})
     entries |= {number: entry for entry, number in vocab.items()} if isinstance(vocab, dict) else {}
     found = {}
-    for name in ("bos", "eos", "pad", "sep", "cls", "decoder_start"):
+    for name in ("bos", "eos", "pad", "sep", "cls", "decoder_start", "forced_bos"):
         number = config.get(f"{name}_token_id")
         number = number[0] if isinstance(number, list) and number else number
         if isinstance(number, int) and number in entries:
@@ -155,7 +155,7 @@ class Reader:
 
     def __init__(self, described: Described, weights: Weights):
         self.described, self.weights = described, weights
-        self.names: Names = NAMES[described.family.tensors]
+        self.names: Names = names_of(described.family.tensors, gated=described.fixed["activation"] in GATED)
         self.heads: int = described.fixed["num_heads"]
         self.known = {_modern(name): name for name in weights.shapes}
         """The modern name of each tensor to its name in the file."""

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from multihead.config.families import FAMILIES, GATES
-from multihead.config.model import ModelConfig
+from multihead.config.model import GATED, ModelConfig
 from multihead.config.published import Described, described
-from multihead.pretrained.names import NAMES, Names, Stored, stored
+from multihead.pretrained.names import Names, Stored, names_of, stored
 
 WITHOUT_MEANING = (
     *("num_encoder_layers", "num_decoder_layers", "max_len", "init", "ngram_max", "tie_embeddings"),
@@ -38,7 +38,7 @@ def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str
         "num_decoder_layers": model.num_decoder_layers,
         "ff_dropout": model.ff_dropout,
         "activation": activations.get(model.activation),
-        "max_len": model.max_len + family.always.get("position_offset", 0),
+        "max_len": model.max_len + family.counts_offset * family.always.get("position_offset", 0),
     }
     defaults = {key: value for key, value in family.defaults.items() if key != "tie_word_embeddings"}
     content: dict[str, Any] = {"model_type": model_type, "vocab_size": vocab_size, **defaults}
@@ -121,7 +121,7 @@ def published_state(model: Described, state: Mapping[str, Tensor], *, prefixed: 
         state: Tensors under our names, ``transformer.STACK...`` and ``head....``, each tensor under one name.
         prefixed: Whether the names of the body begin as in a model with a head.
     """
-    names = NAMES[model.family.tensors]
+    names = names_of(model.family.tensors, gated=model.fixed["activation"] in GATED)
     prefix = names.prefix if prefixed else ""
     groups: dict[str, list[tuple[Stored, Tensor]]] = {}
     for name, tensor in state.items():

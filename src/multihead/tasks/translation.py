@@ -63,13 +63,14 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
     def new_head(
         cls, config: Config, settings: TranslationConfig, transformer: Transformer, vocab: Vocabulary
     ) -> VocabularyHead:
-        tied = config.model.tie_embeddings in ("target_output", "all") and not config.model.embedding_width
+        model, size = config.model, vocab.tokenizers["target"].vocab_size
+        transform = None if settings.copy else new_output_transform(model)
+        width = model.width_of_embeddings if transform is not None and model.output_transform else model.d_model
+        tied = model.tie_embeddings in ("target_output", "all") and width == model.width_of_embeddings
         weight = transformer.stack("decoder").embedding.weight if tied else None
-        width, size = config.model.d_model, vocab.tokenizers["target"].vocab_size
         if settings.copy:
             return CopyHead(width, size, weight)
-        transform = new_output_transform(config.model)
-        return VocabularyHead(width, size, weight, config.model.output_bias, transform)
+        return VocabularyHead(width, size, weight, model.output_bias, transform)
 
     def new_scores(self) -> dict[str, TextScore]:
         """Metrics of the decoded text by name. Those that ``task.monitor`` does not know are computed in test only."""

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from multihead.runs.metrics_file import read_metrics
+from multihead.runs.files import read_metrics
 
 
 def series(run: str, name: str) -> tuple[list[float], list[float]]:

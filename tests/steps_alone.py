@@ -85,11 +85,13 @@ class Run:
     def _validate(self, trainer, module):
         self.validations.append(trainer.global_step)
         self.clock.now += 50
+        self.steps.validation.pending = False
         return False
 
     def step(self, loss=1.0, seconds=2.0):
         """One step of 100 target tokens, whose loss is a mean over them."""
         self.clock.now += seconds
+        self.steps.telemetry.on_gradient(self.trainer, torch.ones(()), self.config.trainer.log_every_n_steps)
         self.trainer.global_step += 1
         batch = {"tokens_of_step": TOKENS, "targets_of_step": TOKENS}
         self.steps.on_train_batch_end(self.trainer, self.module, {"sum": torch.tensor(loss * TOKENS)}, batch, 0)

@@ -118,7 +118,7 @@ def test_a_defect_says_where_its_traceback_is(command, monkeypatch, tmp_path_fac
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("crash")))
     status, _, err = command("train task=translation seed=17")
     assert status == 1 and err.count("\n") == 1
-    assert err.startswith("error[internal] ValueError: first second; a defect of ours; traceback in ")
+    assert err.startswith("error[internal] ValueError: first second; a bug in Multihead; traceback in ")
     with open(err.split("traceback in ")[1].strip()) as file:
         assert "Traceback" in file.read()
     monkeypatch.setenv("MULTIHEAD_TRACEBACK", "1")

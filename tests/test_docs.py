@@ -56,7 +56,7 @@ def test_the_path_names_files_and_definitions_that_exist():
     called = [name for name in backticked(text) if re.fullmatch(r"_?[A-Za-z]\w*(\.\w+)*", name)]
     words = {"source", "target", "labels", "places", "source_mask", "tokens_of_step", "parts", "index", "collate"}
     words |= {"log_softmax", "model.d_model", "data.format", "data.batch_tokens", "train.en.gz", "train.de.gz"}
-    words |= {"config", "train.py", "job.py", "steps.py", "samples.jsonl", "result.json"}
+    words |= {"config", "hydra.main", "train.py", "job.py", "steps.py", "samples.jsonl", "result.json"}
     unknown = sorted({name for name in called if name not in known | words})
     assert not unknown, f"{PATH.name} names what is not defined: {unknown}"
     assert len({name for name in called if name in known}) > 60
@@ -113,7 +113,7 @@ def test_the_path_counts_its_places_and_climbs():
     files = [file for file, _ in places()]
     climbs = sum(room(after) < room(before) for before, after in itertools.pairwise(files))
     text = " ".join(PATH.read_text().split())
-    assert f"There are {len(files)} places in {len(set(files))} files. {climbs} times the next place" in text
+    assert f"There are {len(files)} places in {len(set(files))} files. {climbs} times, the path goes from" in text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)

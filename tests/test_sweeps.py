@@ -7,9 +7,9 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from multihead.config.compose import composer
-from multihead.config.keys import flatten
 from multihead.config.sweep import check, read_sweep
 from multihead.config.task import SINGLE_TASKS
+from multihead.tables.records import flatten
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))

@@ -34,7 +34,7 @@ def train(words: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: If a word cannot be.
     """
-    from multihead.commands.train import train as train_run
     from multihead.config.compose import compose
+    from multihead.training.job import train as train_run
 
     return train_run(compose(list(words)))

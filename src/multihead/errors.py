@@ -1,6 +1,6 @@
 """Errors that a user can fix, with their exit statuses; and how every error is reported on the screen.
 
-Exit statuses of every command: 0 done and read back; 1 a defect of ours; 2 the user's configuration, command line or
+Exit statuses of every command: 0 done and read back; 1 a bug in Multihead; 2 the user's configuration, command line or
 data; 3 a checkpoint unusable or refused; 4 numerics; 5 the machine; 6 a peer process died; 7 a sweep finished with
 failed trials; 129, 130, 143 hung up, interrupted, terminated.
 """
@@ -106,10 +106,12 @@ def as_user_error(error: BaseException) -> BaseException:
 
 
 SHOW_TRACEBACK = "MULTIHEAD_TRACEBACK"
+OUR_BUG = "a bug in Multihead"
+"""How a message says that the user cannot fix the error."""
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """Returns the status of ``action``, or that of the error that ended it, which is written to stderr."""
+    """Returns the status of ``action``, or that of the error that ended it. `report` writes the error to stderr."""
     try:
         status = action()
         sys.stdout.flush()
@@ -140,7 +142,7 @@ def report(error: BaseException) -> int:
     if isinstance(error, MultiheadError):
         write_line(str(error))
         return error.status
-    write_line(f"error[internal] {type(error).__name__}: {error}; a defect of ours; {_where_traceback(error, text)}")
+    write_line(f"error[internal] {type(error).__name__}: {error}; {OUR_BUG}; {_where_traceback(error, text)}")
     return 1
 
 

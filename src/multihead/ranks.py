@@ -76,7 +76,7 @@ def by_others() -> bool:
 
 
 def world_size() -> int:
-    """The number of ranks of this run."""
+    """The number of ranks, as the launcher of this process says; 1 in a process that no launcher started."""
     return int(os.environ["WORLD_SIZE"] if by_torchrun() else os.environ["SLURM_NTASKS"] if by_srun() else 1)
 
 

@@ -14,12 +14,13 @@ from omegaconf import OmegaConf
 
 from multihead.config.compose import compose, compose_from_run, load_yaml, to_yaml
 from multihead.config.folder import conf_dir
-from multihead.config.keys import GROUPS, find, flatten, leaf_keys
+from multihead.config.keys import GROUPS, find, leaf_keys
 from multihead.config.merge import Layer, merge
 from multihead.config.multirun import compose_sweep
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config
 from multihead.errors import CheckpointError, ConfigError
+from multihead.tables.records import flatten
 
 
 def options(group: str) -> list[str]:

@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from multihead import cli
 from multihead.config.compose import compose
 from multihead.config.extras import EXTRAS, install
 from multihead.config.published import locate
-from multihead.errors import ConfigError
+from multihead.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
 SWEEP = (
@@ -32,6 +33,15 @@ def rows(format_):
 
     config = compose(["task=lm", "data=files", f"data.format={format_}", "data.roles={text: a}"]).config.data
     read_parquet(config, "a.parquet", ["a"]) if format_ == "parquet" else read_hub(config, "train", ["a"])
+
+
+def zst():
+    from multihead.tables.opening import open_bytes
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "a.zst")
+        file.write_bytes(b"\x28\xb5\x2f\xfd")
+        open_bytes(file)
 
 
 def exported(to):
@@ -59,6 +69,7 @@ WANTS = {
     "tensorboard": tensorboard,
     "datasets": lambda: rows("hub"),
     "pyarrow": lambda: rows("parquet"),
+    "zstandard": zst,
     "huggingface_hub": lambda: locate("hf:org/name"),
     "onnx": lambda: exported("onnx"),
     "onnxruntime": lambda: exported("onnx"),
@@ -86,7 +97,7 @@ def test_a_missing_package(package, monkeypatch, tmp_path, capsys, caplog):
     with caplog.at_level("INFO", "multihead"):
         try:
             told = WANTS[package]()
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             told = str(error)
     captured = capsys.readouterr()
     said = f"{told} {captured.err} {captured.out} {caplog.text}"

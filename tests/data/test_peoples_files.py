@@ -21,7 +21,6 @@ from multihead.errors import MultiheadError
 
 FOLDER = Path(__file__).parents[1] / "files"
 EXAMPLES = sorted(each.name for each in FOLDER.iterdir() if each.is_dir())
-PACKAGES = {".parquet": "pyarrow", ".arrow": "pyarrow"}
 
 
 def reading(words):
@@ -49,6 +48,8 @@ def reading(words):
 def check(example):
     """Whether an example is ``read`` or ``refused`` as its expectation says; otherwise an assertion fails."""
     expected = yaml.safe_load((FOLDER / example / "expected.yaml").read_text(encoding="utf-8"))
+    if "needs" in expected:
+        pytest.importorskip(expected["needs"], reason=f"{expected['needs']} is not installed")
     words = [f"task={expected['task']}", f"data={expected['data']}", *expected.get("words", [])]
     if "refused" not in expected:
         rows, others = reading(words)

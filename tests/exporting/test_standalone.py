@@ -27,7 +27,8 @@ def test_the_script_gives_what_predict_gives(tmp_path, runs):
     runs.copy(tmp_path / "run", "task=classification")
     names = json.loads((tmp_path / "run" / "model" / "labels.json").read_text())
     thresholds = {names[-1]: Threshold(0.35, "cost:1")}
-    Calibration(temperature=0.4, thresholds=thresholds).save(tmp_path / "run" / "model" / "calibration.json")
+    calibration = Calibration(temperature=0.4, thresholds=thresholds)
+    (tmp_path / "run" / "model" / "calibration.json").write_bytes(calibration.content())
     assert main(["export", f"run={tmp_path / 'run'}", "to=onnx", "sentences=3", f"out={tmp_path / 'out'}"]) == 0
     assert "import multihead" not in (tmp_path / "out" / "predict.py").read_text()
     script = [sys.executable, str(tmp_path / "out" / "predict.py")]

@@ -268,7 +268,7 @@ def strange_yaml(bench):
     "refused as a checkpoint, status 3, by resume, predict and evaluate; nothing of the environment shown",
     'patch("multihead.config.compose.file_layer", lambda source, tree, error=None: '
     '__import__("multihead.config.merge", fromlist=["Layer"]).Layer(source, {'
-    'k: v for k, v in __import__("multihead.config.keys", fromlist=["flatten"]).flatten(tree).items() '
+    'k: v for k, v in __import__("multihead.tables.records", fromlist=["flatten"]).flatten(tree).items() '
     'if "_" not in k.split(".")[-1][:1] and "$" not in str(v)}))',
 )
 def code_in_a_run(bench):

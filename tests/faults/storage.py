@@ -83,7 +83,7 @@ def killed(bench):
 )
 def killed_in_a_save(bench):
     run = bench.folder / "run"
-    for call, number in (("fsync", 14), ("rename", 9)):
+    for call, number in (("fsync", 16), ("rename", 9)):
         shutil.rmtree(run, ignore_errors=True)
         trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
         wrap = [*trace, "-e", f"inject={call}:signal=KILL:when={number}"]

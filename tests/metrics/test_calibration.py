@@ -200,7 +200,7 @@ def test_a_threshold_says_what_it_gave_and_on_how_many_rows(tmp_path):
     assert (threshold.precision, threshold.recall, threshold.decided, threshold.positives) == (1, 2 / 3, 2, 3)
     assert str(threshold) == "threshold 0.75 (precision:0.7): precision 1 (2 of 2), recall 0.6667 (2 of 3)"
     assert made.facts()["threshold_val_precision"] == 1 and made.facts()["threshold_val_recall"] == 2 / 3
-    made.save(tmp_path / "calibration.json")
+    (tmp_path / "calibration.json").write_bytes(made.content())
     assert Calibration.load(tmp_path / "calibration.json") == made
     never = Calibration().refit(logits, 1 - labels, ["ham", "spam"], threshold="cost:9", label="spam")
     assert str(never.thresholds["spam"]).endswith(
@@ -219,7 +219,7 @@ def test_the_file_holds_it_to_the_last_bit(tmp_path):
     path = tmp_path / "calibration.json"
     assert Calibration.load(path) == Calibration()
     calibration = Calibration(1.2345678901234567, {"späm": Threshold(0.1 + 0.2, "cost:5")})
-    calibration.save(path)
+    path.write_bytes(calibration.content())
     assert Calibration.load(path) == calibration
     assert [file.name for file in tmp_path.iterdir()] == ["calibration.json"]
 

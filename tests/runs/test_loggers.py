@@ -481,7 +481,7 @@ def test_a_finished_run_is_sent_afterwards_with_its_whole_curve(run_dir, monkeyp
     import wandb
     from trial import train
 
-    from multihead.runs.metrics_file import read_metrics
+    from multihead.runs.files import read_metrics
     from multihead.sweeping.upload import send_run
 
     monkeypatch.setenv("WANDB_MODE", "offline")

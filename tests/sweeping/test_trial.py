@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from multihead.errors import OUR_BUG
 from multihead.sweeping import trial
 from multihead.sweeping.trial import Curve, Outcome, Watch, run_once
 
@@ -51,6 +52,13 @@ def test_a_finished_run_is_not_done_again(tmp_path):
 def test_a_run_that_fails_says_why(tmp_path, how, status, reason):
     outcome, _ = once(tmp_path, f"how={how}")
     assert (outcome.state, outcome.value, outcome.status, outcome.reason) == ("failed", None, status, reason)
+
+
+@pytest.mark.parametrize("bug", [OUR_BUG, trial.OLD_BUG])
+def test_a_bug_is_told_by_its_message_alone(tmp_path, bug):
+    log = tmp_path / "console.log"
+    log.write_text(f"a line\nerror[internal] ValueError: one\u2028line; {bug}; traceback in crash.txt\n")
+    assert trial._reason(1, log) == "crashed: ValueError: one\u2028line"
 
 
 @pytest.mark.unhurried

@@ -110,7 +110,11 @@ def test_ranks_are_found_by_their_command_line(tmp_path):
     assert processes(tmp_path) == []
     words = [sys.executable, "-c", "import time; time.sleep(60)", RANK_PROGRAM, str(tmp_path / "job.json")]
     with subprocess.Popen(words) as rank:
-        assert processes(tmp_path) == [rank.pid]
+        deadline = time.monotonic() + 60
+        while not (found := processes(tmp_path)):  # for a moment after it starts, a process has no command line
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert found == [rank.pid]
         assert processes(tmp_path / "other") == []
         rank.kill()
     assert find_spec(RANK_PROGRAM)

@@ -8,7 +8,7 @@ import pytest
 
 from multihead.training import signals
 from multihead.training.agreement import Agreement
-from multihead.training.signals import SIGNALS, Signals
+from multihead.training.signals import SIGNALS, Signals, handling
 
 
 @pytest.fixture
@@ -45,6 +45,25 @@ def test_what_is_ignored_stays_ignored_and_what_others_have_taken_is_taken_back(
         os.kill(os.getpid(), signal.SIGTERM)
         assert caught.received == signal.SIGTERM
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_handlers_of_before_come_back_whatever_was_set_inside(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    told = []
+    with (
+        pytest.raises(ZeroDivisionError),
+        handling({signal.SIGTERM: lambda *_: told.append(1), signal.SIGINT: None, signal.SIGHUP: print}) as taken,
+    ):
+        assert taken == [signal.SIGTERM]
+        assert [signal.getsignal(signum) for signum in SIGNALS[2:]] == [signal.SIG_IGN, before[signal.SIGUSR1]]
+        assert signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert told == [1]
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_DFL)
+        raise ZeroDivisionError
+    assert {signum: signal.getsignal(signum) for signum in SIGNALS} == before
 
 
 def test_only_the_main_thread_may_take_signals(handlers):

@@ -188,7 +188,7 @@ def test_a_validation_leaves_everything_as_it_was(run):
     one.step()
     assert torch.equal(torch.rand(3), expected)
     assert one.trainer.training and one.trainer._logger_connector._first_loop_iter is True
-    assert not one.steps.validation.pending and one.steps.validation.step == 1
+    assert not one.steps.validation.pending
 
 
 def test_the_best_validation_is_saved_and_remembered(run):
@@ -233,7 +233,7 @@ def test_a_signal_leaves_before_a_validation_which_is_then_pending(run):
     one.steps.signals.received = 2
     with pytest.raises(Stopped):
         one.step()
-    assert one.steps.validation.pending and one.steps.validation.step == -1
+    assert one.steps.validation.state()["pending_validation"]
     assert one.saved == [1] and [name for name, _ in one.events] == ["stopped"]
 
 
@@ -249,6 +249,17 @@ def test_a_signal_during_a_validation_that_ended_leaves_none_pending(run):
     with pytest.raises(Stopped):
         one.step()
     assert not one.steps.validation.pending and one.saved == [1]
+
+
+def test_a_validation_that_an_error_ends_stays_pending(run):
+    one = validating(run, [], val_every_n_steps=2)
+    one.step()
+    assert not one.steps.validation.pending
+    with pytest.raises(StopIteration):
+        one.step()
+    assert one.steps.validation.pending
+    one.steps.on_exception(one.trainer, one.module, StopIteration())
+    assert one.saved == [2]
 
 
 # ---- saving

@@ -77,3 +77,11 @@ def test_peaks_of_known_devices():
     assert peak_flops("NVIDIA H200", "bf16-true") == 989.4e12
     assert peak_flops("NVIDIA A100-SXM4-80GB", "32-true") == 19.5e12
     assert peak_flops("Some other device", "bf16-mixed") is None
+
+
+def test_the_learning_rate_of_a_row_is_the_one_with_which_its_step_was_done(tmp_path):
+    """The schedule moves right after the update, so the optimizer already has the next step's rate then."""
+    train(tmp_path / "run", "optim=adamw", "optim.lr=0.1", "optim.warmup_steps=4", "optim.schedule=constant",
+          "trainer.log_every_n_steps=1", "trainer.max_steps=5")  # fmt: skip
+    rates = [float(row["optim/lr_adamw"]) for row in rows(tmp_path / "run").values()]
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])

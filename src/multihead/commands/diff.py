@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import require_run
-from multihead.config.keys import flatten
 from multihead.config.settings import read_words
 from multihead.config.verbs import DiffSettings
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError
-from multihead.runs.files import read_json
+from multihead.runs.files import read_json, read_metrics
+from multihead.tables.records import flatten
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,9 +81,7 @@ def _content(folder: Path, part: str) -> dict[str, Any] | None:
 
 def _so_far(path: Path) -> dict[str, Any]:
     """Returns the last value of each column of metrics.csv, by the names that result.json uses."""
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        rows = list(csv.DictReader(file))
-    last = {name: text for row in rows for name, text in row.items() if name and text}
+    last = {name: text for row in read_metrics(path) for name, text in row.items() if name and text}
     try:
         return {{"step": "steps"}.get(name, name): float(text) for name, text in last.items()}
     except (TypeError, ValueError) as error:

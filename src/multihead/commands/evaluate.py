@@ -15,6 +15,7 @@ from multihead.config.training import Config
 from multihead.config.verbs import EvaluateSettings
 from multihead.config.words import write
 from multihead.errors import ConfigError, side_output
+from multihead.runs.files import read_json, replace_synced
 
 if TYPE_CHECKING:
     from multihead.data.prepare import Prepared
@@ -130,8 +131,6 @@ def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
 
 def _warn_of_other_rows(path: Path, split: str, prepared: Prepared, words: Sequence[str]) -> None:
     """Warns if a split differs from the one that the run had, although the user asked for no other data."""
-    from multihead.runs.files import read_json
-
     name, file = f"data_{split}", path / "environment.json"
     asked = any(word.startswith("data") and not word.startswith("data.split=") for word in words)
     known = read_json(file, dict).get("data") if file.is_file() else None
@@ -161,7 +160,7 @@ def _decide(settings: EvaluateSettings, task: Task, composition: Composition, pa
     chosen = classifier.calibrate(
         encoded["val"], columns, settings.calibrate, settings.threshold, settings.threshold_label
     )
-    chosen.save(path / "model" / FILE)
+    replace_synced(path / "model" / FILE, chosen.content())
     facts, count = ", ".join(f"{name} {value}" for name, value in chosen.facts().items()), len(columns["text"])
     log.info("chosen on val (%d examples): %s; saved in %s", count, facts or "nothing", path / "model" / FILE)
     for name, threshold in chosen.thresholds.items():

@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from multihead.config.keys import flatten, leaf_keys
+from multihead.config.keys import leaf_keys
 from multihead.config.task import TASKS
 from multihead.config.words import typed_as
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError, DataError
-from multihead.runs.files import read_json
+from multihead.runs.files import read_json, read_metrics
 from multihead.runs.listing import run_dirs
+from multihead.tables.records import flatten
 
 
 @dataclass
@@ -90,7 +91,7 @@ class FinishedRun:
         path = Path(self.path, "samples.jsonl")
         if not path.is_file():
             return []
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     sample = json.loads(line)
@@ -106,13 +107,10 @@ class FinishedRun:
     def column(self, name: str) -> list[tuple[float, float]]:
         """Steps and values of a column of metrics.csv; [] if the run has no such column."""
         path = Path(self.path, "metrics.csv")
-        if not path.is_file():
-            return []
-        with open(path, encoding="utf-8", newline="") as file:
-            try:
-                points = [(float(row["step"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
-            except (ValueError, KeyError, csv.Error) as error:
-                raise DataError(str(path), f"cannot be read ({error})", "copy the run again") from None
+        try:
+            points = [(float(row["step"]), float(row[name])) for row in read_metrics(path) if row.get(name)]
+        except (ValueError, KeyError, csv.Error) as error:
+            raise DataError(str(path), f"cannot be read ({error})", "copy the run again") from None
         return [point for point in points if all(map(math.isfinite, point))]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from multihead.comparing.finished import FinishedRun, Reader, require_one
-from multihead.config.keys import flatten
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import ConfigError
+from multihead.tables.records import flatten
 
 NO_MATTER = frozenset({
     "seed", "run_dir", "resume", "logger", "plugin", "accelerator", "devices", "strategy", "num_nodes",

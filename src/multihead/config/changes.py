@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from multihead.config.keys import flatten, leaf_keys
+from multihead.config.keys import leaf_keys
 from multihead.config.task import TASKS
+from multihead.tables.records import flatten
 
 OF_THE_COMMAND = ("run_dir", "resume", "resume_force", "plan", "logger", "log_model", "plugin", "config_dir",
                   "trainer.profile_steps")  # fmt: skip

@@ -142,7 +142,7 @@ def parse(words: Iterable[str]) -> list[Word]:
 
 
 def named(overrides: list[Word], key: str) -> str:
-    """Returns the text of the last word that sets a key; empty if there is none."""
+    """Returns the value of the last word that sets a key, as text; empty if there is none. Sweeps are left out."""
     given = [word.value for word in overrides if word.key == key and word.value is not None and not word.is_sweep]
     return text(given[-1], key) if given else ""
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from multihead.config.check import require, require_choice
 
-FORMATS = ("parallel", "tsv", "csv", "jsonl", "json", "parquet", "arrow", "folders", "text", "hub", "grammar")
+FORMATS = ("parallel", "tsv", "csv", "jsonl", "json", "parquet", "arrow", "folders", "text", "tmx", "xliff", "wmt",
+           "sgm", "conllu", "hub", "grammar")  # fmt: skip
 NORMALIZATIONS = ("none", "nfc", "nfkc")
 SPLITS = ("train", "val", "test")
 ROLES = ("source", "target", "text", "text_b", "label")
@@ -42,8 +43,9 @@ class DataConfig:
     """The dataset's name; set by the choice data=NAME."""
     format: str = "tsv"
     """parallel (one file for each column), tsv, csv, jsonl, json (a list of objects), parquet, arrow, folders (one for
-    each class, with a file for each text), text, hub or grammar. Compressed files (.gz, .bz2, .xz, .zst, .zip) are
-    read as they are. data=PATH finds the format of your own files."""
+    each class, with a file for each text), text, tmx, xliff, wmt (the XML of WMT), sgm (its SGML, one file for each
+    column), conllu, hub or grammar. Compressed files (.gz, .bz2, .xz, .zst, .zip) are read as they are. data=PATH finds
+    the format of your own files."""
     encoding: str = "utf-8"
     """Encoding of the files, such as cp1252 or latin-1. utf-8 also reads UTF-16 that begins with a byte-order mark."""
     root: str = ""
@@ -56,8 +58,8 @@ class DataConfig:
     TASK_ROLE (lm_text, classification_text) sets the column for that task only. A template joins several columns:
     'data.roles.text="{title} {body}"'."""
     train: Any = None
-    """File of the train split, or a list of files that are read one after the other. For format=parallel it is a list
-    with one file for each column; for format=text it may be a folder."""
+    """File of the train split, or a list of files that are read one after the other. For format=parallel
+    and format=sgm it is a list with one file for each column; for format=text it may be a folder."""
     val: Any = None
     """File of the validation split; without one, a seeded share of train is held out."""
     test: Any = None
@@ -149,7 +151,8 @@ class DataConfig:
             require(kept and share < float("inf"), f"data.splits.{split}", "above 0 and finite", share)
         for split in SPLITS:
             files = getattr(self, split)
-            kinds = {"parallel": list, "folders": str, "hub": str, "grammar": str}.get(self.format, str | list)
+            kinds = {"parallel": list, "sgm": list, "folders": str, "hub": str, "grammar": str}
+            kinds = kinds.get(self.format, str | list)
             what = "a list of files, one for each column" if kinds is list else "one file"
             require(files is None or isinstance(files, kinds), f"data.{split}", what, files)
 

@@ -14,6 +14,7 @@ EXTRAS = {
     "datasets": "hub",
     "huggingface_hub": "hub",
     "pyarrow": "parquet",
+    "zstandard": "zstd",
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",

@@ -27,7 +27,6 @@ from multihead.config.keys import (
     Key,
     contains,
     find,
-    flatten,
     leaf_keys,
     looks_secret,
     names_code,
@@ -39,6 +38,7 @@ from multihead.config.words import PATHS, pasted, takes_text
 from multihead.config.yaml_file import one_line
 from multihead.errors import ConfigError, MultiheadError
 from multihead.plugin import Plugin, load_plugin
+from multihead.tables.records import flatten
 
 SECRET = "looks like a secret, and would be written to the run's config.yaml"
 SECRET_FIX = "give it by the environment (WANDB_API_KEY, HF_TOKEN) or ~/.netrc"

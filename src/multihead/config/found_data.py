@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from multihead.config.folder import conf_dir
-from multihead.config.keys import Key, flatten, leaf_keys
+from multihead.config.keys import Key, leaf_keys
 from multihead.config.merge import Layer
 from multihead.config.task import TASKS, ClassificationConfig, TaskConfig
 from multihead.config.words import Word, leaves, pasted, paths_of, split
 from multihead.errors import ConfigError, DataError
 from multihead.tables.layout import Data, find_data
 from multihead.tables.opening import Unclear
+from multihead.tables.records import flatten
 from multihead.tables.roles import Needs
 from multihead.tables.sniff import format_of_name
 

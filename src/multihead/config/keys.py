@@ -191,14 +191,3 @@ def field_docstrings(cls: type) -> dict[str, str]:
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             docs[statement.target.id] = " ".join(str(below.value.value).split())
     return docs
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the leaves of a nested mapping by dotted name; lists and empty mappings are leaves."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            leaves |= flatten(value, f"{prefix}{name}.")
-        else:
-            leaves[f"{prefix}{name}"] = value
-    return leaves

@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from multihead.config.check import require_choice
-from multihead.config.keys import Key, find, flatten, leaf_keys, unknown_key
+from multihead.config.keys import Key, find, leaf_keys, unknown_key
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MultiheadError
 from multihead.plugin import Plugin
+from multihead.tables.records import flatten
 
 
 @dataclass(kw_only=True)

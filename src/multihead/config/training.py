@@ -8,6 +8,7 @@ from typing import Any
 
 from multihead.config.check import require, require_choice
 from multihead.config.data import DataConfig, TokenizerConfig, column_of
+from multihead.config.lora import LoraConfig
 from multihead.config.model import ModelConfig
 from multihead.config.task import ClassificationConfig, SummarizationConfig, TaskConfig, TranslationConfig
 from multihead.errors import ConfigError
@@ -276,6 +277,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, cuda, mps, tpu."""
@@ -364,6 +366,8 @@ class Config:
             "none or target_output if tokenizer.joint=false",
             self.model.tie_embeddings,
         )
+        what = "0 if init_from is not set: adapters need weights beside which they learn"
+        require(not self.lora.r or bool(self.init_from), "lora.r", what, self.lora.r, "init_from=hf:FOLDER")
         require(
             self.strategy != "fsdp" or self.precision not in ("16-mixed", "64-true"),
             "precision",

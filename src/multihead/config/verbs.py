@@ -11,7 +11,7 @@ from multihead.config.check import require
 from multihead.config.settings import Settings, setting
 from multihead.errors import ConfigError
 
-EXPORT_FORMATS = ("ctranslate2", "onnx", "torch_export", "huggingface")
+EXPORT_FORMATS = ("ctranslate2", "onnx", "torch_export", "huggingface", "lora")
 QUANTIZATIONS = ("float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
 """Types in which CTranslate2 stores weights."""
 RUN_STATES = ("running", "finished", "failed", "stopped")
@@ -63,7 +63,7 @@ def read_criterion(text: str) -> tuple[str, float]:
     """Splits ``precision:P`` or ``cost:C`` into the kind and the number.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is neither, or the number is out of range.
     """
     match = re.fullmatch(r"(precision|cost):(\d*\.?\d+(?:[eE][+-]?\d+)?)", text)
     if match is None:
@@ -125,7 +125,8 @@ class ExportSettings(Settings):
     """The run's directory."""
     to: str = setting(takes="FORMAT", choices=EXPORT_FORMATS, example="to=ctranslate2")
     """The format. ctranslate2 runs translation, summarization and lm; onnx and torch_export run every task. huggingface
-    is for the Auto classes of transformers, if the model is one of a published family, such as BERT's or Llama's."""
+    is for the Auto classes of transformers, if the model is one of a published family, such as BERT's or Llama's. lora
+    is the small file of adapters of a run with lora.r, for peft."""
     out: str = setting(takes="FOLDER")
     """The folder to write; by default RUN/export/FORMAT. The new export replaces an earlier one when it is whole."""
     quantization: str = setting(takes="TYPE", choices=QUANTIZATIONS)

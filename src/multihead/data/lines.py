@@ -16,6 +16,7 @@ from multihead.config.data import DataConfig
 from multihead.data.download import download
 from multihead.errors import DataError
 from multihead.tables import opening
+from multihead.tables.compression import Damaged, kind_of
 from multihead.text.inputs import UTF8_BOM, as_utf8
 
 CHUNK_BYTES = 1 << 20
@@ -117,13 +118,13 @@ class Lines:
             while True:
                 try:
                     chunk = following()
-                except opening.DAMAGED as error:
-                    what = f"damaged {opening.kind_of(self.path)} data ({error})"
-                    raise DataError(f"{self.name}:{number + 1}", what, "fetch the file again") from error
+                except Damaged as error:
+                    what = f"damaged {kind_of(self.path)} data ({error})"
+                    raise DataError(f"{self.name}:{number + 1}", what, "copy or download the file again") from error
                 except UnicodeDecodeError as error:
                     kind = "UTF-16" if self.encoding == "utf-8" else self.encoding
                     what = f"damaged {kind} data ({error.reason})"
-                    raise DataError(f"{self.name}:{number + 1}", what, "fetch the file again") from error
+                    raise DataError(f"{self.name}:{number + 1}", what, "copy or download the file again") from error
                 if not chunk:
                     break
                 head, *others = chunk.split(b"\n")

@@ -48,7 +48,10 @@ class TaskData:
         return BatchPlan(*self.lengths(train), **sizes, targets=self.targets(train))
 
     def evaluation(self, split: str, max_tokens: int) -> list[tuple[np.ndarray, dict[str, Any]]]:
-        """Returns batches that hold every example once, each with the entries that it has beside the task's own."""
+        """Returns the indices of each batch, and the entries that its batch has beside the task's own.
+
+        All batches together hold every example once. For running text, an index is the start of a window.
+        """
         encoded = self.splits[split]
         if not isinstance(encoded, Stream):
             return [(indices, {}) for indices in eval_batches(self.lengths(encoded)[1], max_tokens)]

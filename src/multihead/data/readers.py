@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,11 @@ from multihead.config.check import require
 from multihead.config.data import DataConfig
 from multihead.data.lines import SKIP, Lines, find, folder_of, open_lines
 from multihead.errors import ConfigError, DataError
+from multihead.tables import opening, units
+from multihead.tables.columnar import arrow_batches
 from multihead.tables.layout import UNLABELLED
+from multihead.tables.records import as_text, objects_in
 from multihead.tables.rows import BadQuote, Row, plain_rows, quoted_rows, rest_joined
-from multihead.tables.sniff import arrow_batches, as_text
 from multihead.text.inputs import is_blank
 
 SHARD = 1 << 40
@@ -59,6 +62,8 @@ def read_split(config: DataConfig, split: str, columns: Sequence[str]) -> Table:
         return read_hub(config, files or split, columns)
     if config.format == "parallel":
         return read_parallel(config, files, columns)
+    if config.format == "sgm":
+        return read_segments(config, files, columns)
     if config.format == "folders":
         return read_folders(config, files, columns)
     reader = READERS[config.format]
@@ -80,21 +85,12 @@ def _joined(tables: Sequence[Table], files: Sequence[str]) -> Table:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Lines
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Formats
 
 
 def read_parallel(config: DataConfig, files: Sequence[str], columns: Sequence[str]) -> Table:
     """Reads one file for each column. Line i of each file belongs to row i."""
-    if len(files) != len(config.columns):
-        raise ConfigError(
-            "data.columns",
-            f"must name one column for each file: it has {len(config.columns)} names for {len(files)} files",
-            f"data.columns=[{','.join(f'column{i}' for i in range(len(files)))}]",
-        )
+    _require_a_name_each(config, files)
     names = {column: files[config.columns.index(column)] for column in columns}
     sides = {column: open_lines(config, name) for column, name in names.items()}
     texts = {column: list(side) for column, side in sides.items()}
@@ -110,6 +106,15 @@ def read_parallel(config: DataConfig, files: Sequence[str], columns: Sequence[st
         [note for side in sides.values() for note in side.summary()],
         len(texts[first]) - len(kept),
     )
+
+
+def _require_a_name_each(config: DataConfig, files: Sequence[str]) -> None:
+    if len(files) != len(config.columns):
+        raise ConfigError(
+            "data.columns",
+            f"must name one column for each file: it has {len(config.columns)} names for {len(files)} files",
+            f"data.columns=[{','.join(f'column{i}' for i in range(len(files)))}]",
+        )
 
 
 def _different_lengths(
@@ -181,30 +186,25 @@ def _collect(
     _require_columns(file, names, columns)
     wanted = [list(names).index(column) for column in columns]
     values: list[list[str]] = [[] for _ in columns]
-    numbers: list[int] = []
+    takers = [(column.append, index) for column, index in zip(values, wanted, strict=True)]
+    numbers = array("q")
+    width = len(names)
     for number, row in rows:
-        if len(names) > 1 and _is_empty(number, row, lines):
-            continue
         if row is None:
             continue
-        if len(row) != len(names):
+        if len(row) != width:
+            if len(row) == 1 and is_blank(row[0]):
+                lines.blank.append(number)
+                continue
             what = f"has {len(row)} columns, expected {len(names)} ({', '.join(names)})"
             lines.bad(number, what, _columns_fix(config, number, row))
             continue
-        for column, index in zip(values, wanted, strict=True):
-            column.append(row[index])
+        for take, index in takers:
+            take(row[index])
         numbers.append(number)
     table = dict(zip(columns, values, strict=True))
     places = np.array(numbers, dtype=np.int64)
     return Table(table, dict.fromkeys(columns, file), places, lines.summary(), len(lines.skipped))
-
-
-def _is_empty(number: int, row: Row, lines: Lines) -> bool:
-    """Returns whether a line is bad or empty. An empty one, which holds one blank cell, is counted."""
-    if row is not None and len(row) == 1 and is_blank(row[0]):
-        lines.blank.append(number)
-        return True
-    return row is None
 
 
 HEADER = "data.header=true 'data.columns=[]' if the first line names the columns"
@@ -273,16 +273,50 @@ def _inside(value: Any, path: str) -> Any:
 
 
 def read_json(config: DataConfig, file: str, columns: Sequence[str]) -> Table:
-    """Reads a file that is one list of JSON objects. Messages count the objects, not the lines."""
+    """Reads a file that is one list of JSON objects, one object at a time. Messages count the objects."""
     lines = open_lines(config, file)
-    try:
-        records = json.loads("\n".join(line or "" for line in lines))
-    except (ValueError, RecursionError) as error:
-        raise DataError(file, f"not JSON ({error})", "data.format=jsonl if each line is an object") from error
-    if not isinstance(records, list):
-        raise DataError(file, "is not a list of objects", "data.format=jsonl if each line is an object")
+    records = objects_in(opening.text_of(lines.path, file, config.encoding), file)
     rows = ((number, _record_row(lines, number, record, columns)) for number, record in enumerate(records, start=1))
     return _collect(config, file, columns, columns, rows, lines)
+
+
+def read_units(config: DataConfig, file: str, columns: Sequence[str]) -> Table:
+    """Reads a file whose rows are units of several lines. A unit without one of the columns is left out and counted."""
+    lines = open_lines(config, file)
+    known: dict[str, None] = {}
+    lacking = dict.fromkeys(columns, 0)
+    found: list[tuple[int, list[str]]] = []
+    for number, unit in units.units_in(config.format, lines.path, file, config.encoding):
+        known |= dict.fromkeys(unit)
+        missing = [column for column in columns if column not in unit]
+        for column in missing:
+            lacking[column] += 1
+        if not missing:
+            found.append((number, [unit[column] for column in columns]))
+    _require_columns(file, list(known), columns)
+    lines.notes += [f"{file}: left out {count:,} units without {column}" for column, count in lacking.items() if count]
+    return _collect(config, file, columns, columns, iter(found), lines)
+
+
+def read_segments(config: DataConfig, files: Sequence[str], columns: Sequence[str]) -> Table:
+    """Reads one file of WMT's SGML for each column. Segments with the same document and id belong to one row."""
+    _require_a_name_each(config, files)
+    names = {column: files[config.columns.index(column)] for column in columns}
+    sides = {column: units.segments_in(find(config, name), name, config.encoding) for column, name in names.items()}
+    lines = open_lines(config, names[columns[0]])
+    first = sides[columns[0]].texts
+    for key, (number, _) in first.items():
+        for column, side in sides.items():
+            if key not in side.texts:
+                lines.bad(number, f"the segment {key[1]} of {key[0]!r} is not in {names[column]}")
+    rows = {key: number for key, (number, _) in first.items() if all(key in side.texts for side in sides.values())}
+    return Table(
+        {column: [side.texts[key][1] for key in rows] for column, side in sides.items()},
+        names,
+        np.array(list(rows.values()), dtype=np.int64),
+        lines.summary(),
+        len(lines.skipped),
+    )
 
 
 def read_folders(config: DataConfig, folder: str, columns: Sequence[str]) -> Table:
@@ -324,7 +358,9 @@ def read_parquet(config: DataConfig, file: str, columns: Sequence[str]) -> Table
     try:
         handle = parquet.ParquetFile(path)
     except (ValueError, OSError) as error:
-        raise DataError(file, f"not a Parquet file ({str(error).splitlines()[0]})", "fetch the file again") from error
+        raise DataError(
+            file, f"not a Parquet file ({str(error).splitlines()[0]})", "copy or download the file again"
+        ) from error
     tops = [column if column in handle.schema_arrow.names else column.split(".")[0] for column in columns]
     _require_columns(file, handle.schema_arrow.names, tops)
     table = handle.read(columns=list(dict.fromkeys(tops)))
@@ -403,5 +439,6 @@ READERS: dict[str, Callable[[DataConfig, str, Sequence[str]], Table]] = {
     "text": read_text,
     "parquet": read_parquet,
     "arrow": read_arrow,
+    **dict.fromkeys(units.FORMATS, read_units),
 }
 """Format to the reader of one file."""

@@ -26,6 +26,7 @@ from multihead.tasks.base import Task
 OTHERS = "to=onnx or torch_export"
 """The formats that can hold every model."""
 ACTIVATIONS = ("relu", "gelu", "swiglu")
+POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "none")
 NO_WORDS = (
     *(
         "norm_eps",
@@ -82,12 +83,13 @@ def check(task: Task, decoding: DecodingConfig) -> None:
         if (value := getattr(model, key)) != getattr(plain, key):
             what = "CTranslate2 supports this option only for published model families"
             raise ConfigError(f"model.{key}={value}", what, OTHERS)
-    if model.activation not in ACTIVATIONS:
-        what = f"the export to CTranslate2 supports {', '.join(ACTIVATIONS)}"
-        raise ConfigError(f"model.activation={model.activation}", what, OTHERS)
-    if model.position == "relative":
-        what = "CTranslate2 supports this option only for published model families"
-        raise ConfigError("model.position=relative", what, OTHERS)
+    for key, value, known in (
+        ("activation", model.activation, ACTIVATIONS),
+        ("position", model.position, POSITIONS),
+    ):
+        if value not in known:
+            what = f"the export to CTranslate2 supports {', '.join(known)}"
+            raise ConfigError(f"model.{key}={value}", what, OTHERS)
     if model.ngram_buckets:
         raise ConfigError("model.ngram_buckets", "CTranslate2 has no embeddings of n-grams", OTHERS)
     with_encoder = transformer.encoder is not None and not _alone(task)

@@ -90,7 +90,7 @@ class Runtime:
         return results
 
     def settings(self) -> dict[str, Any]:
-        """The arguments of ``translate_batch`` or ``generate_batch``, without the bounds of the length."""
+        """The arguments of ``translate_batch`` or ``generate_batch``, without the upper bound of the length."""
         bounds = ("max_length", "max_decoding_length")
         return {name: value for name, value in self.options(1).items() if name not in bounds}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from multihead.config.check import require
 from multihead.config.task import SINGLE_TASKS
 from multihead.config.verbs import ExportSettings
-from multihead.exporting import ctranslate, ctranslate_runtime, huggingface, places, programs
+from multihead.exporting import ctranslate, ctranslate_runtime, huggingface, lora, places, programs
 from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify
 from multihead.runs.directory import save_vocab
 from multihead.runs.run import Run
@@ -56,8 +56,11 @@ def export(run: Run, settings: ExportSettings) -> tuple[Path, Verification]:
     reference = Reference(task, replace(run.config.decoding, do_sample=False, num_return_sequences=1))
     examples = places.examples(task, run.path, settings.sentences)
     with places.put_in_place(out) as folder:
-        if settings.to == "huggingface":
-            verification = _huggingface(folder, reference, examples, run.path)
+        if settings.to in ("huggingface", "lora"):
+            layout = lora if settings.to == "lora" else huggingface
+            layout.write(task, folder, run.path)
+            wanted = reference.outputs(examples)
+            verification = verify(layout.Runtime(folder, reference), reference, examples, wanted, exact=True)
         else:
             write = _ctranslate2 if settings.to == "ctranslate2" else _programs
             verification = write(folder, reference, examples, settings)
@@ -86,11 +89,6 @@ def _ctranslate2(folder: Path, reference: Reference, examples: list[Example], se
     verification.settings = {"words": runtime.settings(), "equal_to_predict": equal}
     (folder / "README.md").write_text(ctranslate_runtime.readme(reference, files, equal), encoding="utf-8")
     return verification
-
-
-def _huggingface(folder: Path, reference: Reference, examples: list[Example], run_dir: Path) -> Verification:
-    huggingface.write(reference.task, folder, run_dir)
-    return verify(huggingface.Runtime(folder, reference), reference, examples, reference.outputs(examples), exact=True)
 
 
 def _programs(folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings) -> Verification:

@@ -56,14 +56,12 @@ def family_of(task: Task) -> str:
     found: dict[str, list[Obstacle]] = {}
     for model_type, family in FAMILIES.items():
         foreign = model_type == "qwen2" and marks.kind != "published"
-        if (
-            not family.classes or family.stacks != settings.stacks or foreign
-        ):  # AutoTokenizer always takes Qwen2's own tokenizer
+        if not family.classes or family.stacks != settings.stacks or foreign:  # AutoTokenizer takes Qwen2's own
             continue
         named = obstacles(model_type, model, marks.vocab_size, with_vocabulary=not classifies)
         found[model_type] = [(f"model.{name}", ours, theirs) for name, ours, theirs in named]
         if classifies:
-            found[model_type] += _obstacles_of_classes(settings, model_type)
+            found[model_type] += obstacles_of_classes(settings, model_type)
     nearest = min(found, key=lambda model_type: len(found[model_type]))
     if found[nearest]:
         (key, ours, theirs), *others = found[nearest]
@@ -100,7 +98,7 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _obstacles_of_classes(settings: ClassificationConfig, model_type: str) -> list[Obstacle]:
+def obstacles_of_classes(settings: ClassificationConfig, model_type: str) -> list[Obstacle]:
     """Options of ``task.*`` in which a head over classes differs from the family's."""
     names = NAMES[FAMILIES[model_type].tensors]
     dense = "dense" in names.classes
@@ -123,18 +121,18 @@ def write(task: Task, folder: Path, run_dir: Path) -> str:
     model_type = family_of(task)
     content = content_of(model_type, task.config.model, _marks(task).vocab_size) | _of_task(task, model_type)
     state = {name: parameter.detach() for name, parameter in task.model.named_parameters()}
-    temperature = _temperature(task)
+    temperature = temperature_of(task)
     if temperature != 1.0:
         state |= {name: tensor / temperature for name, tensor in state.items() if name.startswith("head.output.")}
     tensors = published_state(described(folder, content), state, prefixed=True)
     _write_json(folder / "config.json", content)
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
-    _write_tokenizer(task, folder)
+    write_tokenizer(task, folder)
     (folder / "README.md").write_text(card(task, run_dir, content), encoding="utf-8")
     return model_type
 
 
-def _temperature(task: Task) -> float:
+def temperature_of(task: Task) -> float:
     """The number that divides the logits of a classifier; for other tasks it is 1."""
     return task.calibration.temperature if isinstance(task, ClassificationTask) else 1.0
 
@@ -171,7 +169,7 @@ def _starts(task: Task) -> dict[str, Any]:
     return {"decoder_start_token_id": first, **forced}
 
 
-def _write_tokenizer(task: Task, folder: Path) -> None:
+def write_tokenizer(task: Task, folder: Path) -> None:
     """Writes the tokenizer in the ``tokenizers`` library's format, and the settings that ``transformers`` reads."""
     marks, settings = _marks(task), task.settings
     if isinstance(settings, ClassificationConfig):
@@ -234,7 +232,7 @@ def card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
     start = task.config.init_from
     origin = f"It began from `{start}`, whose licence holds for it too.\n" if start else ""
     auto = AUTO[content["architectures"][0].removeprefix(FAMILIES[content["model_type"]].classes)]
-    temperature = _temperature(task)
+    temperature = temperature_of(task)
     notes = ""
     if temperature != 1.0:
         notes += f"\nIts logits are divided by the calibration's temperature, {temperature:.4g}.\n"
@@ -308,7 +306,7 @@ class Runtime:
 
     def __init__(self, folder: Path, reference: Reference):
         self.reference, task = reference, reference.task
-        self.temperature = _temperature(task)
+        self.temperature = temperature_of(task)
         self.fresh = Reference(_read_back(folder, task), reference.decoding)
         self.theirs = _auto_model(folder) if installed("transformers") else None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -93,12 +92,9 @@ class Calibration:
             raise CheckpointError(str(path), f"is damaged ({flaw})", "delete it, and calibrate again")
         return read
 
-    def save(self, path: Path) -> None:
-        """Writes the file: another one beside it first, which then takes its name."""
-        beside = path.with_name(path.name + ".tmp")
-        content = json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, indent=1)
-        beside.write_text(content + "\n", encoding="utf-8")
-        os.replace(beside, path)
+    def content(self) -> bytes:
+        """Returns the content of the file that `read` reads."""
+        return (json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, indent=1) + "\n").encode()
 
     def probabilities(self, logits: Tensor, multi_label: bool = False) -> Tensor:
         """Probabilities of the classes [N, C] from logits [N, C]; with ``multi_label``, each class by itself."""

@@ -102,22 +102,35 @@ def freeze(named_parameters: Iterable[tuple[str, nn.Parameter]], patterns: Seque
         ConfigError: If a pattern matches no parameter, or if all parameters are frozen.
     """
     named = dict(named_parameters)
-    frozen: dict[str, None] = {}
-    for pattern in patterns:
-        matched = fnmatch.filter(named, pattern)
-        if not matched:
-            near = difflib.get_close_matches(pattern, named, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                "optim.freeze",
-                f"no parameter is named {pattern}; the nearest name is {near}",
-                "name it so, or use * for any characters",
-            )
-        frozen |= dict.fromkeys(matched)
+    frozen = matching(named, patterns, "optim.freeze", "parameter")
     if len(frozen) == len(named):
         raise ConfigError("optim.freeze", "all parameters are frozen", "freeze fewer parameters")
     for name in frozen:
         named[name].requires_grad_(False)
-    return list(frozen)
+    return frozen
+
+
+def matching(named: Iterable[str], patterns: Sequence[str], key: str, kind: str) -> list[str]:
+    """The names that match one of the patterns; ``*`` stands for any characters.
+
+    Args:
+        named: All names.
+        patterns: What the user wrote.
+        key: The key of the configuration that has the patterns.
+        kind: What is named, for the message.
+
+    Raises:
+        ConfigError: If a pattern matches no name.
+    """
+    names, found = list(named), {}
+    for pattern in patterns:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)[0]
+            what = f"no {kind} is named {pattern}; the nearest name is {near}"
+            raise ConfigError(key, what, "name it so, or use * for any characters")
+        found |= dict.fromkeys(matched)
+    return list(found)
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -139,7 +152,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Does one update. A ``closure`` first computes loss and gradients again, as in PyTorch's optimizers."""
+        """Does one update. A ``closure`` first computes loss and gradients; Lightning passes one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

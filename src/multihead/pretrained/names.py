@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from multihead.config.model import GATED
+from multihead.config.published import Described
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -340,9 +343,10 @@ NAMES = {
 """By the field ``tensors`` of a `multihead.config.families.Family`."""
 
 
-def names_of(tensors: str, *, gated: bool) -> Names:
-    """The tables of a family. Its feed-forward may have other names if it is gated (T5)."""
-    return NAMES.get(f"{tensors}_gated" if gated else tensors, NAMES[tensors])
+def names_of(described: Described) -> Names:
+    """The table for a published model. The feed-forward may have other names if it is gated (T5)."""
+    table, gated = described.family.tensors, described.fixed["activation"] in GATED
+    return NAMES.get(f"{table}_gated" if gated else table, NAMES[table])
 
 
 def stored(table: Mapping[str, str | Stored], name: str) -> Stored | None:

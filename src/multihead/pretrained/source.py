@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multihead.config.model import GATED, ModelConfig
+from multihead.config.model import ModelConfig
 from multihead.config.published import Described, locate, read
 from multihead.data.published import PublishedTokenizer
 from multihead.data.sentencepiece import marian_tokenizer, read_pieces, t5_tokenizer
@@ -155,7 +155,7 @@ class Reader:
 
     def __init__(self, described: Described, weights: Weights):
         self.described, self.weights = described, weights
-        self.names: Names = names_of(described.family.tensors, gated=described.fixed["activation"] in GATED)
+        self.names: Names = names_of(described)
         self.heads: int = described.fixed["num_heads"]
         self.known = {_modern(name): name for name in weights.shapes}
         """The modern name of each tensor to its name in the file."""

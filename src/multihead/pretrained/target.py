@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from multihead.config.families import FAMILIES, GATES
-from multihead.config.model import GATED, ModelConfig
+from multihead.config.model import ModelConfig
 from multihead.config.published import Described, described
 from multihead.pretrained.names import Names, Stored, names_of, stored
 
@@ -121,7 +121,7 @@ def published_state(model: Described, state: Mapping[str, Tensor], *, prefixed: 
         state: Tensors under our names, ``transformer.STACK...`` and ``head....``, each tensor under one name.
         prefixed: Whether the names of the body begin as in a model with a head.
     """
-    names = names_of(model.family.tensors, gated=model.fixed["activation"] in GATED)
+    names = names_of(model)
     prefix = names.prefix if prefixed else ""
     groups: dict[str, list[tuple[Stored, Tensor]]] = {}
     for name, tensor in state.items():

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from multihead.config.words import typed_as
 from multihead.data.encode import sha256
 from multihead.errors import CheckpointError, MachineError
-from multihead.runs.files import sync_folder, write_synced
+from multihead.runs.files import sync, write_synced
 
 log = logging.getLogger("multihead")
 
@@ -133,20 +133,19 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], state: Any, step: in
         shutil.rmtree(beside)
     beside.mkdir(parents=True)
     save_file(dict(tensors), beside / TENSORS)
-    with open(beside / TENSORS, "rb") as file:
-        os.fsync(file.fileno())
+    sync(beside / TENSORS)
     write_synced(beside / STATE, json.dumps(state).encode())
     hashes = {name: sha256(beside / name) for name in (TENSORS, STATE)}
     manifest = {"format": FORMAT, "step": step, "sha256": hashes}
     write_synced(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
-    sync_folder(beside)
+    sync(beside)
     replaced = path.with_name(path.name + REPLACED)
     if path.exists():
         if replaced.exists():
             shutil.rmtree(replaced)
         os.rename(path, replaced)
     os.rename(beside, path)
-    sync_folder(path.parent)
+    sync(path.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multihead import __version__, capabilities
@@ -25,10 +26,12 @@ from multihead.errors import CheckpointError, ConfigError, MachineError
 from multihead.plugin import Plugin
 from multihead.ranks import is_main_rank, world_size
 from multihead.runs import lock
-from multihead.runs.files import read_json, replace_synced
+from multihead.runs.files import read_json, replace_synced, sync
 from multihead.text.targets import TargetText
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from multihead.tasks.base import Model, Task
     from multihead.text.vocabulary import Vocabulary
 
@@ -37,6 +40,8 @@ log = logging.getLogger("multihead")
 FORMAT = 2
 VOCABULARY = "vocabulary"
 """Folder of the tokenizers and classes with which the run began. A resumed run reads it."""
+ADAPTER = "adapter.safetensors"
+"""File in ``model/`` with what a run with ``lora.r`` trained, under our names."""
 TARGETS = "targets.json"
 """File beside the tokenizers with what the training split says about targets."""
 LIBRARIES = ("torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "tokenizers", "sacrebleu", "numpy")
@@ -166,12 +171,26 @@ def copy_plugin(run_dir: Path, plugin: Plugin | None) -> None:
         shutil.copyfile(plugin.path, run_dir / "plugin" / plugin.path.name)
 
 
-def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) -> None:
-    """Writes ``model/``, which has all that prediction needs, under another name first and then renames it."""
+def export_model(
+    run_dir: Path, task: Task, tree: Mapping[str, Any], step: int, adapter: Mapping[str, Tensor] = MappingProxyType({})
+) -> None:
+    """Writes ``model/``, which has all that prediction needs, under another name first and then renames it.
+
+    Args:
+        run_dir: The run directory.
+        task: The task with the weights to write; adapters are merged into them.
+        tree: The configuration.
+        step: The step of the weights.
+        adapter: What `multihead.model.lora.merge` returned, which is written beside the weights.
+    """
     target, beside = run_dir / "model", run_dir / "model.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     save_weights(task.model, beside / "model.safetensors")
+    if adapter:
+        from safetensors.torch import save_file
+
+        save_file(dict(adapter), beside / ADAPTER)
     description = {
         "format": FORMAT,
         "step": step,
@@ -180,9 +199,12 @@ def export_model(run_dir: Path, task: Task, tree: Mapping[str, Any], step: int) 
         "config": dict(tree),
     }
     (beside / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    for path in (*beside.iterdir(), beside):
+        sync(path)
     if target.exists():
         shutil.rmtree(target)
     os.rename(beside, target)
+    sync(run_dir)
 
 
 def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
@@ -295,7 +317,5 @@ def save_weights(model: Model, path: Path) -> None:
 def write_result(run_dir: Path, result: Mapping[str, Any], name: str = "result.json") -> dict[str, Any]:
     """Writes a result file and returns what was read back from it."""
     path = run_dir / name
-    beside = path.with_name(name + ".tmp")
-    beside.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(beside, path)
+    replace_synced(path, (json.dumps(result, indent=1) + "\n").encode())
     return json.loads(path.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TypeVar
 from multihead.errors import CheckpointError
 
 T = TypeVar("T", dict, list)
+Row = dict[str, str]
+"""A row of metrics.csv: texts by column."""
 
 
 def read_json(path: Path, kind: type[T]) -> T:
@@ -32,9 +35,17 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a file that may still be written, without a last line that has no end; [] if there is no file."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+    r"""The lines of a file that may still be written, without a last line that has no end; [] if there is no file.
+
+    Only \n ends a line. A text inside one may hold U+2028 and other characters at which `str.splitlines` cuts.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    return content.decode("utf-8", errors="replace").split("\n")[:-1]
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Returns the complete rows of a metrics.csv, with "" for a missing value. Returns [] if there is no file."""
+    return list(csv.DictReader((f"{line}\n" for line in whole_lines(path)), restval=""))
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -50,11 +61,11 @@ def replace_synced(path: Path, content: bytes) -> None:
     beside = path.with_name(path.name + ".tmp")
     write_synced(beside, content)
     os.replace(beside, path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(path: Path) -> None:
-    """Returns when the renames inside a folder are on the disk."""
+def sync(path: Path) -> None:
+    """Returns when a file's content, or the renames inside a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multihead.config.keys import flatten
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError
 from multihead.runs.files import read_json, whole_lines
 from multihead.runs.lock import in_use
+from multihead.tables.records import flatten
 
 NOT_RUNS = ("checkpoints", "model", "wandb", "tensorboard", "pictures", "vocabulary")
 """Folders of a run directory."""

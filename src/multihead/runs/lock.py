@@ -38,10 +38,10 @@ def locked(run_dir: Path) -> Iterator[None]:
         MachineError: Another process writes it, or the directory cannot be written.
     """
     file = run_dir / FILE
-    lock = kernel_lock(file, WAIT_SECONDS)
+    held = contextlib.nullcontext()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = kernel_lock(file, WAIT_SECONDS).acquire()
         file.write_text(f"{os.getpid()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}")
     except Timeout:
         holder = file.read_text(errors="replace") or "another one"
@@ -51,10 +51,8 @@ def locked(run_dir: Path) -> Iterator[None]:
         if error.errno not in NO_LOCKS:
             what = f"cannot be written ({error.strerror})"
             raise MachineError(str(run_dir), what, "choose another run_dir") from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def in_use(run_dir: Path) -> bool:

@@ -26,11 +26,11 @@ import lightning as L
 from lightning.fabric.utilities import rank_zero_only
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from multihead.config.keys import flatten
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MachineError, side_output
-from multihead.runs.files import whole_lines
-from multihead.runs.metrics_file import COORDINATES, CSVMetrics, Row
+from multihead.runs.files import Row, replace_synced, whole_lines
+from multihead.runs.metrics_file import COORDINATES, CSVMetrics
+from multihead.tables.records import flatten
 from multihead.tasks.base import Task, TaskCallback
 
 log = logging.getLogger("multihead")
@@ -327,9 +327,7 @@ def wandb_id(run_dir: Path) -> str:
     name = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
     try:
         path.parent.mkdir(exist_ok=True)
-        beside = path.with_suffix(".tmp")
-        beside.write_text(name + "\n")
-        os.replace(beside, path)
+        replace_synced(path, f"{name}\n".encode())
     except OSError as error:
         raise MachineError(str(path), f"cannot be written ({error.strerror})") from error
     return name

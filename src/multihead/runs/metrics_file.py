@@ -16,9 +16,9 @@ from lightning.fabric.utilities import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
 from multihead.errors import MachineError
+from multihead.runs.files import Row, read_metrics, replace_synced
 
 COORDINATES = ("step", "epoch", "tokens", "seconds")
-Row = dict[str, str]
 
 
 class CSVMetrics(Logger):
@@ -87,25 +87,11 @@ class CSVMetrics(Logger):
             self._rewrite([row for row in kept if any(row[k] for k in row if k not in COORDINATES)])
 
     def _rewrite(self, rows: Sequence[Row]) -> None:
-        beside = self.path.with_suffix(".csv.tmp")
+        lines = [self._columns, *([row.get(name, "") for name in self._columns] for row in rows)]
         try:
-            with open(beside, "w", encoding="utf-8", newline="") as file:
-                file.write(_csv_line(self._columns))
-                file.writelines(_csv_line([row.get(name, "") for name in self._columns]) for row in rows)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, self.path)
+            replace_synced(self.path, "".join(map(_csv_line, lines)).encode())
         except OSError as error:
             raise MachineError(str(self.path), f"cannot be written ({error.strerror})") from error
-
-
-def read_metrics(path: Path) -> list[Row]:
-    """Returns the complete rows of a metrics.csv, with "" for a missing value. Returns [] if there is no file."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    return list(csv.DictReader(io.StringIO(whole, newline=""), restval=""))
 
 
 def _csv_line(cells: Sequence[str]) -> str:

@@ -180,7 +180,7 @@ def _as_text(renderable: Any, width: int) -> str:
     """A table as plain lines, without the blanks that fill its last column."""
     text = io.StringIO()
     Console(file=text, width=width, highlight=False).print(renderable)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
 
 
 class _FileHandler(_NeverEndsTheRun, logging.FileHandler):

@@ -16,6 +16,7 @@ from multihead.config.training import SEARCHES
 from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MultiheadError
 from multihead.runs.directory import VOCABULARY, new_run_dir, run_directory
+from multihead.runs.files import read_metrics
 from multihead.runs.lock import in_use
 
 if TYPE_CHECKING:
@@ -161,8 +162,8 @@ def open_checkpoint(run_dir: Path, record: Mapping[str, Any], force: Sequence[st
 def _last_step(run_dir: Path) -> int:
     """Returns the last step in metrics.csv, or 0 if it has none."""
     try:
-        return int((run_dir / "metrics.csv").read_text().splitlines()[-1].partition(",")[0])
-    except (OSError, ValueError, IndexError):
+        return int(read_metrics(run_dir / "metrics.csv")[-1]["step"])
+    except (OSError, ValueError, LookupError):
         return 0
 
 

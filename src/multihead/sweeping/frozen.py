@@ -126,7 +126,7 @@ def _checksum(folder: Path) -> str:
 
 
 def _changed(sweep: Sweep, known: str) -> CheckpointError:
-    lines = [known.splitlines(), sweep.text.splitlines()]
+    lines = [known.split("\n"), sweep.text.split("\n")]
     longest = max(len(part) for part in lines)
     before, now = ([*part, *[""] * (longest - len(part))] for part in lines)
     number = next((i for i in range(longest) if before[i] != now[i]), 0)

@@ -144,15 +144,12 @@ class Ledger:
 
     @contextlib.contextmanager
     def _flock(self) -> Iterator[None]:
-        lock = kernel_lock(Path(f"{self.url.removeprefix('sqlite:///')}.lock"))
         try:
-            lock.acquire()
+            held = kernel_lock(Path(f"{self.url.removeprefix('sqlite:///')}.lock")).acquire()
         except OSError as error:
             raise MachineError(str(self.folder), f"cannot be written ({error.strerror})", "another dir=") from error
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     @contextlib.contextmanager
     def _advisory(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from multihead.errors import ConfigError
 from multihead.runs.page import render_page
 from multihead.runs.screen import Fitted
 from multihead.sweeping.importance import importances, no_importances
-from multihead.sweeping.ledger import SETTLED, Row
+from multihead.sweeping.ledger import Row, spent
 from multihead.sweeping.pictures import MIN_COMPLETE, draw_sweep
 
 REPORT = "report.html"
@@ -37,6 +37,12 @@ def best_row(rows: Sequence[Row], goal: str) -> Row | None:
     return min(done, default=(0.0, 0, None))[2]
 
 
+def count_states(rows: Sequence[Row]) -> str:
+    """How many trials are in each state, such as ``3 complete, 1 failed``; empty without trials."""
+    states = [row.state for row in rows]
+    return ", ".join(f"{states.count(state)} {state}" for state in ORDER if state in states)
+
+
 def value_of(row: Row) -> str:
     """The value, with the deviation over seeds if there are several. An unfinished trial has its last one, in ()."""
     if row.value is None:
@@ -48,7 +54,7 @@ def value_of(row: Row) -> str:
 
 def time_of(row: Row) -> str:
     """The time of a trial over all attempts."""
-    seconds = row.record.get("seconds", row.record.get("elapsed", 0.0))
+    seconds = spent(row)
     if seconds >= 7200:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.0f} s"
@@ -93,13 +99,12 @@ def write_report(path: Path, sweep: Sweep, rows: Sequence[Row], study: Any) -> N
     """Writes the page beside its target and renames it, so that a reader never sees half a page."""
     drawn = installed("matplotlib")
     best = best_row(rows, sweep.goal)
-    counts = {state: sum(row.state == state for row in rows) for state in ORDER}
     head, body = cells(sweep, rows)
     text = render_page(
         "sweeping/report.html",
         title=f"Sweep {sweep.name}",
         sweep=sweep,
-        counts=", ".join(f"{count} {state}" for state, count in counts.items() if count),
+        counts=count_states(rows),
         best=best,
         best_value=value_of(best) if best else "",
         command=f"python train.py {shlex.join(best.record.get('words', []))}" if best else "",
@@ -130,8 +135,7 @@ def best_command(rows: Sequence[Row], sweep: Sweep) -> str:
 def show(console: Console, sweep: Sweep, rows: Sequence[Row], folder: Path, study: Any) -> None:
     """Prints the table of trials, the best one's command, and where the pictures are."""
     console.print(console_table(sweep, rows))
-    counts = {state: sum(row.state == state for row in rows) for state in (*SETTLED, "running", "orphaned")}
-    console.print(", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials yet")
+    console.print(count_states(rows) or "no trials yet")
     if found := importances(study, rows):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.items())
         console.print(f"importance of parameters: {shares}", highlight=False, soft_wrap=True)

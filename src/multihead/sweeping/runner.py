@@ -21,7 +21,8 @@ from multihead.runs.screen import report_console
 from multihead.sweeping.ledger import SETTLED, Ledger, Row
 from multihead.sweeping.report import REPORT, best_row, line_of, show, write_report
 from multihead.sweeping.trial import GRACE_SECONDS
-from multihead.sweeping.worker import STORAGE
+from multihead.sweeping.worker import ENDING, STORAGE
+from multihead.training.signals import handling
 
 PROGRAM = [sys.executable, "-m", "multihead", "train"]
 POLL_SECONDS = 1.0
@@ -58,16 +59,13 @@ class Runner:
         rows = self.ledger.rows()
         shown = {row.number for row in rows if row.state in SETTLED}
         self._announce(rows, trials, seconds)
-        caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {signum: signal.signal(signum, self._stop) for signum in caught}
-        workers = [self._start(index, trials, seconds, words) for index in range(self.settings.workers)]
-        try:
-            status = self._follow(workers, shown, lambda index: self._start(index, trials, seconds, words))
-        finally:
-            for _, process in workers:
-                _end(process)
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
+        with handling(dict.fromkeys(ENDING, self._stop)):
+            workers = [self._start(index, trials, seconds, words) for index in range(self.settings.workers)]
+            try:
+                status = self._follow(workers, shown, lambda index: self._start(index, trials, seconds, words))
+            finally:
+                for _, process in workers:
+                    _end(process)
         return self._finish(shown, status)
 
     def _stop(self, signum: int, frame: Any) -> None:

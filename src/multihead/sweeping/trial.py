@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import ctypes
-import io
 import json
 import math
 import os
@@ -18,12 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from multihead.errors import OUR_BUG
+from multihead.runs.files import read_metrics
+
 LOG = "console.log"
 RESULT = "result.json"
 GRACE_SECONDS = 20.0
 """Time that a run has after SIGTERM to save its state, before it is killed."""
 POLL_SECONDS = 0.1
 TAIL_BYTES = 20_000
+OLD_BUG = "a defect of ours"
+"""What the logs of earlier versions say in place of `OUR_BUG`."""
 REASONS = {1: "crashed", 2: "refused", 3: "checkpoint", 4: "diverged", 5: "out of memory or disk", 6: "a rank died"}
 """What each exit status means, in a word for the table."""
 
@@ -157,9 +160,7 @@ class Curve:
         if (stamp := (found.st_size, found.st_mtime_ns)) == self._stamp:
             return []
         self._stamp = stamp
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        whole = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-        rows = [(int(row["step"]), row[self.metric]) for row in whole if row.get(self.metric)]
+        rows = [(int(row["step"]), row[self.metric]) for row in read_metrics(self.path) if row.get(self.metric)]
         new = [(step, float(text)) for step, text in rows if step > self._last]
         self._last = max((step for step, _ in rows), default=self._last)
         return new
@@ -185,9 +186,8 @@ def _reason(status: int, log: Path) -> str:
         return f"ended by {signal.Signals(status - 128).name}"
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in file.read().decode(errors="replace").split("\n") if line.strip()]
     errors = [line for line in lines if re.match(r"error\[\w+\]", line)]
-    message = re.sub(
-        r"^error\[\w+\] |; (fix|a defect of ours|newest checkpoint)\b.*", "", (errors or lines or [""])[-1]
-    )[:200]
+    rest = rf"; (fix|{OUR_BUG}|{OLD_BUG}|newest checkpoint)\b.*"
+    message = re.sub(rf"^error\[\w+\] |{rest}", "", (errors or lines or [""])[-1])[:200]
     return f"{REASONS[status]}: {message}" if status in REASONS else message or f"exit status {status}"

@@ -55,8 +55,8 @@ def send_run(run_dir: Path, failed: bool = False) -> None:
             raise MachineError(str(folder), f"wandb sync failed ({lines[0][:200]})", "wandb login, then to=wandb again")
     if recorded or list(run_dir.glob("wandb/run-*")):
         return
+    from multihead.runs.files import read_metrics
     from multihead.runs.loggers import WandbMetrics, start_wandb
-    from multihead.runs.metrics_file import read_metrics
 
     tree = load_yaml(run_dir / "config.yaml")
     run = start_wandb(run_dir, tree)

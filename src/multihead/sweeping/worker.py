@@ -20,8 +20,11 @@ from multihead.runs.lock import in_use
 from multihead.sweeping.ledger import Claim, Ledger
 from multihead.sweeping.owner import BEAT_SECONDS, start_of
 from multihead.sweeping.trial import GRACE_SECONDS, Outcome, Watch, end_with_parent, run_once
+from multihead.training.signals import handling
 
 TRIALS = "trials"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a sweep."""
 FORMER_SECONDS = GRACE_SECONDS + 20
 
 
@@ -56,16 +59,15 @@ class Worker:
 
     def work(self) -> int:
         """Claims and runs trials until none is left. Returns 0, or 128 plus the number of a signal that ended it."""
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(signum, self._stop)
-        while not self.signum:
-            claim = self.ledger.claim(self.job.trials, self.job.seconds)
-            if claim is None:
-                if not any(row.state == "running" for row in self.ledger.rows()):
-                    return 0
-                time.sleep(1.0)  # if another worker is killed, this one takes its trial over
-                continue
-            self._run(claim)
+        with handling(dict.fromkeys(ENDING, self._stop)):
+            while not self.signum:
+                claim = self.ledger.claim(self.job.trials, self.job.seconds)
+                if claim is None:
+                    if not any(row.state == "running" for row in self.ledger.rows()):
+                        return 0
+                    time.sleep(1.0)  # if another worker is killed, this one takes its trial over
+                    continue
+                self._run(claim)
         return 128 + self.signum
 
     def _stop(self, signum: int, frame: Any) -> None:

@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from multihead.errors import DataError
-from multihead.tables.opening import COMPRESSED, Unclear
+from multihead.tables.compression import COMPRESSED
+from multihead.tables.found import Look
+from multihead.tables.opening import Unclear
+from multihead.tables.records import MOST_ROWS
 from multihead.tables.roles import Found, Needs, find_roles
-from multihead.tables.sniff import TEXTS, Look, look
+from multihead.tables.sniff import ENDINGS, TEXTS, look
+from multihead.tables.units import segments_in
 from multihead.tables.words import language
 
 SPLITS = {
@@ -27,6 +31,7 @@ SPLITS = {
 """Split to the words in a name that say so."""
 UNLABELLED = ("unsup", "unlabeled", "unlabelled")
 """Folders of classes that hold texts without a class, as in aclImdb."""
+SGML = (".sgm", ".sgml")
 HELD_OUT = 0.1
 """Share of the rows that is held out for validation and for test if there is no file for them."""
 LEAST_HELD_OUT, MOST_HELD_OUT = 100, 5000
@@ -207,7 +212,7 @@ def _are_parallel(files: Sequence[str], needs: Needs) -> bool:
     """Whether two files are the two sides of a sequence-to-sequence task."""
     if not {"source", "target"} <= {*needs.roles}:
         return False
-    tables = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".ndjson")
+    tables = (*ENDINGS, ".tsv", ".json", ".xml")
     return not any(_ending(file) in tables for file in files)
 
 
@@ -257,7 +262,7 @@ def _parallel(files: Mapping[str, list[str]], stated: Mapping[str, Any]) -> Data
     columns = [_ending(name).lstrip(".") for name in files["train"]]
     if len({*columns}) < 2 or not all(columns) or columns[0] == "txt":
         columns = ["source", "target"]
-    roles = dict(zip(("source", "target"), columns, strict=True)) | dict(stated.get("roles") or {})
+    roles = _roles_of_sides(columns, stated)
     keys: dict[str, Any] = {
         "name": data_name(files["train"][0]),
         "format": "parallel",
@@ -273,12 +278,77 @@ def _parallel(files: Mapping[str, list[str]], stated: Mapping[str, Any]) -> Data
     return Data(keys, line)
 
 
+def _segments(files: dict[str, list[str]], needs: Needs, stated: Mapping[str, Any]) -> Data:
+    """Files of WMT's SGML: the two sides of a translation, or one side as text."""
+    wanted = 2 if {"source", "target"} <= {*needs.roles} else 1
+    if "label" in needs.roles:
+        raise DataError(files["train"][0], f"is SGML of WMT, which has no label for task={needs.task}", "task=lm")
+    looks = {}
+    for split, names in files.items():
+        if len(names) != wanted:
+            what = f"is SGML of WMT, of which task={needs.task} needs {wanted} for each split, got {len(names)}"
+            both = f"{names[0]},{_other_side(names[0]) or 'THE_OTHER_SIDE.sgm'}"
+            raise DataError(names[0], what, shlex.quote(f"data=[{both}]" if wanted == 2 else f"data={names[0]}"))
+        looks[split], files[split] = _look_at_sides(names, str(stated.get("encoding") or "utf-8"))
+    train = looks["train"]
+    keys: dict[str, Any] = {
+        "name": data_name(files["train"][0]),
+        "format": "sgm",
+        "encoding": train.encoding,
+        "columns": train.columns,
+        "roles": _roles_of_sides(train.columns, stated) if wanted == 2 else {"text": train.columns[0]},
+        **{split: files.get(split) for split in SPLITS},
+    }
+    _hold_out(keys, stated, train.count)
+    roles = ", ".join(f"{role}={column}" for role, column in keys["roles"].items())
+    return Data(keys, f"{' and '.join(files['train'])}: {train.described()}; {roles}", looks=looks)
+
+
+def _other_side(name: str) -> str:
+    """The file beside ``newstest-src.en.sgm`` that holds the references, or the other way round; empty if none does."""
+    path = Path(name)
+    for here, there in (("-src", "-ref"), ("-ref", "-src")):
+        if here in path.name:
+            beside = sorted(path.parent.glob(glob.escape(path.name.partition(here)[0] + there) + "*"))
+            return next((str(each) for each in beside if _ending(each.name) in SGML), "")
+    return ""
+
+
+def _look_at_sides(names: Sequence[str], encoding: str) -> tuple[Look, list[str]]:
+    """What one or two files of segments are together, and the files with the source first."""
+    sides = [(name, segments_in(Path(name), name, encoding)) for name in names]
+    sides.sort(key=lambda each: not each[1].source)
+    columns = []
+    for name, side in sides:
+        ending = _ending(Path(_plain(name)).stem).lstrip(".")  # de of newstest-ref.de.sgm
+        columns.append(side.language or (ending if language(ending) else "source" if side.source else "target"))
+    if len({*columns}) < len(columns):
+        what = f"has the same language as {names[0]}: {columns[0]}"
+        raise DataError(names[1], what, "name a source and a reference")
+    texts = [side.texts for _, side in sides]
+    rows = [[side[key][1] for side in texts] for key in texts[0] if all(key in side for side in texts)]
+    if not rows:
+        what = f"has no segment with the document and the id of one in {names[0]}"
+        raise DataError(names[1], what, "name the two sides of one test set")
+    found = Look(sides[0][0], "sgm", encoding, columns=columns, rows=rows[:MOST_ROWS], count=len(rows))
+    return found, [name for name, _ in sides]
+
+
+def _roles_of_sides(columns: Sequence[str], stated: Mapping[str, Any]) -> dict[str, str]:
+    """The roles of two columns: those that the user has stated, and otherwise the source first."""
+    given = dict(stated.get("roles") or {})
+    rest = [column for column in columns if column not in given.values()]
+    return {role: given.get(role) or rest.pop(0) for role in ("source", "target") if role in given or rest}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables and running text
 
 
 def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str, Any], folder: str = "") -> Data:
     """Files of one kind: one or several for each split."""
+    if all(_ending(file) in SGML for file in files["train"]):
+        return _segments(dict(files), needs, stated)
     looks: dict[str, Look] = {}
     empty: list[str] = []
     kept: dict[str, list[str]] = {}
@@ -307,8 +377,8 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
     keys |= {"format": train.format, "encoding": train.encoding, "columns": train.columns, "roles": found.roles}
     if train.dialect:
         keys |= {"separator": train.dialect.separator, "quoting": train.dialect.quoting, "header": train.header}
-    elif train.format in ("jsonl", "json", "parquet", "arrow"):
-        keys["columns"] = []
+    elif not train.first_token_is_label:
+        keys["columns"] = []  # the file itself names them
     keys |= found.keys
     _hold_out(keys, stated, count)
     unused = [column for column in train.columns if column not in _used(found)]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
-import io
-import lzma
+import itertools
 import re
 import unicodedata
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from multihead.errors import DataError, MachineError
+from multihead.tables.compression import Damaged, compression_of, decompressed, kind_of, require_compressed
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -24,9 +20,9 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
-"""Errors of the libraries that decompress a damaged file."""
+CHUNK_BYTES = 1 << 20
+LONGEST_LINE = 16 << 20
+"""Largest number of characters of a line of a text that is read by `lines_in`."""
 FOREIGN_SHARE = 0.4
 """Above this share of bytes beyond ASCII among the letters, a text is not written in the Latin alphabet."""
 FOREIGN = ("cp1251", "koi8-r", "cp1253", "cp1255", "cp1256", "gb18030", "shift_jis", "euc-jp", "euc-kr", "big5")
@@ -65,67 +61,13 @@ def open_bytes(path: Path, name: str = "") -> IO[bytes]:
         raise MachineError(str(path), "not readable", "change its permissions") from error
     head = file.read(6)
     file.seek(0)
-    _require_compressed(path, head, name)
-    openers: tuple[tuple[bytes, Callable[[IO[bytes], str], IO[bytes]]], ...] = (
-        (b"\x1f\x8b", lambda raw, _: io.BufferedReader(gzip.GzipFile(fileobj=raw))),
-        (b"BZh", lambda raw, _: bz2.BZ2File(raw)),
-        (b"\xfd7zXZ\0", _open_xz),
-        (b"\x28\xb5\x2f\xfd", _open_zstandard),
-        (b"PK\x03\x04", _open_zip),
-    )
-    for magic, opener in openers:
-        if head.startswith(magic):
-            try:
-                return opener(file, name)
-            except BaseException:
-                file.close()
-                raise
-    return file
-
-
-MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd", ".zip": b"PK"}
-"""Ending of a file to the bytes with which it begins."""
-
-
-def kind_of(path: Path) -> str:
-    """Returns how the compression of a file is called."""
-    return {".gz": "gzip"}.get(path.suffix.lower(), path.suffix.lower().lstrip(".") or "compressed")
-
-
-def _require_compressed(path: Path, head: bytes, name: str) -> None:
-    """Refuses a file whose name promises a compression that its content has not, such as a page of errors."""
-    magic = MAGIC.get(path.suffix.lower())
-    if magic and head and not head.startswith(magic):
-        what = f"damaged {kind_of(path)} data (it begins with {head[:4]!r})"
-        raise DataError(f"{name}:1", what, "fetch the file again, or rename it if it is not compressed")
-
-
-def _open_xz(file: IO[bytes], _: str) -> IO[bytes]:
-    return lzma.LZMAFile(file)
-
-
-def _open_zstandard(file: IO[bytes], name: str) -> IO[bytes]:
     try:
-        import zstandard  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise DataError(
-            name, "is compressed by zstd; reading it needs the package zstandard", "pip install zstandard"
-        ) from error
-    return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))
-
-
-def _open_zip(file: IO[bytes], name: str) -> IO[bytes]:
-    try:
-        archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
-        raise DataError(name, f"is a damaged zip file ({error})", "fetch the file again") from error
-    inside = [each for each in archive.namelist() if not each.endswith("/") and not each.startswith("__MACOSX/")]
-    if "[Content_Types].xml" in inside or "mimetype" in inside:
-        raise DataError(name, "is an office document, not a table of text", "save the sheet as CSV and name that file")
-    if len(inside) != 1:
-        listed = ", ".join(inside[:3]) + (" ..." if len(inside) > 3 else "")
-        raise DataError(name, f"holds {len(inside)} files ({listed})", "unpack it, and name a file or the folder")
-    return archive.open(inside[0])
+        require_compressed(path, head, name)
+        ending = compression_of(head)
+        return decompressed(file, ending, name) if ending else file
+    except BaseException:
+        file.close()
+        raise
 
 
 def as_utf8(file: IO[bytes], encoding: str, size: int) -> Callable[[], bytes]:
@@ -145,6 +87,59 @@ def as_utf8(file: IO[bytes], encoding: str, size: int) -> Callable[[], bytes]:
     return following
 
 
+def chunks_of(path: Path, name: str) -> Iterator[bytes]:
+    """Yields the content of a file in pieces, decompressed.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    with open_bytes(path, name) as file:
+        try:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+        except Damaged as error:
+            what = f"damaged {kind_of(path)} data ({error})"
+            raise DataError(name, what, "copy or download the file again") from error
+
+
+def text_of(path: Path, name: str, encoding: str) -> Iterator[str]:
+    """Yields the text of a file in pieces. A byte-order mark wins over ``encoding``.
+
+    Raises:
+        DataError: The file is damaged, or it does not have this encoding.
+    """
+    decoder, line = None, 1
+    for chunk in itertools.chain(chunks_of(path, name), [b""]):
+        if decoder is None:
+            encoding = next((marked for mark, marked in BOMS if chunk.startswith(mark)), encoding)
+            decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            line += error.object.count(b"\n", 0, error.start)
+            what = f"byte 0x{error.object[error.start]:02X} does not fit data.encoding={encoding}"
+            raise DataError(f"{name}:{line}", what, "data.encoding=ENCODING, such as cp1252") from error
+        line += text.count("\n")
+        if text:
+            yield text
+
+
+def lines_in(chunks: Iterable[str], name: str) -> Iterator[str]:
+    """Yields the lines of a text that comes in pieces, without their ends.
+
+    Raises:
+        DataError: A line is too long.
+    """
+    rest = ""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split("\n")
+        yield from (line.removesuffix("\r") for line in lines)
+        if len(rest) > LONGEST_LINE:
+            raise DataError(name, f"has a line of more than {LONGEST_LINE:,} characters", "break the line up")
+    if rest:
+        yield rest.removesuffix("\r")
+
+
 def find_encoding(head: bytes, whole: bool, name: str) -> str:
     """Returns the encoding of a text by its first bytes.
 
@@ -160,7 +155,7 @@ def find_encoding(head: bytes, whole: bool, name: str) -> str:
     for mark, encoding in BOMS:
         if head.startswith(mark):
             return encoding
-    if wide := _wide(head):
+    if wide := wide_encoding(head):
         return wide
     if b"\0" in head:
         raise DataError(name, "is not text: it holds NUL bytes", "name a text file, or data.encoding=ENCODING")
@@ -187,8 +182,8 @@ def find_encoding(head: bytes, whole: bool, name: str) -> str:
     return "cp1252"
 
 
-def _wide(head: bytes) -> str:
-    """UTF-16 without a byte-order mark, in which ASCII characters have a NUL byte at their side; else empty."""
+def wide_encoding(head: bytes) -> str:
+    """Returns the kind of UTF-16 if ASCII characters have a NUL byte at their side; else nothing."""
     sample = head[: 1 << 16]
     pairs = len(sample) // 2
     if pairs < 2:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from multihead.errors import DataError
+from multihead.tables.found import Look
 from multihead.tables.layout import UNLABELLED, Data, find_data
 from multihead.tables.opening import Unclear
 from multihead.tables.roles import Needs
-from multihead.tables.sniff import Look
 from multihead.tables.words import MISSING, is_number
 
 FEW = 5

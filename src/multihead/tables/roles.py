@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multihead.errors import DataError
+from multihead.tables.found import Look
 from multihead.tables.opening import Unclear
-from multihead.tables.sniff import Look
+from multihead.tables.units import FORMATS as UNITS
 from multihead.tables.words import (
     LABELS,
     MISSING,
@@ -256,6 +257,8 @@ class _Chooser:
             role = "target" if "source" in given else "source"
             given[role] = self._longest(rest, role)
             return
+        if self.table.format == "conllu":  # its columns are no translations of each other
+            raise self.none("source and target")
         summary = self.needs.task == "summarization"
         for first, second in (*(SUMMARIZED if summary else ()), *TRANSLATED):
             if {first, second} <= self.by_name.keys():
@@ -308,7 +311,7 @@ def _check_cells(table: Look, needs: Needs, found: Found, stated: Mapping[str, A
                 raise DataError(
                     table.name, f"the column {column!r} is empty", f"let data.roles.{role} name another: {others}"
                 )
-    if stated.get("on_bad_line") != "skip":
+    if stated.get("on_bad_line") != "skip" and table.format not in UNITS:  # a unit may lack a language
         _require_whole_rows(table, needs, found, {*(stated.get("ignore_labels") or ())})
     label = found.roles.get("label")
     if label in table.columns and not needs.multi_label:

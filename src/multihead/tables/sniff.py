@@ -4,67 +4,33 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
-import json
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from multihead.errors import DataError
+from multihead.tables.columnar import look_at_arrow, look_at_parquet
+from multihead.tables.compression import COMPRESSED, Damaged, kind_of
+from multihead.tables.conllu import is_conllu
 from multihead.tables.dialect import SEPARATORS, Dialect, candidates, find_dialect
-from multihead.tables.opening import COMPRESSED, DAMAGED, Unclear, find_encoding, open_bytes
+from multihead.tables.found import Look
+from multihead.tables.markup import format_of_markup
+from multihead.tables.opening import BOMS, Unclear, find_encoding, open_bytes, wide_encoding
+from multihead.tables.records import MOST_ROWS, are_objects, is_array, look_at_array, look_at_objects
 from multihead.tables.rows import BadQuote
+from multihead.tables.units import FORMATS as UNITS
+from multihead.tables.units import look_at_units
 from multihead.tables.words import USUAL, is_number, normal
 
 HEAD_BYTES = 1 << 20
 """Bytes at the beginning of a file by which its dialect is found."""
 SAMPLE_BYTES = 32 << 20
 """Bytes by which columns and roles are found. Files up to this size are read whole."""
-MOST_ROWS = 50_000
 TEXTS = (".txt", ".md", ".py", ".rst", ".tex", ".text")
 """Endings of running text."""
-
-
-@dataclass
-class Look:
-    """What one file is."""
-
-    name: str
-    """The file as the user named it."""
-    format: str
-    """csv, tsv, jsonl, json, parquet, arrow or text, as in ``data.format``."""
-    encoding: str = "utf-8"
-    dialect: Dialect | None = None
-    """For csv and tsv."""
-    header: bool = False
-    """Whether the first row names the columns."""
-    columns: list[str] = field(default_factory=list)
-    """Names of the columns, from the header or the keys; otherwise column1, column2 and so on."""
-    rows: list[list[str]] = field(default_factory=list)
-    """Rows of the sample, without the header."""
-    whole: bool = True
-    """Whether the sample is the whole file."""
-    count: int = 0
-    """Number of rows; an estimate if the sample is not the whole file."""
-    first_token_is_label: str = ""
-    """For lines such as ``__label__good I like it``: the pattern of the label."""
-
-    def column(self, name: str) -> list[str]:
-        """Returns the cells of a column in the sample."""
-        place = self.columns.index(name)
-        return [row[place] for row in self.rows]
-
-    def described(self) -> str:
-        """Returns what the file is, in a few words."""
-        kind = {"jsonl": "JSON lines", "json": "a JSON array", "parquet": "Parquet", "arrow": "Arrow", "text": "text"}
-        words = [self.dialect.name if self.dialect else kind.get(self.format, self.format)]
-        words += [self.encoding] if self.encoding != "utf-8" else []
-        if self.dialect:
-            words.append("with a header" if self.header else "no header")
-        return ", ".join([*words, f"{'' if self.whole else 'about '}{self.count:,} rows"])
 
 
 def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
@@ -84,14 +50,23 @@ def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
         try:
             head = _read(file, HEAD_BYTES)
             if head[:4] == b"PAR1" or form == "parquet":
-                return _look_at_parquet(path, name)
+                return look_at_parquet(path, name)
             if head[:6] == b"ARROW1" or form == "arrow":
-                return _look_at_arrow(path, name)
+                return look_at_arrow(path, name)
+            if not head.strip():
+                raise DataError(name, "is empty", "name a file that holds rows")
+            form = form or _format_of_units(head)
+            if form == "sgm":
+                what = "is SGML of WMT, which is read from files that end in .sgm"
+                raise DataError(name, what, f"mv {name} {name}.sgm")
+            if form in UNITS:
+                return look_at_units(form, path, name, str(stated.get("encoding") or "utf-8"))
             _require_text(head, name)
             more = _read(file, SAMPLE_BYTES - len(head)) if len(head) == HEAD_BYTES else b""
             whole = len(head) + len(more) < SAMPLE_BYTES
-        except DAMAGED as error:
-            raise DataError(name, f"is damaged ({error})", "fetch the file again") from error
+        except Damaged as error:
+            what = f"damaged {kind_of(path)} data ({error})"
+            raise DataError(name, what, "copy or download the file again") from error
     encoding = str(stated.get("encoding") or "") or find_encoding(head + more, whole, name)
     text = _decoded(head + more, encoding, whole, name)
     size = path.stat().st_size
@@ -102,7 +77,19 @@ def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
     return found
 
 
-ENDINGS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}
+ENDINGS = {
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".tmx": "tmx",
+    ".xlf": "xliff",
+    ".xliff": "xliff",
+    ".sgm": "sgm",
+    ".sgml": "sgm",
+    ".conllu": "conllu",
+}
 """Endings that say the format."""
 
 
@@ -121,7 +108,7 @@ def _read(file: IO[bytes], most: int) -> bytes:
 
 
 MARKUP = (
-    (rb"\s*(<\?xml|<tmx|<mteval|<srcset|<refset|<doc\b)", "XML"),
+    (rb"\s*(<\?xml|<mteval|<doc\b)", "XML"),
     (rb"\s*(<!doctype html|<html)", "HTML"),
     (rb"%PDF-", "PDF"),
     (rb"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
@@ -131,9 +118,14 @@ MARKUP = (
 )
 
 
+def _format_of_units(head: bytes) -> str:
+    """The format of a file of units, such as a translation memory, if its first bytes are one."""
+    encoding = next((name for mark, name in BOMS if head.startswith(mark)), "") or wide_encoding(head) or "latin-1"
+    text = head[: 1 << 16].decode(encoding, "replace").removeprefix("\ufeff").removeprefix("ï»¿")
+    return format_of_markup(text) or ("conllu" if is_conllu(text.split("\n")[:-1]) else "")
+
+
 def _require_text(head: bytes, name: str) -> None:
-    if not head.strip():
-        raise DataError(name, "is empty", "name a file that holds rows")
     for pattern, kind in MARKUP:
         if re.match(pattern, head, re.IGNORECASE):
             raise DataError(name, f"is {kind}, which Multihead does not read", "convert it to CSV or JSON lines")
@@ -161,10 +153,10 @@ def _look_at_text(text: str, name: str, form: str, stated: Mapping[str, Any], wh
     if not whole:
         lines.pop()  # it may be cut
     start = text.lstrip()[:1]
-    if form == "json" or (not form and start == "[" and _is_json_array(text, whole)):
-        return _look_at_array(text, name, whole)
-    if form == "jsonl" or (not form and start == "{" and _are_objects(lines)):
-        return _look_at_objects(lines, name)
+    if form == "json" or (not form and start == "[" and is_array(text)):
+        return look_at_array(text, name, whole)
+    if form == "jsonl" or (not form and start == "{" and are_objects(lines)):
+        return look_at_objects(lines, name)
     if form == "text" or (not form and _ending(name) in (".md", ".py", ".rst", ".tex")):
         return Look(name, "text", columns=["text"], rows=[[line] for line in lines[:MOST_ROWS]], count=len(lines))
     return _look_at_table(lines, name, form, stated, whole)
@@ -172,139 +164,6 @@ def _look_at_text(text: str, name: str, form: str, stated: Mapping[str, Any], wh
 
 def _ending(name: str) -> str:
     return Path(re.sub(rf"({'|'.join(map(re.escape, COMPRESSED))})$", "", name.lower())).suffix
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# JSON
-
-
-def _is_json_array(text: str, whole: bool) -> bool:
-    return bool(re.match(r"\s*\[\s*\{", text)) and (not whole or text.rstrip().endswith("]"))
-
-
-def _are_objects(lines: Sequence[str]) -> bool:
-    some = [line for line in lines[:20] if line.strip()]
-    return all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in some)
-
-
-def _look_at_objects(lines: Sequence[str], name: str) -> Look:
-    records: list[tuple[int, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if len(records) == MOST_ROWS:
-            break
-        try:
-            records.append((number, json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{name}:{number}", f"is not JSON ({error})", "fix the line") from error
-    found = _of_records(records, name, "jsonl")
-    found.count = sum(bool(line.strip()) for line in lines)
-    return found
-
-
-def _look_at_array(text: str, name: str, whole: bool) -> Look:
-    if not whole:
-        raise DataError(name, "is a JSON array of more than 32 MB", "write one object per line: jq -c '.[]'")
-    try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(name, f"is not JSON ({error})", "write one object per line") from error
-    if not isinstance(records, list):
-        raise DataError(name, "is one JSON object and not a list of them", "write one object per line")
-    return _of_records(list(enumerate(records, start=1)), name, "json")
-
-
-def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of a record by their path: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
-    found: dict[str, Any] = {}
-    for key, value in record.items():
-        if isinstance(value, dict) and value:
-            found |= flattened(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
-
-
-def as_text(value: Any) -> str:
-    """Returns a value as the text of a cell: a missing one is empty, a list or a mapping is JSON."""
-    if value is None or value != value:  # NaN is not equal to itself
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
-
-
-def _of_records(records: Sequence[tuple[int, Any]], name: str, form: str) -> Look:
-    flat = []
-    for number, record in records:
-        if not isinstance(record, dict):
-            what = f"must be a JSON object, got {type(record).__name__}"
-            raise DataError(f"{name}:{number}", what, 'write {"text": ...} in each line')
-        flat.append(flattened(record))
-    if not flat:
-        raise DataError(name, "holds no object", "name a file that holds rows")
-    keys = Counter(key for record in flat for key in record)
-    columns = [key for key in keys if keys[key] >= 0.5 * len(flat)]
-    rows = [[as_text(record.get(key)) for key in columns] for record in flat]
-    return Look(name, form, columns=columns, rows=rows, count=len(rows))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Parquet and Arrow
-
-
-def _look_at_parquet(path: Path, name: str) -> Look:
-    try:
-        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _needs_pyarrow(name) from error
-    try:
-        file = parquet.ParquetFile(path)
-        batch = next(file.iter_batches(batch_size=MOST_ROWS), None)
-    except (ValueError, OSError) as error:
-        raise DataError(name, f"is no Parquet file ({str(error).splitlines()[0]})", "fetch the file again") from error
-    records = batch.to_pylist() if batch is not None else []
-    found = _of_records(list(enumerate(records, start=1)), name, "parquet")
-    found.count, found.whole = file.metadata.num_rows, file.metadata.num_rows <= len(records)
-    return found
-
-
-def _look_at_arrow(path: Path, name: str) -> Look:
-    records = [record for batch in arrow_batches(path, name) for record in batch.to_pylist()]
-    return _of_records(list(enumerate(records, start=1)), name, "arrow")
-
-
-def arrow_batches(path: Path, name: str) -> Iterator[Any]:
-    """Yields the record batches of an Arrow file, in the file or in the stream format.
-
-    Raises:
-        DataError: It is no Arrow file, or pyarrow is not installed.
-    """
-    try:
-        import pyarrow  # pyright: ignore[reportMissingImports]
-        from pyarrow import ipc  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _needs_pyarrow(name) from error
-    try:
-        with open(path, "rb") as file:
-            head = file.read(6)
-            file.seek(0)
-            if head == b"ARROW1":
-                reader = ipc.open_file(file)
-                yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
-            else:
-                yield from ipc.open_stream(file)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(name, f"is no Arrow file ({str(error).splitlines()[0]})", "fetch the file again") from error
-
-
-def _needs_pyarrow(name: str) -> DataError:
-    return DataError(name, "needs the package pyarrow, an extra", "pip install 'multihead[parquet]'")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -323,7 +182,9 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
         return _look_at_lines(lines, name)
     if found.others and stated.get("on_bad_line") != "skip" and not stated.get("last_takes_rest"):
         raise _ragged(name, found.others, found.width, len(found.rows))
-    rows = [row for _, row in found.rows] if all_seen else _rows_of(lines, found.dialect)
+    rows, share = [row for _, row in found.rows], 1.0
+    if not all_seen:
+        rows, share = _rows_of(lines, found.dialect, len(lines) if whole else MOST_ROWS + 1)
     rows = [row for row in rows if len(row) == found.width]
     header = stated.get("header")
     if header is None:
@@ -334,8 +195,9 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
     if not body:
         raise DataError(name, "has no row below its header", "name a file that holds rows")
     return Look(
-        name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS], count=len(body)
-    )
+        name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS],
+        count=round(len(body) / share),
+    )  # fmt: skip
 
 
 def _stated_dialect(lines: list[str], name: str, form: str, stated: Mapping[str, Any], whole: bool):
@@ -369,13 +231,15 @@ def _require_closed_quotes(lines: Sequence[str], name: str) -> None:
                 raise DataError(f"{name}:{bad.line}", what, fix) from None
 
 
-def _rows_of(lines: Iterable[str], dialect: Dialect) -> list[list[str]]:
-    """The rows of a sample, by the standard library, which is the fastest."""
+def _rows_of(lines: Sequence[str], dialect: Dialect, most: int) -> tuple[list[list[str]], float]:
+    """The first rows of a sample, by the standard library, which is the fastest; and the share of the lines in them."""
     if not dialect.quoting:
-        return [line.split(dialect.separator) for line in lines if line.strip()]
+        some = lines[:most]
+        return [line.split(dialect.separator) for line in some if line.strip()], len(some) / len(lines)
     csv.field_size_limit(1 << 27)
-    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=dialect.separator, strict=False)
-    return [row for row in reader if row]
+    reader = csv.reader((line + "\n" for line in lines), delimiter=dialect.separator, strict=False)
+    rows = list(itertools.islice((row for row in reader if row), most))
+    return rows, reader.line_num / len(lines)
 
 
 def _ragged(name: str, others: Sequence[tuple[int, list[str]]], width: int, count: int) -> DataError:

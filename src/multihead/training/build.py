@@ -46,7 +46,6 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
 
     from multihead.data.module import DataModule
     from multihead.model.kernels import keep_freed_memory
-    from multihead.model.optim import freeze
     from multihead.tasks import build_task
 
     keep_freed_memory()
@@ -56,7 +55,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     task = build_task(config, prepared.vocab, composition.plugin, evaluation_data(prepared))
     for name, member in task.members().items():
         member.start_from(prepared.encoded[name]["train"])
-    freeze(task.model.named_parameters(remove_duplicate=False), config.optim.freeze)
+    choose_trained(task, config)
     if config.compile:
         task.model.transformer.compile_layers()
     if config.trainer.activation_checkpointing:
@@ -71,6 +70,19 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     )
     data.accumulation(ranks)
     return task, data
+
+
+def choose_trained(task: Task, config: Config) -> None:
+    """Puts adapters into the model if ``lora.r`` asks for them, and freezes what ``optim.freeze`` names.
+
+    Raises:
+        ConfigError: If a name matches nothing, or if all parameters are frozen.
+    """
+    from multihead.model.lora import adapt
+    from multihead.model.optim import freeze
+
+    adapt(task.model, config.lora)
+    freeze(task.model.named_parameters(remove_duplicate=False), config.optim.freeze)
 
 
 def evaluation_data(prepared: Prepared) -> dict[str, EvaluationData]:
@@ -187,6 +199,7 @@ def whole_task(composition: Composition, trainer: L.Trainer, task: Task) -> Task
         return task
     evaluation = {name: member.evaluation for name, member in task.members().items()}
     fresh = build_task(task.config, task.vocab, composition.plugin, evaluation)
+    choose_trained(fresh, task.config)
     trainer.precision_plugin.convert_module(fresh)  # in place
     fresh.count_on(task.tokens_seen, task.recorded)
     return fresh

@@ -71,11 +71,13 @@ def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[s
     import torch
 
     from multihead.tasks import build_task
+    from multihead.training.build import choose_trained
     from multihead.training.cost import available_memory, bytes_by_part, least_activations, parameters_by_part
 
     config = composition.config
     with torch.device("meta"):
         task = build_task(config, prepared.vocab, composition.plugin)
+        choose_trained(task, config)
         groups = task.configure_optimizers()["optimizer"].param_groups
         parts, kept = parameters_by_part(task.model), bytes_by_part(task.model, config, groups)
     checkpoint = sum(size for name, size in kept.items() if name != "gradients")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose_from_run
-from multihead.config.keys import flatten
 from multihead.config.published import notes_on as published_notes
 from multihead.config.words import write
 from multihead.data.prepare import Prepared, warn_of_skipped
@@ -37,6 +36,7 @@ from multihead.runs.directory import (
 from multihead.runs.lock import locked
 from multihead.runs.resume import aim, finished_result, open_checkpoint, set_aside_result, start_again
 from multihead.runs.run import load_weights
+from multihead.tables.records import flatten
 from multihead.training.assignment import Assignment
 from multihead.training.build import build_trainer, join, starting, whole_task
 from multihead.training.launch import launch, local_ranks, requeue
@@ -56,6 +56,8 @@ log = logging.getLogger("multihead")
 
 def train(composition: Composition) -> dict[str, Any]:
     """Trains in this process or in one per local device; returns what result.json holds, and ``run_dir``.
+
+    With ``plan=true`` it does not train, and returns what the forecast says.
 
     Raises:
         MultiheadError: If the run fails in a way that the user can fix.
@@ -244,9 +246,12 @@ def _finish(
 ) -> tuple[dict[str, Any], dict[str, list[list[Any]]]]:
     """Loads the best checkpoint, exports it, tests what was exported, writes the result and reads it back.
 
+    Adapters are merged into the weights before that.
+
     Returns:
         The result, and the tables that the task shows beside it.
     """
+    from multihead.model.lora import merge
     from multihead.runs.checkpoint import FolderCheckpointIO
     from multihead.training.cost import peak_memory
 
@@ -254,8 +259,10 @@ def _finish(
     trained = {"steps": trainer.global_step, "tokens": task.tokens_seen, "seconds": steps.counters.seconds}
     checkpoint = run_dir / "checkpoints" / f"step_{best['step']}"
     task.load_state_dict(FolderCheckpointIO().load_checkpoint(checkpoint)["state_dict"])
+    learned = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
+    adapter = merge(task.model)
     if trainer.is_global_zero:
-        export_model(run_dir, task, assignment.tree, best["step"])
+        export_model(run_dir, task, assignment.tree, best["step"], adapter)
     trainer.strategy.barrier("export")
     load_weights(task, run_dir / "model" / "model.safetensors")
     trainer.test(task, datamodule=data, verbose=False)
@@ -263,6 +270,7 @@ def _finish(
     result = {
         **{name: value for name, value in logged.items() if name.partition("/")[0] in ("train", "val", "test")},
         "parameters": sum(p.numel() for p in task.model.parameters()),
+        "trained_parameters": learned,
         **trained,
         "tokens_per_second": steps.counters.tokens_per_second,
         "peak_memory": peak_memory(task.device),

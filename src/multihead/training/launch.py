@@ -6,7 +6,6 @@ this program starts nothing. It handles the signals of all its ranks, and its ex
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -14,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +22,15 @@ from multihead.config.words import typed_as
 from multihead.errors import ConfigError, PeerError, Stopped
 from multihead.ranks import by_others, by_srun, by_torchrun, local_size, world_size
 from multihead.training.assignment import RANK_PROGRAM, Assignment, Failure
+from multihead.training.signals import handling
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins import ClusterEnvironment
 
 SHUTDOWN_SECONDS = 8
 """Time that the ranks have to leave once one of them has failed."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
-"""Signals whose handlers PyTorch's launcher replaces, or that the ranks have to get."""
+LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Signals whose handlers PyTorch's launcher replaces and does not put back. It passes them on to the ranks."""
 
 
 def cluster_environment() -> ClusterEnvironment:
@@ -168,10 +167,9 @@ def launch(ranks: int, assignment: Assignment) -> None:
     run_dir, patience = Path(assignment.run_dir), assignment.tree["trainer"]["watchdog_seconds"]
     with (
         tempfile.TemporaryDirectory(prefix="multihead-", ignore_cleanup_errors=True) as folder,
-        _own_signals(),
         Watchdog(Path(folder), ranks, patience, run_dir) as watchdog,
+        handling(dict.fromkeys(LAUNCHER_SIGNALS) | {signal.SIGUSR1: watchdog.pass_on}),
     ):
-        signal.signal(signal.SIGUSR1, watchdog.pass_on)  # torch's launcher leaves it alone
         file = Path(folder) / "job.json"
         assignment.write(file)
         settings = LaunchConfig(
@@ -195,18 +193,6 @@ def launch(ranks: int, assignment: Assignment) -> None:
             raise _first_error(Path(folder), exits, assignment.run_dir) from None
         except SignalException as error:
             raise _first_error(Path(folder), {}, assignment.run_dir, error.sigval) from None
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Afterwards puts back the signal handlers that PyTorch's launcher has replaced."""
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            if signal.getsignal(signum) is not handler:
-                signal.signal(signum, handler or signal.SIG_DFL)
 
 
 def _first_error(folder: Path, exits: dict[int, int], run_dir: str, signum: int = 0) -> BaseException:

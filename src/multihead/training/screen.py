@@ -34,6 +34,7 @@ def show_start(config: Config, notes: Sequence[str], prepared: Prepared, task: T
     tokenizers = prepared.vocab.tokenizers.values()
     vocabulary = " + ".join(f"{t.vocab_size:,}" for t in {id(t): t for t in tokenizers}.values())
     parameters = sum(p.numel() for p in task.model.parameters())
+    trained = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     for name, splits in prepared.encoded.items():
         counts = ", ".join(f"{split} {len(ids):,}" for split, ids in splits.items())
         unit = "examples" if isinstance(next(iter(splits.values())), Encoded) else "tokens"
@@ -42,8 +43,9 @@ def show_start(config: Config, notes: Sequence[str], prepared: Prepared, task: T
     if prepared.vocab.labels:
         log.info("classes: %s", ", ".join(prepared.vocab.labels))
     log.info(
-        "model %s parameters; %d steps of up to %s target tokens; run %s",
+        "model %s parameters%s; %d steps of up to %s target tokens; run %s",
         f"{parameters:,}",
+        f", of which {trained:,} are trained" if trained < parameters else "",
         config.trainer.max_steps,
         f"{config.data.batch_tokens:,}",
         run_dir,

@@ -6,16 +6,46 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-
-import lightning as L
+from typing import TYPE_CHECKING
 
 from multihead.errors import Stopped
-from multihead.training.agreement import Agreement
 
+if TYPE_CHECKING:
+    import lightning as L
+
+    from multihead.training.agreement import Agreement
+
+Handler = Callable[[int, FrameType | None], None]
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """The signals that end a run. SLURM sends the last one before the time of a job is up."""
+
+
+@contextlib.contextmanager
+def handling(handlers: Mapping[signal.Signals, Handler | None]) -> Iterator[list[signal.Signals]]:
+    """Inside, signals have these handlers. Afterwards they have those of before again, whatever others have set.
+
+    A signal that is ignored stays ignored, as under nohup. Only the main thread of a process can handle signals, so
+    nothing changes in another one.
+
+    Args:
+        handlers: The handler of each signal. None keeps the handler that the signal has.
+
+    Yields:
+        The signals that got a handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        handlers = {}
+    before = {signum: signal.getsignal(signum) for signum in handlers}
+    new = {signum: handler for signum, handler in handlers.items() if handler and before[signum] is not signal.SIG_IGN}
+    try:
+        for signum, handler in new.items():
+            signal.signal(signum, handler)
+        yield list(new)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler or signal.SIG_DFL)
 
 
 class Signals:
@@ -42,17 +72,9 @@ class Signals:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Inside, `SIGNALS` are only noted. A signal that is ignored stays ignored, as under nohup."""
-        taken = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
-        if threading.current_thread() is not threading.main_thread():
-            taken = []
-        before = {signum: signal.signal(signum, self._receive) for signum in taken}
-        self.taken = taken
-        try:
+        """Inside, `SIGNALS` are only noted."""
+        with handling(dict.fromkeys(SIGNALS, self._receive)) as self.taken:
             yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler or signal.SIG_DFL)
 
     def take_back(self) -> None:
         """Takes back the signals that Lightning has put its own handlers on; it restores ours when it ends."""
@@ -72,14 +94,6 @@ def leaving_on_signals() -> Iterator[None]:
     def leave(signum: int, frame: FrameType | None) -> None:
         raise Stopped(signum, f"stopped by {signal.Signals(signum).name} before the first step")
 
-    caught = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    if threading.current_thread() is not threading.main_thread():
-        caught = ()
-    before = {signum: signal.getsignal(signum) for signum in caught if signal.getsignal(signum) is signal.SIG_DFL}
-    for signum in before:
-        signal.signal(signum, leave)
-    try:
+    ending = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    with handling({signum: leave for signum in ending if signal.getsignal(signum) is signal.SIG_DFL}):
         yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

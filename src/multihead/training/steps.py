@@ -1,4 +1,4 @@
-"""What happens between two optimizer steps, in one callback and in one order; and how a run begins, resumes and leaves.
+"""What happens between two optimizer steps, in one written order; and how a run begins, resumes and leaves.
 
 Each concern stands in a module of its own. This page says when each has its turn.
 """
@@ -31,7 +31,7 @@ from multihead.training.saving import Saving
 from multihead.training.signals import Signals
 from multihead.training.stopping import Stopping
 from multihead.training.streams import Streams
-from multihead.training.telemetry import Telemetry, learning_rates
+from multihead.training.telemetry import Telemetry
 from multihead.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -149,7 +149,11 @@ class Steps(TaskCallback):
     # ---- between two steps
 
     def _between_steps(self, trainer: L.Trainer, task: Task, tokens: int, targets: int) -> None:
-        """Does all that happens between two optimizer steps, in this order; each line may end the run."""
+        """Does all that happens between two optimizer steps, in this order; each line may end the run.
+
+        Before it, Lightning has moved the schedule, and the callbacks that stand before this one have had their turn:
+        a plugin's and the averages (`multihead.training.build`).
+        """
         step, config = trainer.global_step, self.config
         self.counters.end_step(tokens, targets, skipped=self.not_finite.end_step())
         self.telemetry.end_step(trainer, tokens)
@@ -163,11 +167,10 @@ class Steps(TaskCallback):
         saves = step % config.checkpoint_every_n_steps == 0 or last
         if validates or saves or leaves:
             self.not_finite.check_loss(trainer, task)
+        self.validation.pending = validates
         if validates and not leaves:
             saves |= self.validation.run(trainer, task)
             leaves = self.signals.reached_any_rank(trainer)
-        if validates and leaves:
-            self.validation.put_off(step)
         self.stopping.stop_early(trainer, self.validation)
         if saves or leaves or trainer.should_stop:
             self.saving.save(trainer, self.validation.best)
@@ -178,7 +181,7 @@ class Steps(TaskCallback):
         """Logs how the run is doing, with the mean loss since the last log, over all ranks."""
         counters, skipped = self.counters, self.not_finite.counts["skipped"]
         loss = {"train/loss": self.not_finite.check_loss(trainer, task)} if counters.targets else {}
-        row = {**loss, "epoch": counters.epochs, "tokens": task.tokens_seen, **learning_rates(trainer.optimizers[0])}
+        row = {**loss, "epoch": counters.epochs, "tokens": task.tokens_seen}
         row |= {"optim/skipped_steps": skipped} if skipped else {}
         row |= self.telemetry.row(trainer, counters.trained_tokens, counters.trained_seconds)
         counters.forget_loss()

@@ -58,6 +58,8 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.gradient_norm: Tensor | None = None
+        self.learning_rates: dict[str, float] = {}
+        """Those of the newest step. After a step, the schedule has already set those of the next one."""
         self.peak: float | None = None
         self.flops_per_token = 0.0
         self._counter: FlopCounterMode | None = None
@@ -84,7 +86,7 @@ class Telemetry:
         """Is called between backward pass and update; ``norm`` is that of the whole gradient, before clipping."""
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
-        self.gradient_norm = norm
+        self.gradient_norm, self.learning_rates = norm, learning_rates(trainer.optimizers[0])
         if (trainer.global_step + 1) % every == 0:  # the copies are short-lived, and no activations are in memory
             moving = [
                 p for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]
@@ -112,7 +114,7 @@ class Telemetry:
             tokens: Target tokens of the steps of this process so far, over all ranks.
             seconds: Seconds that these steps took, without validation and saving.
         """
-        row: dict[str, float] = {}
+        row: dict[str, float] = dict(self.learning_rates)
         if self.gradient_norm is not None:
             row["optim/gradient_norm"] = float(self.gradient_norm)
         if self._update_norm is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from multihead.config.model import ModelConfig
 from multihead.errors import CheckpointError, ConfigError
+from multihead.model.lora import ADAPTERS, is_adapted
 from multihead.pretrained.source import read_published
 from multihead.runs.directory import describe_model, load_vocab
 from multihead.text.vocabulary import Vocabulary
@@ -126,22 +127,35 @@ def copy_weights(model: Model, vocab: Vocabulary, source: Source) -> list[Copied
         A row for each part of the model; its numbers add up to the model's parameters, shared ones counted once.
 
     Raises:
-        ConfigError: If the width or another setting of the layers differs.
+        ConfigError: If the width or another setting of the layers differs, or if the model has adapters and what they
+            leave untrained is not all in the source.
         CheckpointError: If a weight has another shape than its description says.
     """
     check_same(model.transformer.config, source)
     parts: dict[str, Copied] = {}
+    lacking: list[str] = []
     for name, parameter in model.named_parameters():  # a shared one comes once
         part = _part(name)
         row = parts.setdefault(part, Copied(part))
         counterpart, from_other = _counterpart(name, source.state)
+        fresh = row.fresh
         with torch.no_grad():
             why = _copy(name, parameter, counterpart, source, vocab, row)
+        lacking += [name] if row.fresh > fresh and not parameter.requires_grad else []
         if from_other and counterpart is not None:
             why = f"from the {from_other}" + (f"; {why}" if why else "")
         if why and why not in row.why:
             row.why = f"{row.why}; {why}" if row.why else why
+    if lacking and is_adapted(model):
+        what = f"{source.path} does not have all of {lacking[0]}, which lora.r leaves untrained"
+        raise ConfigError("lora.also_train", what, f"'lora.also_train=[{_pattern(lacking[0])}]'")
     return list(parts.values())
+
+
+def _pattern(name: str) -> str:
+    """A pattern that names a parameter and those of its kind in other layers."""
+    words = name.split(".")
+    return f"*.{words[4]}.*" if words[2] == "layers" else f"*.{words[2]}.*"
 
 
 def check_same(config: ModelConfig, source: Source) -> None:
@@ -163,6 +177,8 @@ def check_same(config: ModelConfig, source: Source) -> None:
 def _part(name: str) -> str:
     """The row of the table that a parameter belongs to."""
     words = name.split(".")
+    if words[-1] in ADAPTERS:
+        return f"{words[1]} adapters"
     if words[0] != "transformer":
         return "head" if words[0] == "head" else f"head {words[1]}"
     kind = words[2]
@@ -260,6 +276,8 @@ def _copy_rows(parameter: Tensor, theirs: Tensor, ours_of: Tokenizer, theirs_of:
 def _lacking(name: str, state: Mapping[str, Tensor]) -> str:
     """Why a parameter has no counterpart."""
     words = name.split(".")
+    if words[-1] in ADAPTERS:
+        return "they begin without effect"
     if words[0] != "transformer":
         return "it has no such head"
     if words[2] != "layers":

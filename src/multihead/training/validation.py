@@ -32,8 +32,7 @@ class Validation:
         best: Step, metric, value and all metrics of the best validation; empty before the first one.
         num_bad: Number of validations in a row that were not the best.
         monitored: Step and monitored value of each validation.
-        pending: Whether a validation is due that a signal kept from being run.
-        step: The step of the last validation in this process; -1 if there was none.
+        pending: Whether a validation is due that has not ended; a checkpoint that holds it lets a resume begin with it.
     """
 
     def __init__(self, config: TaskConfig, events: Callable[..., None], start: Start | None, folder: Path):
@@ -43,7 +42,6 @@ class Validation:
         self.num_bad: int = own.get("bad_validations", 0)
         self.monitored: list[tuple[int, float]] = [(step, value) for step, value in own.get("monitored", ())]
         self.pending: bool = own.get("pending_validation", False)
-        self.step = -1
 
     def require_best(self) -> None:
         """Makes a validation due if there is no best checkpoint that can still be read."""
@@ -53,7 +51,6 @@ class Validation:
         """Validates, and leaves the random streams as they were; returns whether this is the best validation so far."""
         before = random_state()
         self._events("validating", step=trainer.global_step)
-        self.pending = True
         with whole(task):
             lightning_private.run_validation(trainer)
         self.pending = False
@@ -66,12 +63,7 @@ class Validation:
         self._events("validated", step=trainer.global_step, **{self._monitor: value}, best=better)
         if better:
             self.best = {"step": trainer.global_step, "monitor": self._monitor, "value": value, "metrics": metrics}
-        self.step = trainer.global_step
         return better
-
-    def put_off(self, step: int) -> None:
-        """Makes the validation of this step the first thing that a resume does, unless it was run."""
-        self.pending |= self.step != step
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of the validations."""

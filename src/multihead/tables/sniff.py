@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from multihead.errors import DataError
+from multihead.errors import DataError, together
 from multihead.tables.columnar import look_at_arrow, look_at_parquet
 from multihead.tables.compression import COMPRESSED, Damaged, kind_of
 from multihead.tables.conllu import is_conllu
@@ -156,7 +156,7 @@ def _look_at_text(text: str, name: str, form: str, stated: Mapping[str, Any], wh
     if form == "json" or (not form and start == "[" and is_array(text)):
         return look_at_array(text, name, whole)
     if form == "jsonl" or (not form and start == "{" and are_objects(lines)):
-        return look_at_objects(lines, name)
+        return look_at_objects(lines, name, stated.get("on_bad_line") == "skip")
     if form == "text" or (not form and _ending(name) in (".md", ".py", ".rst", ".tex")):
         return Look(name, "text", columns=["text"], rows=[[line] for line in lines[:MOST_ROWS]], count=len(lines))
     return _look_at_table(lines, name, form, stated, whole)
@@ -181,7 +181,7 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
         _require_closed_quotes(lines[:head], name)
         return _look_at_lines(lines, name)
     if found.others and stated.get("on_bad_line") != "skip" and not stated.get("last_takes_rest"):
-        raise _ragged(name, found.others, found.width, len(found.rows))
+        raise _ragged(name, found.others, found.width)
     rows, share = [row for _, row in found.rows], 1.0
     if not all_seen:
         rows, share = _rows_of(lines, found.dialect, len(lines) if whole else MOST_ROWS + 1)
@@ -242,12 +242,11 @@ def _rows_of(lines: Sequence[str], dialect: Dialect, most: int) -> tuple[list[li
     return rows, reader.line_num / len(lines)
 
 
-def _ragged(name: str, others: Sequence[tuple[int, list[str]]], width: int, count: int) -> DataError:
-    number, row = others[0]
-    what = f"has {len(row)} columns, expected {width}"
-    if len(others) > 1:
-        what += f"; so have {len(others) - 1} other rows of {count:,} another number"
-    return DataError(f"{name}:{number}", what, "fix the line, or data.on_bad_line=skip")
+def _ragged(name: str, others: Sequence[tuple[int, list[str]]], width: int) -> DataError:
+    fix = "fix the line, or data.on_bad_line=skip"
+    return together(
+        [DataError(f"{name}:{number}", f"has {len(row)} columns, expected {width}", fix) for number, row in others]
+    )
 
 
 def _look_at_lines(lines: list[str], name: str) -> Look:

@@ -77,6 +77,7 @@ def test_the_tokenizer_of_t5_has_marks_of_spans_behind_its_pieces(tmp_path):
     assert read(folder).options["output_scale"] and read(folder).options["tie_embeddings"] == "all"
 
 
+@pytest.mark.unhurried
 @pytest.mark.filterwarnings("ignore")
 def test_ids_of_marian_are_those_of_transformers(tmp_path):
     transformers, _ = pytest.importorskip("transformers"), pytest.importorskip("sentencepiece")

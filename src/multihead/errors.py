@@ -15,7 +15,8 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 
 class MultiheadError(Exception):
@@ -29,6 +30,8 @@ class MultiheadError(Exception):
 
     code = "error"
     status = 1
+    others: Sequence[str] = ()
+    """What else is wrong, one line each, if the same look at the data has found more."""
 
     def __init__(self, where: str, what: str, fix: str = ""):
         self.where, self.what, self.fix = where, what, fix
@@ -37,6 +40,19 @@ class MultiheadError(Exception):
     def __str__(self) -> str:
         tail = f"; fix: {self.fix}" if self.fix else ""
         return f"error[{self.code}] {self.where}: {self.what}{tail}"
+
+
+Found = TypeVar("Found", bound=MultiheadError)
+MOST_FINDINGS = 10
+"""So many findings are shown at once."""
+
+
+def together(errors: Sequence[Found]) -> Found:
+    """Returns the first of several errors, with the others in its attribute `others`."""
+    first, *rest = errors
+    lines = (line for each in rest for line in (f"{each.where}: {each.what}", *each.others))
+    first.others = [*first.others, *lines]
+    return first
 
 
 class ConfigError(MultiheadError):
@@ -140,7 +156,10 @@ def report(error: BaseException) -> int:
     if os.environ.get(SHOW_TRACEBACK) == "1":
         sys.stderr.write(text)
     if isinstance(error, MultiheadError):
-        write_line(str(error))
+        shown = error.others[: MOST_FINDINGS - 1]
+        hidden = len(error.others) - len(shown)
+        for line in (str(error), *shown, *([f"and {hidden:,} more"] if hidden else [])):
+            write_line(line)
         return error.status
     write_line(f"error[internal] {type(error).__name__}: {error}; {OUR_BUG}; {_where_traceback(error, text)}")
     return 1

@@ -174,7 +174,7 @@ def test_cells_of_json_that_are_no_texts(tmp_path):
     array = config(tmp_path, '[{"source": "a", "target": "b"},\n {"source": "c", "target": "d"}]', "json", columns=[])
     assert pairs(array)[0] == [("a", "b"), ("c", "d")]
     (tmp_path / "rows.json").write_text('{"source": "a"}')
-    with pytest.raises(DataError, match=r"is not a list of objects; fix: data.format=jsonl"):
+    with pytest.raises(DataError, match=r"is one JSON object and not a list of objects; fix: write"):
         pairs(array)
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 
@@ -12,6 +13,7 @@ from multihead.config.compose import compose
 from multihead.data.corpus import load_corpus
 from multihead.data.prepare import data_of
 from multihead.data.stream import TextFiles
+from multihead.tables.markup import one_line
 
 ROOT = Path(os.environ.get("MULTIHEAD_DATA") or "data").absolute()
 pytestmark = [
@@ -102,6 +104,42 @@ def arrow(folder, head, rows):
     (folder / "set" / "train" / "state.json").write_text("{}")
     (folder / "set" / "dataset_dict.json").write_text('{"splits": ["train"]}')
     return folder / "set"
+
+
+def memory(folder, head, rows):
+    """A translation memory in TMX."""
+    with open(folder / "rows.tmx", "w", encoding="utf-8") as file:
+        file.write(f'<?xml version="1.0"?>\n<tmx version="1.4"><header srclang="{head[0]}"/><body>\n')
+        for row in rows:
+            sides = zip(head, map(escape, row), strict=True)
+            file.write("<tu>" + "".join(f'<tuv xml:lang="{name}"><seg>{text}</seg></tuv>' for name, text in sides))
+            file.write("</tu>\n")
+        file.write("</body></tmx>\n")
+    return folder / "rows.tmx"
+
+
+def segments(folder, head, rows):
+    """The two sides of a test set as WMT writes them in SGML."""
+    for place, (kind, name) in enumerate(zip(("src", "ref"), head, strict=True)):
+        with open(folder / f"rows-{kind}.{name}.sgm", "w", encoding="utf-8") as file:
+            file.write(f'<{kind}set setid="rows" srclang="any">\n')
+            for first in range(0, len(rows), 100):
+                file.write(f'<doc docid="{first}">\n')
+                texts = [escape(row[place]) for row in rows[first : first + 100]]
+                file.writelines(f'<seg id="{number}">{text}</seg>\n' for number, text in enumerate(texts, start=1))
+                file.write("</doc>\n")
+            file.write(f"</{kind}set>\n")
+    return f"[{folder}/rows-ref.{head[1]}.sgm,{folder}/rows-src.{head[0]}.sgm]"
+
+
+@pytest.mark.parametrize("write", [memory, segments])
+@pytest.mark.parametrize("name", ["multi30k", "tatoeba", "enja"])
+def test_the_same_pairs_in_a_translation_file(tmp_path, write, name):
+    found = columns(["task=translation", f"data={name}"])
+    rows = list(zip(found["source"], found["target"], strict=True))
+    rows = [tuple(one_line(text) for text in row) for row in rows[:: max(1, len(rows) // 1500)]]
+    again = columns(["task=translation", f"data={write(tmp_path, ('en', 'de'), rows)}"])
+    assert list(zip(again["source"], again["target"], strict=True)) == rows
 
 
 @pytest.mark.parametrize("write", [semicolons, tabs, nested, parquet, arrow])

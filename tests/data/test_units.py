@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from multihead import cli
 from multihead.config.data import DataConfig
 from multihead.data.readers import read_split
 from multihead.errors import DataError
@@ -236,3 +237,28 @@ def test_a_text_in_another_encoding(tmp_path, monkeypatch):
     path.write_bytes(b"x" * 5000)
     with pytest.raises(DataError, match="has a line of more than 1,000 characters"):
         look(path, "a.conllu", {})
+
+
+def test_all_findings_of_a_file_and_of_all_splits_are_said_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"text {i},l{i % 2}" for i in range(400)]
+    ragged = [f"{row},x" if i in (20, 40) else row for i, row in enumerate(rows)]
+    (tmp_path / "train.csv").write_text("text,label\n" + "\n".join(ragged))
+    others = [f"{row},x" if i % 30 == 5 else row for i, row in enumerate(rows)]
+    (tmp_path / "val.csv").write_text("text,label\n" + "\n".join(others))
+    assert cli.main(["train", "task=classification", "data=train.csv", "data.val=val.csv"]) == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "error[data] train.csv:22: has 3 columns, expected 2; fix: fix the line, or data.on_bad_line=skip"
+    assert others[:2] == ["train.csv:42: has 3 columns, expected 2", "val.csv:7: has 3 columns, expected 2"]
+    assert len(others) == 10 and others[-1] == "and 6 more"
+
+
+def test_all_bad_lines_of_json_are_said_at_once(tmp_path):
+    lines = [json.dumps({"text": f"t{i}", "label": f"l{i % 2}"}) for i in range(60)]
+    lines[30], lines[40] = '{"text": 5', '{"text" 5}'
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"rows:31:11: is not JSON \(Expecting ',' delimiter\)") as refused:
+        look(path, "rows", {})
+    assert refused.value.others == ["rows:41:9: is not JSON (Expecting ':' delimiter)"]
+    assert look(path, "rows", {"on_bad_line": "skip"}).count == 60

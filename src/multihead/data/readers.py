@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,30 +186,25 @@ def _collect(
     _require_columns(file, names, columns)
     wanted = [list(names).index(column) for column in columns]
     values: list[list[str]] = [[] for _ in columns]
-    numbers: list[int] = []
+    takers = [(column.append, index) for column, index in zip(values, wanted, strict=True)]
+    numbers = array("q")
+    width = len(names)
     for number, row in rows:
-        if len(names) > 1 and _is_empty(number, row, lines):
-            continue
         if row is None:
             continue
-        if len(row) != len(names):
+        if len(row) != width:
+            if len(row) == 1 and is_blank(row[0]):
+                lines.blank.append(number)
+                continue
             what = f"has {len(row)} columns, expected {len(names)} ({', '.join(names)})"
             lines.bad(number, what, _columns_fix(config, number, row))
             continue
-        for column, index in zip(values, wanted, strict=True):
-            column.append(row[index])
+        for take, index in takers:
+            take(row[index])
         numbers.append(number)
     table = dict(zip(columns, values, strict=True))
     places = np.array(numbers, dtype=np.int64)
     return Table(table, dict.fromkeys(columns, file), places, lines.summary(), len(lines.skipped))
-
-
-def _is_empty(number: int, row: Row, lines: Lines) -> bool:
-    """Returns whether a line is bad or empty. An empty one, which holds one blank cell, is counted."""
-    if row is not None and len(row) == 1 and is_blank(row[0]):
-        lines.blank.append(number)
-        return True
-    return row is None
 
 
 HEADER = "data.header=true 'data.columns=[]' if the first line names the columns"

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from multihead.errors import DataError
+from multihead.errors import DataError, together
 from multihead.tables.compression import COMPRESSED
 from multihead.tables.found import Look
+from multihead.tables.label_names import label_names
 from multihead.tables.opening import Unclear
 from multihead.tables.records import MOST_ROWS
 from multihead.tables.roles import Found, Needs, find_roles
@@ -352,12 +353,18 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
     looks: dict[str, Look] = {}
     empty: list[str] = []
     kept: dict[str, list[str]] = {}
+    errors: list[DataError] = []
     for split, names in [(split, files[split]) for split in SPLITS if split in files]:
         kept[split] = [name for name in names if len(names) == 1 or not _is_empty(name)]
         empty += [name for name in names if name not in kept[split]]
         if not kept[split]:
             raise DataError(names[0], "is empty, as are all files of this split", "name files that hold text")
-        looks[split] = _look(kept[split][0], _as_train(stated, looks.get("train")))
+        try:
+            looks[split] = _look(kept[split][0], _as_train(stated, looks.get("train")))
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        raise together(errors)
     train = looks["train"]
     notes = [f"{len(empty)} empty files are left out, the first is {empty[0]}"] if empty else []
     for split, other in looks.items():
@@ -380,6 +387,7 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
     elif not train.first_token_is_label:
         keys["columns"] = []  # the file itself names them
     keys |= found.keys
+    notes += _name_classes(train, found, keys, stated)
     _hold_out(keys, stated, count)
     unused = [column for column in train.columns if column not in _used(found)]
     roles = ", ".join(f"{role}={column}" for role, column in found.roles.items())
@@ -390,6 +398,19 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
         f"; not used: {', '.join(unused)}" if unused else ""
     )
     return Data(keys, line, [*notes, *found.notes], looks)
+
+
+def _name_classes(train: Look, found: Found, keys: dict[str, Any], stated: Mapping[str, Any]) -> list[str]:
+    """Sets ``data.labels`` if a file beside the table names its numbered classes. Returns a sentence about it."""
+    column = found.roles.get("label", "")
+    if column not in train.columns or {"labels", "label_pattern"} & {*stated}:
+        return []
+    ignored = {*(stated.get("ignore_labels") or ())}
+    labels = [label for label in train.column(column) if label.strip() not in ignored]
+    names, note = label_names(Path(train.name), train.name, labels)
+    if names:
+        keys["labels"] = names
+    return [note] if note else []
 
 
 def _as_train(stated: Mapping[str, Any], train: Look | None) -> Mapping[str, Any]:

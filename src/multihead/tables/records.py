@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from multihead.errors import DataError
+from multihead.errors import DataError, together
 from multihead.tables.found import Look
 
 MOST_ROWS = 50_000
@@ -30,13 +30,19 @@ def are_objects(lines: Sequence[str]) -> bool:
     return all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in some)
 
 
-def look_at_objects(lines: Sequence[str], name: str) -> Look:
+def look_at_objects(lines: Sequence[str], name: str, skip: bool = False) -> Look:
     """Returns what a file of JSON lines is.
+
+    Args:
+        lines: The lines of the sample.
+        name: The name of the file in messages.
+        skip: Whether bad lines are left out.
 
     Raises:
         DataError: A line is not a JSON object.
     """
     records: list[tuple[int, Any]] = []
+    errors: list[DataError] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -45,7 +51,11 @@ def look_at_objects(lines: Sequence[str], name: str) -> Look:
         try:
             records.append((number, json.loads(line)))
         except BROKEN as error:
-            raise DataError(f"{name}:{number}", f"is not JSON ({error})", "fix the line") from error
+            what = f"is not JSON ({getattr(error, 'msg', 'too deeply nested')})"
+            place = f"{name}:{number}:{getattr(error, 'colno', 1)}"
+            errors.append(DataError(place, what, "fix the line, or data.on_bad_line=skip"))
+    if errors and not skip:
+        raise together(errors)
     found = look_of_records(records, name, "jsonl")
     found.count = sum(bool(line.strip()) for line in lines)
     return found

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from multihead.errors import DataError
+from multihead.errors import DataError, together
 from multihead.tables.columnar import look_at_arrow, look_at_parquet
 from multihead.tables.compression import COMPRESSED, Damaged, kind_of
 from multihead.tables.conllu import is_conllu
@@ -156,7 +156,7 @@ def _look_at_text(text: str, name: str, form: str, stated: Mapping[str, Any], wh
     if form == "json" or (not form and start == "[" and is_array(text)):
         return look_at_array(text, name, whole)
     if form == "jsonl" or (not form and start == "{" and are_objects(lines)):
-        return look_at_objects(lines, name)
+        return look_at_objects(lines, name, stated.get("on_bad_line") == "skip")
     if form == "text" or (not form and _ending(name) in (".md", ".py", ".rst", ".tex")):
         return Look(name, "text", columns=["text"], rows=[[line] for line in lines[:MOST_ROWS]], count=len(lines))
     return _look_at_table(lines, name, form, stated, whole)
@@ -181,8 +181,10 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
         _require_closed_quotes(lines[:head], name)
         return _look_at_lines(lines, name)
     if found.others and stated.get("on_bad_line") != "skip" and not stated.get("last_takes_rest"):
-        raise _ragged(name, found.others, found.width, len(found.rows))
-    rows = [row for _, row in found.rows] if all_seen else _rows_of(lines, found.dialect)
+        raise _ragged(name, found.others, found.width)
+    rows, share = [row for _, row in found.rows], 1.0
+    if not all_seen:
+        rows, share = _rows_of(lines, found.dialect, len(lines) if whole else MOST_ROWS + 1)
     rows = [row for row in rows if len(row) == found.width]
     header = stated.get("header")
     if header is None:
@@ -193,8 +195,9 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
     if not body:
         raise DataError(name, "has no row below its header", "name a file that holds rows")
     return Look(
-        name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS], count=len(body)
-    )
+        name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS],
+        count=round(len(body) / share),
+    )  # fmt: skip
 
 
 def _stated_dialect(lines: list[str], name: str, form: str, stated: Mapping[str, Any], whole: bool):
@@ -228,21 +231,22 @@ def _require_closed_quotes(lines: Sequence[str], name: str) -> None:
                 raise DataError(f"{name}:{bad.line}", what, fix) from None
 
 
-def _rows_of(lines: Iterable[str], dialect: Dialect) -> list[list[str]]:
-    """The rows of a sample, by the standard library, which is the fastest."""
+def _rows_of(lines: Sequence[str], dialect: Dialect, most: int) -> tuple[list[list[str]], float]:
+    """The first rows of a sample, by the standard library, which is the fastest; and the share of the lines in them."""
     if not dialect.quoting:
-        return [line.split(dialect.separator) for line in lines if line.strip()]
+        some = lines[:most]
+        return [line.split(dialect.separator) for line in some if line.strip()], len(some) / len(lines)
     csv.field_size_limit(1 << 27)
-    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=dialect.separator, strict=False)
-    return [row for row in reader if row]
+    reader = csv.reader((line + "\n" for line in lines), delimiter=dialect.separator, strict=False)
+    rows = list(itertools.islice((row for row in reader if row), most))
+    return rows, reader.line_num / len(lines)
 
 
-def _ragged(name: str, others: Sequence[tuple[int, list[str]]], width: int, count: int) -> DataError:
-    number, row = others[0]
-    what = f"has {len(row)} columns, expected {width}"
-    if len(others) > 1:
-        what += f"; so have {len(others) - 1} other rows of {count:,} another number"
-    return DataError(f"{name}:{number}", what, "fix the line, or data.on_bad_line=skip")
+def _ragged(name: str, others: Sequence[tuple[int, list[str]]], width: int) -> DataError:
+    fix = "fix the line, or data.on_bad_line=skip"
+    return together(
+        [DataError(f"{name}:{number}", f"has {len(row)} columns, expected {width}", fix) for number, row in others]
+    )
 
 
 def _look_at_lines(lines: list[str], name: str) -> Look:

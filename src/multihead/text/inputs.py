@@ -22,6 +22,8 @@ ANSWER_ROWS, ANSWER_SHARE = 10, 0.01
 
 def is_blank(text: str) -> bool:
     """Whether a text shows nothing: it is empty, or has only spaces, tabs and zero-width characters."""
+    if text[:1].isalnum():
+        return False
     return not text.strip() or all(unicodedata.category(char) in INVISIBLE for char in text)
 
 

@@ -27,8 +27,9 @@ from torch import nn
 from multihead.config.compose import Composition, compose
 from multihead.config.data import SPLITS
 from multihead.data.prepare import prepare
+from multihead.runs.console import open_log
 from multihead.runs.loggers import build_loggers, quiet_lightning
-from multihead.runs.progress import open_log
+from multihead.tasks.lightning_module import TaskModule
 from multihead.training.build import build_trainer, join
 from multihead.training.precision import settle
 from multihead.training.steps import Steps
@@ -142,7 +143,7 @@ def measured(settings: dict[str, Any], composition: Composition, run_dir: Path) 
         console = Console(file=screen, force_terminal=True, width=120, highlight=False)
         opened = open_log(run_dir, console)
         trainer = build_trainer(composition, steps, build_loggers(config, run_dir, composition.tree), [turns])
-        trainer.fit(task, datamodule=data)
+        trainer.fit(TaskModule(task), datamodule=data)
         opened.close()
     assert (run_dir / "metrics.csv").stat().st_size and "train" in (run_dir / "screen.txt").read_text()
     return {name: seconds[1:] for name, seconds in turns.seconds.items()}

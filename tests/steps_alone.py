@@ -27,6 +27,7 @@ class Task(torch.nn.Module):
     """What `Steps` needs of a task; ``rows`` gets what is logged."""
 
     device = torch.device("cpu")
+    task = property(lambda self: self)  # it is Lightning's module at once
 
     def __init__(self, rows):
         super().__init__()

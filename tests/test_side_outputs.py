@@ -16,7 +16,7 @@ import multihead
 from multihead.cli import main
 from multihead.errors import Stopped, side_output
 from multihead.metrics.classification import Confusion
-from multihead.runs.progress import open_log
+from multihead.runs.console import open_log
 
 BROKEN = {
     "multihead.runs.progress.Progress._report": "the progress bar",
@@ -31,9 +31,9 @@ BROKEN = {
     "multihead.metrics.classification.Confusion.draw": "the picture of the confusion matrix",
     "multihead.training.suspicions.of_training": "the notes on the result",
     "multihead.training.attention_maps.draw": "the pictures of attention",
-    "multihead.runs.progress.plain_table": "the table confusion_test",
+    "multihead.runs.tables.plain_table": "the table confusion_test",
     "multihead.training.screen.texts_of": "the samples on the screen",
-    "multihead.runs.progress.summary": "the summary on the screen",
+    "multihead.runs.tables.summary": "the summary on the screen",
 }
 """What is made to raise, and what the warning calls it."""
 

@@ -25,9 +25,9 @@ class Paced(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         import torch
 
-        parameters = sum(p.numel() for p in pl_module.model.parameters())
+        parameters = sum(p.numel() for p in pl_module.task.model.parameters())
         self.pace.say(parameters=parameters, threads=torch.get_num_threads())
-        self.pace.say(batch=f"{pl_module.config.data.batch_tokens} target tokens a step")
+        self.pace.say(batch=f"{pl_module.task.config.data.batch_tokens} target tokens a step")
         self.pace.ready()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

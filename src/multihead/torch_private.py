@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import LRScheduler
 
 
@@ -74,6 +73,8 @@ def make_root_of_fsdp(module: nn.Module) -> None:
 
     Without it, the first module that runs becomes the root. If a run begins with a validation, that is a layer.
     """
+    from torch.distributed.fsdp import fully_shard  # takes seconds to import
+
     fully_shard.state(module)._lazy_init()  # pyright: ignore[reportFunctionMemberAccess]
 
 

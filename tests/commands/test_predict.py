@@ -112,13 +112,15 @@ def test_a_text_has_one_answer_and_a_list_a_list():
     ("task", "call", "message"),
     [
         ("translation", lambda run: run.classify("a"), r"run.classify: this run is task=translation, which has "
-         r"predict\(texts\), translate\(texts\), score\(sources, targets\); fix: run.translate\(texts\)"),
+         r"predict\(texts\), translate\(texts\), score\(sources, targets\), embed\(texts\), attention\(text\); fix: "
+         r"run.translate\(texts\)"),
         ("translation", lambda run: run.generate(["a"]), r"run.generate: this run is task=translation"),
         ("translation", lambda run: run.score(["a"]), r"run.score: .* score\(sources, targets\)"),
         ("translation", lambda run: run.score(["a"], ["b", "c"]), r"1 sources and 2 targets; fix: give one tar"),
         ("lm", lambda run: run.translate("a"), r"this run is task=lm, which has .* generate\(texts\), score\(texts\)"),
         ("lm", lambda run: run.score(["a"], ["b"]), r"run.score: this run is task=lm"),
-        ("classification", lambda run: run.score(["a"]), r"predict\(texts\), classify\(texts\); fix: run.classify"),
+        ("classification", lambda run: run.score(["a"]), r"predict\(texts\), classify\(texts\), embed\(texts\), "
+         r"attention\(text\); fix: run.classify"),
         ("classification", lambda run: run.classify(["a", None]), r"run.classify: input 1 is a NoneType \(None\)"),
         ("translation", lambda run: run.translate([float("nan")]), r"input 0 is a float \(nan\), not a text"),
     ],

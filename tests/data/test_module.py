@@ -7,7 +7,8 @@ import torch
 
 from multihead.config.data import DataConfig
 from multihead.data.encode import Encoded
-from multihead.data.module import DataModule, EvalSampler, MicroBatchSampler, TaskData
+from multihead.data.lightning_module import TrainingData
+from multihead.data.module import EvalSampler, MicroBatchSampler, TaskData
 from multihead.data.plan import eval_batches
 from multihead.errors import ConfigError
 
@@ -35,7 +36,7 @@ def module(workers=0, accumulate=0, splits=None, **options):
     options = {"batch_tokens": 400, "part_tokens": 200, "eval_tokens": 300, "num_workers": workers} | options
     splits = splits or {"train": encoded(), "val": encoded(50, 1), "test": encoded(7, 2)}
     source = TaskData(splits, task_lengths, lambda encoded: task_lengths(encoded)[0], task_collate)
-    return DataModule({"translation": source}, DataConfig(**options), seed=3, accumulate=accumulate)
+    return TrainingData({"translation": source}, DataConfig(**options), seed=3, accumulate=accumulate)
 
 
 def take(loader):

@@ -18,15 +18,14 @@ ROWS = Section("F")
 RANKS = ("devices=2", "accelerator=cpu", "strategy=ddp")
 OVERFLOW = """
 import os, torch
-from multihead.tasks.base import Task
-import multihead.tasks.language_modeling as l
-step = l.LanguageModelingTask.training_step
+from multihead.tasks.lightning_module import TaskModule
+step = TaskModule.training_step
 def poisoned(self, batch, index):
     if self.trainer.global_step in {steps} and self.training and self.trainer.global_rank == {rank}:
         with torch.no_grad():
-            self.model.transformer.decoder.layers[0].feed_forward.up.weight.fill_(float("inf"))
+            self.task.model.transformer.decoder.layers[0].feed_forward.up.weight.fill_(float("inf"))
     return step(self, batch, index)
-l.LanguageModelingTask.training_step = poisoned
+TaskModule.training_step = poisoned
 """
 UNSEEN = (
     'patch("multihead.training.steps.Steps.on_gradient", lambda self, *rest: None)\n'
@@ -84,13 +83,13 @@ def not_finite(bench):
 )
 def left_out(bench):
     once = (
-        "import multihead.tasks.language_modeling as l, torch\nstep = l.LanguageModelingTask.training_step\n"
+        "from multihead.tasks.lightning_module import TaskModule\nstep = TaskModule.training_step\n"
         "def poisoned(self, batch, index):\n"
         "    out = step(self, batch, index)\n"
         "    if self.trainer.global_step >= {first} and self.trainer.global_step < {last}:\n"
         "        out['loss'] = out['loss'] * float('nan')\n"
         "    return out\n"
-        "l.LanguageModelingTask.training_step = poisoned"
+        "TaskModule.training_step = poisoned"
     )
     code = once.replace("{first}", "7").replace("{last}", "8")
     training(bench, "trainer.on_nan=skip", code=code).ended().expect(0)
@@ -183,12 +182,12 @@ def worker_killed(bench):
 )
 def rank_raises(bench):
     code = (
-        "import multihead.tasks.language_modeling as l\nstep = l.LanguageModelingTask.training_step\n"
+        "from multihead.tasks.lightning_module import TaskModule\nstep = TaskModule.training_step\n"
         "def fails(self, batch, index):\n"
         "    if self.trainer.global_step == 7 and self.trainer.global_rank == 1:\n"
         "        raise ValueError('no more')\n"
         "    return step(self, batch, index)\n"
-        "l.LanguageModelingTask.training_step = fails"
+        "TaskModule.training_step = fails"
     )
     running = training(bench, *RANKS, code=code).wait_for("saved", step=5)
     began = time.monotonic()

@@ -218,7 +218,7 @@ def rank(number, address, results):
     gathered = {}
     for name, cuts in SHARES.items():
         for kind, (logits, labels) in {"one": outputs(100), "several": label_sets(100)}.items():
-            metric = Outputs(3, multi_label=kind == "several")
+            metric = Outputs()
             for start in range(cuts[number], cuts[number + 1], 7):
                 part = slice(start, min(start + 7, cuts[number + 1]))
                 metric.update(logits[part], labels[part])

@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from multihead.runs.progress import in_lines, runs_table
+from multihead.runs.console import in_lines
 from multihead.runs.screen import Fitted
+from multihead.runs.tables import runs_table
 
 HEAD = ["name", "best", "steps", "run"]
 ROWS = [["first", "0.123456", "1,353,600", "outputs/" + "x" * 30], ["second", "12.5", "9", "outputs/y"]]

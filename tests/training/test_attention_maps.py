@@ -10,7 +10,7 @@ from trial import SMOKE
 import multihead
 from multihead.config.model import ModelConfig
 from multihead.model.transformer import MultiHeadAttention, Scope, Transformer
-from multihead.training.attention_maps import _tokens, attention_weights, watched
+from multihead.tasks.attention import _tokens, attention_weights, watched
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def test_their_product_with_the_values_is_what_the_layer_gives(options):
         memory = rest[0] if rest and rest[0] is not None else x
         value = module.value(memory).unflatten(-1, (-1, module.head_dim))
         value = value.repeat_interleave(4 // value.size(2), dim=2)
-        mixed = torch.einsum("hts,shk->thk", seen[name], value[0]).flatten(1)
+        mixed = torch.einsum("hts,shk->thk", seen[name][0], value[0]).flatten(1)
         torch.testing.assert_close(module.output(mixed), output[0], atol=1e-5, rtol=1e-5)
 
 
@@ -101,6 +101,6 @@ def test_the_tokens_of_a_stack_are_those_that_it_reads():
         SimpleNamespace(pad_id=0, readable=lambda i, name=name: f"{name}{i}") for name in ("text", "target")
     )
     member = SimpleNamespace(tokenizers={"text": text, "target": target})
-    assert _tokens(member, "transformer.encoder", torch.tensor([7, 9, 0])) == ["text7", "text9"]
-    assert _tokens(member, "transformer.decoder", torch.tensor([7, 0])) == ["target7"]
+    assert _tokens(member, "transformer.encoder", torch.tensor([7, 9, 0])) == ["text7", "text9", ""]
+    assert _tokens(member, "transformer.decoder", torch.tensor([7, 0])) == ["target7", ""]
     assert _tokens(SimpleNamespace(tokenizers={}), "transformer.encoder", torch.tensor([7, 0])) == ["7", "0"]

@@ -18,7 +18,9 @@ from multihead.training.validation import Validation
 
 
 class Tied(nn.Module):
-    """A weight under two names, one that does not learn, and a buffer."""
+    """A weight under two names, one that does not learn, and a buffer; it is a task and Lightning's module at once."""
+
+    task = property(lambda self: self)
 
     def __init__(self, dtype=torch.float32):
         super().__init__()

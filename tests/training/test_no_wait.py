@@ -31,6 +31,7 @@ from multihead.data.stream import Stream
 from multihead.data.tokenizer import train_tokenizer
 from multihead.tasks import build_task
 from multihead.tasks.base import Task
+from multihead.tasks.lightning_module import TaskModule
 from multihead.text.vocabulary import Vocabulary
 from multihead.training.averaging import averaging
 from multihead.training.steps import Steps
@@ -142,7 +143,8 @@ class Loop:
     should_stop, loggers, precision = False, (), "32-true"
 
     def __init__(self, task: Task, callbacks: list[L.Callback]):
-        task.trainer, self.lightning_module, self.callbacks = self, task, callbacks
+        self.lightning_module, self.callbacks = TaskModule(task), callbacks
+        self.lightning_module.trainer = self
         self.optimizers = [task.configure_optimizers()["optimizer"]]
         self.precision_plugin = SimpleNamespace()
         self.strategy = SimpleNamespace(root_device=DEVICE)
@@ -150,15 +152,15 @@ class Loop:
 
     def step(self, batches: Iterable[dict[str, Any]]) -> None:
         """One optimizer step, as Lightning takes it."""
-        task, [optimizer] = self.lightning_module, self.optimizers
+        module, [optimizer] = self.lightning_module, self.optimizers
         for number, batch in enumerate(batches, 1):
             batch = move_data_to_device(batch, DEVICE)
             self.tell("on_train_batch_start", batch, 0)
-            outputs = task.training_step(batch, 0)
+            outputs = module.training_step(batch, 0)
             (outputs["loss"] / self.accumulate_grad_batches).backward()
             if number == self.accumulate_grad_batches:
                 self.tell("on_before_optimizer_step", optimizer)
-                task.configure_gradient_clipping(optimizer, task.config.trainer.gradient_clip_val)
+                module.configure_gradient_clipping(optimizer, module.task.config.trainer.gradient_clip_val)
                 optimizer.step()
                 optimizer.zero_grad()
                 self.global_step += 1
@@ -188,7 +190,7 @@ def train(words: list[str], tmp_path: Path, num_steps: int) -> Loop:
     to_device(task.train())
     with accelerator():
         loop = Loop(task, [*averaging(config.trainer), steps])
-        loop.callbacks[0].on_fit_start(loop, task)
+        loop.callbacks[0].on_fit_start(loop, loop.lightning_module)
         steps.telemetry.start(loop)
         steps.telemetry.peak = 1e12  # of a known device: the first step's operations are counted
         for batches in plan:

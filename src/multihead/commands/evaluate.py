@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +27,9 @@ def run(words: Sequence[str]) -> int:
     """Runs ``multihead evaluate``; see `EvaluateSettings`."""
     runs = read_words(EvaluateSettings, words)[0].run
     typed = [word for word in words if not word.startswith("run=")]
-    from multihead.runs.loggers import quiet_lightning
-    from multihead.runs.progress import metrics_table, open_log, runs_table
+    from multihead.runs.console import open_log
+    from multihead.runs.tables import metrics_table, runs_table
 
-    quiet_lightning()
     open_log(None)
     results = {path: evaluate(path, typed) for path in runs}
     table = runs_table(results) if len(results) > 1 else metrics_table(results[runs[0]])
@@ -47,8 +45,8 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         words: Settings and overrides as on the command line.
     """
     from multihead.runs.directory import run_directory, write_result
-    from multihead.runs.progress import plain_table
     from multihead.runs.run import load_calibration, load_weights, say_without_effect
+    from multihead.runs.tables import plain_table
     from multihead.tasks import build_task
     from multihead.training.build import evaluation_data
     from multihead.training.precision import cautions, settle
@@ -102,21 +100,21 @@ def _prepare(composition: Composition, path: Path, words: Sequence[str]) -> Prep
 
 def _measure(config: Config, task: Task, prepared: Prepared) -> dict[str, Any]:
     """Returns the metrics by their names for this split, the seconds, the number of rows, and how text was scored."""
-    import lightning as L
+    import torch
 
+    from multihead import capabilities
     from multihead.data.encode import Encoded
     from multihead.data.module import DataModule
+    from multihead.tasks.evaluation import test
     from multihead.training.build import source_of
-    from multihead.training.launch import devices
 
     split = config.data.split
     sources = {name: source_of(config, task.member(name), prepared) for name in prepared.texts}
     data = DataModule(sources, config.data, seed=config.seed)
-    one_process = devices(config) | {"devices": 1, "strategy": "auto", "num_nodes": 1}
+    kind = capabilities.device_of(config.accelerator)
+    device = torch.device({"tpu": "xla"}.get(kind, kind))  # the first one
     clock = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="multihead-") as scratch:
-        trainer = L.Trainer(**one_process, default_root_dir=scratch, logger=False)
-        trainer.test(task, datamodule=data, verbose=False)
+    test(task, data.test_dataloader(), device, config.precision)
     metrics = {name: value for name, value in task.recorded.items() if name.startswith("test/")}
     examples = sum(len(ids["test"]) for ids in prepared.encoded.values() if isinstance(ids["test"], Encoded))
     counted = {"examples": examples} if examples else {}  # running text has none

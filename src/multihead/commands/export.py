@@ -15,12 +15,11 @@ def run(words: Sequence[str]) -> int:
     """Runs ``multihead export``; see `ExportSettings`."""
     settings, words = read_words(ExportSettings, words)
     from multihead.exporting.formats import export, require_packages
-    from multihead.runs.loggers import quiet_lightning
-    from multihead.runs.progress import open_log, plain_table
+    from multihead.runs.console import open_log
     from multihead.runs.run import load
+    from multihead.runs.tables import plain_table
 
     require_packages(settings.to)
-    quiet_lightning()
     open_log(None)
     folder, verification = export(load(settings.run, *words), settings)
     log.info("", extra={"renderable": plain_table("compared with the run's own model", verification.table())})

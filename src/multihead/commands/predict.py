@@ -1,17 +1,19 @@
-"""``predict`` reads lines and answers each of them with a line, in order."""
+"""``predict`` reads lines and answers each of them with a line, in order; or the rows of a file."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from multihead.config.found_data import stated_keys
 from multihead.config.settings import read_words
 from multihead.config.verbs import PredictSettings
 from multihead.errors import DataError
+from multihead.runs.answers import Places, answers, inputs_of, places_of, read, write
 from multihead.text.inputs import lines_of
 
 if TYPE_CHECKING:
@@ -28,17 +30,20 @@ CHUNK = 512
 def run(words: Sequence[str]) -> int:
     """Runs ``multihead predict``; see `PredictSettings`."""
     settings, words = read_words(PredictSettings, words)
+    stated = stated_keys([word for word in words if word.startswith("data.")]) if settings.file else {}
+    places = places_of(settings, stated) if settings.file else None
     from rich.console import Console
 
-    from multihead.runs.loggers import quiet_lightning
-    from multihead.runs.progress import open_log
+    from multihead.runs.console import open_log
     from multihead.runs.run import load
     from multihead.tasks.language_modeling import LanguageModelingTask
 
-    quiet_lightning()
     open_log(None, Console(stderr=True))  # standard output holds answers only
     loaded = load(settings.run, *words)
     task, decoding = loaded.task.member(settings.part), loaded.config.decoding
+    if places is not None:
+        roles = inputs_of(places, task.settings, loaded.config.data, stated)
+        return answer_file(task, decoding, places, read(places, roles, loaded.config.data.on_bad_line), roles)
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty() and settings.format == "text"
     one_output = decoding.num_beams == decoding.num_return_sequences == 1
     if at_terminal and one_output and isinstance(task, LanguageModelingTask):
@@ -60,6 +65,30 @@ def run(words: Sequence[str]) -> int:
                 raise DataError(f"input:{notes.lines + 1}", *flaw)
     finally:
         notes.log()
+    return 0
+
+
+def answer_file(
+    task: Task,
+    decoding: DecodingConfig,
+    places: Places,
+    table: tuple[list[str], dict[str, list[str]]],
+    roles: Mapping[str, str],
+) -> int:
+    """Answers all inputs of a file, and writes the answers with the columns that are kept."""
+    texts, kept = table
+    named = ", ".join(f"{role}={column}" for role, column in roles.items())
+    log.info("%s: %s; %s", places.path, places.table.described(), named)
+    if cut := sum(task.too_long(texts)):
+        log.warning("%s of the input: longer than the model reads, so they were cut", _lines(cut))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for start in range(0, len(texts), CHUNK):
+            part = texts[start : start + CHUNK]
+            for place, found in enumerate(answers(task, task.predict(part, decoding, start)), start):
+                yield {name: cells[place] for name, cells in kept.items()} | found
+
+    write(places, rows(), len(texts))
     return 0
 
 

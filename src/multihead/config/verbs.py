@@ -78,10 +78,13 @@ def read_criterion(text: str) -> tuple[str, float]:
 
 @dataclass(kw_only=True)
 class PredictSettings(Settings):
-    """Translates, summarizes, continues or classifies every line of standard input.
+    """Translates, summarizes, continues or classifies every line of standard input, or every row of a file.
 
     Each line is answered by one line, in order: a translation or a summary, a continuation (its newlines as \\n), or
-    label TAB probability. Type a pair of texts as TEXT TAB TEXT_B. Only RUN/config.yaml and RUN/model/ are needed.
+    label TAB probability. Type a pair of texts as TEXT TAB TEXT_B. Only RUN/config.yaml and RUN/model/ are needed. With
+    file= and out=, the answers of a table become a table, in order. It may be CSV, TSV, JSON lines, Parquet or plain
+    text, also compressed. Columns prediction and, for classes, probability follow those of keep=. If that is
+    interrupted, OUT.partial.jsonl has the answers so far.
     """
 
     OTHER_KEYS: ClassVar[str] = "Every other key of the configuration can be set too, above all those below decoding."
@@ -93,6 +96,7 @@ class PredictSettings(Settings):
     )
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         'echo "A man rides a bike." | multihead predict run=outputs/translation/multi30k/...',
+        "multihead predict run=outputs/classification/sst2/... file=tickets.csv out=answers.csv keep=id",
         'echo "ROMEO:" | multihead predict run=outputs/lm/wikitext2/... decoding.do_sample=true decoding.top_p=0.9',
     )
 
@@ -102,6 +106,18 @@ class PredictSettings(Settings):
     """The task that answers, if the run has several."""
     format: str = setting("text", choices=("text", "jsonl"))
     """jsonl prints all outputs with scores, or all classes with probabilities."""
+    file: str = setting(takes="FILE")
+    """A table of inputs, which is read instead of standard input."""
+    out: str = setting(takes="FILE")
+    """The file of the answers. Its ending gives the format: .csv, .jsonl or .parquet."""
+    keep: list[str] = setting([], takes="COLUMN")
+    """Columns of the input file that stand before the answers, such as keep=id or keep=[id,date]."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("out", "keep"):
+            if getattr(self, name) and not self.file:
+                raise ConfigError(name, "needs file=, the table of inputs", f"file=texts.csv {name}=...")
 
 
 @dataclass(kw_only=True)

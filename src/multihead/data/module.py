@@ -1,4 +1,4 @@
-"""Batches for Lightning from encoded splits, the pure ``lengths`` and ``collate`` of a task, and the batch plan.
+"""Batches from encoded splits, the pure ``lengths`` and ``collate`` of a task, and the batch plan.
 
 Nothing here draws from the global random state. The position in the data is (epoch, step). Moving to a position costs
 nothing and does not depend on the number of workers or ranks.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -62,8 +61,8 @@ class TaskData:
         return [(part, {"scored_from": torch.from_numpy(scored)}) for part, scored in pairs]
 
 
-class DataModule(lightning.LightningDataModule):
-    """The loaders of all splits.
+class DataModule:
+    """The loaders of all splits. `multihead.data.lightning_module.TrainingData` gives them to Lightning.
 
     A training batch is one micro-batch of a step of one task. It holds what ``collate`` returns, and beside it:
     ``task`` (the name of the task), ``tokens_of_step`` and ``targets_of_step`` (real target tokens and terms of the
@@ -79,6 +78,9 @@ class DataModule(lightning.LightningDataModule):
         temperature: Temperature of the mixture of several tasks.
         skipped: Split to the number of rows that were left out of its file, and of all rows of that file.
     """
+
+    trainer: Any = None
+    """Lightning's trainer, which knows the rank and the device; without one there is one rank."""
 
     def __init__(
         self,

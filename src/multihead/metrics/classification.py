@@ -16,11 +16,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.functional import classification as functional
-from torchmetrics.utilities import dim_zero_cat
 
 from multihead.errors import side_output
+from multihead.metrics.sums import of_ranks
 
 CALIBRATION_BINS = 15
 """Number of bins of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
@@ -29,24 +27,16 @@ MOST_SHOWN = 12
 """A confusion matrix of at most so many classes is shown whole. The files always hold all classes."""
 
 
-class Outputs(Metric):
-    """Collects the logits [N, C] and the labels ([N], or [N, C] of 0 and 1) of all examples of all ranks.
+class Outputs:
+    """Collects the logits [N, C] and the labels ([N], or [N, C] of 0 and 1) of all examples of all ranks."""
 
-    Args:
-        num_classes: The number of classes C.
-        multi_label: Whether an example can have several classes, so that labels are [N, C].
-    """
+    def __init__(self) -> None:
+        self.reset()
 
-    is_differentiable = False
-    full_state_update = False
-    logits: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self, num_classes: int, multi_label: bool):
-        super().__init__()
-        self.num_classes, self.multi_label = num_classes, multi_label
-        self.add_state("logits", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
+    def reset(self) -> None:
+        """Forgets all examples."""
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch, which may be empty; every rank adds at least one."""
@@ -55,7 +45,7 @@ class Outputs(Metric):
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Returns all logits (float64) and all labels."""
-        return dim_zero_cat(self.logits), dim_zero_cat(self.labels)
+        return torch.cat(of_ranks(torch.cat(self.logits))), torch.cat(of_ranks(torch.cat(self.labels)))
 
 
 def class_metrics(probabilities: Tensor, predicted: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, float]:
@@ -74,6 +64,8 @@ def class_metrics(probabilities: Tensor, predicted: Tensor, labels: Tensor, name
         labels: Numbers of the true classes [N].
         names: Names of the classes.
     """
+    from torchmetrics.functional import classification as functional  # takes seconds
+
     count = len(names)
     if len(labels) == 0:
         return {}
@@ -106,6 +98,8 @@ def label_set_metrics(
         labels: 1 for each class of the example, else 0 [N, C].
         names: Names of the classes.
     """
+    from torchmetrics.functional import classification as functional
+
     count = len(names)
     if len(labels) == 0:
         return {}
@@ -141,6 +135,8 @@ def _mcc(predicted: Tensor, labels: Tensor, count: int) -> Tensor:
 
 def _mean_auroc(probabilities: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """Returns the mean area under the ROC curve of the classes that some examples have and others do not."""
+    from torchmetrics.functional import classification as functional
+
     number = truth.sum(0)
     defined = [int(i) for i in torch.nonzero((number > 0) & (number < len(truth))).flatten()]
     areas = [functional.binary_auroc(probabilities[:, i], truth[:, i]) for i in defined]

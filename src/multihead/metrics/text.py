@@ -1,4 +1,4 @@
-"""Corpus BLEU, chrF and TER from sacreBLEU's own statistics, ROUGE, and weighted means. All are sums over ranks."""
+"""Corpus BLEU, chrF and TER from sacreBLEU's own statistics, and ROUGE. All are sums over sentences and ranks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from multihead.metrics import sacrebleu_private
 from multihead.metrics.rouge import SIGNATURE, rouge
 from multihead.metrics.sacrebleu_private import BLEU, CHRF, TER, Scorer
+from multihead.metrics.sums import WeightedMean, of_ranks
 
 BLEU_STATISTICS, CHRF_STATISTICS, TER_STATISTICS = 10, 18, 2
 """How many numbers describe a sentence. For BLEU, these are two lengths, and matches and totals of n-grams of four
@@ -33,7 +33,7 @@ def _ter() -> TER:
     return TER()
 
 
-class _CorpusScore(Metric):
+class _CorpusScore:
     """A sacreBLEU metric whose state is the sum of the sentences' statistics.
 
     The score of a corpus depends on its sentences through this sum alone. So it is exactly sacreBLEU's score for any
@@ -41,14 +41,13 @@ class _CorpusScore(Metric):
     copyable and some of sacreBLEU's tokenizers are not.
     """
 
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    statistics: Tensor
-
     def __init__(self, num_statistics: int):
-        super().__init__()
-        self.add_state("statistics", torch.zeros(num_statistics, dtype=torch.int64), dist_reduce_fx="sum")
+        self._empty = [0] * num_statistics
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all sentences."""
+        self.statistics = torch.tensor(self._empty)
 
     @property
     def scorer(self) -> Scorer:
@@ -61,11 +60,12 @@ class _CorpusScore(Metric):
             raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
         if hypotheses:
             sentences = sacrebleu_private.sentence_statistics(self.scorer, hypotheses, references)
-            self.statistics += torch.tensor(sentences, dtype=torch.int64).sum(0).to(self.statistics.device)
+            self.statistics = self.statistics + torch.tensor(sentences).sum(0)
 
     def compute(self) -> Tensor:
-        """The score, float64 on the CPU; BLEU and chrF are in [0, 100]. Without sentences it is 0."""
-        score = sacrebleu_private.score_of_sums(self.scorer, self.statistics.tolist())
+        """The score of all ranks, float64; BLEU and chrF are in [0, 100]. Without sentences it is 0."""
+        total = torch.stack(of_ranks(self.statistics)).sum(0)
+        score = sacrebleu_private.score_of_sums(self.scorer, total.tolist())
         return torch.tensor(score, dtype=torch.float64)
 
     def signature(self) -> str:
@@ -112,8 +112,6 @@ class CorpusCHRF(_CorpusScore):
 class CorpusTER(_CorpusScore):
     """Translation edit rate (Snover et al. 2006) in percent as sacreBLEU computes it; lower is better."""
 
-    higher_is_better = False
-
     def __init__(self):
         super().__init__(TER_STATISTICS)
 
@@ -122,65 +120,30 @@ class CorpusTER(_CorpusScore):
         return _ter()
 
 
-class WeightedMean(Metric):
-    """Sum of ``value`` divided by the sum of ``weight``, for example the loss per token, or accuracy.
-
-    Sums are float64, so that the order of batches and ranks does not change them. Nothing leaves the device before
-    `compute`.
-    """
-
-    is_differentiable = False
-    full_state_update = False
-    value: Tensor
-    weight: Tensor
-
-    def __init__(self):
-        super().__init__()
-        self.add_state("value", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, value: Tensor | float, weight: Tensor | float) -> None:
-        """Adds ``value``, a sum over a batch, and its ``weight``, for example the number of tokens."""
-        self.value += value
-        self.weight += weight
-
-    def compute(self) -> Tensor:
-        """The mean; nan if nothing was added."""
-        return self.value / self.weight
-
-
-class CorpusROUGE(Metric):
+class CorpusROUGE:
     """Mean F-measure of ROUGE over the sentences, in [0, 100]; see `multihead.metrics.rouge.rouge`.
-
-    The state is a sum over sentences, so that any split into batches and ranks gives the same score.
 
     Args:
         key: rouge1, rouge2, rougeL or rougeLsum.
     """
 
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
     def __init__(self, key: str):
-        super().__init__()
-        self.key = key
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.key, self._mean = key, WeightedMean()
+
+    def reset(self) -> None:
+        """Forgets all sentences."""
+        self._mean.reset()
 
     def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
         """Adds sentences: outputs, and one reference for each."""
         if len(hypotheses) != len(references):
             raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
         pairs = zip(hypotheses, references, strict=True)
-        self.total += sum(100 * rouge(self.key, hypothesis, reference) for hypothesis, reference in pairs)
-        self.count += len(hypotheses)
+        self._mean.update(sum(100 * rouge(self.key, output, reference) for output, reference in pairs), len(hypotheses))
 
     def compute(self) -> Tensor:
-        """The mean; 0 without sentences."""
-        return self.total / self.count.clamp(min=1)
+        """The mean of all ranks; 0 without sentences."""
+        return self._mean.compute().nan_to_num()
 
     def signature(self) -> str:
         """How the scores are computed."""

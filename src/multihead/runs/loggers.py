@@ -31,7 +31,7 @@ from multihead.errors import ConfigError, MachineError, side_output
 from multihead.runs.files import Row, replace_synced, whole_lines
 from multihead.runs.metrics_file import COORDINATES, CSVMetrics
 from multihead.tables.records import flatten
-from multihead.tasks.base import Task, TaskCallback
+from multihead.tasks.lightning_module import TaskCallback, TaskModule
 
 log = logging.getLogger("multihead")
 
@@ -87,18 +87,18 @@ class SamplesFile(TaskCallback):
         self.path = run_dir / "samples.jsonl"
 
     @side_output("samples.jsonl")
-    def on_samples(self, trainer: L.Trainer, pl_module: Task, split: str) -> None:
+    def on_samples(self, trainer: L.Trainer, pl_module: TaskModule, split: str) -> None:
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
         lines = [
             json.dumps({"split": split, "step": step, **sample}, ensure_ascii=False, default=_plain)
-            for sample in pl_module.samples
+            for sample in pl_module.task.samples
         ]
         with open(self.path, "a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
         if split == "val":
-            log_samples(trainer.loggers, step, pl_module.samples)
+            log_samples(trainer.loggers, step, pl_module.task.samples)
 
 
 def _plain(value: Any) -> Any:

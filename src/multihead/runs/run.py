@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from multihead import capabilities
 from multihead.config.compose import compose_from_run, load_yaml
@@ -17,7 +17,12 @@ from multihead.errors import CheckpointError, ConfigError
 from multihead.runs.directory import load_vocab, run_directory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from multihead.tasks.attention import AttentionMaps
     from multihead.tasks.base import Model, Task
+
+T = TypeVar("T")
 
 log = logging.getLogger("multihead")
 
@@ -117,6 +122,52 @@ class Run:
         found = task.score(*listed)
         return found[0] if isinstance(texts[0], str) else found
 
+    def embed(self, texts: str | Sequence[str], part: str = "") -> Tensor:
+        """Returns one vector [D] for a text, or a matrix [N, D] for a list: the hidden states of its tokens, pooled.
+
+        A classifier pools as its head does (``task.pooling``). A language model takes the mean of all tokens, a
+        translator the mean of the source's tokens. The vectors are float32 and on the CPU.
+
+        Args:
+            texts: Inputs, as `predict` takes them.
+            part: The name of the task, if the run has several.
+
+        Raises:
+            ConfigError: If an input is not a text, or if a plugin's task has no embeddings.
+        """
+        found = self._ask("embed", part, lambda task: task.embed(_listed("embed", texts)).clone())
+        return found[0] if isinstance(texts, str) else found
+
+    def attention(self, text: str, target: str = "", part: str = "") -> dict[str, AttentionMaps]:
+        """Returns where each head looks in one forward pass: ``encoder_self``, ``decoder_self`` and ``decoder_cross``.
+
+        ``run.attention("A dog runs.")["encoder_self"].weights`` has the shape [layers, heads, queries, keys].
+        ``rows`` and ``columns`` are the tokens of queries and keys.
+
+        Args:
+            text: One input, as `predict` takes it.
+            target: Of a translator or summarizer, the output that is read; by default its own output.
+            part: The name of the task, if the run has several.
+
+        Raises:
+            ConfigError: If the input is not a text, or if a plugin has replaced the attention or the task.
+        """
+        from multihead.tasks.attention import attention
+
+        if not isinstance(text, str):
+            raise ConfigError("run.attention", f"takes one text, got a {type(text).__name__}", 'run.attention("...")')
+        found = self._ask("attention", part, lambda task: attention(task, text, target))
+        if not found:
+            raise ConfigError("run.attention", "a plugin has replaced the attention of this run", "run.predict(texts)")
+        return found
+
+    def _ask(self, verb: str, part: str, answer: Callable[[Task], T]) -> T:
+        try:
+            return answer(self.task.member(part))
+        except NotImplementedError:
+            what = f"the plugin's task {self.task.settings.name} does not have it"
+            raise ConfigError(f"run.{verb}", what, "run.predict(texts)") from None
+
     def _best(self, verb: str, texts: str | Sequence[str], decoding: Mapping[str, Any]) -> str | list[str]:
         found = self.predict(_listed(verb, texts), self._part(verb), **decoding)
         best = [outputs[0]["text"] for outputs in found]
@@ -138,7 +189,8 @@ class Run:
             for name in tasks
             for v, n in VERBS.get(name, {}).items()
         ]
-        has = f"this run is task={self.task.settings.name}, which has {', '.join(['predict(texts)', *calls])}"
+        methods = ", ".join(["predict(texts)", *calls, "embed(texts)", "attention(text)"])
+        has = f"this run is task={self.task.settings.name}, which has {methods}"
         raise ConfigError(f"run.{verb}", has, f"run.{(calls or ['predict(texts)'])[0]}")
 
 

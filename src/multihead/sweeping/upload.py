@@ -26,7 +26,7 @@ def send(rows: Sequence[Row], sweep: Sweep) -> int:
     Raises:
         MachineError: If W&B did not take a run.
     """
-    from multihead.runs.progress import open_log
+    from multihead.runs.console import open_log
 
     os.environ["WANDB_RUN_GROUP"] = sweep.name
     sent = 0

@@ -10,19 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import lightning as L
 import numpy as np
 import torch
-import torch.distributed
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from multihead.config.check import require_choice
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config, DecodingConfig
-from multihead.errors import side_output
-from multihead.model.optim import build_optimizer, lr_factor
-from multihead.model.sharded import gathered
 from multihead.model.transformer import Blocks, Transformer
 from multihead.text.vocabulary import Vocabulary
 
@@ -41,6 +35,16 @@ def labelled(labels: Tensor) -> Tensor | None:
     """
     places = (labels.flatten() != IGNORED).nonzero()[:, 0]
     return None if len(places) == labels.numel() else places
+
+
+def by_length(rows: Sequence[Sequence[Any]], room: int) -> Iterator[list[int]]:
+    """Yields the numbers of rows in batches, the longest rows first. A batch has at most ``room`` places or one row."""
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+    start = 0
+    while start < len(order):
+        chosen = order[start : start + max(1, room // max(1, len(rows[order[start]])))]
+        yield chosen
+        start += len(chosen)
 
 
 def at_places(x: Tensor, places: Tensor | None) -> Tensor:
@@ -71,19 +75,6 @@ def new_transformer(config: Config, vocab: Vocabulary, blocks: Blocks) -> Transf
     )
 
 
-class TaskCallback(L.Callback):
-    """A callback that is also called at two moments for which Lightning has no hook.
-
-    A task looks for them among its trainer's callbacks.
-    """
-
-    def on_gradient(self, trainer: L.Trainer, pl_module: Task, norm: Tensor) -> None:
-        """Called on every rank with the norm [] of a step's gradient, before it is clipped and used."""
-
-    def on_samples(self, trainer: L.Trainer, pl_module: Task, split: str) -> None:
-        """Called on every rank when ``pl_module.samples`` holds the samples of a whole split."""
-
-
 class RunningText(Protocol):
     """What a language model asks of a split's running text; `multihead.data.stream.Stream` is one."""
 
@@ -110,8 +101,11 @@ class EvaluationData:
     """Split to role to the share of its tokens that are unknown, if its tokenizer has unknown tokens."""
 
 
-class Task(L.LightningModule, Generic[SettingsT, ModelT]):
+class Task(nn.Module, Generic[SettingsT, ModelT]):
     """A `Model` with its objective. Each task is one subclass.
+
+    It knows nothing of Lightning: `multihead.tasks.lightning_module.TaskModule` trains it, and prediction and
+    ``evaluate`` use it as it is.
 
     A subclass defines `new_head`, the pure functions `limits`, `lengths`, `targets` and `collate`, the loss
     (`training_step`), the evaluation, and the predictions.
@@ -197,6 +191,23 @@ class Task(L.LightningModule, Generic[SettingsT, ModelT]):
         """
         raise NotImplementedError
 
+    def read(self, text: str, target: str = "") -> None:
+        """Runs the model once over an input of `predict`, for `multihead.tasks.attention`.
+
+        Args:
+            text: The input.
+            target: What a task that writes shall have written.
+        """
+        raise NotImplementedError
+
+    def written(self, text: str) -> str:
+        """The output of `predict` that `read` needs as its target; empty if it needs none."""
+        return ""
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """One vector [N, D] for each input of `predict`, from the hidden states of its tokens, on the host."""
+        raise NotImplementedError
+
     def prompts_of(self, split: str) -> Sequence[str]:
         """Texts of the split that `predict` generates from; none if the task generates nothing."""
         return ()
@@ -258,23 +269,21 @@ class Task(L.LightningModule, Generic[SettingsT, ModelT]):
         """The tasks of the run by name."""
         return {self.settings.name: self}
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
     def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer and the schedule of its rates, as Lightning takes them."""
+        from multihead.model.optim import build_optimizer, lr_factor  # FSDP2 comes with it, which takes seconds
+
         config = self.config
         clips_scaled = config.trainer.gradient_clip_val > 0 and config.precision in ("16-mixed", "bf16-mixed")
         optimizer = build_optimizer(self.model.named_parameters(), config.optim, fused=not clips_scaled)
         max_steps = config.trainer.max_steps
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config.optim, max_steps, step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = gathered(torch.nn.utils.get_total_norm([p.grad for p in parameters]))
-        for callback in self._listeners():
-            callback.on_gradient(self.trainer, self, norm)
-        if gradient_clip_val:
-            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def step_loss(self, loss_sum: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss of a micro-batch: ``loss`` to differentiate, and the plain ``sum`` for the record.
@@ -294,54 +303,9 @@ class Task(L.LightningModule, Generic[SettingsT, ModelT]):
         self.tokens_seen = tokens_seen
         self.recorded.update(recorded)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluate_batch(batch, "val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluate_batch(batch, "test")
-
-    def on_validation_epoch_start(self) -> None:
-        self.forget_samples()
-
-    def on_test_epoch_start(self) -> None:
-        self.forget_samples()
-
     def forget_samples(self) -> None:
         """Drops the samples of the last evaluation."""
         self.samples = []
-
-    def on_validation_epoch_end(self) -> None:
-        self._record("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._record("test")
-
-    def _record(self, split: str) -> None:
-        metrics = {f"{split}/{name}": value for name, value in self.finish_evaluation(split).items()}
-        self.record({**metrics, "tokens": self.tokens_seen}, self.trainer.global_step)
-        self.finish_samples(split)
-
-    def record(self, metrics: Mapping[str, float], step: int) -> None:
-        """Logs plain numbers against optimizer steps, to every logger and to ``trainer.callback_metrics``."""
-        self.recorded.update(metrics)
-        self.trainer.callback_metrics.update({k: torch.tensor(float(v)) for k, v in metrics.items()})
-        for logger in self.trainer.loggers:
-            logger.log_metrics(dict(metrics), step)
-
-    def finish_samples(self, split: str) -> None:
-        """Gathers the samples of all ranks, in order, and calls `TaskCallback.on_samples`."""
-        if self.trainer.world_size > 1:
-            gathered: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, self.samples)
-            self.samples = [sample for samples in gathered for sample in samples]
-        with side_output("the order of the samples"):
-            self.samples = self.merged_samples(self.samples)
-        for callback in self._listeners():
-            callback.on_samples(self.trainer, self, split)
-
-    def _listeners(self) -> Iterator[TaskCallback]:
-        callbacks = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  # set by a connector
-        return (callback for callback in callbacks if isinstance(callback, TaskCallback))
 
     def merged_samples(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The samples of all batches and ranks in the order of the split, as they are written."""

@@ -5,7 +5,7 @@ Shapes: B batch, T tokens, N examples, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from multihead.model.heads import PooledClassifier
 from multihead.model.losses import balanced_weights, class_loss, label_set_loss
 from multihead.model.ngrams import NGramClasses
 from multihead.model.transformer import Transformer
-from multihead.tasks.base import EvaluationData, Model, Task
+from multihead.tasks.base import EvaluationData, Model, Task, by_length
 from multihead.text.inputs import is_blank
 from multihead.text.vocabulary import Vocabulary
 
@@ -49,7 +49,7 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
         """Whether the model is shown which of two texts a token belongs to."""
         self.multi_label = settings.multi_label
         self.pairs = "text_b" in self.tokenizers
-        self.outputs = Outputs(len(self.labels), self.multi_label)
+        self.outputs = Outputs()
         self.calibration = Calibration()
         """The temperature and thresholds that evaluation and prediction use."""
         self.confusion: Confusion | None = None
@@ -152,13 +152,15 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
 
     def opinions(self, batch: Mapping[str, Any]) -> tuple[list[Tensor], Tensor]:
         """Logits [N, C] in float32 of each classifier of the head, and labels of the examples of a batch."""
-        text, mask = self._dropped(batch["text"]), batch["mask"]
-        if self.settings.stack == "encoder":
-            hidden = self.model.transformer.encode(text, mask, types=batch.get("types"))  # [B, T, D]
-        else:  # causality hides the padding, which is on the right
-            hidden = self.model.transformer.decode(text)
-        found, labels = self.model.head.opinions(hidden, mask, batch["text"]), batch["labels"]
+        found, labels = self.model.head.opinions(self.hidden(batch), batch["mask"], batch["text"]), batch["labels"]
         return [logits.float()[: len(labels)] for logits in found], labels  # an empty batch has one row without label
+
+    def hidden(self, batch: Mapping[str, Any]) -> Tensor:
+        """Hidden states [B, T, D] of a batch."""
+        text = self._dropped(batch["text"])
+        if self.settings.stack == "encoder":
+            return self.model.transformer.encode(text, batch["mask"], types=batch.get("types"))
+        return self.model.transformer.decode(text)  # causality hides the padding, which is on the right
 
     def _dropped(self, text: Tensor) -> Tensor:
         """Ids [B, T]; in training, ``task.token_dropout`` of them are ``<mask>``."""
@@ -329,9 +331,29 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
         labels = separator.join(output["label"] for output in chosen)
         return labels + "\t" + separator.join(f"{output['probability']:.4f}" for output in chosen)
 
+    def read(self, text: str, target: str = "") -> None:
+        self.logits(*self._sides([text]))
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """The vectors [N, D] that ``task.pooling`` takes from the hidden states, before the head's linear maps."""
+        result = torch.zeros(len(texts), self.config.model.d_model)
+        for chosen, batch in self._batches(*self._sides(texts)):
+            result[chosen] = self.model.head.pool(self.hidden(batch), batch["mask"]).float().cpu()
+        return result
+
     @torch.inference_mode()
     def logits(self, texts: Sequence[str], others: Sequence[str] | None = None) -> Tensor:
         """Logits [N, C] of texts or of pairs; texts that are longer than the model reads are cut."""
+        result = torch.zeros(len(texts), len(self.labels))
+        for chosen, batch in self._batches(texts, others):
+            result[chosen] = self(batch)[0].cpu()
+        return result
+
+    def _batches(
+        self, texts: Sequence[str], others: Sequence[str] | None
+    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Yields texts or pairs in batches of similar lengths: their numbers, and what `forward` takes."""
         limits = self.limits()
         rows = [[*self.start, *ids[: limits["text"]]] for ids in self.tokenizers["text"].encode_batch(list(texts))]
         firsts = np.array([len(row) - len(self.start) for row in rows])
@@ -339,16 +361,9 @@ class ClassificationTask(Task[ClassificationConfig, Model[PooledClassifier]]):
             second = self.tokenizers["text_b"].encode_batch(list(others or [""] * len(rows)))
             rows = [[*row, *self.between, *ids[: limits["text_b"]]] for row, ids in zip(rows, second, strict=True)]
         rows = [[*row, *self.end] or [self.pad] for row in rows]
-        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
-        result = torch.zeros(len(rows), len(self.labels))
-        start = 0
-        while start < len(order):
-            width = len(rows[order[start]])
-            chosen = order[start : start + max(1, self.config.data.eval_tokens // width)]
+        for chosen in by_length(rows, self.config.data.eval_tokens):
+            width = len(rows[chosen[0]])
             tokens = torch.tensor([rows[i] + [self.pad] * (width - len(rows[i])) for i in chosen])
             batch = self._masked(tokens, np.array([len(rows[i]) for i in chosen]), firsts[chosen])
             batch["labels"] = torch.zeros(len(chosen), dtype=torch.long)
-            moved = {name: value if value is None else value.to(self.device) for name, value in batch.items()}
-            result[chosen] = self(moved)[0].cpu()
-            start += len(chosen)
-        return result
+            yield chosen, {name: value if value is None else value.to(self.device) for name, value in batch.items()}

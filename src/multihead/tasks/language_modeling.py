@@ -17,12 +17,12 @@ from torch import Tensor
 from multihead.config.task import LanguageModelingConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError, side_output
-from multihead.metrics.text import WeightedMean
+from multihead.metrics.sums import WeightedMean, rank_and_size
 from multihead.model.beam_search import Hypothesis, generate, score
 from multihead.model.heads import VocabularyHead
 from multihead.model.sampling import cut_at_stop, sample, settled
 from multihead.model.transformer import OutputTransform, Transformer
-from multihead.tasks.base import IGNORED, EvaluationData, Model, RunningText, Task, at_places, labelled
+from multihead.tasks.base import IGNORED, EvaluationData, Model, RunningText, Task, at_places, by_length, labelled
 from multihead.text.vocabulary import Vocabulary
 
 OUTSIDE_SEGMENT = -1
@@ -167,16 +167,16 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             metrics["loss_random_windows"] = self._random_windows(split)
         for metric in (self.loss_mean, self.accuracy, self.windows_mean):
             metric.reset()
-        if split == "val" and self.causal and self.trainer.is_global_zero:
+        if split == "val" and self.causal and rank_and_size()[0] == 0:
             self._continue_prompts(split)
         return metrics
 
     def _random_windows(self, split: str) -> float:
         """Mean loss over blocks drawn with replacement; each rank takes its share of them."""
-        stream, world = self.evaluation.streams[split], self.trainer.world_size
+        stream, (rank, world) = self.evaluation.streams[split], rank_and_size()
         starts = stream.random_starts(self.settings.random_windows, self.config.seed)
         many = max(1, self.config.data.eval_tokens // stream.block_size)
-        for first in range(self.trainer.global_rank * many, len(starts), many * world):
+        for first in range(rank * many, len(starts), many * world):
             batch = self.collate(stream, starts[first : first + many])
             batch = {name: None if x is None else x.to(self.device) for name, x in batch.items()}
             hidden, labels = self(batch)
@@ -252,6 +252,25 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         """Ids of a prompt. If a continuation would not fit, the beginning is cut to leave ``room``."""
         ids, max_len = self._encode(text), self.config.model.max_len
         return ids if len(ids) < max_len else ids[-(max_len - min(room, max_len // 2)) :]
+
+    @torch.inference_mode()
+    def read(self, text: str, target: str = "") -> None:
+        self.hidden(torch.tensor([self._prompt(text)], device=self.device))
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """The means [N, D] of the hidden states of each text's tokens, with the mark that a document starts from."""
+        rows = [self._prompt(text) for text in texts]
+        result = torch.zeros(len(rows), self.config.model.d_model)
+        for chosen in by_length(rows, self.config.data.eval_tokens):
+            lengths = torch.tensor([len(rows[i]) for i in chosen])
+            real = torch.arange(int(lengths.max())) < lengths[:, None]  # [B, T], padding on the right
+            ids = torch.full(real.shape, self.tokenizer.pad_id)
+            ids[real] = torch.tensor([i for row in chosen for i in rows[row]])
+            segments = None if self.causal else torch.where(real, 0, OUTSIDE_SEGMENT).to(self.device)
+            hidden = self.hidden(ids.to(self.device), segments).float().cpu()
+            result[chosen] = (hidden * real[..., None]).sum(1) / lengths[:, None]
+        return result
 
     @torch.inference_mode()
     def stream(

@@ -53,7 +53,7 @@ class MultiTask(Task[MultitaskConfig, SharedModel]):
             member = task_class(name)(
                 config, own, Model(model.transformer, model.heads[name]), vocab, evaluation.get(name)
             )
-            setattr(self, f"part_{name}", member)  # a direct child, so that it shares the trainer
+            setattr(self, f"part_{name}", member)  # a child, so that it trains and evaluates with the others
 
     @classmethod
     def build(

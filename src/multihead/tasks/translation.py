@@ -14,16 +14,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError
-from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, TextScore, WeightedMean
+from multihead.metrics.sums import WeightedMean
+from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, TextScore
 from multihead.model.beam_search import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import Transformer
-from multihead.tasks.base import IGNORED, EvaluationData, Model, Task, at_places, labelled
+from multihead.tasks.base import IGNORED, EvaluationData, Model, Task, at_places, by_length, labelled
 from multihead.text.inputs import is_blank
 from multihead.text.targets import TargetText, usable_tokenizer
 from multihead.text.vocabulary import Vocabulary
@@ -54,7 +55,6 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         self.exact_match, self.cut_outputs = WeightedMean(), WeightedMean()
         self.target_text = vocab.targets.get(settings.name, TargetText())
         self.scores = self.new_scores()
-        self.score_modules = nn.ModuleDict(self.scores)  # so that they follow the model to its device
 
     @classmethod
     def new_head(
@@ -202,6 +202,26 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             [{"text": text, "score": round(h.score, 6), "log_prob": round(h.log_prob, 6)} for text, h in hypotheses]
             for hypotheses in self.translate(texts, decoding)
         ]
+
+    def read(self, text: str, target: str = "") -> None:
+        self.score([text], [target])
+
+    def written(self, text: str) -> str:
+        return self.predict([text], self.config.decoding)[0][0]["text"]
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """The means [N, D] of the hidden states of each source with its end mark, in the stack that reads it."""
+        limit, transformer = self.limits()["source"], self.model.transformer
+        rows = [[*ids[:limit], self.eos] for ids in self.tokenizers["source"].encode_batch(list(texts))]
+        if self.decoder_only:
+            rows = [[self.bos, *row[:-1], self.sep] for row in rows]
+        result = torch.zeros(len(rows), self.config.model.d_model)
+        for chosen in by_length(rows, self.config.data.eval_tokens):
+            ids, mask = self._pad([rows[i] for i in chosen])
+            hidden = transformer.decode(ids) if self.decoder_only else transformer.encode(ids, mask)  # [B, S, D]
+            result[chosen] = ((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).float().cpu()
+        return result
 
     def translate(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[tuple[str, Hypothesis]]]:
         """The ``decoding.num_return_sequences`` best translations of each text, best first.

@@ -5,18 +5,15 @@ Fused kernels never store these weights, so they are computed here once more.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
-from multihead.model.positions import rotate
-from multihead.model.transformer import MultiHeadAttention, Scope, Stack
+from multihead.tasks.attention import by_kind, watched
 
 if TYPE_CHECKING:
     from multihead.tasks.base import Task
@@ -36,70 +33,6 @@ TITLES = {
 }
 
 
-def attention_weights(attention: MultiHeadAttention, x: Tensor, scope: Scope, memory: Tensor | None = None) -> Tensor:
-    """Computes softmax(Q K^T / sqrt(K)) [B, H, T, S]; `MultiHeadAttention.forward` returns only its product with V.
-
-    Args:
-        attention: The layer.
-        x: Queries [B, T, D].
-        scope: What each query may attend to, as `MultiHeadAttention.forward` takes it.
-        memory: The encoder's output [B, S, D]; None for self-attention.
-    """
-    context = x if memory is None else memory
-    split = lambda y: y.unflatten(-1, (-1, attention.head_dim))  # noqa: E731
-    query = attention.query_norm(split(attention.query(x)))  # [B, T, H, K]
-    key = attention.key_norm(split(attention.key(context)))  # [B, S, G, K]
-    if scope.rotation is not None:
-        query, key = rotate(query, scope.rotation), rotate(key, scope.rotation)
-    key = key.repeat_interleave(query.size(2) // key.size(2), dim=2)
-    scores = torch.einsum("bthk,bshk->bhts", query.float(), key.float()) / math.sqrt(attention.head_dim)
-    if scope.causal:
-        scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
-    if scope.mask is not None and scope.mask.dtype == torch.bool:
-        scores = scores.masked_fill(~scope.mask, -torch.inf)
-    elif scope.mask is not None:
-        scores = scores + scope.mask
-    return scores.softmax(-1)
-
-
-@contextlib.contextmanager
-def watched(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """Records each forward pass that runs inside this context.
-
-    It yields a dictionary by module name. For the first example it holds the input ids of each stack and the weights of
-    each attention layer. An attention layer that a plugin has put in place of `MultiHeadAttention` is left out.
-    """
-    seen: dict[str, Any] = {}
-    handles = []
-
-    def keep_tokens(name: str) -> Any:
-        def hook(module: nn.Module, arguments: tuple, options: dict[str, Any]) -> None:
-            seen[name] = arguments[0][0]
-
-        return hook
-
-    def keep_weights(name: str) -> Any:
-        def hook(module: MultiHeadAttention, arguments: tuple, options: dict[str, Any]) -> None:
-            x, scope, memory, *_ = (*arguments, None)
-            dtype = module.query.weight.dtype
-            with torch.autocast(x.device.type, enabled=False):
-                memory = None if memory is None else memory.to(dtype)
-                seen[name] = attention_weights(module, x.to(dtype), scope, memory)[0]
-
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, Stack):
-            handles.append(module.register_forward_pre_hook(keep_tokens(name), with_kwargs=True))
-        elif type(module) is MultiHeadAttention:
-            handles.append(module.register_forward_pre_hook(keep_weights(name), with_kwargs=True))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @torch.no_grad()
 def attention_maps(task: Task, batch: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns the attention weights of the first example of a batch, for each kind in `TITLES` that the task has.
@@ -112,31 +45,13 @@ def attention_maps(task: Task, batch: dict[str, Any]) -> dict[str, dict[str, Any
     with watched(task.model) as seen:
         member(batch)
     task.train(training)
-    tokens = {name.rpartition(".")[2]: _tokens(member, name, ids) for name, ids in seen.items() if ids.dim() == 1}
     found: dict[str, dict[str, Any]] = {}
-    for kind in TITLES:
-        stack, _, part = kind.partition("_")
-        names = [name for name in seen if f".{stack}.layers." in name and name.endswith(f"{part}_attention")]
-        columns = tokens.get("encoder" if part == "cross" else stack, [])
-        rows = tokens.get(stack, [])
-        if names and rows and columns:
-            shown = [seen[name][:MOST_HEADS, : len(rows), : len(columns)].cpu() for name in names[:MOST_LAYERS]]
-            found[kind] = {"weights": torch.stack(shown), "rows": rows, "columns": columns}
+    for kind, maps in by_kind(member, seen).items():
+        rows, columns = ([token for token in side if token][:MOST_TOKENS] for side in (maps.rows, maps.columns))
+        if rows and columns:
+            shown = maps.weights[:MOST_LAYERS, :MOST_HEADS, : len(rows), : len(columns)]
+            found[kind] = {"weights": shown, "rows": rows, "columns": columns}
     return found
-
-
-def _tokens(member: Task, stack: str, ids: Tensor) -> list[str]:
-    """Returns the first tokens of a stack's input as readable text.
-
-    The encoder reads source or text, the decoder reads target or text. If the task has no such tokenizer, as a plugin's
-    task may, the ids themselves are returned.
-    """
-    tokenizers = member.tokenizers
-    tokenizer = tokenizers.get("source" if stack.endswith("encoder") else "target", tokenizers.get("text"))
-    if tokenizer is None:
-        return [str(int(i)) for i in ids[:MOST_TOKENS]]
-    real = [int(i) for i in ids if int(i) != tokenizer.pad_id][:MOST_TOKENS]
-    return [tokenizer.readable(i) for i in real]
 
 
 def draw(found: dict[str, Any], title: str, path: Path) -> None:

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from multihead import torch_private
 from multihead.config.training import TrainerConfig
 from multihead.model.sharded import parted
+from multihead.tasks.lightning_module import TaskModule
 from multihead.training import lightning_private
 
 log = logging.getLogger("multihead")
@@ -51,19 +52,19 @@ class Averaging(L.Callback):
         """Whether the weights after optimizer step ``step``, counted from 1, enter the average."""
         return True
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         self.averages = [
-            p.detach().clone().to(torch.promote_types(p.dtype, torch.float32)) for p in _trained(pl_module)
+            p.detach().clone().to(torch.promote_types(p.dtype, torch.float32)) for p in _trained(pl_module.task)
         ]
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: TaskModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
         if step <= self.latest_step or not self.samples_step(step):
             return
         with torch.no_grad():
-            pairs = zip(self.averages, _trained(pl_module), strict=True)
+            pairs = zip(self.averages, _trained(pl_module.task), strict=True)
             averages, weights = zip(*((_local(a), _local(p).to(a.dtype)) for a, p in pairs), strict=True)
             if self.num_averaged:
                 self.update(list(averages), list(weights), self.num_averaged)
@@ -74,30 +75,30 @@ class Averaging(L.Callback):
 
     # ---- in the place of the weights
 
-    def put_in(self, module: L.LightningModule) -> None:
+    def put_in(self, task: nn.Module) -> None:
         """Replaces the weights by the averages and keeps the weights. Before the first sample, nothing happens."""
         if self.num_averaged and not self.current:
-            with parted(module), torch.no_grad():
-                self.current = [p.detach().clone() for p in _trained(module)]
-                _copy(self.averages, module)
+            with parted(task), torch.no_grad():
+                self.current = [p.detach().clone() for p in _trained(task)]
+                _copy(self.averages, task)
 
-    def take_out(self, module: L.LightningModule) -> None:
+    def take_out(self, task: nn.Module) -> None:
         """Puts the weights back."""
         if self.current:
-            with parted(module), torch.no_grad():
-                _copy(self.current, module)
+            with parted(task), torch.no_grad():
+                _copy(self.current, task)
             self.current = []
 
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         if trainer.state.fn == "fit":
-            self.put_in(pl_module)
+            self.put_in(pl_module.task)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         """Puts the weights back. The end of the epoch is too early: the task validates after its callbacks."""
-        self.take_out(pl_module)
+        self.take_out(pl_module.task)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.put_in(pl_module)
+    def on_train_end(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
+        self.put_in(pl_module.task)
         self.current = []
         if not trainer.is_global_zero:
             return
@@ -119,23 +120,23 @@ class Averaging(L.Callback):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.latest_step = state_dict["latest_update_step"]
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: TaskModule, checkpoint: dict[str, Any]) -> None:
         if not self.num_averaged:
             return
-        averages = {id(p): average for p, average in zip(_trained(pl_module), self.averages, strict=True)}
-        named = {name: averages.get(id(p)) for name, p in pl_module.named_parameters(remove_duplicate=False)}
+        averages = {id(p): average for p, average in zip(_trained(pl_module.task), self.averages, strict=True)}
+        named = {name: averages.get(id(p)) for name, p in pl_module.task.named_parameters(remove_duplicate=False)}
         current = checkpoint["state_dict"]
         averaged = {name: weight if named.get(name) is None else named[name] for name, weight in current.items()}
         checkpoint["state_dict"], checkpoint["current_model_state"] = averaged, current
         checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self.num_averaged)}
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: TaskModule, checkpoint: dict[str, Any]) -> None:
         """Loads the average of a checkpoint. If it holds none, the average starts anew."""
         self.num_averaged = int(checkpoint.get("averaging_state", {}).get("n_averaged", 0))
         if self.num_averaged:
-            names = {id(p): name for name, p in pl_module.named_parameters()}
+            names = {id(p): name for name, p in pl_module.task.named_parameters()}
             with torch.no_grad():
-                for p, average in zip(_trained(pl_module), self.averages, strict=True):
+                for p, average in zip(_trained(pl_module.task), self.averages, strict=True):
                     average.copy_(checkpoint["state_dict"][names[id(p)]])
 
 

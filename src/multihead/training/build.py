@@ -22,7 +22,8 @@ from multihead.training.launch import devices
 if TYPE_CHECKING:
     import lightning as L
 
-    from multihead.data.module import DataModule, TaskData
+    from multihead.data.lightning_module import TrainingData
+    from multihead.data.module import TaskData
     from multihead.tasks.base import EvaluationData, Task
     from multihead.text.vocabulary import Vocabulary
     from multihead.training.steps import Steps
@@ -35,7 +36,7 @@ NEVER = 10**12
 """Batches between validations by Lightning; `multihead.training.steps.Steps` validates."""
 
 
-def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task, DataModule]:
+def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task, TrainingData]:
     """Builds the task and the data module, which uses the task's pure functions.
 
     Raises:
@@ -44,7 +45,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
     """
     import lightning as L
 
-    from multihead.data.module import DataModule
+    from multihead.data.lightning_module import TrainingData
     from multihead.model.kernels import keep_freed_memory
     from multihead.tasks import build_task
 
@@ -60,7 +61,7 @@ def join(composition: Composition, prepared: Prepared, ranks: int) -> tuple[Task
         task.model.transformer.compile_layers()
     if config.trainer.activation_checkpointing:
         task.model.transformer.recompute_layers()
-    data = DataModule(
+    data = TrainingData(
         {name: source_of(config, task.member(name), prepared) for name in prepared.texts},
         config.data,
         seed=config.seed,

@@ -41,8 +41,8 @@ def plan(composition: Composition) -> dict[str, Any]:
         MachineError: The run does not fit into the free memory.
     """
     began = time.monotonic()  # the time of the start includes importing Lightning
+    from multihead.runs.console import open_log
     from multihead.runs.loggers import quiet_lightning
-    from multihead.runs.progress import open_log
     from multihead.training.build import starting
 
     quiet_lightning()
@@ -122,6 +122,7 @@ def _require_memory(found: dict[str, Any], ranks: int, config: Any) -> None:
 
 def _measured(composition: Composition, prepared: Prepared, ranks: int, began: float) -> dict[str, Any]:
     """Measures a few steps, one validation and some decoding, and extrapolates to the whole run."""
+    from multihead.tasks.lightning_module import TaskModule
     from multihead.training.build import build_trainer, join
     from multihead.training.cost import kept_for_backward, peak_memory, resident_memory
     from multihead.training.steps import Steps
@@ -135,7 +136,7 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
         trainer = build_trainer(short, steps, [], [clock.callback()])
         _reset_peak()
         with steps.signals.caught():
-            trainer.fit(task, datamodule=data)
+            trainer.fit(TaskModule(task), datamodule=data)
         peak = _peak_since_reset() or peak_memory(task.device)
         one, texts = _decoding(task)
         task.train()
@@ -281,7 +282,7 @@ def _peak_since_reset() -> int:
 
 
 def _show(found: dict[str, Any], ranks: int) -> None:
-    from multihead.runs.progress import duration, plain_table
+    from multihead.runs.tables import duration, plain_table
 
     def rows(prefix: str, form: Any) -> list[list[str]]:
         listed = [(name.partition("/")[2], v) for name, v in found.items() if name.startswith(f"{prefix}/")]

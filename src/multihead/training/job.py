@@ -47,7 +47,7 @@ from multihead.training.signals import leaving_on_signals
 if TYPE_CHECKING:
     import lightning as L
 
-    from multihead.data.module import DataModule
+    from multihead.data.lightning_module import TrainingData
     from multihead.tasks.base import Task
     from multihead.training.steps import Steps
 
@@ -80,7 +80,7 @@ def train(composition: Composition) -> dict[str, Any]:
     notes = [*settle(composition), *([] if found.resumes else published_notes(config))]
     if found.how == "done":
         if is_main_rank():
-            from multihead.runs.progress import open_log
+            from multihead.runs.console import open_log
 
             with contextlib.closing(open_log(None)):
                 log.info("%s is finished already; its result.json is unchanged", run_dir)
@@ -129,9 +129,9 @@ def run_rank(assignment: Assignment, heartbeat: L.Callback) -> None:
 
 def _train(composition: Composition, assignment: Assignment, callbacks: Sequence[L.Callback] = ()) -> dict[str, Any]:
     """Prepares the data, builds the task, opens the run directory, and trains."""
+    from multihead.runs.console import LIBRARIES, open_log
     from multihead.runs.loggers import quiet_lightning
     from multihead.runs.metrics_file import Events
-    from multihead.runs.progress import LIBRARIES, open_log
     from multihead.training.transfer import as_rows, copy_weights, transfer_table
 
     quiet_lightning()
@@ -187,7 +187,7 @@ def _steps(
     composition: Composition,
     assignment: Assignment,
     prepared: Prepared,
-    data: DataModule,
+    data: TrainingData,
     events: Callable[..., None],
     began: float,
 ) -> Steps:
@@ -213,6 +213,7 @@ def _fit(
 ) -> dict[str, Any]:
     """Trains, tests and writes the result; every rank does this."""
     from multihead.runs.loggers import build_loggers, finish
+    from multihead.tasks.lightning_module import TaskModule
 
     config, run_dir, main = composition.config, Path(assignment.run_dir), is_main_rank()
     loggers = build_loggers(config, run_dir, assignment.tree, step=steps.counters.first_step) if main else []
@@ -220,7 +221,7 @@ def _fit(
     try:
         trainer = build_trainer(composition, steps, loggers, callbacks)
         with steps.signals.caught():
-            trainer.fit(task, datamodule=steps.data)
+            trainer.fit(TaskModule(task), datamodule=steps.data)
             if config.trainer.profile_steps:
                 found = show_profile(run_dir, trainer, task)
                 steps.events("profiled", step=trainer.global_step)
@@ -253,6 +254,7 @@ def _finish(
     """
     from multihead.model.lora import merge
     from multihead.runs.checkpoint import FolderCheckpointIO
+    from multihead.tasks.lightning_module import TaskModule
     from multihead.training.cost import peak_memory
 
     run_dir, data, best = Path(assignment.run_dir), steps.data, steps.validation.best
@@ -265,7 +267,7 @@ def _finish(
         export_model(run_dir, task, assignment.tree, best["step"], adapter)
     trainer.strategy.barrier("export")
     load_weights(task, run_dir / "model" / "model.safetensors")
-    trainer.test(task, datamodule=data, verbose=False)
+    trainer.test(TaskModule(task), datamodule=data, verbose=False)
     logged = task.recorded | best["metrics"]
     result = {
         **{name: value for name, value in logged.items() if name.partition("/")[0] in ("train", "val", "test")},
@@ -310,7 +312,7 @@ def _write_result(
     return written, tables
 
 
-def _draw_attention(run_dir: Path, task: Task, data: DataModule) -> None:
+def _draw_attention(run_dir: Path, task: Task, data: TrainingData) -> None:
     """Draws where the heads look in an example of validation, if matplotlib, an extra, is installed."""
     if importlib.util.find_spec("matplotlib") is None:
         log.info('no pictures of attention: they need matplotlib (pip install "multihead[plot]")')

@@ -63,7 +63,7 @@ def load_weights(trainer: L.Trainer, task: Task, state: Mapping[str, Any]) -> No
             group.update(values)
     for callback in lightning_private.callbacks_of(trainer):
         if callback.state_key in state["callbacks"]:
-            callback.on_load_checkpoint(trainer, task, dict(state))
+            callback.on_load_checkpoint(trainer, trainer.lightning_module, dict(state))
             callback.load_state_dict(state["callbacks"][callback.state_key])
 
 

@@ -55,7 +55,7 @@ def show_start(config: Config, notes: Sequence[str], prepared: Prepared, task: T
 @side_output("the summary on the screen")
 def show_end(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any], tables: Mapping[str, Any]) -> None:
     """Shows the task's tables, the metrics, some samples, the next commands and the notes on the result."""
-    from multihead.runs.progress import plain_table, summary
+    from multihead.runs.tables import plain_table, summary
 
     for name, rows in tables.items():
         with side_output(f"the table {name}"):
@@ -70,7 +70,7 @@ def show_end(config: Config, run_dir: Path, task: Task, result: Mapping[str, Any
 
 def show_profile(run_dir: Path, trainer: L.Trainer, task: Task) -> dict[str, Any]:
     """Shows in tables how long the parts of a step took; writes the same to profile.json and returns it."""
-    from multihead.runs.progress import plain_table
+    from multihead.runs.tables import plain_table
     from multihead.training.profiling import report, tables
 
     found = report(trainer, task)

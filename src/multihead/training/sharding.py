@@ -24,6 +24,7 @@ from multihead import torch_private
 from multihead.errors import ConfigError
 from multihead.model.sharded import is_sharded, scattered
 from multihead.tasks.base import Task
+from multihead.tasks.lightning_module import TaskModule
 
 
 class Sharded(ModelParallelStrategy):
@@ -69,8 +70,8 @@ class Sharded(ModelParallelStrategy):
         ParallelStrategy.save_checkpoint(self, whole_state, filepath, storage_options)
 
     def _task(self) -> Task:
-        assert isinstance(self.lightning_module, Task)
-        return self.lightning_module
+        assert isinstance(self.lightning_module, TaskModule)
+        return self.lightning_module.task
 
 
 def shard(task: Task, mesh: DeviceMesh) -> None:

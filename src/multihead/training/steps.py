@@ -20,7 +20,8 @@ from multihead.config.training import Config
 from multihead.config.words import typed_as
 from multihead.errors import CheckpointError, MachineError, NumericsError, Stopped
 from multihead.runs.checkpoint import Start
-from multihead.tasks.base import Task, TaskCallback
+from multihead.tasks.base import Task
+from multihead.tasks.lightning_module import TaskCallback, TaskModule
 from multihead.training import lightning_private
 from multihead.training.agreement import Agreement
 from multihead.training.averaging import averages_of
@@ -35,7 +36,7 @@ from multihead.training.telemetry import Telemetry
 from multihead.training.validation import Validation
 
 if TYPE_CHECKING:
-    from multihead.data.module import DataModule
+    from multihead.data.lightning_module import TrainingData
 
 log = logging.getLogger("multihead")
 
@@ -60,7 +61,7 @@ class Steps(TaskCallback):
     def __init__(
         self,
         run_dir: Path,
-        data: DataModule,
+        data: TrainingData,
         config: Config,
         start: Start | None = None,
         events: Callable[..., None] = lambda name, **fields: None,
@@ -85,19 +86,19 @@ class Steps(TaskCallback):
 
     # ---- the beginning
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Task) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         self.signals.take_back()
         lightning_private.leave_validation_to_us(trainer)
         self.telemetry.start(trainer)
         if self._start:
-            self._resume(trainer, pl_module, self._start)
+            self._resume(trainer, pl_module.task, self._start)
         else:
             self.streams.start(trainer.global_rank)
         if trainer.is_global_zero:
             self.saving.probe(trainer)
-        self.events("started", step=trainer.global_step, tokens=pl_module.tokens_seen)
+        self.events("started", step=trainer.global_step, tokens=pl_module.task.tokens_seen)
         if self.validation.pending:
-            self.validation.run(trainer, pl_module)
+            self.validation.run(trainer, pl_module.task)
             self.stopping.stop_early(trainer, self.validation)
             self.saving.save(trainer, self.validation.best)
         self._mark_boundary()
@@ -124,7 +125,7 @@ class Steps(TaskCallback):
 
     # ---- within a step
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Task, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: TaskModule, batch: Any, batch_idx: int) -> None:
         self.streams.begin_step()
         if self.counters.micro_batches == 0:
             self.telemetry.begin_step()
@@ -133,14 +134,16 @@ class Steps(TaskCallback):
                 what = f"step {trainer.global_step} needs the batch at {here} of the data, got the one at {there}"
                 raise RuntimeError(what)
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Task, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: TaskModule, optimizer: Optimizer) -> None:
         self._is_updating = True
 
-    def on_gradient(self, trainer: L.Trainer, pl_module: Task, norm: Tensor) -> None:
+    def on_gradient(self, trainer: L.Trainer, pl_module: TaskModule, norm: Tensor) -> None:
         self.telemetry.on_gradient(trainer, norm, self.config.log_every_n_steps)
-        self.not_finite.look_at_gradient(trainer, pl_module, norm)
+        self.not_finite.look_at_gradient(trainer, pl_module.task, norm)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Task, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: TaskModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.counters.add_micro_batch(outputs["sum"], trainer.accumulate_grad_batches):
             self._is_updating = False
             self._between_steps(trainer, pl_module, batch["tokens_of_step"], batch["targets_of_step"])
@@ -148,20 +151,20 @@ class Steps(TaskCallback):
 
     # ---- between two steps
 
-    def _between_steps(self, trainer: L.Trainer, task: Task, tokens: int, targets: int) -> None:
+    def _between_steps(self, trainer: L.Trainer, pl_module: TaskModule, tokens: int, targets: int) -> None:
         """Does all that happens between two optimizer steps, in this order; each line may end the run.
 
         Before it, Lightning has moved the schedule, and the callbacks that stand before this one have had their turn:
         a plugin's and the averages (`multihead.training.build`).
         """
-        step, config = trainer.global_step, self.config
+        step, config, task = trainer.global_step, self.config, pl_module.task
         self.counters.end_step(tokens, targets, skipped=self.not_finite.end_step())
         self.telemetry.end_step(trainer, tokens)
         task.count_tokens(tokens)
         leaves = self.signals.reached_any_rank(trainer)
         last = self.stopping.is_last(trainer, self.counters.seconds)
         if step % config.log_every_n_steps == 0 or last:
-            self._log(trainer, task)
+            self._log(trainer, pl_module)
         self._mark_boundary()
         validates = step % config.val_every_n_steps == 0 or last
         saves = step % config.checkpoint_every_n_steps == 0 or last
@@ -177,15 +180,15 @@ class Steps(TaskCallback):
         if leaves:
             self._leave(step)
 
-    def _log(self, trainer: L.Trainer, task: Task) -> None:
+    def _log(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         """Logs how the run is doing, with the mean loss since the last log, over all ranks."""
-        counters, skipped = self.counters, self.not_finite.counts["skipped"]
+        counters, skipped, task = self.counters, self.not_finite.counts["skipped"], pl_module.task
         loss = {"train/loss": self.not_finite.check_loss(trainer, task)} if counters.targets else {}
         row = {**loss, "epoch": counters.epochs, "tokens": task.tokens_seen}
         row |= {"optim/skipped_steps": skipped} if skipped else {}
         row |= self.telemetry.row(trainer, counters.trained_tokens, counters.trained_seconds)
         counters.forget_loss()
-        task.record(row, trainer.global_step)
+        pl_module.record(row, trainer.global_step)
 
     def _mark_boundary(self) -> None:
         """Remembers the end of a whole step, to which a step goes back that is interrupted."""
@@ -194,12 +197,12 @@ class Steps(TaskCallback):
 
     # ---- leaving
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: Task, *args: Any) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: TaskModule, *args: Any) -> None:
         if trainer.state.fn == "fit" and self.signals.reached_any_rank(trainer):
-            self._save_in_validation(trainer, pl_module)
+            self._save_in_validation(trainer, pl_module.task)
             self._leave(trainer.global_step)
 
-    def on_test_start(self, trainer: L.Trainer, pl_module: Task) -> None:
+    def on_test_start(self, trainer: L.Trainer, pl_module: TaskModule) -> None:
         self.signals.take_back()
         self.on_test_batch_end(trainer)
 
@@ -207,7 +210,7 @@ class Steps(TaskCallback):
         if self.signals.reached_any_rank(trainer):
             self._leave(trainer.global_step)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: Task, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: TaskModule, exception: BaseException) -> None:
         """Saves the last whole step, if the exception came before the next update changed anything."""
         ours = isinstance(exception, Stopped | NumericsError | CheckpointError | MachineError)
         fitting = trainer.state.fn == "fit" and trainer.world_size == 1 and self.streams.has_boundary
@@ -217,7 +220,7 @@ class Steps(TaskCallback):
         with contextlib.suppress(MachineError):  # then the earlier checkpoint stands
             self.streams.go_back()
             self.counters.go_back()
-            self._save_in_validation(trainer, pl_module)
+            self._save_in_validation(trainer, pl_module.task)
             again = typed_as("resume", str(self.run_dir))
             log.warning("saved step %d before leaving; go on with %s", trainer.global_step, again)
 
@@ -240,13 +243,13 @@ class Steps(TaskCallback):
         message = f"stopped by {name} {end}" if self._is_temporary else f"stopped by {name}, {again}"
         raise Stopped(self.signals.agreed, message)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Task, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: TaskModule, checkpoint: dict[str, Any]) -> None:
         loss = self.counters.loss_sum
         own = {"random": self.streams.state(), "sum": None if loss is None else loss.detach().cpu()}
-        recorded = {n: float(value) for n, value in pl_module.recorded.items() if not n.startswith("system/")}
+        recorded = {n: float(value) for n, value in pl_module.task.recorded.items() if not n.startswith("system/")}
         checkpoint["multihead"] = {
             "step": trainer.global_step,
-            "tokens_seen": pl_module.tokens_seen,
+            "tokens_seen": pl_module.task.tokens_seen,
             "recorded": recorded,
             **self.counters.state(),
             **self.validation.state(),

@@ -291,7 +291,7 @@ def as_rows(copied: Sequence[Copied]) -> list[dict[str, Any]]:
 
 def transfer_table(copied: Sequence[Copied], run: str) -> Table:
     """The table for the screen, with a row of totals."""
-    from multihead.runs.progress import plain_table
+    from multihead.runs.tables import plain_table
 
     total = Copied("all")
     for row in copied:

@@ -1,0 +1,123 @@
+"""Prediction is light: without Lightning, torchmetrics and the like; and what `attention` and `embed` return."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import multihead
+from multihead.errors import ConfigError
+from multihead.model.positions import rotate
+from multihead.model.transformer import MultiHeadAttention
+
+HEAVY = ("lightning", "torchmetrics", "transformers", "wandb", "scipy", "torch.distributed.fsdp")
+PROGRAM = """
+import json, sys
+import multihead
+run = multihead.load(sys.argv[1])
+run.predict(["the dog"])
+loaded = [name for name in sys.argv[3:] if name in sys.modules]
+if sys.argv[2]:
+    from multihead.commands.evaluate import evaluate
+    result = evaluate(sys.argv[1], ["data.split=test"])
+    loaded += [name for name in ("lightning",) if name in sys.modules]
+print(json.dumps([loaded, result if sys.argv[2] else {}]))
+"""
+
+
+@pytest.mark.parametrize("task", ["translation", "lm", "classification"])
+def test_prediction_and_evaluation_import_no_lightning(runs, tmp_path, task):
+    """In a process of its own; `evaluate` finds the numbers of the run's own test."""
+    run, alone = runs.copy(tmp_path / "run", f"task={task}"), task == "classification"
+    words = [str(run), "evaluate" if alone else "", *HEAVY]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded, result = json.loads(done.stdout.splitlines()[-1])
+    assert loaded == []
+    known = json.loads((run / "result.json").read_text())
+    assert not alone or {k: v for k, v in result.items() if k.startswith("test/")} == {
+        k: v for k, v in known.items() if k.startswith("test/")
+    }
+
+
+@functools.cache
+def loaded(path):
+    return multihead.load(path)
+
+
+@torch.inference_mode()
+def by_hand(attention: MultiHeadAttention, x, scope, memory):
+    """The weights from queries and keys, one head after the other."""
+    query, context = attention.query(x)[0], (x if memory is None else memory)
+    key, found = attention.key(context)[0], []
+    for head in range(attention.width // attention.head_dim):
+        columns = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+        q, k = query[:, columns], key[:, columns]
+        if scope.rotation is not None:
+            q, k = (rotate(y[None, :, None], scope.rotation)[0, :, 0] for y in (q, k))
+        scores = q @ k.T / attention.head_dim**0.5
+        if scope.causal:
+            scores = scores.masked_fill(torch.ones_like(scores).triu(1) > 0, -torch.inf)
+        found.append(scores.softmax(-1))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "kinds"),
+    [
+        ("classification", "", {"encoder_self"}),
+        ("lm", "", {"decoder_self"}),
+        ("translation", "der Hund", {"encoder_self", "decoder_self", "decoder_cross"}),
+        ("translation", "", {"encoder_self", "decoder_self", "decoder_cross"}),
+    ],
+)
+def test_attention_is_computed_by_hand(runs, task, target, kinds):
+    run, seen = loaded(runs.finished(f"task={task}")), {}
+    attentions = {n: m for n, m in run.model.named_modules() if isinstance(m, MultiHeadAttention)}
+    hooks = [
+        module.register_forward_hook(lambda m, given, out, name=name: seen.update({name: (m, *given, None)[:4]}))
+        for name, module in attentions.items()
+    ]
+    maps = run.attention("the dog sleeps", target)
+    for hook in hooks:
+        hook.remove()
+    assert maps.keys() == kinds
+    for kind, found in maps.items():
+        stack, _, part = kind.partition("_")
+        expected = torch.stack(
+            [by_hand(*seen[n]) for n in attentions if f".{stack}.layers." in n and n.endswith(f"{part}_attention")]
+        )
+        torch.testing.assert_close(found.weights, expected)
+        torch.testing.assert_close(found.weights.sum(-1), torch.ones(found.weights.shape[:-1]))
+        assert found.weights.shape[2:] == (len(found.rows), len(found.columns))
+    words = "".join(maps["decoder_self" if task == "lm" else "encoder_self"].columns)
+    assert "the▁dog" in words
+
+
+def test_attention_takes_one_text_and_says_where_there_is_none(runs):
+    run = loaded(runs.finished("task=lm"))
+    with pytest.raises(ConfigError, match=r"run.attention: takes one text, got a list"):
+        run.attention(["a", "b"])
+    with pytest.raises(ConfigError, match=r"run.embed: input 0 is a NoneType"):
+        run.embed([None])
+
+
+@pytest.mark.parametrize("task", ["classification", "lm", "translation"])
+def test_embeddings_are_pooled_hidden_states_whatever_else_is_in_the_batch(runs, task):
+    run = loaded(runs.finished(f"task={task}"))
+    texts = ["the dog", "a cat sees the old dog in the garden", "the dog sleeps"]
+    together = run.embed(texts)
+    assert together.shape == (3, run.config.model.d_model) and together.dtype == torch.float32
+    alone = torch.stack([run.embed(text) for text in texts])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    hidden = {}
+    stack = run.model.transformer.stack("decoder" if task == "lm" else "encoder")
+    hook = stack.register_forward_hook(lambda module, given, out: hidden.update(states=out[0]))
+    first = run.embed("the dog")
+    hook.remove()
+    states = hidden["states"]
+    pooled = run.model.head.pool(states[None])[0] if task == "classification" else states.mean(0)
+    torch.testing.assert_close(first, pooled)

@@ -44,20 +44,20 @@ MOST_SHARE = 0.2
 
 @dataclass
 class Data:
-    """What stands at a path, as keys of ``data``."""
+    """Describes the files of a path as keys of ``data``."""
 
     keys: dict[str, Any]
     """Key to value, such as ``format``, ``train`` and ``roles``."""
     line: str
     """What was understood, in one line."""
     notes: list[str] = field(default_factory=list)
-    """What the user should know beside it."""
+    """Sentences that the user should read."""
     looks: dict[str, Look] = field(default_factory=dict)
-    """Split to what its first file is."""
+    """Split to the description of its first file."""
 
 
 def find_data(paths: Sequence[str], needs: Needs, stated: Mapping[str, Any]) -> Data:
-    """Finds out what stands at a path and which column plays which role.
+    """Finds the format of files and the column of each role.
 
     Args:
         paths: A file, a folder or a pattern; or several files.

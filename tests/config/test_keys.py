@@ -14,7 +14,6 @@ from multihead.config.keys import (
     documentation,
     edit_distance,
     find,
-    flatten,
     leaf_keys,
     nearest_key,
     unknown_key,
@@ -22,6 +21,7 @@ from multihead.config.keys import (
 from multihead.config.synonyms import SYNONYMS
 from multihead.config.task import TASKS
 from multihead.errors import ConfigError
+from multihead.tables.records import flatten
 
 KEYS = leaf_keys(TASKS.values())
 

@@ -190,6 +190,39 @@ def test_files_one_after_the_other_keep_their_lines(tmp_path):
     assert corpus.splits["train"].origin(2) == f"{second}:1"
 
 
+def test_several_files_in_shares(tmp_path):
+    names = []
+    for name, count in (("a", 300), ("b", 50)):
+        (tmp_path / f"{name}.tsv").write_text("".join(f"{name}{i}\tx{i}\n" for i in range(count)))
+        names.append(str(tmp_path / f"{name}.tsv"))
+    one = DataConfig(train=names, columns=["source", "target"], splits={}, train_shares=[1.5, 0.5])
+    rows, corpus = pairs(one)
+    of_files = [[row for row in rows if row[0].startswith(name)] for name in "ab"]
+    assert [len(part) for part in of_files] == [150, 50]
+    assert of_files[1] == [(f"b{i}", f"x{i}") for i in range(50)]
+    drawn = [int(source[1:]) for source, _ in of_files[0]]
+    assert drawn == sorted(set(drawn)) and 120 < sum(drawn) / 150 < 180 and pairs(one)[0] == rows
+    assert f"{names[0]}: 150 of 300 rows are used (data.train_shares)" in corpus.notes
+    assert corpus.splits["train"].origin(150) == f"{names[1]}:1"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": "a.tsv"}, "data.train_shares: must be empty unless data.train lists tables"),
+        (
+            {"train": ["a", "b"], "format": "parallel"},
+            "data.train_shares: must be empty unless data.train lists tables",
+        ),
+        ({"train": ["a", "b", "c"]}, "data.train_shares: must be 3 numbers above 0, one for each file"),
+        ({"train": ["a", "b"], "train_shares": [1, 0]}, "data.train_shares: must be 2 numbers above 0"),
+    ],
+)
+def test_shares_that_do_not_fit_the_files(values, message):
+    with pytest.raises(ConfigError, match=message):
+        DataConfig(**{"train_shares": [0.7, 0.3]} | values)
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le", "utf-32", "shift_jis"])
 def test_an_encoding_that_is_stated(tmp_path, monkeypatch, encoding):
     text = "ソース\t表\nb\tc\n" if encoding == "shift_jis" else "süß\tÉtat\nb\tc\n"

@@ -95,6 +95,9 @@ class DataConfig:
     counted."""
     train_examples: int = 0
     """Number of examples to train on, drawn by a fixed seed with classes in proportion; 0 means all."""
+    train_shares: list[float] = field(default_factory=list)
+    """Share of each file of data.train, if it lists several, such as [0.7, 0.3]. As many rows are drawn by a fixed seed
+    as the files hold in these shares without repeating one. Empty means all rows of all files."""
     normalize: str = "none"
     """Unicode normalisation of the text: none, nfc or nfkc."""
     overlong: str = "drop"
@@ -142,6 +145,12 @@ class DataConfig:
             require(False, "data.label_pattern", f"a regular expression ({error})", self.label_pattern)
         require(self.min_class_examples >= 1, "data.min_class_examples", "at least 1", self.min_class_examples)
         require(self.train_examples >= 0, "data.train_examples", "at least 0", self.train_examples)
+        if self.train_shares:
+            count = len(self.train) if isinstance(self.train, list) else 1
+            kept = count > 1 and self.format not in ("parallel", "sgm", "text")
+            require(kept, "data.train_shares", "empty unless data.train lists tables", self.train_shares)
+            fits = len(self.train_shares) == count and all(0 < share < float("inf") for share in self.train_shares)
+            require(fits, "data.train_shares", f"{count} numbers above 0, one for each file", self.train_shares)
         for name in ("batch_tokens", "part_tokens", "eval_tokens"):
             require(getattr(self, name) >= 1, f"data.{name}", "at least 1", getattr(self, name))
         require(self.num_workers >= 0, "data.num_workers", "at least 0", self.num_workers)

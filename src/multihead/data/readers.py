@@ -69,7 +69,27 @@ def read_split(config: DataConfig, split: str, columns: Sequence[str]) -> Table:
     reader = READERS[config.format]
     if isinstance(files, str):
         return reader(config, files, columns)
-    return _joined([reader(config, file, columns) for file in files], files)
+    tables = [reader(config, file, columns) for file in files]
+    if split == "train" and config.train_shares:
+        tables = _in_shares(tables, files, config.train_shares)
+    return _joined(tables, files)
+
+
+SHARES_SEED = 0x5A4E
+"""Seed of the rows that `data.train_shares` draws."""
+
+
+def _in_shares(tables: Sequence[Table], files: Sequence[str], shares: Sequence[float]) -> list[Table]:
+    """The largest tables whose numbers of rows are in these proportions. The rows that stay keep their order."""
+    total = min(len(table) / share for table, share in zip(tables, shares, strict=True))
+    found = []
+    for number, (table, file, share) in enumerate(zip(tables, files, shares, strict=True)):
+        count = max(1, round(total * share))
+        drawn = np.sort(np.random.default_rng([SHARES_SEED, number]).permutation(len(table))[:count])
+        columns = {name: [texts[row] for row in drawn] for name, texts in table.columns.items()}
+        note = f"{file}: {len(drawn):,} of {len(table):,} rows are used (data.train_shares)"
+        found.append(Table(columns, table.files, table.lines[drawn], [*table.notes, note], table.skipped))
+    return found
 
 
 def _joined(tables: Sequence[Table], files: Sequence[str]) -> Table:

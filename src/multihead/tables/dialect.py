@@ -29,7 +29,7 @@ CONSISTENT = 0.9
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the cells of a line are told apart."""
+    """How a line is cut into cells."""
 
     separator: str
     """Text between two cells."""
@@ -130,7 +130,7 @@ def find_dialect(lines: Sequence[str], whole: bool, name: str) -> Candidate | No
         whole_ones = [each for each in whole_ones if not each.cuts_quotes] or whole_ones
         separators = list(dict.fromkeys(each.dialect.separator for each in whole_ones))
     if len(separators) > 1:
-        separators = _told_apart(whole_ones, separators, name)
+        separators = _one_separator(whole_ones, separators, name)
     of_separator = [each for each in whole_ones if each.dialect.separator == separators[0]]
     if len(of_separator) == 1:
         return of_separator[0]
@@ -147,8 +147,8 @@ def _one_quoted_column(tried: Sequence[Candidate], name: str) -> Candidate | Non
     return None
 
 
-def _told_apart(possible: Sequence[Candidate], separators: list[str], name: str) -> list[str]:
-    """The separator out of several that all give rows of one length."""
+def _one_separator(possible: Sequence[Candidate], separators: list[str], name: str) -> list[str]:
+    """Chooses the separator, if several give rows of one length."""
     if separators[0] == "\t" and len(possible[0].rows) >= ENOUGH_ROWS:
         return separators[:1]
     readings = [next(each for each in possible if each.dialect.separator == mark) for mark in separators]

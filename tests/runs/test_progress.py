@@ -14,7 +14,7 @@ from rich.console import Console
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, TrainerConfig
 from multihead.runs.console import Screen, open_log
-from multihead.runs.loggers import quiet_lightning
+from multihead.runs.noise import quiet_lightning
 from multihead.runs.progress import Progress
 from multihead.runs.tables import duration, number, summary
 

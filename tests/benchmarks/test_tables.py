@@ -79,3 +79,34 @@ def test_a_label_names_the_run_and_not_its_folder():
 
     assert without_folders("init_from=/home/me/runs/mlm, seed=1") == "init_from=mlm, seed=1"
     assert without_folders("no init_from") == "no init_from"
+
+
+def test_finetune_table(tmp_path, capsys, monkeypatch):
+    """One run by adapters of a tiny folder, beside linear models of the same rows."""
+    import finetune_table
+    import published_folders
+
+    folder = published_folders.write(tmp_path / "bert", max_position_embeddings=160)
+    few = ("optim.warmup_steps=1", "logger=none", "accelerator=cpu")
+    monkeypatch.setattr(finetune_table, "SETS", {"small": finetune_table.Set("grammar", 2, 99.0, 1, (*SMALL,), few)})
+    out, runs = tmp_path / "table.json", tmp_path / "runs"
+    finetune_table.main([f"model={folder}", f"runs={runs}", f"out={out}"])
+    found = json.loads(out.read_text())["small"]
+    test = {kind: round(100 * result_of(runs / f"small_{kind}_1")["test/accuracy"], 2) for kind in ("whole", "lora")}
+    assert {kind: found[kind][0]["test"] for kind in test} == test
+    adapters = 2 * 8 * (4 * (16 + 16) + 2 * (16 + 24))
+    assert found["lora"][0]["trained_parameters"] == adapters + 17 * 2 < found["whole"][0]["trained_parameters"]
+    best = max(model["test/accuracy"] for model in found["linear"]["models"].values())
+    line = out.with_suffix(".md").read_text().splitlines()[2]
+    assert line.startswith(f"| small | accuracy | 300 | {best:.2f} | {test['whole']:.2f} | 1 |") and line.endswith(
+        "| 99 |"
+    )
+    before = out.read_text()
+    finetune_table.main([f"model={folder}", f"runs={runs}", f"out={out}", "train=no"])
+    assert out.read_text() == before
+    with pytest.raises(SystemExit, match=r"usage: python benchmarks/finetune_table.py model=FOLDER \[only=small\]"):
+        finetune_table.main(["only=large", f"model={folder}"])
+
+
+def result_of(run):
+    return json.loads((run / "result.json").read_text())

@@ -4,8 +4,9 @@
 
 A draw is a model that ``transformers`` makes with options drawn at random, saved, and read by us. The table has, for
 each family, the largest differences of hidden states and logits (rows of different lengths, padded), of logits with a
-cache, and of gradients relative to the largest one; how many greedy continuations are the same token for token; and how
-many models come out again with the same bytes in every tensor.
+cache, and of gradients relative to the largest one. It also counts the outputs that are the same token for token
+(greedy, and with four beams if the model has both stacks), and the models that come out again with the same bytes in
+every tensor. If every family is measured, the table is also written to ``results/pretrained_equal.json``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import random
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,19 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from multihead import __version__
 from multihead.config.families import FAMILIES
 from multihead.config.model import ModelConfig
 from multihead.config.published import read
 from multihead.config.training import DecodingConfig
 from multihead.model.beam_search import generate
 from multihead.model.heads import VocabularyHead
-from multihead.model.transformer import OutputTransform, Transformer
+from multihead.model.transformer import Transformer, new_output_transform
 from multihead.pretrained.source import read_published, translated
 
 VOCABULARY = 40
 NEW_TOKENS = 12
+BEAMS = 4
 
 
 def sizes(rng: random.Random) -> dict[str, Any]:
@@ -115,6 +118,68 @@ def gpt2(rng: random.Random) -> Any:
     )
 
 
+def both_stacks(rng: random.Random) -> dict[str, Any]:
+    """What Marian and BART share."""
+    drawn, wide = sizes(rng), rng.choice([16, 24, 40])
+    return {
+        "vocab_size": VOCABULARY,
+        "d_model": drawn["hidden_size"],
+        "encoder_layers": rng.choice([1, 2, 3]),
+        "decoder_layers": rng.choice([1, 2, 3]),
+        "encoder_attention_heads": drawn["num_attention_heads"],
+        "decoder_attention_heads": drawn["num_attention_heads"],
+        "encoder_ffn_dim": wide,
+        "decoder_ffn_dim": wide,
+        "max_position_embeddings": drawn["max_position_embeddings"],
+        "scale_embedding": rng.choice([True, False]),
+        "tie_word_embeddings": True,
+    }
+
+
+def marian(rng: random.Random) -> Any:
+    """Marian: sines before cosines, a bias of each logit, targets that start with the padding."""
+    act = rng.choice(["gelu", "relu", "swish", "gelu_new"])
+    ids = {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 2, "forced_eos_token_id": None}
+    return transformers.MarianConfig(**both_stacks(rng), activation_function=act, **ids)
+
+
+def bart(rng: random.Random) -> Any:
+    """BART: learned positions behind two unused rows, a norm of the embeddings."""
+    act = rng.choice(["gelu", "relu", "gelu_new"])
+    ids = {"pad_token_id": 0, "decoder_start_token_id": 2, "eos_token_id": 2, "forced_eos_token_id": None}
+    return transformers.BartConfig(**both_stacks(rng), activation_function=act, bos_token_id=1, **ids)
+
+
+def mbart(rng: random.Random) -> Any:
+    """mBART: BART with norms before sub-layers."""
+    act = rng.choice(["gelu", "relu"])
+    ids = {"pad_token_id": 0, "decoder_start_token_id": 4, "eos_token_id": 2, "forced_eos_token_id": None}
+    return transformers.MBartConfig(**both_stacks(rng), activation_function=act, bos_token_id=1, **ids)
+
+
+def t5(rng: random.Random) -> Any:
+    """T5 1.0 and 1.1, flan-T5: biases by distance, gates, an output layer of its own or the scaled embedding."""
+    drawn, buckets = sizes(rng), rng.choice([4, 8, 32])
+    return transformers.T5Config(
+        vocab_size=VOCABULARY,
+        d_model=drawn["hidden_size"],
+        d_kv=rng.choice([4, 6, 8]),
+        num_heads=drawn["num_attention_heads"],
+        d_ff=drawn["intermediate_size"],
+        num_layers=rng.choice([1, 2, 3]),
+        num_decoder_layers=rng.choice([None, 1, 2, 3]),
+        feed_forward_proj=rng.choice(["gated-gelu", "relu", "gated-silu", "gelu"]),
+        relative_attention_num_buckets=buckets,
+        relative_attention_max_distance=rng.choice([buckets, 128]),
+        layer_norm_epsilon=rng.choice([1e-6, 1e-5]),
+        tie_word_embeddings=rng.choice([True, False]),
+        pad_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=0,
+        use_cache=False,  # theirs has as many layers as the encoder
+    )
+
+
 def scaling(rng: random.Random) -> dict[str, Any]:
     """How rotary positions are stretched, seldom by much in so short texts."""
     llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
@@ -177,7 +242,23 @@ def gpt_neox(rng: random.Random) -> Any:
 
 DRAWS = {
     draw.__name__: draw
-    for draw in (bert, roberta, distilbert, electra, albert, gpt2, llama, mistral, qwen2, qwen3, gpt_neox)
+    for draw in (
+        bert,
+        roberta,
+        distilbert,
+        electra,
+        albert,
+        gpt2,
+        llama,
+        mistral,
+        qwen2,
+        qwen3,
+        gpt_neox,
+        marian,
+        bart,
+        mbart,
+        t5,
+    )
 }
 """By ``model_type``."""
 
@@ -195,7 +276,6 @@ class Found:
     same: int = 0
     back: int = 0
     seconds: float = 0.0
-    failed: list[str] = field(default_factory=list)
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -225,22 +305,21 @@ class ByName:
 
 
 class Ours(torch.nn.Module):
-    """Our stack and head, from what `read_published` gave."""
+    """Our stacks and head, from what `read_published` gave."""
 
-    def __init__(self, options: dict[str, Any], encoder: bool):
+    def __init__(self, options: dict[str, Any], stacks: tuple[str, ...]):
         super().__init__()
         config = ModelConfig(**options | {"dropout": 0.0, "attention_dropout": 0.0})
-        sides = (VOCABULARY, None) if encoder else (None, VOCABULARY)
+        sides = [VOCABULARY if stack in stacks else None for stack in ("encoder", "decoder")]
         self.transformer = Transformer(config, source_vocab_size=sides[0], target_vocab_size=sides[1])
-        stack = self.transformer.stack("encoder" if encoder else "decoder")
-        tied = stack.embedding.weight if config.tie_embeddings == "target_output" else None
-        transform = OutputTransform(config) if config.output_transform else None
-        width = config.width_of_embeddings if transform else config.d_model
-        self.head = VocabularyHead(width, VOCABULARY, tied, config.output_bias, transform)
-        self.encoder = encoder
+        stack = self.transformer.stack(stacks[-1])
+        tied = stack.embedding.weight if config.tie_embeddings in ("target_output", "all") else None
+        width = config.width_of_embeddings if config.output_transform else config.d_model
+        self.head = VocabularyHead(width, VOCABULARY, tied, config.output_bias, new_output_transform(config))
+        self.encoder = stacks == ("encoder",)
 
     def hidden(self, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:
-        """Hidden states."""
+        """Hidden states of a model with one stack."""
         if self.encoder:
             return self.transformer.encode(ids, mask, types=types)
         return self.transformer.decode(ids, target_mask=mask)
@@ -250,29 +329,52 @@ def draw(family: str, seed: int, found: Found) -> None:
     """One random model, measured."""
     rng = random.Random(f"{family} {seed}")
     torch.manual_seed(seed)
-    encoder = FAMILIES[family].stack == "encoder"
+    stacks = FAMILIES[family].stacks
+    encoder = stacks == ("encoder",)
     config = DRAWS[family](rng)
     kind = transformers.AutoModelForMaskedLM if encoder else transformers.AutoModelForCausalLM
+    kind = transformers.AutoModelForSeq2SeqLM if len(stacks) == 2 else kind
     theirs = kind.from_config(config, attn_implementation=rng.choice(["eager", "sdpa"])).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():  # gains and biases too; sharper than they begin
-            parameter.add_(0.2 * torch.randn_like(parameter))
+        computed = getattr(theirs, "_keys_to_ignore_on_save", None) or ()
+        for name, parameter in theirs.named_parameters():  # gains and biases too; sharper than they begin
+            if name not in computed:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        if hasattr(theirs, "final_logits_bias"):
+            theirs.final_logits_bias.normal_()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        theirs.save_pretrained(folder)
+        if family == "t5" and not config.scale_decoder_outputs:
+            untie(theirs, folder)
+        else:
+            theirs.save_pretrained(folder)
         save_tokenizer(folder)
         published = read_published(f"hf:{folder}")
         described = read(folder)
-        ours = Ours(published.options, encoder).eval()
+        ours = Ours(published.options, stacks).eval()
         problems = ours.load_state_dict(published.state, strict=False)
-        tied = ["head.weight"] if published.options["tie_embeddings"] == "target_output" else []
+        tied = ["head.weight"] if published.options["tie_embeddings"] in ("target_output", "all") else []
+        tied += ["transformer.decoder.embedding.weight"] if len(stacks) == 2 else []
         shared = [key for key in problems.missing_keys if config.model_type == "albert" and ".layers.0." not in key]
         assert set(problems.missing_keys) <= {*tied, *shared}, problems
         assert not problems.unexpected_keys and not published.unused, (problems, published.unused)
-        measure(theirs, ours, rng, found, encoder)
+        if len(stacks) == 2:
+            measure_pairs(theirs, ours, rng, found)
+        else:
+            measure(theirs, ours, rng, found, encoder)
         gradients(theirs, ours, described, found)
         found.back += comes_back(folder, published.state, described)
     found.draws += 1
+
+
+def untie(theirs: Any, folder: Path) -> None:
+    """Gives T5 an output layer of its own, and writes the folder as those of T5 1.1 are."""
+    theirs.lm_head.weight = torch.nn.Parameter(0.2 * torch.randn_like(theirs.lm_head.weight))
+    theirs.all_tied_weights_keys = {k: v for k, v in theirs.all_tied_weights_keys.items() if k != "lm_head.weight"}
+    theirs.save_pretrained(folder)
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | {"tie_word_embeddings": False}
+    path.write_text(json.dumps({key: value for key, value in content.items() if key != "scale_decoder_outputs"}))
 
 
 def batch(rng: random.Random, left: bool) -> tuple[Tensor, Tensor]:
@@ -312,10 +414,43 @@ def measure(theirs: Any, ours: Ours, rng: random.Random, found: Found, encoder: 
                                pad_token_id=0, eos_token_id=2, num_beams=1, suppress_tokens=[0])  # fmt: skip
         mine = generate(ours.transformer, ours.head, DecodingConfig(), prefix=ids, prefix_mask=mask, eos_id=2, pad_id=0,
                         max_new_tokens=NEW_TOKENS, forbidden=(), continues_text=True)  # fmt: skip
-    for row, hypotheses in zip(made[:, ids.size(1) :].tolist(), mine, strict=True):
+    compare(made[:, ids.size(1) :], mine, found)
+
+
+def compare(made: Tensor, mine: list[Any], found: Found) -> None:
+    """Counts the outputs that are equal up to the end mark."""
+    for row, hypotheses in zip(made.tolist(), mine, strict=True):
         row = row[: row.index(2)] if 2 in row else row
         found.continuations += 1
         found.same += row == [token for token in hypotheses[0].ids if token != 2]
+
+
+def measure_pairs(theirs: Any, ours: Ours, rng: random.Random, found: Found) -> None:
+    """Hidden states, logits, logits with a cache, and outputs of one and of four beams, of a model with both stacks."""
+    (source, source_mask), (target, mask) = batch(rng, left=False), batch(rng, left=False)
+    words = {"input_ids": source, "attention_mask": source_mask.long()}
+    transformer = ours.transformer
+    with torch.no_grad():
+        given = theirs(**words, decoder_input_ids=target, output_hidden_states=True)
+        memory = transformer.encode(source, source_mask)
+        hidden = transformer.decode(target, memory=memory, memory_mask=source_mask)
+        found.hidden = max(found.hidden, largest(memory - given.encoder_hidden_states[-1], source_mask))
+        found.hidden = max(found.hidden, largest(hidden - given.decoder_hidden_states[-1], mask))
+        found.logits = max(found.logits, largest(ours.head(hidden) - given.logits, mask))
+        cache = transformer.new_cache(memory, source_mask)
+        steps = [transformer.decode(target[:, place, None], cache=cache) for place in range(target.size(1))]
+        found.cached = max(found.cached, largest(ours.head(torch.cat(steps, dim=1)) - given.logits, mask))
+        start = theirs.config.decoder_start_token_id
+        prefix = torch.full((len(source), 1), start)
+        for beams in (1, BEAMS):
+            made = theirs.generate(**words, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=beams,
+                                   early_stopping="never" if beams > 1 else False, decoder_start_token_id=start,
+                                   pad_token_id=0, eos_token_id=2, suppress_tokens=[0],
+                                   use_cache=theirs.config.use_cache)  # fmt: skip
+            mine = generate(transformer, ours.head, DecodingConfig(num_beams=beams), prefix=prefix, source=source,
+                            source_mask=source_mask, eos_id=2, pad_id=0, max_new_tokens=NEW_TOKENS,
+                            forbidden=())  # fmt: skip
+            compare(made[:, 1:], mine, found)
 
 
 def largest(difference: Tensor, mask: Tensor) -> float:
@@ -328,9 +463,14 @@ def gradients(theirs: Any, ours: Ours, described: Any, found: Found) -> None:
     ids = torch.randint(5, VOCABULARY, (2, 7))
     labels = torch.randint(5, VOCABULARY, (14,))
     theirs.zero_grad()
-    F.cross_entropy(theirs(input_ids=ids).logits.flatten(0, 1), labels).backward()
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    loss = ours.head.loss(ours.hidden(ids, mask).flatten(0, 1), labels) / 14
+    words, mask = {"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool)
+    if len(described.family.stacks) == 2:
+        words["decoder_input_ids"] = torch.randint(5, VOCABULARY, (2, 7))
+        hidden = ours.transformer(ids, mask, words["decoder_input_ids"])
+    else:
+        hidden = ours.hidden(ids, mask)
+    F.cross_entropy(theirs(**words).logits.flatten(0, 1), labels).backward()
+    loss = ours.head.loss(hidden.flatten(0, 1), labels) / 14
     loss.backward()
     grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in theirs.named_parameters()}
     wanted, _ = translated(described, ByName(grads))
@@ -369,13 +509,20 @@ def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words if "=" in word)
     families = [word for word in words if "=" not in word] or list(DRAWS)
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
-    print("family      draws   hidden   logits   cached gradients  greedy  back  seconds")
+    print("family      draws   hidden   logits   cached gradients outputs  back  seconds")
+    rows = {}
     for family in families:
         found = measured(family, int(given.get("draws", 20)), int(given.get("seed", 0)))
         greedy = f"{found.same}/{found.continuations}" if found.continuations else "-"
         cached = f"{found.cached:8.1e}" if found.continuations else "       -"
         print(f"{family:11} {found.draws:5} {found.hidden:8.1e} {found.logits:8.1e} {cached} {found.gradients:9.1e} "
               f"{greedy:>7} {found.back:5} {found.seconds:8.1f}", flush=True)  # fmt: skip
+        rows[family] = asdict(found)
+    if set(families) == set(DRAWS):
+        versions = {"transformers": transformers.__version__, "torch": torch.__version__, "multihead": __version__}
+        results = {"versions": versions, "families": rows}
+        path = Path(__file__).with_name("results") / "pretrained_equal.json"
+        path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

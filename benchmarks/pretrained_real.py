@@ -47,7 +47,7 @@ def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words if "=" in word)
     folder = next(word for word in words if "=" not in word)
     published = read_published(f"hf:{folder}")
-    tokenizer, theirs = published.tokenizer, AutoTokenizer.from_pretrained(folder)
+    tokenizer, theirs = published.tokenizers["text"], AutoTokenizer.from_pretrained(folder)
     texts = [*HOSTILE, *lines(Path(os.environ["MULTIHEAD_DATA"]), int(given.get("lines", 2000)))]
     ours = [[*tokenizer.start, *ids, *tokenizer.end] for ids in tokenizer.encode_batch(texts)]
     wanted = theirs(texts, truncation=False, verbose=False)["input_ids"]

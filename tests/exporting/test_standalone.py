@@ -14,7 +14,7 @@ import multihead
 from multihead.cli import main
 from multihead.exporting import programs
 from multihead.metrics.calibration import Calibration, Threshold
-from multihead.pretrained.source import tokenizer_of
+from multihead.pretrained.source import tokenizers_of
 
 sys.path.append(str(Path(__file__).parents[1] / "pretrained"))
 import published_folders
@@ -49,7 +49,7 @@ def test_a_published_tokenizer_neither_pads_nor_cuts_there(tmp_path):
     content["padding"] = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
                           "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
     (tmp_path / "bert" / "tokenizer.json").write_text(json.dumps(content))
-    tokenizer = tokenizer_of(f"hf:{tmp_path / 'bert'}")
+    tokenizer = tokenizers_of(f"hf:{tmp_path / 'bert'}")["text"]
     (tmp_path / "out.json").write_text(tokenizer.tokenizers_json())
     assert Backend.from_file(str(tmp_path / "out.json")).encode("the dog sees a cat").ids == [1, 5, 6, 8, 9, 7, 2]
 

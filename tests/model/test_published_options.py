@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from multihead.config.model import ModelConfig
+from multihead.errors import ConfigError
 from multihead.model.heads import VocabularyHead
-from multihead.model.positions import rope_stretch, rotary_angles, rotate
+from multihead.model.positions import relative_buckets, rope_stretch, rotary_angles, rotate, sinusoids
 from multihead.model.transformer import (
     Blocks,
     FeedForward,
@@ -18,6 +19,7 @@ from multihead.model.transformer import (
     Scope,
     Transformer,
     new_norm,
+    new_output_transform,
 )
 
 SMALL = {"d_model": 16, "num_heads": 2, "d_ff": 32, "num_encoder_layers": 2, "num_decoder_layers": 2, "dropout": 0.0}
@@ -127,3 +129,60 @@ def test_a_head_with_transform_and_bias():
     head.loss(hidden, labels).backward()
     for name, parameter in head.named_parameters():
         assert_close(parameter.grad, wanted[name])
+
+
+def test_sinusoids_in_halves_are_all_sines_before_all_cosines():
+    table = sinusoids(5, 6, "halves")
+    for place in range(5):
+        angles = [place / 10000 ** (2 * i / 6) for i in range(3)]
+        wanted = [*map(math.sin, angles), *map(math.cos, angles)]
+        assert_close(table[place], torch.tensor(wanted))
+    assert_close(encoder(sinusoid_order="halves", max_len=5).encoder.positions.weight, sinusoids(5, 16, "halves"))
+
+
+def test_buckets_of_distances_grow_and_are_apart_on_both_sides():
+    """Worked by hand: of 8 buckets, 4 are for keys before the query: 0, 1, 2 to 3 and from 4 on."""
+    distances = torch.tensor([-9, -8, -4, -3, -2, -1, 0, 1, 2, 3, 4, 9])
+    both = relative_buckets(distances, 8, 8, causal=False)
+    assert both.tolist() == [3, 3, 3, 2, 2, 1, 0, 5, 6, 6, 7, 7]
+    before = relative_buckets(torch.arange(-20, 1), 8, 16, causal=True)  # 0 to 3 apart; 4-5, 6-7, 8-11, 12 and more
+    assert before.tolist() == [7] * 9 + [6] * 4 + [5] * 2 + [4] * 2 + [3, 2, 1, 0]
+
+
+def test_relative_positions_add_the_bias_of_the_bucket_to_the_scores():
+    stack = encoder(position="relative", relative_buckets=8, relative_max_distance=16).encoder
+    mask = torch.ones(1, 1, 1, 5, dtype=torch.bool)
+    mask[..., 4] = False
+    bias = stack.positions.add_to_scores(mask, 5, 5, torch.float32)
+    assert bias.shape == (1, 2, 5, 5) and bool((bias[..., 4] == -math.inf).all())
+    bucket = relative_buckets(torch.tensor(3 - 1), 8, 16, causal=False)
+    assert_close(bias[0, :, 1, 3], stack.positions.weight[bucket])
+    stack(torch.tensor([[1, 2, 3]]))[0, :, 0].sum().backward()
+    assert stack.positions.weight.grad.abs().sum() > 0
+
+
+def test_attention_without_a_scale_and_a_scaled_output():
+    plain, unscaled = (encoder(attention_scale=scaled, num_encoder_layers=1).encoder for scaled in (True, False))
+    unscaled.layers[0].self_attention.query.weight.data *= 8**-0.5
+    unscaled.layers[0].self_attention.query.bias.data *= 8**-0.5
+    ids = torch.tensor([[3, 4, 5]])
+    assert_close(plain(ids), unscaled(ids))
+    head = VocabularyHead(16, 11, transform=new_output_transform(ModelConfig(**SMALL, output_scale=True)))
+    hidden = torch.randn(2, 16)
+    assert_close(head(hidden), F.linear(hidden / 4, head.weight))
+    loss = F.cross_entropy(head(hidden), torch.tensor([1, 2]), reduction="sum")
+    assert_close(head.loss(hidden, torch.tensor([1, 2])), loss)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"sinusoid_order": "x"}, "model.sinusoid_order: must be one of alternating, halves, got 'x'"),
+        ({"relative_buckets": 5}, "model.relative_buckets: must be an even number from 4, got 5"),
+        ({"relative_max_distance": 16}, "must be more than half of model.relative_buckets=32, got 16"),
+        ({"output_scale": True, "output_transform": True}, "must be false if model.output_transform is true"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**SMALL | options)

@@ -14,7 +14,7 @@ from multihead.config.data import TokenizerConfig
 from multihead.data.published import PublishedTokenizer, load_tokenizer
 from multihead.data.tokenizer import Tokenizer, train_tokenizer
 from multihead.errors import ConfigError
-from multihead.pretrained.source import read_published, tokenizer_of
+from multihead.pretrained.source import read_published, tokenizers_of
 from multihead.tasks import build_task
 from multihead.text.vocabulary import Vocabulary
 from multihead.training.transfer import copy_weights, published_source
@@ -209,18 +209,18 @@ def test_names_of_older_checkpoints_are_understood(tmp_path):
 
 
 def test_marks_stand_where_the_template_puts_them(tmp_path):
-    bert = tokenizer_of(f"hf:{published_folders.write(tmp_path / 'bert')}")
+    bert = tokenizers_of(f"hf:{published_folders.write(tmp_path / 'bert')}")["text"]
     assert (bert.start, bert.between, bert.end, bert.second_type) == ((1,), (2,), (2,), 1)
     assert (bert.pad_id, bert.bos_id, bert.eos_id, bert.unk_id, bert.sep_id, bert.mask_id) == (0, 1, 2, 3, 2, 4)
-    llama = tokenizer_of(f"hf:{published_folders.write(tmp_path / 'llama', published_folders.LLAMA)}")
+    llama = tokenizers_of(f"hf:{published_folders.write(tmp_path / 'llama', published_folders.LLAMA)}")["text"]
     assert (llama.start, llama.between, llama.end, llama.opening) == ((1,), (1,), (), (1,))
     assert (llama.eos_id, llama.pad_id, llama.has_mask) == (2, 2, False)
-    gpt2 = tokenizer_of(f"hf:{published_folders.write(tmp_path / 'gpt2', published_folders.GPT2)}")
+    gpt2 = tokenizers_of(f"hf:{published_folders.write(tmp_path / 'gpt2', published_folders.GPT2)}")["text"]
     assert (gpt2.start, gpt2.end, gpt2.opening, gpt2.eos_id) == ((), (), (), 0)
 
 
 def test_a_published_tokenizer_is_kept_as_it_is(tmp_path):
-    tokenizer = tokenizer_of(f"hf:{published_folders.write(tmp_path / 'bert')}")
+    tokenizer = tokenizers_of(f"hf:{published_folders.write(tmp_path / 'bert')}")["text"]
     assert tokenizer.encode_batch(["The DOG zzz"]) == [[5, 6, 3]]
     assert tokenizer.decode_batch([[1, 5, 6, 2]]) == ["the dog"]
     assert tokenizer.normalize("The DOG") == "the dog" and tokenizer.has_unknown
@@ -240,18 +240,18 @@ def test_truncation_and_padding_of_the_file_do_not_count(tmp_path):
     content["padding"] = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
                           "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    assert tokenizer_of(f"hf:{folder}").encode_batch(["the dog sees a cat", "a"]) == [[5, 6, 8, 9, 7], [9]]
+    assert tokenizers_of(f"hf:{folder}")["text"].encode_batch(["the dog sees a cat", "a"]) == [[5, 6, 8, 9, 7], [9]]
 
 
 def test_rows_without_an_entry_are_counted(tmp_path):
     folder = published_folders.write(tmp_path / "bert", vocab_size=40)
-    assert tokenizer_of(f"hf:{folder}").vocab_size == 40
+    assert tokenizers_of(f"hf:{folder}")["text"].vocab_size == 40
 
 
 def test_pairs_have_types(tmp_path):
     folder = published_folders.write(tmp_path / "bert")
     config = compose(["task=classification", f"init_from=hf:{folder}"]).config
-    tokenizer = tokenizer_of(f"hf:{folder}")
+    tokenizer = tokenizers_of(f"hf:{folder}")["text"]
     task = build_task(config, Vocabulary({"text": tokenizer, "text_b": tokenizer}, ["no", "yes"])).eval()
     seen = {}
     encode = task.model.transformer.encode

@@ -312,12 +312,13 @@ def _with_published(
     if chosen := [choice for choice in choices if choice.startswith("model=")]:
         raise ConfigError(chosen[0], f"{init_from} brings the sizes of the model", f"leave out {chosen[0]}")
     free = {f"model.{name}": value for name, value in described.free.items()} | {"init_tokenizer": "same"}
-    stack, options = described.family.stack, {field.name for field in dataclasses.fields(task_class)}
+    stacks, options = described.family.stacks, {field.name for field in dataclasses.fields(task_class)}
+    stack = stacks[0]
     if "stack" in options:
         pooling = pooling_of(described.folder) or ("last" if stack == "decoder" else "")
         free |= {"task.stack": stack} | ({"task.pooling": pooling} if pooling else {})
     if "objective" in options:
-        free["task.objective"] = "masked" if stack == "encoder" else "causal"
+        free["task.objective"] = "masked" if stacks == ("encoder",) else "causal"
     source = f"{init_from}/config.json"
     after = [number for number, layer in enumerate(layers, start=1) if f"/{layer.source}".rsplit("/", 2)[-2] == "model"]
     place = max(after, default=0)

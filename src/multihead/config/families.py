@@ -33,22 +33,26 @@ class Family:
 
     name: str
     """For messages."""
-    stack: str
-    """The stack that the model is: encoder or decoder."""
+    stacks: tuple[str, ...]
+    """The stacks that the model has: encoder, decoder or both."""
     tensors: str
     """Key of its table of tensor names in `multihead.pretrained.names.NAMES`."""
     classes: str
     """How the names of its classes in ``transformers`` begin; empty if another family has the same model."""
     keys: Mapping[str, str]
-    """Option of ours to key of the file. ``layers`` stands for the depth of the stack."""
+    """Option of ours to key of the file. ``layers`` stands for the depth of a model with one stack."""
     always: Mapping[str, Any]
     """Options of ours that the family has, whatever the file says."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Values of keys that the file may leave out."""
     needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Key to the values that it may have; the first counts if the file leaves the key out."""
+    equal: Mapping[str, str] = field(default_factory=dict)
+    """Key to another key of the file that must have the same value."""
     activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
     """Name of an activation there to ours."""
+    counts_offset: bool = True
+    """Whether the number of positions in the file includes ``position_offset``."""
     always_widens: bool = False
     """Whether embeddings go through a map even if they are as wide as the layers."""
 
@@ -65,7 +69,7 @@ NO_DECODER = {"is_decoder": (False,), "add_cross_attention": (False,)}
 PLAIN_ATTENTION = {"position_embedding_type": ("absolute",)}
 BERT = Family(
     name="BERT",
-    stack="encoder",
+    stacks=("encoder",),
     tensors="bert",
     classes="Bert",
     keys={
@@ -120,7 +124,7 @@ ALBERT = BERT.but(
 )
 DISTILBERT = Family(
     name="DistilBERT",
-    stack="encoder",
+    stacks=("encoder",),
     tensors="distilbert",
     classes="DistilBert",
     keys={
@@ -138,7 +142,7 @@ DISTILBERT = Family(
 )
 GPT2 = Family(
     name="GPT-2",
-    stack="decoder",
+    stacks=("decoder",),
     tensors="gpt2",
     classes="GPT2",
     keys={
@@ -168,7 +172,7 @@ GPT2 = Family(
 )
 LLAMA = Family(
     name="Llama",
-    stack="decoder",
+    stacks=("decoder",),
     tensors="llama",
     classes="Llama",
     keys={
@@ -200,7 +204,7 @@ QWEN2 = LLAMA.but(name="Qwen2", classes="Qwen2", always={"attention_bias": "qkv"
 QWEN3 = LLAMA.but(name="Qwen3", classes="Qwen3", always={"qk_norm": True}, needs=NO_WINDOW)
 GPT_NEOX = Family(
     name="GPT-NeoX",
-    stack="decoder",
+    stacks=("decoder",),
     tensors="gpt_neox",
     classes="GPTNeoX",
     keys={
@@ -231,6 +235,95 @@ GPT_NEOX = Family(
     },
     needs={"attention_bias": (True,)},
 )
+BART = Family(
+    name="BART",
+    stacks=("encoder", "decoder"),
+    tensors="bart",
+    classes="Bart",
+    keys={
+        "d_model": "d_model",
+        "num_encoder_layers": "encoder_layers",
+        "num_decoder_layers": "decoder_layers",
+        "num_heads": "encoder_attention_heads",
+        "d_ff": "encoder_ffn_dim",
+        "max_len": "max_position_embeddings",
+        "activation": "activation_function",
+        "embedding_scale": "scale_embedding",
+        "dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+        "ff_dropout": "activation_dropout",
+    },
+    always={
+        "norm": "layer_norm",
+        "norm_placement": "post",
+        "position": "learned",
+        "position_offset": 2,
+        "embedding_norm": True,
+        "bias": True,
+        "output_bias": True,
+    },
+    defaults={"activation_function": "gelu", "scale_embedding": False},
+    needs={
+        "tie_word_embeddings": (True,),
+        "normalize_before": (False,),
+        "normalize_embedding": (True,),
+        "add_final_layer_norm": (False,),
+    },
+    equal={"decoder_attention_heads": "encoder_attention_heads", "decoder_ffn_dim": "encoder_ffn_dim"},
+    counts_offset=False,
+)
+MBART = BART.but(
+    name="mBART",
+    classes="MBart",
+    always={"norm_placement": "pre"},
+    needs={"normalize_before": (True,), "add_final_layer_norm": (True,)},
+)
+MARIAN = BART.but(
+    name="Marian",
+    tensors="marian",
+    classes="Marian",
+    always={"position": "sinusoidal", "sinusoid_order": "halves", "position_offset": 0, "embedding_norm": False},
+    needs={"normalize_embedding": (False,), "share_encoder_decoder_embeddings": (True,)},
+    equal={"decoder_vocab_size": "vocab_size"},
+)
+T5 = Family(
+    name="T5",
+    stacks=("encoder", "decoder"),
+    tensors="t5",
+    classes="T5",
+    keys={
+        "d_model": "d_model",
+        "num_encoder_layers": "num_layers",
+        "num_decoder_layers": "num_decoder_layers",
+        "num_heads": "num_heads",
+        "head_size": "d_kv",
+        "d_ff": "d_ff",
+        "max_len": "n_positions",
+        "activation": "feed_forward_proj",
+        "norm_eps": "layer_norm_epsilon",
+        "relative_buckets": "relative_attention_num_buckets",
+        "relative_max_distance": "relative_attention_max_distance",
+        "output_scale": "scale_decoder_outputs",
+        "dropout": "dropout_rate",
+    },
+    always={
+        "norm": "rms_norm",
+        "norm_placement": "pre",
+        "position": "relative",
+        "bias": False,
+        "embedding_scale": False,
+        "attention_scale": False,
+    },
+    defaults={"feed_forward_proj": "relu", "n_positions": 512, "layer_norm_epsilon": 1e-6},
+    activations={
+        "relu": "relu",
+        "gelu": "gelu",
+        "gelu_new": "gelu_tanh",
+        "silu": "silu",
+        "gated-gelu": "geglu_tanh",
+        "gated-silu": "swiglu",
+    },
+)
 FAMILIES = {
     "bert": BERT,
     "roberta": ROBERTA,
@@ -245,5 +338,9 @@ FAMILIES = {
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "gpt_neox": GPT_NEOX,
+    "marian": MARIAN,
+    "bart": BART,
+    "mbart": MBART,
+    "t5": T5,
 }
 """By the ``model_type`` of the file."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from multihead.config.check import require, require_choice
 
-POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "none")
+POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
+SINUSOID_ORDERS = ("alternating", "halves")
 NORMS = ("layer_norm", "rms_norm")
 NORM_PLACEMENTS = ("pre", "post")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu2", "swiglu", "geglu", "geglu_tanh")
@@ -51,7 +52,15 @@ class ModelConfig:
     norm_placement: str = "pre"
     """pre (norm before each sub-layer and a final norm) or post (the paper: norm after each residual sum)."""
     position: str = "sinusoidal"
-    """sinusoidal (the paper), learned, rotary (arXiv:2104.09864), alibi (arXiv:2108.12409) or none."""
+    """sinusoidal (the paper), learned, rotary (arXiv:2104.09864), alibi (arXiv:2108.12409), relative (the learned
+    biases of T5, arXiv:1910.10683) or none."""
+    sinusoid_order: str = "alternating"
+    """Order of sinusoidal positions: alternating (the paper: sine and cosine in turn) or halves (first all sines, then
+    all cosines, as in tensor2tensor and Marian)."""
+    relative_buckets: int = 32
+    """For position=relative, the number of buckets of distances. Each head has one learned bias for each bucket."""
+    relative_max_distance: int = 128
+    """For position=relative, the distance from which on all distances share a bucket."""
     position_offset: int = 0
     """Unused rows at the start of the table of learned positions (RoBERTa, BART and OPT have 2)."""
     rope_theta: float = 10000.0
@@ -88,6 +97,8 @@ class ModelConfig:
     none."""
     ngram_max: int = 2
     """Maximum length, in tokens, of the n-grams of model.ngram_buckets; the minimum is 2."""
+    attention_scale: bool = True
+    """Whether attention scores are divided by the square root of head_dim (section 3.2.1 of the paper; T5 does not)."""
     qk_norm: bool = False
     """Whether queries and keys of each head are RMS-normalised (arXiv:2010.04245)."""
     bias: bool = True
@@ -98,6 +109,9 @@ class ModelConfig:
     """Whether a head over the vocabulary begins with a dense layer, activation and norm (BERT's, for masked tokens)."""
     output_bias: bool = False
     """Whether a head over the vocabulary has a bias."""
+    output_scale: bool = False
+    """Whether hidden states are divided by the square root of d_model before a head over the vocabulary (T5 does it if
+    embedding and output layer share weights)."""
     tie_embeddings: str = "all"
     """Which of source embedding, target embedding and output layer share weights (arXiv:1608.05859):
     none, source_target, target_output or all. source_target and all need a joint vocabulary."""
@@ -129,6 +143,13 @@ class ModelConfig:
         require_choice("model.norm", self.norm, NORMS)
         require_choice("model.norm_placement", self.norm_placement, NORM_PLACEMENTS)
         require_choice("model.position", self.position, POSITIONS)
+        require_choice("model.sinusoid_order", self.sinusoid_order, SINUSOID_ORDERS)
+        require(
+            self.relative_buckets >= 4 and self.relative_buckets % 2 == 0,
+            "model.relative_buckets",
+            "an even number from 4",
+            self.relative_buckets,
+        )
         require_choice("model.rope_scaling", self.rope_scaling, ROPE_SCALINGS)
         require(1 <= self.rope_factor < float("inf"), "model.rope_factor", "at least 1", self.rope_factor)
         require(self.rope_original_len >= 1, "model.rope_original_len", "at least 1", self.rope_original_len)
@@ -159,6 +180,18 @@ class ModelConfig:
             "model.position",
             f"other than rotary if the rotated dimensions of a head are odd ({self.rotary_dim})",
             self.position,
+        )
+        require(
+            self.relative_max_distance > self.relative_buckets // 2,
+            "model.relative_max_distance",
+            f"more than half of model.relative_buckets={self.relative_buckets}",
+            self.relative_max_distance,
+        )
+        require(
+            not (self.output_scale and self.output_transform),
+            "model.output_scale",
+            "false if model.output_transform is true",
+            self.output_scale,
         )
         require(
             not (self.parallel and self.norm_placement == "post"),

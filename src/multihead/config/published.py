@@ -30,12 +30,14 @@ WHOLE = (
     *DESCRIBING,
     *("model*.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("source.spm", "target.spm", "vocab.json", "spiece.model"),
 )
 OLDER = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 """Files that are fetched from the hub; the older ones of a model without safetensors."""
-LARGEST = {"d_model": 65_536, "d_ff": 1_048_576, "layers": 1_000, "num_heads": 65_536, "max_len": 16_777_216}
+LARGEST = {"d_model": 65_536, "d_ff": 1_048_576, "num_heads": 65_536, "max_len": 16_777_216}
+LARGEST |= dict.fromkeys(("layers", "num_encoder_layers", "num_decoder_layers"), 1_000)
 """Sizes above these are no model's: they would be a mistake, or meant to exhaust the memory."""
-ADDED = ("ff_dropout", "init", "ngram_buckets", "ngram_max")
+ADDED = ("init", "ngram_buckets", "ngram_max")
 """Options that a run may add to a published model: its weights mean the same with them."""
 POOLINGS = {
     "pooling_mode_cls_token": "first",
@@ -43,7 +45,8 @@ POOLINGS = {
     "pooling_mode_max_tokens": "max",
     "pooling_mode_lasttoken": "last",
 }
-FREE = ("dropout", "attention_dropout", "max_len", "layers", "tie_embeddings")
+FREE = ("dropout", "attention_dropout", "ff_dropout", "max_len", "tie_embeddings")
+FREE += ("num_encoder_layers", "num_decoder_layers")
 """Options that a run may have otherwise than the published model."""
 
 
@@ -72,12 +75,12 @@ class Described:
     def line(self) -> str:
         """The model in one line."""
         model = ModelConfig(**self.options)
-        depth = self.most[f"num_{self.family.stack}_layers"]
+        stacks = " and ".join(f"{stack} of {self.most[f'num_{stack}_layers']} layers" for stack in self.family.stacks)
         heads = f"{model.num_heads} heads" + (
             f" ({model.kv_heads} of keys)" if model.kv_heads < model.num_heads else ""
         )
         return (
-            f"{self.family.name}, {self.family.stack} of {depth} layers, width {model.d_model}, {heads}, "
+            f"{self.family.name}, {stacks}, width {model.d_model}, {heads}, "
             f"d_ff {model.d_ff}, {model.activation}, {model.position} positions, {self.vocab_size:,} entries"
         )
 
@@ -160,11 +163,13 @@ def described(folder: Path, content: Any) -> Described:
         if (value := values.get(key, allowed[0])) not in allowed:
             what = f"{key}={value!r} is not supported; for {family.name} it must be {allowed[0]!r}"
             raise CheckpointError(str(path), what, "choose another model")
+    for key, other in family.equal.items():
+        if (value := values.get(key, values.get(other))) != values.get(other):
+            what = f"{key}={value!r} is not supported; for {family.name} it must be {other}={values.get(other)!r}"
+            raise CheckpointError(str(path), what, "choose another model")
     options = _options(path, family, values)
     free = {name: options.pop(name) for name in FREE if name in options}
-    depth = free.pop("layers")
-    free |= {"num_encoder_layers": depth, "num_decoder_layers": depth}
-    most = {f"num_{family.stack}_layers": depth}
+    most = {f"num_{stack}_layers": free[f"num_{stack}_layers"] for stack in family.stacks}
     if options["position"] == "learned":
         most["max_len"] = free["max_len"]
     vocab_size = _size(path, "vocab_size", values.get("vocab_size"), 10_000_000)
@@ -188,10 +193,12 @@ def pooling_of(folder: Path) -> str:
 
 
 def _options(path: Path, family: Family, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of ``model.*``, the depth under ``layers``."""
+    """Options of ``model.*``."""
     options = dict(family.always)
     for ours, theirs in family.keys.items():
         value = values.get(theirs)
+        if value is None and ours == "num_decoder_layers":
+            value = values.get(family.keys["num_encoder_layers"])
         if ours in LARGEST and not (ours == "d_ff" and value is None):
             value = _size(path, theirs, value, LARGEST[ours])
         if ours == "activation":
@@ -202,8 +209,10 @@ def _options(path: Path, family: Family, values: Mapping[str, Any]) -> dict[str,
         if value is not None:
             options[ours] = value
     options.setdefault("d_ff", 4 * options["d_model"])
-    tied = values.get("tie_word_embeddings", True)
-    options["tie_embeddings"] = "target_output" if tied else "none"
+    if depth := options.pop("layers", 0):
+        options |= {"num_encoder_layers": depth, "num_decoder_layers": depth}
+    tied, both = values.get("tie_word_embeddings", True), len(family.stacks) == 2
+    options["tie_embeddings"] = ("none", "target_output", "source_target", "all")[2 * both + bool(tied)]
     if options.get("head_size", 0) * options["num_heads"] == options["d_model"]:
         options["head_size"] = 0
     if options.get("num_kv_heads") == options["num_heads"]:
@@ -212,7 +221,10 @@ def _options(path: Path, family: Family, values: Mapping[str, Any]) -> dict[str,
         options["embedding_width"] = 0
     if family.activations is GATES and "attention_bias" not in options:
         options["attention_bias"] = "all" if values.get("attention_bias") else "none"
-    options["max_len"] -= options.get("position_offset", 0)
+    if "output_scale" in family.keys:
+        options.setdefault("output_scale", bool(tied))
+    if family.counts_offset:
+        options["max_len"] -= options.get("position_offset", 0)
     if options["position"] == "rotary":
         _rotary(path, options, values)
     return options
@@ -249,8 +261,8 @@ def notes_on(config: Config) -> list[str]:
     if not is_published(config.init_from):
         return []
     described = describe(config.init_from)
-    unused = "num_decoder_layers" if described.family.stack == "encoder" else "num_encoder_layers"
-    pairs = [(name, getattr(config.model, name), value) for name, value in described.free.items() if name != unused]
+    unused = [f"num_{stack}_layers" for stack in ("encoder", "decoder") if stack not in described.family.stacks]
+    pairs = [(name, getattr(config.model, name), value) for name, value in described.free.items() if name not in unused]
     changed = [f"model.{name}={ours} (there {theirs})" for name, ours, theirs in pairs if ours != theirs]
     return [
         f"{config.init_from}: {described.line()}",

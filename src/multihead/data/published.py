@@ -26,6 +26,8 @@ ROLES = {
     "mask": ("mask_token", "unk_token", "eos_token", "sep_token"),
 }
 """Role to the names of the special entries that can play it. The first one that a model has plays it."""
+OF_DECODERS = ("decoder_start_token", "forced_bos_token")
+"""Names of what a decoder reads before a target; they stand in ``config.json`` only."""
 PROBE = "a"
 
 
@@ -62,9 +64,9 @@ class PublishedTokenizer(Tokenizer):
         self.special_ids = tuple(sorted(set(ids.values())))
         self.has_mask, self.has_unknown = "mask_token" in ids, "unk_token" in ids
         self.first_plain = 0
-        self._read_template()
+        self._read_template(ids)
 
-    def _read_template(self) -> None:
+    def _read_template(self, ids_of: Mapping[str, int]) -> None:
         """Finds the marks that the file puts before, between and behind texts."""
         pair = self._backend.encode(PROBE, PROBE)
         sides, ids = pair.sequence_ids, pair.ids
@@ -77,7 +79,11 @@ class PublishedTokenizer(Tokenizer):
         single = self._backend.encode(PROBE)
         inside = [place for place, side in enumerate(single.sequence_ids) if side == 0]
         self.start, self.end = tuple(ids[:first]), tuple(single.ids[inside[-1] + 1 :])
-        self.opening = self.start
+        self.opening = self.source_start = self.start
+        self.source_end = self.end or (self.eos_id,)
+        first, forced = ids_of.get("decoder_start_token"), ids_of.get("forced_bos_token")
+        more = self.start if forced is None else (forced,)
+        self.target_start = (self.bos_id,) if first is None else (first, *more)
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """Text of each sequence, without special entries."""
@@ -98,7 +104,7 @@ class PublishedTokenizer(Tokenizer):
     @property
     def tokenizers_names(self) -> dict[str, str]:
         """The special entries by the names that ``transformers`` gives them."""
-        return dict(self.special)
+        return {name: entry for name, entry in self.special.items() if name not in OF_DECODERS}
 
     def _content(self) -> str:
         content = {

@@ -63,6 +63,10 @@ class Tokenizer:
     """Type of the second text of a pair, where a model tells them apart."""
     opening = (eos_id,)
     """What a language model reads before a document."""
+    source_start, source_end = (), (eos_id,)
+    """Marks before and behind a source text, which an encoder reads."""
+    target_start = (bos_id,)
+    """What a decoder reads before the target of a source."""
     has_mask = True
     """Whether there is an entry that hides a token."""
 

@@ -38,7 +38,7 @@ NO_WORDS = (
         "embedding_scale",
     ),
     *("embedding_norm", "segment_types", "share_layers", "parallel", "head_size", "attention_bias"),
-    *("output_transform", "output_bias"),
+    *("output_transform", "output_bias", "output_scale", "attention_scale", "sinusoid_order"),
 )
 """Options of the model that this export cannot express."""
 

@@ -22,6 +22,8 @@ from multihead.config.extras import installed
 from multihead.config.families import FAMILIES
 from multihead.config.published import Described, described
 from multihead.config.task import ClassificationConfig, TranslationConfig
+from multihead.data.sentencepiece import ESCAPE
+from multihead.data.tokenizer import Tokenizer
 from multihead.errors import ConfigError
 from multihead.exporting.verify import Example, Reference
 from multihead.pretrained.folder import opened
@@ -33,6 +35,7 @@ from multihead.tasks import build_task
 from multihead.tasks.base import Task
 from multihead.tasks.classification import ClassificationTask
 from multihead.tasks.language_modeling import NEW_TOKENS
+from multihead.tasks.translation import TranslationTask
 
 OTHERS = "to=onnx or torch_export"
 
@@ -44,19 +47,18 @@ def family_of(task: Task) -> str:
         ConfigError: There is no such family. The message names the options in which the nearest family differs.
     """
     settings, model = task.settings, task.config.model
-    if isinstance(settings, TranslationConfig):
-        what = "to=huggingface does not support encoder-decoder models yet"
-        raise ConfigError(f"task={settings.name}", what, f"to=ctranslate2, or {OTHERS}")
     if len(task.config.task.members()) > 1:
         raise ConfigError("task=multitask", "no published family has several heads", OTHERS)
+    if isinstance(settings, TranslationConfig):
+        _check_translator(task, settings)
     classifies = isinstance(settings, ClassificationConfig)
-    (stack,), size = settings.stacks, task.tokenizers["text"].vocab_size
+    marks = _marks(task)
     found: dict[str, list[Obstacle]] = {}
     for model_type, family in FAMILIES.items():
-        foreign = model_type == "qwen2" and task.tokenizers["text"].kind != "published"
-        if not family.classes or family.stack != stack or foreign:  # AutoTokenizer always takes Qwen2's own tokenizer
+        foreign = model_type == "qwen2" and marks.kind != "published"
+        if not family.classes or family.stacks != settings.stacks or foreign:  # AutoTokenizer takes Qwen2's own
             continue
-        named = obstacles(model_type, model, size, with_vocabulary=not classifies)
+        named = obstacles(model_type, model, marks.vocab_size, with_vocabulary=not classifies)
         found[model_type] = [(f"model.{name}", ours, theirs) for name, ours, theirs in named]
         if classifies:
             found[model_type] += obstacles_of_classes(settings, model_type)
@@ -67,6 +69,29 @@ def family_of(task: Task) -> str:
         what = f"prevents the export: the nearest published family, {FAMILIES[nearest].name}, has {_word(theirs)}{more}"
         raise ConfigError(f"{key}={_word(ours)}", what, OTHERS)
     return nearest
+
+
+def _check_translator(task: Task, settings: TranslationConfig) -> None:
+    """Checks what a published translator cannot have.
+
+    Raises:
+        ConfigError: The message names the option.
+    """
+    if settings.topology == "decoder":
+        raise ConfigError("task.topology=decoder", "no published family translates with a decoder alone", OTHERS)
+    if settings.copy:
+        raise ConfigError("task.copy=true", "no published family copies tokens of the source", OTHERS)
+    source, target = (
+        [entry.removeprefix(ESCAPE) for entry in task.tokenizers[role].vocab] for role in ("source", "target")
+    )
+    if source != target:
+        what = "a published translator has one vocabulary for source and target"
+        raise ConfigError("tokenizer.joint=false", what, OTHERS)
+
+
+def _marks(task: Task) -> Tokenizer:
+    """The tokenizer that is exported: a translator's for the source, whose entries are those of the target too."""
+    return task.tokenizers.get("source") or task.tokenizers["text"]
 
 
 def _word(value: Any) -> str:
@@ -94,7 +119,7 @@ def write(task: Task, folder: Path, run_dir: Path) -> str:
         ConfigError: No family has the model.
     """
     model_type = family_of(task)
-    content = content_of(model_type, task.config.model, task.tokenizers["text"].vocab_size) | _of_task(task, model_type)
+    content = content_of(model_type, task.config.model, _marks(task).vocab_size) | _of_task(task, model_type)
     state = {name: parameter.detach() for name, parameter in task.model.named_parameters()}
     temperature = temperature_of(task)
     if temperature != 1.0:
@@ -114,7 +139,7 @@ def temperature_of(task: Task) -> float:
 
 def _of_task(task: Task, model_type: str) -> dict[str, Any]:
     """The keys of ``config.json`` that depend on the task: the class that loads the model, special ids and classes."""
-    settings, marks = task.settings, task.tokenizers["text"]
+    settings, marks = task.settings, _marks(task)
     ids = {"bos_token_id": marks.bos_id, "eos_token_id": marks.eos_id, "pad_token_id": marks.pad_id}
     start = FAMILIES[model_type].classes
     if isinstance(settings, ClassificationConfig) and isinstance(task, ClassificationTask):
@@ -129,16 +154,28 @@ def _of_task(task: Task, model_type: str) -> dict[str, Any]:
             "problem_type": kind,
             **({"multihead_thresholds": thresholds} if thresholds else {}),
         }
+    if isinstance(settings, TranslationConfig):
+        last = "MTModel" if model_type == "marian" else "ForConditionalGeneration"
+        return {"architectures": [start + last], **ids, **_starts(task), "is_encoder_decoder": True}
     causal = settings.stacks == ("decoder",)
     last = ("LMHeadModel" if model_type == "gpt2" else "ForCausalLM") if causal else "ForMaskedLM"
     return {"architectures": [start + last], **ids}
 
 
+def _starts(task: Task) -> dict[str, Any]:
+    """What a decoder reads before a target, and that nothing is forced at its end."""
+    first, *more = task.tokenizers["target"].target_start
+    forced = {"forced_bos_token_id": more[0] if more else None, "forced_eos_token_id": None}
+    return {"decoder_start_token_id": first, **forced}
+
+
 def write_tokenizer(task: Task, folder: Path) -> None:
     """Writes the tokenizer in the ``tokenizers`` library's format, and the settings that ``transformers`` reads."""
-    marks, settings = task.tokenizers["text"], task.settings
+    marks, settings = _marks(task), task.settings
     if isinstance(settings, ClassificationConfig):
         written = marks.tokenizers_json(marks.start, marks.end)
+    elif isinstance(settings, TranslationConfig):
+        written = marks.tokenizers_json(marks.source_start, marks.source_end)
     else:
         written = marks.tokenizers_json(marks.opening if settings.stacks == ("decoder",) else ())
     (folder / "tokenizer.json").write_text(written, encoding="utf-8")
@@ -152,16 +189,29 @@ def write_tokenizer(task: Task, folder: Path) -> None:
         **marks.tokenizers_names,
     }
     _write_json(folder / "tokenizer_config.json", {"pad_token": marks.vocab[marks.pad_id]} | said)
-    if settings.name == "lm" and settings.stacks == ("decoder",):
-        never = sorted({marks.pad_id, marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id} - {marks.eos_id})
-        generation = {
-            "bos_token_id": marks.bos_id,
-            "eos_token_id": marks.eos_id,
-            "pad_token_id": marks.pad_id,
-            "max_new_tokens": task.config.decoding.max_new_tokens or NEW_TOKENS,
-            **({"suppress_tokens": never} if never else {}),
-        }
-        _write_json(folder / "generation_config.json", generation)
+    if "decoder" in settings.stacks and not isinstance(settings, ClassificationConfig):
+        _write_json(folder / "generation_config.json", _generation(task))
+
+
+def _generation(task: Task) -> dict[str, Any]:
+    """How ``transformers`` generates as the run does: the search, and the tokens that are never emitted."""
+    marks, decoding, length = _marks(task), task.config.decoding, NEW_TOKENS
+    never, search = {marks.pad_id, marks.bos_id, marks.sep_id}, {}
+    if isinstance(task, TranslationTask):
+        length = task.config.model.max_len - len(task.start)
+        search = {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty, **_starts(task)}
+        search |= {"early_stopping": "never"} if decoding.num_beams > 1 else {}
+        search |= {"no_repeat_ngram_size": decoding.no_repeat_ngram_size}
+    else:
+        never |= {marks.unk_id, marks.mask_id}
+    return {
+        "bos_token_id": marks.bos_id,
+        "eos_token_id": marks.eos_id,
+        "pad_token_id": marks.pad_id,
+        "max_new_tokens": decoding.max_new_tokens or length,
+        **search,
+        **({"suppress_tokens": sorted(never - {marks.eos_id})} if never - {marks.eos_id} else {}),
+    }
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -230,6 +280,8 @@ AUTO = {
     "ForMaskedLM": "AutoModelForMaskedLM",
     "ForCausalLM": "AutoModelForCausalLM",
     "LMHeadModel": "AutoModelForCausalLM",
+    "MTModel": "AutoModelForSeq2SeqLM",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
 }
 """End of the name of a model's class to the name of the Auto class that loads it."""
 
@@ -276,6 +328,10 @@ class Runtime:
     def _forced(self, model: Any, example: Example) -> Tensor:
         prefix = self.reference.prefix(example) if self.reference.searches else example.source
         row = [*prefix, *example.target] if self.reference.searches else example.source
+        if isinstance(self.reference.task, TranslationTask):
+            source = torch.tensor([self.reference.source(example)])
+            logits = model(input_ids=source, decoder_input_ids=torch.tensor([row])).logits[0]
+            return logits[len(prefix) - 1 :]
         words = {} if example.types is None else {"token_type_ids": torch.tensor([example.types])}
         logits = model(input_ids=torch.tensor([row]), **words).logits[0]
         return logits[len(prefix) - 1 :] if self.reference.searches else logits

@@ -25,7 +25,7 @@ from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting.huggingface import obstacles_of_classes, temperature_of, write_tokenizer
 from multihead.exporting.verify import Example, Reference
 from multihead.pretrained.folder import Weights, as_stored, opened
-from multihead.pretrained.names import NAMES, Stored, stored
+from multihead.pretrained.names import Stored, names_of, stored
 from multihead.pretrained.source import translated
 from multihead.pretrained.target import published_state
 from multihead.runs.directory import ADAPTER, read_json
@@ -55,7 +55,7 @@ def base_of(task: Task) -> Described:
     if task.config.lora.also_train:
         raise ConfigError("lora.also_train", "to=lora writes adapters and heads, but the run trained more", WHOLE)
     base = read(locate(start, whole=False))
-    if settings.stacks != (base.family.stack,):
+    if settings.stacks != base.family.stacks:
         what = f"has other stacks than {start}, so that no model of peft has its adapters"
         raise ConfigError(f"task={settings.name}", what, "to=onnx or torch_export")
     if isinstance(settings, ClassificationConfig) and (named := obstacles_of_classes(settings, base.model_type)):
@@ -90,14 +90,14 @@ def write(task: Task, folder: Path, run_dir: Path) -> None:
 
 def _joined(base: Described, learned: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The adapters under the family's names, and the rank of each by the name of its layer."""
-    names, before = NAMES[base.model_type], f"transformer.{base.family.stack}."
+    names = names_of(base)
     layers: dict[str, dict[int, tuple[Stored, Tensor, Tensor]]] = {}
     for name, a in learned.items():
         if name.endswith(".lora_A"):
             ours = name.removesuffix(".lora_A")
-            entry = stored(names.body, f"{ours.removeprefix(before)}.weight")
+            entry = stored(names.body, f"{ours.removeprefix('transformer.')}.weight")
             assert entry is not None, f"no name for {ours}"
-            theirs = f"{names.prefix}.{entry.name.removesuffix('.weight')}"
+            theirs = names.prefix + entry.name.removesuffix(".weight")
             layers.setdefault(theirs, {})[entry.part] = entry, a, learned[f"{ours}.lora_B"]
     found, ranks = {}, {}
     for theirs, parts in layers.items():
@@ -118,7 +118,8 @@ def _config(task: Task, base: Described, ranks: Mapping[str, int], whole: Sequen
     """The content of ``adapter_config.json``."""
     lora = task.config.lora
     other = {name: rank for name, rank in ranks.items() if rank != lora.r}
-    kinds = {"classification": "SEQ_CLS", "lm": "CAUSAL_LM" if base.family.stack == "decoder" else None}
+    kinds = {"classification": "SEQ_CLS", "lm": "CAUSAL_LM" if base.family.stacks == ("decoder",) else None}
+    kinds |= dict.fromkeys(("translation", "summarization"), "SEQ_2_SEQ_LM")
     return {
         "peft_type": "LORA",
         "task_type": kinds[task.settings.name],
@@ -128,7 +129,7 @@ def _config(task: Task, base: Described, ranks: Mapping[str, int], whole: Sequen
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "bias": "none",
-        "fan_in_fan_out": any(isinstance(e, Stored) and e.transposed for e in NAMES[base.model_type].body.values()),
+        "fan_in_fan_out": any(isinstance(e, Stored) and e.transposed for e in names_of(base).body.values()),
         "target_modules": sorted(ranks),
         "modules_to_save": list(whole) or None,
         "rank_pattern": other,
@@ -139,6 +140,7 @@ def _config(task: Task, base: Described, ranks: Mapping[str, int], whole: Sequen
 def _readme(task: Task, content: Mapping[str, Any]) -> str:
     """A card that says how the adapters are loaded."""
     auto = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
+    auto["SEQ_2_SEQ_LM"] = "AutoModelForSeq2SeqLM"
     name = auto.get(content["task_type"], "AutoModelForMaskedLM")
     labels = dict(enumerate(task.vocab.labels))
     arguments = f", num_labels={len(labels)}, id2label={labels}" if labels else ""
@@ -167,7 +169,7 @@ class Adapted:
     Args:
         base: The weights of the published model.
         folder: What `write` wrote.
-        prefix: What stands before the names of the body in the folder; a body alone has none.
+        prefix: How the names of the body begin in the folder; a body alone has no such beginning.
     """
 
     def __init__(self, base: Weights, folder: Path, prefix: str):
@@ -181,7 +183,7 @@ class Adapted:
             alpha = self._config["alpha_pattern"].get(layer, self._config["lora_alpha"])
             change = (alpha / len(a)) * b @ a
             name = f"{layer}.weight"
-            name = name if name in base.shapes else name.removeprefix(f"{prefix}.")
+            name = name if name in base.shapes else name.removeprefix(prefix)
             self._changes[name] = change.T if self._config["fan_in_fan_out"] else change
 
     def tensor(self, name: str) -> Tensor:
@@ -207,8 +209,7 @@ class Runtime:
         self.reference, task = reference, reference.task
         described = read(locate(task.config.init_from))
         with opened(described.folder) as weights:
-            prefix = NAMES[described.model_type].prefix
-            state, _ = translated(described, Adapted(weights, folder, prefix))
+            state, _ = translated(described, Adapted(weights, folder, names_of(described).prefix))
         fresh = build_task(task.config, task.vocab, None)
         source = Source(str(folder), state, Vocabulary(task.tokenizers, task.vocab.labels), {**described.options})
         copy_weights(fresh.model, task.vocab, source)

@@ -373,7 +373,9 @@ def write_tokenizers(task: Task, folder: Path, files: Mapping[str, str]) -> None
     for role, file in reversed(list(files.items())):  # the source's marks count where source and target share a file
         marks, classifies = task.tokenizers[role], isinstance(task, ClassificationTask)
         before = marks.start if classifies else marks.opening if task.settings.name == "lm" else ()
-        behind = marks.end if classifies else (marks.eos_id,) if role == "source" else ()
+        behind = marks.end if classifies else ()
+        if role == "source":
+            before, behind = marks.source_start, marks.source_end
         (folder / file).write_text(marks.tokenizers_json(before, behind), encoding="utf-8")
 
 

@@ -86,19 +86,24 @@ class Reference:
         """Whether decoding starts from a prompt instead of from a source."""
         marks = task.tokenizers.get("target") or task.tokenizers["text"]
         self.bos, self.eos, self.pad, self.sep = marks.bos_id, marks.eos_id, marks.pad_id, marks.sep_id
+        self.start, self.around = marks.target_start, ((), (self.eos,))
+        if "source" in task.tokenizers:
+            source = task.tokenizers["source"]
+            self.around = source.source_start, source.source_end
         self.forbidden = [marks.pad_id, marks.bos_id, marks.sep_id]
         if self.name == "lm":
             self.forbidden += [marks.unk_id, marks.mask_id]
 
     def prefix(self, example: Example) -> list[int]:
-        """The tokens from which decoding starts: the prompt, or ``<bos> source <sep>``, or ``<bos>``."""
+        """The tokens from which decoding starts: the prompt, or ``<bos> source <sep>``, or the target's mark."""
         if self.name == "lm":
             return example.source
-        return [self.bos, *example.source, self.sep] if self.prefixed else [self.bos]
+        return [self.bos, *example.source, self.sep] if self.prefixed else [*self.start]
 
     def source(self, example: Example) -> list[int]:
         """The tokens that the encoder reads."""
-        return [*example.source, self.eos]
+        before, behind = self.around
+        return [*before, *example.source, *behind]
 
     def limit(self, example: Example) -> int:
         """Largest number of tokens of the output, its end mark included."""

@@ -19,7 +19,15 @@ SHORT = 128
 """Largest number of keys for which `attend` does not use the fused kernel on a CPU."""
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, dropout: float) -> Tensor:
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    dropout: float,
+    scale: float | None = None,
+) -> Tensor:
     """softmax(Q K^T / sqrt(K)) V of heads [N, H or G, T or S, K].
 
     On a CPU, the backward pass of the fused kernel takes several times as long in bfloat16 as in float32, so float32 is
@@ -33,6 +41,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         mask: Broadcastable to [N, H, T, S]; None hides nothing.
         causal: Whether each position sees only itself and the positions before it; only without a mask.
         dropout: Share of the attention weights that is set to zero.
+        scale: Factor of the scores; None means 1 / sqrt(K).
     """
     dtype, grouped = query.dtype, query.size(1) != key.size(1)
     on_cpu = query.device.type == "cpu"
@@ -45,15 +54,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causa
         if (
             plain and query.size(2) > 1 and key.size(2) <= SHORT
         ):  # lengths come last: in a traced program they are unknown
-            y = _attend_plainly(query, key, value, mask, causal)
+            y = _attend_plainly(query, key, value, mask, causal, scale)
         else:
-            y = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal, enable_gqa=grouped)
+            y = F.scaled_dot_product_attention(
+                query, key, value, mask, dropout, causal, scale=scale, enable_gqa=grouped
+            )
     return y.to(dtype)
 
 
-def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+def _attend_plainly(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
     """Computes equation 1 of the paper (arXiv:1706.03762) as two batched products."""
-    shape, scale, hidden = query.shape, query.size(-1) ** -0.5, None
+    shape, hidden = query.shape, None
+    factor = query.size(-1) ** -0.5 if scale is None else scale
     if causal:
         hidden = torch.ones(shape[2], key.size(2), dtype=torch.bool).triu(1)  # [T, S]
     elif mask is not None and mask.dtype == torch.bool:
@@ -63,10 +77,10 @@ def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
         mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, lowest)
     query, key, value = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)  # [N * H, T or S, K]
     if mask is None:
-        scores = torch.bmm(query * scale, key.mT)  # [N * H, T, S]
+        scores = torch.bmm(query * factor, key.mT)  # [N * H, T, S]
     else:
         mask = mask.clamp(min=lowest).expand(*shape[:3], key.size(1)).flatten(0, 1)
-        scores = torch.baddbmm(mask, query, key.mT, alpha=scale)
+        scores = torch.baddbmm(mask, query, key.mT, alpha=factor)
     return torch.bmm(scores.softmax(-1), value).view(shape)
 
 

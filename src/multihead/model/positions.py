@@ -1,8 +1,8 @@
 """Position schemes: how the model knows the order of tokens. `new_positions` chooses one by ``model.position``.
 
 A scheme acts at one of three places, each a method of `Positions`: on the embeddings (`PositionTable`), on the scores
-of the attention (`ALiBi`), or on queries and keys (`Rotary`). To add a scheme, write a subclass that overrides this
-method, return it in `new_positions`, and add its name to ``POSITIONS`` in `multihead.config.model`.
+of the attention (`ALiBi`, `Relative`), or on queries and keys (`Rotary`). To add a scheme, write a subclass that
+overrides this method, return it in `new_positions`, and add its name to ``POSITIONS`` in `multihead.config.model`.
 
 Shapes: B batch, T new positions, S = past + T positions, D d_model, H heads, K head_dim.
 """
@@ -20,10 +20,12 @@ LEAST_TURNS, MOST_TURNS = 1, 4
 """With fewer turns a wavelength is stretched, with more it is left (Llama 3.1's low and high frequency factors)."""
 
 
-def new_positions(config: ModelConfig) -> Positions:
-    """The scheme that ``config.position`` names."""
+def new_positions(config: ModelConfig, causal: bool) -> Positions:
+    """The scheme that ``config.position`` names, for a decoder (``causal``) or an encoder."""
     if config.position in ("learned", "sinusoidal"):
         return PositionTable(config)
+    if config.position == "relative":
+        return Relative(config, causal)
     return {"rotary": Rotary, "alibi": ALiBi, "none": Positions}[config.position](config)
 
 
@@ -82,7 +84,7 @@ class PositionTable(Positions):
         self.scheme, self.max_len, self.offset = config.position, config.max_len, 0
         width = config.width_of_embeddings
         if config.position == "sinusoidal":
-            self.register_buffer("weight", sinusoids(config.max_len, width), persistent=False)
+            self.register_buffer("weight", sinusoids(config.max_len, width, config.sinusoid_order), persistent=False)
         else:  # `Stack` scales it as it scales the embedding
             self.offset = config.position_offset
             self.weight = nn.Parameter(nn.init.normal_(torch.empty(self.offset + config.max_len, width)))
@@ -140,6 +142,44 @@ class ALiBi(Positions):
         return alibi_bias(self.slopes, length, total, mask).to(dtype)  # [B or 1, H, T, S]
 
 
+class Relative(Positions):
+    """Each head adds a learned bias to the scores, one for each bucket of distances (Raffel et al. 2020,
+    arXiv:1910.10683, section 2.1). All layers of a stack share the biases.
+
+    Args:
+        config: Sizes.
+        causal: Whether keys never follow their query. All buckets are then for keys before it.
+    """
+
+    changes_scores = True
+
+    def __init__(self, config: ModelConfig, causal: bool):
+        super().__init__(config)
+        self.causal, self.max_distance = causal, config.relative_max_distance
+        self.weight = nn.Parameter(torch.empty(config.relative_buckets, config.num_heads))
+
+    def add_to_scores(self, mask: Tensor | None, length: int, total: int, dtype: torch.dtype) -> Tensor | None:
+        place = torch.arange(total, device=self.weight.device)
+        distance = place - place[total - length :, None]  # key - query, [T, S]
+        buckets = relative_buckets(distance, len(self.weight), self.max_distance, self.causal)
+        bias = self.weight[buckets].permute(2, 0, 1)[None].to(dtype)  # [1, H, T, S]
+        return bias if mask is None else torch.where(mask, bias, -math.inf)
+
+
+def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int, causal: bool) -> Tensor:
+    """The bucket of each distance (key minus query), as in T5.
+
+    Keys after the query have the upper half of the buckets, unless attention is causal. Of each half, the first half
+    holds one distance a bucket. The others grow in proportion to the logarithm of the distance up to ``max_distance``.
+    """
+    half = num_buckets if causal else num_buckets // 2
+    exact = half // 2
+    size = (-distance).clamp(min=0) if causal else distance.abs()
+    log = torch.log(size.clamp(min=1).float() / exact) / math.log(max_distance / exact)
+    bucket = torch.where(size < exact, size, (exact + (log * (half - exact)).long()).clamp(max=half - 1))
+    return bucket if causal else bucket + half * (distance > 0)
+
+
 def segment_positions(segments: Tensor) -> Tensor:
     """Positions [B, T] counted from the start of each segment; ``segments`` [B, T] holds the number of the segment."""
     place = torch.arange(segments.size(1), device=segments.device).expand_as(segments)
@@ -148,9 +188,14 @@ def segment_positions(segments: Tensor) -> Tensor:
     return place - torch.where(starts, place, 0).cummax(1).values
 
 
-def sinusoids(max_len: int, d_model: int) -> Tensor:
-    """The table [max_len, D] of section 3.5: sines in the even columns, cosines in the odd ones."""
+def sinusoids(max_len: int, d_model: int, order: str = "alternating") -> Tensor:
+    """The table [max_len, D] of section 3.5: sines in the even columns, cosines in the odd ones.
+
+    With the order ``halves``, all sines stand before all cosines.
+    """
     angle = _angles(torch.arange(max_len), d_model, 10000.0)
+    if order == "halves":
+        return torch.cat((angle.sin(), angle.cos()), dim=-1)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
 
 

@@ -180,7 +180,7 @@ class Stack(nn.Module):
         self.scale = math.sqrt(width) if config.embedding_scale else 1.0
         self.embedding = nn.Embedding(vocab_size, width)
         self.ngrams = NGramEmbedding(config) if config.ngram_buckets else None
-        self.positions = new_positions(config)
+        self.positions = new_positions(config, causal)
         self.types = nn.Embedding(config.segment_types, width) if config.segment_types else None
         self.embedding_norm = new_norm(config, width) if config.embedding_norm else nn.Identity()
         self.widen = nn.Linear(width, config.d_model) if config.embedding_width else nn.Identity()
@@ -329,6 +329,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.dropout = config.attention_dropout
+        self.scale = None if config.attention_scale else 1.0
         self.width = width = config.num_heads * config.head_dim
         kv_width = config.kv_heads * config.head_dim
         places = config.attention_bias
@@ -368,7 +369,8 @@ class MultiHeadAttention(nn.Module):
         if key.size(0) != batch:  # beams of one source are further queries to it, not copies of it
             query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
         heads = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        y = attend(*heads, scope.mask, scope.causal, self.dropout if self.training else 0.0)  # [N, H, B // N * T, K]
+        dropout = self.dropout if self.training else 0.0
+        y = attend(*heads, scope.mask, scope.causal, dropout, self.scale)  # [N, H, B // N * T, K]
         return self.output(y.transpose(1, 2).reshape(batch, length, self.width))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -461,6 +463,25 @@ class OutputTransform(nn.Sequential):
     def __init__(self, config: ModelConfig):
         width = config.width_of_embeddings
         super().__init__(nn.Linear(config.d_model, width), Activation(config), new_norm(config, width))
+
+
+class OutputScale(nn.Module):
+    """Division by sqrt(D) before a map to the vocabulary, as in T5 (arXiv:1910.10683) if it shares the embedding."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.factor = config.d_model**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scales [..., D]."""
+        return x * self.factor
+
+
+def new_output_transform(config: ModelConfig) -> nn.Module | None:
+    """What hidden states go through before a map to the vocabulary; None if nothing."""
+    if config.output_transform:
+        return OutputTransform(config)
+    return OutputScale(config) if config.output_scale else None
 
 
 class Activation(nn.Module):

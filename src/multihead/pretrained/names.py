@@ -6,11 +6,15 @@ A key of a table is the name of a module, to which ``weight`` and ``bias`` are a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from multihead.config.model import GATED
+from multihead.config.published import Described
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,18 @@ class Stored:
     parts: int = 1
     """Number of our tensors that the tensor in the file holds."""
     by_head: bool = False
+    """Whether the order of the ``parts`` repeats for each head."""
+    row: bool = False
+    """Whether a vector is stored as a matrix of one row."""
 
     def shape(self, ours: Sequence[int]) -> tuple[int, ...]:
         """The shape of the tensor in the file, if our tensor has the shape ``ours``."""
-        shape = [ours[0] * self.parts, *ours[1:]]
+        shape = [1, *ours] if self.row else [ours[0] * self.parts, *ours[1:]]
         return tuple(reversed(shape)) if self.transposed and len(shape) == 2 else tuple(shape)
 
     def take(self, theirs: Tensor, num_heads: int) -> Tensor:
         """Cuts our tensor out of the tensor in the file."""
-        found = theirs.T if self.transposed and theirs.ndim == 2 else theirs
+        found = theirs[0] if self.row else theirs.T if self.transposed and theirs.ndim == 2 else theirs
         if self.parts > 1:
             blocks = (num_heads, self.parts, -1) if self.by_head else (1, self.parts, -1)
             found = found.reshape(*blocks, *found.shape[1:])[:, self.part].flatten(0, 1)
@@ -45,7 +52,7 @@ class Stored:
 
     def put(self, ours: Sequence[Tensor], num_heads: int) -> Tensor:
         """Builds the tensor in the file from all of our tensors that it holds, in their order."""
-        joined = ours[0]
+        joined = ours[0][None] if self.row else ours[0]
         if self.by_head:
             joined = torch.stack([each.unflatten(0, (num_heads, -1)) for each in ours], dim=1).flatten(0, 2)
         elif self.parts > 1:
@@ -58,10 +65,10 @@ class Names:
     """The names of the tensors of one family."""
 
     prefix: str
-    """First word of the names of the body's tensors, if the model has a head. A body alone does not have it."""
+    """How the names of the body's tensors begin, if the model has a head. A body alone does not have it."""
     body: Mapping[str, str | Stored]
-    """Modules of the body."""
-    vocabulary: Mapping[str, str] = field(default_factory=dict)
+    """Modules of the body. If the model has two stacks, a key begins with ``encoder.`` or ``decoder.``."""
+    vocabulary: Mapping[str, str | Stored] = field(default_factory=dict)
     """Modules of the head over the vocabulary, with their whole names."""
     classes: Mapping[str, str] = field(default_factory=dict)
     """Modules of the head over classes, with their whole names."""
@@ -69,16 +76,18 @@ class Names:
     """``task.head_activation`` of the family's classifiers."""
     same: Mapping[str, str] = field(default_factory=dict)
     """A name in one of the tables to another name of the same tensor. If a file has both, the other name counts."""
+    copies: tuple[str, ...] = ()
+    """Names of tensors in older files that are not read: copies of others, and tables that are computed."""
 
 
-def _layers(prefix: str, modules: Mapping[str, str | Stored]) -> dict[str, str | Stored]:
+def _layers(prefix: str, modules: Mapping[str, str | Stored], stack: str = "") -> dict[str, str | Stored]:
     """The modules of a layer with their whole names, on our side and in the file."""
     found: dict[str, str | Stored] = {}
     for ours, theirs in modules.items():
         if isinstance(theirs, Stored):
-            found[f"layers.{{i}}.{ours}"] = replace(theirs, name=f"{prefix}.{theirs.name}")
+            found[f"{stack}layers.{{i}}.{ours}"] = replace(theirs, name=f"{prefix}.{theirs.name}")
         else:
-            found[f"layers.{{i}}.{ours}"] = f"{prefix}.{theirs}"
+            found[f"{stack}layers.{{i}}.{ours}"] = f"{prefix}.{theirs}"
     return found
 
 
@@ -105,7 +114,7 @@ BERT_EMBEDDINGS = {
     "embedding_norm": "embeddings.LayerNorm",
 }
 BERT = Names(
-    prefix="bert",
+    prefix="bert.",
     body=BERT_EMBEDDINGS | _layers("encoder.layer.{i}", BERT_LAYER),
     vocabulary={
         "weight": "cls.predictions.decoder.weight",
@@ -118,7 +127,7 @@ BERT = Names(
     same={"cls.predictions.bias": "cls.predictions.decoder.bias"},
 )
 ROBERTA = Names(
-    prefix="roberta",
+    prefix="roberta.",
     body=BERT.body,
     vocabulary={
         "weight": "lm_head.decoder.weight",
@@ -131,7 +140,7 @@ ROBERTA = Names(
     same={"lm_head.bias": "lm_head.decoder.bias"},
 )
 ELECTRA = Names(
-    prefix="electra",
+    prefix="electra.",
     body={**BERT.body, "widen": "embeddings_project"},
     vocabulary={
         "weight": "generator_lm_head.weight",
@@ -143,7 +152,7 @@ ELECTRA = Names(
     activation="gelu",
 )
 ALBERT = Names(
-    prefix="albert",
+    prefix="albert.",
     body=BERT_EMBEDDINGS
     | {"widen": "encoder.embedding_hidden_mapping_in"}
     | _layers(
@@ -170,7 +179,7 @@ ALBERT = Names(
     same={"predictions.bias": "predictions.decoder.bias"},
 )
 DISTILBERT = Names(
-    prefix="distilbert",
+    prefix="distilbert.",
     body={
         "embedding": "embeddings.word_embeddings",
         "positions": "embeddings.position_embeddings",
@@ -199,7 +208,7 @@ DISTILBERT = Names(
     activation="relu",
 )
 GPT2 = Names(
-    prefix="transformer",
+    prefix="transformer.",
     body={"embedding": "wte", "positions": "wpe", "norm": "ln_f"}
     | _layers(
         "h.{i}",
@@ -216,7 +225,7 @@ GPT2 = Names(
     classes={"output": "score"},
 )
 LLAMA = Names(
-    prefix="model",
+    prefix="model.",
     body={"embedding": "embed_tokens", "norm": "norm"}
     | _layers(
         "layers.{i}",
@@ -238,7 +247,7 @@ LLAMA = Names(
     classes={"output": "score"},
 )
 GPT_NEOX = Names(
-    prefix="gpt_neox",
+    prefix="gpt_neox.",
     body={"embedding": "embed_in", "norm": "final_layer_norm"}
     | _layers(
         "layers.{i}",
@@ -255,6 +264,68 @@ GPT_NEOX = Names(
     classes={"output": "score"},
     same={"embed_out.weight": "lm_head.weight"},
 )
+MARIAN_ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
+MARIAN_LAYER = {
+    **{f"self_attention.{ours}": f"self_attn.{theirs}" for ours, theirs in MARIAN_ATTENTION.items()},
+    "self_attention_norm": "self_attn_layer_norm",
+    **{f"cross_attention.{ours}": f"encoder_attn.{theirs}" for ours, theirs in MARIAN_ATTENTION.items()},
+    "cross_attention_norm": "encoder_attn_layer_norm",
+    "feed_forward.up": "fc1",
+    "feed_forward.down": "fc2",
+    "feed_forward_norm": "final_layer_norm",
+}
+MARIAN = Names(
+    prefix="model.",
+    body={
+        "encoder.embedding": "shared",
+        **_layers("encoder.layers.{i}", MARIAN_LAYER, stack="encoder."),
+        **_layers("decoder.layers.{i}", MARIAN_LAYER, stack="decoder."),
+    },
+    vocabulary={"weight": "lm_head.weight", "bias": Stored("final_logits_bias", row=True)},
+    copies=tuple(f"{each}coder.embed_{what}.weight" for each in ("en", "de") for what in ("tokens", "positions")),
+)
+BART = replace(
+    MARIAN,
+    body={
+        **MARIAN.body,
+        **{
+            f"{stack}.{ours}": f"{stack}.{theirs}"
+            for stack in ("encoder", "decoder")
+            for ours, theirs in (
+                ("positions", "embed_positions"),
+                ("embedding_norm", "layernorm_embedding"),
+                ("norm", "layer_norm"),
+            )
+        },
+    },
+    copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+)
+T5_ATTENTION = {"query": "q", "key": "k", "value": "v", "output": "o"}
+
+
+def _t5_stack(stack: str, gated: bool) -> dict[str, str | Stored]:
+    """The modules of T5's encoder or decoder. Its layers are lists of sub-layers, each with its norm."""
+    last = 1 if stack == "encoder" else 2
+    names = {f"self_attention.{ours}": f"0.SelfAttention.{theirs}" for ours, theirs in T5_ATTENTION.items()}
+    names |= {"self_attention_norm": "0.layer_norm", "feed_forward_norm": f"{last}.layer_norm"}
+    if stack == "decoder":
+        names |= {f"cross_attention.{ours}": f"1.EncDecAttention.{theirs}" for ours, theirs in T5_ATTENTION.items()}
+        names["cross_attention_norm"] = "1.layer_norm"
+    up = {"up": "wi_0", "gate": "wi_1"} if gated else {"up": "wi"}
+    names |= {f"feed_forward.{o}": f"{last}.DenseReluDense.{t}" for o, t in {**up, "down": "wo"}.items()}
+    return {
+        f"{stack}.positions": f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias",
+        f"{stack}.norm": f"{stack}.final_layer_norm",
+        **_layers(f"{stack}.block.{{i}}.layer", names, stack=f"{stack}."),
+    }
+
+
+T5 = Names(
+    prefix="",
+    body={"encoder.embedding": "shared", **_t5_stack("encoder", False), **_t5_stack("decoder", False)},
+    vocabulary={"weight": "lm_head.weight"},
+    copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+)
 NAMES = {
     "bert": BERT,
     "roberta": ROBERTA,
@@ -264,8 +335,18 @@ NAMES = {
     "gpt2": GPT2,
     "llama": LLAMA,
     "gpt_neox": GPT_NEOX,
+    "marian": MARIAN,
+    "bart": BART,
+    "t5": T5,
+    "t5_gated": replace(T5, body={**T5.body, **_t5_stack("encoder", True), **_t5_stack("decoder", True)}),
 }
 """By the field ``tensors`` of a `multihead.config.families.Family`."""
+
+
+def names_of(described: Described) -> Names:
+    """The table for a published model. The feed-forward may have other names if it is gated (T5)."""
+    table, gated = described.family.tensors, described.fixed["activation"] in GATED
+    return NAMES.get(f"{table}_gated" if gated else table, NAMES[table])
 
 
 def stored(table: Mapping[str, str | Stored], name: str) -> Stored | None:
@@ -273,15 +354,17 @@ def stored(table: Mapping[str, str | Stored], name: str) -> Stored | None:
 
     Args:
         table: A mapping of `Names`.
-        name: Our name within the stack or the head: ``layers.0.feed_forward.up.weight``.
+        name: Our name within the backbone or the head: ``encoder.layers.0.feed_forward.up.weight``. A table of one
+            stack leaves out the name of the stack.
     """
-    words = name.split(".")
-    layer = words[1] if words[0] == "layers" else ""
-    plain = ".".join(["layers", "{i}", *words[2:]]) if layer else name
+    numbered = re.fullmatch(r"(.*\blayers\.)(\d+)(\..*)", name)
+    layer = numbered[2] if numbered else ""
+    plain = f"{numbered[1]}{{i}}{numbered[3]}" if numbered else name
     module, _, suffix = plain.rpartition(".")
     found = table.get(plain, table.get(module))
     if found is None:
-        return None
+        stack, _, rest = name.partition(".")
+        return stored(table, rest) if stack in ("encoder", "decoder") else None
     entry = found if isinstance(found, Stored) else Stored(found)
     whole = entry.name if plain in table else f"{entry.name}.{suffix}"
     return replace(entry, name=whole.replace("{i}", layer))

@@ -12,7 +12,7 @@ from torch import Tensor
 from multihead.config.families import FAMILIES, GATES
 from multihead.config.model import ModelConfig
 from multihead.config.published import Described, described
-from multihead.pretrained.names import NAMES, Names, Stored, stored
+from multihead.pretrained.names import Names, Stored, names_of, stored
 
 WITHOUT_MEANING = (
     *("num_encoder_layers", "num_decoder_layers", "max_len", "init", "ngram_max", "tie_embeddings"),
@@ -33,14 +33,19 @@ def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str
     values = meant | {
         "dropout": model.dropout,
         "attention_dropout": model.attention_dropout,
-        "layers": getattr(model, f"num_{family.stack}_layers"),
+        "layers": getattr(model, f"num_{family.stacks[0]}_layers"),
+        "num_encoder_layers": model.num_encoder_layers,
+        "num_decoder_layers": model.num_decoder_layers,
+        "ff_dropout": model.ff_dropout,
         "activation": activations.get(model.activation),
-        "max_len": model.max_len + family.always.get("position_offset", 0),
+        "max_len": model.max_len + family.counts_offset * family.always.get("position_offset", 0),
     }
-    content: dict[str, Any] = {"model_type": model_type, "vocab_size": vocab_size, **family.defaults}
+    defaults = {key: value for key, value in family.defaults.items() if key != "tie_word_embeddings"}
+    content: dict[str, Any] = {"model_type": model_type, "vocab_size": vocab_size, **defaults}
     content |= {theirs: values[ours] for ours, theirs in family.keys.items() if values[ours] is not None}
     content |= {key: allowed[0] for key, allowed in family.needs.items()}
-    content["tie_word_embeddings"] = model.tie_embeddings in ("target_output", "all")
+    content |= {key: content[other] for key, other in family.equal.items()}
+    content.setdefault("tie_word_embeddings", model.tie_embeddings in ("target_output", "all"))
     if family.activations is GATES and "attention_bias" not in family.always:
         content["attention_bias"] = meant["attention_bias"] == (True, True)
     if family.always["position"] == "rotary":
@@ -77,6 +82,8 @@ def obstacles(model_type: str, model: ModelConfig, vocab_size: int, with_vocabul
     ours, theirs = _meaning(model), _meaning(family)
     left_out = () if with_vocabulary else OF_THE_VOCABULARY
     differ = [name for name in ours if ours[name] != theirs[name] and name not in left_out]
+    if len(FAMILIES[model_type].stacks) == 2 and model.tie_embeddings != family.tie_embeddings:
+        differ.append("tie_embeddings")
     return [(name, getattr(model, name), getattr(family, name)) for name in differ]
 
 
@@ -91,6 +98,10 @@ def _meaning(model: ModelConfig) -> dict[str, Any]:
     values |= {"num_kv_heads": model.kv_heads, "head_size": model.head_dim}
     values["embedding_width"] = model.width_of_embeddings
     values["norm_eps"] = model.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[model.norm]
+    if model.position != "sinusoidal":
+        values["sinusoid_order"] = None
+    if model.position != "relative":
+        values |= {"relative_buckets": None, "relative_max_distance": None}
     if model.position != "rotary":
         values |= {"rope_theta": None, "rotary_share": None, "rope_scaling": None}
     if values["rope_scaling"] in ("none", None):
@@ -107,14 +118,14 @@ def published_state(model: Described, state: Mapping[str, Tensor], *, prefixed: 
 
     Args:
         model: As its ``config.json`` says.
-        state: Tensors under our names, ``transformer.STACK....`` and ``head....``, each tensor under one name.
+        state: Tensors under our names, ``transformer.STACK...`` and ``head....``, each tensor under one name.
         prefixed: Whether the names of the body begin as in a model with a head.
     """
-    names = NAMES[model.family.tensors]
-    prefix = f"{names.prefix}." if prefixed else ""
+    names = names_of(model)
+    prefix = names.prefix if prefixed else ""
     groups: dict[str, list[tuple[Stored, Tensor]]] = {}
     for name, tensor in state.items():
-        entry, is_body = _entry(names, name, model.family.stack)
+        entry, is_body = _entry(names, name)
         groups.setdefault((prefix if is_body else "") + entry.name, []).append((entry, tensor))
     heads = model.fixed["num_heads"]
     found = {}
@@ -124,12 +135,12 @@ def published_state(model: Described, state: Mapping[str, Tensor], *, prefixed: 
     return found
 
 
-def _entry(names: Names, name: str, stack: str) -> tuple[Stored, bool]:
+def _entry(names: Names, name: str) -> tuple[Stored, bool]:
     """The tensor in the file that holds our tensor, and whether our tensor belongs to the body."""
     if name.startswith("head."):
         tail = name.removeprefix("head.")
         entry = stored(names.classes, tail) or stored(names.vocabulary, tail)
     else:
-        entry = stored(names.body, name.removeprefix(f"transformer.{stack}."))
+        entry = stored(names.body, name.removeprefix("transformer."))
     assert entry is not None, f"no name for {name}"
     return entry, not name.startswith("head.")

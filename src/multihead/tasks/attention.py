@@ -6,7 +6,6 @@ Shapes: B batch, T queries, S keys, D d_model, H heads, G key-value heads, K hea
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +49,8 @@ def attention_weights(attention: MultiHeadAttention, x: Tensor, scope: Scope, me
     if scope.rotation is not None:
         query, key = rotate(query, scope.rotation), rotate(key, scope.rotation)
     key = key.repeat_interleave(query.size(2) // key.size(2), dim=2)
-    scores = torch.einsum("bthk,bshk->bhts", query.float(), key.float()) / math.sqrt(attention.head_dim)
+    scores = torch.einsum("bthk,bshk->bhts", query.float(), key.float())
+    scores = scores * (attention.scale or attention.head_dim**-0.5)
     if scope.causal:
         scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
     if scope.mask is not None and scope.mask.dtype == torch.bool:

@@ -21,7 +21,7 @@ from multihead.metrics.sums import WeightedMean, rank_and_size
 from multihead.model.beam_search import Hypothesis, generate, score
 from multihead.model.heads import VocabularyHead
 from multihead.model.sampling import cut_at_stop, sample, settled
-from multihead.model.transformer import OutputTransform, Transformer
+from multihead.model.transformer import Transformer, new_output_transform
 from multihead.tasks.base import IGNORED, EvaluationData, Model, RunningText, Task, at_places, by_length, labelled
 from multihead.text.vocabulary import Vocabulary
 
@@ -60,8 +60,8 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     ) -> VocabularyHead:
         stack = transformer.stack("decoder" if settings.objective == "causal" else "encoder")
         weight = stack.embedding.weight if config.model.tie_embeddings in ("target_output", "all") else None
-        transform = OutputTransform(config.model) if config.model.output_transform else None
-        width = config.model.width_of_embeddings if transform else config.model.d_model
+        transform = new_output_transform(config.model)
+        width = config.model.width_of_embeddings if config.model.output_transform else config.model.d_model
         size = vocab.tokenizers["text"].vocab_size
         return VocabularyHead(width, size, weight, config.model.output_bias, transform)
 

@@ -23,7 +23,7 @@ from multihead.metrics.sums import WeightedMean
 from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusTER, TextScore
 from multihead.model.beam_search import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
-from multihead.model.transformer import Transformer
+from multihead.model.transformer import Transformer, new_output_transform
 from multihead.tasks.base import IGNORED, EvaluationData, Model, Task, at_places, by_length, labelled
 from multihead.text.inputs import is_blank
 from multihead.text.targets import TargetText, usable_tokenizer
@@ -51,6 +51,9 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         self.decoder_only = settings.topology == "decoder"
         marks = self.tokenizers["target"]
         self.pad, self.bos, self.eos, self.sep = marks.pad_id, marks.bos_id, marks.eos_id, marks.sep_id
+        self.start = tuple(marks.target_start)
+        source = self.tokenizers["source"]
+        self.source_start, self.source_end = tuple(source.source_start), tuple(source.source_end)
         self.loss_mean, self.accuracy, self.bits = WeightedMean(), WeightedMean(), WeightedMean()
         self.exact_match, self.cut_outputs = WeightedMean(), WeightedMean()
         self.target_text = vocab.targets.get(settings.name, TargetText())
@@ -60,10 +63,14 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
     def new_head(
         cls, config: Config, settings: TranslationConfig, transformer: Transformer, vocab: Vocabulary
     ) -> VocabularyHead:
-        tied = config.model.tie_embeddings in ("target_output", "all") and not config.model.embedding_width
+        model, size = config.model, vocab.tokenizers["target"].vocab_size
+        transform = None if settings.copy else new_output_transform(model)
+        width = model.width_of_embeddings if transform is not None and model.output_transform else model.d_model
+        tied = model.tie_embeddings in ("target_output", "all") and width == model.width_of_embeddings
         weight = transformer.stack("decoder").embedding.weight if tied else None
-        kind = CopyHead if settings.copy else VocabularyHead
-        return kind(config.model.d_model, vocab.tokenizers["target"].vocab_size, weight)
+        if settings.copy:
+            return CopyHead(width, size, weight)
+        return VocabularyHead(width, size, weight, model.output_bias, transform)
 
     def new_scores(self) -> dict[str, TextScore]:
         """Metrics of the decoded text by name. Those that ``task.monitor`` does not know are computed in test only."""
@@ -76,13 +83,18 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
 
     def limits(self) -> dict[str, int]:
         max_len = self.config.model.max_len
-        each = (max_len - 2) // 2 if self.decoder_only else max_len - 1
-        return {"source": min(each, self.settings.max_source_len or each), "target": each}
+        if self.decoder_only:
+            source = target = (max_len - 2) // 2
+        else:
+            source, target = max_len - len(self.source_start + self.source_end), max_len - len(self.start)
+        return {"source": min(source, self.settings.max_source_len or source), "target": target}
 
     def lengths(self, encoded: Any) -> tuple[np.ndarray, np.ndarray]:
-        source, target = encoded.lengths("source") + 1, encoded.lengths("target") + 1
-        widths = (source + target)[:, None] if self.decoder_only else np.stack([source, target], axis=1)
-        return target, widths
+        source, target = encoded.lengths("source"), encoded.lengths("target") + 1
+        if self.decoder_only:
+            return target, (source + 1 + target)[:, None]
+        source = source + len(self.source_start + self.source_end)
+        return target, np.stack([source, target + len(self.start) - 1], axis=1)
 
     def collate(self, encoded: Any, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
         if len(indices) == 0:  # one row without targets: its loss is 0 and its gradient exists
@@ -92,13 +104,15 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             return batch if self.decoder_only else batch | {"source": row, "source_mask": None}
         if self.decoder_only:
             return self._collate_joined(encoded, indices)
-        source = encoded.padded("source", indices, append=(self.eos,), pad_id=self.pad)
+        around = {"prepend": self.source_start, "append": self.source_end}
+        source = encoded.padded("source", indices, **around, pad_id=self.pad)
         mask = source != self.pad
-        labels = encoded.padded("target", indices, append=(self.eos,), pad_id=IGNORED)
+        unseen = (IGNORED,) * (len(self.start) - 1)
+        labels = encoded.padded("target", indices, prepend=unseen, append=(self.eos,), pad_id=IGNORED)
         return {
             "source": source,  # [B, S]
             "source_mask": None if bool(mask.all()) else mask,
-            "target": encoded.padded("target", indices, prepend=(self.bos,), pad_id=self.pad),  # [B, T]
+            "target": encoded.padded("target", indices, prepend=self.start, pad_id=self.pad),  # [B, T]
             "labels": labels,  # [B, T]
             "places": labelled(labels),
         }
@@ -211,11 +225,10 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """The means [N, D] of the hidden states of each source with its end mark, in the stack that reads it."""
+        """The means [N, D] of the hidden states of each source with its marks, in the stack that reads it."""
         limit, transformer = self.limits()["source"], self.model.transformer
-        rows = [[*ids[:limit], self.eos] for ids in self.tokenizers["source"].encode_batch(list(texts))]
-        if self.decoder_only:
-            rows = [[self.bos, *row[:-1], self.sep] for row in rows]
+        rows = [ids[:limit] for ids in self.tokenizers["source"].encode_batch(list(texts))]
+        rows = [[self.bos, *row, self.sep] if self.decoder_only else self._marked(row) for row in rows]
         result = torch.zeros(len(rows), self.config.model.d_model)
         for chosen in by_length(rows, self.config.data.eval_tokens):
             ids, mask = self._pad([rows[i] for i in chosen])
@@ -278,9 +291,9 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             source = source_mask = None
             longest = [min(n, max_len - len(row) - 2) for n, row in zip(longest, rows, strict=True)]
         else:
-            source, source_mask = self._pad([[*row, self.eos] for row in rows])
-            prefix, mask = self._pad([[self.bos] for _ in rows])
-            longest = [min(n, max_len - 1) for n in longest]
+            source, source_mask = self._pad([self._marked(row) for row in rows])
+            prefix, mask = self._pad([[*self.start] for _ in rows])
+            longest = [min(n, max_len - len(self.start)) for n in longest]
         return generate(
             self.model.transformer,
             self.model.head,
@@ -296,16 +309,19 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             forbidden=(self.bos, self.sep),
         )
 
+    def _marked(self, source_ids: Sequence[int]) -> list[int]:
+        """What the encoder reads of a source."""
+        return [*self.source_start, *source_ids, *self.source_end]
+
     def _pad(self, rows: list[list[int]], left: bool = False) -> tuple[Tensor, Tensor]:
+        """Ids and mask; the padding may also be a token of a row, since some models start a target with it."""
         width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), self.pad)
+        ids, mask = torch.full((len(rows), width), self.pad), torch.zeros(len(rows), width, dtype=torch.bool)
         for number, row in enumerate(rows):
-            if left:
-                ids[number, width - len(row) :] = torch.tensor(row)
-            else:
-                ids[number, : len(row)] = torch.tensor(row)
-        ids = ids.to(self.device)
-        return ids, ids != self.pad
+            place = slice(width - len(row), width) if left else slice(0, len(row))
+            ids[number, place] = torch.tensor(row)
+            mask[number, place] = True
+        return ids.to(self.device), mask.to(self.device)
 
     @torch.inference_mode()
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
@@ -328,8 +344,8 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             target, mask = self._pad([row])
             tokens = score(self.model.transformer, self.model.head, target=target, target_mask=mask)
             return float(tokens[0, len(source_ids) + 1 :].sum())
-        target, mask = self._pad([[self.bos, *target_ids, self.eos]])
-        source, source_mask = self._pad([[*source_ids, self.eos]])
+        target, mask = self._pad([[*self.start, *target_ids, self.eos]])
+        source, source_mask = self._pad([self._marked(source_ids)])
         tokens = score(
             self.model.transformer,
             self.model.head,
@@ -338,4 +354,4 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             source=source,
             source_mask=source_mask,
         )
-        return float(tokens.sum())
+        return float(tokens[0, len(self.start) - 1 :].sum())

@@ -120,14 +120,15 @@ def _vocab(config: Config, resumed: Path | None) -> Vocabulary | None:
     if resumed is not None:
         return starting_vocab(resumed)
     if config.init_from and config.init_tokenizer == "same":
-        from multihead.pretrained.source import tokenizer_of
+        from multihead.pretrained.source import tokenizers_of
         from multihead.text.vocabulary import Vocabulary
         from multihead.training.transfer import tokenizers_from
 
         found = [role for task in config.task.members().values() for role in roles_of(config.data, task)]
         roles = list(dict.fromkeys(role for role in found if role != "label"))
         if is_published(config.init_from):
-            return Vocabulary(dict.fromkeys(roles, tokenizer_of(config.init_from)))
+            published = tokenizers_of(config.init_from)
+            return Vocabulary({role: published.get(role, next(iter(published.values()))) for role in roles})
         return Vocabulary(tokenizers_from(run_directory(config.init_from, "init_from"), roles))
     return None
 

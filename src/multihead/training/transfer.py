@@ -33,7 +33,8 @@ log = logging.getLogger("multihead")
 SAME = ("d_model", "num_heads", "num_kv_heads", "d_ff", "activation", "norm", "norm_placement", "position", "qk_norm",
         "bias", "attention", "feed_forward", "norm_eps", "embedding_width", "embedding_scale", "embedding_norm",
         "segment_types", "position_offset", "rope_theta", "rotary_share", "head_size", "attention_bias", "parallel",
-        "share_layers", "rope_scaling", "rope_factor", "rope_original_len")  # fmt: skip
+        "share_layers", "rope_scaling", "rope_factor", "rope_original_len", "sinusoid_order", "relative_buckets",
+        "relative_max_distance", "attention_scale")  # fmt: skip
 """Keys of ``model.*`` in which two models must agree so that the weights of one fit the other."""
 MOST_TENSORS = 20_000
 """Most tensors of a model that is read: a file of a few MB can name millions of empty ones."""
@@ -100,7 +101,10 @@ def published_source(init_from: str) -> Source:
     found = read_published(init_from)
     if found.unused:
         log.info("weights of %s that this run does not use: %s", init_from, ", ".join(found.unused))
-    return Source(init_from, found.state, Vocabulary({"text": found.tokenizer}, found.labels), found.options)
+    embedding = found.state.get("transformer.encoder.embedding.weight")
+    if embedding is not None and any(name.startswith("transformer.decoder.") for name in found.state):
+        found.state.setdefault("transformer.decoder.embedding.weight", embedding)
+    return Source(init_from, found.state, Vocabulary(found.tokenizers, found.labels), found.options)
 
 
 def tokenizers_from(run_dir: Path, roles: Sequence[str]) -> dict[str, Tokenizer]:

@@ -203,15 +203,18 @@ def _classes(config: DataConfig, rows: Rows, may_be_empty: Sequence[str]) -> lis
     return [config.labels.get(name, name) for name in names]
 
 
-def _without_class(
-    config: DataConfig, split: str, part: Rows, whole: Rows, may_be_empty: Sequence[str], most: int = 5
-) -> list[str]:
+MOST_LISTED = 5
+"""Number of classes that a message lists."""
+
+
+def _without_class(config: DataConfig, split: str, part: Rows, whole: Rows, may_be_empty: Sequence[str]) -> list[str]:
     """Returns a sentence about classes of which a held-out split has no row."""
     classes = _classes(config, whole, may_be_empty) or []
     lacking = sorted(set(classes) - set(_classes(config, part, may_be_empty) or []))
     if not lacking:
         return []
-    listed = ", ".join(map(repr, lacking[:most])) + (f" and {len(lacking) - most} more" if len(lacking) > most else "")
+    listed = ", ".join(map(repr, lacking[:MOST_LISTED]))
+    listed += f" and {len(lacking) - MOST_LISTED} more" if len(lacking) > MOST_LISTED else ""
     what = f"{split}: {len(lacking)} of the {len(set(classes))} classes have no row in it ({listed})"
     return [f"{what}; a larger share may help: data.splits.{split}=0.2"]
 

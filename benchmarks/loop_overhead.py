@@ -28,7 +28,8 @@ from multihead.config.compose import Composition, compose
 from multihead.config.data import SPLITS
 from multihead.data.prepare import prepare
 from multihead.runs.console import open_log
-from multihead.runs.loggers import build_loggers, quiet_lightning
+from multihead.runs.loggers import build_loggers
+from multihead.runs.noise import quiet_lightning
 from multihead.tasks.lightning_module import TaskModule
 from multihead.training.build import build_trainer, join
 from multihead.training.precision import settle

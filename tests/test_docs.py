@@ -51,6 +51,7 @@ def definitions() -> set[str]:
     return names
 
 
+@pytest.mark.unhurried
 def test_the_path_names_files_and_definitions_that_exist():
     known, text = definitions(), PATH.read_text()
     called = [name for name in backticked(text) if re.fullmatch(r"_?[A-Za-z]\w*(\.\w+)*", name)]

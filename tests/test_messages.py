@@ -8,6 +8,7 @@ from messages import all_messages
 OURS = re.compile(r"\b(capsule|capsules|mendable|door|letters that)\b")
 
 
+@pytest.mark.unhurried
 def test_every_kind_of_message_is_found():
     found = all_messages()
     assert {kind for _, _, kind, _ in found} >= {"error", "warning", "info", "what", "fix", "help"}

@@ -202,6 +202,7 @@ def test_not_distinguishable_and_corrected(runs):
     assert any("corrected for 3 comparisons" in note for note in report.notes)
 
 
+@pytest.mark.unhurried
 def test_baseline_instead_of_all_pairs(runs):
     translation(runs / "runs/other", 0.2, "model.d_model=32")
     for baseline in ("runs/wide_2", "model.d_model=96"):

@@ -105,3 +105,14 @@ def test_what_hydra_shows_of_a_path(tickets, capsys, monkeypatch):
     assert "Config search path" in capsys.readouterr().out
     assert main(["train", "task=classification", "data=tickets.csv", "--cfg", "job", "--package", "data.roles"]) == 0
     assert "label: category\ntext: body\n" in capsys.readouterr().out
+
+
+def test_a_multirun_over_paths(tmp_path, monkeypatch):
+    from multihead.config.multirun import compose_sweep
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        rows = [f"some words {name} {i},l{i % 2}" for i in range(20)]
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "\n".join(rows))
+    found = [each.config.data for each in compose_sweep(["task=classification", "data=a.csv,b.csv"])]
+    assert [(each.name, each.train) for each in found] == [("a", "a.csv"), ("b", "b.csv")]

@@ -23,6 +23,7 @@ def run(runs, tmp_path):
     [
         (["to=ctranslate2", "decoding.num_beams=2"], "ctranslate2", ["model.bin", "config.json"]),
         (["to=ctranslate2", "quantization=int8"], "ctranslate2_int8", ["model.bin", "config.json"]),
+        (["to=onnx", "quantization=int8"], "onnx_int8", ["encode.onnx", "decode.onnx"]),
         (["to=torch_export"], "torch_export", ["encode.pt2", "decode.pt2"]),
     ],
 )
@@ -35,6 +36,13 @@ def test_every_format(words, folder, files, run, capsys):
     if "int8" not in folder:
         assert verification["equal_outputs"] == 1.0
         assert verification["largest_difference"] <= 1e-4 * verification["scale"]
+    if folder == "onnx_int8":
+        import onnx
+
+        cost = f"On 8 inputs of the run, {verification['equal_outputs']:.1%} of the outputs"
+        assert cost in (out / "README.md").read_text() and not list(out.glob("*.float32"))
+        kinds = {each.data_type for file in out.glob("*.onnx") for each in onnx.load(file).graph.initializer}
+        assert onnx.TensorProto.INT8 in kinds
     said = capsys.readouterr().out
     assert "largest difference" in said and f"wrote {out}" in said.replace("\n", "")
 
@@ -63,9 +71,10 @@ def test_a_difference_is_refused_and_nothing_is_left(run, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["to=tflite"], "to: must be one of ctranslate2, onnx, torch_export, huggingface, got 'tflite'"),
+        (["to=tflite"], "to: must be one of ctranslate2, onnx, torch_export, huggingface, lora, got 'tflite'"),
         ([], "to: is missing"),
-        (["to=onnx", "quantization=int8"], "quantization: must be left out if to=onnx"),
+        (["to=torch_export", "quantization=int8"], "quantization: must be left out if to=torch_export"),
+        (["to=onnx", "quantization=int16"], "quantization: must be one of float32, int8, got 'int16'"),
         (["to=ctranslate2", "quantization=int3"], "quantization: must be one of float32, int8"),
         (["to=safetensors"], "to: RUN/model has this format already: model.safetensors, model.json"),
         (["to=ctranslate2", "sentences=none"], "sentences: must be a whole number"),
@@ -81,8 +90,8 @@ def test_words_that_are_refused(words, message, run, capsys):
 def test_the_names_of_folders(tmp_path):
     assert folder_of(ExportSettings(run="r", to="ctranslate2", quantization="float32"), tmp_path).name == "ctranslate2"
     assert folder_of(ExportSettings(run="r", to="onnx", out="there"), tmp_path).name == "there"
-    with pytest.raises(ConfigError, match="only ctranslate2 stores weights in other types"):
-        ExportSettings(run="r", to="onnx", quantization="int8")
+    with pytest.raises(ConfigError, match="only ctranslate2 and onnx store weights in other types"):
+        ExportSettings(run="r", to="huggingface", quantization="int8")
 
 
 def test_a_part_of_several_tasks(tmp_path, capsys):

@@ -499,6 +499,7 @@ def test_message_patterns_are_specific():
     assert not [message for _, message in REFUSED if re.search(message, "error[config] key: something else")]
 
 
+@pytest.mark.unhurried
 def test_the_ending_of_a_named_file_gives_its_format():
     words = ["task=translation", "data=files"]
     assert compose([*words, "data.train=rows.jsonl.gz"]).config.data.format == "jsonl"

@@ -1,5 +1,6 @@
 """Roles, held-out rows, fingerprints."""
 
+import hashlib
 import random
 from collections import Counter
 
@@ -234,3 +235,12 @@ def test_a_plugin_may_leave_a_split_out():
     config = DataConfig(name="mine", roles={"source": "a", "target": "b"}, splits={"val": 5, "test": 5})
     corpus = load_corpus(config, ["source", "target"], readers={"mine": reader})
     assert {split: len(rows) for split, rows in corpus.splits.items()} == {"train": 40, "val": 5, "test": 5}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
+def test_a_fingerprint_is_that_of_the_joined_texts(count, monkeypatch):
+    monkeypatch.setattr("multihead.data.corpus.ROWS_AT_ONCE", 3)
+    texts = {"text": [f"é{i}" for i in range(count)], "label": ["x"] * count}
+    rows = Rows(texts, {}, np.arange(count))
+    joined = "".join(f"{role}\0{count}\0" + "\0".join(texts[role]) for role in sorted(texts))
+    assert rows.fingerprint() == hashlib.sha256(joined.encode()).hexdigest()

@@ -65,10 +65,10 @@ def test_padded_equals_a_loop(ragged):
         lists = [[1, *rows["t"][i], 2, 3] for i in indices]
         expected = torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in lists], True, -100)
         assert batch.dtype == torch.int64 and torch.equal(batch, expected)
-        joined = encoded.joined([1, "s", 4, "t", 2], indices, pad_left=True)
+        joined = encoded.joined([1, "s", 4, "t", 2], indices)
         lists = [[1, *rows["s"][i], 4, *rows["t"][i], 2] for i in indices]
         width = max(map(len, lists))
-        assert joined.tolist() == [[0] * (width - len(x)) + x for x in lists]
+        assert joined.tolist() == [x + [0] * (width - len(x)) for x in lists]
 
 
 def test_empty_batches_are_well_formed(ragged):

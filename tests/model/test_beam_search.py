@@ -546,6 +546,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.unhurried
 def test_batches_side_by_side_are_those_one_after_the_other(two_threads):
     model, head = tiny(end=1.0)
     config, batches = DecodingConfig(num_beams=3, num_return_sequences=2), [[7, 4], [5], [3, 2, 1], [2, 2]]

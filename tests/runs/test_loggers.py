@@ -19,18 +19,10 @@ from wandb_server import WandbServer
 
 from multihead.config.training import Config
 from multihead.errors import ConfigError
-from multihead.runs.loggers import (
-    WandbMetrics,
-    build_loggers,
-    finish,
-    log_picture,
-    log_samples,
-    log_table,
-    quiet_lightning,
-    wandb_history,
-    wandb_id,
-)
+from multihead.runs.loggers import build_loggers, finish, log_picture, log_samples, log_table
 from multihead.runs.metrics_file import CSVMetrics, Events
+from multihead.runs.noise import quiet_lightning
+from multihead.runs.wandb import WandbMetrics, wandb_history, wandb_id
 
 KEY = "5ec2e7" * 6 + "abcd"
 """A planted W&B key."""

@@ -117,6 +117,7 @@ def test_the_newest_unfinished_run_of_the_configuration_is_found(tmp_path, monke
     assert (found.run_dir.name, found.how, found.resumes) == ("2026-01-01", "on", True)
 
 
+@pytest.mark.unhurried
 def test_run_dir_names_the_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = run_of(tmp_path / "run")

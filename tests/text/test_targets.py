@@ -48,6 +48,7 @@ def test_the_tokenizer_of_bleu_by_what_is_installed(monkeypatch):
             require_tokenizer(wanted)
 
 
+@pytest.mark.unhurried
 def test_it_is_measured_on_the_training_split_and_stands_beside_the_tokenizers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for split, rows in (("train", 300), ("val", 20), ("test", 20)):

@@ -6,25 +6,12 @@ import math
 
 import pytest
 import torch
-from steps_alone import TOKENS, Clock, Run, validating
+from steps_alone import TOKENS, validating
 
 from multihead.errors import MachineError, NumericsError, Stopped
 from multihead.runs.checkpoint import FolderCheckpointIO, Start
-from multihead.training import counters as module_of_counters
 from multihead.training import saving as module_of_saving
 from multihead.training.streams import Streams
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(module_of_counters, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def run(tmp_path, clock):
-    return lambda **config: Run(tmp_path, clock, **config)
 
 
 def test_seconds_are_those_of_all_parts_of_a_run(run, clock):

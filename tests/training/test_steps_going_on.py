@@ -2,25 +2,12 @@
 
 import pytest
 import torch
-from steps_alone import Clock, Run, learning, saved_state
+from steps_alone import learning, saved_state
 
 from multihead.errors import CheckpointError
 from multihead.runs.checkpoint import Start, random_state
-from multihead.training import counters as module_of_counters
 from multihead.training.restore import loss_of_rank
 from multihead.training.streams import Streams
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(module_of_counters, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def run(tmp_path, clock):
-    return lambda **config: Run(tmp_path, clock, **config)
 
 
 @pytest.mark.parametrize(

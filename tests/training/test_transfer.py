@@ -244,6 +244,7 @@ def test_rates_fall_from_layer_to_layer():
     assert next(g["lr"] for g in groups if any(p is embedding for p in g["params"])) == 5e-4
 
 
+@pytest.mark.unhurried
 def test_frozen_parameters_stay():
     made = task("task=lm")
     named = dict(made.model.named_parameters())

@@ -80,13 +80,13 @@ class Spread:
     high: float | None = None
 
 
-def spread(values: Sequence[float], level: float = LEVEL) -> Spread:
+def spread(values: Sequence[float]) -> Spread:
     """Returns the mean, deviation and interval of the scores of several seeds."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Spread(mean)
     deviation = float(np.std(values, ddof=1))
-    half = _t_quantile((1 + level) / 2, len(values) - 1) * deviation / len(values) ** 0.5
+    half = _t_quantile((1 + LEVEL) / 2, len(values) - 1) * deviation / len(values) ** 0.5
     return Spread(mean, deviation, mean - half, mean + half)
 
 
@@ -97,9 +97,9 @@ def _t_quantile(share: float, freedom: float) -> float:
 # ---- one run
 
 
-def proportion_interval(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
+def proportion_interval(hits: int, count: int) -> tuple[float, float]:
     """Returns the exact interval of the share ``hits / count`` (Clopper and Pearson 1934)."""
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
     high = float(special.betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
     return low, high

@@ -90,15 +90,13 @@ def multirun(words: Iterable[str], *, config_dir: str | None = None) -> Multirun
     return found
 
 
-def compose_sweep(
-    words: Iterable[str], *, config_dir: str | None = None, limit: int | None = MAX_CHECKED_TRIALS
-) -> list[Composition]:
+def compose_sweep(words: Iterable[str], *, limit: int | None = MAX_CHECKED_TRIALS) -> list[Composition]:
     """Returns the configurations of the first ``limit`` trials of a multirun, in Hydra's order.
 
     Raises:
         ConfigError: As for `compose`, for the first trial that is not valid.
     """
-    return compose_trials(multirun(words, config_dir=config_dir), words, config_dir=config_dir, limit=limit)
+    return compose_trials(multirun(words), words, limit=limit)
 
 
 def compose_trials(

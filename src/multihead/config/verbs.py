@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from multihead.config.check import require
+from multihead.config.check import require, require_choice
 from multihead.config.settings import Settings, setting
 from multihead.errors import ConfigError
 
@@ -134,7 +134,7 @@ class ExportSettings(Settings):
     KEYS: ClassVar[tuple[str, ...]] = ("decoding.num_beams", "plugin")
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "multihead export run=outputs/translation/multi30k/... to=ctranslate2 quantization=int8 decoding.num_beams=5",
-        "multihead export run=outputs/classification/sst2/... to=onnx",
+        "multihead export run=outputs/classification/sst2/... to=onnx quantization=int8",
     )
 
     run: str = setting(takes="RUN", example=A_RUN)
@@ -146,7 +146,8 @@ class ExportSettings(Settings):
     out: str = setting(takes="FOLDER")
     """The folder to write; by default RUN/export/FORMAT. The new export replaces an earlier one when it is whole."""
     quantization: str = setting(takes="TYPE", choices=QUANTIZATIONS)
-    """The type in which to=ctranslate2 stores weights; by default float32."""
+    """The type in which to=ctranslate2 stores weights; by default float32. to=onnx takes float32 and int8. README.md in
+    its folder says what int8 costs."""
     sentences: int = setting(100, takes="N")
     """Number of inputs on which the export is compared with the run."""
     part: str = setting(takes="TASK")
@@ -158,8 +159,10 @@ class ExportSettings(Settings):
             raise ConfigError("to", what, "use that folder, or to=onnx")
         Settings.__post_init__(self)
         require(self.sentences >= 1, "sentences", "at least 1", self.sentences, "sentences=100")
-        if self.quantization and self.to != "ctranslate2":
-            what = f"left out if to={self.to}: only ctranslate2 stores weights in other types"
+        if self.to == "onnx":
+            require_choice("quantization", self.quantization or "float32", ("float32", "int8"))
+        elif self.quantization and self.to != "ctranslate2":
+            what = f"left out if to={self.to}: only ctranslate2 and onnx store weights in other types"
             require(False, "quantization", what, self.quantization)
 
 

@@ -23,6 +23,9 @@ Reader = Callable[[DataConfig, str, Sequence[str]], Mapping[str, list[str]] | No
 """A plugin's corpus: (config, split, columns) to the texts of the columns, or None to hold the split out of train."""
 
 
+ROWS_AT_ONCE = 10_000
+
+
 @dataclass
 class Rows:
     """Rows of one split by role."""
@@ -57,7 +60,9 @@ class Rows:
         digest = hashlib.sha256()
         for role in sorted(self.columns):
             digest.update(f"{role}\0{len(self)}\0".encode())
-            digest.update("\0".join(self.columns[role]).encode())  # no text holds a NUL
+            texts = self.columns[role]
+            for first in range(0, len(texts), ROWS_AT_ONCE):  # a join of all texts would hold them twice in memory
+                digest.update(b"\0" * bool(first) + "\0".join(texts[first : first + ROWS_AT_ONCE]).encode())
         return digest.hexdigest()
 
 
@@ -198,15 +203,18 @@ def _classes(config: DataConfig, rows: Rows, may_be_empty: Sequence[str]) -> lis
     return [config.labels.get(name, name) for name in names]
 
 
-def _without_class(
-    config: DataConfig, split: str, part: Rows, whole: Rows, may_be_empty: Sequence[str], most: int = 5
-) -> list[str]:
+MOST_LISTED = 5
+"""Number of classes that a message lists."""
+
+
+def _without_class(config: DataConfig, split: str, part: Rows, whole: Rows, may_be_empty: Sequence[str]) -> list[str]:
     """Returns a sentence about classes of which a held-out split has no row."""
     classes = _classes(config, whole, may_be_empty) or []
     lacking = sorted(set(classes) - set(_classes(config, part, may_be_empty) or []))
     if not lacking:
         return []
-    listed = ", ".join(map(repr, lacking[:most])) + (f" and {len(lacking) - most} more" if len(lacking) > most else "")
+    listed = ", ".join(map(repr, lacking[:MOST_LISTED]))
+    listed += f" and {len(lacking) - MOST_LISTED} more" if len(lacking) > MOST_LISTED else ""
     what = f"{split}: {len(lacking)} of the {len(set(classes))} classes have no row in it ({listed})"
     return [f"{what}; a larger share may help: data.splits.{split}=0.2"]
 

@@ -111,10 +111,8 @@ class Encoded:
         """Returns the ids of one role as a batch, padded at the right: LongTensor [B, W]."""
         return self.joined([*prepend, role, *append], indices, pad_id=pad_id)
 
-    def joined(
-        self, parts: Sequence[str | int], indices: np.ndarray, *, pad_id: int = 0, pad_left: bool = False
-    ) -> Tensor:
-        """Returns a padded batch in which roles and single ids follow each other: LongTensor [B, W].
+    def joined(self, parts: Sequence[str | int], indices: np.ndarray, *, pad_id: int = 0) -> Tensor:
+        """Returns a batch, padded at the right, in which roles and single ids follow each other: LongTensor [B, W].
 
         ``joined([bos, "source", sep, "target", eos], indices)`` is a batch for a decoder-only model. Without indices
         the batch is empty.
@@ -123,7 +121,6 @@ class Encoded:
             parts: Roles and ids, in their order.
             indices: Examples of the batch, int [B].
             pad_id: Id of the padding.
-            pad_left: Whether the padding stands at the left instead of at the right.
         """
         indices = np.asarray(indices, dtype=np.int64)
         one = np.ones(len(indices), dtype=np.int64)
@@ -131,7 +128,7 @@ class Encoded:
         total = np.sum([np.zeros_like(one), *lengths], axis=0)
         width = int(total.max(initial=max(1, sum(isinstance(part, int) for part in parts))))
         batch = np.full((len(indices), width), pad_id, dtype=np.int64)
-        cursor = width - total if pad_left else np.zeros_like(total)  # [B]
+        cursor = np.zeros_like(total)  # [B]
         for part, length in zip(parts, lengths, strict=True):
             if isinstance(part, str):
                 steps = np.arange(int(length.max(initial=0)))

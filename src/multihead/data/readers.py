@@ -240,11 +240,11 @@ def _columns_fix(config: DataConfig, number: int, row: Sequence[str]) -> str:
     return SKIP
 
 
-def _require_columns(file: str, names: Sequence[str], columns: Sequence[str], fix: str = "") -> None:
+def _require_columns(file: str, names: Sequence[str], columns: Sequence[str]) -> None:
     for column in columns:
         if column not in names:
             near = difflib.get_close_matches(column, names, n=1)
-            fix = fix or (f"data.roles: name {near[0]!r}" if near else "let data.roles name one of them")
+            fix = f"data.roles: name {near[0]!r}" if near else "let data.roles name one of them"
             raise DataError(file, f"no column {column!r}; there are {', '.join(names)}", fix)
 
 

@@ -93,10 +93,16 @@ def _ctranslate2(folder: Path, reference: Reference, examples: list[Example], se
 
 def _programs(folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings) -> Verification:
     programs.write(reference, folder, settings.to)
+    exact = settings.quantization != "int8"
+    if not exact:
+        programs.quantize(folder)
     files = save_vocab(folder, reference.task.vocab)
     programs.write_tokenizers(reference.task, folder, files)
     if settings.to == "onnx" and reference.classifies:
         programs.write_script(reference.task, folder)
-    (folder / "README.md").write_text(programs.readme(reference, files, settings.to), encoding="utf-8")
     wanted = reference.outputs(examples, greedy=True)
-    return verify(programs.Runtime(folder, reference, settings.to), reference, examples, wanted, exact=True)
+    runtime = programs.Runtime(folder, reference, settings.to)
+    verification = verify(runtime, reference, examples, wanted, exact=exact)
+    text = programs.readme(reference, files, settings.to) + ("" if exact else programs.cost_of_int8(verification))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    return verification

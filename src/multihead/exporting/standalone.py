@@ -5,6 +5,7 @@ It needs onnxruntime, tokenizers and numpy, and nothing else. predict.json holds
 
 import json
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,8 +45,16 @@ def decide(row: np.ndarray) -> list[str]:
     return [labels[int(np.where(free, row, -1.0).argmax())]]
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing, so that it has no class: spaces, tabs and zero-width characters."""
+    return all(char.isspace() or unicodedata.category(char) in ("Cc", "Cf") for char in text)
+
+
 if __name__ == "__main__":
     for line in sys.stdin:
+        if is_blank(line):
+            sys.stdout.write("\n")
+            continue
         found = probabilities([line.rstrip("\n")])[0]
         chosen = decide(found)
         shown = ",".join(f"{found[SETTINGS['labels'].index(label)]:.4f}" for label in chosen)

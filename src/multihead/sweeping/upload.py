@@ -56,7 +56,7 @@ def send_run(run_dir: Path, failed: bool = False) -> None:
     if recorded or list(run_dir.glob("wandb/run-*")):
         return
     from multihead.runs.files import read_metrics
-    from multihead.runs.loggers import WandbMetrics, start_wandb
+    from multihead.runs.wandb import WandbMetrics, start_wandb
 
     tree = load_yaml(run_dir / "config.yaml")
     run = start_wandb(run_dir, tree)

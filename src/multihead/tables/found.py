@@ -23,7 +23,7 @@ KINDS = {
 
 @dataclass
 class Look:
-    """What one file is."""
+    """Describes one file."""
 
     name: str
     """The file as the user named it."""
@@ -31,7 +31,7 @@ class Look:
     """One of the values of ``data.format``, such as csv."""
     encoding: str = "utf-8"
     dialect: Dialect | None = None
-    """For csv and tsv."""
+    """The dialect of csv and tsv. The other formats have none."""
     header: bool = False
     """Whether the first row names the columns."""
     columns: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Look:
     count: int = 0
     """Number of rows; an estimate if the sample is not the whole file."""
     first_token_is_label: str = ""
-    """For lines such as ``__label__good I like it``: the pattern of the label."""
+    """Pattern of the label, if lines begin with one: ``__label__good I like it``."""
 
     def column(self, name: str) -> list[str]:
         """Returns the cells of a column in the sample."""

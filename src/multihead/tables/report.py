@@ -1,4 +1,4 @@
-"""What ``multihead data`` says of files: columns, classes, repeated texts, and the tasks that the files serve."""
+"""Describes files for ``multihead data``: columns, classes, repeated texts, and the tasks that the files serve."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Column:
 
 @dataclass
 class Served:
-    """What the files are for one task."""
+    """Says how the files serve one task."""
 
     task: str
     words: str
@@ -54,7 +54,7 @@ class Served:
 
 @dataclass
 class Report:
-    """What files are and what they are good for."""
+    """Describes files and the tasks that they serve."""
 
     look: Look
     columns: list[Column]
@@ -66,7 +66,7 @@ class Report:
 
 
 def examine(paths: Sequence[str], tasks: Sequence[Needs], stated: Mapping[str, Any]) -> Report:
-    """Looks at files and at what each task finds in them.
+    """Describes files and the roles that each task finds in them.
 
     Args:
         paths: Files, a folder or a pattern, as for ``data=``.

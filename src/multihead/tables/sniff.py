@@ -1,4 +1,4 @@
-"""What a file is, found from its content: format, encoding, dialect, header, columns and a sample of its rows."""
+"""Finds from the content of a file its format, encoding, dialect, header and columns, and a sample of its rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEXTS = (".txt", ".md", ".py", ".rst", ".tex", ".text")
 
 
 def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
-    """Finds out what a file is.
+    """Finds the format, the dialect and the columns of a file.
 
     Args:
         path: The file.

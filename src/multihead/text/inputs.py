@@ -54,7 +54,7 @@ def as_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
         decoder.decode(b"", final=True)
 
 
-def lines_of(stream: Iterable[bytes], strict: bool, name: str = "input") -> Iterator[tuple[str, bool]]:
+def lines_of(stream: Iterable[bytes], strict: bool) -> Iterator[tuple[str, bool]]:
     r"""Yields each line of a byte stream as text, and whether the line is valid UTF-8.
 
     Lines are split at ``\n`` only. A byte-order mark at the start is removed; a UTF-16 mark makes the stream be read as
@@ -63,19 +63,18 @@ def lines_of(stream: Iterable[bytes], strict: bool, name: str = "input") -> Iter
     Args:
         stream: The bytes in chunks, such as an open file.
         strict: Whether a line that is not UTF-8 is an error; otherwise U+FFFD replaces its wrong bytes.
-        name: The name of the stream in messages.
 
     Raises:
         DataError: A line is not UTF-8 (the message names its place), or the UTF-16 data are damaged.
     """
     number = 0
-    for number, raw in enumerate(_split(stream, name), start=1):
+    for number, raw in enumerate(_split(stream), start=1):
         raw = raw.removesuffix(b"\r").removeprefix(UTF8_BOM if number == 1 else b"")
         try:
             yield raw.decode("utf-8"), True
         except UnicodeDecodeError as error:
             if strict:
-                place = f"{name}:{number}:{len(raw[: error.start].decode()) + 1}"
+                place = f"input:{number}:{len(raw[: error.start].decode()) + 1}"
                 fix = (
                     "convert it (iconv -f WINDOWS-1252 -t UTF-8), or replace the byte by U+FFFD: data.on_bad_line=skip"
                 )
@@ -83,7 +82,7 @@ def lines_of(stream: Iterable[bytes], strict: bool, name: str = "input") -> Iter
             yield raw.decode("utf-8", errors="replace"), False
 
 
-def _split(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
+def _split(stream: Iterable[bytes]) -> Iterator[bytes]:
     """Yields the bytes of each line, in UTF-8."""
     rest, number = b"", 0
     try:
@@ -92,9 +91,8 @@ def _split(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
             yield from whole
             number += len(whole)
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{name}:{number + 1}", f"damaged UTF-16 data ({error.reason})", "copy or download the file again"
-        ) from None
+        what, fix = f"damaged UTF-16 data ({error.reason})", "copy or download the file again"
+        raise DataError(f"input:{number + 1}", what, fix) from None
     if rest:
         yield rest
 

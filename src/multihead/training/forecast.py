@@ -42,7 +42,7 @@ def plan(composition: Composition) -> dict[str, Any]:
     """
     began = time.monotonic()  # the time of the start includes importing Lightning
     from multihead.runs.console import open_log
-    from multihead.runs.loggers import quiet_lightning
+    from multihead.runs.noise import quiet_lightning
     from multihead.training.build import starting
 
     quiet_lightning()

@@ -130,8 +130,8 @@ def run_rank(assignment: Assignment, heartbeat: L.Callback) -> None:
 def _train(composition: Composition, assignment: Assignment, callbacks: Sequence[L.Callback] = ()) -> dict[str, Any]:
     """Prepares the data, builds the task, opens the run directory, and trains."""
     from multihead.runs.console import LIBRARIES, open_log
-    from multihead.runs.loggers import quiet_lightning
     from multihead.runs.metrics_file import Events
+    from multihead.runs.noise import quiet_lightning
     from multihead.training.transfer import as_rows, copy_weights, transfer_table
 
     quiet_lightning()

@@ -35,6 +35,16 @@ def _finish(text: str, mark: str) -> str:
     return text[0].upper() + text[1:] + mark
 
 
+class _Language:
+    """A lineariser. Its method for each rule turns the children of the rule into words."""
+
+    def sentence(self, tree: Tree) -> str:
+        """The sentence, with its capital letter and final mark."""
+        rule, *rest = tree
+        mark = "?" if rule in ("question", "ask", "ask_where", "ask_who") else "."
+        return _finish(getattr(self, rule)(*rest), mark)
+
+
 # -------------------------------------------------------------------------------------------------------------- English
 
 VOWELS = (*"aeiou", "honest")
@@ -43,14 +53,8 @@ REFLEXIVE = {"1sg": "myself", "1pl": "ourselves"}
 """Objects that are the subject again."""
 
 
-class English:
+class English(_Language):
     """English sentences: do-support, particles that pronouns split, stranded prepositions."""
-
-    def sentence(self, tree: Tree) -> str:
-        """The sentence, with its capital letter and final mark."""
-        rule, *rest = tree
-        mark = "?" if rule in ("question", "ask", "ask_where", "ask_who") else "."
-        return _finish(getattr(self, rule)(*rest), mark)
 
     # Sentences. A core is (does | does_not | often, ..., subject, predicate).
 
@@ -256,14 +260,8 @@ class NounPhrase:
         return f"{self.text} {self.relative}" if self.relative else self.text
 
 
-class German:
+class German(_Language):
     """German sentences: case and gender, verb-second and verb-final order, separable prefixes, `nicht` and `kein`."""
-
-    def sentence(self, tree: Tree) -> str:
-        """The sentence, with its capital letter and final mark."""
-        rule, *rest = tree
-        mark = "?" if rule in ("question", "ask", "ask_where", "ask_who") else "."
-        return _finish(getattr(self, rule)(*rest), mark)
 
     # Sentences.
 

@@ -12,7 +12,8 @@ import torch.multiprocessing as mp
 from trial import FORKS
 
 from multihead.comparing.per_example import statistics_of
-from multihead.metrics.classification import Confusion, Outputs, _plain, class_metrics, label_set_metrics
+from multihead.metrics.classification import Confusion, _plain, class_metrics, label_set_metrics
+from multihead.metrics.sums import Outputs
 
 NAMES = ["ham", "spam", "scam"]
 

@@ -67,6 +67,7 @@ def test_chrf_is_sacrebleus(options):
 def test_ter_is_sacrebleus():
     hypotheses, references = corpus(60)
     metric = in_batches(CorpusTER(), hypotheses, references)
+    assert CorpusTER.higher_is_better is False and CorpusBLEU.higher_is_better is CorpusROUGE.higher_is_better is True
     assert metric.compute().item() == sacrebleu.metrics.TER().corpus_score(hypotheses, [references]).score
     assert metric.signature().startswith("nrefs:1|case:lc|tok:tercom|")
     assert 0 < metric.compute() < 60

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from multihead.errors import side_output
-from multihead.metrics.sums import of_ranks
 
 CALIBRATION_BINS = 15
 """Number of bins of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599)."""
@@ -27,27 +26,6 @@ MOST_SHOWN = 12
 """A confusion matrix of at most so many classes is shown whole. The files always hold all classes."""
 EXTREMES = 10
 """If there are more than twice so many classes, the screen shows so many of the best and of the worst by F1."""
-
-
-class Outputs:
-    """Collects the logits [N, C] and the labels ([N], or [N, C] of 0 and 1) of all examples of all ranks."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets all examples."""
-        self.logits: list[Tensor] = []
-        self.labels: list[Tensor] = []
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch, which may be empty; every rank adds at least one."""
-        self.logits.append(logits.detach().double())
-        self.labels.append(labels)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Returns all logits (float64) and all labels."""
-        return torch.cat(of_ranks(torch.cat(self.logits))), torch.cat(of_ranks(torch.cat(self.labels)))
 
 
 def class_metrics(probabilities: Tensor, predicted: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, float]:

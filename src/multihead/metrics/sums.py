@@ -1,47 +1,58 @@
-"""Numbers that are added up over batches. They are added up over all ranks when they are read."""
+"""Means and collections over all batches and ranks, as torchmetrics' classes. Importing this module takes seconds."""
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 
-def rank_and_size() -> tuple[int, int]:
-    """The number of this rank and how many ranks there are; (0, 1) if no ranks were started."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-
-
-def of_ranks(own: Tensor) -> list[Tensor]:
-    """The tensors of all ranks, in their order and on the host. Every rank has to call it with its own."""
-    _, size = rank_and_size()
-    if size == 1:
-        return [own]
-    found: list[Tensor] = [own] * size
-    dist.all_gather_object(found, own.cpu())
-    return found
-
-
-class WeightedMean:
+class WeightedMean(Metric):
     """Sum of ``value`` divided by the sum of ``weight``, for example the loss per token, or accuracy.
 
     Sums are float64, so that the order of batches and ranks does not change them. Nothing leaves the device before
     `compute`.
     """
 
-    def __init__(self) -> None:
-        self.reset()
+    is_differentiable = False
+    full_state_update = False
+    value: Tensor
+    weight: Tensor
 
-    def reset(self) -> None:
-        """Forgets all values."""
-        self.value = self.weight = torch.zeros((), dtype=torch.float64)
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("value", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, value: Tensor | float, weight: Tensor | float) -> None:
         """Adds ``value``, a sum over a batch, and its ``weight``, for example the number of tokens."""
-        self.value = self.value + value
-        self.weight = self.weight + weight
+        self.value += value
+        self.weight += weight
 
     def compute(self) -> Tensor:
         """The mean over all ranks; nan if nothing was added."""
-        value, weight = torch.stack(of_ranks(torch.stack([self.value.cpu(), self.weight.cpu()]))).sum(0)
-        return value / weight
+        return self.value / self.weight
+
+
+class Outputs(Metric):
+    """Collects the outputs [N, ...] and the labels [N, ...] of all examples of all ranks."""
+
+    is_differentiable = False
+    full_state_update = False
+    outputs: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("outputs", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Adds a batch, which may be empty; every rank adds at least one."""
+        self.outputs.append(outputs.detach().double())
+        self.labels.append(labels)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Returns all outputs (float64) and all labels."""
+        return dim_zero_cat(self.outputs), dim_zero_cat(self.labels)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from multihead.metrics import sacrebleu_private
 from multihead.metrics.edit_distance import edits
 from multihead.metrics.rouge import SIGNATURE, rouge
 from multihead.metrics.sacrebleu_private import BLEU, CHRF, TER, Scorer
-from multihead.metrics.sums import WeightedMean, of_ranks
+from multihead.metrics.sums import WeightedMean
 
 BLEU_STATISTICS, CHRF_STATISTICS, TER_STATISTICS = 10, 18, 2
 """How many numbers describe a sentence. For BLEU, these are two lengths, and matches and totals of n-grams of four
@@ -34,7 +35,7 @@ def _ter() -> TER:
     return TER()
 
 
-class _CorpusScore:
+class _CorpusScore(Metric):
     """A sacreBLEU metric whose state is the sum of the sentences' statistics.
 
     The score of a corpus depends on its sentences through this sum alone. So it is exactly sacreBLEU's score for any
@@ -42,13 +43,14 @@ class _CorpusScore:
     copyable and some of sacreBLEU's tokenizers are not.
     """
 
-    def __init__(self, num_statistics: int):
-        self._empty = [0] * num_statistics
-        self.reset()
+    is_differentiable = False
+    full_state_update = False
+    higher_is_better = True
+    statistics: Tensor
 
-    def reset(self) -> None:
-        """Forgets all sentences."""
-        self.statistics = torch.tensor(self._empty)
+    def __init__(self, num_statistics: int):
+        super().__init__()
+        self.add_state("statistics", torch.zeros(num_statistics, dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
     def scorer(self) -> Scorer:
@@ -61,12 +63,11 @@ class _CorpusScore:
             raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
         if hypotheses:
             sentences = sacrebleu_private.sentence_statistics(self.scorer, hypotheses, references)
-            self.statistics = self.statistics + torch.tensor(sentences).sum(0)
+            self.statistics += torch.tensor(sentences, dtype=torch.int64).sum(0).to(self.statistics.device)
 
     def compute(self) -> Tensor:
         """The score of all ranks, float64; BLEU and chrF are in [0, 100]. Without sentences it is 0."""
-        total = torch.stack(of_ranks(self.statistics)).sum(0)
-        score = sacrebleu_private.score_of_sums(self.scorer, total.tolist())
+        score = sacrebleu_private.score_of_sums(self.scorer, self.statistics.tolist())
         return torch.tensor(score, dtype=torch.float64)
 
     def signature(self) -> str:
@@ -113,6 +114,8 @@ class CorpusCHRF(_CorpusScore):
 class CorpusTER(_CorpusScore):
     """Translation edit rate (Snover et al. 2006) in percent as sacreBLEU computes it; lower is better."""
 
+    higher_is_better = False
+
     def __init__(self):
         super().__init__(TER_STATISTICS)
 
@@ -121,37 +124,36 @@ class CorpusTER(_CorpusScore):
         return _ter()
 
 
-class CorpusROUGE:
+class CorpusROUGE(WeightedMean):
     """Mean F-measure of ROUGE over the sentences, in [0, 100]; see `multihead.metrics.rouge.rouge`.
 
     Args:
         key: rouge1, rouge2, rougeL or rougeLsum.
     """
 
-    def __init__(self, key: str):
-        self.key, self._mean = key, WeightedMean()
+    higher_is_better = True
 
-    def reset(self) -> None:
-        """Forgets all sentences."""
-        self._mean.reset()
+    def __init__(self, key: str):
+        super().__init__()
+        self.key = key
 
     def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
         """Adds sentences: outputs, and one reference for each."""
         if len(hypotheses) != len(references):
             raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
         pairs = zip(hypotheses, references, strict=True)
-        self._mean.update(sum(100 * rouge(self.key, output, reference) for output, reference in pairs), len(hypotheses))
+        super().update(sum(100 * rouge(self.key, output, reference) for output, reference in pairs), len(hypotheses))
 
     def compute(self) -> Tensor:
         """The mean of all ranks; 0 without sentences."""
-        return self._mean.compute().nan_to_num()
+        return super().compute().nan_to_num()
 
     def signature(self) -> str:
         """How the scores are computed."""
         return SIGNATURE
 
 
-class CorpusEdits:
+class CorpusEdits(WeightedMean):
     """Character error rate, or mean edit similarity in [0, 1]; see `multihead.metrics.edit_distance.edits`.
 
     Args:
@@ -159,20 +161,13 @@ class CorpusEdits:
     """
 
     def __init__(self, key: str):
-        self.key, self._mean = key, WeightedMean()
-
-    def reset(self) -> None:
-        """Forgets all sentences."""
-        self._mean.reset()
+        super().__init__()
+        self.key = key
 
     def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
         """Adds sentences: outputs, and one reference for each."""
         for hypothesis, reference in zip(hypotheses, references, strict=True):
-            self._mean.update(*edits(self.key, hypothesis, reference))
-
-    def compute(self) -> Tensor:
-        """The score of all ranks; nan without sentences."""
-        return self._mean.compute()
+            super().update(*edits(self.key, hypothesis, reference))
 
     def signature(self) -> str:
         """How the scores are computed."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from multihead.config.check import require_choice
@@ -20,12 +21,20 @@ from multihead.config.training import Config, DecodingConfig
 from multihead.model.transformer import Blocks, Transformer
 from multihead.text.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from multihead.metrics.sums import WeightedMean
+
 IGNORED = -100
 """The label of a position that has none."""
 
 Head = TypeVar("Head", bound=nn.Module)
 SettingsT = TypeVar("SettingsT", bound=TaskConfig)
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def rank_and_size() -> tuple[int, int]:
+    """The number of this rank and how many ranks there are; (0, 1) if no ranks were started."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def labelled(labels: Tensor) -> Tensor | None:
@@ -302,6 +311,12 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
         """Goes on from a checkpoint: with its number of tokens and the newest value of each metric."""
         self.tokens_seen = tokens_seen
         self.recorded.update(recorded)
+
+    def new_means(self, *names: str) -> dict[str, WeightedMean]:
+        """A mean for each name, on the device of the weights."""
+        from multihead.metrics.sums import WeightedMean  # torchmetrics comes with it, which takes seconds
+
+        return {name: WeightedMean().to(self.device) for name in names}
 
     def forget_samples(self) -> None:
         """Drops the samples of the last evaluation."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from multihead.config.task import ClassificationConfig
 from multihead.config.training import Config
 from multihead.metrics.calibration import Calibration
-from multihead.metrics.classification import Confusion, Outputs, class_metrics, label_set_metrics
+from multihead.metrics.classification import Confusion, class_metrics, label_set_metrics
 from multihead.model.heads import PooledClassifier
 from multihead.model.losses import balanced_weights, class_loss, label_set_loss
 from multihead.model.ngrams import NGramClasses
@@ -43,7 +43,6 @@ class ClassificationTask(PooledTask[ClassificationConfig]):
     ):
         super().__init__(config, settings, model, vocab, evaluation)
         self.multi_label = settings.multi_label
-        self.outputs = Outputs()
         self.calibration = Calibration()
         """The temperature and thresholds that evaluation and prediction use."""
         self.confusion: Confusion | None = None

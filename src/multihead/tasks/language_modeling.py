@@ -5,10 +5,11 @@ Shapes: B blocks, T block size, N predicted positions, D d_model.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,13 +18,25 @@ from torch import Tensor
 from multihead.config.task import LanguageModelingConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError, side_output
-from multihead.metrics.sums import WeightedMean, rank_and_size
 from multihead.model.beam_search import Hypothesis, generate, score
 from multihead.model.heads import VocabularyHead
 from multihead.model.sampling import cut_at_stop, sample, settled
 from multihead.model.transformer import Transformer, new_output_transform
-from multihead.tasks.base import IGNORED, EvaluationData, Model, RunningText, Task, at_places, by_length, labelled
+from multihead.tasks.base import (
+    IGNORED,
+    EvaluationData,
+    Model,
+    RunningText,
+    Task,
+    at_places,
+    by_length,
+    labelled,
+    rank_and_size,
+)
 from multihead.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from multihead.metrics.sums import WeightedMean
 
 OUTSIDE_SEGMENT = -1
 """Segment of positions outside of the stream, which are padding."""
@@ -52,7 +65,11 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         super().__init__(config, settings, model, vocab, evaluation)
         self.causal = settings.objective == "causal"
         self.tokenizer = self.tokenizers["text"]
-        self.loss_mean, self.accuracy, self.windows_mean = WeightedMean(), WeightedMean(), WeightedMean()
+
+    @functools.cached_property
+    def means(self) -> dict[str, WeightedMean]:
+        """Means over the split that is evaluated. Prediction does without them."""
+        return self.new_means("loss", "token_accuracy", "windows")
 
     @classmethod
     def new_head(
@@ -143,8 +160,8 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         real = labels != IGNORED
         hidden = self.hidden(batch["inputs"], batch["segments"])[real]  # [N, D]
         nats, hits = self.model.head.evaluate(hidden, labels[real])
-        self.loss_mean.update(nats.double().sum(), nats.numel())
-        self.accuracy.update(hits.sum(), hits.numel())
+        self.means["loss"].update(nats.double().sum(), nats.numel())
+        self.means["token_accuracy"].update(hits.sum(), hits.numel())
         if split == "test" and self.causal and len(batch["index"]):
             self._collect(batch, real, nats)
 
@@ -156,16 +173,16 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         self.samples[0]["nats"][places[real].cpu().numpy()] = nats.float().cpu().numpy()
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
-        loss = float(self.loss_mean.compute())
+        loss = float(self.means["loss"].compute())
         metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
         if self.causal:  # every token was scored once
             stream = self.evaluation.streams[split]
             bits = {"bits_per_byte": loss * len(stream) / math.log(2) / stream.num_bytes}
             metrics |= self.comparable(split, "text", bits)
-        metrics["token_accuracy"] = float(self.accuracy.compute())
+        metrics["token_accuracy"] = float(self.means["token_accuracy"].compute())
         if self.settings.random_windows:
             metrics["loss_random_windows"] = self._random_windows(split)
-        for metric in (self.loss_mean, self.accuracy, self.windows_mean):
+        for metric in self.means.values():
             metric.reset()
         if split == "val" and self.causal and rank_and_size()[0] == 0:
             self._continue_prompts(split)
@@ -181,8 +198,8 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             batch = {name: None if x is None else x.to(self.device) for name, x in batch.items()}
             hidden, labels = self(batch)
             nats, _ = self.model.head.evaluate(hidden, labels)
-            self.windows_mean.update(nats.double().sum(), labels.numel())
-        return float(self.windows_mean.compute())
+            self.means["windows"].update(nats.double().sum(), labels.numel())
+        return float(self.means["windows"].compute())
 
     @side_output("the continuations of prompts")
     def _continue_prompts(self, split: str) -> None:

@@ -5,8 +5,9 @@ Shapes: B batch, T tokens, N examples, O outputs (classes, or one number).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from multihead.model.heads import PooledClassifier
 from multihead.tasks.base import EvaluationData, Model, Task, by_length
 from multihead.text.inputs import is_blank
 from multihead.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from multihead.metrics.sums import Outputs
 
 PooledT = TypeVar("PooledT", bound=PooledConfig)
 
@@ -43,6 +47,13 @@ class PooledTask(Task[PooledT, Model[PooledClassifier]], Generic[PooledT]):
         self.typed = config.model.segment_types > 1 and "text_b" in self.tokenizers and marks.second_type > 0
         """Whether the model is shown which of two texts a token belongs to."""
         self.pairs = "text_b" in self.tokenizers
+
+    @functools.cached_property
+    def outputs(self) -> Outputs:
+        """The outputs and labels of the split that is evaluated. Prediction does without them."""
+        from multihead.metrics.sums import Outputs  # torchmetrics comes with it, which takes seconds
+
+        return Outputs().to(self.device)
 
     # ---- what a subclass defines
 

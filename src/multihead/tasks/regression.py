@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from multihead.config.task import RegressionConfig
 from multihead.config.training import Config
-from multihead.metrics.classification import Outputs
 from multihead.metrics.regression import regression_metrics
 from multihead.model.heads import PooledClassifier, Regressor
 from multihead.model.transformer import Transformer
@@ -41,7 +40,6 @@ class RegressionTask(PooledTask[RegressionConfig]):
     ):
         super().__init__(config, settings, model, vocab, evaluation)
         self.scale = vocab.scales.get(settings.name, Scale())
-        self.outputs = Outputs()
 
     @classmethod
     def new_head(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multihead.metrics.rouge import ROUGE
-from multihead.metrics.text import CorpusROUGE, TextScore
 from multihead.tasks.translation import TranslationTask
+
+if TYPE_CHECKING:
+    from multihead.metrics.text import TextScore
 
 
 class SummarizationTask(TranslationTask):
     """A text becomes its summary; model, loss and decoding are those of translation."""
 
     def new_scores(self) -> dict[str, TextScore]:
+        from multihead.metrics.text import CorpusROUGE
+
         return {key: CorpusROUGE(key) for key in ROUGE}
 
     def signatures(self) -> dict[str, Any]:

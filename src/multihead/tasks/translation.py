@@ -5,12 +5,13 @@ Shapes: N real target positions (or examples), B batch, T target time, S source 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,8 +21,6 @@ from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError
 from multihead.metrics.edit_distance import EDITS
-from multihead.metrics.sums import WeightedMean
-from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusEdits, CorpusTER, TextScore
 from multihead.model.beam_search import WORKERS, Hypothesis, generate, score, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import Transformer, new_output_transform
@@ -29,6 +28,10 @@ from multihead.tasks.base import IGNORED, EvaluationData, Model, Task, at_places
 from multihead.text.inputs import is_blank
 from multihead.text.targets import TargetText, usable_tokenizer
 from multihead.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from multihead.metrics.sums import WeightedMean
+    from multihead.metrics.text import TextScore
 
 UNICODE_FORMS: Mapping[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
 """``data.normalize`` to the form that it names."""
@@ -55,10 +58,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         self.start = tuple(marks.target_start)
         source = self.tokenizers["source"]
         self.source_start, self.source_end = tuple(source.source_start), tuple(source.source_end)
-        self.loss_mean, self.accuracy, self.bits = WeightedMean(), WeightedMean(), WeightedMean()
-        self.exact_match, self.cut_outputs = WeightedMean(), WeightedMean()
         self.target_text = vocab.targets.get(settings.name, TargetText())
-        self.scores = self.new_scores()
 
     @classmethod
     def new_head(
@@ -73,8 +73,20 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             return CopyHead(width, size, weight)
         return VocabularyHead(width, size, weight, model.output_bias, transform)
 
-    def new_scores(self) -> dict[str, TextScore]:
+    @functools.cached_property
+    def means(self) -> dict[str, WeightedMean]:
+        """Means over the split that is evaluated. Prediction does without them."""
+        return self.new_means("loss", "bits", "token_accuracy", "exact_match", "cut_outputs")
+
+    @functools.cached_property
+    def scores(self) -> dict[str, TextScore]:
         """Metrics of the decoded text by name. Those that ``task.monitor`` does not know are computed in test only."""
+        return {name: metric.to(self.device) for name, metric in self.new_scores().items()}
+
+    def new_scores(self) -> dict[str, TextScore]:
+        """Fresh metrics of the decoded text by name."""
+        from multihead.metrics.text import CorpusBLEU, CorpusCHRF, CorpusEdits, CorpusTER
+
         tokenize, _ = usable_tokenizer(self.settings.bleu_tokenize, self.target_text)
         scores: dict[str, TextScore] = {"bleu": CorpusBLEU(tokenize=tokenize), "chrf": CorpusCHRF()}
         scores |= {key: CorpusEdits(key) for key in EDITS}
@@ -158,11 +170,11 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         labels = positions[1]
         each, hits = self.model.head.evaluate(*positions)
         nats = each.double().sum()
-        self.loss_mean.update(nats, labels.numel())
-        self.accuracy.update(hits.sum(), hits.numel())
+        self.means["loss"].update(nats, labels.numel())
+        self.means["token_accuracy"].update(hits.sum(), hits.numel())
         texts, rows = self.evaluation.texts[split], list[int](batch["index"].tolist())
         num_bytes = sum(len(texts["target"][i].encode()) + 1 for i in rows)  # the end mark stands for the end of line
-        self.bits.update(nats / math.log(2), num_bytes)
+        self.means["bits"].update(nats / math.log(2), num_bytes)
         index = [i for i in rows if not limit or i < limit]
         sources = [texts["source"][i] for i in index]
         best = [hypotheses[0] for hypotheses in self.translate(sources, decoding)]
@@ -171,8 +183,8 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         for name, metric in self.scores.items():
             if split == "test" or f"val/{name}" in self.settings.METRICS:
                 metric.update(outputs, references)
-        self.exact_match.update(sum(map(str.__eq__, outputs, references)), len(outputs))
-        self.cut_outputs.update(sum(found.cut for _, found in best), len(outputs))
+        self.means["exact_match"].update(sum(map(str.__eq__, outputs, references)), len(outputs))
+        self.means["cut_outputs"].update(sum(found.cut for _, found in best), len(outputs))
         for i, source, reference, output in zip(index, sources, references, outputs, strict=True):
             if split == "test" or i < self.settings.num_samples:
                 self.samples.append({"index": i, "source": source, "reference": reference, "output": output})
@@ -183,20 +195,17 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         return text if form is None else unicodedata.normalize(form, text)
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
-        loss = float(self.loss_mean.compute())
+        found = {name: float(mean.compute()) for name, mean in self.means.items()}
         metrics = {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            **self.comparable(split, "target", {"bits_per_byte": float(self.bits.compute())}),
-            "token_accuracy": float(self.accuracy.compute()),
-            "exact_match": float(self.exact_match.compute()),
-            "cut_outputs": float(self.cut_outputs.compute()),
+            "loss": found["loss"],
+            "perplexity": math.exp(min(found["loss"], 700.0)),
+            **self.comparable(split, "target", {"bits_per_byte": found["bits"]}),
+            **{name: found[name] for name in ("token_accuracy", "exact_match", "cut_outputs")},
         }
         for name, metric in self.scores.items():
             if split == "test" or f"val/{name}" in self.settings.METRICS:
                 metrics[name] = float(metric.compute())
-        means = (self.loss_mean, self.bits, self.accuracy, self.exact_match, self.cut_outputs)
-        for metric in (*means, *self.scores.values()):
+        for metric in (*self.means.values(), *self.scores.values()):
             metric.reset()
         return metrics
 

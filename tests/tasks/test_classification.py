@@ -213,8 +213,8 @@ def test_no_examples_are_a_batch_without_targets():
 def evaluated(made, rows, split="test", size=2):
     made.evaluation = EvaluationData(texts={split: {"text": TEXTS}})
     made.forget_samples()
-    for start in range(0, 6, size):
-        indices = np.arange(start, start + size)
+    for start in range(0, len(rows), size):
+        indices = np.arange(start, min(start + size, len(rows)))
         made.evaluate_batch(made.collate(rows, indices) | {"index": torch.from_numpy(indices)}, split)
     empty = np.zeros(0, dtype=np.int64)
     made.evaluate_batch(made.collate(rows, empty) | {"index": torch.zeros(0, dtype=torch.long)}, split)
@@ -232,6 +232,20 @@ def test_metrics_are_those_of_all_examples_and_start_anew():
     assert {"f1/bad", "f1/good", "f1/so-so", "macro_f1", "mcc", "auroc", "ece"} <= set(first)
     assert sum(map(sum, made.confusion.counts)) == 6
     assert {f"val/{name}" for name in first} >= set(made.settings.METRICS) - {"val/micro_f1"}  # of several labels
+
+
+@pytest.mark.parametrize("word", ["task.multi_label=false", "task.multi_label=true"])
+def test_a_split_of_one_example_has_its_loss(word):
+    """torchmetrics returns the label of one example without a dimension."""
+    made = task(word)
+    one = encode_corpus({"text": TEXTS[:1]}, made.tokenizers).with_role("label", LABELS[:1])
+    logits = made.logits(TEXTS[:1]).double()
+    expected = (
+        F.binary_cross_entropy_with_logits(logits, torch.tensor([[0.0, 1.0, 0.0]]).double())
+        if made.multi_label
+        else F.cross_entropy(logits, torch.tensor([1]))
+    )
+    assert evaluated(made, one)["loss"] == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_samples_name_the_classes():

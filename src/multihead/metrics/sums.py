@@ -54,5 +54,5 @@ class Outputs(Metric):
         self.labels.append(labels)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Returns all outputs (float64) and all labels."""
+        """Returns all outputs (float64) and all labels. A tensor of one element comes without dimensions."""
         return dim_zero_cat(self.outputs), dim_zero_cat(self.labels)

@@ -147,6 +147,8 @@ class ClassificationTask(PooledTask[ClassificationConfig]):
     def finish_evaluation(self, split: str) -> dict[str, float]:
         logits, labels = self.outputs.compute()
         self.outputs.reset()
+        logits = logits.reshape(-1, len(self.labels))
+        labels = labels.reshape(logits.shape if self.multi_label else -1)
         probabilities = self.calibration.probabilities(logits, self.multi_label)
         predicted = self.calibration.decide(probabilities, self.labels, self.multi_label)
         self.confusion = Confusion.of(predicted, labels, self.labels, self.multi_label)

@@ -70,7 +70,7 @@ class RegressionTask(PooledTask[RegressionConfig]):
         self.add_samples([rows[i] for i in wanted], answers, split)
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
-        predicted, labels = (numbers.cpu().numpy() for numbers in self.outputs.compute())
+        predicted, labels = (numbers.cpu().numpy().reshape(-1) for numbers in self.outputs.compute())
         self.outputs.reset()
         metrics = regression_metrics(predicted, labels)
         return {"loss": metrics["mse"] / self.scale.deviation**2, **metrics}

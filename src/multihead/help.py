@@ -66,8 +66,6 @@ Examples:
   python train.py task=translation data=multi30k model=small devices=4
   python train.py task=translation data=my.tsv.gz  # your own two columns
   python train.py task=lm data=book.txt            # your own text, or a folder
-  python train.py task=classification data=sst2 init_from=outputs/lm/sst2/...
-  python train.py task=multitask 'task.parts=[lm,classification]'
   python train.py -m task=lm model=tiny,small optim.lr=1e-3,3e-4
   python train.py task=translation plan=true       # forecasts time and memory
   python train.py resume=outputs/translation/grammar/...

@@ -494,7 +494,7 @@ def forged_tokenizer(bench):
 
     good = train_tokenizer(TokenizerConfig(kind="unigram", vocab_size=300), TEXTS)
     path = bench.folder / "tokenizer.json"
-    path.write_bytes(good.content())
+    good.save(path)
     content = json.loads(path.read_text())
     wrong = [
         {"vocab": content["vocab"][:-1]}, {"vocab": "abc"}, {"scores": [float("nan")] * len(content["vocab"])},

@@ -28,7 +28,7 @@ class Poison(L.Callback):
         if str(trainer.global_step) not in os.environ["POISON"].split(",") or rank != str(trainer.global_rank):
             return
         name = os.environ.get("POISON_MODULE", "transformer.decoder.layers.0.feed_forward")
-        poisoned = module.model.get_submodule(name)
+        poisoned = module.task.model.get_submodule(name)
         if os.environ.get("POISON_BACKWARD"):
             self.handle = poisoned.weight.register_hook(lambda gradient: gradient * float("nan"))
         else:
@@ -121,13 +121,8 @@ def test_the_mean_loss_of_an_interval_leaves_a_skipped_step_out(tmp_path, micro_
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )  # fmt: skip
     logged = {}
-    module = SimpleNamespace(
-        tokens_seen=0,
-        count_tokens=int,
-        device="cpu",
-        parameters=lambda: [],
-        record=lambda row, step: logged.update(row),
-    )
+    task = SimpleNamespace(tokens_seen=0, count_tokens=int, device="cpu", parameters=lambda: [])
+    module = SimpleNamespace(task=task, device="cpu", record=lambda row, step: logged.update(row))
     for step in range(1, 21):
         for part in range(micro_batches):
             bad = step == 7 and part == 0

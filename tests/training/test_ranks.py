@@ -27,7 +27,7 @@ class Gradients(L.Callback):
     """Saves the gradient of the first step, before clipping."""
     def on_before_optimizer_step(self, trainer, module, optimizer):
         if trainer.global_step == 0 and trainer.is_global_zero:
-            gradients = {name: p.grad.contiguous() for name, p in module.model.named_parameters()}
+            gradients = {name: p.grad.contiguous() for name, p in module.task.model.named_parameters()}
             save_file(gradients, os.environ["GRADIENTS"])
 
 class Failing(L.Callback):
@@ -50,7 +50,7 @@ class Streams(L.Callback):
 
     def on_train_end(self, trainer, module):
         if hasattr(self, "drawn"):
-            held = {name: p.detach().contiguous().clone() for name, p in module.model.named_parameters()}
+            held = {name: p.detach().contiguous().clone() for name, p in module.task.model.named_parameters()}
             save_file(held | {"drawn": self.drawn}, f"{os.environ['GRADIENTS']}.{trainer.global_rank}")
 
 PLUGIN = Plugin(callbacks={"gradients": Gradients, "failing": Failing, "streams": Streams})

@@ -54,12 +54,12 @@ class Trouble(L.Callback):
         self.strike(trainer, "step")
         name = os.environ.get("POISON_FORWARD")
         if name and trainer.global_rank == 1 and trainer.global_step == 7:
-            module.model.get_submodule(name).register_forward_hook(lambda module, inputs, output: output / 0)
+            module.task.model.get_submodule(name).register_forward_hook(lambda module, inputs, output: output / 0)
 
     def on_after_backward(self, trainer, module):
         name = os.environ.get("POISON_GRADIENT")
         if name and trainer.global_rank == 1 and trainer.global_step == 7:
-            module.model.get_parameter(name).grad.to_local().fill_(float("nan"))
+            module.task.model.get_parameter(name).grad.to_local().fill_(float("nan"))
 
     def on_validation_batch_start(self, trainer, module, batch, batch_idx):
         self.strike(trainer, "validation")

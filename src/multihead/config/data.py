@@ -200,11 +200,11 @@ class TokenizerConfig:
     """What is different for the target."""
 
     def __post_init__(self) -> None:
+        require_choice("tokenizer.kind", self.kind, TOKENIZERS)
         for name, side in (("source", self.source), ("target", self.target)):
             require_choice(f"tokenizer.{name}.kind", side.kind or self.kind, TOKENIZERS)
             for key, value, least in (("vocab_size", side.vocab_size, 8), ("min_frequency", side.min_frequency, 1)):
                 require(value == 0 or value >= least, f"tokenizer.{name}.{key}", f"0, or at least {least}", value)
-        require_choice("tokenizer.kind", self.kind, TOKENIZERS)
         require(self.vocab_size >= 8, "tokenizer.vocab_size", "at least 8", self.vocab_size)
         require(self.min_frequency >= 1, "tokenizer.min_frequency", "at least 1", self.min_frequency)
 

@@ -26,7 +26,11 @@ REFUSED = [
     (ModelConfig, {"activation": "rellu"}, "model.activation: must be one of relu, gelu, gelu_tanh"),
     (ModelConfig, {"norm": "batch"}, "model.norm: must be one of layer_norm, rms_norm, got 'batch'"),
     (ModelConfig, {"norm_placement": "mid"}, "model.norm_placement: must be one of pre, post, got 'mid'"),
-    (ModelConfig, {"position": "rope"}, "model.position: must be one of sinusoidal, learned, rotary, alibi, relative, none"),
+    (
+        ModelConfig,
+        {"position": "rope"},
+        "model.position: must be one of sinusoidal, learned, rotary, alibi, relative, none",
+    ),
     (ModelConfig, {"tie_embeddings": "yes"}, "model.tie_embeddings: must be one of none, source_target"),
     (ModelConfig, {"init": "normal"}, "model.init: must be one of xavier, depth_scaled, got 'normal'"),
     (ModelConfig, {"d_model": 100, "num_heads": 3}, "model.num_heads: must be a divisor of model.d_model=100, got 3"),

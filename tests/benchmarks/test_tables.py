@@ -46,6 +46,7 @@ def test_classification_table(runs, tmp_path, capsys):
         classification_table.main([f"runs={folder}", f"linear={linear}"])
 
 
+@pytest.mark.slow
 def test_transformers_against_others(tmp_path, capsys):
     import transformers_against_others as driver
 
@@ -81,6 +82,7 @@ def test_a_label_names_the_run_and_not_its_folder():
     assert without_folders("no init_from") == "no init_from"
 
 
+@pytest.mark.slow
 def test_finetune_table(tmp_path, capsys, monkeypatch):
     """One run by adapters of a tiny folder, beside linear models of the same rows."""
     import finetune_table

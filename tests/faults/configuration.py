@@ -23,6 +23,7 @@ ROWS = Section("D")
     "a key with one letter wrong: every key of the schema, and the real command",
     "status 2 with the right key in at least 95 % of cases, in under 5 s of processor time, no directory",
     'patch("multihead.config.keys.nearest_key", lambda name, keys: next(iter(keys)))',
+    slow=True,
 )
 def misspelt(bench):
     done = bench.run("task=lm", "optim.lrr=3", f"run_dir={bench.folder / 'run'}")

@@ -78,7 +78,7 @@ def another_size(bench):
 
 @ROWS.row(
     "45",
-    "pickles with code, named .safetensors, .ckpt, .pt, .json, in every place of a capsule",
+    "pickles with code, named .safetensors, .ckpt, .pt, .json, in every place of a run directory",
     "status 3, nothing ran, no hint at a switch that would run it",
     "import pickle, pathlib, torch, safetensors.torch\n"
     "def load(path, *rest, **more):\n"
@@ -199,7 +199,7 @@ def headers(bench):
 
 @ROWS.row(
     "47",
-    "a checkpoint or a capsule of a newer version",
+    "a checkpoint or a run directory of a newer version",
     "both versions named, status 3",
     'patch("multihead.runs.checkpoint.FORMAT", 99)\npatch("multihead.runs.directory.FORMAT", 99)',
 )

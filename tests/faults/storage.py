@@ -117,6 +117,7 @@ def killed_in_validation(bench):
     "SIGTERM",
     "saved, status 143, in at most 5 s, and the same command goes on without a loss",
     'patch("multihead.training.signals.SIGNALS", ())',
+    slow=True,
 )
 def terminated(bench):
     return stopped(bench, signal.SIGTERM)

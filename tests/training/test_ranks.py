@@ -118,7 +118,12 @@ def left_over(path):
 @pytest.mark.parametrize(
     ("how", "status", "line"),
     [
-        ("defect", 1, "error[internal] RankError: rank 1: ZeroDivisionError: no such luck; a bug in Multihead"),
+        pytest.param(
+            "defect",
+            1,
+            "error[internal] RankError: rank 1: ZeroDivisionError: no such luck; a bug in Multihead",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("disk", 5, "error[machine] somewhere: No space left on device", marks=pytest.mark.slow),
         ("9", 6, "error[peer] rank 1: was killed by SIGKILL"),
         pytest.param("15", 143, "stopped by SIGTERM, saved step 8", marks=pytest.mark.slow),

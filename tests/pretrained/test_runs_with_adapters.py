@@ -153,6 +153,24 @@ def test_peft_loads_a_classifier(finished):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_peft_predicts_the_numbers_of_a_regression_in_their_own_units(finished, tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    folder, run = finished[0], tmp_path / "run"
+    texts = [" ".join(published_folders.WORDS[i * step % 21] for step in (1, 5, 7)) for i in range(60)]
+    lines = [f"{text}\t{1900 + i % 7}" for i, text in enumerate(texts)]
+    (tmp_path / "years.tsv").write_text("text\tyear\n" + "\n".join(lines) + "\n")
+    words = ["task=regression", *WORDS[1:], *AS_BERT, f"init_from=hf:{folder}", f"data={tmp_path / 'years.tsv'}"]
+    multihead.train([*words, f"run_dir={run}"])
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    model = peft.PeftModel.from_pretrained(base, export(run)).eval()
+    loaded = multihead.load(str(run))
+    with torch.no_grad():
+        theirs = float(model(input_ids=torch.tensor([[1, 5, 6, 16, 14, 2]])).logits)
+    assert theirs == pytest.approx(loaded.regress(loaded.task.tokenizers["text"].decode_batch([[5, 6, 16, 14]])[0]))
+    assert abs(theirs - 1903) < 20
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("model_type", ["gpt2", "gpt_neox", "llama"])
 @pytest.mark.parametrize("targets", ["[query, key, value, down]", "[value, up]"])
 def test_peft_loads_a_language_model_whose_projections_may_be_one_matrix(model_type, targets, tmp_path):

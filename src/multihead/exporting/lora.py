@@ -215,7 +215,7 @@ class Runtime:
         described = read(locate(task.config.init_from))
         with opened(described.folder) as weights:
             state, _ = translated(described, Adapted(weights, folder, names_of(described).prefix))
-        fresh = build_task(task.config, task.vocab, None)
+        fresh = build_task(task.config, replace(task.vocab, scales={}), None)  # the head holds a regression's scale
         source = Source(str(folder), state, Vocabulary(task.tokenizers, task.vocab.labels), {**described.options})
         copy_weights(fresh.model, task.vocab, source)
         self.fresh = Reference(fresh.eval(), reference.decoding)

@@ -10,7 +10,7 @@ starts there without a site (``python -S -I``), so that no other package can be 
   of the classifier, ``AutoModelForCausalLM`` on that of the language model (greedy continuations).
 - onnxruntime, tokenizers and numpy: the ``predict.py`` of the ONNX folder.
 
-The classifier has to be of a family that transformers has, as BERT: the guide says which options that takes.
+The classifier must have the model of a published family, for example BERT. The guide names the options for it.
 """
 
 from __future__ import annotations
@@ -83,10 +83,11 @@ began = time.perf_counter()
 sys.path.append(sys.argv[1])
 import predict
 texts = json.load(open(sys.argv[2]))
-predict.probabilities(texts[:1])
+answer = lambda texts: predict.probabilities(predict.outputs(texts)).tolist()
+answer(texts[:1])
 started = time.perf_counter() - began
 began = time.perf_counter()
-found = [row.tolist() for start in range(0, len(texts), 32) for row in predict.probabilities(texts[start : start + 32])]
+found = [row for start in range(0, len(texts), 32) for row in answer(texts[start : start + 32])]
 print(json.dumps({"seconds_to_first": started, "seconds": time.perf_counter() - began, "found": found}))
 """
 
@@ -140,7 +141,7 @@ def classified(run: Run, settings: dict[str, Any], folder: Path) -> list[dict[st
     rows, texts = [], inputs(run, max(settings["texts"], settings["onnx_texts"]))
     (folder / "texts.json").write_text(json.dumps(texts))
     began = time.perf_counter()
-    ours = [{each["label"]: each["probability"] for each in row} for row in run.task.classify(texts)]
+    ours = [{each["label"]: each["probability"] for each in row} for row in run.task.answers(texts)]
     seconds = time.perf_counter() - began
     for title, to, program, packages, count in (
         ("transformers", "huggingface", CLASSIFY, ["transformers", "torch"], settings["texts"]),

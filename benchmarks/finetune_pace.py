@@ -8,8 +8,8 @@ thread, seconds are those of the processor. A step is all between two ends of st
 clipping, AdamW, and what each Trainer does around them. The Trainer has as many texts in a batch as our steps have on
 average. It pads them to the longest of the batch, as `DataCollatorWithPadding` does. Both are in float32 and have the
 same dropout. Speeds are tokens of text a second, without padding. The first two steps of each do not count. The words
-are those of
-``experiment=finetune_classification``; ``lora.r=8`` measures our adapters against the Trainer's whole weights.
+are those of ``experiment=finetune_classification``; ``lora.r=8`` measures our adapters against the Trainer's whole
+weights.
 """
 
 import itertools
@@ -28,6 +28,7 @@ from processor import now
 from rounds import report, split_words
 
 from multihead.config.compose import compose
+from multihead.tasks.lightning_module import TaskModule
 from multihead.training.build import build_trainer, join, starting
 from multihead.training.precision import settle
 from multihead.training.steps import Steps
@@ -174,7 +175,7 @@ def main(argv: list[str]) -> None:
     other.start()
     with tempfile.TemporaryDirectory() as folder:
         between = Steps(Path(folder), data, composition.config, is_temporary=True)
-        build_trainer(composition, between, [], [ours]).fit(task, datamodule=data)
+        build_trainer(composition, between, [], [ours]).fit(TaskModule(task), datamodule=data)
     turns.leave()
     other.join()
     tokens = {OURS: ours.tokens, THEIRS: padded.tokens}

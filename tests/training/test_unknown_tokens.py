@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +23,11 @@ def test_shares_by_hand():
     )
     shares = unknown_shares({"val": encoded}, {"source": words, "target": words})
     assert shares == {"val": {"source": 0.5, "target": 0.0}}
-    (note,) = unknown_notes({"train": {"source": 0.25, "target": 0.0}, **shares})
+    all_shares = {"train": {"source": 0.25, "target": 0.0}, **shares}
+    (note,) = unknown_notes(all_shares, {"source": words, "target": words})
     assert note == "unknown tokens in source: train 25.00%, val 50.00%; tokenizer.kind=bpe has none"
+    (note,) = unknown_notes(all_shares, dict.fromkeys(("source", "target"), SimpleNamespace(kind="published")))
+    assert note.endswith("val 50.00%; the published tokenizer does not know these texts")  # its kind is not chosen
     stream = Stream(np.array([6, 7, words.unk_id, words.eos_id]), words.eos_id, 20)
     assert unknown_shares({"val": stream}, {"text": words}) == {"val": {"text": 0.25}}
     subwords = train_tokenizer(TokenizerConfig(kind="bpe", vocab_size=300), ["a a b b c"])

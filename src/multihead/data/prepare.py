@@ -153,7 +153,7 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
         _, note = usable_tokenizer(text.settings.bleu_tokenize, targets.get(name, TargetText()))
         notes += [note] if note else []
     unknown = {name: unknown_shares(ids, vocab.tokenizers) for name, ids in encoded.items()}
-    notes += [note for shares in unknown.values() for note in unknown_notes(shares)]
+    notes += [note for shares in unknown.values() for note in unknown_notes(shares, vocab.tokenizers)]
     return Prepared(texts, vocab, encoded, notes, unknown)
 
 
@@ -354,7 +354,7 @@ def unknown_shares(
     return {split: found for split, found in shares.items() if found}
 
 
-def unknown_notes(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+def unknown_notes(shares: Mapping[str, Mapping[str, float]], tokenizers: Mapping[str, Tokenizer]) -> list[str]:
     """Returns a sentence for each role in which some split has unknown tokens."""
     roles = list(dict.fromkeys(role for found in shares.values() for role in found))
     notes = []
@@ -362,7 +362,9 @@ def unknown_notes(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
         of_splits = {split: found[role] for split, found in shares.items() if role in found}
         if any(of_splits.values()):
             listed = ", ".join(f"{split} {share:.2%}" for split, share in of_splits.items())
-            notes.append(f"unknown tokens in {role}: {listed}; tokenizer.kind=bpe has none")
+            published = tokenizers[role].kind == "published"
+            advice = "the published tokenizer does not know these texts" if published else "tokenizer.kind=bpe has none"
+            notes.append(f"unknown tokens in {role}: {listed}; {advice}")
     return notes
 
 

@@ -28,6 +28,7 @@ from processor import now
 from rounds import report, split_words
 
 from multihead.config.compose import compose
+from multihead.tasks.lightning_module import TaskModule
 from multihead.training.build import build_trainer, join, starting
 from multihead.training.precision import settle
 from multihead.training.steps import Steps
@@ -174,7 +175,7 @@ def main(argv: list[str]) -> None:
     other.start()
     with tempfile.TemporaryDirectory() as folder:
         between = Steps(Path(folder), data, composition.config, is_temporary=True)
-        build_trainer(composition, between, [], [ours]).fit(task, datamodule=data)
+        build_trainer(composition, between, [], [ours]).fit(TaskModule(task), datamodule=data)
     turns.leave()
     other.join()
     tokens = {OURS: ours.tokens, THEIRS: padded.tokens}

@@ -38,7 +38,7 @@ class Plugin:
     feed_forward: dict[str, Callable] = field(default_factory=dict)
     """Name for model.feed_forward to a class with the constructor and forward of `FeedForward`."""
     tasks: dict[str, tuple[type[TaskConfig], str | Callable]] = field(default_factory=dict)
-    """Name for task to a pair: its configuration's dataclass, and its LightningModule's class.
+    """Name for task to a pair: the dataclass of its configuration, and its class.
 
     The class is given as "module:Class", or as a function that returns it.
     """

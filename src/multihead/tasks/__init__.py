@@ -1,4 +1,4 @@
-"""The tasks, each one LightningModule."""
+"""The tasks, each one a module of torch; `multihead.tasks.lightning_module` trains them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build_task(
     plugin: Plugin | None = None,
     evaluation: Mapping[str, EvaluationData] | None = None,
 ) -> Task:
-    """The LightningModule of ``config.task`` with a freshly initialised model.
+    """The task of ``config.task`` with a freshly initialised model.
 
     Args:
         config: The whole configuration.
@@ -53,7 +53,7 @@ def build_task(
 
 
 def task_class(name: str, plugin: Plugin | None = None) -> type[Task]:
-    """The LightningModule of a task, ours or a plugin's."""
+    """The class of a task, ours or a plugin's."""
     target = plugin.tasks[name][1] if plugin and name in plugin.tasks else MODULES[name]
     if not isinstance(target, str):
         return target()

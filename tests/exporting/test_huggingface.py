@@ -64,7 +64,7 @@ def check(task, folder):
     ours = reference(task)
     huggingface.write(task, folder, folder / "no_run")
     examples = drawn(task, 4)
-    found = verify(huggingface.Runtime(folder, ours), ours, examples, ours.outputs(examples), exact=True)
+    found = verify(huggingface.read_back(folder, ours), ours, examples, ours.outputs(examples), exact=True)
     assert found.largest_difference <= 2e-5 * max(1.0, found.scale) and found.equal_outputs == 1.0
     return found
 

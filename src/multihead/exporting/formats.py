@@ -60,7 +60,7 @@ def export(run: Run, settings: ExportSettings) -> tuple[Path, Verification]:
             layout = lora if settings.to == "lora" else huggingface
             layout.write(task, folder, run.path)
             wanted = reference.outputs(examples)
-            verification = verify(layout.Runtime(folder, reference), reference, examples, wanted, exact=True)
+            verification = verify(layout.read_back(folder, reference), reference, examples, wanted, exact=True)
         else:
             write = _ctranslate2 if settings.to == "ctranslate2" else _programs
             verification = write(folder, reference, examples, settings)

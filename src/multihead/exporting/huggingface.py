@@ -26,7 +26,7 @@ from multihead.config.task import ClassificationConfig, PooledConfig, Regression
 from multihead.data.sentencepiece import ESCAPE
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import ConfigError
-from multihead.exporting.verify import Example, Reference
+from multihead.exporting.verify import Example, Reference, temperature_of
 from multihead.pretrained.folder import opened
 from multihead.pretrained.names import NAMES
 from multihead.pretrained.source import translated
@@ -152,11 +152,6 @@ def scaled_output(task: Task, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     scaled = {name: tensor * task.scale.deviation for name, tensor in output.items()}
     scaled["head.output.bias"] = scaled["head.output.bias"] + task.scale.mean
     return {**state, **scaled}
-
-
-def temperature_of(task: Task) -> float:
-    """The number that divides the logits of a classifier; for other tasks it is 1."""
-    return task.calibration.temperature if isinstance(task, ClassificationTask) else 1.0
 
 
 def _of_task(task: Task, model_type: str) -> dict[str, Any]:
@@ -319,21 +314,19 @@ def _json_if_there(path: Path) -> dict[str, Any]:
 
 
 class Runtime:
-    """The folder, read back by ``transformers`` if it is installed, and else by our own reader.
+    """A model that was read back from disk.
 
     Args:
-        folder: What `write` wrote.
         reference: The run's model.
+        fresh: The task as our own reader finds it on disk.
+        theirs: The model as ``transformers`` loads it; None if our task computes the logits too.
     """
 
     measured = "logits"
     greedy = False
 
-    def __init__(self, folder: Path, reference: Reference):
-        self.reference, task = reference, reference.task
-        self.temperature = temperature_of(task)
-        self.fresh = Reference(_read_back(folder, task), reference.decoding)
-        self.theirs = _auto_model(folder) if installed("transformers") else None
+    def __init__(self, reference: Reference, fresh: Task, theirs: Any = None):
+        self.reference, self.fresh, self.theirs = reference, Reference(fresh, reference.decoding), theirs
 
     def versions(self) -> Mapping[str, str]:
         """Versions of what runs the model, without torch."""
@@ -341,7 +334,7 @@ class Runtime:
 
     def expected(self, example: Example) -> Tensor:
         """The run's logits, divided by the temperature."""
-        return self.reference.logits(example) / self.temperature
+        return self.reference.logits(example) / self.reference.temperature
 
     @torch.inference_mode()
     def teacher_forced(self, examples: Sequence[Example]) -> list[Tensor]:
@@ -366,6 +359,12 @@ class Runtime:
         return self.fresh.outputs(examples)
 
 
+def read_back(folder: Path, reference: Reference) -> Runtime:
+    """Reads the folder that `write` wrote. If ``transformers`` is installed, it computes the logits."""
+    theirs = _auto_model(folder) if installed("transformers") else None
+    return Runtime(reference, _fresh(folder, reference.task), theirs)
+
+
 def _auto_model(folder: Path) -> Any:
     """Lets ``transformers`` load the model without its messages."""
     import transformers
@@ -377,7 +376,7 @@ def _auto_model(folder: Path) -> Any:
         return getattr(transformers, auto).from_pretrained(folder).eval()
 
 
-def _read_back(folder: Path, task: Task) -> Task:
+def _fresh(folder: Path, task: Task) -> Task:
     """Builds a fresh task and loads the tensors of the folder under our names. They hold the scale of a regression."""
     fresh = build_task(task.config, replace(task.vocab, scales={}), None)
     model: Described = described(folder, read_json(folder / "config.json", dict))

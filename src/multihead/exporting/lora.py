@@ -22,8 +22,14 @@ from torch import Tensor
 from multihead.config.published import PREFIX, Described, is_published, locate, read
 from multihead.config.task import PooledConfig
 from multihead.errors import CheckpointError, ConfigError
-from multihead.exporting.huggingface import obstacles_of_classes, require_bias, scaled_output, write_tokenizer
-from multihead.exporting.verify import Example, Reference
+from multihead.exporting.huggingface import (
+    Runtime,
+    obstacles_of_classes,
+    require_bias,
+    scaled_output,
+    write_tokenizer,
+)
+from multihead.exporting.verify import Reference
 from multihead.pretrained.folder import Weights, as_stored, opened
 from multihead.pretrained.names import Stored, names_of, stored
 from multihead.pretrained.source import translated
@@ -199,39 +205,13 @@ class Adapted:
         return found + self._changes[name] if name in self._changes else found
 
 
-class Runtime:
-    """The folder read back: adapters and head, on the weights of the published model.
-
-    Args:
-        folder: What `write` wrote.
-        reference: The run's model.
-    """
-
-    measured = "logits"
-    greedy = False
-
-    def __init__(self, folder: Path, reference: Reference):
-        self.reference, task = reference, reference.task
-        described = read(locate(task.config.init_from))
-        with opened(described.folder) as weights:
-            state, _ = translated(described, Adapted(weights, folder, names_of(described).prefix))
-        fresh = build_task(task.config, replace(task.vocab, scales={}), None)  # the head holds a regression's scale
-        source = Source(str(folder), state, Vocabulary(task.tokenizers, task.vocab.labels), {**described.options})
-        copy_weights(fresh.model, task.vocab, source)
-        self.fresh = Reference(fresh.eval(), reference.decoding)
-
-    def versions(self) -> Mapping[str, str]:
-        """Nothing but torch ran it."""
-        return {}
-
-    def expected(self, example: Example) -> Tensor:
-        """The run's logits, divided by the temperature."""
-        return self.reference.logits(example) / self.reference.temperature
-
-    def teacher_forced(self, examples: Sequence[Example]) -> list[Tensor]:
-        """Logits of each example."""
-        return [self.fresh.logits(example) for example in examples]
-
-    def outputs(self, examples: Sequence[Example]) -> list[list[int]]:
-        """The output of each example by the run's search."""
-        return self.fresh.outputs(examples)
+def read_back(folder: Path, reference: Reference) -> Runtime:
+    """Reads the folder that `write` wrote: adapters and head, on the weights of the published model."""
+    task = reference.task
+    described = read(locate(task.config.init_from))
+    with opened(described.folder) as weights:
+        state, _ = translated(described, Adapted(weights, folder, names_of(described).prefix))
+    fresh = build_task(task.config, replace(task.vocab, scales={}), None)  # the head holds a regression's scale
+    source = Source(str(folder), state, Vocabulary(task.tokenizers, task.vocab.labels), {**described.options})
+    copy_weights(fresh.model, task.vocab, source)
+    return Runtime(reference, fresh.eval())

@@ -65,6 +65,11 @@ class Allowed(nn.Module):
         return self.head(hidden).index_fill(-1, self.forbidden, -math.inf)
 
 
+def temperature_of(task: Task) -> float:
+    """The number that divides the logits of a classifier; for other tasks it is 1."""
+    return task.calibration.temperature if isinstance(task, ClassificationTask) else 1.0
+
+
 class Reference:
     """The run's own model on examples, in evaluation mode.
 
@@ -79,8 +84,7 @@ class Reference:
         self.task, self.decoding, self.shared_out = task, decoding, shared_out
         self.name = task.settings.name
         stacks, self.pooled = task.settings.stacks, isinstance(task, PooledTask)
-        self.temperature = task.calibration.temperature if isinstance(task, ClassificationTask) else 1.0
-        """By which the logits of a classifier are divided; 1 of every other task."""
+        self.temperature = temperature_of(task)
         self.searches = not self.pooled and "decoder" in stacks
         """Whether outputs are sequences. Otherwise they are the best class, or the best token at each place. A
         regression has numbers only, which are compared as they are."""

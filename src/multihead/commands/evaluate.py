@@ -67,9 +67,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     prepared = _prepare(composition, path, words)
     say_without_effect(config)
     task = build_task(config, prepared.vocab, composition.plugin, evaluation_data(prepared))
-    task.to(
-        dtype=TYPES.get(config.precision)
-    )  # float32 would round the weights of 64-true
+    task.to(dtype=TYPES.get(config.precision))  # float32 would round the weights of 64-true
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
     if settings.calibrate is not None or settings.threshold:

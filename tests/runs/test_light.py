@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import multihead
+from multihead.commands.evaluate import evaluate
 from multihead.errors import ConfigError
 from multihead.model.positions import rotate
 from multihead.model.transformer import MultiHeadAttention
@@ -41,6 +42,13 @@ def test_prediction_and_evaluation_import_no_lightning(runs, tmp_path, task):
     assert not alone or {k: v for k, v in result.items() if k.startswith("test/")} == {
         k: v for k, v in known.items() if k.startswith("test/")
     }
+
+
+@pytest.mark.unhurried
+def test_the_weights_of_64_true_are_not_rounded(tmp_path):
+    words = ["task=classification", "precision=64-true", "debug=smoke", "logger=none"]
+    result = multihead.train([*words, f"run_dir={tmp_path / 'run'}"])
+    assert evaluate(str(tmp_path / "run"), ["data.split=test"])["test/loss"] == result["test/loss"]
 
 
 @functools.cache

@@ -52,6 +52,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     from multihead.runs.run import load_calibration, load_weights, say_without_effect
     from multihead.runs.tables import plain_table
     from multihead.tasks import build_task
+    from multihead.tasks.evaluation import TYPES
     from multihead.training.build import evaluation_data
     from multihead.training.precision import cautions, settle
     from multihead.training.suspicions import notes_on
@@ -66,6 +67,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     prepared = _prepare(composition, path, words)
     say_without_effect(config)
     task = build_task(config, prepared.vocab, composition.plugin, evaluation_data(prepared))
+    task.to(dtype=TYPES.get(config.precision))  # float32 would round the weights of 64-true
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
     if settings.calibrate is not None or settings.threshold:

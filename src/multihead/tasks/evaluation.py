@@ -10,6 +10,9 @@ import torch
 
 from multihead.tasks.base import Task
 
+TYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+"""Precision to the type of weights and activations; the weights of every other precision are float32."""
+
 
 @torch.inference_mode()
 def test(task: Task, batches: Iterable[dict[str, Any]], device: torch.device, precision: str) -> None:
@@ -21,7 +24,7 @@ def test(task: Task, batches: Iterable[dict[str, Any]], device: torch.device, pr
         device: Where the task computes.
         precision: One of Lightning's words: 32-true, bf16-mixed, 16-mixed, bf16-true or 64-true.
     """
-    dtype = {"bf16-true": torch.bfloat16, "64-true": torch.float64}.get(precision)
+    dtype = TYPES.get(precision)
     task.to(device, dtype).eval()
     task.forget_samples()
     with _computing(device, precision, dtype):

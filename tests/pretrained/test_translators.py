@@ -30,6 +30,9 @@ HOSTILE = [
            "👩‍👩‍👧 x", "\ufeffabc", "\u200bz", "x" * 300, "~〜～", "\u202eabc", "شَ", "don’t", "a\x07b",
 ]  # fmt: skip
 
+NO_BYTES = bytes([26, 7, 16, 128, 128, 128, 128, 128, 32])
+"""A normalisation whose map is the whole number 2 ** 40, and not bytes."""
+
 
 def pairs(path, count):
     """Writes pairs that all differ."""
@@ -126,6 +129,7 @@ def test_ids_are_those_of_sentencepiece(options):
         ("source.spm", b"\xff" * 30, r"source.spm: is no tokenizer that we can use: is no model of sentencepiece"),
         ("source.spm", b"", r"is no model of sentencepiece \(it has no pieces\)"),
         ("target.spm", published_folders.spm(["a"])[0][:-2] + b"\x12\x02\x18\x02", r"target.spm: .* must be a unigram"),
+        ("source.spm", published_folders.spm(["a"])[0] + NO_BYTES, r"source.spm: is no tokenizer that we can use"),
         ("vocab.json", b'{"a": 0, "<unk>": 2}', r"needs a vocab.json with ids that count from 0"),
         ("vocab.json", b'["a"]', r"needs a vocab.json that maps entries to ids"),
         ("vocab.json", b'{"<unk>": 0}', r"has no entry </s>, which ends a text"),

@@ -21,6 +21,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Kinds of pieces."""
 UNIGRAM = 1
 BLANK = "▁"
+END = "</s>"
+"""The entry that ends a text."""
 ESCAPE = "\0"
 """Precedes the entries of a vocabulary that a model does not have, so that no text can spell them."""
 LANGUAGE = re.compile(r">>\S+<<")
@@ -59,17 +61,16 @@ def read_pieces(content: bytes) -> Pieces:
             if number == 1:
                 found.pieces.append(_piece(value))
             elif number == 2:
-                for key, each in _fields(value):
-                    found.model_type = each if key == 3 else found.model_type
-                    found.unknown = each if key == 40 else found.unknown
-                    found.byte_fallback = bool(each) if key == 35 else found.byte_fallback
+                given = dict(_fields(value))
+                found.model_type, found.unknown = given.get(3, found.model_type), given.get(40, found.unknown)
+                found.byte_fallback = bool(given.get(35, found.byte_fallback))
             elif number == 3:
-                for key, each in _fields(value):
-                    found.normalization = each.decode("utf-8") if key == 1 else found.normalization
-                    found.charsmap = bytes(each) if key == 2 else found.charsmap
-                    found.dummy_prefix = bool(each) if key == 3 else found.dummy_prefix
-                    found.remove_blanks = bool(each) if key == 4 else found.remove_blanks
-    except (IndexError, TypeError, struct.error, UnicodeDecodeError) as error:
+                given = dict(_fields(value))
+                found.normalization = given.get(1, b"").decode("utf-8")
+                found.charsmap = given.get(2, found.charsmap)
+                found.dummy_prefix = bool(given.get(3, found.dummy_prefix))
+                found.remove_blanks = bool(given.get(4, found.remove_blanks))
+    except (IndexError, TypeError, AttributeError, struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"is no model of sentencepiece ({error})") from None
     if not found.pieces or not 0 <= found.unknown < len(found.pieces):
         raise ValueError("is no model of sentencepiece (it has no pieces)")
@@ -127,7 +128,7 @@ def t5_tokenizer(model: Pieces, extra: int) -> dict[str, Any]:
     spans = [f"<extra_id_{number}>" for number in reversed(range(extra))]
     vocab = [(text, score) for text, score, _ in model.pieces] + [(name, 0.0) for name in spans]
     special = [text for text, _, kind in model.pieces if kind in (UNKNOWN, CONTROL)]
-    return _content(model, vocab, model.unknown, [*special, *spans], _end(model, "</s>", [text for text, _ in vocab]))
+    return _content(model, vocab, model.unknown, [*special, *spans])
 
 
 def marian_tokenizer(model: Pieces, vocabulary: Mapping[str, int], special: Collection[str]) -> dict[str, Any]:
@@ -157,19 +158,18 @@ def marian_tokenizer(model: Pieces, vocabulary: Mapping[str, int], special: Coll
     special = [entry for entry in entries if entry in special or LANGUAGE.fullmatch(entry)]
     plain = {*scores, *special}
     vocab = [(entry if entry in plain else ESCAPE + entry, scores.get(entry, lowest)) for entry in entries]
-    return _content(model, vocab, vocabulary["<unk>"], special, _end(model, "</s>", entries))
+    return _content(model, vocab, vocabulary["<unk>"], special)
 
 
-def _end(model: Pieces, mark: str, entries: Sequence[str]) -> tuple[str, int]:
-    if mark not in entries:
-        raise ValueError(f"has no entry {mark}, which ends a text")
-    return mark, entries.index(mark)
+def _content(model: Pieces, vocab: Sequence[tuple[str, float]], unknown: int, special: Sequence[str]) -> dict[str, Any]:
+    """The content of a ``tokenizer.json``.
 
-
-def _content(
-    model: Pieces, vocab: Sequence[tuple[str, float]], unknown: int, special: Sequence[str], end: tuple[str, int]
-) -> dict[str, Any]:
-    """The content of a ``tokenizer.json``."""
+    Raises:
+        ValueError: No entry ends a text.
+    """
+    ids = {entry: number for number, (entry, _) in enumerate(vocab)}
+    if END not in ids:
+        raise ValueError(f"has no entry {END}, which ends a text")
     steps: list[dict[str, Any]] = []
     if "nfkc" in model.normalization:  # the library applies the map to one character at a time, not to sequences
         steps.append({"type": "NFC"})
@@ -183,10 +183,8 @@ def _content(
     if model.dummy_prefix:
         steps.append(_replace(rf"\A{BLANK}", BLANK * 2))  # the library adds no blank to one, sentencepiece does
         before = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": "always", "split": False}
-    ids = {entry: number for number, (entry, _) in enumerate(vocab)}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    name, number = end
-    first, mark = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": name, "type_id": 0}}
+    first, mark = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": END, "type_id": 0}}
     second = {"Sequence": {"id": "B", "type_id": 0}}
     ends = [{"type": "Replace", "pattern": {"String": BLANK}, "content": " "}, {"type": "Fuse"}]
     ends += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if model.dummy_prefix else []
@@ -203,7 +201,7 @@ def _content(
             "type": "TemplateProcessing",
             "single": [first, mark],
             "pair": [first, mark, second, mark],
-            "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]}},
+            "special_tokens": {END: {"id": END, "ids": [ids[END]], "tokens": [END]}},
         },
         "decoder": {
             "type": "Sequence",

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -168,8 +169,11 @@ def test_a_run_becomes_a_pipeline(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MULTIHEAD_CACHE", str(tmp_path / "cache"))
     words = [*CASES["BertForSequenceClassification"], "debug=smoke", "logger=none", "accelerator=cpu"]
     multihead.train([*words, f"run_dir={tmp_path / 'run'}"])
-    assert cli.main(["export", f"run={tmp_path / 'run'}", "to=huggingface", "sentences=5"]) == 0
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    assert cli.main(["export", f"run={tmp_path / 'run'}", "to=huggingface", "sentences=5", "push=me/film"]) == 2
+    said = capsys.readouterr().err
     folder = tmp_path / "run" / "export" / "huggingface"
+    assert said.startswith(f"error[config] push: {folder} is written, but not uploaded: you are not logged in")
     card = (folder / "README.md").read_text()
     assert "| test/accuracy |" in card and "python train.py task=classification" in card and "sha256 `" in card
     classify = transformers.pipeline("text-classification", model=str(folder), tokenizer=str(folder))

@@ -19,6 +19,8 @@ RUN_ORDERS = ("date", "metric", "time", "size", "steps", "parameters")
 REPORT_FORMATS: Mapping[str, str] = {"markdown": ".md", "latex": ".tex", "html": ".html", "json": ".json"}
 """Formats of a comparison's report, each with the suffix of its files."""
 A_RUN = "run=outputs/TASK/DATA/..."
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""ORG/NAME on the Hugging Face hub."""
 
 
 @dataclass(kw_only=True)
@@ -138,6 +140,7 @@ class ExportSettings(Settings):
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "multihead export run=outputs/translation/multi30k/... to=ctranslate2 quantization=int8 decoding.num_beams=5",
         "multihead export run=outputs/classification/sst2/... to=onnx quantization=int8",
+        "multihead export run=outputs/classification/sst2/... to=huggingface push=ORG/NAME",
     )
 
     run: str = setting(takes="RUN", example=A_RUN)
@@ -153,6 +156,10 @@ class ExportSettings(Settings):
     its folder says what int8 costs."""
     sentences: int = setting(100, takes="N")
     """Number of inputs on which the export is compared with the run."""
+    push: str = setting(takes="ORG/NAME")
+    """Uploads a folder of to=huggingface or lora to this repository of the Hugging Face hub. You must be logged in (hf
+    auth login). A new repository is private; hf repos settings ORG/NAME --public opens it. It needs: pip install
+    "multihead[hub]"."""
     part: str = setting(takes="TASK")
     """The task to export, if the run has several."""
 
@@ -167,6 +174,10 @@ class ExportSettings(Settings):
         elif self.quantization and self.to != "ctranslate2":
             what = f"left out if to={self.to}: only ctranslate2 and onnx store weights in other types"
             require(False, "quantization", what, self.quantization)
+        if self.push:
+            fits = self.to in ("huggingface", "lora")
+            require(fits, "push", f"left out if to={self.to}: the hub takes huggingface and lora", self.push)
+            require(REPOSITORY.fullmatch(self.push) is not None, "push", "ORG/NAME", self.push, "push=ORG/NAME")
 
 
 @dataclass(kw_only=True)

@@ -37,10 +37,6 @@ surroundings.clean_environment()
 surroundings.hear_signals()
 
 SECOND = 1.0  # the most processor time that a quick test should take
-DOT = bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63f8"
-    "0f00010101001cb08c990000000049454e44ae426082"
-)  # a picture of one pixel
 
 late: list[tuple[float, str]] = []
 """Processor seconds and names of quick tests that took too long."""
@@ -125,7 +121,7 @@ def own_cache(shared_folder, monkeypatch):
 def no_pictures(request, monkeypatch):
     """Replaces each picture of attention by one pixel, because drawing takes half of a tiny training."""
     if not any(request.node.get_closest_marker(name) for name in ("pictures", "quick")):
-        monkeypatch.setattr("multihead.training.attention_maps.draw", lambda found, title, path: path.write_bytes(DOT))
+        monkeypatch.setattr("multihead.training.attention_maps.draw", surroundings.draw_one_pixel)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,10 @@ KEPT = (
 )
 """Variables that the tests keep, and those that begin with PYTHON or PYTEST. Others would change what is tested."""
 OF_PYTHON = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONHOME", "PYTHONHASHSEED")
+DOT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a4944415478da63f8"
+    "0f00010101001cb08c990000000049454e44ae426082"
+)  # a picture of one pixel
 UTF_8 = ("C.UTF-8", "C.utf8", "en_US.UTF-8")
 
 
@@ -42,3 +46,8 @@ def hear_signals() -> None:
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, lambda *_: None)
+
+
+def draw_one_pixel(found, title, path):
+    """Takes the place of what draws the pictures of attention, which takes half of a tiny training."""
+    path.write_bytes(DOT)

@@ -2,7 +2,8 @@
 
 import csv
 import json
-import multiprocessing
+import multiprocessing.context
+import multiprocessing.forkserver
 import os
 import shutil
 import signal
@@ -12,15 +13,34 @@ import tempfile
 import weakref
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
+from surroundings import draw_one_pixel
 
 import multihead
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ["task=translation", "debug=smoke"]
-FORKS = multiprocessing.get_context("forkserver")
-"""Starts processes as forks of one process that has imported everything, because the imports take seconds."""
-FORKS.set_forkserver_preload(["multihead.training.job", "multihead.training.steps", "torchmetrics"])
+
+
+class Fork(multiprocessing.context.ForkServerProcess):
+    """A process that is a fork of one server, which has imported everything, because the imports take seconds."""
+
+    def start(self):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for `fork_server`
+            multiprocessing.forkserver.ensure_running()
+        super().start()
+
+
+class Forks(multiprocessing.context.ForkServerContext):
+    """Starts such processes, and makes their queues."""
+
+    Process = Fork
+
+
+FORKS = Forks()
+FORKS.set_forkserver_preload(["fork_server"])
 
 
 def train(run_dir, *words):
@@ -95,7 +115,11 @@ def _trains(folder, here, variables, prepare, arguments, words):
     os.chdir(here)
     sys.argv = [str(ROOT / "train.py"), *words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     from multihead.cli import main
+    from multihead.training import attention_maps
+
+    attention_maps.draw = draw_one_pixel
 
     if prepare is not None:
         prepare(*arguments)

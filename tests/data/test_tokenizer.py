@@ -194,7 +194,7 @@ def test_save_and_load(tokenizers, tmp_path, kind):
 
 
 def test_fingerprints_differ_with_the_content(tokenizers):
-    swapped = json.loads(tokenizers["bpe"]._content())
+    swapped = json.loads(tokenizers["bpe"]._content)
     swapped["vocab"][300], swapped["vocab"][301] = swapped["vocab"][301], swapped["vocab"][300]
     names = ("kind", "normalize", "lowercase", "vocab", "merges", "scores")
     others = [Tokenizer(*(swapped[name] for name in names)), train("bpe", "nfc"), train("bpe", lowercase=True)]
@@ -213,7 +213,7 @@ def test_flat_ids_are_those_of_the_library(tokenizers, kind):
 def test_damaged_files_are_refused(tokenizers, tmp_path):
     path = tmp_path / "tokenizer.json"
     for kind in TOKENIZERS:
-        content = json.loads(tokenizers[kind]._content())
+        content = json.loads(tokenizers[kind]._content)
         changes = [
             {"version": 1},
             {"kind": "os.system"},
@@ -229,7 +229,7 @@ def test_damaged_files_are_refused(tokenizers, tmp_path):
             path.write_text(json.dumps(content | change))
             with pytest.raises(CheckpointError, match=r"tokenizer.json: is not a tokenizer of Multihead \(.*fix: "):
                 Tokenizer.load(path)
-    whole = tokenizers["bpe"]._content()
+    whole = tokenizers["bpe"]._content
     for text in ("", "[]", whole[: len(whole) // 2], "\xff"):
         path.write_text(text)
         with pytest.raises(CheckpointError):

@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from multihead.config.files import SECRET, SECRET_FIX, Files, file_layer, load_named_plugin, task_classes
+from multihead.config.files import (
+    SECRET,
+    SECRET_FIX,
+    Files,
+    file_layer,
+    files_of,
+    load_named_plugin,
+    task_classes,
+)
 from multihead.config.folder import conf_dir
 from multihead.config.found_data import FILES, named_paths, with_files
 from multihead.config.keys import (
@@ -129,7 +137,7 @@ def compose_from_run(
 def _files(overrides: list[Word], config_dir: str | None, plugin: Plugin | None) -> Files:
     """Returns the YAML files of the folders that the words name."""
     hydra = [word.typed for word in overrides if word.is_hydra and word.key != "hydra.mode"]
-    return Files(hydra, named(overrides, "config_dir") or config_dir, plugin)
+    return files_of(hydra, named(overrides, "config_dir") or config_dir, plugin)
 
 
 def parse(words: Iterable[str]) -> list[Word]:

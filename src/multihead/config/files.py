@@ -6,6 +6,7 @@ value from the environment, or configures Hydra.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,20 @@ def register_schema(plugin: Plugin | None = None) -> None:
 def task_classes(plugin: Plugin | None) -> dict[str, type[TaskConfig]]:
     """The configuration classes of all tasks, a plugin's included, by name."""
     return TASKS | {name: cls for name, (cls, _) in (plugin.tasks if plugin else {}).items()}
+
+
+def files_of(hydra_overrides: list[str], config_dir: str | None, plugin: Plugin | None) -> Files:
+    """Returns `Files`. Compositions that read only our own files share one, until such a file changes."""
+    if hydra_overrides or config_dir or plugin:
+        return Files(hydra_overrides, config_dir, plugin)
+    folder = conf_dir()
+    found = [entry for place in (folder, *filter(Path.is_dir, folder.iterdir())) for entry in os.scandir(place)]
+    return _own_files(tuple((entry.path, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in found))
+
+
+@functools.lru_cache(maxsize=1)
+def _own_files(_state: tuple[tuple[str, int, int], ...]) -> Files:
+    return Files([], None, None)
 
 
 class Files:

@@ -183,15 +183,15 @@ class Tokenizer:
         words = ("pad_token", "bos_token", "eos_token", "unk_token", "sep_token", "mask_token")
         return dict(zip(words, names, strict=True)) | {"cls_token": names[self.bos_id]}
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Sha256 of the content of the file."""
-        return hashlib.sha256(self._content().encode()).hexdigest()
+        return hashlib.sha256(self._content.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Writes the tokenizer as JSON. It replaces an older file only after it is complete."""
         part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
-        part.write_text(self._content(), encoding="utf-8", newline="\n")
+        part.write_text(self._content, encoding="utf-8", newline="\n")
         os.replace(part, path)
 
     @classmethod
@@ -213,7 +213,9 @@ class Tokenizer:
         names = ("kind", "normalize", "lowercase", "vocab", "merges", "scores")
         return cls(*(content[name] for name in names))
 
+    @functools.cached_property
     def _content(self) -> str:
+        """The file. To write it as JSON takes a tenth of a second, and a run asks for it many times."""
         content = {
             "version": VERSION,
             "kind": self.kind,

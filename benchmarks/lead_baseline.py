@@ -12,8 +12,9 @@ import sys
 from rounds import split_words
 
 from multihead.config.compose import compose
+from multihead.config.roles import data_of
 from multihead.data.corpus import load_corpus
-from multihead.data.prepare import SPLIT_SEED, data_of
+from multihead.data.prepare import SPLIT_SEED
 from multihead.metrics.text import CorpusROUGE
 
 

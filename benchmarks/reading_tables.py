@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 OURS = """
 from multihead.config.compose import compose
 from multihead.data.corpus import load_corpus
-from multihead.data.prepare import data_of
+from multihead.config.roles import data_of
 config = compose(["task=classification", "data={path}"]).config
 data = data_of(config.data, config.task)
 data.splits = dict()

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from multihead.config.compose import compose
+from multihead.config.roles import data_of
 from multihead.data.corpus import load_corpus
 from multihead.data.labels import class_names, read_labels
-from multihead.data.prepare import data_of
 from multihead.data.stream import TextFiles
 from multihead.errors import MultiheadError
 

@@ -10,8 +10,8 @@ from xml.sax.saxutils import escape
 import pytest
 
 from multihead.config.compose import compose
+from multihead.config.roles import data_of
 from multihead.data.corpus import load_corpus
-from multihead.data.prepare import data_of
 from multihead.data.stream import TextFiles
 from multihead.tables.markup import one_line
 

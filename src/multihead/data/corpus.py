@@ -23,7 +23,7 @@ Reader = Callable[[DataConfig, str, Sequence[str]], Mapping[str, list[str]] | No
 """A plugin's corpus: (config, split, columns) to the texts of the columns, or None to hold the split out of train."""
 
 
-ROWS_AT_ONCE = 10_000
+ROWS_AT_ONCE = 1_000
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Rows:
     """Whether these rows were taken out of the train split."""
     shards: tuple[str, ...] = ()
     """The files of the split if there are several."""
+    blank: dict[str, list[int]] = field(default_factory=dict)
+    """Role to the rows in which it is blank, if the reader has looked for them."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -55,6 +57,14 @@ class Rows:
         columns = {role: [texts[i] for i in indices] for role, texts in self.columns.items()}
         return Rows(columns, self.files, self.lines[indices], self.held_out, self.shards)
 
+    def is_blank(self, role: str) -> np.ndarray:
+        """Returns for each row whether the text of a role is blank."""
+        if role not in self.blank:
+            return np.array([is_blank(text) for text in self.columns[role]], dtype=bool)
+        found = np.zeros(len(self), dtype=bool)
+        found[self.blank[role]] = True
+        return found
+
     def fingerprint(self) -> str:
         """Returns the sha256 of roles and texts. It does not depend on the files."""
         digest = hashlib.sha256()
@@ -62,7 +72,8 @@ class Rows:
             digest.update(f"{role}\0{len(self)}\0".encode())
             texts = self.columns[role]
             for first in range(0, len(texts), ROWS_AT_ONCE):  # a join of all texts would hold them twice in memory
-                digest.update(b"\0" * bool(first) + "\0".join(texts[first : first + ROWS_AT_ONCE]).encode())
+                digest.update(b"\0" * bool(first))
+                digest.update("\0".join(texts[first : first + ROWS_AT_ONCE]).encode())
         return digest.hexdigest()
 
 
@@ -275,6 +286,7 @@ class _Source:
             {role: table.files.get(column, next(iter(table.files.values()))) for role, column in self.columns.items()},
             np.asarray(table.lines, dtype=np.int64),
             shards=table.shards,
+            blank={role: table.blank[column] for role, column in self.columns.items() if column in table.blank},
         )
         rows = self._complete(self._with_label(rows, split), split)
         if len(rows) == 0:
@@ -313,13 +325,14 @@ class _Source:
         if len(kept) < len(rows):
             count = f"{len(rows) - len(kept):,} rows whose label is one of data.ignore_labels"
             self.notes.append(f"{split}: left out {count}")
-        return rows.select(np.array(kept, dtype=np.int64))
+            rows = rows.select(np.array(kept, dtype=np.int64))
+        return rows
 
     def _complete(self, rows: Rows, split: str) -> Rows:
         """Drops rows that are empty in every role, and refuses or skips those that lack one. Running text keeps all."""
         if len(rows.columns) == 1:
             return rows
-        empty = {role: np.array([is_blank(text) for text in texts]) for role, texts in rows.columns.items()}
+        empty = {role: rows.is_blank(role) for role in rows.columns}
         all_empty = np.all(list(empty.values()), axis=0)
         lacking = np.any([empty[role] for role in empty if role not in self.may_be_empty], axis=0)
         if not lacking.any():

@@ -19,7 +19,7 @@ from multihead.tables import opening
 from multihead.tables.compression import Damaged, kind_of
 from multihead.text.inputs import UTF8_BOM, as_utf8
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 LONGEST_LINE_BYTES = 16 << 20
 SKIP = "fix the line, or data.on_bad_line=skip"
 
@@ -82,6 +82,21 @@ class Lines:
         if number == 0:
             raise DataError(self.name, "is empty", f"{self.path.absolute()} must hold at least one line")
 
+    @property
+    def bom_note(self) -> str:
+        """The sentence about a byte-order mark."""
+        return f"{self.name}: byte-order mark removed"
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yields the content in UTF-8, in pieces. It ends early where the file is damaged; the lines say where."""
+        with opening.open_bytes(self.path, self.name) as stream:
+            following = self._chunks(stream)
+            try:
+                while chunk := following():
+                    yield chunk
+            except (Damaged, UnicodeDecodeError):
+                yield b"\0"  # is in no text
+
     def bad(self, number: int, what: str, fix: str = SKIP, column: int = 0) -> None:
         """Refuses a line, or counts it if bad lines are skipped."""
         if not self.skip:
@@ -143,7 +158,7 @@ class Lines:
     def _text(self, raw: bytes, number: int, offset: int) -> str | None:
         if number == 1 and raw.startswith(UTF8_BOM):
             raw = raw[len(UTF8_BOM) :]
-            self.notes.append(f"{self.name}: byte-order mark removed")
+            self.notes.append(self.bom_note)
         if raw.endswith(b"\r"):
             raw = raw[:-1]
         try:

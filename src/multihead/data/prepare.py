@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ import numpy as np
 
 from multihead.config.check import require
 from multihead.config.compose import Composition
-from multihead.config.data import SPLITS, DataConfig, column_of
+from multihead.config.data import SPLITS, DataConfig
+from multihead.config.roles import data_of
 from multihead.config.task import (
     ClassificationConfig,
     LanguageModelingConfig,
@@ -245,22 +246,6 @@ def warn_of_skipped(skipped: Mapping[str, tuple[int, int]], splits: Sequence[str
             scored = f"; every score on {split} is of the other {total - count:,}" if split != "train" else ""
             share = f"{count:,} of {total:,} rows ({count / total:.1%})"
             log.warning("data: %s: %s were skipped, since data.on_bad_line=skip%s", split, share, scored)
-
-
-def roles_of(data: DataConfig, settings: TaskConfig) -> list[str]:
-    """Returns the task's required roles, and the optional ones that this data set provides."""
-    have = [role for role in settings.optional_roles if column_of(data.roles, settings.name, role) is not None]
-    return [*settings.roles, *have]
-
-
-def data_of(data: DataConfig, settings: TaskConfig) -> DataConfig:
-    """Returns the data configuration with the roles of one task only."""
-    roles = {
-        role: column
-        for role in roles_of(data, settings)
-        if (column := column_of(data.roles, settings.name, role)) is not None
-    }
-    return replace(data, roles=roles) if roles else data
 
 
 def _read_labels(text: TaskText, splits: Iterable[str]) -> None:

@@ -6,9 +6,10 @@ A reader takes the columns that it is asked for and opens no other file. `lines`
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from multihead.config.check import require
 from multihead.config.data import DataConfig
 from multihead.data.lines import SKIP, Lines, find, folder_of, open_lines
+from multihead.data.regular import Columns, Shape, read_regular
 from multihead.errors import ConfigError, DataError
 from multihead.tables import opening, units
 from multihead.tables.columnar import arrow_batches
@@ -46,6 +48,8 @@ class Table:
     """Number of rows that ``data.on_bad_line=skip`` left out."""
     shards: tuple[str, ...] = ()
     """The files of the split if there are several that are read one after the other."""
+    blank: dict[str, list[int]] = field(default_factory=dict)
+    """Column name to its rows that are blank, if the reader has looked for them."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -175,9 +179,9 @@ def read_separated(config: DataConfig, file: str, columns: Sequence[str]) -> Tab
     separator = config.separator or {"tsv": "\t", "csv": ","}[config.format]
     quoted = config.format == "csv" if config.quoting is None else config.quoting
     rows = _with_quotes(lines, separator) if quoted else plain_rows(lines, separator)
-    names = list(config.columns)
+    names, head_line = list(config.columns), 0
     if config.header:
-        head = next((row for _, row in rows if row is not None and not all(map(is_blank, row))), [])
+        head_line, head = next(((number, row) for number, row in rows if row and not all(map(is_blank, row))), (0, []))
         head = [cell.strip() or f"column{place}" for place, cell in enumerate(head, start=1)]
         renamed = len(head) == len(names) and set(columns) <= set(names) and not set(columns) <= set(head)
         names = names if renamed else head
@@ -185,14 +189,35 @@ def read_separated(config: DataConfig, file: str, columns: Sequence[str]) -> Tab
         raise ConfigError("data.columns", "must name the columns of a file without a header", "data.columns=[...]")
     if config.last_takes_rest:
         require(not quoted, "data.last_takes_rest", "false if fields are quoted", True, "data.quoting=false")
-        rows = rest_joined(rows, len(names), separator)
-    return _collect(config, file, names, columns, rows, lines)
+        return _collect(config, file, names, columns, rest_joined(rows, len(names), separator), lines)
+    if head_line > 1:
+        return _collect(config, file, names, columns, rows, lines)
+    _require_columns(file, names, columns)
+    shape = Shape(separator, quoted, len(names), [names.index(column) for column in columns])
+    begun = read_regular(lines.blocks(), shape, bool(head_line))
+    if begun.lines:
+        lines = open_lines(config, file)
+        rows = iter(()) if begun.done else _rows_behind(lines, separator, quoted, begun.lines)
+        lines.notes += [lines.bom_note] if begun.done and begun.marked else []
+    return _collect(config, file, names, columns, rows, lines, begun)
 
 
-def _with_quotes(lines: Lines, separator: str) -> Iterator[tuple[int, Row]]:
-    """Yields rows with quotation marks. Marks that do not fit are refused and never skipped."""
+def _rows_behind(lines: Lines, separator: str, quoted: bool, count: int) -> Iterator[tuple[int, Row]]:
+    """Yields the rows behind the first lines, which were read already."""
+    behind = itertools.islice(lines, count, None)
+    rows = _with_quotes(lines, separator, behind, count) if quoted else plain_rows(behind, separator, count)
+    yield from rows
+
+
+def _with_quotes(
+    lines: Lines, separator: str, behind: Iterable[str | None] = (), before: int = 0
+) -> Iterator[tuple[int, Row]]:
+    """Yields rows with quotation marks. Marks that do not fit are refused and never skipped.
+
+    If ``before`` lines were read already, only the rows of the lines ``behind`` them are yielded.
+    """
     try:
-        yield from quoted_rows(lines, separator)
+        yield from quoted_rows(behind if before else lines, separator, before)
     except BadQuote as bad:
         what = f"the quotation mark that opens here has {bad.what}"
         fix = 'write " inside a field as "", or data.quoting=false'
@@ -200,14 +225,20 @@ def _with_quotes(lines: Lines, separator: str) -> Iterator[tuple[int, Row]]:
 
 
 def _collect(
-    config: DataConfig, file: str, names: Sequence[str], columns: Sequence[str], rows: Iterator, lines: Lines
+    config: DataConfig,
+    file: str,
+    names: Sequence[str],
+    columns: Sequence[str],
+    rows: Iterator,
+    lines: Lines,
+    begun: Columns | None = None,
 ) -> Table:
-    """Takes the wanted columns out of rows of ``names``."""
+    """Takes the wanted columns out of rows of ``names``, behind those that were read already."""
     _require_columns(file, names, columns)
     wanted = [list(names).index(column) for column in columns]
-    values: list[list[str]] = [[] for _ in columns]
+    values = begun.values if begun else [[] for _ in columns]
     takers = [(column.append, index) for column, index in zip(values, wanted, strict=True)]
-    numbers = array("q")
+    numbers = begun.numbers if begun else array("q")
     width = len(names)
     for number, row in rows:
         if row is None:
@@ -224,7 +255,10 @@ def _collect(
         numbers.append(number)
     table = dict(zip(columns, values, strict=True))
     places = np.array(numbers, dtype=np.int64)
-    return Table(table, dict.fromkeys(columns, file), places, lines.summary(), len(lines.skipped))
+    found = Table(table, dict.fromkeys(columns, file), places, lines.summary(), len(lines.skipped))
+    if begun and begun.done:
+        found.blank = dict(zip(columns, begun.blank, strict=True))
+    return found
 
 
 HEADER = "data.header=true 'data.columns=[]' if the first line names the columns"

@@ -21,9 +21,12 @@ class BadQuote(Exception):
         self.line, self.what = line, what
 
 
-def plain_rows(lines: Iterable[str | None], separator: str) -> Iterator[tuple[int, Row]]:
-    """Yields the number of each line and its cells; None stands for a line that could not be read."""
-    for number, line in enumerate(lines, start=1):
+def plain_rows(lines: Iterable[str | None], separator: str, before: int = 0) -> Iterator[tuple[int, Row]]:
+    """Yields the number of each line and its cells; None stands for a line that could not be read.
+
+    The file has ``before`` lines in front of the first one.
+    """
+    for number, line in enumerate(lines, start=before + 1):
         yield number, None if line is None else line.split(separator)
 
 
@@ -47,10 +50,11 @@ def _row_of_a_line(line: str, waiting: list[str], reader: Any) -> Row | None:
         return None
 
 
-def quoted_rows(lines: Iterable[str | None], separator: str) -> Iterator[tuple[int, Row]]:
+def quoted_rows(lines: Iterable[str | None], separator: str, before: int = 0) -> Iterator[tuple[int, Row]]:
     r"""Yields rows whose cells may stand in quotation marks, each with the number of its first line.
 
     A cell in quotation marks may hold separators and ends of line, and ``""`` for a quotation mark (RFC 4180).
+    The file has ``before`` lines in front of the first one.
 
     Raises:
         BadQuote: A quotation mark is not closed, or text follows a closing one.
@@ -60,7 +64,7 @@ def quoted_rows(lines: Iterable[str | None], separator: str) -> Iterator[tuple[i
     reader = csv.reader(iter(waiting.pop, None), delimiter=separator, strict=True) if len(separator) == 1 else None
     row: list[str] = []
     inside: list[str] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=before + 1):
         if line is None and not opened:
             yield number, None
             continue

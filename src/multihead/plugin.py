@@ -37,6 +37,27 @@ class Plugin:
     """The same name to the class for a decoder's cross-attention, if that is not the class in ``attention``."""
     feed_forward: dict[str, Callable] = field(default_factory=dict)
     """Name for model.feed_forward to a class with the constructor and forward of `FeedForward`."""
+    norms: dict[str, Callable] = field(default_factory=dict)
+    """Name for model.norm to a class: (config, width) to a module that maps [..., width] to [..., width]."""
+    positions: dict[str, Callable] = field(default_factory=dict)
+    """Name for model.position to a subclass of `multihead.model.positions.Positions`."""
+    embeddings: dict[str, Callable] = field(default_factory=dict)
+    """Name for model.embedding to a class: (config, vocab_size) to a module that maps ids [B, T] to [B, T, E].
+
+    E is ``config.width_of_embeddings``. If ``model.tie_embeddings`` is not none, the module has a ``weight`` [V, E].
+    """
+    layers: dict[str, Callable] = field(default_factory=dict)
+    """Name for model.layer to a class with the constructor and forward of `multihead.model.transformer.Layer`."""
+    stacks: dict[str, Callable] = field(default_factory=dict)
+    """Name for model.stack to a subclass of `multihead.model.transformer.Stack`; most override ``run_layers``."""
+    optimizers: dict[str, Callable] = field(default_factory=dict)
+    """Name for optim.name to a function (groups, config) to an optimizer; config is the node ``optim``.
+
+    A group has ``params``, ``lr``, ``weight_decay`` and ``hidden``: whether its parameters are hidden matrices. The
+    optimizer's state must be tensors, so that a run resumes exactly.
+    """
+    schedules: dict[str, Callable] = field(default_factory=dict)
+    """Name for optim.schedule to a function (config, max_steps, step) to the factor of the peak learning rate."""
     tasks: dict[str, tuple[type[TaskConfig], str | Callable]] = field(default_factory=dict)
     """Name for task to a pair: the dataclass of its configuration, and its class.
 

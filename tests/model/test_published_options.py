@@ -112,7 +112,7 @@ def test_a_gate_of_gelu(name, approximate):
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 def test_norms_add_what_is_asked_for(norm):
     x = torch.full((1, 16), 1e-3) * torch.arange(16)
-    small, large = (new_norm(ModelConfig(**SMALL, norm=norm, norm_eps=eps))(x) for eps in (1e-12, 0.5))
+    small, large = (new_norm(ModelConfig(**SMALL, norm=norm, norm_eps=eps), 16)(x) for eps in (1e-12, 0.5))
     assert large.abs().max() < 0.05 < small.abs().max()
 
 

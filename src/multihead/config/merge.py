@@ -14,8 +14,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from multihead.config.check import require_choice
 from multihead.config.keys import Key, find, leaf_keys, unknown_key
+from multihead.config.slots import check_choices
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MultiheadError
@@ -89,7 +89,7 @@ def merge(
     if plugin:
         root.plugin_sha256 = plugin.sha256
     try:
-        _check_blocks(root, plugin)
+        check_choices(root, plugin)
         config = _as_config(root)
     except ConfigError as refused:
         raise _as(error, refused) from None
@@ -153,12 +153,6 @@ def _delete(root: DictConfig, name: str, provenance: dict[str, Any]) -> None:
         )
     del node[entry]
     provenance.pop(name, None)
-
-
-def _check_blocks(root: DictConfig, plugin: Plugin | None) -> None:
-    """Checks the choices to which a plugin can add."""
-    require_choice("model.attention", root.model.attention, ["multi_head", *(plugin.attention if plugin else ())])
-    require_choice("model.feed_forward", root.model.feed_forward, ["dense", *(plugin.feed_forward if plugin else ())])
 
 
 def empty(task_class: type[TaskConfig], plugin: Plugin | None) -> DictConfig:

@@ -10,6 +10,9 @@ POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
 SINUSOID_ORDERS = ("alternating", "halves")
 NORMS = ("layer_norm", "rms_norm")
 NORM_PLACEMENTS = ("pre", "post")
+EMBEDDINGS = ("table",)
+LAYERS = ("residual",)
+STACKS = ("sequential",)
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "relu2", "swiglu", "geglu", "geglu_tanh")
 GATED = ("swiglu", "geglu", "geglu_tanh")
 ROPE_SCALINGS = ("none", "linear", "llama3")
@@ -46,14 +49,14 @@ class ModelConfig:
     """relu (the paper), gelu, gelu_tanh (its approximation, arXiv:1606.08415), silu, relu2 (arXiv:2109.08668); or
     swiglu, geglu, geglu_tanh (arXiv:2002.05202), whose gate adds a third matrix of d_ff."""
     norm: str = "layer_norm"
-    """layer_norm, or rms_norm (arXiv:1910.07467)."""
+    """layer_norm, rms_norm (arXiv:1910.07467), or the name of a norm that a plugin adds."""
     norm_eps: float = 0.0
     """Epsilon of the norms, which is added to the variance; 0 means 1e-5 for layer_norm and 1e-6 for rms_norm."""
     norm_placement: str = "pre"
     """pre (norm before each sub-layer and a final norm) or post (the paper: norm after each residual sum)."""
     position: str = "sinusoidal"
     """sinusoidal (the paper), learned, rotary (arXiv:2104.09864), alibi (arXiv:2108.12409), relative (the learned
-    biases of T5, arXiv:1910.10683) or none."""
+    biases of T5, arXiv:1910.10683), none, or the name of a position scheme that a plugin adds."""
     sinusoid_order: str = "alternating"
     """Order of sinusoidal positions: alternating (the paper: sine and cosine in turn) or halves (first all sines, then
     all cosines, as in tensor2tensor and Marian)."""
@@ -121,6 +124,12 @@ class ModelConfig:
     """multi_head, or the name of an attention that a plugin adds."""
     feed_forward: str = "dense"
     """dense, or the name of a feed-forward that a plugin adds."""
+    embedding: str = "table"
+    """table (one vector for each token), or the name of an embedding that a plugin adds."""
+    layer: str = "residual"
+    """residual (the paper's layer), or the name of a whole layer that a plugin adds."""
+    stack: str = "sequential"
+    """sequential (one layer after the other), or the name of a whole encoder or decoder that a plugin adds."""
 
     def __post_init__(self) -> None:
         for name in ("d_model", "num_heads", "d_ff", "max_len"):
@@ -140,9 +149,7 @@ class ModelConfig:
         )
         require(2 <= self.ngram_max <= 8, "model.ngram_max", "in [2, 8]", self.ngram_max)
         require_choice("model.activation", self.activation, ACTIVATIONS)
-        require_choice("model.norm", self.norm, NORMS)
         require_choice("model.norm_placement", self.norm_placement, NORM_PLACEMENTS)
-        require_choice("model.position", self.position, POSITIONS)
         require_choice("model.sinusoid_order", self.sinusoid_order, SINUSOID_ORDERS)
         require(
             self.relative_buckets >= 4 and self.relative_buckets % 2 == 0,

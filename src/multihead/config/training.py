@@ -45,7 +45,8 @@ class OptimConfig:
     """Optimizer and learning-rate schedule; the horizon of the schedule is trainer.max_steps."""
 
     name: str = "adamw"
-    """adamw (arXiv:1711.05101), or muon: hidden matrices by Muon, everything else by AdamW."""
+    """adamw (arXiv:1711.05101); muon: hidden matrices by Muon, everything else by AdamW; or the name of an optimizer
+    that a plugin adds."""
     lr: float = 1e-3
     """Peak learning rate of AdamW. The paper's formula (noam) is scaled so that it peaks here too."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
@@ -64,7 +65,8 @@ class OptimConfig:
     """Type of Muon's iterations: bfloat16, float32, or auto: bfloat16 if the device gains by it. The run directory
     records what auto has become, and a resumed run keeps it."""
     schedule: str = "noam"
-    """noam (linear warm-up, then 1/sqrt(step), section 5.3), cosine, wsd (warm-up, stable, decay), constant."""
+    """noam (linear warm-up, then 1/sqrt(step), section 5.3), cosine, wsd (warm-up, stable, decay), constant, or the
+    name of a schedule that a plugin adds."""
     warmup_steps: int = 400
     """Steps of linear warm-up."""
     min_lr_ratio: float = 0.0
@@ -78,8 +80,6 @@ class OptimConfig:
     """Names of the parameters to freeze; * matches anything (transformer.encoder.layers.0.*)."""
 
     def __post_init__(self) -> None:
-        require_choice("optim.name", self.name, OPTIMIZERS)
-        require_choice("optim.schedule", self.schedule, SCHEDULES)
         require_choice("optim.muon_dtype", self.muon_dtype, MUON_DTYPES)
         for name in ("lr", "muon_lr", "eps"):
             require(0 < getattr(self, name) < float("inf"), f"optim.{name}", "above 0 and finite", getattr(self, name))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from multihead.config.extras import require_package
-from multihead.config.model import ModelConfig
+from multihead.config.model import NORMS, ModelConfig
 from multihead.config.training import DecodingConfig
 from multihead.data.tokenizer import NUM_SPECIALS
 from multihead.errors import ConfigError
@@ -74,6 +74,9 @@ def check(task: Task, decoding: DecodingConfig) -> None:
     for key, value, ours in (
         ("attention", model.attention, "multi_head"),
         ("feed_forward", model.feed_forward, "dense"),
+        ("embedding", model.embedding, "table"),
+        ("layer", model.layer, "residual"),
+        ("stack", model.stack, "sequential"),
     ):
         if value != ours:
             what = f"CTranslate2 runs its own blocks, not a plugin's; it has model.{key}={ours}"
@@ -86,6 +89,7 @@ def check(task: Task, decoding: DecodingConfig) -> None:
     for key, value, known in (
         ("activation", model.activation, ACTIVATIONS),
         ("position", model.position, POSITIONS),
+        ("norm", model.norm, NORMS),
     ):
         if value not in known:
             what = f"the export to CTranslate2 supports {', '.join(known)}"

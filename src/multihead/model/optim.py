@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from multihead import capabilities, torch_private
-from multihead.config.training import OptimConfig
+from multihead.config.check import require_choice
+from multihead.config.training import OPTIMIZERS, SCHEDULES, OptimConfig
 from multihead.errors import ConfigError
 from multihead.model.sharded import gathered, scattered
 
@@ -29,9 +30,13 @@ DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def build_optimizer(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, *, fused: bool
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    config: OptimConfig,
+    *,
+    fused: bool,
+    added: Callable[..., torch.optim.Optimizer] | None = None,
 ) -> torch.optim.Optimizer:
-    """`torch.optim.AdamW`, or `MuonAdamW` for ``optim.name=muon``; weight decay acts on matrices only.
+    """`torch.optim.AdamW`, `MuonAdamW` for ``optim.name=muon``, or a plugin's; weight decay acts on matrices only.
 
     Args:
         named_parameters: Parameters with their names. A matrix with ``.layers.`` in its name is hidden and may go to
@@ -40,20 +45,29 @@ def build_optimizer(
         fused: Whether to use the fused AdamW kernel (one pass, fastest on CPU and GPU). False lets PyTorch choose:
             foreach on GPUs, a loop on CPUs. It must be False if gradients are clipped under mixed precision, because
             `torch.optim.AdamW` would unscale gradients itself, and Lightning 2.6 then does not clip.
+        added: A plugin's optimizer: (groups, config) to an optimizer. Each group has ``params``, ``lr``,
+            ``weight_decay`` and ``hidden``, which says whether its parameters are hidden matrices.
+
+    Raises:
+        ConfigError: There is no such optimizer.
     """
+    if added is None:
+        require_choice("optim.name", config.name, OPTIMIZERS)
     named = list(named_parameters)
     shares = layer_rates([name for name, _ in named], config.layer_decay)  # frozen layers count too
     members: dict[tuple[int, float], list[nn.Parameter]] = {}
     for (name, parameter), share in zip(named, shares, strict=True):
         if not parameter.requires_grad:
             continue
-        is_hidden = config.name == "muon" and parameter.ndim == 2 and ".layers." in name
+        is_hidden = config.name != "adamw" and parameter.ndim == 2 and ".layers." in name
         members.setdefault((2 if is_hidden else int(parameter.ndim < 2), -share), []).append(parameter)
     betas = (config.betas[0], config.betas[1])
     groups = []
     for (kind, share), parameters in sorted(members.items(), key=lambda item: item[0]):
-        group = {"params": parameters, "weight_decay": 0.0 if kind == 1 else config.weight_decay}
-        if kind == 2:
+        group: dict[str, Any] = {"params": parameters, "weight_decay": 0.0 if kind == 1 else config.weight_decay}
+        if added is not None:
+            group |= {"lr": config.lr * -share, "hidden": kind == 2}
+        elif kind == 2:
             group |= {"momentum": config.muon_momentum, "num_iterations": config.muon_steps, "kind": "muon"}
             group["dtype"] = config.muon_dtype
             group["lr"] = config.muon_lr * -share
@@ -62,6 +76,8 @@ def build_optimizer(
             if config.name == "muon":
                 group |= {"kind": "adamw", "betas": betas, "eps": config.eps, "fused": fused}
         groups.append(group)
+    if added is not None:
+        return added(groups, config)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=fused or None)
     return MuonAdamW(groups)
@@ -262,7 +278,11 @@ def lr_factor(config: OptimConfig, max_steps: int, step: int) -> float:
     - wsd: stays at 1, and falls linearly to ``min_lr_ratio`` over the last ``decay_share`` of ``max_steps``
       (arXiv:2404.06395; linear decay: arXiv:2405.18392).
     - constant: stays at 1.
+
+    Raises:
+        ConfigError: There is no such schedule.
     """
+    require_choice("optim.schedule", config.schedule, SCHEDULES)
     warmup = max(1, config.warmup_steps)
     if step + 1 < warmup:
         return (step + 1) / warmup

@@ -2,7 +2,8 @@
 
 A scheme acts at one of three places, each a method of `Positions`: on the embeddings (`PositionTable`), on the scores
 of the attention (`ALiBi`, `Relative`), or on queries and keys (`Rotary`). To add a scheme, write a subclass that
-overrides this method, return it in `new_positions`, and add its name to ``POSITIONS`` in `multihead.config.model`.
+overrides this method, and give it a name: in a plugin's ``positions``, or in `new_positions` here and in ``POSITIONS``
+of `multihead.config.model`.
 
 Shapes: B batch, T new positions, S = past + T positions, D d_model, H heads, K head_dim.
 """
@@ -14,28 +15,37 @@ import math
 import torch
 from torch import Tensor, nn
 
-from multihead.config.model import ModelConfig
+from multihead.config.check import require_choice
+from multihead.config.model import POSITIONS, ModelConfig
 
 LEAST_TURNS, MOST_TURNS = 1, 4
 """With fewer turns a wavelength is stretched, with more it is left (Llama 3.1's low and high frequency factors)."""
 
 
 def new_positions(config: ModelConfig, causal: bool) -> Positions:
-    """The scheme that ``config.position`` names, for a decoder (``causal``) or an encoder."""
-    if config.position in ("learned", "sinusoidal"):
-        return PositionTable(config)
-    if config.position == "relative":
-        return Relative(config, causal)
-    return {"rotary": Rotary, "alibi": ALiBi, "none": Positions}[config.position](config)
+    """The scheme of ours that ``config.position`` names, for a decoder (``causal``) or an encoder.
+
+    Raises:
+        ConfigError: There is no such scheme.
+    """
+    require_choice("model.position", config.position, POSITIONS)
+    tables = dict.fromkeys(("sinusoidal", "learned"), PositionTable)
+    schemes = {"rotary": Rotary, "alibi": ALiBi, "relative": Relative, "none": Positions} | tables
+    return schemes[config.position](config, causal)
 
 
 class Positions(nn.Module):
-    """The scheme ``none`` and the base of the others: embeddings, scores, queries and keys stay as they are."""
+    """The scheme ``none`` and the base of the others: embeddings, scores, queries and keys stay as they are.
+
+    Args:
+        config: Sizes.
+        causal: Whether keys never follow their query, as in a decoder.
+    """
 
     changes_scores = False
     """Whether `add_to_scores` returns numbers, so that even a causal mask alone must be written out."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, causal: bool):
         super().__init__()
 
     def add_to_embeddings(self, x: Tensor, scale: float, positions: Tensor | None, past: int) -> Tensor:
@@ -79,8 +89,8 @@ class PositionTable(Positions):
 
     weight: Tensor
 
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, causal: bool):
+        super().__init__(config, causal)
         self.scheme, self.max_len, self.offset = config.position, config.max_len, 0
         width = config.width_of_embeddings
         if config.position == "sinusoidal":
@@ -114,8 +124,8 @@ class Rotary(Positions):
 
     stretch: Tensor | None
 
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, causal: bool):
+        super().__init__(config, causal)
         self.rotary_dim, self.theta = config.rotary_dim, config.rope_theta
         self.register_buffer("stretch", rope_stretch(config), persistent=False)
 
@@ -134,8 +144,8 @@ class ALiBi(Positions):
     changes_scores = True
     slopes: Tensor
 
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
+    def __init__(self, config: ModelConfig, causal: bool):
+        super().__init__(config, causal)
         self.register_buffer("slopes", alibi_slopes(config.num_heads), persistent=False)
 
     def add_to_scores(self, mask: Tensor | None, length: int, total: int, dtype: torch.dtype) -> Tensor | None:
@@ -144,17 +154,14 @@ class ALiBi(Positions):
 
 class Relative(Positions):
     """Each head adds a learned bias to the scores, one for each bucket of distances (Raffel et al. 2020,
-    arXiv:1910.10683, section 2.1). All layers of a stack share the biases.
-
-    Args:
-        config: Sizes.
-        causal: Whether keys never follow their query. All buckets are then for keys before it.
+    arXiv:1910.10683, section 2.1). All layers of a stack share the biases. With ``causal``, all buckets are for keys
+    before their query.
     """
 
     changes_scores = True
 
     def __init__(self, config: ModelConfig, causal: bool):
-        super().__init__(config)
+        super().__init__(config, causal)
         self.causal, self.max_distance = causal, config.relative_max_distance
         self.weight = nn.Parameter(torch.empty(config.relative_buckets, config.num_heads))
 

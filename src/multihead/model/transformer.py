@@ -5,6 +5,7 @@
 - `Layer` is self-attention, attention to the encoder's output in a decoder that has one, and a feed-forward.
 - `MultiHeadAttention` computes attention; the softmax itself is in `attend` of `kernels.py`.
 - `FeedForward` holds the activations, `new_norm` chooses the norm.
+- `Blocks` names the classes of all these parts. A plugin replaces any of them by its own.
 
 `positions.py` holds the position schemes; `Stack` asks `new_positions` for one. `heads.py` turns hidden states into
 logits, so that the backbone is the same for all tasks, with the same parameter names.
@@ -25,12 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from multihead.config.check import require
-from multihead.config.model import GATED, ModelConfig
+from multihead.config.check import require, require_choice
+from multihead.config.model import GATED, NORMS, ModelConfig
 from multihead.model.cache import Cache, KeyValueCache, LayerCache
 from multihead.model.kernels import attend
 from multihead.model.ngrams import NGramEmbedding
-from multihead.model.positions import new_positions, rotate, segment_positions
+from multihead.model.positions import Positions, new_positions, rotate, segment_positions
 
 
 class Transformer(nn.Module):
@@ -40,7 +41,7 @@ class Transformer(nn.Module):
         config: Sizes and mechanisms.
         source_vocab_size: Vocabulary of the encoder; None means no encoder and no cross-attention.
         target_vocab_size: Vocabulary of the decoder; None means no decoder.
-        blocks: The classes of attention and feed-forward; by default those of this file.
+        blocks: The classes of all parts; by default those of this file.
 
     Raises:
         ConfigError: Two vocabularies of different size cannot share their embedding.
@@ -55,16 +56,16 @@ class Transformer(nn.Module):
         blocks: Blocks | None = None,
     ):
         super().__init__()
-        blocks = blocks or Blocks()
+        self.blocks = blocks = blocks or Blocks()
         self.config = config
         self.encoder: Stack | None = None
         self.decoder: Stack | None = None
         if source_vocab_size is not None:
             depth = config.num_encoder_layers
-            self.encoder = Stack(config, source_vocab_size, depth, blocks, causal=False, cross=False)
+            self.encoder = blocks.stack(config, source_vocab_size, depth, blocks, causal=False, cross=False)
         if target_vocab_size is not None:
             layers, cross = config.num_decoder_layers, self.encoder is not None
-            self.decoder = Stack(config, target_vocab_size, layers, blocks, causal=True, cross=cross)
+            self.decoder = blocks.stack(config, target_vocab_size, layers, blocks, causal=True, cross=cross)
         if self.encoder and self.decoder and config.tie_embeddings in ("source_target", "all"):
             what = f"none or target_output if the vocabularies differ ({source_vocab_size} and {target_vocab_size})"
             require(source_vocab_size == target_vocab_size, "model.tie_embeddings", what, config.tie_embeddings)
@@ -168,7 +169,16 @@ class Transformer(nn.Module):
 
 
 class Stack(nn.Module):
-    """The encoder, or with ``causal`` the decoder (section 3.1): embedding, layers and final norm."""
+    """The encoder, or with ``causal`` the decoder (section 3.1): embedding, layers and final norm.
+
+    Args:
+        config: Sizes and mechanisms.
+        vocab_size: Number of tokens.
+        num_layers: Number of layers.
+        blocks: The classes of the parts.
+        causal: Whether a position sees only itself and the positions before it.
+        cross: Whether the layers attend to a memory.
+    """
 
     def __init__(
         self, config: ModelConfig, vocab_size: int, num_layers: int, blocks: Blocks, *, causal: bool, cross: bool
@@ -178,17 +188,17 @@ class Stack(nn.Module):
         self.recompute = False
         width = config.width_of_embeddings
         self.scale = math.sqrt(width) if config.embedding_scale else 1.0
-        self.embedding = nn.Embedding(vocab_size, width)
+        self.embedding = blocks.embedding(config, vocab_size)
         self.ngrams = NGramEmbedding(config) if config.ngram_buckets else None
-        self.positions = new_positions(config, causal)
+        self.positions = blocks.positions(config, causal)
         self.types = nn.Embedding(config.segment_types, width) if config.segment_types else None
-        self.embedding_norm = new_norm(config, width) if config.embedding_norm else nn.Identity()
+        self.embedding_norm = blocks.norm(config, width) if config.embedding_norm else nn.Identity()
         self.widen = nn.Linear(width, config.d_model) if config.embedding_width else nn.Identity()
         self.dropout = Dropout(config.dropout)
         own = min(1, num_layers) if config.share_layers else num_layers
-        layers = [Layer(config, blocks, causal=causal, cross=cross) for _ in range(own)]
+        layers = [blocks.layer(config, blocks, causal=causal, cross=cross) for _ in range(own)]
         self.layers = nn.ModuleList(layers * num_layers if config.share_layers else layers)
-        self.norm = new_norm(config) if config.norm_placement == "pre" else nn.Identity()
+        self.norm = blocks.norm(config, config.d_model) if config.norm_placement == "pre" else nn.Identity()
         self._initialise(config)
 
     def forward(
@@ -220,13 +230,26 @@ class Stack(nn.Module):
         x = self.widen(self.dropout(self.embedding_norm(x)))  # [B, T, D]
         scope = self._scope(x, mask, positions, past, segments)
         shown = None if memory_mask is None else memory_mask[:, None, None, :]  # [N, 1, 1, S]
-        memory_scope = Scope(scope.dtype, shown)
+        return self.norm(self.run_layers(x, scope, memory, Scope(scope.dtype, shown), cache))
+
+    def run_layers(
+        self, x: Tensor, scope: Scope, memory: Tensor | None, memory_scope: Scope, cache: Cache | None
+    ) -> Tensor:
+        """Maps embeddings [B, T, D] through all layers to [B, T, D]; a plugin's stack may order them otherwise.
+
+        Args:
+            x: Embeddings with what stands for their positions.
+            scope: What self-attention may attend to.
+            memory: The encoder's output [N, S, D]; None if there is none.
+            memory_scope: What cross-attention may attend to.
+            cache: Keys and values of earlier positions, by layer.
+        """
         for index, layer in enumerate(self.layers):
             if self.recompute and self.training:
                 x = checkpoint(layer, x, scope, memory, memory_scope, use_reentrant=False)
             else:
                 x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[index])
-        return self.norm(x)
+        return x
 
     def _scope(
         self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int, segments: Tensor | None = None
@@ -255,7 +278,8 @@ class Stack(nn.Module):
         """Draws embeddings with variance 1 / d_model, since they are scaled by sqrt(d_model); matrices Xavier-uniform.
 
         With ``depth_scaled``, projections into the residual stream start smaller by 1 / sqrt(2 * layers), as in GPT-2
-        (Radford et al. 2019, section 2.3), so that the variance of the stream does not grow with depth.
+        (Radford et al. 2019, section 2.3), so that the variance of the stream does not grow with depth. A module that
+        has the method ``initialise`` has the last word on its own parameters.
         """
         nn.init.normal_(self.embedding.weight, std=config.d_model**-0.5)
         types = () if self.types is None else self.types.parameters()
@@ -268,6 +292,9 @@ class Stack(nn.Module):
                     nn.init.zeros_(module.bias)
                 if config.init == "depth_scaled" and name.endswith((".output", ".down")):
                     module.weight /= math.sqrt(2 * len(self.layers))
+        for module in self.modules():
+            if (initialise := getattr(module, "initialise", None)) is not None:
+                initialise()
 
 
 class Layer(nn.Module):
@@ -283,12 +310,12 @@ class Layer(nn.Module):
         self.pre, self.parallel = config.norm_placement == "pre", config.parallel
         attention = blocks.causal_attention if causal else None
         self.self_attention = (attention or blocks.attention)(config)
-        self.self_attention_norm = new_norm(config)
+        self.self_attention_norm = blocks.norm(config, config.d_model)
         if cross:
             self.cross_attention = (blocks.cross_attention or blocks.attention)(config)
-            self.cross_attention_norm = new_norm(config)
+            self.cross_attention_norm = blocks.norm(config, config.d_model)
         self.feed_forward = blocks.feed_forward(config)
-        self.feed_forward_norm = new_norm(config)
+        self.feed_forward_norm = blocks.norm(config, config.d_model)
         self.dropout = Dropout(config.dropout)
 
     def forward(
@@ -400,20 +427,6 @@ class FeedForward(nn.Module):
 
 
 @dataclass
-class Blocks:
-    """The classes that a layer is built from; a plugin replaces some by its own with the same signatures."""
-
-    attention: Callable[[ModelConfig], nn.Module] = MultiHeadAttention
-    """It builds every attention for which the next two fields name no other class."""
-    causal_attention: Callable[[ModelConfig], nn.Module] | None = None
-    """It builds the self-attention of a decoder."""
-    cross_attention: Callable[[ModelConfig], nn.Module] | None = None
-    """It builds the attention of a decoder to the memory."""
-    feed_forward: Callable[[ModelConfig], nn.Module] = FeedForward
-    """It builds the feed-forward."""
-
-
-@dataclass
 class Scope:
     """What the queries of one pass may attend to; all layers share it."""
 
@@ -460,9 +473,10 @@ class Dropout(nn.Module):
 class OutputTransform(nn.Sequential):
     """Dense layer, activation and norm before a map to the vocabulary, as in BERT (arXiv:1810.04805)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, blocks: Blocks | None = None):
+        norm = (blocks or Blocks()).norm
         width = config.width_of_embeddings
-        super().__init__(nn.Linear(config.d_model, width), Activation(config), new_norm(config, width))
+        super().__init__(nn.Linear(config.d_model, width), Activation(config), norm(config, width))
 
 
 class OutputScale(nn.Module):
@@ -477,10 +491,10 @@ class OutputScale(nn.Module):
         return x * self.factor
 
 
-def new_output_transform(config: ModelConfig) -> nn.Module | None:
+def new_output_transform(config: ModelConfig, blocks: Blocks | None = None) -> nn.Module | None:
     """What hidden states go through before a map to the vocabulary; None if nothing."""
     if config.output_transform:
-        return OutputTransform(config)
+        return OutputTransform(config, blocks)
     return OutputScale(config) if config.output_scale else None
 
 
@@ -496,10 +510,20 @@ class Activation(nn.Module):
         return self.function(x)
 
 
-def new_norm(config: ModelConfig, width: int = 0) -> nn.Module:
-    """A norm of the residual stream, or of another ``width``: LayerNorm (the paper) or RMSNorm."""
-    width, eps = width or config.d_model, norm_eps(config, config.norm)
+def new_norm(config: ModelConfig, width: int) -> nn.Module:
+    """The norm of ours that ``config.norm`` names: LayerNorm (the paper) or RMSNorm, over the last dimension.
+
+    Raises:
+        ConfigError: There is no such norm.
+    """
+    require_choice("model.norm", config.norm, NORMS)
+    eps = norm_eps(config, config.norm)
     return RMSNorm(width, eps) if config.norm == "rms_norm" else nn.LayerNorm(width, eps, bias=config.bias)
+
+
+def new_embedding(config: ModelConfig, vocab_size: int) -> nn.Module:
+    """One vector for each token."""
+    return nn.Embedding(vocab_size, config.width_of_embeddings)
 
 
 def norm_eps(config: ModelConfig, norm: str) -> float:
@@ -524,3 +548,34 @@ def activation(config: ModelConfig) -> Callable[[Tensor], Tensor]:
 
 def _squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
+
+
+@dataclass
+class Blocks:
+    """The classes of a model's parts. A plugin replaces some by its own, which are called with the same arguments.
+
+    Linear maps of the layers start Xavier-uniform with biases of 0, the parameters of embeddings and positions normal;
+    a part that wants otherwise defines the method ``initialise``.
+    """
+
+    attention: Callable[..., nn.Module] = MultiHeadAttention
+    """(config) to every attention for which the next two fields name no other class."""
+    causal_attention: Callable[..., nn.Module] | None = None
+    """(config) to the self-attention of a decoder."""
+    cross_attention: Callable[..., nn.Module] | None = None
+    """(config) to the attention of a decoder to the memory."""
+    feed_forward: Callable[..., nn.Module] = FeedForward
+    """(config) to the feed-forward, which maps [B, T, D] to [B, T, D]."""
+    norm: Callable[..., nn.Module] = new_norm
+    """(config, width) to a norm, which maps [..., width] to [..., width]."""
+    positions: Callable[..., Positions] = new_positions
+    """(config, causal) to the position scheme of a stack."""
+    embedding: Callable[..., nn.Module] = new_embedding
+    """(config, vocab_size) to a module that maps ids [B, T] to [B, T, E], where E is ``config.width_of_embeddings``.
+
+    Its ``weight`` [V, E] is what ``model.tie_embeddings`` shares.
+    """
+    layer: Callable[..., nn.Module] = Layer
+    """(config, blocks, causal=, cross=) to a layer."""
+    stack: Callable[..., Stack] = Stack
+    """(config, vocab_size, num_layers, blocks, causal=, cross=) to an encoder or a decoder."""

@@ -97,7 +97,7 @@ def _meaning(model: ModelConfig) -> dict[str, Any]:
     )
     values |= {"num_kv_heads": model.kv_heads, "head_size": model.head_dim}
     values["embedding_width"] = model.width_of_embeddings
-    values["norm_eps"] = model.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[model.norm]
+    values["norm_eps"] = model.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}.get(model.norm)
     if model.position != "sinusoidal":
         values["sinusoid_order"] = None
     if model.position != "relative":

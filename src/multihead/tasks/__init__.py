@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from multihead.config.slots import from_plugin
 from multihead.config.training import Config
 
 if TYPE_CHECKING:
+    from multihead.model.transformer import Blocks
     from multihead.plugin import Plugin
     from multihead.tasks.base import EvaluationData, Task
     from multihead.text.vocabulary import Vocabulary
@@ -38,17 +39,7 @@ def build_task(
         plugin: What the user's own code adds.
         evaluation: Task to its texts for validation and test; None if the task only trains or predicts.
     """
-    from multihead.model.transformer import Blocks, FeedForward, MultiHeadAttention
-
-    blocks = Blocks()
-    if plugin:
-        attention, feed_forward = config.model.attention, config.model.feed_forward
-        blocks = Blocks(
-            attention=_block(config, plugin.attention, attention, MultiHeadAttention),
-            causal_attention=_block(config, plugin.causal_attention, attention, None),
-            cross_attention=_block(config, plugin.cross_attention, attention, None),
-            feed_forward=_block(config, plugin.feed_forward, feed_forward, FeedForward),
-        )
+    blocks = blocks_of(config, plugin)
     return task_class(config.task.name, plugin).build(config, vocab, blocks, evaluation or {})
 
 
@@ -61,9 +52,17 @@ def task_class(name: str, plugin: Plugin | None = None) -> type[Task]:
     return getattr(importlib.import_module(module), cls)
 
 
-def _block(config: Config, added: Mapping[str, Any], name: str, default: type | None) -> Any:
-    """The class that a name stands for; options of this name become its argument ``options``."""
-    if name not in added:
-        return default
-    options = config.options.get(name)
-    return added[name] if options is None else functools.partial(added[name], options=options)
+def blocks_of(config: Config, plugin: Plugin | None) -> Blocks:
+    """The classes of the model's parts: ours, or the plugin's if the configuration chooses them."""
+    from multihead.model.transformer import Blocks
+
+    fields = {
+        "norm": "norms",
+        "positions": "positions",
+        "embedding": "embeddings",
+        "layer": "layers",
+        "stack": "stacks",
+    }
+    fields |= {name: name for name in ("attention", "causal_attention", "cross_attention", "feed_forward")}
+    added = {name: from_plugin(config, plugin, field) for name, field in fields.items()}
+    return Blocks(**{name: part for name, part in added.items() if part is not None})

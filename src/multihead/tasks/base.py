@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from multihead.config.check import require_choice
+from multihead.config.slots import from_plugin
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.model.transformer import Blocks, Transformer
@@ -23,6 +24,7 @@ from multihead.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from multihead.metrics.sums import WeightedMean
+    from multihead.plugin import Plugin
 
 IGNORED = -100
 """The label of a position that has none."""
@@ -283,15 +285,20 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
         """The device of the weights."""
         return next(self.parameters()).device
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """The optimizer and the schedule of its rates, as Lightning takes them."""
+    def configure_optimizers(self, plugin: Plugin | None = None) -> dict[str, Any]:
+        """The optimizer and the schedule of its rates, as Lightning takes them.
+
+        Args:
+            plugin: The user's plugin, which may bring its own of both.
+        """
         from multihead.model.optim import build_optimizer, lr_factor  # FSDP2 comes with it, which takes seconds
 
         config = self.config
         clips_scaled = config.trainer.gradient_clip_val > 0 and config.precision in ("16-mixed", "bf16-mixed")
-        optimizer = build_optimizer(self.model.named_parameters(), config.optim, fused=not clips_scaled)
-        max_steps = config.trainer.max_steps
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config.optim, max_steps, step))
+        added = from_plugin(config, plugin, "optimizers")
+        optimizer = build_optimizer(self.model.named_parameters(), config.optim, fused=not clips_scaled, added=added)
+        factor, max_steps = from_plugin(config, plugin, "schedules") or lr_factor, config.trainer.max_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(config.optim, max_steps, step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def step_loss(self, loss_sum: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     ) -> VocabularyHead:
         stack = transformer.stack("decoder" if settings.objective == "causal" else "encoder")
         weight = stack.embedding.weight if config.model.tie_embeddings in ("target_output", "all") else None
-        transform = new_output_transform(config.model)
+        transform = new_output_transform(config.model, transformer.blocks)
         width = config.model.width_of_embeddings if config.model.output_transform else config.model.d_model
         size = vocab.tokenizers["text"].vocab_size
         return VocabularyHead(width, size, weight, config.model.output_bias, transform)

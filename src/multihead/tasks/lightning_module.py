@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from multihead.errors import side_output
 from multihead.model.sharded import gathered
+from multihead.plugin import Plugin
 from multihead.tasks.base import Task
 
 
@@ -34,11 +35,13 @@ class TaskModule(L.LightningModule):
 
     Args:
         task: The task that is trained.
+        plugin: The user's plugin, which may bring its own optimizer and schedule.
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, plugin: Plugin | None = None):
         super().__init__()
         self.task = task
+        self.plugin = plugin
 
     # ---- checkpoints hold the weights by their names in the task
 
@@ -54,7 +57,7 @@ class TaskModule(L.LightningModule):
         return self.task.training_step(batch, batch_idx)
 
     def configure_optimizers(self) -> Any:
-        return self.task.configure_optimizers()
+        return self.task.configure_optimizers(self.plugin)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -65,7 +65,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         cls, config: Config, settings: TranslationConfig, transformer: Transformer, vocab: Vocabulary
     ) -> VocabularyHead:
         model, size = config.model, vocab.tokenizers["target"].vocab_size
-        transform = None if settings.copy else new_output_transform(model)
+        transform = None if settings.copy else new_output_transform(model, transformer.blocks)
         width = model.width_of_embeddings if transform is not None and model.output_transform else model.d_model
         tied = model.tie_embeddings in ("target_output", "all") and width == model.width_of_embeddings
         weight = transformer.stack("decoder").embedding.weight if tied else None

@@ -78,7 +78,7 @@ def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[s
     with torch.device("meta"):
         task = build_task(config, prepared.vocab, composition.plugin)
         choose_trained(task, config)
-        groups = task.configure_optimizers()["optimizer"].param_groups
+        groups = task.configure_optimizers(composition.plugin)["optimizer"].param_groups
         parts, kept = parameters_by_part(task.model), bytes_by_part(task.model, config, groups)
     checkpoint = sum(size for name, size in kept.items() if name != "gradients")
     on_gpu, weights, temporary = _on_gpu(config), kept["weights"], least_activations(config)
@@ -136,7 +136,7 @@ def _measured(composition: Composition, prepared: Prepared, ranks: int, began: f
         trainer = build_trainer(short, steps, [], [clock.callback()])
         _reset_peak()
         with steps.signals.caught():
-            trainer.fit(TaskModule(task), datamodule=data)
+            trainer.fit(TaskModule(task, composition.plugin), datamodule=data)
         peak = _peak_since_reset() or peak_memory(task.device)
         one, texts = _decoding(task)
         task.train()

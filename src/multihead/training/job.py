@@ -221,7 +221,7 @@ def _fit(
     try:
         trainer = build_trainer(composition, steps, loggers, callbacks)
         with steps.signals.caught():
-            trainer.fit(TaskModule(task), datamodule=steps.data)
+            trainer.fit(TaskModule(task, composition.plugin), datamodule=steps.data)
             if config.trainer.profile_steps:
                 found = show_profile(run_dir, trainer, task)
                 steps.events("profiled", step=trainer.global_step)

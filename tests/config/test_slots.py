@@ -1,6 +1,7 @@
 """The places that a plugin can fill: our choices and the plugin's, checked when a configuration is composed."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ def test_every_slot_has_a_field_a_key_and_choices(slot):
     assert slot.chosen(Config()) in slot.own
     with pytest.raises(ConfigError, match=rf"^error\[config\] {slot.key}: must be one of {', '.join(slot.own)}, got 'x'"):
         compose(["task=translation", f"{slot.key}=x"])
-    plugin = Plugin(**{slot.field: {"mine": object}})
+    fields: Any = {slot.field: {"mine": object}}
+    plugin = Plugin(**fields)
     assert slot.choices(plugin) == [*slot.own, "mine"]
 
 

@@ -37,6 +37,13 @@ def test_a_table(tickets, capsys):
     assert "multihead train task=classification data=tickets.csv" in text
 
 
+def test_a_pipe_gets_no_blanks_at_the_ends_of_lines(tickets, capsys):
+    data.run(["file=tickets.csv"])
+    lines = capsys.readouterr().out.split("\n")
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert any(line.startswith("body      text ") for line in lines)  # blanks between columns stay
+
+
 def test_json_and_the_commands_compose(tickets, capsys):
     data.run(["file=tickets.csv", "format=json"])
     found = json.loads(capsys.readouterr().out)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from multihead.errors import MachineError, reason
-from multihead.runs.screen import PIPE_WIDTH
+from multihead.runs.screen import PIPE_WIDTH, without_trailing_blanks
 
 log = logging.getLogger("multihead")
 
@@ -169,7 +169,7 @@ def _as_text(renderable: Any, width: int) -> str:
     """A table as plain lines, without the blanks that fill its last column."""
     text = io.StringIO()
     Console(file=text, width=width, highlight=False).print(renderable)
-    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").split("\n"))
+    return without_trailing_blanks(text.getvalue().rstrip("\n"))
 
 
 class _FileHandler(_NeverEndsTheRun, logging.FileHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
@@ -17,9 +18,27 @@ NARROWEST = 24
 """Least width of a column whose texts are folded."""
 
 
+class PipedConsole(Console):
+    """Writes to a pipe: tables have their full width, and no line ends with the blanks that fill the last column."""
+
+    def __init__(self, file: IO[str]):
+        super().__init__(file=file, width=PIPE_WIDTH, highlight=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints objects as `rich.console.Console` does."""
+        with self.capture() as written:
+            super().print(*objects, **options)
+        self.file.write(without_trailing_blanks(written.get()))
+
+
+def without_trailing_blanks(text: str) -> str:
+    """Returns a text without blanks at the ends of its lines."""
+    return "\n".join(line.rstrip() for line in text.split("\n"))
+
+
 def report_console() -> Console:
     """Returns the console that shows the tables of a report on standard output."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    return Console(file=sys.stdout, highlight=False) if sys.stdout.isatty() else PipedConsole(sys.stdout)
 
 
 @dataclass

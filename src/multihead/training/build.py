@@ -11,9 +11,10 @@ from multihead import capabilities
 from multihead.config.compose import Composition
 from multihead.config.data import SPLITS
 from multihead.config.published import is_published
+from multihead.config.roles import roles_of
 from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
-from multihead.data.prepare import Prepared, prepare, roles_of
+from multihead.data.prepare import Prepared, prepare
 from multihead.data.stream import Stream
 from multihead.ranks import world_size
 from multihead.runs.directory import run_directory, starting_vocab

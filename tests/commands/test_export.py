@@ -25,6 +25,7 @@ def run(runs, tmp_path):
         (["to=ctranslate2", "quantization=int8"], "ctranslate2_int8", ["model.bin", "config.json"]),
         (["to=onnx", "quantization=int8"], "onnx_int8", ["encode.onnx", "decode.onnx"]),
         (["to=torch_export"], "torch_export", ["encode.pt2", "decode.pt2"]),
+        (["to=huggingface", "remote_code=true"], "huggingface", ["modeling_multihead.py", "model.safetensors"]),
     ],
 )
 def test_every_format(words, folder, files, run, capsys):
@@ -77,6 +78,8 @@ def test_a_difference_is_refused_and_nothing_is_left(run, monkeypatch, capsys):
         (["to=onnx", "quantization=int16"], "quantization: must be one of float32, int8, got 'int16'"),
         (["to=ctranslate2", "quantization=int3"], "quantization: must be one of float32, int8"),
         (["to=safetensors"], "to: RUN/model has this format already: model.safetensors, model.json"),
+        (["to=onnx", "remote_code=true"], "remote_code: must be false if to=onnx"),
+        (["to=huggingface"], "fix: remote_code=true, which writes the model's code beside its weights; or to=onnx"),
         (["to=ctranslate2", "sentences=none"], "sentences: must be a whole number"),
         (["to=ctranslate2", "part=lm"], "part: must be one of translation"),
     ],

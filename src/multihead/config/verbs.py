@@ -156,6 +156,9 @@ class ExportSettings(Settings):
     its folder says what int8 costs."""
     sentences: int = setting(100, takes="N")
     """Number of inputs on which the export is compared with the run."""
+    remote_code: bool = setting(False)
+    """Writes to=huggingface with the model's own code in one file, for trust_remote_code=True of transformers. Use it
+    for a model that no published family has."""
     push: str = setting(takes="ORG/NAME")
     """Uploads a folder of to=huggingface or lora to this repository of the Hugging Face hub. You must be logged in (hf
     auth login). A new repository is private; hf repos settings ORG/NAME --public opens it. It needs: pip install
@@ -174,6 +177,8 @@ class ExportSettings(Settings):
         elif self.quantization and self.to != "ctranslate2":
             what = f"left out if to={self.to}: only ctranslate2 and onnx store weights in other types"
             require(False, "quantization", what, self.quantization)
+        if self.remote_code and self.to != "huggingface":
+            require(False, "remote_code", f"false if to={self.to}", True, "remote_code=false")
         if self.push:
             fits = self.to in ("huggingface", "lora")
             require(fits, "push", f"left out if to={self.to}: the hub takes huggingface and lora", self.push)

@@ -8,7 +8,7 @@ from pathlib import Path
 from multihead.config.check import require
 from multihead.config.task import SINGLE_TASKS
 from multihead.config.verbs import ExportSettings
-from multihead.exporting import ctranslate, ctranslate_runtime, huggingface, lora, places, programs
+from multihead.exporting import ctranslate, ctranslate_runtime, huggingface, lora, places, programs, remote
 from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify
 from multihead.runs.directory import save_vocab
 from multihead.runs.run import Run
@@ -57,7 +57,7 @@ def export(run: Run, settings: ExportSettings) -> tuple[Path, Verification]:
     examples = places.examples(task, run.path, settings.sentences)
     with places.put_in_place(out) as folder:
         if settings.to in ("huggingface", "lora"):
-            layout = lora if settings.to == "lora" else huggingface
+            layout = lora if settings.to == "lora" else remote if settings.remote_code else huggingface
             layout.write(task, folder, run.path)
             wanted = reference.outputs(examples)
             verification = verify(layout.read_back(folder, reference), reference, examples, wanted, exact=True)

@@ -33,6 +33,8 @@ def push(folder: Path, name: str) -> str:
 
     if get_token() is None:
         raise ConfigError("push", f"{kept}: you are not logged in to the hub", f"hf auth login && {upload}")
+    sending: type[Exception] = HfHubHTTPError.__mro__[1]
+    """The base of all errors of the library that sends requests."""
     try:
         api = HfApi()
         address = api.create_repo(name, private=True, exist_ok=True)
@@ -40,7 +42,7 @@ def push(folder: Path, name: str) -> str:
     except (HfHubHTTPError, HFValidationError) as error:
         what = f"{kept}: the hub refuses {name} ({_line(error)})"
         raise ConfigError("push", what, f"hf auth whoami && {upload}") from None
-    except (OSError, *HfHubHTTPError.__bases__) as error:  # the errors of the library that sends requests
+    except (OSError, sending) as error:
         what = f"{kept}: the hub cannot be reached ({_line(error)})"
         raise MachineError("push", what, upload) from None
     return str(address)

@@ -41,6 +41,7 @@ from multihead.tasks.regression import RegressionTask
 from multihead.tasks.translation import TranslationTask
 
 OTHERS = "to=onnx or torch_export"
+OWN_CODE = "remote_code=true, which writes the model's code beside its weights; or to=onnx"
 
 
 def family_of(task: Task) -> str:
@@ -53,7 +54,7 @@ def family_of(task: Task) -> str:
     if len(task.config.task.members()) > 1:
         raise ConfigError("task=multitask", "no published family has several heads", OTHERS)
     if isinstance(settings, TranslationConfig):
-        _check_translator(task, settings)
+        check_translator(task, settings)
     pooled = isinstance(settings, PooledConfig)
     require_bias(settings)
     marks = _marks(task)
@@ -71,11 +72,11 @@ def family_of(task: Task) -> str:
         (key, ours, theirs), *others = found[nearest]
         more = "".join(f"; {name}={_word(here)} too, it has {_word(there)}" for name, here, there in others)
         what = f"prevents the export: the nearest published family, {FAMILIES[nearest].name}, has {_word(theirs)}{more}"
-        raise ConfigError(f"{key}={_word(ours)}", what, OTHERS)
+        raise ConfigError(f"{key}={_word(ours)}", what, OWN_CODE)
     return nearest
 
 
-def _check_translator(task: Task, settings: TranslationConfig) -> None:
+def check_translator(task: Task, settings: TranslationConfig) -> None:
     """Checks what a published translator cannot have.
 
     Raises:
@@ -123,10 +124,11 @@ def write(task: Task, folder: Path, run_dir: Path) -> str:
         ConfigError: No family has the model.
     """
     model_type = family_of(task)
-    content = content_of(model_type, task.config.model, _marks(task).vocab_size) | _of_task(task, model_type)
+    start = FAMILIES[model_type].classes
+    content = content_of(model_type, task.config.model, _marks(task).vocab_size) | content_of_task(task, start)
     state = {name: parameter.detach() for name, parameter in task.model.named_parameters()}
     tensors = published_state(described(folder, content), scaled_output(task, state), prefixed=True)
-    _write_json(folder / "config.json", content)
+    write_json(folder / "config.json", content)
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     write_tokenizer(task, folder)
     (folder / "README.md").write_text(card(task, run_dir, content), encoding="utf-8")
@@ -141,7 +143,7 @@ def require_bias(settings: TaskConfig) -> None:
     """
     if isinstance(settings, RegressionConfig) and settings.stack == "decoder":
         what = "a published decoder's head has no bias, so it cannot hold the mean of the labels"
-        raise ConfigError("task.stack=decoder", what, OTHERS)
+        raise ConfigError("task.stack=decoder", what, OWN_CODE)
 
 
 def scaled_output(task: Task, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,11 +156,15 @@ def scaled_output(task: Task, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**state, **scaled}
 
 
-def _of_task(task: Task, model_type: str) -> dict[str, Any]:
-    """The keys of ``config.json`` that depend on the task: the class that loads the model, special ids and classes."""
+def content_of_task(task: Task, start: str) -> dict[str, Any]:
+    """The keys of ``config.json`` that depend on the task: the class that loads the model, special ids and classes.
+
+    Args:
+        task: The task.
+        start: How the names of the family's classes begin.
+    """
     settings, marks = task.settings, _marks(task)
     ids = {"bos_token_id": marks.bos_id, "eos_token_id": marks.eos_id, "pad_token_id": marks.pad_id}
-    start = FAMILIES[model_type].classes
     if isinstance(settings, RegressionConfig):
         architecture = f"{start}ForSequenceClassification"
         return {"architectures": [architecture], **ids, "id2label": {"0": "LABEL_0"}, "problem_type": "regression"}
@@ -175,10 +181,10 @@ def _of_task(task: Task, model_type: str) -> dict[str, Any]:
             **({"multihead_thresholds": thresholds} if thresholds else {}),
         }
     if isinstance(settings, TranslationConfig):
-        last = "MTModel" if model_type == "marian" else "ForConditionalGeneration"
+        last = "MTModel" if start == "Marian" else "ForConditionalGeneration"
         return {"architectures": [start + last], **ids, **_starts(task), "is_encoder_decoder": True}
     causal = settings.stacks == ("decoder",)
-    last = ("LMHeadModel" if model_type == "gpt2" else "ForCausalLM") if causal else "ForMaskedLM"
+    last = ("LMHeadModel" if start == "GPT2" else "ForCausalLM") if causal else "ForMaskedLM"
     return {"architectures": [start + last], **ids}
 
 
@@ -208,9 +214,9 @@ def write_tokenizer(task: Task, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
         **marks.tokenizers_names,
     }
-    _write_json(folder / "tokenizer_config.json", {"pad_token": marks.vocab[marks.pad_id]} | said)
+    write_json(folder / "tokenizer_config.json", {"pad_token": marks.vocab[marks.pad_id]} | said)
     if "decoder" in settings.stacks and not isinstance(settings, ClassificationConfig):
-        _write_json(folder / "generation_config.json", _generation(task))
+        write_json(folder / "generation_config.json", _generation(task))
 
 
 def _generation(task: Task) -> dict[str, Any]:
@@ -234,7 +240,7 @@ def _generation(task: Task) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
@@ -251,9 +257,10 @@ def card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
     data = [f"- {key.removeprefix('data_')}: sha256 `{mark}`" for key, mark in known.get("data", {}).items()]
     start = task.config.init_from
     origin = f"It began from `{start}`, whose licence holds for it too.\n" if start else ""
-    auto = AUTO[content["architectures"][0].removeprefix(FAMILIES[content["model_type"]].classes)]
+    auto = auto_class(content)
+    trust = ", trust_remote_code=True" if "auto_map" in content else ""
     temperature = temperature_of(task)
-    notes = ""
+    notes = "\n`trust_remote_code=True` runs `modeling_multihead.py` of this folder: read it first.\n" if trust else ""
     if temperature != 1.0:
         notes += f"\nIts logits are divided by the calibration's temperature, {temperature:.4g}.\n"
     if "multihead_thresholds" in content:
@@ -271,8 +278,8 @@ def card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
         "```python",
         f"from transformers import AutoTokenizer, {auto}",
         "",
-        'tokenizer = AutoTokenizer.from_pretrained(".")',
-        f'model = {auto}.from_pretrained(".")',
+        f'tokenizer = AutoTokenizer.from_pretrained("."{trust})',
+        f'model = {auto}.from_pretrained("."{trust})',
         "```",
         notes,
         "## Scores on the test split",
@@ -304,6 +311,11 @@ AUTO = {
     "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
 }
 """End of the name of a model's class to the name of the Auto class that loads it."""
+
+
+def auto_class(content: Mapping[str, Any]) -> str:
+    """The name of the Auto class that loads a model, by its ``config.json``."""
+    return next(auto for end, auto in AUTO.items() if content["architectures"][0].endswith(end))
 
 
 def _json_if_there(path: Path) -> dict[str, Any]:
@@ -370,8 +382,7 @@ def _auto_model(folder: Path) -> Any:
     import transformers
 
     transformers.logging.set_verbosity_error()
-    name = read_json(folder / "config.json", dict)["architectures"][0]
-    auto = next(auto for end, auto in AUTO.items() if name.endswith(end))
+    auto = auto_class(read_json(folder / "config.json", dict))
     with contextlib.redirect_stderr(io.StringIO()):
         return getattr(transformers, auto).from_pretrained(folder).eval()
 

@@ -76,9 +76,10 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         cls, config: Config, settings: LanguageModelingConfig, transformer: Transformer, vocab: Vocabulary
     ) -> VocabularyHead:
         stack = transformer.stack("decoder" if settings.objective == "causal" else "encoder")
-        weight = stack.embedding.weight if config.model.tie_embeddings in ("target_output", "all") else None
         transform = new_output_transform(config.model, transformer.blocks)
         width = config.model.width_of_embeddings if config.model.output_transform else config.model.d_model
+        tied = config.model.tie_embeddings in ("target_output", "all") and width == config.model.width_of_embeddings
+        weight = stack.embedding.weight if tied else None
         size = vocab.tokenizers["text"].vocab_size
         return VocabularyHead(width, size, weight, config.model.output_bias, transform)
 

@@ -68,12 +68,12 @@ class MultiheadModel(PreTrainedModel):
     def new_head(self) -> nn.Module:
         """The head over the vocabulary of the last stack."""
         options, sizes = self.options, self.config.vocabularies
-        stack = self.transformer.stack("decoder" if "decoder" in sizes else "encoder")
+        last = "decoder" if "decoder" in sizes else "encoder"
+        stack = self.transformer.stack(last)
         tied = stack.embedding.weight if options.tie_embeddings in ("target_output", "all") else None
         width = options.width_of_embeddings if options.output_transform else options.d_model
         tied = tied if width == options.width_of_embeddings else None
-        size = stack.embedding.num_embeddings
-        return VocabularyHead(width, size, tied, options.output_bias, new_output_transform(options))
+        return VocabularyHead(width, sizes[last], tied, options.output_bias, new_output_transform(options))
 
     def _ties(self) -> dict[str, str]:
         """The names of weights that are shared, each with the name that the file has."""

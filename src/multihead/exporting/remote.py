@@ -86,9 +86,8 @@ def write(task: Task, folder: Path, run_dir: Path) -> None:
 
 def _content(task: Task) -> dict[str, Any]:
     """The content of ``config.json``."""
-    model, transformer = task.config.model, task.model.transformer
-    stacks = {"encoder": transformer.encoder, "decoder": transformer.decoder}
-    vocabularies = {name: stack.embedding.num_embeddings for name, stack in stacks.items() if stack is not None}
+    model = task.config.model
+    vocabularies = {name: len(task.model.transformer.stack(name).embedding.weight) for name in task.settings.stacks}
     content = {"model_type": "multihead", **content_of_task(task, "Multihead")}
     architecture = content["architectures"][0]
     last = "decoder" if "decoder" in vocabularies else "encoder"

@@ -17,12 +17,33 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from multihead.config.keys import nearest_name
 from multihead.config.task import TASKS, TaskConfig
 from multihead.errors import ConfigError
 
 ENTRY_POINTS = "multihead.plugins"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedMetric:
+    """A metric that a plugin adds to tasks. It can be any class of torchmetrics whose value is one number.
+
+    Its ``update`` gets, for each batch of validation and test:
+
+    - classification: probabilities [N, C] and labels [N], or with ``multi_label`` labels [N, C] of 0 and 1;
+    - regression: numbers [N] and labels [N], in the units of the data;
+    - translation and summarization: outputs and references, two lists of texts;
+    - lm: logits [N, V] and labels [N].
+    """
+
+    new: Callable[[Any], Any]
+    """A function from the task to a fresh metric: ``lambda task: MulticlassCohenKappa(len(task.labels))``."""
+    tasks: tuple[str, ...]
+    """Names of the tasks that report it."""
+    better: str = "max"
+    """max or min: the direction in which values get better."""
 
 
 @dataclass(kw_only=True)
@@ -58,6 +79,22 @@ class Plugin:
     """
     schedules: dict[str, Callable] = field(default_factory=dict)
     """Name for optim.schedule to a function (config, max_steps, step) to the factor of the peak learning rate."""
+    losses: dict[str, Callable] = field(default_factory=dict)
+    """Name for task.loss to a function (task, batch) to the sum of the loss over the targets of a batch.
+
+    `Task.logits_and_labels` gives it the logits [N, C] and labels [N] of the batch; it may be called several times. The
+    sum is divided by the number of targets of the whole step, so that it does not depend on how the step is cut.
+    """
+    heads: dict[str, Callable] = field(default_factory=dict)
+    """Name for task.head to a function (config, settings, transformer, vocab) to a head.
+
+    ``config`` is the whole configuration, ``settings`` that of the task. The head has the methods of the task's own
+    (`VocabularyHead` or `PooledClassifier` of `multihead.model.heads`), and is best a subclass of it.
+    """
+    metrics: dict[str, AddedMetric] = field(default_factory=dict)
+    """Name to a metric, which validation and test report as val/NAME and test/NAME; task.monitor can name it."""
+    reports: dict[str, Callable] = field(default_factory=dict)
+    """Name to a function that gets the run directory, as a `pathlib.Path`, after result.json is written."""
     tasks: dict[str, tuple[type[TaskConfig], str | Callable]] = field(default_factory=dict)
     """Name for task to a pair: the dataclass of its configuration, and its class.
 
@@ -157,6 +194,7 @@ def _check(plugin: object, path: str) -> None:
         for name in getattr(plugin, role):
             if name not in plugin.attention:
                 raise ConfigError("plugin", f"{path}: {role}[{name!r}] needs attention[{name!r}] too")
+    _check_metrics(plugin, path)
     for name, entry in plugin.tasks.items():
         pair = isinstance(entry, tuple) and len(entry) == 2
         if not (pair and isinstance(entry[0], type) and issubclass(entry[0], TaskConfig)):
@@ -165,6 +203,23 @@ def _check(plugin: object, path: str) -> None:
             raise ConfigError(
                 "plugin", f"{path}: tasks[{name!r}] has the name of a built-in task", "choose another name"
             )
+
+
+def _check_metrics(plugin: Plugin, path: str) -> None:
+    """Checks that the metrics are well-formed, and that no task has a metric of the same name.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    for name, metric in plugin.metrics.items():
+        where = f"{path}: metrics[{name!r}]"
+        if not isinstance(metric, AddedMetric):
+            raise ConfigError("plugin", f"{where} must be an AddedMetric, got {type(metric).__name__}")
+        if metric.better not in ("max", "min"):
+            raise ConfigError("plugin", f"{where}: better must be max or min, got {metric.better!r}")
+        for task in metric.tasks:
+            if task in TASKS and (name == "loss" or f"val/{name}" in TASKS[task].METRICS):
+                raise ConfigError("plugin", f"{where}: task={task} has a metric of this name", "choose another name")
 
 
 def _first_line(error: Exception) -> str:

@@ -20,7 +20,9 @@ from multihead.plugin import Plugin
 def test_every_slot_has_a_field_a_key_and_choices(slot):
     assert slot.field in {field.name for field in dataclasses.fields(Plugin)}
     assert slot.chosen(Config()) in slot.own
-    with pytest.raises(ConfigError, match=rf"^error\[config\] {slot.key}: must be one of {', '.join(slot.own)}, got 'x'"):
+    with pytest.raises(
+        ConfigError, match=rf"^error\[config\] {slot.key}: must be one of {', '.join(slot.own)}, got 'x'"
+    ):
         compose(["task=translation", f"{slot.key}=x"])
     fields: Any = {slot.field: {"mine": object}}
     plugin = Plugin(**fields)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from multihead.config.check import require_choice
+from multihead.config.check import require, require_choice
 from multihead.config.model import EMBEDDINGS, LAYERS, NORMS, POSITIONS, STACKS
+from multihead.config.task import OWN, TaskConfig
 from multihead.config.training import OPTIMIZERS, SCHEDULES, Config
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class Slot:
         """The name that a configuration chooses."""
         return functools.reduce(getattr, self.key.split("."), config)
 
+    def keys(self, config: Any) -> list[str]:
+        """The keys of a configuration that choose; each task of several has its own."""
+        node, _, field = self.key.partition(".")
+        members = config.task.parts if node == "task" and config.task.name == "multitask" else ()
+        return [self.key, *(f"{node}.{member}.{field}" for member in members)]
+
 
 SLOTS = {
     slot.field: slot
@@ -50,6 +57,8 @@ SLOTS = {
         Slot("stacks", "model.stack", STACKS),
         Slot("optimizers", "optim.name", OPTIMIZERS),
         Slot("schedules", "optim.schedule", SCHEDULES),
+        Slot("losses", "task.loss", OWN),
+        Slot("heads", "task.head", OWN),
     )
 }
 
@@ -61,10 +70,50 @@ def check_choices(config: Any, plugin: Plugin | None) -> None:
         ConfigError: Neither we nor the plugin have the choice.
     """
     for slot in SLOTS.values():
-        require_choice(slot.key, slot.chosen(config), slot.choices(plugin))
+        for key in slot.keys(config):
+            require_choice(key, functools.reduce(getattr, key.split("."), config), slot.choices(plugin))
+        if config.task.name == "multitask" and slot.key.startswith("task."):
+            each = f"{config.task.parts[0]}.{slot.key.partition('.')[2]}" if config.task.parts else "PART"
+            value = slot.chosen(config)
+            require(value in slot.own, slot.key, "default; each task has its own", value, f"task.{each}={value}")
 
 
-def from_plugin(config: Config, plugin: Plugin | None, field: str) -> Callable[..., Any] | None:
+def metrics_of(task: TaskConfig, plugin: Plugin | None) -> dict[str, str]:
+    """The metrics that ``task.monitor`` can name, each with its better direction; empty if they are not known.
+
+    A plugin's task logs what it likes.
+    """
+    own = type(task).METRICS
+    if own is TaskConfig.METRICS:
+        return {}
+    added = plugin.metrics.items() if plugin else ()
+    several = task.members() if task.name == "multitask" else {"": task}
+    places = [(f"{part}/" if part else "", member.name) for part, member in several.items()]
+    return own | {
+        f"val/{prefix}{name}": metric.better
+        for name, metric in added
+        for prefix, member in places
+        if member in metric.tasks
+    }
+
+
+def check_monitor(task: TaskConfig, plugin: Plugin | None) -> None:
+    """Checks that the task logs the metric that is monitored, and that the better direction is the metric's.
+
+    Raises:
+        ConfigError: It does not, or it is not.
+    """
+    if not (known := metrics_of(task, plugin)):
+        return
+    require_choice("task.monitor", task.monitor, known)
+    better = known[task.monitor]
+    what, fix = f"{better} if task.monitor={task.monitor}", f"task.monitor_mode={better}"
+    require(task.monitor_mode == better, "task.monitor_mode", what, task.monitor_mode, fix)
+
+
+def from_plugin(
+    config: Config, plugin: Plugin | None, field: str, task: TaskConfig | None = None
+) -> Callable[..., Any] | None:
     """What the plugin adds under the name that the configuration chooses; None if the choice is ours.
 
     Options of this name (``options.NAME.*``) become the argument ``options``.
@@ -73,9 +122,10 @@ def from_plugin(config: Config, plugin: Plugin | None, field: str) -> Callable[.
         config: The whole configuration.
         plugin: The user's plugin, if there is one.
         field: A field of `Plugin`; ``causal_attention`` and ``cross_attention`` have the key of ``attention``.
+        task: For ``losses`` and ``heads``, the settings of one of several tasks; by default ``config.task``.
     """
     slot = SLOTS[field if field in SLOTS else "attention"]
-    name = slot.chosen(config)
+    name = getattr(task, slot.key.partition(".")[2]) if task is not None else slot.chosen(config)
     added = getattr(plugin, field).get(name) if plugin else None
     options = config.options.get(name)
     return added if added is None or options is None else functools.partial(added, options=options)

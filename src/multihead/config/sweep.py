@@ -17,7 +17,8 @@ from typing import Any
 from multihead.config.compose import composer, parse
 from multihead.config.keys import GROUPS, find, leaf_keys, nearest_name
 from multihead.config.merge import Composition
-from multihead.config.task import TASKS, TaskConfig
+from multihead.config.slots import metrics_of
+from multihead.config.task import TASKS
 from multihead.config.words import takes_text
 from multihead.config.yaml_file import load_yaml_with_lines, scalars
 from multihead.errors import CheckpointError, ConfigError
@@ -431,9 +432,9 @@ def _parameter_named(sweep: Sweep, name: str) -> Parameter:
 def _check_metric(sweep: Sweep, composed: Composition) -> None:
     """Checks that the task logs the metric, that the goal is its better direction, and that trials can be stopped."""
     task, trainer = composed.config.task, composed.config.trainer
-    if type(task).METRICS is not TaskConfig.METRICS:  # a plugin's task may log other metrics
-        _choose(sweep, ("metric", "name"), sweep.metric, tuple(type(task).METRICS))
-        better = type(task).METRICS[sweep.metric]
+    if known := metrics_of(task, composed.plugin):
+        _choose(sweep, ("metric", "name"), sweep.metric, tuple(known))
+        better = known[sweep.metric]
         if GOALS[sweep.goal] != better:
             goal = next(goal for goal, mode in GOALS.items() if mode == better)
             what = f"metric.goal: {'lower' if better == 'min' else 'higher'} {sweep.metric} is better"

@@ -9,6 +9,8 @@ from multihead.config.check import require, require_choice
 
 TOPOLOGIES = ("encoder_decoder", "decoder")
 OBJECTIVES = ("causal", "masked")
+OWN = ("default",)
+"""Our choices of task.loss and task.head."""
 BLEU_TOKENIZERS = ("auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores200", "none")
 HEAD_ACTIVATIONS = ("none", "tanh", "relu", "gelu")
 POOLINGS = ("first", "mean", "max", "last", "attention")
@@ -29,17 +31,15 @@ class TaskConfig:
     """min or max."""
     num_samples: int = 5
     """Examples of the validation split whose outputs go to samples.jsonl and the screen."""
+    loss: str = "default"
+    """default (the task's own), or the name of a loss that a plugin adds. Validation and test report the task's own."""
+    head: str = "default"
+    """default (the task's own), or the name of a head that a plugin adds."""
 
     def __post_init__(self) -> None:
         require_choice("task.monitor_mode", self.monitor_mode, ("min", "max"))
         require(self.monitor.startswith("val/"), "task.monitor", "a validation metric (val/...)", self.monitor)
         require(self.num_samples >= 0, "task.num_samples", "at least 0", self.num_samples)
-        if type(self).METRICS is TaskConfig.METRICS:  # a plugin's task logs what it likes
-            return
-        require_choice("task.monitor", self.monitor, self.METRICS)
-        better = self.METRICS[self.monitor]
-        what, fix = f"{better} if task.monitor={self.monitor}", f"task.monitor_mode={better}"
-        require(self.monitor_mode == better, "task.monitor_mode", what, self.monitor_mode, fix)
 
     @property
     def roles(self) -> tuple[str, ...]:

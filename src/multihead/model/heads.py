@@ -158,7 +158,7 @@ class CopyHead(VocabularyHead):
         if ids.size(0) != states.size(0):
             ids = ids.repeat_interleave(states.size(0) // ids.size(0), 0)
         ids = ids + torch.zeros_like(shares[..., :1], dtype=ids.dtype)  # [B, T, S]
-        log_probs = self._log_probs(states.flatten(0, 1), shares.flatten(0, 1), ids.flatten(0, 1))
+        log_probs = self.log_probs(states.flatten(0, 1), shares.flatten(0, 1), ids.flatten(0, 1))
         return log_probs.view(*hidden.shape[:-1], -1)
 
     def loss(self, hidden: Tensor, labels: Tensor, shares: Tensor, ids: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -181,12 +181,12 @@ class CopyHead(VocabularyHead):
         nats, hits = [], []
         rows = _chunk_rows(hidden.device.type, self.weight.size(0), torch.float32)
         for some, label, share, tokens in zip(*(x.split(rows) for x in (hidden, labels, shares, ids)), strict=True):
-            log_probs = self._log_probs(some, share, tokens)
+            log_probs = self.log_probs(some, share, tokens)
             nats.append(F.nll_loss(log_probs, label, reduction="none"))
             hits.append(log_probs.argmax(-1) == label)
         return torch.cat(nats), torch.cat(hits)
 
-    def _log_probs(self, hidden: Tensor, shares: Tensor, ids: Tensor) -> Tensor:
+    def log_probs(self, hidden: Tensor, shares: Tensor, ids: Tensor) -> Tensor:
         """log p [N, V] of hidden states [N, D], shares [N, 1 + S] and ids [N, S]."""
         return _mix(_exact(F.linear(hidden, self.weight)).softmax(-1), shares, ids).log()
 

@@ -20,6 +20,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -188,7 +189,7 @@ class Stack(nn.Module):
         self.recompute = False
         width = config.width_of_embeddings
         self.scale = math.sqrt(width) if config.embedding_scale else 1.0
-        self.embedding = blocks.embedding(config, vocab_size)
+        self.embedding: Any = blocks.embedding(config, vocab_size)
         self.ngrams = NGramEmbedding(config) if config.ngram_buckets else None
         self.positions = blocks.positions(config, causal)
         self.types = nn.Embedding(config.segment_types, width) if config.segment_types else None

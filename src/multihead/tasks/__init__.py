@@ -6,11 +6,9 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from multihead.config.slots import from_plugin
 from multihead.config.training import Config
 
 if TYPE_CHECKING:
-    from multihead.model.transformer import Blocks
     from multihead.plugin import Plugin
     from multihead.tasks.base import EvaluationData, Task
     from multihead.text.vocabulary import Vocabulary
@@ -39,8 +37,7 @@ def build_task(
         plugin: What the user's own code adds.
         evaluation: Task to its texts for validation and test; None if the task only trains or predicts.
     """
-    blocks = blocks_of(config, plugin)
-    return task_class(config.task.name, plugin).build(config, vocab, blocks, evaluation or {})
+    return task_class(config.task.name, plugin).build(config, vocab, plugin, evaluation or {})
 
 
 def task_class(name: str, plugin: Plugin | None = None) -> type[Task]:
@@ -50,19 +47,3 @@ def task_class(name: str, plugin: Plugin | None = None) -> type[Task]:
         return target()
     module, _, cls = target.partition(":")
     return getattr(importlib.import_module(module), cls)
-
-
-def blocks_of(config: Config, plugin: Plugin | None) -> Blocks:
-    """The classes of the model's parts: ours, or the plugin's if the configuration chooses them."""
-    from multihead.model.transformer import Blocks
-
-    fields = {
-        "norm": "norms",
-        "positions": "positions",
-        "embedding": "embeddings",
-        "layer": "layers",
-        "stack": "stacks",
-    }
-    fields |= {name: name for name in ("attention", "causal_attention", "cross_attention", "feed_forward")}
-    added = {name: from_plugin(config, plugin, field) for name, field in fields.items()}
-    return Blocks(**{name: part for name, part in added.items() if part is not None})

@@ -5,8 +5,9 @@ Shapes: N examples, positions or blocks, B batch, T time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -75,14 +76,22 @@ class Model(nn.Module, Generic[Head]):
         self.head = head
 
 
-def new_transformer(config: Config, vocab: Vocabulary, blocks: Blocks) -> Transformer:
+def blocks_of(config: Config, plugin: Plugin | None) -> Blocks:
+    """The classes of the model's parts: ours, or the plugin's if the configuration chooses them."""
+    fields = {"norm": "norms", "embedding": "embeddings", "layer": "layers", "stack": "stacks"}
+    fields |= {name: name for name in ("attention", "causal_attention", "cross_attention", "feed_forward", "positions")}
+    added = {name: from_plugin(config, plugin, field) for name, field in fields.items()}
+    return Blocks(**{name: part for name, part in added.items() if part is not None})
+
+
+def new_transformer(config: Config, vocab: Vocabulary, plugin: Plugin | None = None) -> Transformer:
     """A backbone with the stacks that the task uses. The encoder reads source or text, the decoder target or text."""
     stacks, sizes = config.task.stacks, {role: t.vocab_size for role, t in vocab.tokenizers.items()}
     return Transformer(
         config.model,
         source_vocab_size=sizes.get("source", sizes.get("text")) if "encoder" in stacks else None,
         target_vocab_size=sizes.get("target", sizes.get("text")) if "decoder" in stacks else None,
-        blocks=blocks,
+        blocks=blocks_of(config, plugin),
     )
 
 
@@ -110,6 +119,13 @@ class EvaluationData:
     """Split to the running text of a language model."""
     unknown: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Split to role to the share of its tokens that are unknown, if its tokenizer has unknown tokens."""
+    metrics: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    """Name to a function from the task to a metric that a plugin adds to it."""
+
+    def measured_by(self, plugin: Plugin | None, task: str) -> EvaluationData:
+        """The same with the plugin's metrics for a task."""
+        added = {name: metric.new for name, metric in plugin.metrics.items() if task in metric.tasks} if plugin else {}
+        return replace(self, metrics=added)
 
 
 class Task(nn.Module, Generic[SettingsT, ModelT]):
@@ -182,6 +198,13 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """The loss of one micro-batch, as `step_loss` returns it."""
+        raise NotImplementedError
+
+    def logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """What a plugin's loss compares: logits [N, C] in float32 of the targets of a batch, and their labels [N].
+
+        For a regression, C is 1 and the labels are standardised. With several classes for a text, labels are [N, C].
+        """
         raise NotImplementedError
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
@@ -260,12 +283,16 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
         return {"unknown_tokens": share} if share else bits
 
     @classmethod
-    def build(cls, config: Config, vocab: Vocabulary, blocks: Blocks, evaluation: Mapping[str, EvaluationData]) -> Task:
+    def build(
+        cls, config: Config, vocab: Vocabulary, plugin: Plugin | None, evaluation: Mapping[str, EvaluationData]
+    ) -> Task:
         """The task with a freshly initialised backbone and head; ``evaluation`` is by task."""
         settings: Any = config.task  # the schema of the configuration has chosen its class
-        transformer = new_transformer(config, vocab, blocks)
-        model: Any = Model(transformer, cls.new_head(config, settings, transformer, vocab))
-        return cls(config, settings, model, vocab, evaluation.get(settings.name))
+        transformer = new_transformer(config, vocab, plugin)
+        new_head = from_plugin(config, plugin, "heads") or cls.new_head
+        model: Any = Model(transformer, new_head(config, settings, transformer, vocab))
+        data = evaluation.get(settings.name, EvaluationData()).measured_by(plugin, settings.name)
+        return cls(config, settings, model, vocab, data)
 
     def member(self, name: str = "") -> Task:
         """The task of this name; a run of one task has only that one.
@@ -324,6 +351,24 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
         from multihead.metrics.sums import WeightedMean  # torchmetrics comes with it, which takes seconds
 
         return {name: WeightedMean().to(self.device) for name in names}
+
+    @functools.cached_property
+    def added_metrics(self) -> dict[str, Any]:
+        """A plugin's metrics by name. Prediction does without them."""
+        return {name: new(self).to(self.device) for name, new in self.evaluation.metrics.items()}
+
+    def measure(self, outputs: Any, references: Any) -> None:
+        """Adds a batch of validation or test to a plugin's metrics; `multihead.plugin.AddedMetric` says what it is."""
+        for metric in self.added_metrics.values() if len(references) else ():
+            metric.update(outputs, references)
+
+    def metrics_of(self, split: str) -> dict[str, float]:
+        """All metrics of the split, a plugin's included, by their plain names; resets them."""
+        found = self.finish_evaluation(split)
+        for name, metric in self.added_metrics.items():
+            found[name] = float(metric.compute())
+            metric.reset()
+        return found
 
     def forget_samples(self) -> None:
         """Drops the samples of the last evaluation."""

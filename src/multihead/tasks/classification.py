@@ -118,11 +118,15 @@ class ClassificationTask(PooledTask[ClassificationConfig]):
         ]
         return self.step_loss(torch.stack(totals).sum() / len(totals), batch)
 
+    def logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return self(batch)
+
     # ---- validation and test
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
         logits, labels = self(batch)
         self.outputs.update(logits, labels)
+        self.measure(self.calibration.probabilities(logits.double(), self.multi_label), labels)
         rows = batch["index"].tolist()
         wanted = [place for place, row in enumerate(rows) if split == "test" or row < self.settings.num_samples]
         self.add_samples([rows[i] for i in wanted], self._answers(logits[wanted], labels[wanted]), split)

@@ -31,7 +31,7 @@ def test(task: Task, batches: Iterable[dict[str, Any]], device: torch.device, pr
         for batch in batches:
             moved = {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
             task.evaluate_batch(moved, "test")
-    task.recorded.update({f"test/{name}": value for name, value in task.finish_evaluation("test").items()})
+    task.recorded.update({f"test/{name}": value for name, value in task.metrics_of("test").items()})
     task.samples = task.merged_samples(task.samples)
 
 

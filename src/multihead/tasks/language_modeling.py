@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 OUTSIDE_SEGMENT = -1
 """Segment of positions outside of the stream, which are padding."""
+METRIC_ROWS = 2048
+"""Positions whose logits a plugin's metric gets at once."""
 PROMPT_WORDS = 4
 """Words of a validation document that are its prompt if ``task.prompts`` names none."""
 NEW_TOKENS = 64
@@ -151,6 +153,10 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         hidden, labels = self(batch)
         return self.step_loss(self.model.head.loss(hidden, labels), batch)
 
+    def logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        hidden, labels = self(batch)
+        return self.model.head(hidden).float(), labels
+
     # ---- validation and test
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
@@ -163,6 +169,9 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         nats, hits = self.model.head.evaluate(hidden, labels[real])
         self.means["loss"].update(nats.double().sum(), nats.numel())
         self.means["token_accuracy"].update(hits.sum(), hits.numel())
+        if self.added_metrics:
+            for states, some in zip(hidden.split(METRIC_ROWS), labels[real].split(METRIC_ROWS), strict=True):
+                self.measure(self.model.head(states).float(), some)
         if split == "test" and self.causal and len(batch["index"]):
             self._collect(batch, real, nats)
 

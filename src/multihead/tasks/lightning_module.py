@@ -11,6 +11,7 @@ import torch.distributed
 from torch import Tensor
 from torch.optim import Optimizer
 
+from multihead.config.slots import from_plugin
 from multihead.errors import side_output
 from multihead.model.sharded import gathered
 from multihead.plugin import Plugin
@@ -35,7 +36,7 @@ class TaskModule(L.LightningModule):
 
     Args:
         task: The task that is trained.
-        plugin: The user's plugin, which may bring its own optimizer and schedule.
+        plugin: The user's plugin, which may bring its own losses, optimizer and schedule.
     """
 
     def __init__(self, task: Task, plugin: Plugin | None = None):
@@ -54,7 +55,9 @@ class TaskModule(L.LightningModule):
     # ---- training
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        return self.task.training_step(batch, batch_idx)
+        member = self.task.members()[batch.get("task", self.task.settings.name)]
+        loss = from_plugin(self.task.config, self.plugin, "losses", member.settings)
+        return member.training_step(batch, batch_idx) if loss is None else member.step_loss(loss(member, batch), batch)
 
     def configure_optimizers(self) -> Any:
         return self.task.configure_optimizers(self.plugin)
@@ -90,7 +93,7 @@ class TaskModule(L.LightningModule):
         self._record("test")
 
     def _record(self, split: str) -> None:
-        metrics = {f"{split}/{name}": value for name, value in self.task.finish_evaluation(split).items()}
+        metrics = {f"{split}/{name}": value for name, value in self.task.metrics_of(split).items()}
         self.record({**metrics, "tokens": self.task.tokens_seen}, self.trainer.global_step)
         self._finish_samples(split)
 

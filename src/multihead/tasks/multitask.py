@@ -9,10 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from multihead.config.check import require_choice
+from multihead.config.slots import from_plugin
 from multihead.config.task import MultitaskConfig
 from multihead.config.training import Config
 from multihead.errors import ConfigError
-from multihead.model.transformer import Blocks, Transformer
+from multihead.model.transformer import Transformer
+from multihead.plugin import Plugin
 from multihead.tasks import task_class
 from multihead.tasks.base import EvaluationData, Model, Task, new_transformer
 from multihead.text.vocabulary import Vocabulary
@@ -57,14 +59,16 @@ class MultiTask(Task[MultitaskConfig, SharedModel]):
 
     @classmethod
     def build(
-        cls, config: Config, vocab: Vocabulary, blocks: Blocks, evaluation: Mapping[str, EvaluationData]
+        cls, config: Config, vocab: Vocabulary, plugin: Plugin | None, evaluation: Mapping[str, EvaluationData]
     ) -> MultiTask:
         settings: Any = config.task
-        transformer = new_transformer(config, vocab, blocks)
-        heads = {
-            name: task_class(name).new_head(config, own, transformer, vocab) for name, own in settings.members().items()
-        }
-        return cls(config, settings, SharedModel(transformer, heads), vocab, evaluation)
+        transformer = new_transformer(config, vocab, plugin)
+        heads, data = {}, {}
+        for name, own in settings.members().items():
+            new_head = from_plugin(config, plugin, "heads", own) or task_class(name).new_head
+            heads[name] = new_head(config, own, transformer, vocab)
+            data[name] = evaluation.get(name, EvaluationData()).measured_by(plugin, name)
+        return cls(config, settings, SharedModel(transformer, heads), vocab, data)
 
     def members(self) -> dict[str, Task]:
         return {name: getattr(self, f"part_{name}") for name in self.settings.parts}
@@ -90,7 +94,7 @@ class MultiTask(Task[MultitaskConfig, SharedModel]):
     def finish_evaluation(self, split: str) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for name, member in self.members().items():
-            metrics |= {f"{name}/{metric}": value for metric, value in member.finish_evaluation(split).items()}
+            metrics |= {f"{name}/{metric}": value for metric, value in member.metrics_of(split).items()}
             self.samples += [{"task": name, **sample} for sample in member.samples]
         losses = [metrics[f"{name}/loss"] for name in self.members()]
         return {"loss": sum(losses) / len(losses), **metrics}

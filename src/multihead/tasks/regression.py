@@ -58,13 +58,19 @@ class RegressionTask(PooledTask[RegressionConfig]):
         (found,), labels = self.opinions(batch)
         return self.step_loss(F.mse_loss(found[:, 0], labels.to(found), reduction="sum"), batch)
 
+    def logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        (found,), labels = self.opinions(batch)
+        return found, labels
+
     # ---- validation and test
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
         found, _ = self(batch)
         rows = list[int](batch["index"].tolist())
         labels = [float(self.evaluation.texts[split]["label"][row]) for row in rows]  # exact in any precision
-        self.outputs.update(found[:, 0], torch.tensor(labels, dtype=torch.float64, device=found.device))
+        wished = torch.tensor(labels, dtype=torch.float64, device=found.device)
+        self.outputs.update(found[:, 0], wished)
+        self.measure(found[:, 0].double(), wished)
         wanted = [place for place, row in enumerate(rows) if split == "test" or row < self.settings.num_samples]
         answers = [{"label": labels[i], "predicted": _plain(found[i, 0])} for i in wanted]
         self.add_samples([rows[i] for i in wanted], answers, split)

@@ -161,6 +161,12 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         loss = self.model.head.loss(*self(batch), label_smoothing=self.settings.label_smoothing)
         return self.step_loss(loss, batch)
 
+    def logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        (hidden, labels, *copied), head = self(batch), self.model.head
+        if copied and isinstance(head, CopyHead):
+            return head.log_probs(hidden, *copied), labels
+        return head(hidden).float(), labels
+
     # ---- validation and test
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
@@ -183,6 +189,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         for name, metric in self.scores.items():
             if split == "test" or f"val/{name}" in self.settings.METRICS:
                 metric.update(outputs, references)
+        self.measure(outputs, references)
         self.means["exact_match"].update(sum(map(str.__eq__, outputs, references)), len(outputs))
         self.means["cut_outputs"].update(sum(found.cut for _, found in best), len(outputs))
         for i, source, reference, output in zip(index, sources, references, outputs, strict=True):

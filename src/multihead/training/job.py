@@ -234,12 +234,20 @@ def _fit(
             steps.events("finished", step=trainer.global_step)
             show_end(config, run_dir, task, result, tables)
             warn_of_skipped(steps.data.skipped, ("val", "test"))
+            _report(composition, run_dir)
         return result
     except (MultiheadError, Stopped) as error:
         status = error.status
         raise
     finally:
         finish(loggers, status)
+
+
+def _report(composition: Composition, run_dir: Path) -> None:
+    """Calls the reports of the plugin, if there are any; they may fail without costing the result."""
+    for name, report in (composition.plugin.reports if composition.plugin else {}).items():
+        with side_output(f"the plugin's report {name}"):
+            report(run_dir)
 
 
 def _finish(

@@ -32,6 +32,8 @@ class MultiheadError(Exception):
     status = 1
     others: Sequence[str] = ()
     """What else is wrong, one line each, if the same look at the data has found more."""
+    more = 0
+    """Number of findings beyond `others`."""
 
     def __init__(self, where: str, what: str, fix: str = ""):
         self.where, self.what, self.fix = where, what, fix
@@ -47,12 +49,38 @@ MOST_FINDINGS = 10
 """So many findings are shown at once."""
 
 
-def together(errors: Sequence[Found]) -> Found:
-    """Returns the first of several errors, with the others in its attribute `others`."""
+def together(errors: Sequence[Found], more: int = 0) -> Found:
+    """Returns the first of several errors, with the others in its attribute `others`.
+
+    Args:
+        errors: The errors.
+        more: Number of errors beyond them.
+    """
     first, *rest = errors
     lines = (line for each in rest for line in (f"{each.where}: {each.what}", *each.others))
     first.others = [*first.others, *lines]
+    first.more = more + sum(each.more for each in errors)
     return first
+
+
+class Findings:
+    """Collects errors of one kind. Only the first ones are kept, so that a file may have any number of them."""
+
+    def __init__(self):
+        self.first: list[DataError] = []
+        self.more = 0
+
+    def add(self, error: DataError) -> None:
+        """Keeps an error, or counts it."""
+        if len(self.first) < MOST_FINDINGS:
+            self.first.append(error)
+        else:
+            self.more += 1
+
+    def end(self) -> None:
+        """Raises the errors together if there are any."""
+        if self.first:
+            raise together(self.first, self.more)
 
 
 class ConfigError(MultiheadError):
@@ -157,7 +185,7 @@ def report(error: BaseException) -> int:
         sys.stderr.write(text)
     if isinstance(error, MultiheadError):
         shown = error.others[: MOST_FINDINGS - 1]
-        hidden = len(error.others) - len(shown)
+        hidden = len(error.others) - len(shown) + error.more
         for line in (str(error), *shown, *([f"and {hidden:,} more"] if hidden else [])):
             write_line(line)
         return error.status

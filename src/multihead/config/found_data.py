@@ -69,7 +69,9 @@ def found_layer(
         found = _found(tuple(paths), marks, needs, of_data, _Stated(_nested(stated)))
     except Unclear as unclear:
         commands = [f"{_program()} {pasted(*_without_task(typed, choice))} {choice}" for choice in unclear.choices]
-        raise DataError(unclear.where, unclear.what, "  or  ".join(commands)) from None
+        error = DataError(unclear.where, unclear.what, "  or  ".join(commands))
+        error.others = unclear.others
+        raise error from None
     except FileNotFoundError as error:
         raise DataError(str(error.filename), "no such file", "give the path of a file that exists") from error
     tree = {key: value for key, value in found.keys.items() if key not in ("roles", "splits")}

@@ -14,7 +14,7 @@ import numpy as np
 from multihead.config.data import SPLITS, DataConfig
 from multihead.data.lines import SKIP, data_root
 from multihead.data.readers import HEADER, SHARD, Table, read_split
-from multihead.errors import ConfigError, DataError
+from multihead.errors import MOST_FINDINGS, ConfigError, DataError, together
 from multihead.text.inputs import is_blank, without_answers
 
 __all__ = ["Corpus", "Rows", "data_root", "hold_out", "load_corpus"]
@@ -339,12 +339,11 @@ class _Source:
             return rows
         partly = np.flatnonzero(lacking & ~all_empty)
         if len(partly):
+            if self.config.on_bad_line == "error":
+                findings = [self._lacks_one(rows, row, empty) for row in partly[:MOST_FINDINGS]]
+                raise together(findings, len(partly) - len(findings))
             row = partly[0]
             bad = next(role for role in empty if empty[role][row] and role not in self.may_be_empty)
-            good = next(role for role in empty if not empty[role][row])
-            what = f"the {bad} is empty, the {good} ({rows.origin(row, good)}) is not"
-            if self.config.on_bad_line == "error":
-                raise DataError(rows.origin(row, bad), what, SKIP)
             self.notes.append(
                 f"{rows.files[bad]}: skipped {len(partly)} rows that lack one side, the first {rows.origin(row, bad)}"
             )
@@ -354,6 +353,13 @@ class _Source:
             first = rows.origin(np.flatnonzero(all_empty)[0])
             self.notes.append(f"{first.rpartition(':')[0]}: dropped {all_empty.sum()} empty rows, the first {first}")
         return rows.select(np.flatnonzero(~lacking))
+
+    def _lacks_one(self, rows: Rows, row: int, empty: Mapping[str, np.ndarray]) -> DataError:
+        """The error of a row that is empty in one role."""
+        bad = next(role for role in empty if empty[role][row] and role not in self.may_be_empty)
+        good = next(role for role in empty if not empty[role][row])
+        what = f"the {bad} is empty, the {good} ({rows.origin(row, good)}) is not"
+        return DataError(rows.origin(row, bad), what, SKIP)
 
 
 TEMPLATE = re.compile(r"\{([^{}]+)\}")

@@ -16,7 +16,7 @@ import numpy as np
 from multihead.config.data import DataConfig
 from multihead.data.corpus import Rows, shares
 from multihead.data.lines import SKIP
-from multihead.errors import ConfigError, DataError
+from multihead.errors import ConfigError, DataError, Findings, together
 
 
 def read_labels(config: DataConfig, rows: Rows, multi_label: bool = False) -> list[list[str]]:
@@ -36,12 +36,18 @@ def read_labels(config: DataConfig, rows: Rows, multi_label: bool = False) -> li
     pattern = re.compile(config.label_pattern) if config.label_pattern else None
     names: dict[str, list[str]] = {}  # a column repeats a few texts
     result = []
+    findings = Findings()
     for index, text in enumerate(rows.columns["label"]):
         if text not in names:
             parts = _several(text, config.label_separator) if multi_label else [text]
             labels = [part.strip() for part in parts if part.strip() or not multi_label]
-            names[text] = list(dict.fromkeys(_name(config, rows, index, label, pattern) for label in labels))
+            try:
+                names[text] = list(dict.fromkeys(_name(config, rows, index, label, pattern) for label in labels))
+            except DataError as error:
+                findings.add(error)
+                names[text] = []
         result.append(names[text])
+    findings.end()
     return result
 
 
@@ -62,15 +68,17 @@ def read_numbers(config: DataConfig, rows: Rows) -> tuple[list[float], Rows, lis
         DataError: A label is not a number, and ``data.on_bad_line`` is error.
     """
     numbers: list[float] = []
+    findings = Findings()
     kept, skipped = [], []
     for index, names in enumerate(read_labels(config, rows)):
         number = _number(names[0])
         if number is None and config.on_bad_line == "error":
             why = "may be read in two ways; write it without the comma" if AMBIGUOUS.fullmatch(names[0]) else ""
             what = f"the label {names[0][:40]!r} {why or 'is not a number, but task=regression predicts numbers'}"
-            raise DataError(rows.origin(index, "label"), what, SKIP)
+            findings.add(DataError(rows.origin(index, "label"), what, SKIP))
         (skipped if number is None else kept).append(index)
         numbers += [] if number is None else [number]
+    findings.end()
     rows = rows.select(np.array(kept, dtype=np.int64)) if skipped else rows
     rows.columns["label"] = list(map(repr, numbers))
     return numbers, rows, skipped
@@ -175,15 +183,16 @@ def encode_labels(
             corpus has already said which classes they lack.
     """
     numbers = {name: number for number, name in enumerate(classes)}
+    findings: dict[str, DataError] = {}
     for index, row in enumerate(labels):
         for label in row:
-            if label not in numbers:
+            if label not in numbers and label not in findings:
                 near = difflib.get_close_matches(label, classes, n=1, cutoff=0.0)[0]
                 what = f"the label {label!r} is not among the classes of train ({_listed(classes)}); nearest: {near}"
-                unseen = len({name for row in labels for name in row} - {*classes}) - 1
-                what += f"; {unseen} other labels are unknown too" if unseen else ""
                 fix = "data.on_bad_line=skip leaves such rows out, or name the label in data.labels"
-                raise DataError(rows.origin(index, "label"), what, fix)
+                findings[label] = DataError(rows.origin(index, "label"), what, fix)
+    if findings:
+        raise together([*findings.values()])
     found = {label for row in labels for label in row}
     if not multi_label and len(found) == 1 and not rows.held_out:
         raise _one_class(rows, sorted(found), split)

@@ -14,7 +14,7 @@ from typing import IO
 
 from multihead.config.data import DataConfig
 from multihead.data.download import download
-from multihead.errors import DataError
+from multihead.errors import DataError, Findings
 from multihead.tables import opening
 from multihead.tables.compression import Damaged, kind_of
 from multihead.text.inputs import UTF8_BOM, as_utf8
@@ -73,6 +73,8 @@ class Lines:
         self.notes: list[str] = []
         self.skipped: list[tuple[int, str]] = []
         self.blank: list[int] = []
+        self.findings: Findings | None = None
+        """Where bad lines are collected; None if the first one ends the reading."""
 
     def __iter__(self) -> Iterator[str | None]:
         number = offset = 0
@@ -100,7 +102,10 @@ class Lines:
     def bad(self, number: int, what: str, fix: str = SKIP, column: int = 0) -> None:
         """Refuses a line, or counts it if bad lines are skipped."""
         if not self.skip:
-            raise DataError(f"{self.name}:{number}" + (f":{column}" if column else ""), what, fix)
+            error = DataError(f"{self.name}:{number}" + (f":{column}" if column else ""), what, fix)
+            if self.findings is None:
+                raise error
+            return self.findings.add(error)
         self.skipped.append((number, what))
 
     def summary(self) -> list[str]:

@@ -5,6 +5,7 @@ A reader takes the columns that it is asked for and opens no other file. `lines`
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import json
@@ -20,7 +21,7 @@ from multihead.config.check import require
 from multihead.config.data import DataConfig
 from multihead.data.lines import SKIP, Lines, find, folder_of, open_lines
 from multihead.data.regular import Columns, Shape, read_regular
-from multihead.errors import ConfigError, DataError
+from multihead.errors import ConfigError, DataError, Findings, together
 from multihead.tables import opening, units
 from multihead.tables.columnar import arrow_batches
 from multihead.tables.layout import UNLABELLED
@@ -117,7 +118,8 @@ def read_parallel(config: DataConfig, files: Sequence[str], columns: Sequence[st
     _require_a_name_each(config, files)
     names = {column: files[config.columns.index(column)] for column in columns}
     sides = {column: open_lines(config, name) for column, name in names.items()}
-    texts = {column: list(side) for column, side in sides.items()}
+    with _together(*sides.values()):
+        texts = {column: list(side) for column, side in sides.items()}
     first, *others = columns
     for other in others:
         if len(texts[other]) != len(texts[first]):
@@ -240,25 +242,39 @@ def _collect(
     takers = [(column.append, index) for column, index in zip(values, wanted, strict=True)]
     numbers = begun.numbers if begun else array("q")
     width = len(names)
-    for number, row in rows:
-        if row is None:
-            continue
-        if len(row) != width:
-            if len(row) == 1 and is_blank(row[0]):
-                lines.blank.append(number)
+    with _together(lines):
+        for number, row in rows:
+            if row is None:
                 continue
-            what = f"has {len(row)} columns, expected {len(names)} ({', '.join(names)})"
-            lines.bad(number, what, _columns_fix(config, number, row))
-            continue
-        for take, index in takers:
-            take(row[index])
-        numbers.append(number)
+            if len(row) != width:
+                if len(row) == 1 and is_blank(row[0]):
+                    lines.blank.append(number)
+                    continue
+                what = f"has {len(row)} columns, expected {len(names)} ({', '.join(names)})"
+                lines.bad(number, what, _columns_fix(config, number, row))
+                continue
+            for take, index in takers:
+                take(row[index])
+            numbers.append(number)
     table = dict(zip(columns, values, strict=True))
     places = np.array(numbers, dtype=np.int64)
     found = Table(table, dict.fromkeys(columns, file), places, lines.summary(), len(lines.skipped))
     if begun and begun.done:
         found.blank = dict(zip(columns, begun.blank, strict=True))
     return found
+
+
+@contextlib.contextmanager
+def _together(*files: Lines) -> Iterator[None]:
+    """Raises the errors of all bad lines together, and with them the error that ends the reading, if one does."""
+    findings = Findings()
+    for lines in files:
+        lines.findings = findings
+    try:
+        yield
+    except DataError as error:
+        raise together([*findings.first, error], findings.more) from error
+    findings.end()
 
 
 HEADER = "data.header=true 'data.columns=[]' if the first line names the columns"

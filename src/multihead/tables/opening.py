@@ -6,7 +6,7 @@ import codecs
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +37,9 @@ class Unclear(Exception):
         what: What is not clear.
         choices: The words that choose each reading.
     """
+
+    others: Sequence[str] = ()
+    """What else is not clear or wrong, one line each."""
 
     def __init__(self, where: str, what: str, *choices: str):
         super().__init__(where, what, choices)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,12 +94,10 @@ def find_roles(table: Look, needs: Needs, stated: Mapping[str, Any]) -> Found:
     found = Found({role: column for role, column in given.items() if role in (*needs.roles, *needs.optional)})
     missing = [role for role in needs.roles if role not in found.roles]
     chooser = _Chooser(table, needs, found)
-    if "label" in missing:
-        chooser.number() if needs.numeric else chooser.label()
-    if {"source", "target"} & {*missing}:
-        chooser.sides()
-    if "text" in missing:
-        chooser.text()
+    steps = [chooser.number if needs.numeric else chooser.label] if "label" in missing else []
+    steps += [chooser.sides] if {"source", "target"} & {*missing} else []
+    steps += [chooser.text] if "text" in missing else []
+    _each(steps)
     for role in needs.roles:
         if role not in found.roles:
             if role not in table.columns:
@@ -106,6 +105,22 @@ def find_roles(table: Look, needs: Needs, stated: Mapping[str, Any]) -> Found:
             found.roles[role] = role
     _check_cells(table, needs, found, stated)
     return found
+
+
+def _each(steps: Sequence[Callable[[], None]]) -> None:
+    """Takes all steps. What they find wrong or unclear is raised together."""
+    problems: list[Unclear | DataError] = []
+    for step in steps:
+        try:
+            step()
+        except (Unclear, DataError) as problem:
+            problems.append(problem)
+    if problems:
+        first, *rest = problems
+        for each in rest:
+            words = "  or  ".join(each.choices) if isinstance(each, Unclear) else each.fix
+            first.others = [*first.others, f"{each.where}: {each.what}" + (f"; fix: {words}" if words else "")]
+        raise first
 
 
 def _labelled_lines(table: Look) -> Found:
@@ -350,15 +365,7 @@ def _language_of(column: str) -> str:
 
 def _check_cells(table: Look, needs: Needs, found: Found, stated: Mapping[str, Any]) -> None:
     """Looks at the cells of the roles that were found: texts that are numbers, labels that may mean none."""
-    for role in ("text", "source", "target"):
-        column = found.roles.get(role)
-        if column in table.columns and table.rows:
-            cells = [cell for cell in table.column(column) if cell.strip()]
-            if not cells:
-                others = ", ".join(each for each in table.columns if each != column)
-                raise DataError(
-                    table.name, f"the column {column!r} is empty", f"let data.roles.{role} name another: {others}"
-                )
+    _each([functools.partial(_require_texts, table, found, role) for role in ("text", "source", "target")])
     if stated.get("on_bad_line") != "skip" and table.format not in UNITS:  # a unit may lack a language
         _require_whole_rows(table, needs, found, {*(stated.get("ignore_labels") or ())})
     label = found.roles.get("label")
@@ -375,6 +382,14 @@ def _check_cells(table: Look, needs: Needs, found: Found, stated: Mapping[str, A
                 found.notes.append(f"{what}; {word} leaves these rows out")
 
 
+def _require_texts(table: Look, found: Found, role: str) -> None:
+    """Refuses a column of texts that holds none."""
+    column = found.roles.get(role)
+    if column in table.columns and table.rows and not any(cell.strip() for cell in table.column(column)):
+        others = ", ".join(each for each in table.columns if each != column)
+        raise DataError(table.name, f"the column {column!r} is empty", f"let data.roles.{role} name another: {others}")
+
+
 def _require_whole_rows(table: Look, needs: Needs, found: Found, ignored: set[str]) -> None:
     """Refuses rows that lack one role of several, unless the user has said what becomes of them."""
     roles = [role for role in needs.roles if found.roles.get(role) in table.columns]
@@ -384,13 +399,13 @@ def _require_whole_rows(table: Look, needs: Needs, found: Found, ignored: set[st
     columns = {role: table.column(found.roles[role]) for role in roles}
     empty = {role: [not cell.strip() for cell in cells] for role, cells in columns.items()}
     whole = [all(row) for row in zip(*empty.values(), strict=True)]
-    for role, cells in empty.items():
-        lacking = [
-            place
-            for place, (is_empty, all_are) in enumerate(zip(cells, whole, strict=True))
-            if is_empty and not all_are
-        ]
+
+    def require(role: str) -> None:
+        cells = empty[role]
+        lacking = sum(is_empty and not all_are for is_empty, all_are in zip(cells, whole, strict=True))
         if lacking:
-            count = f"{len(lacking):,} of {len(cells):,} rows {'has' if len(lacking) == 1 else 'have'} no {role}"
+            count = f"{lacking:,} of {len(cells):,} rows {'has' if lacking == 1 else 'have'} no {role}"
             choices = ["'data.ignore_labels=[null]'"] if role == "label" else []
             raise Unclear(table.name, f"{count} (column {found.roles[role]})", *choices, "data.on_bad_line=skip")
+
+    _each([functools.partial(require, role) for role in empty])

@@ -15,7 +15,7 @@ from multihead.errors import DataError, together
 from multihead.tables.columnar import look_at_arrow, look_at_parquet
 from multihead.tables.compression import COMPRESSED, Damaged, kind_of
 from multihead.tables.conllu import is_conllu
-from multihead.tables.dialect import SEPARATORS, Dialect, candidates, find_dialect
+from multihead.tables.dialect import SEPARATORS, Candidate, Dialect, candidates, find_dialect
 from multihead.tables.found import Look
 from multihead.tables.markup import format_of_markup
 from multihead.tables.opening import BOMS, Unclear, find_encoding, open_bytes, wide_encoding
@@ -185,6 +185,8 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
     rows, share = [row for _, row in found.rows], 1.0
     if not all_seen:
         rows, share = _rows_of(lines, found.dialect, len(lines) if whole else MOST_ROWS + 1)
+        if whole and stated.get("on_bad_line") != "skip" and not stated.get("last_takes_rest"):
+            _require_regular(lines, rows, found, name)
     rows = [row for row in rows if len(row) == found.width]
     header = stated.get("header")
     if header is None:
@@ -240,6 +242,29 @@ def _rows_of(lines: Sequence[str], dialect: Dialect, most: int) -> tuple[list[li
     reader = csv.reader((line + "\n" for line in lines), delimiter=dialect.separator, strict=False)
     rows = list(itertools.islice((row for row in reader if row), most))
     return rows, reader.line_num / len(lines)
+
+
+def _require_regular(lines: Sequence[str], rows: Sequence[list[str]], found: Candidate, name: str) -> None:
+    """Refuses a file with rows of another length behind those by which its dialect was found.
+
+    The lines of such rows are looked for only if there are some, since that takes longer than reading them.
+    """
+    if all(len(row) == found.width or not any(map(str.strip, row)) for row in rows) and not _ends_in_quotes(
+        rows, lines
+    ):
+        return
+    try:
+        others = [(at, row) for at, row in found.dialect.parse(lines) if len(row) != found.width]
+    except BadQuote as bad:
+        what = f"the quotation mark that opens here has {bad.what}"
+        raise DataError(f"{name}:{bad.line}", what, 'write " inside a field as "", or data.quoting=false') from None
+    if others:
+        raise _ragged(name, others, found.width)
+
+
+def _ends_in_quotes(rows: Sequence[list[str]], lines: Sequence[str]) -> bool:
+    """Whether the last cell takes many lines, as it does if its quotation mark is not closed."""
+    return bool(rows) and rows[-1][-1].count("\n") > 1 and len(lines) > 1
 
 
 def _ragged(name: str, others: Sequence[tuple[int, list[str]]], width: int) -> DataError:

@@ -108,18 +108,21 @@ def _parsed(dialect: Dialect, lines: Sequence[str], whole: bool) -> list[tuple[i
         return _parsed(dialect, lines[: bad.line - 1], True)
 
 
-def find_dialect(lines: Sequence[str], whole: bool, name: str) -> Candidate | None:
+def find_dialect(
+    lines: Sequence[str], whole: bool, name: str, separators: Sequence[str] = SEPARATORS
+) -> Candidate | None:
     """Returns the dialect in which the lines are a table of at least two columns, or None if they are no table.
 
     Args:
         lines: Lines of the file, from its first one.
         whole: Whether these are all lines of the file.
         name: The name of the file. Its ending decides nothing, but a ``.csv`` may have one quoted column.
+        separators: The separators to try.
 
     Raises:
         Unclear: Two dialects fit.
     """
-    tried = candidates(lines, whole)
+    tried = candidates(lines, whole, separators)
     possible = [each for each in tried if each.width > 1 and each.share >= CONSISTENT]
     best = max((each.share for each in possible), default=0.0)
     whole_ones = [each for each in possible if each.share == best]

@@ -180,6 +180,8 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
     if found is None:
         _require_closed_quotes(lines[:head], name)
         return _look_at_lines(lines, name)
+    if not found.dialect.quoting and stated.get("quoting") is None and any('"' in line for line in lines[head:]):
+        found = find_dialect(lines, whole, name, [found.dialect.separator]) or found  # marks stand only further down
     if found.others and stated.get("on_bad_line") != "skip" and not stated.get("last_takes_rest"):
         raise _ragged(name, found.others, found.width)
     rows, share = [row for _, row in found.rows], 1.0

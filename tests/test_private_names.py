@@ -10,6 +10,7 @@ import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.profilers import PassThroughProfiler
 from test_imports import FILES, tree
 from torch.distributed.fsdp import fully_shard
@@ -187,7 +188,8 @@ def test_hydra_finds_the_files_of_a_composition_in_order(tmp_path):
     (tmp_path / "train.yaml").write_text("defaults: [{model: a}, _self_]\nx: 1\n")
     (tmp_path / "model" / "a.yaml").write_text("y: 2\n")
     loader = hydra_private.config_loader(tmp_path, None)
-    overrides, repository = hydra_private.repository(loader, "train", ["model=a"])
+    repository = hydra_private.repository(loader, "train", [])
+    overrides = OverridesParser.create().parse_overrides(["model=a"])
     ours = [file for file in hydra_private.found(repository, "train", overrides) if file.result.provider == "main"]
     assert [(file.name, file.package, file.parent, file.primary) for file in ours] == [
         ("model/a", "model", "train", False),

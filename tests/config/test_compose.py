@@ -52,19 +52,25 @@ def test_every_task_and_data_set_compose_or_lack_a_role(task):
 @pytest.mark.unhurried
 @pytest.mark.parametrize(
     "groups",
-    [
-        ("model", "optim"),
-        ("hardware", "debug"),
-        pytest.param(("optim", "hardware", "debug"), marks=pytest.mark.slow),
-    ],
+    [("model", "optim"), ("hardware", "debug"), pytest.param(("optim", "hardware", "debug"), marks=pytest.mark.slow)],
 )
 def test_every_combination_composes(groups):
-    for task in options("task"):
-        words = [f"task={task}", *product(*groups)]
-        count = len(list(itertools.product(*(options(group) for group in groups))))
-        trials = compose_sweep(words, limit=None)
-        assert len(trials) == count
-        assert all(isinstance(trial.config, Config) for trial in trials)
+    words = ["task=translation", *product(*groups)]
+    count = len(list(itertools.product(*(options(group) for group in groups))))
+    trials = compose_sweep(words, limit=None)
+    assert len(trials) == count
+    assert all(isinstance(trial.config, Config) for trial in trials)
+
+
+@pytest.mark.unhurried
+@pytest.mark.parametrize("task", [name for name in options("task") if name != "translation"])
+def test_every_task_composes_with_every_option(task):
+    """Each option at least once: a task sets no key of another group, so that the pairs are those of translation."""
+    groups = ("model", "optim", "hardware", "debug")
+    for chosen in zip(*(itertools.islice(itertools.cycle(options(group)), 8) for group in groups), strict=True):
+        words = [f"{group}={option}" for group, option in zip(groups, chosen, strict=True)]
+        assert compose([f"task={task}", *words]).config.task.name == task
+    assert all(len(options(group)) <= 8 for group in groups)
 
 
 @pytest.mark.slow
@@ -73,10 +79,9 @@ def test_every_combination_of_all_groups_composes():
     assert len(trials) >= 4 * 2 * 5 * 2
 
 
-@pytest.mark.parametrize("experiment", options("experiment"))
 @pytest.mark.unhurried
-def test_every_experiment_composes(experiment):
-    for hardware in options("hardware"):
+def test_every_experiment_composes_with_hardware():
+    for experiment, hardware in zip(options("experiment"), itertools.cycle(options("hardware")), strict=False):
         assert compose([f"experiment={experiment}", f"hardware={hardware}"]).config.task.members()
 
 
@@ -243,16 +248,22 @@ def test_refused(words, message, tmp_path, monkeypatch):
 @pytest.mark.unhurried
 @pytest.mark.parametrize("value", ["text", -1, 0, float("nan"), float("inf"), 10**30, [], {"a": 1}, None])
 def test_any_value_of_any_key_is_taken_or_refused_by_name(value):
-    """Every leaf with an absurd value: accepted, or a `ConfigError` that names the key or its node; nothing else."""
+    """Every leaf with an absurd value: accepted, or a `ConfigError` that names the key or its node; nothing else.
+
+    Of the keys whose type is wrong for the value, one of each type is tried.
+    """
     keys = leaf_keys([TranslationConfig])
-    for name in keys:
+    refusing = set()
+    for name, key in keys.items():
         leaves = flatten({name: value})
-        if any(find(leaf, keys) is None for leaf in leaves):
+        if key.type in refusing or any(find(leaf, keys) is None for leaf in leaves):
             continue  # refused as an unknown key before any value is looked at
         try:
             merge(TranslationConfig, None, [Layer("typed", leaves)], [], [])
         except ConfigError as refused:
             assert name.split(".")[0] in str(refused)
+            if f": must be {key.requirement}, got " in str(refused):
+                refusing.add(key.type)
 
 
 FILES = [

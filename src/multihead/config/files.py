@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from hydra import version
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -117,18 +118,23 @@ class Files:
             self.known[tuple(choices)] = self._load(choices)
         return self.known[tuple(choices)]
 
+    @functools.cached_property
+    def repository(self) -> Repository:
+        """The files that can be found. It keeps what it has read."""
+        return hydra_private.repository(self.loader, PRIMARY, self.hydra_overrides)
+
     def options(self, group: str) -> list[str]:
         """The choices of a group, including the user's."""
-        return hydra_private.repository(self.loader, PRIMARY, self.hydra_overrides)[1].get_group_options(group)
+        return self.repository.get_group_options(group)
 
     def _load(self, choices: list[str]) -> tuple[type[TaskConfig], list[Layer]]:
         pairs = [choice.split("=", 1) for choice in choices]
         words = [f"~{group}" if name == "null" else f'{group}="{name}"' for group, name in pairs]  # takes any name
         try:
-            overrides, repository = hydra_private.repository(self.loader, PRIMARY, [*words, *self.hydra_overrides])
+            overrides = OverridesParser.create().parse_overrides([*words, *self.hydra_overrides])
             for group, name in pairs:
-                _check_choice(repository, group, name)
-            found = hydra_private.found(repository, PRIMARY, overrides)
+                _check_choice(self.repository, group, name)
+            found = hydra_private.found(self.repository, PRIMARY, overrides)
         except HydraException as error:
             raise _defaults_error(error, self.options("task")) from error
         except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
@@ -138,7 +144,7 @@ class Files:
             if file.name.startswith("schema/"):
                 task_class = self._schema(file) or task_class
             elif not _is_hydra(file):
-                _check_not_hidden(repository, file)
+                _check_not_hidden(self.repository, file)
                 layers.append(self._layer(file))
         return task_class, layers
 

@@ -45,12 +45,12 @@ def config_loader(main: Path, own: Path | None) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(config_search_path=search_path)
 
 
-def repository(loader: ConfigLoaderImpl, primary: str, words: list[str]) -> tuple[list[Override], Repository]:
-    """Parses the words and returns them with the files that can be found, ``hydra.searchpath`` included.
+def repository(loader: ConfigLoaderImpl, primary: str, words: list[str]) -> Repository:
+    """Returns the files that can be found, also where ``hydra.searchpath`` among the words says.
 
     `_parse_overrides_and_create_caching_repo` is the first step of the loader's own `load_configuration`.
     """
-    return loader._parse_overrides_and_create_caching_repo(primary, words)
+    return loader._parse_overrides_and_create_caching_repo(primary, words)[1]
 
 
 def found(repo: Repository, primary: str, overrides: list[Override]) -> list[Found]:

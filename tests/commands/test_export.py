@@ -50,7 +50,7 @@ def test_every_format(words, folder, files, run, capsys):
 
 def test_it_is_written_again_where_it_was(run, tmp_path):
     for _ in range(2):
-        assert main(["export", f"run={run}", "to=torch_export", "sentences=2", f"out={tmp_path / 'there'}"]) == 0
+        assert main(["export", f"run={run}", "to=ctranslate2", "sentences=2", f"out={tmp_path / 'there'}"]) == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == ["run", "there"]
 
 

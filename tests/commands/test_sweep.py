@@ -14,11 +14,13 @@ from trial import ROOT
 from multihead.cli import main
 from multihead.config.compose import compose
 from multihead.config.sweep import read_sweep
-from multihead.sweeping import runner
+from multihead.sweeping import report, runner
 from multihead.sweeping.ledger import Ledger
 
 pytestmark = pytest.mark.unhurried
 
+DRAW = report.draw_sweep
+"""What draws the pictures. It takes seconds, so that one test has it."""
 SLEEPER = str(ROOT / "tests" / "sweeping" / "sleeper.py")
 FILE = """\
 program: train.py
@@ -36,6 +38,7 @@ command: ["python", "${program}", "${args_no_hyphens}"]
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "PROGRAM", [sys.executable, SLEEPER])
+    monkeypatch.setattr(report, "draw_sweep", lambda *_: [])
     (tmp_path / "s.yaml").write_text(FILE)
     return tmp_path
 
@@ -44,7 +47,7 @@ def rows(folder):
     return Ledger(read_sweep("s.yaml"), folder / "outputs" / "sweeps" / "s", create=False).rows()
 
 
-def test_a_sweep_runs_to_its_end_and_can_be_extended_and_looked_at(here, capsys):
+def test_a_sweep_runs_to_its_end_and_can_be_extended_and_looked_at(here, capsys, monkeypatch):
     assert main(["sweep", "file=s.yaml", "budget=4", "workers=2", "seeds=2"]) == 0
     out = capsys.readouterr().out
     first = rows(here)
@@ -53,6 +56,7 @@ def test_a_sweep_runs_to_its_end_and_can_be_extended_and_looked_at(here, capsys)
     best = min(first, key=lambda row: row.value)
     assert "4 complete" in out and f"optim.lr={best.values['optim.lr']}" in out
     assert main(["sweep", "file=s.yaml", "budget=4", "workers=2", "seeds=2"]) == 0  # nothing is left to do
+    monkeypatch.setattr(report, "draw_sweep", DRAW)
     assert main(["sweep", "file=s.yaml", "budget=5", "seeds=2"]) == 0
     assert [row.values for row in rows(here)][:4] == [row.values for row in first]
     folder = here / "outputs" / "sweeps" / "s"

@@ -15,6 +15,7 @@ import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from trial import FORKS
 from wandb_server import WandbServer
 
 from multihead.config.training import Config
@@ -68,21 +69,21 @@ def test_resumed_csv_neither_loses_nor_doubles_rows(tmp_path):
     assert rows[-1]["tokens"] == "140" and rows[-1]["test/bleu"] == "30.0"
 
 
+def log_for_ever(folder):
+    logger = CSVMetrics(folder)
+    for step in range(1, 10**6):
+        logger.log_metrics({"train/loss": 1 / step, f"column{step // 50}": step}, step)
+
+
 def test_csv_survives_sigkill_at_any_moment(tmp_path):
-    code = """
-        import sys; from pathlib import Path; from multihead.runs.metrics_file import CSVMetrics
-        logger = CSVMetrics(Path(sys.argv[1]))
-        print("ready", flush=True)
-        for step in range(1, 10**6):
-            logger.log_metrics({"train/loss": 1 / step, f"column{step // 50}": step}, step)
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    process.stdout.readline()
+    process = FORKS.Process(target=log_for_ever, args=(tmp_path,))
+    process.start()
+    while not (tmp_path / "metrics.csv").exists():
+        assert process.exitcode is None
+        time.sleep(0.01)
     time.sleep(0.3)
     process.kill()
-    process.communicate()
+    process.join()
     CSVMetrics(tmp_path, step=10**6)
     steps = [int(row["step"]) for row in table(tmp_path / "metrics.csv")]
     assert len(steps) > 10 and steps == list(range(1, len(steps) + 1))

@@ -115,6 +115,16 @@ def test_killed_from_outside_at_any_moment(tmp_path):
     assert same(tmp_path / "killed", tmp_path / "whole")
 
 
+STOPPED = [*LENGTH, "trainer.val_every_n_steps=15", "trainer.checkpoint_every_n_steps=100", "trainer.ema_decay=0.9"]
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    """A whole run of these words, and its result."""
+    path = tmp_path_factory.mktemp("never_stopped") / "run"
+    return path, train(path, *STOPPED)
+
+
 @pytest.mark.parametrize(
     ("signum", "status", "hook", "step"),
     [
@@ -125,17 +135,15 @@ def test_killed_from_outside_at_any_moment(tmp_path):
         pytest.param(signal.SIGINT, 130, "on_test_batch_start", 30, marks=pytest.mark.slow),
     ],
 )
-def test_signals_save_and_leave(tmp_path, signum, status, hook, step):
-    words = [*LENGTH, "trainer.val_every_n_steps=15", "trainer.checkpoint_every_n_steps=100", "trainer.ema_decay=0.9"]
-    whole = train(tmp_path / "whole", *words)
-    run = tmp_path / "run"
-    code, errors = struck(signum, step, *SMOKE, f"run_dir={run}", *words, hook=hook)
+def test_signals_save_and_leave(tmp_path, never_stopped, signum, status, hook, step):
+    run, (whole, known) = tmp_path / "run", never_stopped
+    code, errors = struck(signum, step, *SMOKE, f"run_dir={run}", *STOPPED, hook=hook)
     assert code == status, errors
     assert len(errors.splitlines()) == 1
     assert f"resume={run}" in errors
     result = resume(run)
-    assert same(run, tmp_path / "whole")
-    assert lasting(result) == lasting(whole)
+    assert same(run, whole)
+    assert lasting(result) == lasting(known)
 
 
 @pytest.fixture(scope="module")

@@ -237,7 +237,8 @@ def test_a_decoder_alone_trains_and_translates(tmp_path):
 
 
 def test_batches_are_searched_side_by_side_to_the_same_outputs(finished):
-    task = multihead.load(finished[0], "data.eval_tokens=16", "decoding.num_beams=2").task
+    words = ["data.eval_tokens=16", "decoding.num_beams=2", "decoding.max_new_tokens=8"]
+    task = multihead.load(finished[0], *words).task
     texts, threads, before = ["Paul sees the dog.", "The cat sleeps."] * 4, set(), torch.get_num_threads()
     task.model.transformer.encoder.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
     try:

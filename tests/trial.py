@@ -27,9 +27,7 @@ class Fork(multiprocessing.context.ForkServerProcess):
     """A process that is a fork of one server, which has imported everything, because the imports take seconds."""
 
     def start(self):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for `fork_server`
-            multiprocessing.forkserver.ensure_running()
+        start_server()
         super().start()
 
 
@@ -41,6 +39,13 @@ class Forks(multiprocessing.context.ForkServerContext):
 
 FORKS = Forks()
 FORKS.set_forkserver_preload(["fork_server"])
+
+
+def start_server():
+    """Starts the server of the forks, unless it runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for `fork_server`
+        multiprocessing.forkserver.ensure_running()
 
 
 def train(run_dir, *words):

@@ -23,12 +23,12 @@ ENGLISH, GERMAN = English(), German()
 SMALL = GrammarConfig(train_size=1000, val_size=100, test_size=150)
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    """200,000 draws: tree, log-probability, English, German."""
+@pytest.fixture(scope="module", params=[60_000, pytest.param(200_000, marks=pytest.mark.slow)])
+def drawn(request):
+    """Draws: tree, log-probability, English, German."""
     sampler = Sampler(rules.TABLE, "test")
     gc.disable()  # millions of tuples, none in a cycle: collecting among them would take most of the time
-    trees = (sampler.draw("Sentence") for _ in range(200_000))
+    trees = (sampler.draw("Sentence") for _ in range(request.param))
     rows = [(tree, log_prob, ENGLISH.sentence(tree), GERMAN.sentence(tree)) for tree, log_prob in trees]
     gc.freeze()
     gc.enable()
@@ -146,7 +146,7 @@ def test_entropy_by_recursion_over_the_rules(drawn):
     assert -log_probs.mean().item() == pytest.approx(entropy("Sentence"), abs=4 * error)
 
 
-@pytest.mark.unhurried
+@pytest.mark.parametrize("drawn", [pytest.param(200_000, marks=pytest.mark.slow)], indirect=True)
 def test_probabilities_are_frequencies(drawn):
     found = Counter(english for _, _, english, _ in drawn)
     expected = {english: len(drawn) * math.exp(log_prob) for _, log_prob, english, _ in drawn}
@@ -196,7 +196,7 @@ def test_translation_is_a_function_both_ways_and_each_string_has_one_tree(drawn)
     for tree, _, english, german in drawn:
         assert by_english.setdefault(english, tree) == tree, english
         assert by_german.setdefault(german, tree) == tree, german
-    assert len(by_english) == len(by_german) > 190_000
+    assert len(by_english) == len(by_german) > 0.95 * len(drawn)
 
 
 @pytest.mark.unhurried

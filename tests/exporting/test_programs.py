@@ -68,7 +68,10 @@ def test_torch_export(task, words, tmp_path):
     check("torch_export", task, words, tmp_path)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize(
+    "pooling",
+    [name if name in ("max", "attention") else pytest.param(name, marks=pytest.mark.slow) for name in POOLINGS],
+)
 def test_classes_by_every_pooling(pooling, tmp_path):
     check("torch_export", TASKS[4], [f"task.pooling={pooling}"], tmp_path)
 

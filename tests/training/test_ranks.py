@@ -63,7 +63,7 @@ def plugin(tmp_path):
     return f"plugin={tmp_path / 'watch.py'}"
 
 
-def test_gradients_and_scores_do_not_depend_on_the_cut(tmp_path, monkeypatch, plugin):
+def test_gradients_and_scores_do_not_depend_on_the_cut(tmp_path, monkeypatch, plugin, forked_ranks):
     """The same step whole, as 4 micro-batches, and on two ranks with 3 micro-batches and empty parts."""
     same = ["model.dropout=0", "trainer.max_steps=4", "trainer.val_every_n_steps=4", "optim.lr=1e-2", plugin]
     cuts = {
@@ -91,7 +91,7 @@ def test_gradients_and_scores_do_not_depend_on_the_cut(tmp_path, monkeypatch, pl
 
 
 @pytest.mark.slow  # test_metrics.py gathers BLEU over two ranks
-def test_evaluating_under_two_ranks_gives_the_same_bleu(tmp_path):
+def test_evaluating_under_two_ranks_gives_the_same_bleu(tmp_path, forked_ranks):
     """The same weights, scored by one rank and by two: BLEU to the last digit."""
     words = ["trainer.max_steps=100", "trainer.val_every_n_steps=100", "trainer.checkpoint_every_n_steps=100"]
     one = train(tmp_path / "run", *words, "optim=muon", "optim.warmup_steps=5", "model.d_model=64")
@@ -214,7 +214,7 @@ def test_a_rank_draws_its_own_numbers_also_after_a_change_of_their_number():
 
 
 @pytest.mark.parametrize("task", [pytest.param("lm", marks=pytest.mark.slow), "multitask"])
-def test_every_task_scores_the_same_under_two_ranks(tmp_path, task):
+def test_every_task_scores_the_same_under_two_ranks(tmp_path, task, forked_ranks):
     words = [f"task={task}", "debug=smoke", "model.dropout=0", "trainer.max_steps=4", "trainer.val_every_n_steps=4"]
     own = ["task.classification.head_dropout=0", "task.translation.copy=true", "task.lm.random_windows=9"]
     words += own if task == "multitask" else ["task.random_windows=9"]

@@ -88,6 +88,10 @@ class DataConfig:
     """Text between the labels of one row, if task.multi_label is on. A JSON list of labels needs none."""
     label_columns: list[str] = field(default_factory=list)
     """Columns of 0 and 1 that replace the label column, one for each class (task.multi_label)."""
+    label_names: str = ""
+    """File that names the classes of numbered labels: a .txt with a name on each line, or a mapping in .json or .yaml.
+    Lines without a number are counted from 0. With data=PATH, a file such as labels.txt beside the table needs no
+    key. data.labels wins."""
     ignore_labels: list[str] = field(default_factory=list)
     """Labels that mean "no label", such as '-'. Their rows are dropped and counted."""
     min_class_examples: int = 1
@@ -135,6 +139,8 @@ class DataConfig:
         require_choice("data.overlong", self.overlong, ("drop", "cut", "error"))
         require_choice("data.on_bad_line", self.on_bad_line, ("error", "skip"))
         require_choice("data.split", self.split, SPLITS)
+        named = not self.label_names or self.label_names.lower().endswith((".txt", ".json", ".yaml", ".yml"))
+        require(named, "data.label_names", "a .txt, .json or .yaml file", self.label_names)
         require_choice("data.document", self.document, DOCUMENTS)
         for role in self.roles:
             of_one_task = [known for known in ROLES if role.endswith(f"_{known}")]  # classification_text_b

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,12 @@ from multihead.config.training import Config
 from multihead.data.corpus import Corpus, Rows, load_corpus
 from multihead.data.encode import Encoded, cache_root, cached_tokenizer, encode_corpus
 from multihead.data.labels import class_names, encode_labels, read_labels, read_numbers, subset
+from multihead.data.lines import find
 from multihead.data.stream import Stream, TextFiles, encode_stream, fingerprint
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import CheckpointError, DataError
+from multihead.tables.label_names import label_names
+from multihead.tables.opening import Unclear
 from multihead.text.targets import TargetText, require_tokenizer, usable_tokenizer
 
 if TYPE_CHECKING:
@@ -209,6 +212,7 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
         rows = rows.select(_first_rows(text, rows, min(few, len(rows))))
         text.corpus = Corpus(dict.fromkeys(splits, rows), dict.fromkeys(splits, rows.fingerprint()))
     if isinstance(settings, ClassificationConfig):
+        _name_classes(text)
         _read_labels(text, text.corpus.splits)
     if config.data.train_examples and "train" in text.corpus.splits:
         rows = text.corpus.splits["train"]
@@ -246,6 +250,20 @@ def warn_of_skipped(skipped: Mapping[str, tuple[int, int]], splits: Sequence[str
             scored = f"; every score on {split} is of the other {total - count:,}" if split != "train" else ""
             share = f"{count:,} of {total:,} rows ({count / total:.1%})"
             log.warning("data: %s: %s were skipped, since data.on_bad_line=skip%s", split, share, scored)
+
+
+def _name_classes(text: TaskText) -> None:
+    """Reads ``data.label_names`` if ``data=PATH`` has not done so, and so the configuration has no names yet."""
+    if not text.data.label_names or text.data.labels:
+        return
+    rows = text.corpus.splits.get("train")
+    file = find(text.data, text.data.label_names)
+    labels = [label.strip() for label in rows.columns["label"]] if rows else ["0"]
+    try:
+        names, _ = label_names(file, rows.files["label"] if rows else "", labels, str(file))
+    except Unclear as unclear:
+        raise DataError(unclear.where, unclear.what, "  or  ".join(unclear.choices)) from None
+    text.data = replace(text.data, labels=names)
 
 
 def _read_labels(text: TaskText, splits: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ MOST_BYTES = 1 << 20
 NUMBERED = re.compile(r"\s*(-?\d+)\s*[\s:,=]\s*(\S.*)")
 
 
-def label_names(table: Path, name: str, labels: Sequence[str]) -> tuple[dict[str, str], str]:
+def label_names(table: Path, name: str, labels: Sequence[str], stated: str = "") -> tuple[dict[str, str], str]:
     """Returns the name of each class of a table whose labels are whole numbers, and a sentence about it.
 
     Nothing is returned if there is no such file, or if the labels are no numbers.
@@ -29,12 +29,15 @@ def label_names(table: Path, name: str, labels: Sequence[str]) -> tuple[dict[str
         table: The file of the table. The names are looked for in its folder.
         name: The name of the table in messages.
         labels: The labels of the rows.
+        stated: The file of names if the user has named one. It has to fit.
 
     Raises:
-        DataError: The file beside it cannot be read.
+        DataError: The file beside it cannot be read, or the stated one does not fit.
         Unclear: The names may be counted from 0 or from 1.
     """
     found = {label.strip() for label in labels if label.strip()}
+    if stated:
+        return _stated_names(Path(stated), found, name)
     beside = [each for each in sorted(table.parent.iterdir()) if FILES.fullmatch(each.name)] if found else []
     if not beside or not all(re.fullmatch(r"-?\d+", label) for label in found):
         return {}, ""
@@ -45,8 +48,24 @@ def label_names(table: Path, name: str, labels: Sequence[str]) -> tuple[dict[str
     lacking = sorted(found - names.keys())
     if lacking:
         return {}, f"{file.name} does not name the label {lacking[0]!r}, so that it is not used"
-    shown = ", ".join(f"{number}={names[number]}" for number in list(names)[:5]) + (" ..." if len(names) > 5 else "")
-    return names, f"{file.name} names the classes: {shown}"
+    return names, f"{file.name} names the classes: {_shown(names)}"
+
+
+def _shown(names: dict[str, str]) -> str:
+    return ", ".join(f"{number}={names[number]}" for number in list(names)[:5]) + (" ..." if len(names) > 5 else "")
+
+
+def _stated_names(file: Path, found: set[str], table: str) -> tuple[dict[str, str], str]:
+    """The names in a file that the user has named (``data.label_names``)."""
+    if not file.is_file():
+        raise DataError(str(file), "no such file (data.label_names)", "give the path of a file that exists")
+    names = _read(file)
+    if isinstance(names, list):
+        names = _counted(names, found, table, file.name)
+    if lacking := sorted(found - names.keys()):
+        what = f"does not name the label {lacking[0]!r} of {table}; it names {', '.join(list(names)[:8])}"
+        raise DataError(str(file), what, f"add the name of {lacking[0]}, or leave data.label_names out")
+    return names, f"{file} names the classes: {_shown(names)}"
 
 
 def _counted(names: list[str], found: set[str], table: str, file: str) -> dict[str, str]:

@@ -407,13 +407,13 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
 
 
 def _name_classes(train: Look, found: Found, keys: dict[str, Any], stated: Mapping[str, Any]) -> list[str]:
-    """Sets ``data.labels`` if a file beside the table names its numbered classes. Returns a sentence about it."""
+    """Sets ``data.labels`` if a file names the numbered classes of the table. Returns a sentence about it."""
     column = found.roles.get("label", "")
     if column not in train.columns or {"labels", "label_pattern"} & {*stated}:
         return []
     ignored = {*(stated.get("ignore_labels") or ())}
     labels = [label for label in train.column(column) if label.strip() not in ignored]
-    names, note = label_names(Path(train.name), train.name, labels)
+    names, note = label_names(Path(train.name), train.name, labels, str(stated.get("label_names") or ""))
     if names:
         keys["labels"] = names
     return [note] if note else []

@@ -8,10 +8,11 @@ from trial import train
 
 import multihead
 from multihead.config.compose import compose
-from multihead.errors import ConfigError
+from multihead.errors import ConfigError, DataError
 
 PARTS = """
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from torchmetrics import Accuracy
 from torchmetrics.text import CharErrorRate
@@ -44,7 +45,29 @@ def sgd(groups, config):
     return torch.optim.SGD(groups, momentum=0.9)
 
 
+def split_words(config, texts, normalize):
+    specials = ["<pad>", "<bos>", "<eos>", "<unk>", "<sep>", "<mask>"]
+    found = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    found.pre_tokenizer = pre_tokenizers.Whitespace()
+    found.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=300, special_tokens=specials))
+    return found
+
+
+def sections(path, columns, config):
+    # a file of blocks: a line "= LABEL", and below it one text a line
+    label, found = "", {"kind": [], "said": []}
+    for line in path.read_text().splitlines():
+        if line.startswith("= "):
+            label = line[2:]
+        else:
+            found["kind"].append(label)
+            found["said"].append(line)
+    return found
+
+
 PLUGIN = Plugin(
+    tokenizers={"split": split_words},
+    readers={"sections": sections},
     losses={"same": own_loss, "doubled": doubled},
     heads={"capped": capped},
     metrics={
@@ -97,9 +120,29 @@ def test_the_loss_is_the_plugins_and_the_metrics_too(parts, tmp_path):
         assert float(theirs[name]) == pytest.approx(2 * float(ours[name]), rel=1e-4)
 
 
+def test_a_format_and_a_tokenizer_of_a_plugin(parts, tmp_path):
+    texts = {"good": "the sun is warm", "bad": "the rain is cold"}
+    lines = [line for label, text in texts.items() for line in (f"= {label}", *(f"{text} {i}" for i in range(30)))]
+    (tmp_path / "weather.txt").write_text("\n".join(lines))
+    words = [f"plugin={parts}", "task=classification", "tokenizer.kind=split", "data=files", "data.format=sections"]
+    words += [f"data.root={tmp_path}", "data.train=weather.txt", "data.columns=[]"]
+    words.append("data.roles={text: said, label: kind}")
+    train(tmp_path / "run", *words)
+    run = multihead.load(tmp_path / "run", f"plugin={parts}")
+    tokenizer = run.task.tokenizers["text"]
+    assert run.task.labels == ["bad", "good"]
+    assert tokenizer.decode_batch(tokenizer.encode_batch(["the sun is warm"])) == ["the sun is warm"]
+    assert tokenizer.vocab[tokenizer.encode_batch(["snow"])[0][0]] == "<unk>"
+    assert {row["label"] for row in run.predict(["the sun is warm 3"])[0]} == {"bad", "good"}
+    with pytest.raises(DataError, match=r"weather\.txt: the plugin's reader gave no column 'no'; it gave kind, said"):
+        train(tmp_path / "other", *words, "data.roles.text=no")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("tokenizer.target.kind=wrd", r"tokenizer\.target\.kind: must be one of bpe, .*byte, split, got 'wrd'"),
+        ("data.roles.sauce=x", r"data\.roles: must be one of source, target, .* got 'sauce'; fix: data\.roles=source"),
         ("task.loss=some", r"task\.loss: must be one of default, same, doubled, got 'some'; fix: task\.loss=same"),
         ("task=multitask task.lm.loss=x", r"task\.lm\.loss: must be one of default, same, doubled, got 'x'"),
         ("task=multitask task.loss=same", r"task\.loss: must be default; each task has its own, got 'same'; fix: "),

@@ -79,6 +79,18 @@ class Plugin:
     """
     schedules: dict[str, Callable] = field(default_factory=dict)
     """Name for optim.schedule to a function (config, max_steps, step) to the factor of the peak learning rate."""
+    tokenizers: dict[str, Callable] = field(default_factory=dict)
+    """Name for tokenizer.kind to a function (config, texts, normalize) to a trained `tokenizers.Tokenizer`.
+
+    ``config`` is the node ``tokenizer``, ``texts`` yields the training texts, ``normalize`` is ``data.normalize``. The
+    entries ``<pad> <bos> <eos> <unk> <sep> <mask>`` have these roles; ``<eos>`` or ``<sep>`` is needed. A run directory
+    keeps the tokenizer as data, so that it loads without this code.
+    """
+    readers: dict[str, Callable] = field(default_factory=dict)
+    """Name for data.format to a function (path, columns, config) to a mapping of each column to its texts.
+
+    ``path`` is one of the files of ``data.train``, ``data.val`` or ``data.test``; ``config`` is the node ``data``.
+    """
     losses: dict[str, Callable] = field(default_factory=dict)
     """Name for task.loss to a function (task, batch) to the sum of the loss over the targets of a batch.
 

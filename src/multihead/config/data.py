@@ -44,8 +44,8 @@ class DataConfig:
     format: str = "tsv"
     """parallel (one file for each column), tsv, csv, jsonl, json (a list of objects), parquet, arrow, folders (one for
     each class, with a file for each text), text, tmx, xliff, wmt (the XML of WMT), sgm (its SGML, one file for each
-    column), conllu, hub or grammar. Compressed files (.gz, .bz2, .xz, .zst, .zip) are read as they are. data=PATH finds
-    the format of your own files."""
+    column), conllu, hub, grammar, or the name of a reader that a plugin adds. Compressed files (.gz, .bz2, .xz, .zst,
+    .zip) are read as they are. data=PATH finds the format of your own files."""
     encoding: str = "utf-8"
     """Encoding of the files, such as cp1252 or latin-1. utf-8 also reads UTF-16 that begins with a byte-order mark."""
     root: str = ""
@@ -134,7 +134,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         plain = re.fullmatch(r"[\w-][\w.-]{0,99}", self.name) is not None  # it names a folder
         require(plain, "data.name", "letters, digits, '.', '_' and '-', at most 100", self.name)
-        require_choice("data.format", self.format, FORMATS)
         require_choice("data.normalize", self.normalize, NORMALIZATIONS)
         require_choice("data.overlong", self.overlong, ("drop", "cut", "error"))
         require_choice("data.on_bad_line", self.on_bad_line, ("error", "skip"))
@@ -142,9 +141,6 @@ class DataConfig:
         named = not self.label_names or self.label_names.lower().endswith((".txt", ".json", ".yaml", ".yml"))
         require(named, "data.label_names", "a .txt, .json or .yaml file", self.label_names)
         require_choice("data.document", self.document, DOCUMENTS)
-        for role in self.roles:
-            of_one_task = [known for known in ROLES if role.endswith(f"_{known}")]  # classification_text_b
-            require_choice("data.roles", of_one_task[0] if of_one_task else role, ROLES)
         try:
             re.compile(self.label_pattern)
         except re.error as error:
@@ -191,7 +187,8 @@ class TokenizerConfig:
     """How text becomes ids; trained on the train split only."""
 
     kind: str = "bpe"
-    """bpe (arXiv:1508.07909), unigram (arXiv:1804.10959), word, char or byte."""
+    """bpe (arXiv:1508.07909), unigram (arXiv:1804.10959), word, char, byte, or the name of a tokenizer that a plugin
+    adds."""
     vocab_size: int = 8000
     """Maximum number of entries, special tokens included (bpe, unigram, word)."""
     joint: bool = True
@@ -206,9 +203,7 @@ class TokenizerConfig:
     """What is different for the target."""
 
     def __post_init__(self) -> None:
-        require_choice("tokenizer.kind", self.kind, TOKENIZERS)
         for name, side in (("source", self.source), ("target", self.target)):
-            require_choice(f"tokenizer.{name}.kind", side.kind or self.kind, TOKENIZERS)
             for key, value, least in (("vocab_size", side.vocab_size, 8), ("min_frequency", side.min_frequency, 1)):
                 require(value == 0 or value >= least, f"tokenizer.{name}.{key}", f"0, or at least {least}", value)
         require(self.vocab_size >= 8, "tokenizer.vocab_size", "at least 8", self.vocab_size)

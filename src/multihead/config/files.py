@@ -68,8 +68,11 @@ def register_schema(plugin: Plugin | None = None) -> None:
         if name not in TASKS:  # a plugin's task has no YAML file
             node = {"defaults": [{"/schema@task": name}, "_self_"]}
             store.store(group="task", name=name, node=node, package="_global_")
+    roles = dict.fromkeys(
+        (*ROLES, *(role for cls, _ in plugin.tasks.values() for role in cls().roles)) if plugin else ()
+    )
     for name in plugin.corpora if plugin else ():
-        store.store(group="data", name=name, node={"name": name, "roles": {role: role for role in ROLES}})
+        store.store(group="data", name=name, node={"name": name, "roles": {role: role for role in roles}})
 
 
 def task_classes(plugin: Plugin | None) -> dict[str, type[TaskConfig]]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from multihead.config.keys import Key, find, leaf_keys, unknown_key
-from multihead.config.slots import check_choices, check_monitor
+from multihead.config.slots import check_choices, check_monitor, check_roles
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MultiheadError
@@ -92,6 +92,7 @@ def merge(
         check_choices(root, plugin)
         config = _as_config(root)
         check_monitor(config.task, plugin)
+        check_roles(config)
     except ConfigError as refused:
         raise _as(error, refused) from None
     tree = tree_of(config)

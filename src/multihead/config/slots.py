@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from multihead.config.check import require, require_choice
+from multihead.config.data import FORMATS, ROLES, TOKENIZERS
 from multihead.config.model import EMBEDDINGS, LAYERS, NORMS, POSITIONS, STACKS
 from multihead.config.task import OWN, TaskConfig
 from multihead.config.training import OPTIMIZERS, SCHEDULES, Config
@@ -39,10 +40,14 @@ class Slot:
         return functools.reduce(getattr, self.key.split("."), config)
 
     def keys(self, config: Any) -> list[str]:
-        """The keys of a configuration that choose; each task of several has its own."""
+        """The keys of a configuration that choose. Each task of several has its own, and each side's tokenizer."""
         node, _, field = self.key.partition(".")
-        members = config.task.parts if node == "task" and config.task.name == "multitask" else ()
-        return [self.key, *(f"{node}.{member}.{field}" for member in members)]
+        own: list[str] = []
+        if node == "task" and config.task.name == "multitask":
+            own = list(config.task.parts)
+        elif node == "tokenizer":
+            own = [side for side in ("source", "target") if getattr(config.tokenizer, side).kind]
+        return [self.key, *(f"{node}.{member}.{field}" for member in own)]
 
 
 SLOTS = {
@@ -57,6 +62,8 @@ SLOTS = {
         Slot("stacks", "model.stack", STACKS),
         Slot("optimizers", "optim.name", OPTIMIZERS),
         Slot("schedules", "optim.schedule", SCHEDULES),
+        Slot("tokenizers", "tokenizer.kind", TOKENIZERS),
+        Slot("readers", "data.format", FORMATS),
         Slot("losses", "task.loss", OWN),
         Slot("heads", "task.head", OWN),
     )
@@ -76,6 +83,19 @@ def check_choices(config: Any, plugin: Plugin | None) -> None:
             each = f"{config.task.parts[0]}.{slot.key.partition('.')[2]}" if config.task.parts else "PART"
             value = slot.chosen(config)
             require(value in slot.own, slot.key, "default; each task has its own", value, f"task.{each}={value}")
+
+
+def check_roles(config: Config) -> None:
+    """Checks the names in ``data.roles``: ours, those of the task, or one of them after a task (``lm_text``).
+
+    Raises:
+        ConfigError: There is no such role.
+    """
+    of_tasks = [role for task in config.task.members().values() for role in (*task.roles, *task.optional_roles)]
+    known = list(dict.fromkeys((*ROLES, *of_tasks)))
+    for role in config.data.roles:
+        of_one_task = [name for name in known if role.endswith(f"_{name}")]  # classification_text_b
+        require_choice("data.roles", of_one_task[0] if of_one_task else role, known)
 
 
 def metrics_of(task: TaskConfig, plugin: Plugin | None) -> dict[str, str]:

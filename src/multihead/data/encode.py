@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from multihead.config.data import TokenizerConfig
+from multihead.data.published import load_tokenizer
 from multihead.data.tokenizer import Tokenizer, train_tokenizer
 from multihead.errors import CheckpointError, ConfigError, DataError
 
@@ -222,6 +223,7 @@ def cached_tokenizer(
     fingerprint: str,
     cache: Path | None,
     note: Note = lambda text: None,
+    train: Callable[[TokenizerConfig, Iterable[str], str], Tokenizer] = train_tokenizer,
 ) -> Tokenizer:
     """Returns a trained tokenizer. It comes from the cache if the same one was trained before.
 
@@ -232,19 +234,20 @@ def cached_tokenizer(
         fingerprint: Fingerprint of the texts: of the data and of the roles.
         cache: `cache_root()`. None trains anew and keeps nothing.
         note: Called with a sentence if a file is damaged.
+        train: What trains it.
     """
     if cache is None:
-        return train_tokenizer(config, texts, normalize)
+        return train(config, texts, normalize)
     settings = dataclasses.asdict(config)
     path = cache / "tokenizers" / f"{_key(fingerprint, settings, normalize)}.json"
     if path.exists():
         try:
             if _intact(path):
-                return Tokenizer.load(path)
+                return load_tokenizer(path)
         except CheckpointError:
             pass
         note(f"{path} is damaged; the tokenizer is trained again")
-    tokenizer = train_tokenizer(config, texts, normalize)
+    tokenizer = train(config, texts, normalize)
     if _writable(path.parent, note):
         tokenizer.save(path)
         path.with_suffix(SUM).write_text(tokenizer.fingerprint)

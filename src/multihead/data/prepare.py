@@ -25,6 +25,7 @@ from multihead.config.task import (
     TranslationConfig,
 )
 from multihead.config.training import Config
+from multihead.data.added import readers_of, trainer_of
 from multihead.data.corpus import Corpus, Rows, load_corpus
 from multihead.data.encode import Encoded, cache_root, cached_tokenizer, encode_corpus
 from multihead.data.labels import class_names, encode_labels, read_labels, read_numbers, subset
@@ -133,7 +134,7 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
     config = composition.config
     notes = list(composition.notes)
     texts = {name: _read(composition, settings, splits, notes) for name, settings in config.task.members().items()}
-    tokenizers = dict(vocab.tokenizers) if vocab else train_tokenizers(config, texts, notes)
+    tokenizers = dict(vocab.tokenizers) if vocab else train_tokenizers(composition, texts, notes)
     labels = list(vocab.labels) if vocab else []
     for text in texts.values():
         if text.labels:
@@ -197,7 +198,7 @@ def _read(composition: Composition, settings: TaskConfig, splits: Sequence[str],
         notes += files.notes
         text.skipped = files.skipped
         return text
-    readers = composition.plugin.corpora if composition.plugin else {}
+    readers = readers_of(config, composition.plugin)
     roles = list(text.data.roles) or list(settings.roles)
     optional = ("label",) if text.multi_label else ()
     numbers = ("label",) if isinstance(settings, RegressionConfig) else ()
@@ -288,21 +289,25 @@ def _read_numbers(text: TaskText, splits: Iterable[str], notes: list[str]) -> No
         corpus.splits[split] = rows
 
 
-def train_tokenizers(config: Config, texts: dict[str, TaskText], notes: list[str]) -> dict[str, Tokenizer]:
+def train_tokenizers(composition: Composition, texts: dict[str, TaskText], notes: list[str]) -> dict[str, Tokenizer]:
     """Returns the tokenizer of each role, trained on the train split: one for all, or one for each role and task."""
+    config, plugin = composition.config, composition.plugin
     uses = [(text, role) for text in texts.values() for role in text.text_roles]
     together = config.tokenizer.joint and not config.tokenizer.sides_differ
     groups = [uses] if together else [[use] for use in uses]
     trained: dict[str, Tokenizer] = {}
     for group in groups:
-        marks = list(dict.fromkeys(text.fingerprints["train"] for text, _ in group))
+        settings = config.tokenizer.of(group[0][1])
+        train, mark = trainer_of(config, plugin, settings.kind)
+        marks = [*dict.fromkeys(text.fingerprints["train"] for text, _ in group), *mark]
         tokenizer = cached_tokenizer(
-            config.tokenizer.of(group[0][1]),
+            settings,
             itertools.chain.from_iterable(text.texts(role) for text, role in group),
             config.data.normalize,
             fingerprint=f"{' '.join(marks)} {' '.join(sorted(role for _, role in group))}",
             cache=cache_root() if config.data.cache else None,
             note=notes.append,
+            train=train,
         )
         trained |= {role: tokenizer for _, role in group}
     return trained

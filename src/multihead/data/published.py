@@ -6,6 +6,7 @@ before, between and behind texts.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,6 +107,7 @@ class PublishedTokenizer(Tokenizer):
         """The special entries by the names that ``transformers`` gives them."""
         return {name: entry for name, entry in self.special.items() if name not in OF_DECODERS}
 
+    @functools.cached_property
     def _content(self) -> str:
         content = {
             "version": VERSION,

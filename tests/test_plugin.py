@@ -1,5 +1,6 @@
 """The user's own code: what it adds takes part in composition; what is wrong with it is one line."""
 
+import os
 import re
 
 import pytest
@@ -62,7 +63,7 @@ def test_takes_part_in_composition(variant):
     assert (config.task.name, config.task.noise, config.model.attention) == ("noisy", 0.3, "linear")
     assert config.options["linear"].features == 8
     assert composition.provenance["options.linear.features"][-1] == ("options.linear.features=8", 8)
-    assert composition.plugin.path == variant and composition.tree["plugin"] == "variant.py"
+    assert composition.plugin.files == (variant,) and composition.tree["plugin"] == "variant.py"
     assert composition.tree["plugin_sha256"] == composition.plugin.sha256 == config.plugin_sha256
     assert compose([f"plugin={variant}", "task=translation", "data=poems"]).config.data.name == "poems"
     assert len(compose_sweep([f"plugin={variant}", "task=noisy,translation", "options.linear.features=1,2"])) == 4
@@ -176,3 +177,23 @@ def test_entry_point(variant, monkeypatch):
     assert isinstance(plugin, Plugin) and plugin.name == "poetry" and len(plugin.sha256) == 64
     with pytest.raises(ConfigError, match=r"no entry point called 'poetri' \(installed: .*poetry.*fix: plugin=poetry"):
         load_plugin("poetri")
+
+
+def test_several_at_once(variant, tmp_path):
+    other = tmp_path / "other.py"
+    other.write_text(
+        "from multihead.plugin import Plugin\nPLUGIN = Plugin(norms={'mine': lambda config, width: None})\n"
+    )
+    both = f"plugin={variant}{os.pathsep}{other}"
+    composition = compose([both, "task=noisy", "model.attention=linear", "model.norm=mine"])
+    assert composition.plugin is not None and composition.plugin.files == (variant, other)
+    assert composition.tree["plugin"] == f"variant.py{os.pathsep}other.py"
+    with pytest.raises(
+        CheckpointError, match=re.escape(f"add plugin=old/plugin/variant.py{os.pathsep}old/plugin/other")
+    ):
+        compose_from_run(composition.tree, [], run="old")
+    assert compose_from_run(composition.tree, [both]).config.model.norm == "mine"
+    with pytest.raises(CheckpointError, match="trained with another version of the plugin"):
+        compose_from_run(composition.tree, [f"plugin={other}{os.pathsep}{variant}"])
+    with pytest.raises(ConfigError, match=r"other\.py adds norms\['mine'\], and so does a plugin before it; fix: name"):
+        compose([f"plugin={other}{os.pathsep}{other}", "task=lm"])

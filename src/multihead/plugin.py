@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -122,11 +123,50 @@ class Plugin:
     options: dict[str, type] = field(default_factory=dict)
     """Name to a dataclass with defaults for the keys options.NAME.*, which are checked like all other keys."""
     name: str = ""
-    """The plugin's file name or entry point, which `load_plugin` fills in."""
-    path: Path | None = None
-    """The plugin's file, which `load_plugin` fills in."""
+    """The plugin's file name or entry point, which `load_plugins` fills in, as the next two."""
+    files: tuple[Path, ...] = ()
+    """The plugin's file, or the files of several plugins that were joined."""
     sha256: str = ""
-    """The checksum of the file, which `load_plugin` fills in."""
+    """The checksum of the file, or of the checksums of several."""
+
+
+def load_plugins(paths: str) -> Plugin:
+    """Loads one plugin, or joins several: their paths stand between colons, as in ``PATH`` (on Windows, semicolons).
+
+    Raises:
+        ConfigError: One cannot be loaded, or two add something by the same name.
+    """
+    plugins = [load_plugin(path) for path in paths.split(os.pathsep) if path]
+    return plugins[0] if len(plugins) == 1 else _joined(plugins)
+
+
+def _joined(plugins: list[Plugin]) -> Plugin:
+    """One plugin with all that several add.
+
+    Raises:
+        ConfigError: Two add something by the same name, or are the same file.
+    """
+    found = Plugin()
+    for plugin in plugins:
+        for slot in dataclasses.fields(Plugin):
+            ours, theirs = getattr(found, slot.name), getattr(plugin, slot.name)
+            if not isinstance(ours, dict):
+                continue
+            if both := sorted({*ours} & {*theirs}):
+                what = f"{plugin.name} adds {slot.name}[{both[0]!r}], and so does a plugin before it"
+                raise ConfigError("plugin", what, "name each plugin once, and let their names differ")
+            ours.update(theirs)
+    found.name = os.pathsep.join(plugin.name for plugin in plugins)
+    found.files = tuple(file for plugin in plugins for file in plugin.files)
+    found.sha256 = hashlib.sha256("".join(plugin.sha256 for plugin in plugins).encode()).hexdigest()
+    if len({file.name for file in found.files}) < len(found.files):
+        raise ConfigError("plugin", f"two files have the same name: {found.name}", "rename one of them")
+    return found
+
+
+def names_of(paths: str) -> str:
+    """The file names of one or several plugins, without their folders."""
+    return os.pathsep.join(Path(path).name for path in paths.split(os.pathsep))
 
 
 def load_plugin(path: str) -> Plugin:
@@ -155,7 +195,8 @@ def load_plugin(path: str) -> Plugin:
         raise ConfigError("plugin", f"{path}: {type(error).__name__}: {_first_line(error)}") from error
     _check(plugin, path)
     content = file.read_bytes() if file else b""
-    plugin.name, plugin.path, plugin.sha256 = name, file, hashlib.sha256(content).hexdigest()
+    plugin.name, plugin.files = name, (file,) if file else ()
+    plugin.sha256 = hashlib.sha256(content).hexdigest()
     return plugin
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -351,7 +352,7 @@ def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, ove
     name, sha256 = run_config.get("plugin"), run_config.get("plugin_sha256")
     if not name or any(override.key == "plugin_sha256" for override in overrides):
         return
-    copy = typed_as("plugin", f"{run}/plugin/{name}")
+    copy = typed_as("plugin", os.pathsep.join(f"{run}/plugin/{each}" for each in name.split(os.pathsep)))
     if plugin is None:
         raise CheckpointError(
             run,

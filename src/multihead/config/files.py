@@ -39,7 +39,7 @@ from multihead.config.task import TASKS, TaskConfig
 from multihead.config.words import PATHS, pasted, takes_text
 from multihead.config.yaml_file import one_line
 from multihead.errors import ConfigError, MultiheadError
-from multihead.plugin import Plugin, load_plugin
+from multihead.plugin import Plugin, load_plugins
 from multihead.tables.records import flatten
 
 SECRET = "looks like a secret, and would be written to the run's config.yaml"
@@ -49,8 +49,8 @@ _registered: str | None = None
 
 
 def load_named_plugin(path: str) -> Plugin | None:
-    """Loads the plugin that ``plugin=`` names and registers its tasks and options; without one, removes them."""
-    plugin = load_plugin(path) if path else None
+    """Loads the plugins that ``plugin=`` names and registers its tasks and options; without one, removes them."""
+    plugin = load_plugins(path) if path else None
     global _registered
     if _registered != (key := plugin.sha256 if plugin else ""):
         register_schema(plugin)

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,7 +18,7 @@ from multihead.config.slots import check_choices, check_monitor, check_roles
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MultiheadError
-from multihead.plugin import Plugin
+from multihead.plugin import Plugin, names_of
 from multihead.tables.records import flatten
 
 
@@ -177,7 +176,7 @@ def tree_of(config: Config) -> dict[str, Any]:
     A plugin is named without its path, which means nothing on another machine.
     """
     tree = dataclasses.asdict(config)
-    tree["plugin"] = Path(config.plugin).name
+    tree["plugin"] = names_of(config.plugin)
     return tree | {"resume": "", "resume_force": [], "plan": False, "config_dir": ""}
 
 

@@ -321,7 +321,8 @@ class Config:
     compile: bool = False
     """torch.compile the backbone's layers in place; this is seldom faster on a CPU."""
     plugin: str = ""
-    """A Python file or entry point that adds tasks, corpora, blocks or callbacks."""
+    """A Python file or entry point that adds parts of the model, of training, of the data, or tasks. Several are
+    separated as in PATH, by a colon."""
     plugin_sha256: str = ""
     """Checksum of the plugin's file, which Multihead fills in. For an existing run, `plugin_sha256=` accepts a plugin
     that has changed."""

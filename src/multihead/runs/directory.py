@@ -169,10 +169,10 @@ def git_commit_label(commit: str | None, dirty: bool | None) -> str:
 
 
 def copy_plugin(run_dir: Path, plugin: Plugin | None) -> None:
-    """Copies the plugin's file into the run directory. It is loaded from there only if the user names it."""
-    if plugin and plugin.path:
+    """Copies the plugin's files into the run directory. They are loaded from there only if the user names them."""
+    for file in plugin.files if plugin else ():
         (run_dir / "plugin").mkdir(exist_ok=True)
-        shutil.copyfile(plugin.path, run_dir / "plugin" / plugin.path.name)
+        shutil.copyfile(file, run_dir / "plugin" / file.name)
 
 
 def export_model(

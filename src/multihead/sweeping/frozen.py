@@ -91,9 +91,10 @@ def freeze_files(sweep: Sweep, folder: Path, first: Composition) -> None:
         with contextlib.suppress(OSError):
             beside.rename(folder / OWN)
         shutil.rmtree(beside, ignore_errors=True)
-    if first.plugin and first.plugin.path and not (target := _plugin_copy(folder, first.plugin.path)).is_file():
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(first.plugin.path, target)
+    for file in first.plugin.files if first.plugin else ():
+        if not (target := _plugin_copy(folder, file)).is_file():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 def _all_but_yaml(folder: str, names: list[str]) -> list[str]:
@@ -109,8 +110,10 @@ def trial_words(typed: Sequence[str], folder: Path) -> list[str]:
     """Returns the typed words. The frozen copies replace the plugin and the user's folder of YAML files."""
     words = []
     for word, override in zip(typed, parse(typed), strict=True):
-        if override.key == "plugin" and (copy := _plugin_copy(folder, Path(named([override], "plugin")))).is_file():
-            word = write("plugin", str(copy))
+        if override.key == "plugin":
+            paths = named([override], "plugin").split(os.pathsep)
+            copies = {path: _plugin_copy(folder, Path(path)) for path in paths}
+            word = write("plugin", os.pathsep.join(str(copies[p] if copies[p].is_file() else p) for p in paths))
         if override.key == "config_dir":
             word = write("config_dir", str(folder.resolve() / OWN))
         words.append(word)

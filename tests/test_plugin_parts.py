@@ -8,7 +8,9 @@ from trial import train
 
 import multihead
 from multihead.config.compose import compose
+from multihead.config.verbs import ExportSettings
 from multihead.errors import ConfigError, DataError
+from multihead.exporting.formats import export
 
 PARTS = """
 import torch
@@ -103,6 +105,9 @@ def test_a_translation_with_all_of_them(parts, tmp_path):
     assert type(run.model.head).__name__ == "Capped"
     with torch.inference_mode():
         assert run.model.head(100 * torch.ones(1, run.config.model.d_model)).abs().max() <= 5
+    settings = ExportSettings(run=str(run.path), to="ctranslate2")
+    with pytest.raises(ConfigError, match=r"task\.head=capped: to=ctranslate2 has no place for a plugin's head"):
+        export(run, settings)
     rates = {name: value for name, value in rows(tmp_path / "run")[0].items() if name.startswith("optim/lr")}
     assert set(map(float, rates.values())) == {run.config.optim.lr / 2}
 

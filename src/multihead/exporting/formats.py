@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from multihead.config.check import require
-from multihead.config.task import SINGLE_TASKS
+from multihead.config.task import OWN, SINGLE_TASKS
 from multihead.config.verbs import ExportSettings
+from multihead.errors import ConfigError
 from multihead.exporting import ctranslate, ctranslate_runtime, huggingface, lora, places, programs, remote
 from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify
 from multihead.runs.directory import save_vocab
 from multihead.runs.run import Run
+
+TRACED = ("onnx", "torch_export")
+"""Formats that hold any model, because they record what it computes."""
 
 
 def require_packages(to: str) -> None:
@@ -53,6 +57,9 @@ def export(run: Run, settings: ExportSettings) -> tuple[Path, Verification]:
     name = task.settings.name
     wanted = f"a run of {', '.join(SINGLE_TASKS)}, because an export is compared with its run"
     require(name in SINGLE_TASKS, "run", wanted, name)
+    if task.settings.head not in OWN and settings.to not in TRACED:
+        what = f"to={settings.to} has no place for a plugin's head"
+        raise ConfigError(f"task.head={task.settings.head}", what, f"to={' or '.join(TRACED)}")
     reference = Reference(task, replace(run.config.decoding, do_sample=False, num_return_sequences=1))
     examples = places.examples(task, run.path, settings.sentences)
     with places.put_in_place(out) as folder:

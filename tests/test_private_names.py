@@ -204,3 +204,13 @@ def test_hydra_forgets_a_group():
     assert "of_this_test" in ConfigStore.instance().repo
     hydra_private.forget_groups("of_this_test", "of_no_test")
     assert "of_this_test" not in ConfigStore.instance().repo
+
+
+def test_torch_counts_changes_in_place_and_shows_its_operations():
+    x, seen = torch.ones(2, 2), []
+    before = torch_private.version_of(x)
+    x[0].mul_(2)
+    assert torch_private.version_of(x) == before + 1
+    with torch_private.watching_operations(lambda name, arguments, result: seen.append((name, result.shape))):
+        torch.softmax(x, -1)
+    assert seen == [("_softmax", x.shape)]

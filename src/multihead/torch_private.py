@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -81,3 +82,30 @@ def make_root_of_fsdp(module: nn.Module) -> None:
 def set_last_rates(schedule: LRScheduler, rates: Sequence[float | Tensor]) -> None:
     """Sets what ``schedule.get_last_lr()`` returns: writes ``LRScheduler._last_lr`` (2.13.0)."""
     schedule._last_lr = list(rates)
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often the tensor was changed in place: reads ``Tensor._version`` (2.13.0)."""
+    return tensor._version
+
+
+@contextlib.contextmanager
+def watching_operations(see: Callable[[str, tuple[Any, ...], Any], None]) -> Iterator[None]:
+    """Inside, calls ``see`` with the name, the arguments and the result of each operation; None if it fails.
+
+    It uses ``torch.utils._python_dispatch.TorchDispatchMode`` (2.13.0). The name is without the library, such as
+    ``softmax``.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name, result = func.name().partition("::")[2].partition(".")[0], None
+            try:
+                result = func(*args, **(kwargs or {}))
+            finally:
+                see(name, args, result)
+            return result
+
+    with Watching():
+        yield

@@ -18,6 +18,12 @@ RUN_STATES = ("running", "finished", "failed", "stopped")
 RUN_ORDERS = ("date", "metric", "time", "size", "steps", "parameters")
 REPORT_FORMATS: Mapping[str, str] = {"markdown": ".md", "latex": ".tex", "html": ".html", "json": ".json"}
 """Formats of a comparison's report, each with the suffix of its files."""
+DOCTOR_CHECKS = (
+    *("outputs", "evaluation", "causality", "documents", "padding", "batch", "cache", "order", "lengths"),
+    *("gradients", "micro_batches", "registration", "precision", "repeat", "resume", "reload", "scales"),
+    *("cost", "widths", "export"),
+)
+"""The checks of ``doctor`` in their order."""
 A_RUN = "run=outputs/TASK/DATA/..."
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """ORG/NAME on the Hugging Face hub."""
@@ -313,6 +319,33 @@ class CompareSettings(Settings):
 
 
 @dataclass(kw_only=True)
+class DoctorSettings(Settings):
+    """Checks whether a model with your plugin's parts still is a Transformer.
+
+    A model of your configuration is built on small built-in data, and nothing is trained to an end. The checks are:
+    causality, padding, batches, the cache, the order of tokens, lengths, gradients, micro-batches and ranks,
+    registered tensors, precision, determinism, resume, reload, scales by depth and width, export and cost. A finding
+    says what was expected, what was found, the smallest input that shows it, and where to look. Exit status 2 means
+    findings.
+    """
+
+    OTHER_KEYS: ClassVar[str] = "All other words are as for train. Without task= it is task=translation."
+    KEYS: ClassVar[tuple[str, ...]] = ("plugin", "model.attention", "model.feed_forward")
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead doctor plugin=docs/examples/linear_attention.py",
+        "multihead doctor plugin=docs/examples/linear_attention.py model.attention=linear task=lm model=small",
+        "multihead doctor task=translation model.position=rotary checks=[causality,cache]",
+    )
+
+    checks: list[str] = setting([], takes="CHECK", choices=DOCTOR_CHECKS)
+    """Runs only these checks, such as checks=[causality,cache]; by default all run."""
+    seconds: int = setting(60, takes="N")
+    """No check starts after this many seconds; 0 means no limit."""
+    format: str = setting("table", choices=("table", "json"))
+    """json prints everything as JSON."""
+
+
+@dataclass(kw_only=True)
 class SweepSettings(Settings):
     """Runs a W&B sweep file (method: bayes, random or grid) on Optuna.
 
@@ -390,7 +423,7 @@ SETTINGS: dict[str, type[Settings]] = {
     cls.verb(): cls
     for cls in (
         *(EvaluateSettings, PredictSettings, ExportSettings, ExplainSettings),
-        *(DataSettings, RunsSettings, DiffSettings, CompareSettings, SweepSettings),
+        *(DataSettings, RunsSettings, DiffSettings, CompareSettings, DoctorSettings, SweepSettings),
     )
 }
 """Command to what it takes."""

@@ -1,0 +1,137 @@
+"""Checks of the gradients: that they reach every parameter, and that they do not depend on how a step is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from multihead.checking.look import where
+from multihead.checking.outcome import Finding, Outcome, found, ok, skipped
+from multihead.checking.subject import Subject
+from multihead.tasks.base import Task
+
+CUTS = ((1, 3, "3 micro-batches"), (2, 1, "2 ranks"), (2, 2, "2 ranks with 2 micro-batches each"))
+"""Ranks, micro-batches of each, and both in words."""
+SMALL = 1e-3
+"""A parameter whose gradient is below this share of the largest gradient is compared with that share."""
+ROUNDING = 1e-4
+"""Differences up to this share of a gradient are rounding: some losses are computed in float32 in any case."""
+
+
+def gradients(subject: Subject) -> Outcome:
+    """The gradient of the training loss reaches every trainable parameter and is finite."""
+    task = subject.shaken(_dtype(subject)).train()
+    trained = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
+    firsts = subject.steps_of_all()
+    totals = gradients_of(task, [b for first in firsts for n in (0, 1) for b in subject.micro_batches(first + n)])
+    expected = "The gradient of the training loss reaches every trainable parameter, and it is finite."
+    reasons = {
+        "get no gradient": [name for name in trained if name not in totals],
+        "get a gradient that is not finite": [name for name, g in totals.items() if not bool(torch.isfinite(g).all())],
+        "get a gradient that is exactly zero": [name for name, g in totals.items() if not bool(g.any())],
+    }
+    findings = [
+        Finding(
+            expected,
+            f"{len(names)} of {len(trained)} parameters {reason}: {_listed(names)}.",
+            "one step of the training",
+            where(task.model, _module(names)),
+        )
+        for reason, names in reasons.items()
+        if names
+    ]
+    if findings:
+        return found(f"{sum(map(len, reasons.values()))} of {len(trained)} parameters learn nothing", *findings)
+    return ok(f"they reach all {len(trained)} trained parameters")
+
+
+def micro_batches(subject: Subject) -> Outcome:
+    """The gradient of a step is the same however it is cut into micro-batches and ranks.
+
+    DDP takes the mean of the ranks' gradients. So ranks are computed one after the other here, with the micro-batches
+    that the batch plan gives to each, and their mean is taken.
+    """
+    task = subject.shaken(_dtype(subject)).train()
+    if subject.training is None:
+        return skipped("the model draws random numbers although dropout is off")
+    expected = "The gradient of a step is the mean over its micro-batches and ranks."
+    for first in subject.steps_of_all():
+        whole = gradients_of(task, subject.micro_batches(first))
+        for ranks, parts, what in CUTS:
+            means = [gradients_of(task, subject.micro_batches(first, parts, rank, ranks)) for rank in range(ranks)]
+            mean = {name: torch.stack([g[name] for g in means if name in g]).sum(0) / ranks for name in whole}
+            name, size = _largest_difference(whole, mean)
+            if size > max(subject.tolerance, ROUNDING):
+                shown = "are not finite" if math.isinf(size) else f"differ by {size:.2g} of their size"
+                finding = Finding(expected, f"The gradients of {name} {shown}.", f"one step in {what}",
+                                  where(task.model, _module([name])))  # fmt: skip
+                return found(f"a step in {what} is another step", finding)
+    empty = _empty(subject, task)
+    return empty or ok("micro-batches and 2 ranks equal one batch")
+
+
+def gradients_of(task: Task, batches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """The mean gradient over micro-batches, by the names of the model's parameters that have one."""
+    task.zero_grad(set_to_none=True)
+    for number, batch in enumerate(batches):
+        loss = task.training_step(batch, number)["loss"] / len(batches)
+        loss.backward()
+    found = {name: p.grad.detach().clone() for name, p in task.model.named_parameters() if p.grad is not None}
+    task.zero_grad(set_to_none=True)
+    return found
+
+
+def _empty(subject: Subject, task: Task) -> Outcome | None:
+    """The finding if a micro-batch without examples, which some ranks get, has a loss or a gradient."""
+    for name, member in task.members().items():
+        encoded = subject.prepared.encoded[name]["train"]
+        batch = member.collate(encoded, np.zeros(0, dtype=np.int64))
+        batch |= {"task": name, "parts": 2, "tokens_of_step": 1, "targets_of_step": 1, "epoch": 0}
+        result = gradients_of(task, [batch])
+        bad = [key for key, g in result.items() if not bool(torch.isfinite(g).all()) or bool(g.any())]
+        if bad:
+            expected = "A micro-batch without examples, which some ranks get, has a gradient of zero."
+            finding = Finding(expected, f"The gradient of {_listed(bad)} is not zero.", "an empty micro-batch",
+                              where(task.model, _module(bad)))  # fmt: skip
+            return found("an empty micro-batch has a gradient", finding)
+    return None
+
+
+def _largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> tuple[str, float]:
+    """The parameter whose gradients differ most, and by how much of their size."""
+    floor = SMALL * max((float(g.abs().max()) for g in a.values()), default=0.0)
+    sizes = {}
+    for name, g in a.items():
+        size = float((g - b[name]).abs().max()) / max(float(g.abs().max()), floor, 1e-30)
+        sizes[name] = size if math.isfinite(size) else math.inf
+    name = max(sizes, key=sizes.__getitem__)
+    return name, sizes[name]
+
+
+def _dtype(subject: Subject) -> torch.dtype:
+    return next(subject.exact.parameters()).dtype
+
+
+def _module(names: Sequence[str]) -> str:
+    """The module that holds the first of these parameters."""
+    return names[0].rpartition(".")[0]
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def parameters_by_module(model: nn.Module) -> dict[str, list[str]]:
+    """The names of the parameters below each module of a layer: attention, feed-forward, norms."""
+    found: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        parts = name.split(".")
+        if "layers" in parts and len(parts) > parts.index("layers") + 3:
+            found.setdefault(".".join(parts[: parts.index("layers") + 3]), []).append(name)
+    return found

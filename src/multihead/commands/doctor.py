@@ -1,0 +1,90 @@
+"""``doctor`` checks whether a model with a plugin's parts still is a Transformer that trains, decodes and resumes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from multihead.config.compose import Composition, compose
+from multihead.config.model import ModelConfig
+from multihead.config.settings import read_words
+from multihead.config.slots import SLOTS
+from multihead.config.verbs import DoctorSettings
+from multihead.errors import ConfigError
+
+DEFAULT = "task=translation"
+"""The task if none is given: it has both stacks and all kinds of attention."""
+FINDINGS = 2
+"""Exit status if there are findings."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs ``multihead doctor``; see `DoctorSettings`."""
+    settings, words = read_words(DoctorSettings, words)
+    composition, added = composed(words)
+    from multihead.capabilities import limit_threads
+    from multihead.checking.examination import examine, is_healthy
+    from multihead.checking.subject import parts_of, subjects
+    from multihead.runs.screen import report_console
+
+    limit_threads()
+    warnings.filterwarnings("ignore", module="torch")
+    subject, baseline, notes = subjects(composition)
+    config = subject.config
+    about: dict[str, Any] = {
+        "words": [*words, *added],
+        "task": config.task.name,
+        "changed": parts_of(config, subject.plugin),
+        "notes": notes,
+    }
+    outcomes = []
+    for outcome in examine(subject, baseline, settings.checks, settings.seconds):
+        outcomes.append(outcome)
+        if settings.format == "table" and sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{outcome.name}: {outcome.status}")
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    from multihead.checking.report import as_json, paragraphs, table, verdict
+
+    if settings.format == "json":
+        sys.stdout.write(json.dumps(as_json(outcomes, about), indent=1) + "\n")
+    else:
+        console = report_console()
+        console.print(_head(about, config.model), markup=False, soft_wrap=not sys.stdout.isatty())
+        console.print(table(outcomes))
+        for line in paragraphs(outcomes):
+            console.print(line, markup=False, soft_wrap=not sys.stdout.isatty())
+        console.print(f"\n{verdict(outcomes)}", markup=False)
+    return 0 if is_healthy(outcomes) else FINDINGS
+
+
+def composed(words: Sequence[str]) -> tuple[Composition, list[str]]:
+    """The configuration, and the words that were added: a task, and the parts of the plugin if there is no choice.
+
+    Raises:
+        ConfigError: The words are not valid, or the plugin adds several parts of a kind and none is chosen.
+    """
+    keys = {word.partition("=")[0] for word in words}
+    added = [] if keys & {"task", "experiment"} else [DEFAULT]
+    composition = compose([*words, *added])
+    plugin, config = composition.plugin, composition.config
+    offered = {slot: list(getattr(plugin, slot.field)) for slot in SLOTS.values()} if plugin else {}
+    offered = {slot: names for slot, names in offered.items() if names}
+    if any(slot.chosen(config) in names for slot, names in offered.items()):
+        return composition, added
+    for slot, names in offered.items():
+        if len(names) > 1:
+            what = f"the plugin adds {', '.join(names)}: which one should be checked?"
+            raise ConfigError(slot.key, what, f"{slot.key}={names[0]}")
+        added.append(f"{slot.key}={names[0]}")
+    return (compose([*words, *added]) if offered else composition), added
+
+
+def _head(about: dict[str, Any], model: ModelConfig) -> str:
+    """One line about what is checked."""
+    changed = ", ".join(f"{key}={value}" for key, value in about["changed"].items()) or "no part of a plugin"
+    layers = f"{model.num_encoder_layers} + {model.num_decoder_layers} layers of width {model.d_model}"
+    return "\n".join([f"task={about['task']}, {changed}; {layers}", f"on {', '.join(about['notes'])}", ""])

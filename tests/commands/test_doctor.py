@@ -1,0 +1,70 @@
+"""``multihead doctor``: what it checks without a choice, its table, its JSON and its exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from multihead.cli import main
+from multihead.commands.doctor import composed
+from multihead.config.verbs import DOCTOR_CHECKS
+from multihead.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLE = ROOT / "docs" / "examples" / "linear_attention.py"
+DEFECTS = ROOT / "tests" / "checking" / "defects.py"
+SIZES = ["model.d_model=16", "model.num_heads=2", "model.d_ff=32", "model.max_len=64", "tokenizer.vocab_size=300"]
+
+
+def test_a_task_and_the_only_part_of_a_plugin_are_chosen():
+    composition, added = composed([f"plugin={EXAMPLE}"])
+    assert added == ["task=translation", "model.attention=linear"]
+    assert composition.config.model.attention == "linear"
+    assert composed([f"plugin={EXAMPLE}", "task=lm", "model.attention=linear"])[1] == []
+    with pytest.raises(ConfigError, match=r"model\.attention: the plugin adds plain, leaks_everything, .*: which one"):
+        composed([f"plugin={DEFECTS}"])
+
+
+@pytest.mark.unhurried
+def test_all_checks_of_a_healthy_plugin(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", f"plugin={EXAMPLE}", "format=json", "seconds=0", *SIZES]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["healthy"] and found["changed"] == {"model.attention": "linear"} and found["task"] == "translation"
+    assert tuple(check["name"] for check in found["checks"]) == DOCTOR_CHECKS
+    of = {check["name"]: check for check in found["checks"]}
+    assert of["documents"]["status"] == "skipped"
+    assert all(check["status"] in ("ok", "note", "skipped") for check in found["checks"])
+    assert of["export"]["text"].startswith("torch_export") and "plugin's" in of["export"]["details"][0]
+    assert any("Parameters: " in line and "(+0.0%)" in line for line in of["cost"]["details"])
+    assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+def test_a_finding_is_shown_and_is_the_exit_status(capsys):
+    words = [f"plugin={DEFECTS}", "model.attention=off_by_one", "checks=[causality,cache]", *SIZES]
+    assert main(["doctor", *words]) == 2
+    out = capsys.readouterr().out
+    head, _, rest = out.partition("\n\n")
+    assert head.splitlines() == ["task=translation, model.attention=off_by_one; 2 + 2 layers of width 16",
+                                 "on built-in data"]  # fmt: skip
+    table = rest.partition("\n\n")[0].splitlines()
+    assert all(len(line) <= 80 for line in table) and table[1].split()[:2] == ["causality", "finding"]
+    assert "input:    1 text of 2 tokens; token 2 is another one" in rest
+    assert "decoder.layers.0.self_attention (OffByOne, " in rest and "defects.py:" in rest
+
+
+def test_without_a_plugin_our_own_model_is_checked(capsys):
+    assert main(["doctor", "task=lm", "checks=[causality]", *SIZES]) == 0
+    assert "no part of a plugin" in capsys.readouterr().out
+
+
+def test_large_models_lose_layers(capsys):
+    assert main(["doctor", "task=classification", "model=base", "model.d_model=1024", "checks=[order]"]) == 0
+    assert "model.num_encoder_layers=2 instead of 6" in capsys.readouterr().out
+
+
+def test_words_that_are_not_valid(capsys):
+    assert main(["doctor", "checks=[causal]"]) == 2
+    assert "checks: must be one of outputs, evaluation, causality" in capsys.readouterr().err
+    assert main(["doctor", "task=lm", "model.attentoin=x"]) == 2
+    assert "did you mean model.attention" in capsys.readouterr().err

@@ -1,16 +1,18 @@
 """Exports of finished runs in environments without Multihead, beside what the run itself answers.
 
-    python benchmarks/bare_environments.py classifier=RUN lm=RUN [texts=200] [onnx_texts=500]
-        [out=benchmarks/results/bare_environments]
+    python benchmarks/bare_environments.py classifier=RUN lm=RUN translator=RUN [own_code=RUN] [texts=200]
+        [onnx_texts=500] [out=benchmarks/results/bare_environments]
 
 A bare environment is a folder with links to the named packages, to what they require, and to nothing else. Python
 starts there without a site (``python -S -I``), so that no other package can be imported.
 
 - transformers and torch: ``AutoModelForSequenceClassification`` and ``pipeline("text-classification")`` on the export
-  of the classifier, ``AutoModelForCausalLM`` on that of the language model (greedy continuations).
+  of the classifier, ``AutoModelForCausalLM`` on that of the language model (greedy continuations),
+  ``AutoModelForSeq2SeqLM`` on that of the translator (greedy, and four beams; the most tokens of each output are those
+  that ``predict`` allows). ``own_code`` is a language model of no published family, by ``trust_remote_code=True``.
 - onnxruntime, tokenizers and numpy: the ``predict.py`` of the ONNX folder.
 
-The classifier must have the model of a published family, for example BERT. The guide names the options for it.
+The other runs must have the model of a published family, for example BERT. The guide names the options for it.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from rounds import split_words
 import multihead
 from multihead.config.verbs import ExportSettings
 from multihead.exporting.formats import export
+from multihead.exporting.verify import Example, Reference
 from multihead.runs.run import Run
+from multihead.text.inputs import is_blank
 
-OWN = {"classifier": "", "lm": "", "texts": 200, "onnx_texts": 500, "out": ""}
+OWN = {"classifier": "", "lm": "", "translator": "", "own_code": "", "texts": 200, "onnx_texts": 500, "out": ""}
 ODD = [
     "",
     " ",
@@ -69,12 +73,30 @@ import json, sys, time
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, prompts = sys.argv[1], json.load(open(sys.argv[2]))
-model = AutoModelForCausalLM.from_pretrained(folder).eval()
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
 with torch.inference_mode():
     found = [
         model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=16)[0, len(ids) :].tolist()
         for ids in prompts
     ]
+print(json.dumps({"found": found}))
+"""
+TRANSLATE = """
+import json, sys
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+folder, given = sys.argv[1], json.load(open(sys.argv[2]))
+model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+found = {}
+for beams in (1, 4):
+    rows = []
+    for text, most in given:
+        source = tokenizer(text, return_tensors="pt", truncation=True)
+        made = model.generate(**source, num_beams=beams, max_new_tokens=most,
+                              early_stopping="never" if beams > 1 else False)
+        rows.append(tokenizer.decode(made[0], skip_special_tokens=True))
+    found[str(beams)] = rows
 print(json.dumps({"found": found}))
 """
 ONNX = """
@@ -87,7 +109,7 @@ answer = lambda texts: predict.probabilities(predict.outputs(texts)).tolist()
 answer(texts[:1])
 started = time.perf_counter() - began
 began = time.perf_counter()
-found = [row for start in range(0, len(texts), 32) for row in answer(texts[start : start + 32])]
+found = answer(texts)
 print(json.dumps({"seconds_to_first": started, "seconds": time.perf_counter() - began, "found": found}))
 """
 
@@ -132,8 +154,9 @@ def inputs(run: Run, count: int) -> list[str]:
     return (ODD + list(dict.fromkeys(row["text"] for row in rows if "text" in row)) * count)[:count]
 
 
-def exported(run: Run, to: str, folder: Path) -> Path:
-    return export(run, ExportSettings(run=str(run.path), to=to, out=str(folder / to)))[0]
+def exported(run: Run, to: str, folder: Path, *, own_code: bool = False) -> Path:
+    settings = ExportSettings(run=str(run.path), to=to, out=str(folder / to), remote_code=own_code)
+    return export(run, settings)[0]
 
 
 def classified(run: Run, settings: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -170,7 +193,34 @@ def classified(run: Run, settings: dict[str, Any], folder: Path) -> list[dict[st
     return rows
 
 
-def continued(run: Run, count: int, folder: Path) -> dict[str, Any]:
+def translated(run: Run, count: int, folder: Path) -> list[dict[str, Any]]:
+    """Translations, character for character. Blank inputs are left out: ``predict`` does not ask the model for them."""
+    with open(run.path / "samples.jsonl", encoding="utf-8") as file:
+        samples = [json.loads(line)["source"] for line in file]
+    odd = [text for text in ODD if not is_blank(text)]
+    texts = (odd + list(dict.fromkeys(samples)) * count)[:count]
+    task = run.task
+    reference, cut = Reference(task, run.config.decoding), task.limits()["source"]
+    ids = [row[:cut] for row in task.tokenizers["source"].encode_batch(texts)]
+    given = [(text, reference.limit(Example(row, []))) for text, row in zip(texts, ids, strict=True)]
+    (folder / "texts.json").write_text(json.dumps(given))
+    site = folder / "site_translator"
+    site.mkdir()
+    versions = environment(site, ["transformers", "torch"])
+    found = inside(site, TRANSLATE, str(exported(run, "huggingface", folder)), str(folder / "texts.json"))["found"]
+    rows = []
+    for beams, theirs in found.items():
+        ours = run.translate(texts, num_beams=int(beams))
+        title = f"translator, {'greedy' if beams == '1' else beams + ' beams'}"
+        row = {"environment": "transformers", "model": title, "inputs": count, "packages": versions}
+        rows.append(row | {"equal_outputs": sum(a == b for a, b in zip(ours, theirs, strict=True))})
+        for text, a, b in zip(texts, ours, theirs, strict=True):
+            if a != b:
+                print(f"{title}: {text!r}: {a!r} != {b!r}")
+    return rows
+
+
+def continued(run: Run, count: int, folder: Path, *, own_code: bool = False) -> dict[str, Any]:
     """Greedy continuations of a language model's prompts, token for token."""
     texts = (ODD + ["The woman", "A dog", "the old man", "He"] * count)[:count]
     most = run.config.model.max_len - 17
@@ -179,7 +229,8 @@ def continued(run: Run, count: int, folder: Path) -> dict[str, Any]:
     site = folder / "site_lm"
     site.mkdir()
     versions = environment(site, ["transformers", "torch"])
-    found = inside(site, CONTINUE, str(exported(run, "huggingface", folder)), str(folder / "prompts.json"))["found"]
+    there = str(exported(run, "huggingface", folder, own_code=own_code))
+    found = inside(site, CONTINUE, there, str(folder / "prompts.json"))["found"]
     import torch
 
     equal = 0
@@ -192,7 +243,7 @@ def continued(run: Run, count: int, folder: Path) -> dict[str, Any]:
         equal += ids[len(prompt) :] == theirs
     return {
         "environment": "transformers",
-        "model": "lm",
+        "model": "lm, own code" if own_code else "lm",
         "inputs": count,
         "equal_outputs": equal,
         "packages": versions,
@@ -203,13 +254,17 @@ def main(words: Sequence[str]) -> None:
     settings, _ = split_words(words, OWN)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        for kind in ("classifier", "lm"):
-            if settings[kind]:
-                run, folder = multihead.load(settings[kind]), Path(name) / kind
-                folder.mkdir()
-                rows += classified(run, settings, folder) if kind == "classifier" else [
-                    continued(run, settings["texts"], folder)
-                ]  # fmt: skip
+        for kind in ("classifier", "lm", "own_code", "translator"):
+            if not settings[kind]:
+                continue
+            run, folder = multihead.load(settings[kind]), Path(name) / kind
+            folder.mkdir()
+            if kind == "classifier":
+                rows += classified(run, settings, folder)
+            elif kind == "translator":
+                rows += translated(run, settings["texts"], folder)
+            else:
+                rows.append(continued(run, settings["texts"], folder, own_code=kind == "own_code"))
     head = ["environment", "model", "inputs", "equal_outputs", "largest_difference", "seconds_to_first"]
     head.append("pace_beside_predict")
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]

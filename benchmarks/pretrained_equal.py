@@ -72,6 +72,12 @@ def roberta(rng: random.Random) -> Any:
     return transformers.RobertaConfig(**sizes(rng), layer_norm_eps=eps, type_vocab_size=types, pad_token_id=1)
 
 
+def mpnet(rng: random.Random) -> Any:
+    """MPNet: learned positions and biases of distances, no segment types."""
+    eps, longest = rng.choice([1e-12, 1e-5]), {"max_position_embeddings": rng.choice([34, 66])}
+    return transformers.MPNetConfig(**sizes(rng) | longest, layer_norm_eps=eps, pad_token_id=1)
+
+
 def electra(rng: random.Random) -> Any:
     """ELECTRA: embeddings of another width."""
     drawn = sizes(rng)
@@ -155,6 +161,13 @@ def mbart(rng: random.Random) -> Any:
     act = rng.choice(["gelu", "relu"])
     ids = {"pad_token_id": 0, "decoder_start_token_id": 4, "eos_token_id": 2, "forced_eos_token_id": None}
     return transformers.MBartConfig(**both_stacks(rng), activation_function=act, bos_token_id=1, **ids)
+
+
+def pegasus(rng: random.Random) -> Any:
+    """Pegasus: sinusoids, norms before sub-layers and at the end."""
+    act = rng.choice(["gelu", "relu"])
+    ids = {"pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 2, "forced_eos_token_id": None}
+    return transformers.PegasusConfig(**both_stacks(rng), activation_function=act, **ids)
 
 
 def t5(rng: random.Random) -> Any:
@@ -246,6 +259,7 @@ DRAWS = {
         bert,
         roberta,
         distilbert,
+        mpnet,
         electra,
         albert,
         gpt2,
@@ -257,6 +271,7 @@ DRAWS = {
         marian,
         bart,
         mbart,
+        pegasus,
         t5,
     )
 }
@@ -334,11 +349,12 @@ def draw(family: str, seed: int, found: Found) -> None:
     config = DRAWS[family](rng)
     kind = transformers.AutoModelForMaskedLM if encoder else transformers.AutoModelForCausalLM
     kind = transformers.AutoModelForSeq2SeqLM if len(stacks) == 2 else kind
-    theirs = kind.from_config(config, attn_implementation=rng.choice(["eager", "sdpa"])).eval()
+    attention = "eager" if family == "mpnet" else rng.choice(["eager", "sdpa"])  # theirs has no other
+    theirs = kind.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():
         computed = getattr(theirs, "_keys_to_ignore_on_save", None) or ()
         for name, parameter in theirs.named_parameters():  # gains and biases too; sharper than they begin
-            if name not in computed:
+            if parameter.requires_grad and name not in computed:
                 parameter.add_(0.2 * torch.randn_like(parameter))
         if hasattr(theirs, "final_logits_bias"):
             theirs.final_logits_bias.normal_()
@@ -485,9 +501,12 @@ def comes_back(folder: Path, state: dict[str, Tensor], described: Any) -> bool:
     """Whether every tensor of the folder comes out again with the same bytes."""
     from safetensors.torch import load_file
 
+    from multihead.pretrained.names import names_of
     from multihead.pretrained.target import published_state
 
-    before, after = load_file(folder / "model.safetensors"), published_state(described, state, prefixed=True)
+    names, after = names_of(described), published_state(described, state, prefixed=True)
+    computed = {names.prefix + name for name in names.copies}  # Pegasus saves its sinusoids
+    before = {n: t for n, t in load_file(folder / "model.safetensors").items() if n not in computed}
     return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 

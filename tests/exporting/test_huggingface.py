@@ -123,6 +123,10 @@ def test_loaded_by_transformers(name, tmp_path):
             ["task=translation", *MARIAN, "task.topology=decoder"],
             r"task.topology=decoder: no published family translates with a decoder alone",
         ),
+        (
+            [*FIRST, *BERT, "task.head_activation=tanh"],
+            r"model.segment_types=0: prevents the export: the nearest published family, BERT, has 1",
+        ),
         (["task=multitask"], r"task=multitask: no published family has several heads"),
     ],
 )

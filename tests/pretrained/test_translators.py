@@ -26,7 +26,7 @@ from multihead.training.transfer import copy_weights, published_source
 ROWS = [("the dog sees a cat", "der hund sieht ein katze"), ("a film was good", "ein film war gut"),
         ("the old man sees it", "der alt mann sieht sie"), ("she was good", "sie war gut")]  # fmt: skip
 HOSTILE = [
-    "", " ", "  a  b ", "\t", "a\nb", "▁", "▁a", "a▁▁b", "\u3000x", "\u00a0x", "ﬁ ½ ①", "é e\u0301", "か\u3099", "각",
+    "", " ", "  a  b ", "\t", "a\nb", "▁", "▁a", "a▁▁b", "\u3000x", "\u00a0x", "ﬁ ½ ①", "é e\u0301", "か\u3099", "ｶﾞ ﾊﾟ ｳﾞ", "각",
            "👩‍👩‍👧 x", "\ufeffabc", "\u200bz", "x" * 300, "~〜～", "\u202eabc", "شَ", "don’t", "a\x07b",
 ]  # fmt: skip
 
@@ -78,6 +78,31 @@ def test_the_tokenizer_of_t5_has_marks_of_spans_behind_its_pieces(tmp_path):
     tied = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
     (folder / "config.json").write_text(json.dumps(tied))
     assert read(folder).options["output_scale"] and read(folder).options["tie_embeddings"] == "all"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pieces_of_pegasus_stand_behind_its_marks(tmp_path):
+    folder = published_folders.write(tmp_path / "pegasus", published_folders.PEGASUS, head="vocabulary")
+    published = read_published(f"hf:{folder}")
+    tokenizer, pieces = published.tokenizers["text"], read_pieces((folder / "spiece.model").read_bytes()).pieces
+    assert tokenizer.vocab[:5] == ["<pad>", "</s>", "<mask_1>", "<mask_2>", "<unk_2>"]
+    assert tokenizer.vocab[104:] == ["<unk_102>", *(text for text, _, _ in pieces[2:])]
+    the = next(number for number, (text, _, _) in enumerate(pieces) if text == "▁the")
+    assert tokenizer.encode_batch(["the <mask_1> §"])[0] == [the + 103, 2, pieces.index(("▁", -4.0, 1)) + 103, 105]
+    assert (tokenizer.source_start, tokenizer.source_end, tokenizer.target_start) == ((), (1,), (0,))
+    (folder / "spiece.model").write_bytes(published_folders.spm(["a"])[0])
+    with pytest.raises(CheckpointError, match="must begin with the pieces <pad> and </s>, as those of Pegasus do"):
+        tokenizers_of(f"hf:{folder}")
+
+
+@pytest.mark.unhurried
+@pytest.mark.filterwarnings("ignore")
+def test_ids_of_pegasus_are_those_of_transformers(tmp_path):
+    transformers, _ = pytest.importorskip("transformers"), pytest.importorskip("sentencepiece")
+    folder = published_folders.write(tmp_path / "pegasus", published_folders.PEGASUS)
+    theirs, ours = transformers.PegasusTokenizer.from_pretrained(folder), tokenizers_of(f"hf:{folder}")["text"]
+    lines = [*(row[0] for row in ROWS), "thedog", "§ 12", "sees it a"]
+    assert theirs(lines)["input_ids"] == [[*ids, 1] for ids in ours.encode_batch(lines)]
 
 
 @pytest.mark.unhurried

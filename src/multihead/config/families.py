@@ -140,6 +140,17 @@ DISTILBERT = Family(
     always={**BERT.always, "norm_eps": 1e-12},
     defaults={"activation": "gelu"},
 )
+MPNET = replace(
+    ROBERTA.but(
+        name="MPNet",
+        tensors="mpnet",
+        classes="MPNet",
+        always={"position": "learned_relative"},
+        needs={"relative_attention_num_buckets": (32,)},  # transformers computes 32 buckets, whatever the file says
+    ),
+    keys={ours: theirs for ours, theirs in BERT.keys.items() if ours != "segment_types"},
+    defaults={key: value for key, value in BERT.defaults.items() if key != "type_vocab_size"},
+)
 GPT2 = Family(
     name="GPT-2",
     stacks=("decoder",),
@@ -286,6 +297,19 @@ MARIAN = BART.but(
     needs={"normalize_embedding": (False,), "share_encoder_decoder_embeddings": (True,)},
     equal={"decoder_vocab_size": "vocab_size"},
 )
+PEGASUS = BART.but(
+    name="Pegasus",
+    tensors="pegasus",
+    classes="Pegasus",
+    always={
+        "norm_placement": "pre",
+        "position": "sinusoidal",
+        "sinusoid_order": "halves",
+        "position_offset": 0,
+        "embedding_norm": False,
+    },
+    needs={"normalize_before": (True,), "normalize_embedding": (False,), "add_final_layer_norm": (True,)},
+)
 T5 = Family(
     name="T5",
     stacks=("encoder", "decoder"),
@@ -330,6 +354,7 @@ FAMILIES = {
     "xlm-roberta": ROBERTA.but(classes=""),
     "camembert": ROBERTA.but(classes=""),
     "distilbert": DISTILBERT,
+    "mpnet": MPNET,
     "electra": ELECTRA,
     "albert": ALBERT,
     "gpt2": GPT2,
@@ -341,6 +366,7 @@ FAMILIES = {
     "marian": MARIAN,
     "bart": BART,
     "mbart": MBART,
+    "pegasus": PEGASUS,
     "t5": T5,
 }
 """By the ``model_type`` of the file."""

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from multihead.config.check import require, require_choice
 
-POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "none")
+POSITIONS = ("sinusoidal", "learned", "rotary", "alibi", "relative", "learned_relative", "none")
+TABLES, BIASES = ("learned", "learned_relative"), ("relative", "learned_relative")
+"""Positions that have a table of vectors to learn, and those that have biases to learn."""
 SINUSOID_ORDERS = ("alternating", "halves")
 NORMS = ("layer_norm", "rms_norm")
 NORM_PLACEMENTS = ("pre", "post")
@@ -56,14 +58,16 @@ class ModelConfig:
     """pre (norm before each sub-layer and a final norm) or post (the paper: norm after each residual sum)."""
     position: str = "sinusoidal"
     """sinusoidal (the paper), learned, rotary (arXiv:2104.09864), alibi (arXiv:2108.12409), relative (the learned
-    biases of T5, arXiv:1910.10683), none, or the name of a position scheme that a plugin adds."""
+    biases of T5, arXiv:1910.10683), learned_relative (both, as in MPNet, arXiv:2004.09297), none, or the name of a
+    position scheme that a plugin adds."""
     sinusoid_order: str = "alternating"
     """Order of sinusoidal positions: alternating (the paper: sine and cosine in turn) or halves (first all sines, then
     all cosines, as in tensor2tensor and Marian)."""
     relative_buckets: int = 32
-    """For position=relative, the number of buckets of distances. Each head has one learned bias for each bucket."""
+    """For position=relative or learned_relative, the number of buckets of distances. Each head has one learned bias for
+    each bucket."""
     relative_max_distance: int = 128
-    """For position=relative, the distance from which on all distances share a bucket."""
+    """For position=relative or learned_relative, the distance from which on all distances share a bucket."""
     position_offset: int = 0
     """Unused rows at the start of the table of learned positions (RoBERTa, BART and OPT have 2)."""
     rope_theta: float = 10000.0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihead.config.extras import require_package
 from multihead.config.families import FAMILIES, GATES, LONGEST, Family
-from multihead.config.model import ModelConfig
+from multihead.config.model import TABLES, ModelConfig
 from multihead.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def described(folder: Path, content: Any) -> Described:
     options = _options(path, family, values)
     free = {name: options.pop(name) for name in FREE if name in options}
     most = {f"num_{stack}_layers": free[f"num_{stack}_layers"] for stack in family.stacks}
-    if options["position"] == "learned":
+    if options["position"] in TABLES:
         most["max_len"] = free["max_len"]
     vocab_size = _size(path, "vocab_size", values.get("vocab_size"), 10_000_000)
     try:

@@ -3,8 +3,10 @@
 Marian has two of them, one for each language, with one vocabulary in ``vocab.json``. T5 has one, ``spiece.model``. A
 file is a protocol buffer (sentencepiece_model.proto), which this module reads by itself.
 
-Ids are those of sentencepiece, with two exceptions. If two ways to cut a word have the same score, the libraries may
-choose different ones. And half-width letters with a separate mark (``ｶﾞ``) stay two characters.
+Ids are those of sentencepiece, with three exceptions, which ``benchmarks/sentencepiece_equal.py`` counts. If two ways
+to cut a word have the same score, the libraries may choose different ones. Combining marks out of their canonical order
+are put in order. And the library drops a mark behind a character that is normalised (a wide letter, or ``½``), if both
+take less than six bytes.
 """
 
 from __future__ import annotations
@@ -131,6 +133,25 @@ def t5_tokenizer(model: Pieces, extra: int) -> dict[str, Any]:
     return _content(model, vocab, model.unknown, [*special, *spans])
 
 
+def pegasus_tokenizer(model: Pieces, offset: int) -> dict[str, Any]:
+    """The content of a ``tokenizer.json`` for Pegasus: its marks, unused entries, and the pieces behind them.
+
+    Args:
+        model: The pieces. The first two pad and end a text.
+        offset: What is added to the numbers of pieces.
+
+    Raises:
+        ValueError: The first two pieces are others.
+    """
+    if [text for text, _, _ in model.pieces[:2]] != ["<pad>", END] or offset < 2:
+        raise ValueError("must begin with the pieces <pad> and </s>, as those of Pegasus do")
+    marks = ["<pad>", END, "<mask_1>", "<mask_2>"][: offset + 2]
+    marks += [f"<unk_{number}>" for number in range(2, offset)][: offset + 2 - len(marks)]
+    vocab = [(name, 0.0) for name in marks] + [(text, score) for text, score, _ in model.pieces[2:]]
+    special = [text for text, _, kind in model.pieces[2:] if kind in (UNKNOWN, CONTROL)]
+    return _content(model, vocab, model.unknown + offset, [*marks, *special])
+
+
 def marian_tokenizer(model: Pieces, vocabulary: Mapping[str, int], special: Collection[str]) -> dict[str, Any]:
     """The content of a ``tokenizer.json`` for one of Marian's languages.
 
@@ -171,11 +192,12 @@ def _content(model: Pieces, vocab: Sequence[tuple[str, float]], unknown: int, sp
     if END not in ids:
         raise ValueError(f"has no entry {END}, which ends a text")
     steps: list[dict[str, Any]] = []
-    if "nfkc" in model.normalization:  # the library applies the map to one character at a time, not to sequences
-        steps.append({"type": "NFC"})
     if model.charsmap:
         charsmap = base64.b64encode(model.charsmap).decode("ascii")
         steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
+    if "nfkc" in model.normalization:  # the library applies the map to one character at a time, not to sequences
+        folded = [{"type": "Lowercase"}] if model.normalization.endswith("_cf") else []  # the map does the rest of it
+        steps = [{"type": "NFC"}, *folded, *steps, {"type": "NFC"}]  # ｶﾞ becomes two characters by the map, then one
     if model.remove_blanks:
         steps += [_replace(r"\A +| +\z", ""), _replace(" {2,}", " ")]
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": BLANK})

@@ -69,8 +69,8 @@ class MultiheadModel(PreTrainedModel):
         """The head over the vocabulary of the last stack."""
         options, sizes = self.options, self.config.vocabularies
         last = "decoder" if "decoder" in sizes else "encoder"
-        stack = self.transformer.stack(last)
-        tied = stack.embedding.weight if options.tie_embeddings in ("target_output", "all") else None
+        embedding: Any = self.transformer.stack(last).embedding
+        tied = embedding.weight if options.tie_embeddings in ("target_output", "all") else None
         width = options.width_of_embeddings if options.output_transform else options.d_model
         tied = tied if width == options.width_of_embeddings else None
         return VocabularyHead(width, sizes[last], tied, options.output_bias, new_output_transform(options))

@@ -31,6 +31,7 @@ def new_positions(config: ModelConfig, causal: bool) -> Positions:
     require_choice("model.position", config.position, POSITIONS)
     tables = dict.fromkeys(("sinusoidal", "learned"), PositionTable)
     schemes = {"rotary": Rotary, "alibi": ALiBi, "relative": Relative, "none": Positions} | tables
+    schemes["learned_relative"] = LearnedRelative
     return schemes[config.position](config, causal)
 
 
@@ -171,6 +172,19 @@ class Relative(Positions):
         buckets = relative_buckets(distance, len(self.weight), self.max_distance, self.causal)
         bias = self.weight[buckets].permute(2, 0, 1)[None].to(dtype)  # [1, H, T, S]
         return bias if mask is None else torch.where(mask, bias, -math.inf)
+
+
+class LearnedRelative(PositionTable):
+    """A learned vector for each position, and the biases of `Relative` (MPNet, Song et al. 2020, arXiv:2004.09297)."""
+
+    changes_scores = True
+
+    def __init__(self, config: ModelConfig, causal: bool):
+        super().__init__(config, causal)
+        self.biases = Relative(config, causal)
+
+    def add_to_scores(self, mask: Tensor | None, length: int, total: int, dtype: torch.dtype) -> Tensor | None:
+        return self.biases.add_to_scores(mask, length, total, dtype)
 
 
 def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int, causal: bool) -> Tensor:

@@ -178,6 +178,23 @@ ALBERT = Names(
     activation="tanh",
     same={"predictions.bias": "predictions.decoder.bias"},
 )
+MPNET = replace(
+    ROBERTA,
+    prefix="mpnet.",
+    body={name: place for name, place in BERT_EMBEDDINGS.items() if name != "types"}
+    | {"positions.biases": "encoder.relative_attention_bias"}
+    | _layers(
+        "encoder.layer.{i}",
+        BERT_LAYER
+        | {
+            "self_attention.query": "attention.attn.q",
+            "self_attention.key": "attention.attn.k",
+            "self_attention.value": "attention.attn.v",
+            "self_attention.output": "attention.attn.o",
+            "self_attention_norm": "attention.LayerNorm",
+        },
+    ),
+)
 DISTILBERT = Names(
     prefix="distilbert.",
     body={
@@ -300,6 +317,9 @@ BART = replace(
     },
     copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
 )
+PEGASUS = replace(
+    MARIAN, body={**MARIAN.body, "encoder.norm": "encoder.layer_norm", "decoder.norm": "decoder.layer_norm"}
+)
 T5_ATTENTION = {"query": "q", "key": "k", "value": "v", "output": "o"}
 
 
@@ -330,6 +350,7 @@ NAMES = {
     "bert": BERT,
     "roberta": ROBERTA,
     "distilbert": DISTILBERT,
+    "mpnet": MPNET,
     "electra": ELECTRA,
     "albert": ALBERT,
     "gpt2": GPT2,
@@ -337,6 +358,7 @@ NAMES = {
     "gpt_neox": GPT_NEOX,
     "marian": MARIAN,
     "bart": BART,
+    "pegasus": PEGASUS,
     "t5": T5,
     "t5_gated": replace(T5, body={**T5.body, **_t5_stack("encoder", True), **_t5_stack("decoder", True)}),
 }

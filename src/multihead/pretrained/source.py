@@ -13,7 +13,7 @@ from torch import Tensor
 from multihead.config.model import ModelConfig
 from multihead.config.published import Described, locate, read
 from multihead.data.published import PublishedTokenizer
-from multihead.data.sentencepiece import marian_tokenizer, read_pieces, t5_tokenizer
+from multihead.data.sentencepiece import marian_tokenizer, pegasus_tokenizer, read_pieces, t5_tokenizer
 from multihead.errors import CheckpointError
 from multihead.model.transformer import OutputTransform, Transformer
 from multihead.pretrained.folder import AGAIN, MOST_BYTES, Weights, as_stored, opened, read_json
@@ -21,8 +21,8 @@ from multihead.pretrained.names import Names, Stored, names_of, stored
 
 MARKS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 """The special entries of Marian and T5."""
-T5_SPANS = 100
-"""Number of T5's entries that mark spans, if the folder does not say it."""
+T5_SPANS, PEGASUS_OFFSET = 100, 103
+"""Number of T5's entries that mark spans, and what Pegasus adds to the ids of pieces, if the folder does not say it."""
 OLDER = {"gamma": "weight", "beta": "bias"}
 """Last word of a tensor's name in checkpoints that were converted from TensorFlow, to the usual word."""
 
@@ -91,7 +91,7 @@ def _tokenizer(described: Described, name: str) -> PublishedTokenizer:
             settings |= found
     special = _special(settings)
     try:
-        content = read_json(path) if name == "tokenizer.json" else _converted(path, settings)
+        content = read_json(path) if name == "tokenizer.json" else _converted(described, path, settings)
         special = special if name == "tokenizer.json" else MARKS | special
         special = _by_id(content, described.content) | special
         return PublishedTokenizer(content, special, described.vocab_size)
@@ -99,7 +99,7 @@ def _tokenizer(described: Described, name: str) -> PublishedTokenizer:
         raise CheckpointError(str(path), f"is no tokenizer that we can use: {error}", AGAIN) from None
 
 
-def _converted(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _converted(described: Described, path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a ``tokenizer.json`` for a model of sentencepiece."""
     try:
         if path.stat().st_size > MOST_BYTES:
@@ -107,6 +107,9 @@ def _converted(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         model = read_pieces(path.read_bytes())
     except OSError as error:
         raise ValueError(f"cannot be read ({error})") from None
+    if described.model_type == "pegasus":
+        offset = settings.get("offset", PEGASUS_OFFSET)
+        return pegasus_tokenizer(model, offset if isinstance(offset, int) and offset <= 1000 else PEGASUS_OFFSET)
     if path.suffix == ".model":
         extra = settings.get("extra_ids", T5_SPANS)
         return t5_tokenizer(model, extra if isinstance(extra, int) and 0 <= extra <= 1000 else T5_SPANS)

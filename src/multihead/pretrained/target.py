@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from multihead.config.families import FAMILIES, GATES
-from multihead.config.model import ModelConfig
+from multihead.config.model import BIASES, TABLES, ModelConfig
 from multihead.config.published import Described, described
 from multihead.pretrained.names import Names, Stored, names_of, stored
 
@@ -37,6 +37,7 @@ def content_of(model_type: str, model: ModelConfig, vocab_size: int) -> dict[str
         "num_encoder_layers": model.num_encoder_layers,
         "num_decoder_layers": model.num_decoder_layers,
         "ff_dropout": model.ff_dropout,
+        "segment_types": max(1, model.segment_types),  # transformers always looks one up
         "activation": activations.get(model.activation),
         "max_len": model.max_len + family.counts_offset * family.always.get("position_offset", 0),
     }
@@ -100,7 +101,7 @@ def _meaning(model: ModelConfig) -> dict[str, Any]:
     values["norm_eps"] = model.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}.get(model.norm)
     if model.position != "sinusoidal":
         values["sinusoid_order"] = None
-    if model.position != "relative":
+    if model.position not in BIASES:
         values |= {"relative_buckets": None, "relative_max_distance": None}
     if model.position != "rotary":
         values |= {"rope_theta": None, "rotary_share": None, "rope_scaling": None}
@@ -108,7 +109,7 @@ def _meaning(model: ModelConfig) -> dict[str, Any]:
         values["rope_factor"] = None
     if values["rope_scaling"] != "llama3":
         values["rope_original_len"] = None
-    if model.position != "learned":
+    if model.position not in TABLES:
         values["position_offset"] = None
     return values
 

@@ -2,11 +2,15 @@
 
 ``expected.yaml`` holds the task, the words, and either the rows that have to be read or the pattern of the refusal. If
 a refusal offers commands, each has to compose when it is pasted; with the words of ``choose`` the rows have to be read.
+If it offers a command that rewrites the file, the rows of ``fixed`` have to be read from what the command writes.
 """
 
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +49,20 @@ def reading(words):
     return rows, {split: len(corpus.splits[split]) for split in splits if split != "train"}
 
 
+def reading_after(command, file, words):
+    """The rows of the file that a command writes, which runs in a copy of the folder."""
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(here, folder, dirs_exist_ok=True)
+        subprocess.run(command, shell=True, check=True, cwd=folder)
+        try:
+            os.chdir(folder)
+            rows, _ = reading([words[0], f"data=./{file}", *words[2:]])
+        finally:
+            os.chdir(here)
+    return rows
+
+
 def check(example):
     """Whether an example is ``read`` or ``refused`` as its expectation says; otherwise an assertion fails."""
     expected = yaml.safe_load((FOLDER / example / "expected.yaml").read_text(encoding="utf-8"))
@@ -66,6 +84,10 @@ def check(example):
             compose(shlex.split(command))
         except MultiheadError as next_question:
             assert "fix: multihead train" in str(next_question), (command, str(next_question))
+    if "fixed" in expected:
+        command = re.search(r"fix: (.* > (FIXED\S*?))(,|$)", message)
+        assert command is not None, message
+        assert reading_after(command[1], command[2], words) == expected["fixed"]
     if "choose" in expected:
         chosen = [word for choice in expected["choose"] for word in shlex.split(choice)]
         rows, others = reading([*words, *chosen])

@@ -272,6 +272,23 @@ def test_columns_of_0_and_1_are_a_label(tmp_path):
     assert rows == [("a", '["x"]'), ("b", "[]"), ("c", '["x", "y"]')]
 
 
+@pytest.mark.parametrize("quoting", [False, True])
+def test_lines_above_the_table_are_left_out_and_lines_keep_their_numbers(tmp_path, quoting):
+    options = {"skip_lines": 2, "quoting": quoting, "columns": [], "header": True, "separator": ","}
+    text = 'a "title, of\nmany, words, here\nsource,target\na,b\nc,d\n'
+    assert pairs(config(tmp_path, text, **options))[0] == [("a", "b"), ("c", "d")]
+    options |= {"columns": ["source", "target"], "header": False}
+    text = text.replace("source,target\n", "")
+    assert pairs(config(tmp_path, text, **options))[0] == [("a", "b"), ("c", "d")]
+    with pytest.raises(DataError, match=r"\.tsv:5: has 3 columns"):
+        pairs(config(tmp_path, text + "e,f,g\n", **options))
+    for wrong in ({"skip_lines": -1}, {"skip_lines": 1, "format": "jsonl"}):
+        with pytest.raises(
+            ConfigError, match=r"data\.skip_lines: must be at least 0, and 0 unless data\.format is csv"
+        ):
+            DataConfig(**wrong)
+
+
 def test_skipped_rows_are_counted_by_split(tmp_path):
     test = write(tmp_path / "test.tsv", "a\tb\nc\nd\t\n\ne\tf\n")
     one = config(tmp_path, "a\tb\nc\td\n", on_bad_line="skip", test=test)

@@ -23,7 +23,14 @@ MAY_CHANGE = (
     *("model.*dropout", "task.*dropout", "task.*label_smoothing", "task.*class_weights", "task.*focal_gamma"),
     *("task.*monitor*", "task.*num_samples", "task.*prompts", "task.*stride", "task.*random_windows"),
     *("data.eval_tokens", "data.root", "data.train", "data.val", "data.test", "data.url*"),  # content has fingerprints
-    *("data.encoding", "data.quoting", "data.label_columns", "data.label_names", "data.ignore_labels"),
+    *(
+        "data.encoding",
+        "data.quoting",
+        "data.label_columns",
+        "data.label_names",
+        "data.skip_lines",
+        "data.ignore_labels",
+    ),
     *("data.min_class_examples", "data.train_shares"),
 )
 """Keys that may differ in a resumed run. All other keys must have the same values."""

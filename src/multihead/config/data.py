@@ -88,6 +88,8 @@ class DataConfig:
     """Text between the labels of one row, if task.multi_label is on. A JSON list of labels needs none."""
     label_columns: list[str] = field(default_factory=list)
     """Columns of 0 and 1 that replace the label column, one for each class (task.multi_label)."""
+    skip_lines: int = 0
+    """Number of lines above the table, such as a title or comments (csv and tsv). They are left out."""
     label_names: str = ""
     """File that names the classes of numbered labels: a .txt with a name on each line, or a mapping in .json or .yaml.
     Lines without a number are counted from 0. With data=PATH, a file such as labels.txt beside the table needs no
@@ -138,6 +140,8 @@ class DataConfig:
         require_choice("data.overlong", self.overlong, ("drop", "cut", "error"))
         require_choice("data.on_bad_line", self.on_bad_line, ("error", "skip"))
         require_choice("data.split", self.split, SPLITS)
+        kept = self.skip_lines == 0 or (self.skip_lines > 0 and self.format in ("csv", "tsv"))
+        require(kept, "data.skip_lines", "at least 0, and 0 unless data.format is csv or tsv", self.skip_lines)
         named = not self.label_names or self.label_names.lower().endswith((".txt", ".json", ".yaml", ".yml"))
         require(named, "data.label_names", "a .txt, .json or .yaml file", self.label_names)
         require_choice("data.document", self.document, DOCUMENTS)

@@ -180,7 +180,8 @@ def read_separated(config: DataConfig, file: str, columns: Sequence[str]) -> Tab
     lines = open_lines(config, file)
     separator = config.separator or {"tsv": "\t", "csv": ","}[config.format]
     quoted = config.format == "csv" if config.quoting is None else config.quoting
-    rows = _with_quotes(lines, separator) if quoted else plain_rows(lines, separator)
+    below = _blanked(lines, config.skip_lines) if config.skip_lines else lines
+    rows = _with_quotes(lines, separator, below) if quoted else plain_rows(below, separator)
     names, head_line = list(config.columns), 0
     if config.header:
         head_line, head = next(((number, row) for number, row in rows if row and not all(map(is_blank, row))), (0, []))
@@ -192,7 +193,7 @@ def read_separated(config: DataConfig, file: str, columns: Sequence[str]) -> Tab
     if config.last_takes_rest:
         require(not quoted, "data.last_takes_rest", "false if fields are quoted", True, "data.quoting=false")
         return _collect(config, file, names, columns, rest_joined(rows, len(names), separator), lines)
-    if head_line > 1:
+    if head_line > 1 or config.skip_lines:
         return _collect(config, file, names, columns, rows, lines)
     _require_columns(file, names, columns)
     shape = Shape(separator, quoted, len(names), [names.index(column) for column in columns])
@@ -204,6 +205,12 @@ def read_separated(config: DataConfig, file: str, columns: Sequence[str]) -> Tab
     return _collect(config, file, names, columns, rows, lines, begun)
 
 
+def _blanked(lines: Lines, count: int) -> Iterator[str | None]:
+    """Yields the lines with the first ones empty, so that the others keep their numbers."""
+    for number, line in enumerate(lines, start=1):
+        yield "" if number <= count else line
+
+
 def _rows_behind(lines: Lines, separator: str, quoted: bool, count: int) -> Iterator[tuple[int, Row]]:
     """Yields the rows behind the first lines, which were read already."""
     behind = itertools.islice(lines, count, None)
@@ -212,14 +219,18 @@ def _rows_behind(lines: Lines, separator: str, quoted: bool, count: int) -> Iter
 
 
 def _with_quotes(
-    lines: Lines, separator: str, behind: Iterable[str | None] = (), before: int = 0
+    lines: Lines, separator: str, texts: Iterable[str | None], before: int = 0
 ) -> Iterator[tuple[int, Row]]:
     """Yields rows with quotation marks. Marks that do not fit are refused and never skipped.
 
-    If ``before`` lines were read already, only the rows of the lines ``behind`` them are yielded.
+    Args:
+        lines: The file, for messages.
+        separator: The text between two cells.
+        texts: Its lines, without those that were read already.
+        before: Number of lines that were read already.
     """
     try:
-        yield from quoted_rows(behind if before else lines, separator, before)
+        yield from quoted_rows(texts, separator, before)
     except BadQuote as bad:
         what = f"the quotation mark that opens here has {bad.what}"
         fix = 'write " inside a field as "", or data.quoting=false'

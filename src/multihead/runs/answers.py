@@ -151,6 +151,7 @@ def read(places: Places, roles: Mapping[str, str], on_bad_line: str) -> tuple[li
     table, form = places.table, {}
     if table.dialect:
         form = {"separator": table.dialect.separator, "quoting": table.dialect.quoting, "header": table.header}
+        form |= {"skip_lines": table.skip_lines} if table.skip_lines else {}
         form["columns"] = table.columns
     config = DataConfig(
         name="file", format=table.format, encoding=table.encoding, root="", on_bad_line=on_bad_line, **form

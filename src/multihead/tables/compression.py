@@ -11,6 +11,7 @@ import bz2
 import gzip
 import io
 import lzma
+import shlex
 import struct
 import zipfile
 import zlib
@@ -181,6 +182,11 @@ def _streams(file: IO[bytes], ending: str, name: str) -> _Streams:
     return _Streams(file, ending, lambda: _ZstdFrame(zstandard))
 
 
+def _as_csv(name: str) -> str:
+    """Says how to turn a workbook into CSV."""
+    return f"save the sheet as CSV and name that file, as by: soffice --headless --convert-to csv {shlex.quote(name)}"
+
+
 def _open_zip(file: IO[bytes], name: str) -> zipfile.ZipExtFile:
     try:
         archive = zipfile.ZipFile(file)
@@ -188,7 +194,7 @@ def _open_zip(file: IO[bytes], name: str) -> zipfile.ZipExtFile:
         raise DataError(name, f"is a damaged zip file ({error})", "copy or download the file again") from error
     inside = [each for each in archive.namelist() if not each.endswith("/") and not each.startswith("__MACOSX/")]
     if "[Content_Types].xml" in inside or "mimetype" in inside:
-        raise DataError(name, "is an office document, not a table of text", "save the sheet as CSV and name that file")
+        raise DataError(name, "is an office document, not a table of text", _as_csv(name))
     if len(inside) != 1:
         listed = ", ".join(inside[:3]) + (" ..." if len(inside) > 3 else "")
         raise DataError(name, f"holds {len(inside)} files ({listed})", "unpack it, and name a file or the folder")

@@ -34,6 +34,8 @@ class Look:
     """The dialect of csv and tsv. The other formats have none."""
     header: bool = False
     """Whether the first row names the columns."""
+    skip_lines: int = 0
+    """Number of lines above the table."""
     columns: list[str] = field(default_factory=list)
     """Names of the columns, from the header or the keys; otherwise column1, column2 and so on."""
     rows: list[list[str]] = field(default_factory=list)
@@ -56,4 +58,6 @@ class Look:
         words += [self.encoding] if self.encoding != "utf-8" else []
         if self.dialect:
             words.append("with a header" if self.header else "no header")
+        if self.skip_lines:
+            words.append(f"without its first {'line' if self.skip_lines == 1 else f'{self.skip_lines} lines'}")
         return ", ".join([*words, f"{'' if self.whole else 'about '}{self.count:,} rows"])

@@ -390,6 +390,7 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
     keys |= {"format": train.format, "encoding": train.encoding, "columns": train.columns, "roles": found.roles}
     if train.dialect:
         keys |= {"separator": train.dialect.separator, "quoting": train.dialect.quoting, "header": train.header}
+        keys |= {"skip_lines": train.skip_lines} if train.skip_lines else {}
     elif not train.first_token_is_label:
         keys["columns"] = []  # the file itself names them
     keys |= found.keys
@@ -401,9 +402,13 @@ def _of_splits(files: Mapping[str, list[str]], needs: Needs, stated: Mapping[str
         roles = roles.replace("label=label", f"label={'+'.join(columns)}")
     more = f" and {len(kept['train']) - 1} more files" if len(kept["train"]) > 1 else ""
     line = f"{kept['train'][0]}{more}: {train.described()}; {roles}" + (
-        f"; not used: {', '.join(unused)}" if unused else ""
+        f"; not used: {_listed(unused)}" if unused else ""
     )
     return Data(keys, line, [*notes, *found.notes], looks)
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _name_classes(train: Look, found: Found, keys: dict[str, Any], stated: Mapping[str, Any]) -> list[str]:
@@ -425,6 +430,7 @@ def _as_train(stated: Mapping[str, Any], train: Look | None) -> Mapping[str, Any
         return stated
     known = {"separator": train.dialect.separator, "quoting": train.dialect.quoting, "header": train.header}
     known |= {} if train.header else {"columns": train.columns}
+    known |= {"skip_lines": train.skip_lines} if train.skip_lines else {}
     return {**known, **stated}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -160,6 +161,10 @@ def find_encoding(head: bytes, whole: bool, name: str) -> str:
             return encoding
     if wide := wide_encoding(head):
         return wide
+    if 0 < head.count(0) <= 0.01 * len(head) and _decodes(head.replace(b"\0", b""), "utf-8", False):
+        line = head.count(b"\n", 0, head.index(0)) + 1
+        fix = f"tr -d '\\000' < {shlex.quote(name)} > FIXED, or fix the line"
+        raise DataError(f"{name}:{line}", "holds a NUL byte", fix)
     if b"\0" in head:
         raise DataError(name, "is not text: it holds NUL bytes", "name a text file, or data.encoding=ENCODING")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ def is_array(text: str) -> bool:
 def are_objects(lines: Sequence[str]) -> bool:
     """Returns whether the first lines hold an object each."""
     some = [line for line in lines[:20] if line.strip()]
-    return all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in some)
+    return all(line.lstrip().startswith("{") and line.rstrip().removesuffix(",").endswith("}") for line in some)
 
 
 def look_at_objects(lines: Sequence[str], name: str, skip: bool = False) -> Look:
@@ -53,7 +54,13 @@ def look_at_objects(lines: Sequence[str], name: str, skip: bool = False) -> Look
         except BROKEN as error:
             what = f"is not JSON ({getattr(error, 'msg', 'too deeply nested')})"
             place = f"{name}:{number}:{getattr(error, 'colno', 1)}"
-            errors.append(DataError(place, what, "fix the line, or data.on_bad_line=skip"))
+            fix = "fix the line, or data.on_bad_line=skip"
+            if re.fullmatch(r"\s*\{.*\}\s*,\s*", line):
+                what, fix = (
+                    "has a comma behind its object",
+                    f"sed 's/,[[:space:]]*$//' {shlex.quote(name)} > FIXED.jsonl",
+                )
+            errors.append(DataError(place, what, fix))
     if errors and not skip:
         raise together(errors)
     found = look_of_records(records, name, "jsonl")

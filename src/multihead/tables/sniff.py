@@ -18,6 +18,15 @@ from multihead.tables.conllu import is_conllu
 from multihead.tables.dialect import SEPARATORS, Candidate, Dialect, candidates, find_dialect
 from multihead.tables.found import Look
 from multihead.tables.markup import format_of_markup
+from multihead.tables.oddities import (
+    are_comments,
+    comment_lines,
+    require_known_marks,
+    require_no_blank_before_marks,
+    require_one_table,
+    separator_line,
+    without,
+)
 from multihead.tables.opening import BOMS, Unclear, find_encoding, open_bytes, wide_encoding
 from multihead.tables.records import MOST_ROWS, are_objects, is_array, look_at_array, look_at_objects
 from multihead.tables.rows import BadQuote
@@ -176,9 +185,20 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
         size += len(lines[head]) + 1
         head += 1
     all_seen = whole and head == len(lines)
+    skip = int(stated.get("skip_lines") or 0)
+    if not skip and (separator := separator_line(lines)):
+        skip, stated = 1, {"separator": separator, **stated}
+    comments = comment_lines(lines) if not skip and "skip_lines" not in stated else 0
+    lines, original = (without(lines, skip or comments), lines) if skip or comments else (lines, lines)
     found = _stated_dialect(lines[:head], name, form, stated, all_seen)
+    if found and comments:
+        if not are_comments(original, comments, found.dialect, found.width):
+            return _look_at_table(original, name, form, {**stated, "skip_lines": 0}, whole)
+        skip = comments
+    lines = lines if skip else original
     if found is None:
         _require_closed_quotes(lines[:head], name)
+        require_known_marks(lines[:head], name)
         return _look_at_lines(lines, name)
     if not found.dialect.quoting and stated.get("quoting") is None and any('"' in line for line in lines[head:]):
         found = find_dialect(lines, whole, name, [found.dialect.separator]) or found  # marks stand only further down
@@ -191,6 +211,8 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
             _require_regular(lines, rows, found, name)
     rows = [row for row in rows if len(row) == found.width]
     header = stated.get("header")
+    require_one_table(rows, False if stated.get("columns") and header is None else header, name)
+    require_no_blank_before_marks(rows[:1000], found.dialect.separator, name)
     if header is None:
         header = not stated.get("columns") and _has_header(rows, name)
     columns = list(stated.get("columns") or []) or _names(rows[0] if header else [], found.width, name)
@@ -200,7 +222,7 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
         raise DataError(name, "has no row below its header", "name a file that holds rows")
     return Look(
         name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS],
-        count=round(len(body) / share),
+        count=round(len(body) / share), skip_lines=skip,
     )  # fmt: skip
 
 

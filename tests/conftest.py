@@ -124,6 +124,15 @@ def no_pictures(request, monkeypatch):
         monkeypatch.setattr("multihead.training.attention_maps.draw", surroundings.draw_one_pixel)
 
 
+@pytest.fixture(autouse=True)
+def known_grammar(request, monkeypatch):
+    """Generates the rows of the built-in grammar once a process."""
+    if "quick" not in request.keywords and request.path.name != "test_grammar.py":
+        import grammar_once
+
+        monkeypatch.setattr(grammar_once.grammar, "columns", grammar_once.columns)
+
+
 @pytest.fixture(scope="session")
 def runs(shared_folder, own_home):
     """Gives tiny finished runs: see the top of this file."""

@@ -2,7 +2,7 @@
 
 - It ends within a second after its parent. Python's server ends only after every process that it has forked, so a
   process that hangs would keep it alive.
-- It imports what a training imports, and composes a configuration, so that its forks need not.
+- It imports what a training imports, composes a configuration and generates rows, so that its forks need not.
 """
 
 import importlib
@@ -29,4 +29,12 @@ signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)  # a fork does not inherit the ti
 if "FORKS_WITHOUT_TRAINING" not in os.environ:
     for name in MODULES:
         importlib.import_module(f"multihead.{name}")
-    importlib.import_module("multihead.config.compose").compose(["task=translation", "debug=smoke"])
+    from grammar_once import columns, grammar
+
+    from multihead.config.compose import compose
+
+    data = compose(["task=translation", "debug=smoke"]).config.data
+    for split in ("train", "val", "test"):
+        for names in grammar.FAMILIES:
+            columns(data.grammar, split, list(names))
+    grammar.columns = columns

@@ -51,12 +51,11 @@ def test_it_ends_with_its_parent_although_a_fork_hangs():
     assert outlives([])  # Python's own
 
 
-def is_loaded():
-    sys.exit(f"fork_server {'is' if 'fork_server' in sys.modules else 'is not'} loaded")
+def tell(queue):
+    queue.put("fork_server" in sys.modules)
 
 
-def test_the_server_of_the_tests_does_so(capfd):
-    process = FORKS.Process(target=is_loaded)
-    process.start()
-    process.join(60)
-    assert "fork_server is loaded" in capfd.readouterr().err
+def test_the_server_of_the_tests_does_so():
+    queue = FORKS.SimpleQueue()
+    FORKS.Process(target=tell, args=(queue,)).start()
+    assert queue.get()

@@ -79,6 +79,12 @@ def encoded(bench: Bench, notes: list[str]):
     return encode_corpus({"text": TEXTS}, {"text": tokenizer}, fingerprint="x", cache=bench.folder, note=notes.append)
 
 
+def damages(content):
+    """A file that is emptied, cut in the middle, cut at the end, or has a flipped bit."""
+    middle = len(content) // 2
+    return b"", content[:middle], content[:-1], content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
+
+
 @ROWS.row(
     "22",
     "encoded rows in the cache cut short, flipped or without their list",
@@ -90,9 +96,7 @@ def damaged_cache(bench):
     (folder,) = (bench.folder / "encoded").iterdir()
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
-        middle = len(content) // 2
-        flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
-        for damaged in (b"", content[:middle], content[:-1], flipped):
+        for damaged in damages(content):
             file.write_bytes(damaged)
             notes = []
             again = encoded(bench, notes)
@@ -120,9 +124,7 @@ def damaged_stream(bench):
     (folder,) = (bench.folder / "streams").iterdir()
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
-        middle = len(content) // 2
-        flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :]
-        for damaged in (b"", content[:middle], content[:-1], flipped):
+        for damaged in damages(content):
             file.write_bytes(damaged)
             again = streamed(bench)
             assert np.array_equal(fresh, again.read(0, len(again))), (file.name, len(damaged))

@@ -1,10 +1,7 @@
 """Classification: a text alone is as it is in a batch, the loss does not depend on the cut, and a run end to end."""
 
 import csv
-import io
 import json
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 import multihead
-from multihead.cli import main
 from multihead.commands.evaluate import evaluate
 from multihead.config.compose import compose
 from multihead.data.encode import encode_corpus
@@ -377,26 +373,19 @@ def test_rows_that_were_skipped_are_warned_of_and_counted(run):
     assert said.count(what) == 2 and "dropped 1 empty line" in said  # before the first step and at the end
 
 
-def predicted(monkeypatch, capsys, folder, text, *words):
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text), isatty=lambda: False))
-    capsys.readouterr()
-    assert main(["predict", f"run={folder}", *words]) == 0
-    return capsys.readouterr().out.splitlines()
-
-
-def test_predict_prints_label_and_probability_or_all_of_them(run, monkeypatch, capsys):
+def test_predict_prints_label_and_probability_or_all_of_them(run, predicted):
     folder, _ = run
-    lines = predicted(monkeypatch, capsys, folder, b"prize word1\nlunch word2\n\n")
+    lines = predicted(folder, b"prize word1\nlunch word2\n\n")
     assert [line.split("\t")[0] for line in lines[:2]] == ["spam", "ham"] and len(lines) == 3
     assert all(0.5 <= float(line.split("\t")[1]) <= 1 for line in lines[:2]) and lines[2] == ""
-    (line,) = predicted(monkeypatch, capsys, folder, b"prize word1\n", "format=jsonl")
+    (line,) = predicted(folder, b"prize word1\n", "format=jsonl")
     answer = json.loads(line)
     assert answer["input"] == "prize word1" and [o["label"] for o in answer["outputs"]] == ["spam", "ham"]
     assert sum(output["probability"] for output in answer["outputs"]) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_run_directory(run, monkeypatch, capsys):
+def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_run_directory(run, predicted):
     folder, result = run
     file = folder / "model" / "calibration.json"
     plain = evaluate(str(folder))
@@ -414,7 +403,7 @@ def test_evaluate_calibrates_and_chooses_a_threshold_that_stay_in_the_run_direct
         later = evaluate(str(folder))  # without a word: what stays in the run directory
         assert later["threshold"] == chosen["threshold"] == json.loads(file.read_text())["thresholds"]["spam"]["value"]
         assert later["calibrated"] is True
-        (line,) = predicted(monkeypatch, capsys, folder, b"lunch word1\n")
+        (line,) = predicted(folder, b"lunch word1\n")
         label, probability = line.split("\t")
         spam = float(probability) if label == "spam" else 1 - float(probability)
         assert (label == "spam") == (spam >= chosen["threshold"])
@@ -434,7 +423,7 @@ def test_a_threshold_needs_a_class_if_examples_have_one_each(run):
 
 @pytest.mark.unhurried
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-def test_every_class_of_a_multi_label_run_gets_its_threshold(tmp_path, monkeypatch, capsys):
+def test_every_class_of_a_multi_label_run_gets_its_threshold(tmp_path, predicted):
     draw = np.random.default_rng(0)
     names = [f"topic{i:02}" for i in range(24)]
     rows = [sorted(draw.choice(24, draw.integers(1, 4), replace=False)) for _ in range(300)]
@@ -452,7 +441,7 @@ def test_every_class_of_a_multi_label_run_gets_its_threshold(tmp_path, monkeypat
     assert after["test/micro_f1"] > before["test/micro_f1"]  # after few steps all probabilities are low
     stored = json.loads((tmp_path / "run" / "model" / "calibration.json").read_text())["thresholds"]
     assert {entry["criterion"] for entry in stored.values()} == {"f1"} and stored.keys() <= {*names}
-    (line,) = predicted(monkeypatch, capsys, tmp_path / "run", b"word3 word5 text\n", "format=jsonl")
+    (line,) = predicted(tmp_path / "run", b"word3 word5 text\n", "format=jsonl")
     for output in json.loads(line)["outputs"]:
         least = stored[output["label"]]["value"] if output["label"] in stored else 0.5
         assert output["predicted"] == (output["probability"] >= least - 1e-6)

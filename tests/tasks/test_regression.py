@@ -1,10 +1,8 @@
 """Regression: standardised labels, numbers in their own units, and a run end to end."""
 
-import io
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,14 +74,7 @@ def run(tmp_path_factory):
     return folder, multihead.train(words)
 
 
-def predicted(monkeypatch, capsys, folder, text, *words):
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text), isatty=lambda: False))
-    capsys.readouterr()
-    assert main(["predict", f"run={folder}", *words]) == 0
-    return capsys.readouterr().out.splitlines()
-
-
-def test_a_run_predicts_in_the_units_of_the_table(run, monkeypatch, capsys):
+def test_a_run_predicts_in_the_units_of_the_table(run, predicted):
     folder, result = run
     assert result["test/pearson"] > 0.9 and result["test/r2"] > 0.8  # labels with decimal commas
     samples = [json.loads(line) for line in (folder / "run" / "samples.jsonl").read_text().splitlines()]
@@ -94,11 +85,11 @@ def test_a_run_predicts_in_the_units_of_the_table(run, monkeypatch, capsys):
     scale = json.loads((folder / "run" / "model" / "scales.json").read_text())["regression"]
     assert scale == {"mean": result["label_mean"], "deviation": result["label_deviation"]}
     assert result["test/loss"] == pytest.approx(result["test/mse"] / scale["deviation"] ** 2)
-    lines = predicted(monkeypatch, capsys, folder / "run", b"word11 word11\n\nword0\n")
+    lines = predicted(folder / "run", b"word11 word11\n\nword0\n")
     assert float(lines[0]) > float(lines[2]) > 1890 and lines[1] == ""
     loaded = multihead.load(folder / "run")
     assert f"{loaded.regress('word0'):.6g}" == lines[2] and loaded.regress(["word0", " "])[1] is None
-    (line,) = predicted(monkeypatch, capsys, folder / "run", b"word0\n", "format=jsonl")
+    (line,) = predicted(folder / "run", b"word0\n", "format=jsonl")
     assert json.loads(line)["outputs"] == [{"number": loaded.regress("word0")}]
     assert "labels of train: mean 190" in (folder / "run" / "train.log").read_text()
 
@@ -127,12 +118,12 @@ def test_classes_alone_have_probabilities_and_thresholds(run, word):
 
 
 @pytest.mark.unhurried
-def test_the_onnx_program_gives_the_numbers_of_predict(run, tmp_path, monkeypatch, capsys):
+def test_the_onnx_program_gives_the_numbers_of_predict(run, tmp_path, predicted):
     assert main(["export", f"run={run[0] / 'run'}", "to=onnx", "sentences=4", f"out={tmp_path / 'out'}"]) == 0
     assert json.loads((tmp_path / "out" / "verification.json").read_text())["largest_difference"] < 0.01
     script = [sys.executable, str(tmp_path / "out" / "predict.py")]
     done = subprocess.run(script, input="word1 word2\nword11\n", capture_output=True, text=True, check=True)
-    ours = predicted(monkeypatch, capsys, run[0] / "run", b"word1 word2\nword11\n")
+    ours = predicted(run[0] / "run", b"word1 word2\nword11\n")
     assert list(map(float, done.stdout.split())) == pytest.approx(list(map(float, ours)), rel=1e-5)
 
 

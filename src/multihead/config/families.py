@@ -65,6 +65,13 @@ class Family:
         return replace(self, **merged)
 
 
+SIZES = {
+    "d_model": "hidden_size",
+    "layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "d_ff": "intermediate_size",
+    "max_len": "max_position_embeddings",
+}
 NO_DECODER = {"is_decoder": (False,), "add_cross_attention": (False,)}
 PLAIN_ATTENTION = {"position_embedding_type": ("absolute",)}
 BERT = Family(
@@ -72,12 +79,8 @@ BERT = Family(
     stacks=("encoder",),
     tensors="bert",
     classes="Bert",
-    keys={
-        "d_model": "hidden_size",
-        "layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "d_ff": "intermediate_size",
-        "max_len": "max_position_embeddings",
+    keys=SIZES
+    | {
         "segment_types": "type_vocab_size",
         "activation": "hidden_act",
         "norm_eps": "layer_norm_eps",
@@ -186,14 +189,10 @@ LLAMA = Family(
     stacks=("decoder",),
     tensors="llama",
     classes="Llama",
-    keys={
-        "d_model": "hidden_size",
-        "layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
+    keys=SIZES
+    | {
         "num_kv_heads": "num_key_value_heads",
         "head_size": "head_dim",
-        "d_ff": "intermediate_size",
-        "max_len": "max_position_embeddings",
         "activation": "hidden_act",
         "norm_eps": "rms_norm_eps",
         "attention_dropout": "attention_dropout",
@@ -218,12 +217,8 @@ GPT_NEOX = Family(
     stacks=("decoder",),
     tensors="gpt_neox",
     classes="GPTNeoX",
-    keys={
-        "d_model": "hidden_size",
-        "layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "d_ff": "intermediate_size",
-        "max_len": "max_position_embeddings",
+    keys=SIZES
+    | {
         "activation": "hidden_act",
         "norm_eps": "layer_norm_eps",
         "parallel": "use_parallel_residual",

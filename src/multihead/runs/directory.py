@@ -12,12 +12,12 @@ import secrets
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from multihead import __version__, capabilities
 from multihead.config.compose import to_yaml
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from multihead.text.vocabulary import Scale, Vocabulary
 
 log = logging.getLogger("multihead")
+Described = TypeVar("Described")
 
 FORMAT = 2
 VOCABULARY = "vocabulary"
@@ -270,13 +271,7 @@ def read_targets(file: Path) -> dict[str, TargetText]:
     Raises:
         CheckpointError: If the file is damaged.
     """
-    if not file.is_file():
-        return {}
-    content = read_json(file, dict)
-    try:
-        return {name: TargetText.of(described) for name, described in content.items()}
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(str(file), f"is damaged ({error})", "copy the run again") from None
+    return _read_by_task(file, TargetText.of)
 
 
 def read_scales(file: Path) -> dict[str, Scale]:
@@ -287,16 +282,24 @@ def read_scales(file: Path) -> dict[str, Scale]:
     """
     from multihead.text.vocabulary import Scale
 
+    def scale_of(said: Mapping[str, Any]) -> Scale:
+        scale = Scale(float(said["mean"]), float(said["deviation"]))
+        if not (math.isfinite(scale.mean) and 0 < scale.deviation < math.inf):
+            raise ValueError("a number is not finite, or a deviation is not above 0")
+        return scale
+
+    return _read_by_task(file, scale_of)
+
+
+def _read_by_task(file: Path, read: Callable[[Any], Described]) -> dict[str, Described]:
+    """Reads what a file describes for each task; nothing if there is no file."""
     if not file.is_file():
         return {}
     content = read_json(file, dict)
     try:
-        scales = {name: Scale(float(said["mean"]), float(said["deviation"])) for name, said in content.items()}
-        if not all(math.isfinite(each.mean) and 0 < each.deviation < math.inf for each in scales.values()):
-            raise ValueError("a number is not finite, or a deviation is not above 0")
+        return {name: read(described) for name, described in content.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(str(file), f"is damaged ({error})", "copy the run again") from None
-    return scales
 
 
 def describe_model(run_dir: Path) -> dict[str, Any]:

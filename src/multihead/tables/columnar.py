@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,11 @@ def look_at_parquet(path: Path, name: str) -> Look:
     Raises:
         DataError: It is not a Parquet file, or pyarrow is not installed.
     """
-    try:
+    with _reading(name, "a Parquet file"):
         from pyarrow import parquet  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _needs_pyarrow(name) from error
-    try:
+
         file = parquet.ParquetFile(path)
         batch = next(file.iter_batches(batch_size=MOST_ROWS), None)
-    except (ValueError, OSError) as error:
-        raise DataError(
-            name, f"is not a Parquet file ({str(error).splitlines()[0]})", "copy or download the file again"
-        ) from error
     records = batch.to_pylist() if batch is not None else []
     found = look_of_records(list(enumerate(records, start=1)), name, "parquet")
     found.count, found.whole = file.metadata.num_rows, file.metadata.num_rows <= len(records)
@@ -56,12 +51,9 @@ def arrow_batches(path: Path, name: str) -> Iterator[Any]:
     Raises:
         DataError: It is not an Arrow file, or pyarrow is not installed.
     """
-    try:
-        import pyarrow  # pyright: ignore[reportMissingImports]
+    with _reading(name, "an Arrow file"):
         from pyarrow import ipc  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _needs_pyarrow(name) from error
-    try:
+
         with open(path, "rb") as file:
             head = file.read(6)
             file.seek(0)
@@ -70,11 +62,15 @@ def arrow_batches(path: Path, name: str) -> Iterator[Any]:
                 yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
             else:
                 yield from ipc.open_stream(file)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(
-            name, f"is not an Arrow file ({str(error).splitlines()[0]})", "copy or download the file again"
-        ) from error
 
 
-def _needs_pyarrow(name: str) -> DataError:
-    return DataError(name, "needs the package pyarrow, an extra", "pip install 'multihead[parquet]'")
+@contextlib.contextmanager
+def _reading(name: str, what: str) -> Iterator[None]:
+    """Raises `DataError` for what goes wrong inside: there is no pyarrow, or it cannot read the file."""
+    try:
+        yield
+    except ImportError as error:
+        raise DataError(name, "needs the package pyarrow, an extra", "pip install 'multihead[parquet]'") from error
+    except (ValueError, OSError) as error:  # pyarrow's own errors are among them
+        said = str(error).splitlines()[0]
+        raise DataError(name, f"is not {what} ({said})", "copy or download the file again") from error

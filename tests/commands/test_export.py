@@ -1,6 +1,7 @@
 """``export``: end to end on a run, what is refused, and that nothing is left where the comparison fails."""
 
 import json
+import re
 
 import pytest
 from trial import ROOT, train
@@ -41,7 +42,9 @@ def test_every_format(words, folder, files, run, capsys):
         import onnx
 
         cost = f"On 8 inputs of the run, {verification['equal_outputs']:.1%} of the outputs"
-        assert cost in (out / "README.md").read_text() and not list(out.glob("*.float32"))
+        text = (out / "README.md").read_text()
+        assert cost in text and not list(out.glob("*.float32"))
+        assert re.search(r"The loss on the targets of 8 inputs is \d\.\d{4} nats a token; the run's is \d", text)
         kinds = {each.data_type for file in out.glob("*.onnx") for each in onnx.load(file).graph.initializer}
         assert onnx.TensorProto.INT8 in kinds
     said = capsys.readouterr().out

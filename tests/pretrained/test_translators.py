@@ -26,8 +26,8 @@ from multihead.training.transfer import copy_weights, published_source
 ROWS = [("the dog sees a cat", "der hund sieht ein katze"), ("a film was good", "ein film war gut"),
         ("the old man sees it", "der alt mann sieht sie"), ("she was good", "sie war gut")]  # fmt: skip
 HOSTILE = [
-    "", " ", "  a  b ", "\t", "a\nb", "▁", "▁a", "a▁▁b", "\u3000x", "\u00a0x", "ﬁ ½ ①", "é e\u0301", "か\u3099", "ｶﾞ ﾊﾟ ｳﾞ", "각",
-           "👩‍👩‍👧 x", "\ufeffabc", "\u200bz", "x" * 300, "~〜～", "\u202eabc", "شَ", "don’t", "a\x07b",
+    "", " ", "  a  b ", "\t", "a\nb", "▁", "▁a", "a▁▁b", "\u3000x", "\u00a0x", "ﬁ ½ ①", "é e\u0301", "か\u3099", "각",
+    "ｶﾞ ﾊﾟ ｳﾞ", "👩‍👩‍👧 x", "\ufeffabc", "\u200bz", "x" * 300, "~〜～", "\u202eabc", "شَ", "don’t", "a\x07b",
 ]  # fmt: skip
 
 NO_BYTES = bytes([26, 7, 16, 128, 128, 128, 128, 128, 32])

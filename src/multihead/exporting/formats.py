@@ -9,7 +9,7 @@ from multihead.config.check import require
 from multihead.config.task import OWN, SINGLE_TASKS
 from multihead.config.verbs import ExportSettings
 from multihead.errors import ConfigError
-from multihead.exporting import ctranslate, ctranslate_runtime, huggingface, lora, places, programs, remote
+from multihead.exporting import accuracy, ctranslate, ctranslate_runtime, huggingface, lora, places, programs, remote
 from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify
 from multihead.runs.directory import save_vocab
 from multihead.runs.run import Run
@@ -70,12 +70,14 @@ def export(run: Run, settings: ExportSettings) -> tuple[Path, Verification]:
             verification = verify(layout.read_back(folder, reference), reference, examples, wanted, exact=True)
         else:
             write = _ctranslate2 if settings.to == "ctranslate2" else _programs
-            verification = write(folder, reference, examples, settings)
+            verification = write(folder, reference, examples, settings, run.path)
         verification.save(folder)
     return out, verification
 
 
-def _ctranslate2(folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings) -> Verification:
+def _ctranslate2(
+    folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings, _: Path
+) -> Verification:
     """CTranslate2 searches by rules of its own.
 
     By these rules, its outputs must be those of our own search. How many are those of ``predict`` is only measured.
@@ -98,7 +100,9 @@ def _ctranslate2(folder: Path, reference: Reference, examples: list[Example], se
     return verification
 
 
-def _programs(folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings) -> Verification:
+def _programs(
+    folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings, run_dir: Path
+) -> Verification:
     programs.write(reference, folder, settings.to)
     exact = settings.quantization != "int8"
     if not exact:
@@ -110,6 +114,8 @@ def _programs(folder: Path, reference: Reference, examples: list[Example], setti
     wanted = reference.outputs(examples, greedy=True)
     runtime = programs.Runtime(folder, reference, settings.to)
     verification = verify(runtime, reference, examples, wanted, exact=exact)
-    text = programs.readme(reference, files, settings.to) + ("" if exact else programs.cost_of_int8(verification))
+    text = programs.readme(reference, files, settings.to)
+    if not exact:
+        text += programs.cost_of_int8(verification, accuracy.measured(runtime, reference, run_dir, examples))
     (folder / "README.md").write_text(text, encoding="utf-8")
     return verification

@@ -35,7 +35,7 @@ def examples(task: Task, run_dir: Path, count: int) -> list[Example]:
     rows = [row for row in rows if row["split"] == "test"] + [row for row in reversed(rows) if row["split"] != "test"]
     found, seen = [], set()
     for row in rows:
-        example = _read(task, row)
+        example = read(task, row)
         key = None if example is None else tuple(example.source)
         if example is not None and key not in seen and len(found) < count:
             found.append(example)
@@ -46,7 +46,7 @@ def examples(task: Task, run_dir: Path, count: int) -> list[Example]:
     return found
 
 
-def _read(task: Task, row: dict[str, Any]) -> Example | None:
+def read(task: Task, row: dict[str, Any]) -> Example | None:
     """A sample as ids, cut to the length that the model reads; None if it has no input."""
     name, max_len, tokenizers = task.settings.name, task.config.model.max_len, task.tokenizers
     if isinstance(task, PooledTask):

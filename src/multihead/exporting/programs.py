@@ -255,14 +255,21 @@ def quantize(folder: Path) -> None:
         exact.unlink()
 
 
-def cost_of_int8(found: Verification) -> str:
-    """Markdown that says how much the int8 programs differ from the run."""
+def cost_of_int8(found: Verification, metric: str) -> str:
+    """Markdown that says how much the int8 programs differ from the run.
+
+    Args:
+        found: The comparison.
+        metric: What `multihead.exporting.accuracy.measured` says.
+    """
     return f"""
 ## int8
 
 The matrices of these programs are int8. On {found.inputs} inputs of the run, {found.equal_outputs:.1%} of the outputs
 ({found.search}) are those of the float32 model. Logits differ by up to {found.largest_difference:.3g}; the largest
 logit is {found.scale:.3g}.
+
+{metric}
 """
 
 

@@ -87,7 +87,8 @@ def write(task: Task, folder: Path, run_dir: Path) -> None:
 def _content(task: Task) -> dict[str, Any]:
     """The content of ``config.json``."""
     model = task.config.model
-    vocabularies = {name: len(task.model.transformer.stack(name).embedding.weight) for name in task.settings.stacks}
+    embeddings: dict[str, Any] = {name: task.model.transformer.stack(name).embedding for name in task.settings.stacks}
+    vocabularies = {name: len(embedding.weight) for name, embedding in embeddings.items()}
     content = {"model_type": "multihead", **content_of_task(task, "Multihead")}
     architecture = content["architectures"][0]
     last = "decoder" if "decoder" in vocabularies else "encoder"

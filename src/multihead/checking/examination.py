@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from multihead.checking import agreement, cost, exports, gradients, numerics, parts, state
 from multihead.checking.look import short_path
@@ -93,8 +92,8 @@ def _guarded(name: str, subject: Subject, baseline: Subject | None) -> tuple[Out
 def _raised_at(error: BaseException, subject: Subject) -> str:
     """FILE:LINE and function of the innermost frame in the plugin's file, or else in any file."""
     frames = traceback.extract_tb(error.__traceback__)
-    plugin: Any = subject.plugin.path if subject.plugin else None
-    own = [frame for frame in frames if plugin and Path(frame.filename) == plugin]
+    files = subject.plugin.files if subject.plugin else ()
+    own = [frame for frame in frames if Path(frame.filename) in files]
     frame = (own or list(frames))[-1]
     return f"{short_path(frame.filename)}:{frame.lineno}, in {frame.name}"
 

@@ -283,7 +283,7 @@ def _slope(subject: Subject, configs: list[ModelConfig]) -> float:
 def _change(subject: Subject, config: ModelConfig) -> float:
     """Root mean square of the change of the last layer's output, after steps at the peak learning rate."""
     task = subject.build(quiet=True, model=config).train()
-    optimizer = task.configure_optimizers()["optimizer"]
+    optimizer = task.configure_optimizers(subject.plugin)["optimizer"]
     for group in optimizer.param_groups:
         group["lr"] = group.get("initial_lr", group["lr"])  # the peak, without warm-up
     before = _last_layer(subject, task)

@@ -109,7 +109,7 @@ def registration(subject: Subject, baseline: Subject | None) -> Outcome:
     for name, key, kind in _loose(task.model):
         what = f"{name}.{key} holds {kind} that is not registered." if name else f"{key} holds {kind}."
         findings.append(Finding(expected, what, "", where(task.model, name)))
-    groups = task.configure_optimizers()["optimizer"].param_groups
+    groups = task.configure_optimizers(subject.plugin)["optimizer"].param_groups
     given = [id(p) for group in groups for p in group["params"]]
     for name, p in task.model.named_parameters():
         if given.count(id(p)) != int(p.requires_grad):

@@ -27,7 +27,7 @@ class Training:
     def __init__(self, subject: Subject, seed: int | None = None):
         self.subject = subject
         self.task = subject.build(seed=seed).train()
-        made = self.task.configure_optimizers()
+        made = self.task.configure_optimizers(subject.plugin)
         self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
         self.clip = subject.config.trainer.gradient_clip_val
         seed_all(subject.config.seed)

@@ -47,6 +47,8 @@ SHAKE = 0.05
 """Deviation of the noise on parameters, relative to their size, so that zeros and ones of an initialisation hide
 nothing; also the deviation of parameters that are all zero."""
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+OF_DATA = ("readers", "tokenizers")
+"""Slots that are not parts of the model."""
 QUIET = ("dropout", "attention_dropout", "ff_dropout", "head_dropout", "token_dropout")
 """Options that draw random numbers in training."""
 
@@ -274,9 +276,11 @@ def subjects(composition: Composition) -> tuple[Subject, Subject | None, list[st
 
 
 def parts_of(config: Config, plugin: Plugin | None) -> dict[str, str]:
-    """The keys whose value is a part of the plugin, and these values."""
-    chosen = {slot: slot.chosen(config) for slot in SLOTS.values()}
-    return {slot.key: name for slot, name in chosen.items() if plugin and name in getattr(plugin, slot.field)}
+    """The keys whose value is a part of the plugin, and these values; without those of data and tokenizers."""
+    root: Any = config
+    keys = {key: slot for slot in SLOTS.values() if slot.field not in OF_DATA for key in slot.keys(config)}
+    chosen = {key: functools.reduce(getattr, key.split("."), root) for key in keys}
+    return {key: name for key, name in chosen.items() if plugin and name in getattr(plugin, keys[key].field)}
 
 
 def without_parts(config: Config, plugin: Plugin | None) -> Config | None:
@@ -284,11 +288,12 @@ def without_parts(config: Config, plugin: Plugin | None) -> Config | None:
     parts = parts_of(config, plugin)
     if not parts:
         return None
-    changed = copy.deepcopy(config)
+    changed: Any = copy.deepcopy(config)
     for slot in SLOTS.values():
-        if slot.key in parts:
-            node, _, name = slot.key.partition(".")
-            setattr(getattr(changed, node), name, slot.own[0])
+        for key in slot.keys(config):
+            if key in parts:
+                *nodes, name = key.split(".")
+                setattr(functools.reduce(getattr, nodes, changed), name, slot.own[0])
     changed.model.__post_init__()
     return changed
 

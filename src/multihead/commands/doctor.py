@@ -71,8 +71,9 @@ def composed(words: Sequence[str]) -> tuple[Composition, list[str]]:
     added = [] if keys & {"task", "experiment"} else [DEFAULT]
     composition = compose([*words, *added])
     plugin, config = composition.plugin, composition.config
-    offered = {slot: list(getattr(plugin, slot.field)) for slot in SLOTS.values()} if plugin else {}
-    offered = {slot: names for slot, names in offered.items() if names}
+    nodes = ("model", "optim", "task") if "task" in keys else ("model", "optim")
+    slots = [slot for slot in SLOTS.values() if slot.key.startswith(nodes)]
+    offered = {slot: list(getattr(plugin, slot.field)) for slot in slots if plugin and getattr(plugin, slot.field)}
     if any(slot.chosen(config) in names for slot, names in offered.items()):
         return composition, added
     for slot, names in offered.items():

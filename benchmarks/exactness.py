@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("translation", "lm", "summarization", "classification", "multitask")
-TINY = ["debug=smoke", "logger=none", "accelerator=cpu", "optim.lr=3e-3"]
-"""Words of all runs. With `EPOCHS`, a few steps are an epoch."""
+TINY = ["debug=smoke", "logger=none", "accelerator=cpu", "optim.lr=3e-3", "optim.muon_dtype=bfloat16"]
+"""Words of all runs. With `EPOCHS`, a few steps are an epoch. ``muon_dtype=auto`` measures the processor, and two runs
+on a loaded machine can come to different answers."""
 EPOCHS = {
     "translation": ["data.grammar.train_size=45", "data.batch_tokens=256", "data.part_tokens=256"],
     "lm": ["data.grammar.train_size=40", "data.batch_tokens=512", "data.part_tokens=512", "task.block_size=64"],

@@ -81,10 +81,28 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     with side_output("the task's report"):
         for title, rows in task.report(path, Path(name).stem).items():
             log.info("", extra={"renderable": plain_table(title, rows)})
+    if settings.phenomena:
+        _show_phenomena(task, config, path, Path(name).stem)
     for text in result["notes"]:
         log.warning("note: %s", text)
     log.info("wrote %s", Path(path, name))
     return result
+
+
+def _show_phenomena(task: Task, config: Config, path: Path, name: str) -> None:
+    """Shows the share of right answers by what the sentences contain, and writes it as ``phenomena_NAME.csv``."""
+    import csv
+
+    from multihead.comparing.phenomena import breakdown
+    from multihead.runs.tables import plain_table
+
+    for part, member in task.members().items():
+        rows = breakdown(config, member, config.data.split)
+        several = f"_{part}" if len(task.members()) > 1 else ""
+        file = path / f"phenomena_{name}{several}.csv"
+        with file.open("w", encoding="utf-8", newline="") as handle:
+            csv.writer(handle, lineterminator="\n").writerows(rows)
+        log.info("", extra={"renderable": plain_table("right answers by what the sentences contain", rows)})
 
 
 def _require_label(settings: EvaluateSettings, config: Config) -> None:

@@ -17,6 +17,20 @@ DOCUMENTS = ("row", "file")
 TOKENIZERS = ("bpe", "unigram", "word", "char", "byte")
 
 
+PHENOMENA: dict[str, tuple[str, ...]] = {
+    "words": ("0-5", "6-10", "11-15", "16+"),
+    "relative_depth": ("0", "1", "2"),
+    "agreement_distance": ("0", "1-4", "5+"),
+    "verb_final": ("no", "yes"),
+    "separable_verb": ("no", "yes"),
+    "negation": ("no", "yes"),
+    "question": ("no", "yes"),
+    "flips": ("0", "1", "2"),
+    "contrast": ("none", "but", "although", "despite"),
+}
+"""What sentences and opinions of the grammar contain, each with its values."""
+
+
 @dataclass(kw_only=True, slots=True)
 class GrammarConfig:
     """Sizes of the built-in bilingual grammar's splits (``data=grammar``)."""
@@ -29,10 +43,22 @@ class GrammarConfig:
     """Number of examples to test on."""
     seed: int = 0
     """Seed of the sampling; the run's own seed does not change the data."""
+    train_max_words: int = 0
+    """Maximum number of words of an example for training and validation; 0 means no limit."""
+    test_min_words: int = 0
+    """Minimum number of words of a test example. With train_max_words, the test is about lengths beyond training."""
+    test_only: str = ""
+    """What every test example contains, as PHENOMENON=VALUE: relative_depth=2, agreement_distance=5+, verb_final=yes,
+    separable_verb=yes, negation=yes, question=yes, words=16+ (sentence pairs); flips=2, contrast=but (opinions)."""
 
     def __post_init__(self) -> None:
         for name in ("train_size", "val_size", "test_size"):
             require(getattr(self, name) >= 1, f"data.grammar.{name}", "at least 1", getattr(self, name))
+        for name in ("train_max_words", "test_min_words"):
+            require(getattr(self, name) >= 0, f"data.grammar.{name}", "at least 0", getattr(self, name))
+        if self.test_only:
+            known = [f"{name}={value}" for name, values in PHENOMENA.items() for value in values]
+            require_choice("data.grammar.test_only", self.test_only, known)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -44,6 +44,7 @@ class EvaluateSettings(Settings):
         "multihead evaluate run=outputs/translation/multi30k/... data.split=val decoding.num_beams=5",
         "multihead evaluate run=outputs/lm/grammar/... task.stride=1",
         "multihead evaluate run=outputs/classification/sms_spam/... calibrate=true",
+        "multihead evaluate run=outputs/translation/grammar/... phenomena=true",
     )
 
     run: list[str] = setting([], takes="RUN", example=A_RUN)
@@ -56,6 +57,10 @@ class EvaluateSettings(Settings):
     threshold_label: str = setting(takes="CLASS")
     """The class that threshold= is for. A run with task.multi_label=true may leave it out; then every class gets a
     threshold of its own."""
+    phenomena: bool = setting(False)
+    """Whether the share of right answers is also given by what the sentences contain, such as relative clauses or
+    negation. It is known for data=grammar only. A language model chooses between pairs of sentences, of which one has a
+    verb that disagrees with its subject."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

@@ -29,6 +29,7 @@ follow the grammar's own probabilities. Validation and test hold every example o
 the hash knows nothing of p, the owned mass has the standard deviation sqrt(s (1 - s) sum p^2), 0.15 % of s for the
 pairs of the test split. So a sentence of the split has the probability p / s, and the reference is the mean of
 -log p + log s. A model cannot know the hash, so the best that can be learnt is the mean of -log p, given beside it.
+With ``test_only`` or a limit of words, only the latter is right.
 """
 
 from __future__ import annotations
@@ -37,13 +38,17 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from multihead.config.data import GrammarConfig
 from multihead.data.grammar import opinions, passages, ratings, rules
-from multihead.data.grammar.linearise import English, German
+from multihead.data.grammar.linearise import English, German, Tree
+from multihead.data.grammar.phenomena import admits
 from multihead.data.grammar.sampling import SHARES, Sampler, read_rules, split_of
 from multihead.errors import DataError
 
+MOST_DRAWS = 2000
+"""Draws for each wanted example, after which a choice of examples is too narrow."""
 MOST_SENTENCES = 6
 """A line of running text has one to this many sentences, each number equally likely."""
 
@@ -56,6 +61,8 @@ class Example:
     log_prob: float
     draws: int = 1
     """Number of texts of the row that the hash had to admit to the split."""
+    tree: Tree = ()
+    """The derivation of a sentence or an opinion; empty for other rows."""
 
 
 def columns(config: GrammarConfig, split: str, names: Sequence[str]) -> dict[str, list[str]]:
@@ -79,11 +86,21 @@ def columns(config: GrammarConfig, split: str, names: Sequence[str]) -> dict[str
 
 
 def examples(config: GrammarConfig, split: str, family: Sequence[str] = ("english", "german")) -> list[Example]:
-    """Returns the rows of one family of columns with their probabilities. It is a pure function of its arguments."""
+    """Returns the rows of one family of columns with their probabilities. It is a pure function of its arguments.
+
+    Raises:
+        DataError: Hardly any text is as the configuration wants those of the split.
+    """
     wanted = {"train": config.train_size, "val": config.val_size, "test": config.test_size}[split]
     kept: list[Example] = []
     seen: set[str] = set()
-    for example in FAMILIES[tuple(family)](f"{config.seed} {split} {' '.join(family)}", split):
+    rows = FAMILIES[tuple(family)](f"{config.seed} {split} {' '.join(family)}", split)
+    for number, example in enumerate(rows):
+        if number > MOST_DRAWS * wanted:
+            what = f"only {len(kept):,} of {wanted:,} {split} examples were found in {number:,} draws"
+            raise DataError("data.grammar", what, f"data.grammar.{split}_size={max(1, len(kept))}, or a wider choice")
+        if not admits(config, split, example.texts[0], example.tree, family):
+            continue
         if split == "train" or example.texts[0] not in seen:
             seen.add(example.texts[0])
             kept.append(example)
@@ -148,7 +165,7 @@ def _pairs(seed: str, split: str) -> Iterator[Example]:
         tree, log_prob = sampler.draw("Sentence")
         text = english.sentence(tree)
         if split_of(text) == split:
-            yield Example((text, german.sentence(tree)), log_prob)
+            yield Example((text, german.sentence(tree)), log_prob, tree=tree)
 
 
 def _running_text(seed: str, split: str) -> Iterator[Example]:
@@ -178,11 +195,11 @@ def _passages(seed: str, split: str) -> Iterator[Example]:
     return _texts(Sampler(passages.TABLE, seed), passages.draw, split)
 
 
-def _texts(sampler: Sampler, draw: Callable[[Sampler], tuple[str, str, float]], split: str) -> Iterator[Example]:
+def _texts(sampler: Sampler, draw: Callable[[Sampler], tuple[Any, ...]], split: str) -> Iterator[Example]:
     while True:
-        text, answer, log_prob = draw(sampler)
+        text, answer, log_prob, *tree = draw(sampler)
         if split_of(text) == split:
-            yield Example((text, answer), log_prob)
+            yield Example((text, answer), log_prob, tree=tree[0] if tree else ())
 
 
 FAMILIES: dict[tuple[str, ...], Callable[[str, str], Iterator[Example]]] = {

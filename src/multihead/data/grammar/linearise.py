@@ -111,11 +111,15 @@ class English(_Language):
         text, agreement = self.noun_phrase(subject)
         verb, after = self.predicate(predicate, agreement)
         negated = kind == "does_not"
-        first, second = self.verbs(frame, verb, agreement, question or negated, adverb)
+        first, second = self.verbs(frame, verb, self.agreed(agreement), question or negated, adverb)
         no = "not" if negated else ""
         if negated and first == "can":
             first, no = "cannot", ""
         return _join(first, text, no, second, after) if question else _join(text, first, no, second, after)
+
+    def agreed(self, agreement: str) -> str:
+        """The person and number of the verb of a clause whose subject has these."""
+        return agreement
 
     def verbs(self, frame: Frame, verb: Verb, agreement: str, support: bool, adverb: str) -> tuple[str, str]:
         """Returns the auxiliary, if any, and the rest of the verbs. ``support`` asks for an auxiliary in any case."""

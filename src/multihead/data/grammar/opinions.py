@@ -68,10 +68,10 @@ TABLE = read_rules(
 )
 
 
-def draw(sampler: Sampler) -> tuple[str, str, float]:
-    """Returns an opinion, its sentiment, and the natural logarithm of the probability of both."""
+def draw(sampler: Sampler) -> tuple[str, str, float, tuple]:
+    """Returns an opinion, its sentiment, the natural logarithm of the probability of both, and the derivation."""
     (label, tree), log_prob = sampler.draw("Opinion")
-    return sentence(tree), label, log_prob
+    return sentence(tree), label, log_prob, tree
 
 
 def sentence(tree: tuple) -> str:

@@ -26,7 +26,20 @@ from multihead.ranks import check_numbers
 if TYPE_CHECKING:
     from multihead.config.compose import Composition
 
-VERBS = ("train", "evaluate", "predict", "export", "explain", "data", "runs", "diff", "compare", "doctor", "sweep")
+VERBS = (
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "explain",
+    "data",
+    "runs",
+    "diff",
+    "compare",
+    "doctor",
+    "sweep",
+    "new",
+)
 HELP_WORDS = ("--help", "-h", "help")
 VALUE_FLAGS = {"--config-dir": "--config-dir", "-cd": "--config-dir", "--cfg": "--cfg", "-c": "--cfg",
                "--package": "--package", "-p": "--package", "--info": "--info", "-i": "--info"}  # fmt: skip

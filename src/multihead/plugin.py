@@ -52,13 +52,19 @@ class Plugin:
     """What a plugin adds, by the names that the configuration uses for it."""
 
     attention: dict[str, Callable] = field(default_factory=dict)
-    """Name for model.attention to a class with the constructor and forward of `MultiHeadAttention`."""
+    """Name for model.attention to a class with the constructor and forward of `MultiHeadAttention`.
+
+    A subclass of it may change one step alone: ``keys_and_values``, ``mix``, or what is done with ``attended``.
+    """
     causal_attention: dict[str, Callable] = field(default_factory=dict)
     """The same name to the class for a decoder's self-attention, if that is not the class in ``attention``."""
     cross_attention: dict[str, Callable] = field(default_factory=dict)
     """The same name to the class for a decoder's cross-attention, if that is not the class in ``attention``."""
     feed_forward: dict[str, Callable] = field(default_factory=dict)
-    """Name for model.feed_forward to a class with the constructor and forward of `FeedForward`."""
+    """Name for model.feed_forward to a class with the constructor and forward of `FeedForward`.
+
+    A part that has a loss of its own, such as one that balances experts, gives it to `multihead.model.losses.add_loss`.
+    """
     norms: dict[str, Callable] = field(default_factory=dict)
     """Name for model.norm to a class: (config, width) to a module that maps [..., width] to [..., width]."""
     positions: dict[str, Callable] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from multihead.model.losses import balanced_weights, class_loss, label_set_loss
+from multihead.model.losses import add_loss, added_losses, balanced_weights, class_loss, label_set_loss
 
 torch.manual_seed(0)
 LOGITS = torch.randn(20, 4, dtype=torch.float64)
@@ -91,3 +91,19 @@ def test_class_weights_of_a_batch_in_bfloat16():
     weights = torch.tensor([0.5, 1.0, 2.0])
     expected = class_loss(logits, labels, weights=weights)
     assert class_loss(logits, labels, weights=weights.bfloat16()) == expected
+
+
+def test_losses_that_parts_of_a_model_add():
+    """They are collected in a training step alone, and an outer step gets none of an inner one's."""
+    add_loss(torch.ones(()))  # no step is open
+    with added_losses() as outer:
+        add_loss(torch.tensor(2.0))
+        with added_losses() as inner:
+            add_loss(torch.tensor(3.0))
+        add_loss(torch.tensor(4.0))
+    assert [float(x) for x in outer] == [2, 4] and [float(x) for x in inner] == [3]
+    with pytest.raises(ZeroDivisionError), added_losses():
+        _ = 1 / 0
+    with added_losses() as empty:
+        pass
+    assert empty == []

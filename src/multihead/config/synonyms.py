@@ -88,6 +88,7 @@ VERBS = {
     "runs": "list ls status history",
     "sweep": "tune search optimize hpo",
     "explain": "config show describe",
+    "new": "create init scaffold template",
 }
 """Each command of ours with other frameworks' words for it."""
 VERB_SYNONYMS = {word: ours for ours, words in VERBS.items() for word in words.split()}

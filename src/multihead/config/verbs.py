@@ -24,6 +24,29 @@ DOCTOR_CHECKS = (
     *("cost", "widths", "export"),
 )
 """The checks of ``doctor`` in their order."""
+BLOCKS: Mapping[str, str] = {
+    "attention": "task=lm model.attention=NAME",
+    "causal_attention": "task=lm model.attention=NAME",
+    "cross_attention": "task=translation model.attention=NAME",
+    "feed_forward": "task=lm model.feed_forward=NAME",
+    "norm": "task=lm model.norm=NAME",
+    "position": "task=lm model.position=NAME",
+    "embedding": "task=lm model.embedding=NAME",
+    "layer": "task=lm model.layer=NAME",
+    "stack": "task=lm model.stack=NAME",
+    "optimizer": "task=lm optim.name=NAME",
+    "schedule": "task=lm optim.schedule=NAME",
+    "loss": "task=classification task.loss=NAME",
+    "head": "task=lm task.head=NAME",
+    "metric": "task=classification task.monitor=val/NAME task.monitor_mode=max",
+    "report": "task=classification",
+    "task": "task=NAME",
+    "corpus": "task=translation data=NAME",
+    "reader": "task=translation data=files data.format=NAME data.train=FILE.txt",
+    "tokenizer": "task=lm tokenizer.kind=NAME",
+    "callback": "task=lm",
+}
+"""What a new plugin can add, with the words that train with it."""
 A_RUN = "run=outputs/TASK/DATA/..."
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """ORG/NAME on the Hugging Face hub."""
@@ -424,11 +447,31 @@ def duration(key: str, text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
+@dataclass(kw_only=True)
+class NewSettings(Settings):
+    """Writes a plugin that works and its test, for you to change.
+
+    The plugin adds one part of your own: a block of the model, an optimizer, a task, data. It has about 30 lines, with
+    comments that say what the part gets and returns. The test trains three steps with it, predicts, and checks one
+    property of the part. No file is overwritten. docs/plugins.md lists all parts, with further examples.
+    """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead new block=attention",
+        "multihead new block=optimizer file=variants/signum.py",
+    )
+
+    block: str = setting(takes="BLOCK", choices=tuple(BLOCKS), example="block=attention")
+    """What the plugin adds."""
+    file: str = setting(takes="FILE.py")
+    """The file to write; by default my_BLOCK.py. The part gets its name. The test is test_FILE.py beside it."""
+
+
 SETTINGS: dict[str, type[Settings]] = {
     cls.verb(): cls
     for cls in (
         *(EvaluateSettings, PredictSettings, ExportSettings, ExplainSettings),
-        *(DataSettings, RunsSettings, DiffSettings, CompareSettings, DoctorSettings, SweepSettings),
+        *(DataSettings, RunsSettings, DiffSettings, CompareSettings, DoctorSettings, SweepSettings, NewSettings),
     )
 }
 """Command to what it takes."""

@@ -37,7 +37,7 @@ def attend(
     Args:
         query: [N, H, T, K].
         key: [N, G, S, K]; each key serves H / G heads.
-        value: [N, G, S, K].
+        value: [N, G, S, K], or of another width.
         mask: Broadcastable to [N, H, T, S]; None hides nothing.
         causal: Whether each position sees only itself and the positions before it; only without a mask.
         dropout: Share of the attention weights that is set to zero.
@@ -81,7 +81,7 @@ def _attend_plainly(
     else:
         mask = mask.clamp(min=lowest).expand(*shape[:3], key.size(1)).flatten(0, 1)
         scores = torch.baddbmm(mask, query, key.mT, alpha=factor)
-    return torch.bmm(scores.softmax(-1), value).view(shape)
+    return torch.bmm(scores.softmax(-1), value).view(*shape[:3], value.size(-1))
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:

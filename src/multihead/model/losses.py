@@ -1,9 +1,14 @@
-"""Losses of classification. Each is a sum over examples, so that a step can be cut into micro-batches at any place.
+"""Losses of classification, and the losses that parts of the model add.
+
+Each loss of classification is a sum over examples, so that a step can be cut into micro-batches at any place.
 
 Shapes: N examples, C classes.
 """
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -71,3 +76,28 @@ def _focal(nats: Tensor, gamma: float) -> Tensor:
 def balanced_weights(counts: Tensor) -> Tensor:
     """n / (C * count) for counts along the first axis: every class counts the same, and examples weigh 1 on average."""
     return counts.sum(0) / (len(counts) * counts.clamp(min=1))
+
+
+_open: list[list[Tensor]] = []
+"""The lists that collect losses now; the last one counts."""
+
+
+def add_loss(loss: Tensor) -> None:
+    """Adds a loss of a part of the model to that of the task, such as one that balances experts.
+
+    A part calls it in `forward`, with a scalar in the units of the task's loss per target. The step's loss grows by the
+    mean over its micro-batches. Outside of a training step, as in validation, it does nothing. The record and
+    ``train/loss`` have the task's loss alone.
+    """
+    if _open:
+        _open[-1].append(loss)
+
+
+@contextlib.contextmanager
+def added_losses() -> Iterator[list[Tensor]]:
+    """Collects the losses that parts of the model add in this context; one training step of a task is one."""
+    _open.append([])
+    try:
+        yield _open[-1]
+    finally:
+        _open.pop()

@@ -350,7 +350,8 @@ class MultiHeadAttention(nn.Module):
 
     With ``num_kv_heads``, fewer heads of keys and values serve groups of queries (Ainslie et al. 2023,
     arXiv:2305.13245). With ``qk_norm``, queries and keys are normalised in each head (Henry et al. 2020,
-    arXiv:2010.04245). A plugin's class takes the same arguments in the constructor and in `forward`.
+    arXiv:2010.04245). A plugin's class takes the same arguments in the constructor and in `forward`. A subclass changes
+    one step of it: `keys_and_values`, `mix`, or what is done with `attended`.
     """
 
     def __init__(self, config: ModelConfig):
@@ -382,24 +383,48 @@ class MultiHeadAttention(nn.Module):
             memory: None for self-attention. B may be N * beams: beams of one source are neighbours and share its keys.
             cache: Keeps keys and values between steps. Cross-attention computes them at the first step only.
         """
+        return self.output(self.attended(x, scope, memory, cache))
+
+    def attended(
+        self, x: Tensor, scope: Scope, memory: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """What `forward` gives to the last linear map: the heads side by side [B, T, H * K]."""
         batch, length, _ = x.shape
         x = x.to(scope.dtype)  # once, not by autocast in each projection
         query = self.query_norm(self._heads(self.query(x)))  # [B, T, H, K]
         if memory is not None and cache is not None and cache.length:
             key, value = cache.read()
         else:
-            context = x if memory is None else memory.to(scope.dtype)
-            key, value = self.key_norm(self._heads(self.key(context))), self._heads(self.value(context))  # [N, S, G, K]
+            key, value = self.keys_and_values(x if memory is None else memory.to(scope.dtype), scope)  # [N, S, G, K]
             if scope.rotation is not None:
                 query, key = rotate(query, scope.rotation), rotate(key, scope.rotation)
             if cache is not None:
                 key, value = cache.append(key, value)
         if key.size(0) != batch:  # beams of one source are further queries to it, not copies of it
             query = query.reshape(key.size(0), -1, *query.shape[2:])  # [N, B // N * T, H, K]
-        heads = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        y = self.mix(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), scope)
+        return y.transpose(1, 2).reshape(batch, length, self.width)  # of [N, H, B // N * T, K]
+
+    def keys_and_values(self, context: Tensor, scope: Scope) -> tuple[Tensor, Tensor]:
+        """The keys, not yet rotated, and the values of ``context`` [N, S, D], each [N, S, G, K]; the cache keeps them.
+
+        Args:
+            context: The queries' own sequence, or the memory.
+            scope: As in `forward`.
+        """
+        return self.key_norm(self._heads(self.key(context))), self._heads(self.value(context))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, scope: Scope) -> Tensor:
+        """The values, averaged by what each query attends to: [N, H, T, K].
+
+        Args:
+            query: [N, H, T, K], the last T of S positions in self-attention.
+            key: [N, G, S, K].
+            value: [N, G, S, K].
+            scope: As in `forward`.
+        """
         dropout = self.dropout if self.training else 0.0
-        y = attend(*heads, scope.mask, scope.causal, dropout, self.scale)  # [N, H, B // N * T, K]
-        return self.output(y.transpose(1, 2).reshape(batch, length, self.width))
+        return attend(query, key, value, scope.mask, scope.causal, dropout, self.scale)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multihead.config.check import require_choice
@@ -135,7 +136,8 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
     ``evaluate`` use it as it is.
 
     A subclass defines `new_head`, the pure functions `limits`, `lengths`, `targets` and `collate`, the loss
-    (`training_step`), the evaluation, and the predictions.
+    (`training_step`), the evaluation, and the predictions. If it chooses among classes at each target, it may define
+    `logits_and_labels` instead of loss and evaluation.
 
     Args:
         config: The whole configuration.
@@ -173,8 +175,8 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
         raise NotImplementedError
 
     def limits(self) -> dict[str, int]:
-        """Role to the most tokens of a text, so that it fits model.max_len together with its marks."""
-        raise NotImplementedError
+        """Role to the most tokens of a text, so that it fits model.max_len with its marks; by default model.max_len."""
+        return dict.fromkeys(self.tokenizers, self.config.model.max_len)
 
     def lengths(self, encoded: Any) -> tuple[Any, Any]:
         """Number of real target tokens of each example [N], and the widths [N, k] of the k tensors that it fills."""
@@ -197,8 +199,8 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
         raise NotImplementedError
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """The loss of one micro-batch, as `step_loss` returns it."""
-        raise NotImplementedError
+        """The loss of one micro-batch, as `step_loss` returns it; by default the cross-entropy of the targets."""
+        return self.step_loss(F.cross_entropy(*self.logits_and_labels(batch), reduction="sum"), batch)
 
     def logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """What a plugin's loss compares: logits [N, C] in float32 of the targets of a batch, and their labels [N].
@@ -208,12 +210,26 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
         raise NotImplementedError
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
-        """Adds a batch of val or test to the metrics, and its examples to the samples."""
-        raise NotImplementedError
+        """Adds a batch of val or test to the metrics, and its examples to the samples.
+
+        By default the metrics are the loss and the accuracy of `logits_and_labels`, and there are no samples.
+        """
+        logits, labels = self.logits_and_labels(batch)
+        self.of_targets["loss"].update(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
+        self.of_targets["accuracy"].update((logits.argmax(-1) == labels).sum(), len(labels))
+        self.measure(logits, labels)
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
         """The metrics of the split by their plain names; resets them."""
-        raise NotImplementedError
+        metrics = {name: float(mean.compute()) for name, mean in self.of_targets.items()}
+        for mean in self.of_targets.values():
+            mean.reset()
+        return metrics
+
+    @functools.cached_property
+    def of_targets(self) -> dict[str, WeightedMean]:
+        """Means over the targets of the split that is evaluated, if a task has no metrics of its own."""
+        return self.new_means("loss", "accuracy")
 
     def predict(self, texts: Sequence[str], decoding: DecodingConfig, first: int = 0) -> list[list[dict[str, Any]]]:
         """The outputs for each text, best first, as plain data.

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from multihead.config.slots import from_plugin
 from multihead.errors import side_output
+from multihead.model.losses import added_losses
 from multihead.model.sharded import gathered
 from multihead.plugin import Plugin
 from multihead.tasks.base import Task
@@ -57,7 +58,12 @@ class TaskModule(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         member = self.task.members()[batch.get("task", self.task.settings.name)]
         loss = from_plugin(self.task.config, self.plugin, "losses", member.settings)
-        return member.training_step(batch, batch_idx) if loss is None else member.step_loss(loss(member, batch), batch)
+        with added_losses() as added:
+            if loss is None:
+                step = member.training_step(batch, batch_idx)
+            else:
+                step = member.step_loss(loss(member, batch), batch)
+        return step | {"loss": step["loss"] + torch.stack(added).sum()} if added else step
 
     def configure_optimizers(self) -> Any:
         return self.task.configure_optimizers(self.plugin)

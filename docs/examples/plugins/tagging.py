@@ -1,0 +1,56 @@
+"""Tagging: multihead train task=tagging plugin=docs/examples/plugins/tagging.py data=tagged.tsv tokenizer.kind=word
+
+Each word of a text gets a tag (Collobert et al. 2011, arXiv:1103.0398, section 3). The data have two columns: words
+with blanks between, and as many tags. Three more words of the command choose the columns, and give tags a vocabulary of
+their own: 'data.roles={text: words, target: tags}' tokenizer.joint=false model.tie_embeddings=none
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from multihead.config.task import TaskConfig
+from multihead.plugin import Plugin
+from multihead.tasks.base import IGNORED, Task, at_places, labelled
+
+
+@dataclass(kw_only=True, slots=True)
+class TaggingConfig(TaskConfig):
+    name: str = "tagging"
+    monitor: str = "val/accuracy"
+    monitor_mode: str = "max"
+    roles = property(lambda self: ("text", "target"))
+    stacks = property(lambda self: ("encoder",))
+
+
+class Tagging(Task):
+    @classmethod
+    def new_head(cls, config, settings, transformer, vocab):
+        return nn.Linear(config.model.d_model, vocab.tokenizers["target"].vocab_size)
+
+    def lengths(self, encoded):
+        return encoded.lengths("target"), encoded.lengths("text")[:, None]
+
+    def collate(self, encoded, indices, epoch=0):
+        pad = self.tokenizers["text"].pad_id
+        text, labels = (encoded.padded(r, indices, pad_id=p) for r, p in (("text", pad), ("target", IGNORED)))
+        assert text.shape == labels.shape, "a row has not as many tags as words"
+        if len(indices) == 0:  # a well-formed batch without targets
+            text, labels = (torch.full((1, 1), fill) for fill in (self.tokenizers["text"].eos_id, IGNORED))
+        return {"text": text, "mask": text != pad, "labels": labels, "places": labelled(labels)}
+
+    def logits_and_labels(self, batch):  # loss, validation and test follow from it
+        logits = self.model.head(self.model.transformer.encode(batch["text"], batch["mask"])).float()  # [B, T, C]
+        return at_places(logits, batch["places"]), at_places(batch["labels"], batch["places"])
+
+    @torch.inference_mode()
+    def predict(self, texts, decoding, first=0):
+        rows = [torch.tensor([ids or [self.tokenizers["text"].eos_id]], device=self.device)
+                for ids in self.tokenizers["text"].encode_batch(list(texts))]  # fmt: skip
+        hidden = [self.model.transformer.encode(row) for row in rows]
+        tags = self.tokenizers["target"].decode_batch([self.model.head(x)[0].argmax(-1).tolist() for x in hidden])
+        return [[{"text": text}] for text in tags]
+
+
+PLUGIN = Plugin(tasks={"tagging": (TaggingConfig, lambda: Tagging)})

@@ -1,0 +1,33 @@
+"""Checks of my_position.py: pytest test_my_position.py"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import multihead
+
+FILE = Path(__file__).with_name("my_position.py")
+WORDS = ["task=lm", "debug=smoke", "trainer.max_steps=3", f"plugin={FILE}", "model.position=my_position"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    multihead.train([*WORDS, f"run_dir={folder}"])
+    return multihead.load(folder, f"plugin={FILE}")
+
+
+def test_it_trains_and_continues_a_text(run):
+    assert len(run.generate(["The dog"], max_new_tokens=4)) == 1
+
+
+@torch.no_grad()
+def test_padding_on_the_left_and_a_cache_change_nothing(run):
+    transformer, ids = run.model.transformer, torch.tensor([[5, 6, 7, 8]])
+    hidden = transformer.decode(ids)  # [1, 4, D]
+    padded, mask = torch.tensor([[0, 0, 5, 6, 7, 8]]), torch.tensor([[False] * 2 + [True] * 4])
+    torch.testing.assert_close(transformer.decode(padded, target_mask=mask)[:, 2:], hidden, atol=1e-5, rtol=1e-4)
+    cache = transformer.new_cache()
+    steps = [transformer.decode(ids[:, i : i + 1], cache=cache) for i in range(4)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), hidden, atol=1e-5, rtol=1e-4)

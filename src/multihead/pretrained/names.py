@@ -107,12 +107,12 @@ BERT_LAYER = {
     "feed_forward.down": "output.dense",
     "feed_forward_norm": "output.LayerNorm",
 }
-BERT_EMBEDDINGS = {
+UNTYPED_EMBEDDINGS = {
     "embedding": "embeddings.word_embeddings",
     "positions": "embeddings.position_embeddings",
-    "types": "embeddings.token_type_embeddings",
     "embedding_norm": "embeddings.LayerNorm",
 }
+BERT_EMBEDDINGS = UNTYPED_EMBEDDINGS | {"types": "embeddings.token_type_embeddings"}
 BERT = Names(
     prefix="bert.",
     body=BERT_EMBEDDINGS | _layers("encoder.layer.{i}", BERT_LAYER),
@@ -181,7 +181,7 @@ ALBERT = Names(
 MPNET = replace(
     ROBERTA,
     prefix="mpnet.",
-    body={name: place for name, place in BERT_EMBEDDINGS.items() if name != "types"}
+    body=UNTYPED_EMBEDDINGS
     | {"positions.biases": "encoder.relative_attention_bias"}
     | _layers(
         "encoder.layer.{i}",
@@ -197,11 +197,7 @@ MPNET = replace(
 )
 DISTILBERT = Names(
     prefix="distilbert.",
-    body={
-        "embedding": "embeddings.word_embeddings",
-        "positions": "embeddings.position_embeddings",
-        "embedding_norm": "embeddings.LayerNorm",
-    }
+    body=UNTYPED_EMBEDDINGS
     | _layers(
         "transformer.layer.{i}",
         {

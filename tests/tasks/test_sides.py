@@ -58,7 +58,8 @@ def test_a_run_keeps_both_and_goes_on_with_them(tmp_path):
     ("words", "message"),
     [
         (["model.tie_embeddings=all"], r"model.tie_embeddings: must be none or target_output if tokenizer.source and "),
-        (["task=lm"], r"task: must be one with a source and a target if .* differ, got 'lm'"),
+        (["task=lm"], r"tokenizer\.source: belongs to a task with a source and a target, and task=lm has one text"),
+        (["task=regression", "data=grammar"], r"tokenizer\.source: .* task=regression .*; fix: tokenizer\.kind="),
         (["task.topology=decoder"], r"task.topology: must be encoder_decoder if tokenizer.source and tokenizer.target"),
         (["task.copy=true"], r"task.copy: must be false if tokenizer.source and tokenizer.target differ"),
         (["tokenizer.target.kind=bytes"], r"tokenizer.target.kind: must be one of bpe, .*, got 'bytes'"),

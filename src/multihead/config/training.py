@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multihead.config.check import require, require_choice
-from multihead.config.data import DataConfig, TokenizerConfig, column_of
+from multihead.config.data import DataConfig, SideTokenizerConfig, TokenizerConfig, column_of
 from multihead.config.lora import LoraConfig
 from multihead.config.model import ModelConfig
 from multihead.config.task import (
@@ -354,13 +354,16 @@ class Config:
         """Checks what needs one vocabulary for source and target, if their tokenizers differ."""
         if not self.tokenizer.sides_differ:
             return
+        if "source" not in self.task.roles:
+            side = next(each for each in ("source", "target") if getattr(self.tokenizer, each) != SideTokenizerConfig())
+            what = f"belongs to a task with a source and a target, and task={self.task.name} has one text"
+            kind = getattr(self.tokenizer, side).kind or self.tokenizer.kind
+            raise ConfigError(f"tokenizer.{side}", what, f"tokenizer.kind={kind}")
         tie, differ = self.model.tie_embeddings, "if tokenizer.source and tokenizer.target differ"
         what = f"none or target_output {differ}"
         require(
             tie in ("none", "target_output"), "model.tie_embeddings", what, tie, "model.tie_embeddings=target_output"
         )
-        has_sides = "source" in self.task.roles
-        require(has_sides, "task", f"one with a source and a target {differ}", self.task.name, "task=translation")
         topology, copies = getattr(self.task, "topology", ""), getattr(self.task, "copy", False)
         require(topology != "decoder", "task.topology", f"encoder_decoder {differ}", topology)
         require(not copies, "task.copy", f"false {differ}", copies)

@@ -16,7 +16,7 @@ from multihead.config.training import OptimConfig
 from multihead.data.encode import Encoded
 from multihead.model.losses import added_losses
 from multihead.model.positions import alibi_slopes
-from multihead.model.transformer import Blocks, FeedForward, Scope, Transformer
+from multihead.model.transformer import Blocks, FeedForward, MultiHeadAttention, Scope, Transformer
 from multihead.plugin import load_plugin
 
 FOLDER = ROOT / "docs" / "examples" / "plugins"
@@ -39,10 +39,10 @@ def blocks(name, file="", **options):
     loaded = plugin(file or name)
     places = {"attention": "attention", "cross_attention": "cross_attention", "feed_forward": "feed_forward",
               "norms": "norm", "positions": "positions", "stacks": "stack"}  # fmt: skip
-    options = loaded.options[name](**options)
+    given = {"options": loaded.options[name](**options)} if name in loaded.options else {}
 
     def of(field):
-        return lambda *arguments, **named: getattr(loaded, field)[name](*arguments, options=options, **named)
+        return lambda *arguments, **named: getattr(loaded, field)[name](*arguments, **given, **named)
 
     return Blocks(**{place: of(field) for field, place in places.items() if name in getattr(loaded, field)})
 
@@ -66,7 +66,7 @@ def test_a_plugin_is_short_and_says_its_command_and_source(path):
     assert re.search(r"arXiv:\d{4}\.\d{4,5}|[A-Z]\d\d-\d{4}", docstring)
 
 
-@pytest.mark.parametrize("name", ["sliding_window", "differential", "values", "experts", "dyt", "kerple"])
+@pytest.mark.parametrize("name", ["sliding_window", "differential", "values", "experts", "dyt", "kerple", "gated"])
 @torch.no_grad()
 def test_blocks_are_causal_blind_for_padding_and_equal_with_a_cache(name):
     transformer = model(name, **({"window": 2} if name == "sliding_window" else {}))
@@ -131,6 +131,18 @@ def test_a_sliding_window_by_hand(causal, numbers):
             scores = torch.stack([query[t, h] @ key[s, h] / 2 + bias[h, t, s] for s in seen])
             rows[t, h] = sum(w * value[s, h] for w, s in zip(scores.softmax(0), seen, strict=True))
     torch.testing.assert_close(found[0], attention.output(rows.flatten(1)))
+
+
+@torch.no_grad()
+def test_gated_attention_by_hand():
+    """An open gate is the plain attention; otherwise each number of the heads has its factor."""
+    attention = plugin("gated").attention["gated"](ModelConfig(**SIZE)).double()
+    plain = MultiHeadAttention(ModelConfig(**SIZE)).double()
+    plain.load_state_dict({n: x for n, x in attention.state_dict().items() if "gate" not in n})
+    x, scope = torch.randn(2, 5, 8, dtype=torch.double), Scope(torch.double, None, True)
+    plain.output = nn.Identity()
+    expected = plain(x, scope) / (1 + torch.exp(-x @ attention.gate.weight.T))
+    torch.testing.assert_close(attention(x, scope), attention.output(expected))
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ class Slot:
         node, _, field = self.key.partition(".")
         own: list[str] = []
         if node == "task" and config.task.name == "multitask":
-            own = list(config.task.parts)
+            own = [part for part in config.task.parts if hasattr(config.task, part)]  # the task itself refuses others
         elif node == "tokenizer":
             own = [side for side in ("source", "target") if getattr(config.tokenizer, side).kind]
         return [self.key, *(f"{node}.{member}.{field}" for member in own)]

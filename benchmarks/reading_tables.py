@@ -24,6 +24,8 @@ from pathlib import Path
 
 import yaml
 
+from multihead.runs.directory import processor_name
+
 ROOT = Path(__file__).parents[1]
 OURS = """
 from multihead.config.compose import compose
@@ -46,7 +48,6 @@ rows = datasets.load_dataset("csv", data_files="{path}", cache_dir="{path}.cache
 print(len(rows), sum(sum(map(len, batch["body"])) for batch in rows.select_columns("body").iter(10_000)))
 """
 SYSTEMS = {"multihead": OURS, "pandas": PANDAS, "datasets": DATASETS}
-PROCESSOR = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "")
 BROKEN = ("18_utf8_damaged", "26_gz_damaged", "37_label_null_not_said", "48_json_bad_line", "71_xml", "73_pickle",
           "75_empty", "77_ragged", "78_unclosed", "88_wrong_column")  # fmt: skip
 
@@ -154,8 +155,8 @@ def main() -> None:
         for name, each in read.items()
         if name != "multihead"
     }
-    result = {"processor": PROCESSOR, "megabytes": megabytes, "reading": read, "ours_to_theirs": ratios, "multihead_data": looks,
-              "seconds_to_the_error": refused}  # fmt: skip
+    result = {"processor": processor_name(), "megabytes": megabytes, "reading": read, "ours_to_theirs": ratios,
+              "multihead_data": looks, "seconds_to_the_error": refused}  # fmt: skip
     print(json.dumps(result))
     if settings["out"]:
         Path(settings["out"]).write_text(json.dumps(result, indent=1) + "\n")

@@ -94,6 +94,14 @@ def outcome(rows, header, content):
     return "wrong"
 
 
+@pytest.mark.parametrize(
+    "rows", [[["#a b", "c", "d"]], [["#a", "b"], ["#c", "d"]], [["#a", "b"], ["c", "d"], ["#e", "f"]]]
+)
+def test_rows_that_begin_with_a_hash_are_no_comments(rows):
+    content = "".join("|".join(row) + "\n" for row in rows) + "\n\n"
+    assert outcome(rows, None, content.encode()) != "wrong"
+
+
 @pytest.mark.unhurried
 @given(tables())
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,5 +1,6 @@
 """Several findings come together: at most ten, and how many more."""
 
+import numpy as np
 import pytest
 
 from multihead.config.compose import compose
@@ -35,6 +36,7 @@ def good(count):
     return [f"{WORDS} {number},{'xy'[number % 2]}" for number in range(count)]
 
 
+@pytest.mark.unhurried
 def test_damage_far_behind_the_first_rows_is_found_before_anything_is_trained(table):
     bad = [f"a, b, {number},x" for number in range(12)]
     error = table(good(30_000) + bad, lambda: compose(["task=classification", "data=rows.csv"]))
@@ -73,7 +75,7 @@ def test_rows_that_lack_a_role_come_together(table):
 
 
 def test_labels_that_are_no_numbers_and_labels_that_train_lacks():
-    rows = Rows({"label": ["1", "a", "2", "b", *["c"] * 11]}, {"label": "rows.csv"}, range(2, 17))
+    rows = Rows({"label": ["1", "a", "2", "b", *["c"] * 11]}, {"label": "rows.csv"}, np.arange(2, 17))
     with pytest.raises(DataError) as error:
         read_numbers(DataConfig(), rows)
     assert error.value.where == "rows.csv:3" and len(error.value.others) == 9 and error.value.more == 3

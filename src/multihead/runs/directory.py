@@ -131,7 +131,7 @@ def environment(
         "git_commit": commit,
         "git_dirty": dirty,
         "hardware": {
-            "processor": _processor(),
+            "processor": processor_name(),
             "cores": capabilities.cores(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         },
@@ -154,7 +154,8 @@ def git_state() -> tuple[str | None, bool | None]:
         return None, None
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """Returns what the system calls the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -191,11 +191,10 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
     comments = comment_lines(lines) if not skip and "skip_lines" not in stated else 0
     lines, original = (without(lines, skip or comments), lines) if skip or comments else (lines, lines)
     found = _stated_dialect(lines[:head], name, form, stated, all_seen)
-    if found and comments:
-        if not are_comments(original, comments, found.dialect, found.width):
+    if comments:
+        if found is None or not are_comments(original, comments, found.dialect, found.width):
             return _look_at_table(original, name, form, {**stated, "skip_lines": 0}, whole)
         skip = comments
-    lines = lines if skip else original
     if found is None:
         _require_closed_quotes(lines[:head], name)
         require_known_marks(lines[:head], name)

@@ -121,6 +121,7 @@ def _trains(folder, here, variables, prepare, arguments, words):
     sys.argv = [str(ROOT / "train.py"), *words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    multiprocessing.set_start_method(None, force=True)  # else loader workers have a server too, which outlives a kill
     from multihead.cli import main
     from multihead.training import attention_maps
 

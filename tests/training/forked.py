@@ -1,5 +1,6 @@
 """Ranks that are forks of the tests' server: for tests of what ranks compute, and not of how they start and end."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ def run_rank(variables, here, file):
     os.environ.update(variables | own)
     os.chdir(here)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    multiprocessing.set_start_method(None, force=True)
     from multihead.training.rank import main
 
     if status := main(file):

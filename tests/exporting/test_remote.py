@@ -11,7 +11,7 @@ import torch
 from tiny import drawn, new_task, reference
 
 from multihead.errors import ConfigError
-from multihead.exporting import remote
+from multihead.exporting import huggingface, remote
 from multihead.exporting.verify import verify
 from multihead.metrics.calibration import Calibration
 
@@ -157,6 +157,11 @@ def test_the_file_names_nothing_of_ours():
 
 def test_a_plugins_part_is_refused():
     task = new_task("task=lm")
+    head, task.model.head = task.model.head, torch.nn.Identity()
+    for refuses in (remote.check, huggingface.family_of):
+        with pytest.raises(ConfigError, match="plugin: its head, Identity, is part of the model"):
+            refuses(task)
+    task.model.head = head
     task.model.transformer.blocks.feed_forward = torch.nn.Identity
     with pytest.raises(ConfigError, match="plugin: its feed_forward is part of the model, and an export does not copy"):
         remote.check(task)

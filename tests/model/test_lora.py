@@ -157,3 +157,21 @@ def test_nothing_happens_without_a_rank():
 def test_messages(options, message):
     with pytest.raises(ConfigError, match=message):
         adapt(new_model(), LoraConfig(**{"r": 2} | options))
+
+
+@pytest.mark.unhurried
+def test_a_compiled_layer_with_adapters_gives_the_same_outputs_and_gradients():
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(LoraLinear(torch.nn.Linear(6, 5), LoraConfig(r=2, alpha=3.0)), torch.nn.Tanh())
+    torch.nn.init.normal_(layers[0].lora_B)
+    compiled = torch.compile(layers, backend="aot_eager", fullgraph=True, dynamic=True)
+    for length in (3, 7):
+        x = torch.randn(2, length, 6)
+        found = []
+        for module in (layers, compiled):
+            layers.zero_grad()
+            y = module(x)
+            y.square().sum().backward()
+            found.append([y.detach(), *(p.grad.clone() for p in (layers[0].lora_A, layers[0].lora_B))])
+        for plain, other in zip(*found, strict=True):
+            torch.testing.assert_close(other, plain)

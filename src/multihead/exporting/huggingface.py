@@ -27,6 +27,7 @@ from multihead.data.sentencepiece import ESCAPE
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import ConfigError
 from multihead.exporting.verify import Example, Reference, temperature_of
+from multihead.model.heads import CopyHead, PooledClassifier, Regressor, VocabularyHead
 from multihead.pretrained.folder import opened
 from multihead.pretrained.names import NAMES
 from multihead.pretrained.source import translated
@@ -53,6 +54,7 @@ def family_of(task: Task) -> str:
     settings, model = task.settings, task.config.model
     if len(task.config.task.members()) > 1:
         raise ConfigError("task=multitask", "no published family has several heads", OTHERS)
+    require_own_head(task)
     if isinstance(settings, TranslationConfig):
         check_translator(task, settings)
     pooled = isinstance(settings, PooledConfig)
@@ -74,6 +76,17 @@ def family_of(task: Task) -> str:
         what = f"prevents the export: the nearest published family, {FAMILIES[nearest].name}, has {_word(theirs)}{more}"
         raise ConfigError(f"{key}={_word(ours)}", what, OWN_CODE)
     return nearest
+
+
+def require_own_head(task: Task) -> None:
+    """Checks that the head is one of ours.
+
+    Raises:
+        ConfigError: It is a plugin's, whose code an export does not copy.
+    """
+    if type(task.model.head) not in (VocabularyHead, CopyHead, PooledClassifier, Regressor):
+        what = f"its head, {type(task.model.head).__name__}, is part of the model, and an export does not copy its code"
+        raise ConfigError("plugin", what, OTHERS)
 
 
 def check_translator(task: Task, settings: TranslationConfig) -> None:

@@ -29,6 +29,7 @@ from multihead.exporting.huggingface import (
     card,
     check_translator,
     content_of_task,
+    require_own_head,
     write_json,
     write_tokenizer,
 )
@@ -55,6 +56,7 @@ def check(task: Task) -> None:
     settings = task.settings
     if len(task.config.task.members()) > 1:
         raise ConfigError("task=multitask", "an Auto class loads one head, and this run has several", OTHERS)
+    require_own_head(task)
     for part in fields(Blocks):
         if getattr(task.model.transformer.blocks, part.name) is not part.default:
             what = f"its {part.name} is part of the model, and an export does not copy a plugin's code"

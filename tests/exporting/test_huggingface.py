@@ -54,6 +54,7 @@ CASES = {
     "GPT2ForSequenceClassification": [*LAST, *GPT2],
     "LlamaForSequenceClassification": [*LAST, *LLAMA],
     "MarianMTModel": ["task=translation", *MARIAN],
+    "PegasusForConditionalGeneration": ["task=summarization", *MARIAN, "model.norm_placement=pre"],
     "BartForConditionalGeneration": ["task=summarization", *BART],
     "MBartForConditionalGeneration": ["task=translation", *BART, "model.norm_placement=pre"],
     "T5ForConditionalGeneration": ["task=translation", *T5, "model.output_scale=true"],
@@ -110,7 +111,10 @@ def test_loaded_by_transformers(name, tmp_path):
             ["task=lm", *LLAMA, "model.attention_bias=qkv"],
             r"model.attention_bias=qkv: prevents the export: .* Llama, has",
         ),
-        (["task=translation"], r"model.norm_placement=pre: prevents the export: the nearest .*, Marian, has post"),
+        (
+            ["task=translation"],
+            r"model.sinusoid_order=alternating: prevents the export: the nearest .*, Pegasus, has halves",
+        ),
         (
             ["task=translation", *MARIAN, "model.tie_embeddings=target_output"],
             r"model.tie_embeddings=target_output: prevents the export: the nearest published family, Marian, has all",

@@ -63,6 +63,7 @@ def family_of(task: Task) -> str:
     found: dict[str, list[Obstacle]] = {}
     for model_type, family in FAMILIES.items():
         foreign = model_type == "qwen2" and marks.kind != "published"
+        foreign |= marks.pad_id not in family.needs.get("pad_token_id", (marks.pad_id,))  # it counts positions from it
         if not family.classes or family.stacks != settings.stacks or foreign:  # AutoTokenizer takes Qwen2's own
             continue
         named = obstacles(model_type, model, marks.vocab_size, with_vocabulary=not pooled)

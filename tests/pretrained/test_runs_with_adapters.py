@@ -262,3 +262,16 @@ def test_a_lost_file_of_adapters_is_reported(finished, tmp_path):
     (again / "model" / "adapter.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match=r"adapter.safetensors: cannot be loaded .*; fix: copy the run again"):
         write(multihead.load(str(again)).task, tmp_path, again)
+
+
+@pytest.mark.slow
+def test_compiled_adapters_learn_the_same(finished, tmp_path):
+    folder, data, _, _ = finished
+    plain = [*AS_BERT, "model.dropout=0", "model.attention_dropout=0", "task.head_dropout=0", "optim.lr=0.005"]
+    results = [trained(folder, data, tmp_path / word, *plain, f"compile={word}") for word in ("false", "true")]
+    ours, compiled = (learned(tmp_path / word) for word in ("false", "true"))
+    assert ours.keys() == compiled.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
+    assert results[0]["trained_parameters"] == results[1]["trained_parameters"]
+    assert results[0]["test/loss"] == pytest.approx(results[1]["test/loss"], abs=1e-4)

@@ -96,6 +96,7 @@ def test_tasks_and_data_do_not_know_each_other():
 ROOMS = (
     ("__main__", "__init__", "cli", "help"),
     ("commands",),
+    ("studying",),
     ("sweeping",),
     ("checking",),
     ("exporting",),

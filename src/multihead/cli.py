@@ -38,6 +38,7 @@ VERBS = (
     "compare",
     "doctor",
     "sweep",
+    "study",
     "new",
 )
 HELP_WORDS = ("--help", "-h", "help")

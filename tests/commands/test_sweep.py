@@ -92,7 +92,7 @@ def test_what_has_changed_since_the_launch_is_refused(here, capsys, monkeypatch)
     )
     (here / "s.yaml").write_text(FILE)
     assert main(["sweep", "file=s.yaml", "budget=2", "data.batch_tokens=99"]) == 3
-    assert "words must be [], as when the sweep was launched, got [" in capsys.readouterr().err
+    assert "words must be [], as when it was launched, got [" in capsys.readouterr().err
     conf = here / "outputs" / "sweeps" / "s" / "conf"
     assert yaml.safe_load((conf / "model" / "tiny.yaml").read_text())["d_model"] == 128
     (conf / "model" / "tiny.yaml").write_text("d_model: 64\n")

@@ -219,12 +219,15 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
 }
 
 
+def latex_text(text: str) -> str:
+    """Escapes a text for LaTeX."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
 def latex(report: Report) -> str:
     """Returns a table of the systems, which needs no LaTeX package. The caption has the findings."""
 
-    def escape(text: str) -> str:
-        return "".join(_LATEX.get(character, character) for character in text)
-
+    escape = latex_text
     head, *rows = systems_rows(report)
     lines = [r"\begin{table}", r"\centering", r"\begin{tabular}{lrrrrr}", r"\hline"]
     lines += [" & ".join(map(escape, head)) + r" \\", r"\hline"]

@@ -155,7 +155,7 @@ def read_sweep(path: str) -> Sweep:
     _read_program(sweep, tree)
     _choose(sweep, ("method",), tree.get("method"), METHODS)
     _read_metric(sweep, tree.get("metric"))
-    _read_parameters(sweep, tree.get("parameters"))
+    read_parameters(sweep, tree.get("parameters"))
     if "run_cap" in tree:
         sweep.run_cap = _whole(sweep, ("run_cap",), tree["run_cap"])
     if "early_terminate" in tree:
@@ -244,7 +244,8 @@ def _read_stopping(sweep: Sweep, stopping: Any) -> None:
 # Parameters
 
 
-def _read_parameters(sweep: Sweep, parameters: Any) -> None:
+def read_parameters(sweep: Sweep, parameters: Any) -> None:
+    """Reads the parameters of a sweep, or those over which a study tunes."""
     if not isinstance(parameters, dict) or not parameters:
         raise ConfigError(sweep.at("parameters"), "parameters: must be a mapping of at least one key to its values")
     for name, spec in parameters.items():

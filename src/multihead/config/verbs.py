@@ -416,11 +416,8 @@ class SweepSettings(Settings):
         Settings.__post_init__(self)
         for key in ("workers", "seeds"):
             require(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
-        if self.name and not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name):
-            raise ConfigError("name", f"must be up to 100 letters, digits, '-', '_' and '.', got {self.name!r}")
-        if self.storage and not self.storage.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
-            shown = self.storage.partition("@")[2] or self.storage  # without a password
-            raise ConfigError("storage", f"must be postgresql://USER@HOST/DATABASE or sqlite:///FILE, got {shown!r}")
+        check_name(self.name)
+        check_storage(self.storage)
         self.limits()
 
     def limits(self) -> tuple[int, float, float]:
@@ -430,11 +427,73 @@ class SweepSettings(Settings):
             trials = int(self.budget)
             require(trials >= 1, "budget", "at least 1 trial", self.budget)
         elif self.budget:
-            seconds = duration("budget", self.budget)
+            seconds = duration("budget", self.budget, of_trials=True)
         return trials, seconds, duration("trial_time", self.trial_time) if self.trial_time else 0.0
 
 
-def duration(key: str, text: str) -> float:
+@dataclass(kw_only=True)
+class StudySettings(Settings):
+    """Says whether a variant is better than the baseline, on several tasks and over several seeds.
+
+    Runs of the baseline and its variants are added seed by seed, until a sequential test has decided each comparison or
+    the budget is spent. Whatever ends the study, the same command continues it. The answer is in the table that is
+    printed, and in report.html, report.tex and report.json in the study's folder.
+    """
+
+    OTHER_KEYS: ClassVar[str] = "Every other word goes to every run: data.batch_tokens=2048 plugin=variant.py"
+    KEYS: ClassVar[tuple[str, ...]] = ("plugin",)
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead study file=sweeps/studies/norms.yaml workers=2",
+        "multihead study file=sweeps/studies/norms.yaml status=true",
+        "multihead study file=mine.yaml plugin=variant.py format=json",
+    )
+
+    file: str = setting(takes="FILE", example="file=sweeps/studies/norms.yaml")
+    """The study file; docs/studies.md describes it."""
+    workers: int = setting(1, takes="N")
+    """Number of runs at the same time on this machine."""
+    budget: str = setting(takes="TIME")
+    """Time of all runs together (90m, 8h). It wins over the budget of the file."""
+    run_time: str = setting(takes="TIME")
+    """Longest time of a run (90s, 30m, 2h). A run that takes longer is ended and counts as failed."""
+    status: bool = setting(False)
+    """true shows the answer as it is now, and starts nothing."""
+    format: str = setting("table", choices=("table", "json", "latex"))
+    """json or latex prints the answer in this format on standard output; what happens goes to standard error."""
+    name: str = setting(takes="NAME")
+    """Name of the study; by default the name in the file."""
+    dir: str = setting(takes="FOLDER")
+    """Folder of the study; by default outputs/studies/NAME."""
+    storage: str = setting(takes="ADDRESS")
+    """Where the ledger is; by default a file in dir. For several machines, postgresql://USER@HOST/DATABASE."""
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        require(self.workers >= 1, "workers", "at least 1", self.workers)
+        check_name(self.name)
+        check_storage(self.storage)
+        self.limits()
+
+    def limits(self) -> tuple[float, float]:
+        """The budget and the longest time of a run, in seconds. Without a budget it is 0: the file's counts."""
+        budget = duration("budget", self.budget) if self.budget else 0.0
+        return budget, duration("run_time", self.run_time) if self.run_time else 0.0
+
+
+def check_name(name: str) -> None:
+    """Checks the name of a sweep or a study; empty means that there is none."""
+    if name and not re.fullmatch(r"[\w-][\w.-]{0,99}", name):
+        raise ConfigError("name", f"must be up to 100 letters, digits, '-', '_' and '.', got {name!r}")
+
+
+def check_storage(storage: str) -> None:
+    """Checks the address of a ledger; empty means a file."""
+    if storage and not storage.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
+        shown = storage.partition("@")[2] or storage  # without a password
+        raise ConfigError("storage", f"must be postgresql://USER@HOST/DATABASE or sqlite:///FILE, got {shown!r}")
+
+
+def duration(key: str, text: str, of_trials: bool = False) -> float:
     """Seconds of ``90s``, ``30m``, ``2.5h`` or ``1d``.
 
     Raises:
@@ -442,7 +501,7 @@ def duration(key: str, text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     if not found or not float(found[1]):
-        also = "a number of trials, or " if key == "budget" else ""
+        also = "a number of trials, or " if of_trials else ""
         raise ConfigError(key, f"must be {also}a time such as 90s, 30m or 2h, got {text!r}")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
@@ -471,7 +530,8 @@ SETTINGS: dict[str, type[Settings]] = {
     cls.verb(): cls
     for cls in (
         *(EvaluateSettings, PredictSettings, ExportSettings, ExplainSettings),
-        *(DataSettings, RunsSettings, DiffSettings, CompareSettings, DoctorSettings, SweepSettings, NewSettings),
+        *(DataSettings, RunsSettings, DiffSettings, CompareSettings, DoctorSettings),
+        *(SweepSettings, StudySettings, NewSettings),
     )
 }
 """Command to what it takes."""

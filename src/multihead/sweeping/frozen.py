@@ -62,14 +62,14 @@ def launch(
     ledger = Ledger(sweep, folder, **ledger_options)
     known = ledger.launch.get("file")
     if known is not None and known != sweep.text:
-        raise _changed(sweep, known)
+        raise changed(sweep, known)
     ledger.freeze(
         {
             "file": sweep.text,
             "words": list(typed),
             "seeds": settings.seeds,
-            "conf": _checksum(folder / "conf"),
-            **({"own_conf": _checksum(folder / OWN)} if first.config.config_dir else {}),
+            "conf": checksum(folder / "conf"),
+            **({"own_conf": checksum(folder / OWN)} if first.config.config_dir else {}),
             "plugin": first.plugin.sha256 if first.plugin else "",
         }
     )
@@ -120,7 +120,7 @@ def trial_words(typed: Sequence[str], folder: Path) -> list[str]:
     return words
 
 
-def _checksum(folder: Path) -> str:
+def checksum(folder: Path) -> str:
     """Returns a checksum of the names and contents of all YAML files below a folder."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.yaml")):
@@ -128,11 +128,12 @@ def _checksum(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _changed(sweep: Sweep, known: str) -> CheckpointError:
+def changed(sweep: Sweep, known: str, kind: str = "sweep") -> CheckpointError:
+    """The error of a file that has changed since the launch, with the first line that differs."""
     lines = [known.split("\n"), sweep.text.split("\n")]
     longest = max(len(part) for part in lines)
     before, now = ([*part, *[""] * (longest - len(part))] for part in lines)
     number = next((i for i in range(longest) if before[i] != now[i]), 0)
-    what = f"must be {before[number].strip()!r}, as when the sweep was launched, got {now[number].strip()!r}"
-    fix = "put it back, or give the new sweep another name="
+    what = f"must be {before[number].strip()!r}, as when the {kind} was launched, got {now[number].strip()!r}"
+    fix = f"put it back, or give the new {kind} another name="
     return CheckpointError(f"{sweep.path}:{number + 1}", what, fix)

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from multihead.config.extras import require_package
 from multihead.config.sweep import Parameter, Sweep
@@ -82,7 +82,7 @@ def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Ledger:
-    """The study of one sweep.
+    """The Optuna study of one sweep.
 
     Args:
         sweep: The sweep.
@@ -96,15 +96,17 @@ class Ledger:
         MachineError: If the database cannot be reached.
     """
 
+    KIND: ClassVar[str] = "sweep"
+    """What the ledger is of, for messages."""
+    TO_START: ClassVar[str] = "start it: leave out status=, best= and to="
+
     def __init__(self, sweep: Sweep, folder: Path, storage: str = "", *, val_every: int = 1, create: bool = True):
         optuna = import_optuna()
         self.sweep, self.folder, self.url = sweep, folder, storage or f"sqlite:///{folder}/ledger.db"
         self._file = self.url.startswith("sqlite:///")
         self._val_every = val_every
         if self._file and not create and not Path(self.url.removeprefix("sqlite:///")).is_file():
-            raise ConfigError(
-                "name", f"there is no sweep in {folder} yet", "start it: leave out status=, best= and to="
-            )
+            raise ConfigError("name", f"there is no {self.KIND} in {folder} yet", self.TO_START)
         with self.exclusively():  # two processes that begin a sweep at once would both create its tables
             self._storage = self._open_storage(optuna)
             try:
@@ -113,7 +115,9 @@ class Ledger:
                 )
             except KeyError:
                 if not create:
-                    raise ConfigError("name", f"there is no sweep called {sweep.name} in the storage yet") from None
+                    raise ConfigError(
+                        "name", f"there is no {self.KIND} called {sweep.name} in the storage yet"
+                    ) from None
                 self.study = optuna.create_study(
                     study_name=sweep.name,
                     storage=self._storage,
@@ -191,9 +195,9 @@ class Ledger:
         for key, value in launch.items():
             if known.get(key) != value:
                 raise CheckpointError(
-                    f"sweep {self.sweep.name}",
-                    f"{key} must be {_shown(known.get(key))}, as when the sweep was launched, got {_shown(value)}",
-                    "put it back, or give the new sweep another name=",
+                    f"{self.KIND} {self.sweep.name}",
+                    f"{key} must be {_shown(known.get(key))}, as when it was launched, got {_shown(value)}",
+                    f"put it back, or give the new {self.KIND} another name=",
                 )
 
     @property

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from multihead.capabilities import cores
 from multihead.config.merge import Composition
@@ -43,11 +45,20 @@ class Runner:
         settings: The settings of the command.
         ledger: The sweep's ledger.
         first: The configuration of one trial, for the settings that all trials share.
+        console: Where lines and the table are shown; by default standard output.
     """
 
-    def __init__(self, sweep: Sweep, folder: Path, settings: SweepSettings, ledger: Ledger, first: Composition):
+    def __init__(
+        self,
+        sweep: Sweep,
+        folder: Path,
+        settings: SweepSettings,
+        ledger: Ledger,
+        first: Composition,
+        console: Console | None = None,
+    ):
         self.sweep, self.folder, self.settings, self.ledger, self.first = sweep, folder, settings, ledger, first
-        self.console = report_console()
+        self.console = console or report_console()
         self.signum = 0
 
     def run(self, trials: int, seconds: float, words: Sequence[str]) -> int:
@@ -62,10 +73,15 @@ class Runner:
         with handling(dict.fromkeys(ENDING, self._stop)):
             workers = [self._start(index, trials, seconds, words) for index in range(self.settings.workers)]
             try:
-                status = self._follow(workers, shown, lambda index: self._start(index, trials, seconds, words))
+                status = follow(
+                    workers,
+                    lambda: self._show_ended(shown) or bool(self.signum),
+                    lambda index: self._start(index, trials, seconds, words),
+                    lambda text: self.console.print(text, highlight=False),
+                )
             finally:
                 for _, process in workers:
-                    _end(process)
+                    end_worker(process)
         return self._finish(shown, status)
 
     def _stop(self, signum: int, frame: Any) -> None:
@@ -95,30 +111,7 @@ class Runner:
         }
         given = {"file": str(self.sweep.path), "name": self.sweep.name, "folder": str(self.folder), "job": job}
         given["val_every"] = self.first.config.trainer.val_every_n_steps
-        command = [sys.executable, "-m", "multihead.sweeping.worker", json.dumps(given)]
-        own = {**os.environ, STORAGE: self.settings.storage}
-        process = subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, start_new_session=True)
-        return time.monotonic(), process
-
-    def _follow(self, workers: list[Started], shown: set[int], start: Callable[[int], Started]) -> int:
-        """Waits for the workers and restarts killed ones. Returns the highest exit status of the others."""
-        status, quick = 0, 0
-        while not self.signum and any(process.poll() is None for _, process in workers):
-            time.sleep(POLL_SECONDS)
-            self._show_ended(shown)
-            for index, (began, process) in enumerate(workers):
-                if process.poll() is None or process.returncode >= 0:
-                    continue
-                quick = quick + 1 if time.monotonic() - began < QUICK_SECONDS else 0
-                name = signal.Signals(-process.returncode).name
-                if quick >= MAX_QUICK_DEATHS:
-                    raise MachineError("sweep", f"workers are killed by {name} as soon as they start")
-                self.console.print(f"worker {index} was killed by {name}; a new one goes on", highlight=False)
-                workers[index] = start(index)
-        for _, process in workers:
-            if process.poll() is not None and 0 < process.returncode < 128:
-                status = max(status, process.returncode)
-        return status
+        return start_worker("multihead.sweeping.worker", given, self.settings.storage)
 
     def _show_ended(self, shown: set[int]) -> None:
         rows = self.ledger.rows()
@@ -144,7 +137,55 @@ class Runner:
         return 7 if any(row.state == "failed" for row in rows) else 0
 
 
-def _end(process: subprocess.Popen) -> None:
+def start_worker(module: str, given: Mapping[str, Any], storage: str) -> Started:
+    """Starts a worker process. Its job is JSON on its command line, and the storage's URL is in its environment."""
+    command = [sys.executable, "-m", module, json.dumps(given)]
+    own = {**os.environ, STORAGE: storage}
+    process = subprocess.Popen(command, env=own, stdin=subprocess.DEVNULL, start_new_session=True)
+    return time.monotonic(), process
+
+
+def follow(
+    workers: list[Started],
+    tick: Callable[[], bool],
+    start: Callable[[int], Started],
+    say: Callable[[str], None],
+) -> int:
+    """Waits for workers and restarts killed ones.
+
+    Args:
+        workers: The workers, which are replaced in place.
+        tick: Called often, to show what has ended. If it returns True, a signal has ended the work.
+        start: Starts the worker of a number again.
+        say: Shows a line.
+
+    Returns:
+        The highest exit status of the workers that were not ended by a signal.
+
+    Raises:
+        MachineError: If workers are killed as soon as they start.
+    """
+    status, quick = 0, 0
+    while any(process.poll() is None for _, process in workers):
+        time.sleep(POLL_SECONDS)
+        if tick():
+            break
+        for index, (began, process) in enumerate(workers):
+            if process.poll() is None or process.returncode >= 0:
+                continue
+            quick = quick + 1 if time.monotonic() - began < QUICK_SECONDS else 0
+            name = signal.Signals(-process.returncode).name
+            if quick >= MAX_QUICK_DEATHS:
+                raise MachineError("workers", f"they are killed by {name} as soon as they start")
+            say(f"worker {index} was killed by {name}; a new one goes on")
+            workers[index] = start(index)
+    for _, process in workers:
+        if process.poll() is not None and 0 < process.returncode < 128:
+            status = max(status, process.returncode)
+    return status
+
+
+def end_worker(process: subprocess.Popen) -> None:
     """Sends SIGTERM to a worker, which then ends its trial. If it does not end, it is killed."""
     if process.poll() is not None:
         return

@@ -118,7 +118,8 @@ class Worker:
                 claim.lost = not self.ledger.beat(claim, time.time() - began)
             return bool(self.signum) or claim.lost
 
-        return Watch(self.ledger.sweep.metric, self.job.trial_seconds, value, tick)
+        metric = claim.record.get("metric") or self.ledger.sweep.metric  # the runs of a study have several tasks
+        return Watch(metric, self.job.trial_seconds, value, tick)
 
     def _end_former(self, claim: Claim, folder: Path) -> None:
         """Waits until a killed worker's run has ended, to which the kernel has sent SIGTERM."""

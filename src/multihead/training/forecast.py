@@ -40,8 +40,26 @@ def plan(composition: Composition) -> dict[str, Any]:
     Raises:
         MachineError: The run does not fit into the free memory.
     """
-    began = time.monotonic()  # the time of the start includes importing Lightning
     from multihead.runs.console import open_log
+
+    found, notes, ranks = measure(composition)
+    with contextlib.closing(open_log(None)):
+        for note in notes:
+            log.info("%s", note)
+        _show(found, ranks)
+    return found
+
+
+def measure(composition: Composition) -> tuple[dict[str, Any], list[str], int]:
+    """Measures a few steps of a run without showing anything.
+
+    Returns:
+        What the run will take, notes about it, and its number of ranks on this machine.
+
+    Raises:
+        MachineError: The run does not fit into the free memory.
+    """
+    began = time.monotonic()  # the time of the start includes importing Lightning
     from multihead.runs.noise import quiet_lightning
     from multihead.training.build import starting
 
@@ -55,11 +73,7 @@ def plan(composition: Composition) -> dict[str, Any]:
         shared = sum(found.get(f"memory/{name}", 0) for name in ("gradients", "optimizer", "averaged weights"))
         found["memory"] -= (ranks - 1) * shared * (1 if _on_gpu(composition.config) else ranks)
     _require_memory(found, ranks, composition.config)
-    with contextlib.closing(open_log(None)):
-        for note in notes:
-            log.info("%s", note)
-        _show(found, ranks)
-    return found
+    return found, notes, ranks
 
 
 def _counted(composition: Composition, prepared: Prepared, ranks: int) -> dict[str, Any]:

@@ -1,0 +1,224 @@
+"""Collects what a study's report shows, from its ledger and its run directories."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from multihead.comparing.finished import FinishedRun
+from multihead.errors import MultiheadError
+from multihead.runs.files import read_metrics
+from multihead.studying.ledger import StudyLedger, key_of, results_of
+from multihead.studying.schedule import Key, Plan
+from multihead.studying.verdicts import Overall, Verdict, judge, overall
+from multihead.sweeping.ledger import SETTLED, Row, spent
+
+
+@dataclass(frozen=True)
+class SystemRow:
+    """The baseline or a variant on a task, over its seeds."""
+
+    task: str
+    name: str
+    seeds: int
+    mean: float | None
+    """Mean of the validation metric."""
+    deviation: float | None
+    test_mean: float | None
+    """Mean of the same metric on the test split, which decides nothing."""
+    test_deviation: float | None
+    parameters: int
+    flops: float
+    """Floating-point operations of a step."""
+    tokens_per_second: float
+    minutes: float
+    """Mean time of a run."""
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run that was started."""
+
+    task: str
+    name: str
+    seed: int
+    state: str
+    value: float | None
+    seconds: float
+    attempts: int
+    reason: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A validation of a run."""
+
+    tokens: float
+    minutes: float
+    value: float
+
+
+@dataclass
+class StudyReport:
+    """All that is said about a study."""
+
+    name: str
+    question: str
+    equal: str
+    baseline: str
+    alpha: float
+    power: float
+    ended: bool
+    verdicts: list[Verdict]
+    overall: list[Overall]
+    systems: list[SystemRow]
+    runs: list[RunRow]
+    metrics: dict[str, str]
+    better: dict[str, str]
+    seeds_run: int
+    most_seeds: int
+    minutes: float
+    """Minutes of all runs together, with the tuning."""
+    test_looks: int
+    """How often a run has read the test split: once for each run that ended, also for those of the tuning."""
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    curves: dict[str, dict[str, list[list[Point]]]] = field(default_factory=dict)
+    """Task to system to the validations of each of its runs."""
+
+
+def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: float) -> StudyReport:
+    """Reads everything; the verdicts are those of the results in the ledger."""
+    rows = [row for row in ledger.rows() if row.record.get("run")]
+    results, state = results_of(rows), ledger.progress()
+    verdicts = judge(plan, results, power)
+    finished, warnings = _finished(rows)
+    tuned: dict[str, Any] = ledger.facts.get("tuned", {})
+    return StudyReport(
+        name=ledger.sweep.name,
+        question=question,
+        equal=equal,
+        baseline=plan.baseline,
+        alpha=plan.alpha,
+        power=power,
+        ended=state.ended,
+        verdicts=verdicts,
+        overall=overall(plan, verdicts),
+        systems=_systems(plan, finished, results, ledger.facts),
+        runs=[_run(plan, row) for row in sorted(rows, key=key_of)],
+        metrics={task: plan.metrics[task] for task in plan.tasks},
+        better={task: plan.better[task] for task in plan.tasks},
+        seeds_run=state.round,
+        most_seeds=len(plan.seeds),
+        minutes=(plan.tuning + sum(spent(row) for row in rows)) / 60,
+        test_looks=len(finished) + sum(found["trials"] - found["failed"] for found in tuned.values()),
+        notes=_notes(plan, state.unaffordable, tuned),
+        warnings=[*warnings, *_data_warnings(plan, finished)],
+        curves=_curves(plan, finished),
+    )
+
+
+def _finished(rows: Sequence[Row]) -> tuple[dict[Key, FinishedRun], list[str]]:
+    """The runs that have a result, and a warning for each whose files can no longer be read."""
+    found, warnings = {}, []
+    for row in rows:
+        if row.state != "complete":
+            continue
+        try:
+            found[key_of(row)] = FinishedRun.read(row.record["dir"])
+        except (MultiheadError, OSError) as error:
+            warnings.append(f"{row.record['dir']} cannot be read ({error}); its result is that of the ledger")
+    return found, warnings
+
+
+def _run(plan: Plan, row: Row) -> RunRow:
+    key = key_of(row)
+    return RunRow(
+        task=key.task,
+        name=key.arm,
+        seed=plan.seeds[key.index],
+        state=row.state if row.state in SETTLED else "running" if row.state == "running" else "interrupted",
+        value=row.value,
+        seconds=spent(row),
+        attempts=int(row.record.get("attempt", 1)),
+        reason=row.record.get("reason", ""),
+        folder=row.record.get("dir", ""),
+    )
+
+
+def _systems(plan: Plan, finished: dict[Key, FinishedRun], results: Any, facts: dict[str, Any]) -> list[SystemRow]:
+    rows = []
+    for task in plan.tasks:
+        for arm in plan.arms:
+            values = [v for key, v in results.items() if key[:2] == (task, arm) and v is not None]
+            runs = [run for key, run in finished.items() if key[:2] == (task, arm)]
+            name = plan.metrics[task].replace("val/", "test/", 1)
+            tested = [float(run.result[name]) for run in runs if isinstance(run.result.get(name), int | float)]
+            size = facts.get("sizes", {}).get(f"{task}/{arm}", {})
+            rows.append(
+                SystemRow(
+                    task=task,
+                    name=arm,
+                    seeds=len(values),
+                    mean=_mean(values),
+                    deviation=_deviation(values),
+                    test_mean=_mean(tested),
+                    test_deviation=_deviation(tested),
+                    parameters=int(size.get("parameters", 0)),
+                    flops=float(size.get("flops", 0.0)),
+                    tokens_per_second=_mean([float(run.result.get("tokens_per_second", 0)) for run in runs]) or 0.0,
+                    minutes=(_mean([float(run.result.get("seconds", 0)) for run in runs]) or 0.0) / 60,
+                )
+            )
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _notes(plan: Plan, unaffordable: frozenset[str], tuned: dict[str, Any]) -> list[str]:
+    notes = []
+    if unaffordable:
+        listed = ", ".join(task for task in plan.tasks if task in unaffordable)
+        notes.append(f"The budget does not suffice for another seed of {listed}; the same command with a larger "
+                     "budget= goes on.")  # fmt: skip
+    for name, found in tuned.items():
+        task, arm = name.split("/")
+        failed = f", of which {found['failed']} failed" if found["failed"] else ""
+        notes.append(f"tuned {arm} on {task}: {' '.join(found['words'])} ({found['trials']} trials{failed})")
+    return notes
+
+
+def _data_warnings(plan: Plan, finished: dict[Key, FinishedRun]) -> list[str]:
+    """A warning for each task whose runs were validated on different data."""
+    warnings = []
+    for task in plan.tasks:
+        for split in ("data_val", "data_train"):
+            marks = {run.data.get(split, "") for key, run in finished.items() if key.task == task}
+            if len(marks) > 1:
+                what = "validation" if split == "data_val" else "training"
+                warnings.append(f"{task}: the {what} data differ between the runs, so that they cannot be compared")
+    return warnings
+
+
+def _curves(plan: Plan, finished: dict[Key, FinishedRun]) -> dict[str, dict[str, list[list[Point]]]]:
+    curves: dict[str, dict[str, list[list[Point]]]] = {task: {arm: [] for arm in plan.arms} for task in plan.tasks}
+    for key, run in sorted(finished.items()):
+        metric = plan.metrics[key.task]
+        points = [
+            Point(float(row["tokens"]), float(row["seconds"]) / 60, float(row[metric]))
+            for row in read_metrics(Path(run.path, "metrics.csv"))
+            if row.get(metric) and row.get("tokens") and row.get("seconds")
+        ]
+        if points:
+            curves[key.task][key.arm].append(points)
+    return curves

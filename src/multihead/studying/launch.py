@@ -1,0 +1,200 @@
+"""What a study does before its first run: it freezes its files, sizes and tunes its variants, and fixes its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from multihead.config.compose import compose
+from multihead.config.merge import Composition
+from multihead.config.study import D_FF, RESIZED, Study
+from multihead.config.verbs import StudySettings
+from multihead.errors import MachineError
+from multihead.studying.ledger import StudyLedger, as_sweep
+from multihead.studying.schedule import Plan
+from multihead.studying.sizes import Counter, Size, equalise, forecast, import_all, minutes_text, with_d_ff
+from multihead.studying.tuning import FOLDER, Tuned, tune
+from multihead.sweeping.frozen import OWN, changed, checksum, freeze_files
+
+Cell = tuple[str, str]
+"""A task and the baseline or a variant."""
+
+
+def open_ledger(
+    study: Study, folder: Path, typed: Sequence[str], settings: StudySettings, first: Composition
+) -> StudyLedger:
+    """Freezes the files of a study, and opens its ledger. If the study exists, checks that its files are the same.
+
+    Raises:
+        CheckpointError: If the study was launched with something else.
+        MachineError: If the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        freeze_files(as_sweep(study.name, study), folder, first)
+    except OSError as error:
+        raise MachineError(str(folder), f"cannot be written ({error.strerror})", "choose another dir=") from error
+    ledger = StudyLedger(study.name, folder, settings.storage)
+    known = ledger.launch.get("file")
+    if known is not None and known != study.text:
+        raise changed(as_sweep(study.name, study), known, "study")
+    ledger.freeze(
+        {
+            "file": study.text,
+            "words": list(typed),
+            "conf": checksum(folder / "conf"),
+            **({"own_conf": checksum(folder / OWN)} if first.config.config_dir else {}),
+            "plugin": first.plugin.sha256 if first.plugin else "",
+        }
+    )
+    ledger.allow(limit_of(study, settings))
+    return ledger
+
+
+def limit_of(study: Study, settings: StudySettings) -> float:
+    """Returns the seconds that all runs together may take; 0 means no limit."""
+    return settings.limits()[0] or 60 * study.budget
+
+
+@dataclass
+class Launch:
+    """Builds the plan of a new study.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        typed: Words for every run, with the frozen copies of plugin and folders.
+        settings: The settings of the command.
+        console: Where steps are shown.
+    """
+
+    study: Study
+    folder: Path
+    typed: Sequence[str]
+    settings: StudySettings
+    console: Console
+
+    def plan(self, compositions: Mapping[Cell, Composition], ledger: StudyLedger) -> Plan:
+        """Sizes and tunes the variants, forecasts the time, and fixes the plan in the ledger."""
+        study, start = self.study, import_all()
+        words = {cell: study.run_words(*cell) for cell in compositions}
+        d_ff, sizes = self._sizes(compositions)
+        for cell, value in d_ff.items():
+            words[cell].append(f"{D_FF}={value}")
+        forecasts = self._forecasts(words, start)
+        if study.equal == "minutes":
+            words, forecasts = self._equal_minutes(words, forecasts)
+        self._say_time(forecasts)
+        tuned = self._tuned(words)
+        for cell, found in tuned.items():
+            words[cell] += found.words
+        base = compositions[next(iter(study.tasks)), study.baseline].config.seed + bool(study.tune)
+        tasks = {task: compositions[task, study.baseline].config.task for task in study.tasks}
+        plan = Plan(
+            baseline=study.baseline,
+            arms=tuple(study.arms),
+            tasks=tuple(study.tasks),
+            metrics={name: task.monitor for name, task in tasks.items()},
+            better={name: task.monitor_mode for name, task in tasks.items()},
+            words={"/".join(cell): [*listed, *self.typed] for cell, listed in words.items()},
+            seeds=tuple(study.seeds) or tuple(range(base, base + study.max_seeds)),
+            every_seed=not study.seeds,
+            alpha=study.alpha,
+            budget=limit_of(study, self.settings),
+            tuning=sum(found.seconds for found in tuned.values()),
+            smallest=study.smallest_effect,
+        )
+        facts = {
+            "sizes": {"/".join(cell): asdict(size) for cell, size in sizes.items()},
+            "d_ff": {"/".join(cell): value for cell, value in d_ff.items()},
+            "forecast": {"/".join(cell): found["seconds"] for cell, found in forecasts.items()},
+            "tuned": {"/".join(cell): asdict(found) for cell, found in tuned.items()},
+        }
+        return ledger.fix(plan, facts)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _sizes(self, compositions: Mapping[Cell, Composition]) -> tuple[dict[Cell, int], dict[Cell, Size]]:
+        """Returns the d_ff of the variants that are resized, and the size of all."""
+        study, d_ff, sizes = self.study, dict[Cell, int](), dict[Cell, Size]()
+        for task in study.tasks:
+            base = compositions[task, study.baseline]
+            shared = Counter(base)
+            wanted = sizes[task, study.baseline] = shared.count(base)
+            for arm in study.variants:
+                own = compositions[task, arm]
+                alike = all(own.tree.get(node) == base.tree.get(node) for node in ("data", "tokenizer", "task"))
+                counter = shared if alike else Counter(own)
+                if study.equal not in RESIZED:
+                    sizes[task, arm] = counter.count(own)
+                    continue
+                found, size = equalise(
+                    study.equal,
+                    wanted,
+                    own.config.model.d_ff,
+                    lambda width, own=own, counter=counter: counter.count(with_d_ff(own, width)),
+                    study.at("variants", arm),
+                )
+                sizes[task, arm] = size
+                if found != own.config.model.d_ff:
+                    d_ff[task, arm] = found
+                    self._say(
+                        f"{task} {arm}: {D_FF}={found} instead of {own.config.model.d_ff} for equal {study.equal}"
+                    )
+        return d_ff, sizes
+
+    def _forecasts(self, words: Mapping[Cell, Sequence[str]], start: float) -> dict[Cell, dict[str, Any]]:
+        """Forecasts a run of each; ``start`` is the time of the imports, which each run takes too."""
+        found = {cell: forecast(compose([*listed, *self.typed])) for cell, listed in words.items()}
+        return {cell: known | {"seconds": known["seconds"] + start} for cell, known in found.items()}
+
+    def _equal_minutes(
+        self, words: Mapping[Cell, list[str]], forecasts: Mapping[Cell, dict[str, Any]]
+    ) -> tuple[dict[Cell, list[str]], dict[Cell, dict[str, Any]]]:
+        """Gives each variant as many steps as the baseline's training time allows, by the measured time of a step."""
+        found, times = dict(words), dict(forecasts)
+        for task in self.study.tasks:
+            base = forecasts[task, self.study.baseline]
+            for arm in self.study.variants:
+                own = forecasts[task, arm]
+                step = own["seconds/training"] / own["steps"]
+                steps = max(1, round(base["seconds/training"] / step))
+                found[task, arm] = [*words[task, arm], f"trainer.max_steps={steps}"]
+                times[task, arm] = own | {"seconds": own["seconds"] + (steps - own["steps"]) * step}
+                usual = base["seconds/training"] / base["steps"]
+                self._say(
+                    f"{task} {arm}: trainer.max_steps={steps} instead of {own['steps']} for equal minutes, because a "
+                    f"step takes {step * 1000:.1f} ms and one of the baseline {usual * 1000:.1f} ms"
+                )
+        return found, times
+
+    def _say_time(self, forecasts: Mapping[Cell, dict[str, Any]]) -> None:
+        study = self.study
+        seed = sum(found["seconds"] for found in forecasts.values())
+        search = seed * study.tune.trials if study.tune else 0.0
+        most = study.max_seeds * seed
+        text = f"forecast: {minutes_text(seed)} of runs for one seed of all, at most {minutes_text(most)} for "
+        text += f"{study.max_seeds} seeds"
+        if study.tune:
+            text += f", after {minutes_text(search)} for {study.tune.trials} trials of each"
+        limit = limit_of(study, self.settings)
+        if limit:
+            seeds = min(study.max_seeds, int(max(0.0, limit - search) / seed))
+            text += f"; the budget of {minutes_text(limit)} allows about {seeds} seeds"
+        self._say(text)
+
+    def _tuned(self, words: Mapping[Cell, list[str]]) -> dict[Cell, Tuned]:
+        if not self.study.tune:
+            return {}
+        found, settings = {}, replace(self.settings, budget="")
+        for cell, listed in words.items():
+            folder = self.folder / FOLDER / cell[0] / cell[1]
+            self._say(f"tuning {cell[1]} on {cell[0]}: {self.study.tune.trials} trials")
+            found[cell] = tune(self.study, folder, listed, self.typed, settings, self.console)
+            self._say(f"tuned {cell[1]} on {cell[0]}: {' '.join(found[cell].words)}")
+        return found

@@ -1,0 +1,221 @@
+"""Writes the answer of a study: tables for the terminal, LaTeX, JSON, and one HTML page with pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from multihead.comparing.report import latex_text
+from multihead.config.extras import install, installed
+from multihead.runs.page import render_page
+from multihead.runs.screen import Fitted
+from multihead.studying.collect import StudyReport, SystemRow
+from multihead.studying.pictures import draw_study
+from multihead.studying.verdicts import Verdict, digits_for
+
+FILES = {"json": "report.json", "latex": "report.tex"}
+PAGE = "report.html"
+
+
+def answer_of(report: StudyReport) -> str:
+    """Returns the verdict of the whole study in one sentence for each variant."""
+    return ". ".join(found.statement for found in report.overall) + "."
+
+
+# ---- tables, as rows of text
+
+
+def verdict_rows(report: StudyReport) -> list[list[str]]:
+    """Returns the table of comparisons. The first row is the head."""
+    rows = [["task", "variant", "metric", "difference", f"{_percent(report.alpha)} interval", "seeds", "verdict"]]
+    for found in report.verdicts:
+        digits = digits_of(found)
+        gap = "-" if found.difference is None else f"{found.difference:+.{digits}f}"
+        ends = "-" if found.low is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}"
+        rows.append([found.task, found.variant, found.metric, gap, ends, str(found.seeds), found.verdict])
+    return rows
+
+
+def digits_of(found: Verdict) -> int:
+    """Returns the decimals of a comparison's numbers."""
+    if found.low is not None and found.high is not None:
+        return digits_for(found.high - found.low)
+    return digits_for(abs(found.difference or 0.0))
+
+
+def system_rows(report: StudyReport) -> list[list[str]]:
+    """Returns the table of systems with their costs. The first row is the head."""
+    rows = [["task", "system", "validation", "test", "parameters", "tokens/s", "minutes"]]
+    for found in report.systems:
+        digits = _digits(report, found.task)
+        rows.append(
+            [
+                found.task,
+                found.name,
+                spread_text(found.mean, found.deviation, digits),
+                spread_text(found.test_mean, found.test_deviation, digits),
+                f"{found.parameters:,}",
+                f"{found.tokens_per_second:,.0f}",
+                f"{found.minutes:.2f}",
+            ]
+        )
+    return rows
+
+
+def run_rows(report: StudyReport) -> list[list[str]]:
+    """Returns the table of all runs that were started. The first row is the head."""
+    rows = [["task", "system", "seed", "state", "validation", "minutes", "tries", "reason"]]
+    for found in report.runs:
+        value = "" if found.value is None else f"{found.value:.6g}"
+        minutes = f"{found.seconds / 60:.2f}"
+        cells = [found.task, found.name, str(found.seed), found.state, value, minutes, str(found.attempts)]
+        rows.append([*cells, found.reason])
+    return rows
+
+
+def spread_text(mean: float | None, deviation: float | None, digits: int) -> str:
+    """Formats a mean with its deviation."""
+    if mean is None:
+        return "-"
+    return f"{mean:.{digits}f}" if deviation is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _digits(report: StudyReport, task: str) -> int:
+    """Returns the decimals of a task's metric, which show two digits of its smallest deviation."""
+    spreads = [row.deviation for row in report.systems if row.task == task and row.deviation]
+    if spreads:
+        return digits_for(min(spreads))
+    means = [abs(row.mean) for row in report.systems if row.task == task and row.mean]
+    return 2 if means and max(means) >= 10 else 4
+
+
+def _percent(alpha: float) -> str:
+    return f"{100 * (1 - alpha):g} %"
+
+
+# ---- the terminal
+
+
+def show(report: StudyReport, console: Console, folder: Path) -> None:
+    """Prints the answer: what each system reached and cost, the comparisons, and the verdicts in words."""
+
+    def say(text: str, style: str = "") -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True, style=style or None)
+
+    say(f"\n{report.question}", "bold")
+    for text in report.warnings:
+        say(f"warning: {text}", "yellow")
+    head, *body = system_rows(report)
+    console.print(Fitted(head, body, left=("system",), optional=("minutes", "tokens/s", "parameters", "test")))
+    say("")
+    head, *body = verdict_rows(report)
+    console.print(Fitted(head, body, left=("variant", "metric", "verdict"), optional=("metric", "seeds")))
+    say("")
+    for found in report.verdicts:
+        say(found.statement)
+    failed = [run for run in report.runs if run.state == "failed"]
+    for run in failed:
+        say(f"failed: {run.task} {run.name} seed {run.seed}: {run.reason}")
+    for text in [*report.notes, counts(report)]:
+        say(text, "dim")
+    say(f"answer: {answer_of(report)}" if report.ended else "the study has not ended; the same command goes on", "bold")
+    lacks = "" if installed("matplotlib") else f" (tables only; for pictures {install('matplotlib')})"
+    say(f"report: {folder / PAGE}{lacks}")
+
+
+def counts(report: StudyReport) -> str:
+    """Says how many runs there were, and how often the test split was read."""
+    states = [run.state for run in report.runs]
+    listed = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return (
+        f"{len(states)} runs ({listed or 'none'}), {report.minutes:.1f} minutes of runs. The verdicts are those of "
+        f"validation. The test split was read {report.test_looks} times, and nothing was chosen by it."
+    )
+
+
+# ---- files
+
+
+def as_json(report: StudyReport) -> str:
+    """Returns everything but the curves as JSON, with unrounded numbers."""
+    content: dict[str, Any] = {key: value for key, value in asdict(report).items() if key != "curves"}
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+def latex(report: StudyReport) -> str:
+    """Returns a table for LaTeX's package booktabs: the test metric of each system on each task, the best in bold."""
+    tasks = list(report.metrics)
+    names = list(dict.fromkeys(row.name for row in report.systems))
+    cells = {(row.task, row.name): row for row in report.systems}
+    best = {task: _best(report, [cells[task, name] for name in names]) for task in tasks}
+    heads = [f"{latex_text(task)} ({latex_text(report.metrics[task].replace('val/', ''))})" for task in tasks]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\begin{{tabular}}{{l{'r' * (len(tasks) + 1)}}}",
+        r"\toprule",
+        " & ".join(["system", *heads, "parameters"]) + r" \\",
+        r"\midrule",
+    ]
+    for name in names:
+        row = [latex_text(name)]
+        for task in tasks:
+            text = _latex_cell(cells[task, name], _digits(report, task))
+            row.append(rf"\textbf{{{text}}}" if name == best[task] else text)
+        sizes = sorted({cells[task, name].parameters for task in tasks})
+        row.append(" to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))))
+        lines.append(" & ".join(row) + r" \\")
+    said = " ".join(latex_text(found.statement) + "." for found in report.verdicts)
+    caption = f"Mean and standard deviation over seeds on the test split; the verdicts are those of validation. {said}"
+    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _best(report: StudyReport, rows: Sequence[SystemRow]) -> str:
+    """Returns the name of the system with the best test mean; "" if none has one."""
+    tested = [row for row in rows if row.test_mean is not None]
+    if not tested:
+        return ""
+    sign = 1 if report.better[rows[0].task] == "max" else -1
+    return max(tested, key=lambda row: sign * (row.test_mean or 0.0)).name
+
+
+def _latex_cell(row: SystemRow, digits: int) -> str:
+    if row.test_mean is None:
+        return "-"
+    deviation = "" if row.test_deviation is None else rf" $\pm$ {row.test_deviation:.{digits}f}"
+    return f"{row.test_mean:.{digits}f}{deviation}"
+
+
+def page(report: StudyReport) -> str:
+    """Returns one page with the answer, the tables, and pictures of intervals and learning curves."""
+    drawn = installed("matplotlib")
+    return render_page(
+        "studying/report.html",
+        title=f"Study {report.name}",
+        report=report,
+        answer=answer_of(report),
+        verdicts=verdict_rows(report),
+        systems=system_rows(report),
+        runs=run_rows(report),
+        states=[run.state for run in report.runs],
+        counts=counts(report),
+        percent=_percent(report.alpha),
+        install="" if drawn else install("matplotlib"),
+        pictures=list(draw_study(report)) if drawn else [],
+    )
+
+
+def write(report: StudyReport, folder: Path) -> None:
+    """Writes the page, the LaTeX table and the JSON into the study's folder, each beside its target first."""
+    for name, text in ((PAGE, page(report)), (FILES["json"], as_json(report)), (FILES["latex"], latex(report))):
+        beside = folder / f"{name}.{os.getpid()}.tmp"
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(folder / name)

@@ -1,0 +1,182 @@
+"""The answer of a study: a verdict for each comparison and for each variant over all tasks, with its words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multihead.comparing.scores import UNITS
+from multihead.studying.schedule import Pair, Plan, Results, gains, is_negligible
+from multihead.studying.sequential import detectable, deviation_of, found_different, interval
+
+BETTER, WORSE, UNDECIDED, UNDERPOWERED = "better", "worse", "undecided", "underpowered"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study says about a variant on a task."""
+
+    task: str
+    variant: str
+    verdict: str
+    """better, worse, undecided or underpowered."""
+    statement: str
+    metric: str
+    seeds: int
+    """Number of seeds at which both the variant and the baseline have a result."""
+    difference: float | None
+    """Mean of the metric of the variant minus that of the baseline, over the same seeds."""
+    low: float | None
+    """The interval of the difference. All intervals of the study hold together with probability 1 - alpha."""
+    high: float | None
+    deviation: float
+    """Standard deviation of the differences between the seeds."""
+    detectable: float | None
+    """The difference that this number of seeds would have shown with the wanted probability."""
+
+
+@dataclass(frozen=True)
+class Overall:
+    """What a study says about a variant over all tasks."""
+
+    variant: str
+    verdict: str
+    statement: str
+
+
+def judge(plan: Plan, results: Results, power: float) -> list[Verdict]:
+    """Returns the verdict of each comparison, in the order of tasks and variants.
+
+    Args:
+        plan: The study's plan.
+        results: The results so far.
+        power: The wanted probability of finding a difference.
+    """
+    paths = gains(plan, results)
+    decided = found_different(paths, plan.design)
+    return [_verdict(plan, pair, path, decided.get(pair, 0), power) for pair, path in paths.items()]
+
+
+def _verdict(plan: Plan, pair: Pair, path: Sequence[float], sign: int, power: float) -> Verdict:
+    metric, seeds = plan.metrics[pair.task], len(path)
+    flip = 1.0 if plan.better[pair.task] == "max" else -1.0
+    found, deviation = interval(path, plan.design), deviation_of(path)
+    ends = sorted((flip * found[0], flip * found[1])) if found else None
+    seen = detectable(plan.design, power, seeds) * deviation if seeds >= plan.design.first and deviation else None
+    smallest = plan.smallest.get(pair.task)
+    if sign:
+        verdict = BETTER if sign > 0 else WORSE
+    elif seen is None or (smallest is not None and seen > smallest and not is_negligible(plan, pair, path)):
+        verdict = UNDERPOWERED
+    else:
+        verdict = UNDECIDED
+    return Verdict(
+        task=pair.task,
+        variant=pair.arm,
+        verdict=verdict,
+        statement=_statement(plan, pair, path, verdict, seen, power),
+        metric=metric,
+        seeds=seeds,
+        difference=flip * sum(path) / seeds if seeds else None,
+        low=ends[0] if ends else None,
+        high=ends[1] if ends else None,
+        deviation=deviation,
+        detectable=seen,
+    )
+
+
+def unit_of(metric: str) -> str:
+    """Returns the unit of a metric, as people write it."""
+    name = metric.rpartition("/")[2]
+    return UNITS.get(name, name.replace("_", " "))
+
+
+def _statement(plan: Plan, pair: Pair, path: Sequence[float], verdict: str, seen: float | None, power: float) -> str:
+    """The verdict in words."""
+    both, unit, design = f"{pair.arm} and {plan.baseline}", unit_of(plan.metrics[pair.task]), plan.design
+    if not path:
+        return f"{pair.task}: {both} cannot be compared, because no seed has a result of both"
+    mean, found, seeds = sum(path) / len(path), interval(path, design), f"{len(path)} seed{'s' * (len(path) > 1)}"
+    if found is None:
+        why = f"the first look is at {design.first} seeds" if len(path) < design.first else "all differences are equal"
+        return f"{pair.task}: {both} cannot be told apart yet ({seeds}; {why})"
+    digits = digits_for(found[1] - found[0])
+    level = f"{1 - plan.alpha:.0%} interval".replace("%", " %")
+    flip = 1 if plan.better[pair.task] == "max" else -1
+    if verdict in (BETTER, WORSE):
+        sign = 1 if mean > 0 else -1
+        ends = sorted((sign * found[0], sign * found[1]))
+        gap = f"{abs(mean):.{digits}f} {unit} ({level} {ends[0]:.{digits}f} to {ends[1]:.{digits}f}; {seeds})"
+        return f"{pair.task}: {pair.arm} is {verdict} than {plan.baseline} by {gap}"
+    ends = sorted((flip * found[0], flip * found[1]))
+    gap = f"difference {flip * mean:+.{digits}f} {unit}, {level} {ends[0]:.{digits}f} to {ends[1]:.{digits}f}, {seeds}"
+    smallest = plan.smallest.get(pair.task)
+    if is_negligible(plan, pair, path):
+        return f"{pair.task}: {both} do not differ by as much as {smallest:g} {unit} ({gap})"
+    text = f"{pair.task}: {both} are not distinguishable with this budget ({gap}): a difference of {seen:.{digits}f} "
+    text += f"{unit} would have been seen with probability {power:g}"
+    if verdict == UNDERPOWERED and smallest is not None and seen is not None:
+        needed = math.ceil(len(path) * (seen / smallest) ** 2)
+        text += f", but {smallest:g} matters, which takes about {needed} seeds"
+    return text
+
+
+def digits_for(width: float) -> int:
+    """Returns the number of decimals at which a width shows two digits."""
+    return min(6, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 2
+
+
+def overall(plan: Plan, verdicts: Sequence[Verdict]) -> list[Overall]:
+    """Returns the verdict of each variant over all tasks.
+
+    A variant is better if it is better on at least one task and worse on none. The verdicts of all tasks are corrected
+    together, so this one has no error of its own.
+    """
+    found = []
+    for arm in plan.variants:
+        of = {kind: [v.task for v in verdicts if v.variant == arm and v.verdict == kind] for kind in
+              (BETTER, WORSE, UNDECIDED, UNDERPOWERED)}  # fmt: skip
+        count = len(plan.tasks)
+        listed = "; ".join(f"{kind} on {', '.join(tasks)}" for kind, tasks in of.items() if tasks)
+        if of[BETTER] and of[WORSE]:
+            found.append(Overall(arm, UNDECIDED, f"{arm}: it depends on the task ({listed})"))
+        elif of[BETTER] or of[WORSE]:
+            verdict = BETTER if of[BETTER] else WORSE
+            where = f"on {len(of[verdict])} of {count} task{'s' * (count > 1)}"
+            rest = "" if len(of[verdict]) == count else f", and {'worse' if verdict == BETTER else 'better'} on none"
+            found.append(Overall(arm, verdict, f"{arm} is {verdict} than {plan.baseline} {where}{rest} ({listed})"))
+        elif len(of[UNDERPOWERED]) == count:
+            text = f"{arm}: this study could not have shown a difference that matters ({listed})"
+            found.append(Overall(arm, UNDERPOWERED, text))
+        else:
+            text = f"{arm} is not distinguishable from {plan.baseline} with this budget ({listed})"
+            found.append(Overall(arm, UNDECIDED, text))
+    return found
+
+
+def capability(plan: Plan, power: float, seeds: int = 0) -> str:
+    """Says what a study can detect before the spread of its seeds is known.
+
+    Args:
+        plan: The study's plan.
+        power: The wanted probability.
+        seeds: Number of seeds that the budget allows; 0 means all.
+    """
+    design = plan.design
+    seeds = seeds or design.most
+    count = f"{design.comparisons} comparison{'s' * (design.comparisons > 1)}"
+    text = f"{count} at a common error of {plan.alpha:g}; "
+    if plan.every_seed:
+        text += f"at most {design.most} seeds, with a look after each from seed {design.first} on"
+    else:
+        text += f"{design.most} seeds, with one look after the last"
+    if seeds < design.first:
+        return f"{text}; but the budget ends before the first look, so no difference can be found"
+    effect = detectable(design, power, seeds)
+    text += f"\nwith {seeds} seeds, a difference of {effect:.2f} standard deviations of the differences between seeds "
+    text += f"is found with probability {power:g}; this deviation is known after the first seeds"
+    for task, smallest in plan.smallest.items():
+        unit = unit_of(plan.metrics[task])
+        text += f"\n{task}: {smallest:g} {unit} is found if that deviation is at most {smallest / effect:.2g} {unit}"
+    return text

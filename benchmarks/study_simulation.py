@@ -1,10 +1,10 @@
 """Simulates whole studies by the functions that `multihead study` uses: how often are they wrong, and do they see?
 
-    python benchmarks/study_simulation.py            # 500 studies of each kind; about 5 minutes on one core
+    python benchmarks/study_simulation.py            # 2,000 studies; two minutes of processor time
 
-Each simulated study has two variants, three tasks and at most eight seeds. The metric of a run is its system's mean plus
-Gaussian noise, of which the deviation differs between tasks and is not known to the study. `schedule.progress` says
-which runs come next, `sequential.found_different` decides, and `sequential.detectable` announces.
+Each simulated study has two variants, three tasks and at most eight seeds. The metric of a run is its system's mean
+plus Gaussian noise. The deviation differs between tasks and is not known to the study. `schedule.progress` says which
+runs come next, `sequential.found_different` decides, and `sequential.detectable` announces.
 
 - Equal systems: the share of studies with any "better" or "worse" must be at most alpha = 0.05.
 - One variant is better on one task by the announced difference: it must be found with probability 0.8.
@@ -66,7 +66,7 @@ def interval(hits: int, count: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=500)
+    parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument("--out", default=str(RESULTS / "study_simulation.json"))
     options = parser.parse_args()
     design, began = plan(), time.process_time()
@@ -74,7 +74,7 @@ def main() -> None:
     found: dict[str, object] = {"announced_effect_in_deviations": round(effect, 3), "seeds": SEEDS, "comparisons": 6}
     target = Pair("translation", "first")
     for noise in NOISES:
-        count = options.studies if noise == "Gaussian" else options.studies // 2
+        count = options.studies if noise == "Gaussian" else options.studies // 4
         equal = [study(design, np.random.default_rng((1, i)), noise, 0.0) for i in range(count)]
         wrong = sum(bool(decided) for decided, _ in equal)
         different = [study(design, np.random.default_rng((2, i)), noise, effect) for i in range(count)]

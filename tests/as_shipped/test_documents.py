@@ -119,6 +119,12 @@ def clone(tmp_path_factory):
         tree["parameters"] |= {"trainer.max_steps": {"value": 4}, "trainer.val_every_n_steps": {"value": 2}}
         tree["run_cap"] = 2
         (folder / "sweeps" / file.name).write_text(yaml.safe_dump(tree, sort_keys=False))
+    (folder / "sweeps" / "studies").mkdir()
+    for file in (ROOT / "sweeps" / "studies").glob("*.yaml"):
+        tree = yaml.safe_load(file.read_text())
+        tree["words"] += ["trainer.max_steps=4", "trainer.val_every_n_steps=2", SHORT[1]]
+        tree["max_seeds"] = 3
+        (folder / "sweeps" / "studies" / file.name).write_text(yaml.safe_dump(tree, sort_keys=False))
     stand_in_data.write_all(folder / "data")
     published_folders.write(folder / "FOLDER", max_position_embeddings=128)
     write_files_of_the_reader(folder)

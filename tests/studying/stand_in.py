@@ -5,17 +5,14 @@ The score rises with the learning rate, so that tuning chooses the largest. With
 """
 
 import json
+import math
 import os
 import sys
 import time
-import zlib
 from pathlib import Path
 
-import numpy as np
-import yaml
-
 words = dict(word.split("=", 1) for word in sys.argv[1:])
-own = {name: float(words.get(f"options.{name}", default)) for name, default in
+own = {name: float(words.get(name, default)) for name, default in
        {"gain": 3.0, "noise": 1.0, "sleep": 0.0, "fails": -1.0}.items()}  # fmt: skip
 run_dir, seed, norm, task = Path(words["run_dir"]), int(words.get("seed", 1)), words.get("model.norm"), words["task"]
 run_dir.mkdir(parents=True, exist_ok=True)
@@ -24,7 +21,7 @@ with open(run_dir / "starts", "a") as file:
 if norm == "rms_norm" and seed == own["fails"]:
     sys.exit("error[data] train.de:88: is not text; fix: write text")
 time.sleep(own["sleep"])
-draw = np.random.default_rng([seed, zlib.crc32(f"{task} {norm}".encode())]).normal()
+draw = math.sin(2.4 * seed + 78.2 * len(norm) + len(task))  # looks random, and its mean is near 0
 better = own["gain"] if norm == "rms_norm" and task == "translation" else 0.0
 score = 20 + own["noise"] * draw + better + 100 * float(words.get("optim.lr", 0))
 metric = "bleu" if task == "translation" else "accuracy"
@@ -32,7 +29,7 @@ with open(run_dir / "metrics.csv", "w") as file:
     file.write(f"step,epoch,tokens,seconds,val/{metric}\n")
     for step in (10, 20):
         file.write(f"{step},0,{step * 100},{step},{score - 20 / step}\n")
-(run_dir / "config.yaml").write_text(yaml.safe_dump({"task": {"name": task}, "seed": seed}))
+(run_dir / "config.yaml").write_text(f"task: {{name: {task}}}\nseed: {seed}\n")
 (run_dir / "environment.json").write_text(json.dumps({"data": {"data_val": "a", "data_train": "b"}}))
 result = {f"val/{metric}": score, f"test/{metric}": score - 1, "seconds": 60.0, "tokens_per_second": 100.0}
 (run_dir / "result.json").write_text(json.dumps(result))

@@ -120,11 +120,11 @@ class StudyLedger(Ledger):
     def progress(self, rows: Sequence[Row] | None = None) -> Progress:
         """Returns where the study stands. When the first round has ended, its costs are written down."""
         plan = self._fixed()
-        rows = self.rows() if rows is None else rows
-        results, costs = results_of(rows), self.costs
+        known: Sequence[Row] = self.rows() if rows is None else rows
+        results, costs = results_of(known), self.costs
         found = progress(plan, results, costs)
         if costs is None and found.round > 0:
-            seconds = {key_of(row): spent(row) for row in rows if row.state in SETTLED}
+            seconds = {key_of(row): spent(row) for row in known if row.state in SETTLED and row.record.get("run")}
             first = {f"{key.task}/{key.arm}": taken for key, taken in seconds.items() if key.index == 0}
             self.study.set_user_attr("costs", first)
             found = progress(plan, results, self.costs)

@@ -38,12 +38,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 FIRST_LOOK = 3
 """Number of seeds at the first look."""
@@ -126,7 +126,15 @@ def _solve(middles: np.ndarray, mass: np.ndarray, share: float, n: int) -> float
     def excess(bound: float) -> float:
         return float(mass @ _exceeds(middles, np.full_like(middles, bound), n)) - share
 
-    return float(optimize.brentq(excess, 0.0, math.sqrt(n + 1), xtol=1e-12))
+    return _falling_root(excess, 0.0, math.sqrt(n + 1), 1e-12)
+
+
+def _falling_root(function: Callable[[float], float], low: float, high: float, width: float) -> float:
+    """Returns where a falling function passes 0, by halving an interval until it is as narrow as ``width``."""
+    while high - low > width:
+        middle = (low + high) / 2
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return (low + high) / 2
 
 
 def _exceeds(w: np.ndarray, bound: np.ndarray, n: int) -> np.ndarray:
@@ -268,4 +276,4 @@ def detectable(design: Design, chance: float, seeds: int = 0) -> float:
     high = 1.0
     while power(high, design, seeds) < chance and high < 1e6:
         high *= 2
-    return float(optimize.brentq(lambda effect: power(effect, design, seeds) - chance, 0.0, high, xtol=1e-3))
+    return _falling_root(lambda effect: chance - power(effect, design, seeds), 0.0, high, 1e-3)

@@ -1,0 +1,204 @@
+"""The verb: a study from one file to its verdicts, its files and its exit status; killed, gone on with, looked at."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from trial import ROOT
+
+from multihead.cli import main
+from multihead.studying import launch, runner
+from multihead.studying.sizes import Size
+from multihead.sweeping import runner as sweep_runner
+
+pytestmark = pytest.mark.unhurried
+
+STAND_IN = str(ROOT / "tests" / "studying" / "stand_in.py")
+FILE = """\
+question: Is RMSNorm better than LayerNorm?
+words: [model=tiny, trainer.max_steps=20]
+baseline: {layer: [model.norm=layer_norm]}
+variants:
+  rms: [model.norm=rms_norm]
+tasks:
+  translation: [task=translation]
+  opinions: [task=classification]
+max_seeds: 5
+"""
+TUNED = FILE + "tune: {method: random, trials: 2, parameters: {optim.lr: {values: [0.001, 0.002]}}}\n"
+
+
+class CountsNothing:
+    """Stands in for `Counter`, which imports torch and prepares the data."""
+
+    def __init__(self, composition):
+        pass
+
+    def count(self, composition):
+        return Size(1000, 1e6)
+
+
+def stand_in(*traits):
+    """Makes runs stand-ins, also in a process that a test starts."""
+    runner.PROGRAM = sweep_runner.PROGRAM = [sys.executable, STAND_IN, *traits]
+    launch.Counter = CountsNothing
+    launch.forecast = lambda composition: {"seconds": 60.0, "seconds/training": 50.0, "steps": 20}
+    launch.import_all = lambda: 0.0
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for module in (runner, sweep_runner):
+        monkeypatch.setattr(module, "PROGRAM", [])
+    for name in ("Counter", "forecast", "import_all"):
+        monkeypatch.setattr(launch, name, None)
+    stand_in()
+    (tmp_path / "s.yaml").write_text(FILE)
+    return tmp_path
+
+
+def report(folder):
+    return json.loads((folder / "outputs" / "studies" / "s" / "report.json").read_text())
+
+
+def verdicts(folder):
+    return {(found["task"], found["variant"]): found["verdict"] for found in report(folder)["verdicts"]}
+
+
+def starts(folder):
+    found = (folder / "outputs" / "studies" / "s" / "runs").rglob("starts")
+    return {str(path.parent.relative_to(folder)): len(path.read_text().splitlines()) for path in found}
+
+
+def test_a_study_decides_what_is_clear_and_stops_there(here, capsys):
+    stand_in("gain=20", "noise=0.5")
+    assert main(["study", "file=s.yaml", "workers=2"]) == 0
+    out = capsys.readouterr().out
+    assert "2 comparisons at a common error of 0.05; at most 5 seeds, with a look after each from seed 3 on" in out
+    assert "forecast: 4.0 minutes of runs for one seed of all, at most 20.0 minutes for 5 seeds" in out
+    assert verdicts(here) == {("translation", "rms"): "better", ("opinions", "rms"): "undecided"}
+    assert "translation: rms is better than layer by " in out
+    assert "opinions: rms and layer are not distinguishable with this budget (difference" in out
+    assert "accuracy would have been seen with probability 0.8" in out
+    assert "answer: rms is better than layer on 1 of 2 tasks, and worse on none" in out
+    seeds = {found["task"]: found["seeds"] for found in report(here)["verdicts"]}
+    assert seeds["translation"] < 5 == seeds["opinions"]
+    known = starts(here)
+    assert len(known) == 2 * sum(seeds.values()) and set(known.values()) == {1}
+    assert f"The test split was read {len(known)} times" in out
+    assert main(["study", "file=s.yaml", "format=json"]) == 0  # nothing is left to do
+    assert starts(here) == known
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == report(here) and printed["ended"] and printed["question"].startswith("Is RMSNorm")
+    assert {run["state"] for run in printed["runs"]} == {"complete"} and len(printed["runs"]) == len(starts(here))
+    page = (here / "outputs" / "studies" / "s" / "report.html").read_text()
+    assert "<h2>Differences</h2>" in page and "<h2>Learning curves: translation</h2>" in page
+    assert "http" not in page and "<script" not in page  # nothing is fetched
+    table = (here / "outputs" / "studies" / "s" / "report.tex").read_text()
+    best = next(line for line in table.splitlines() if line.startswith("rms &"))
+    assert r"\toprule" in table and best.startswith(r"rms & \textbf{") and r"$\pm$" in best
+    assert main(["study", "file=s.yaml", "status=true", "format=latex"]) == 0
+    assert capsys.readouterr().out == table
+
+
+@pytest.mark.slow
+def test_every_variant_is_tuned_alike_and_the_runs_have_other_seeds(here, capsys):
+    (here / "s.yaml").write_text(TUNED)
+    assert main(["study", "file=s.yaml", "workers=2"]) == 0
+    folder = here / "outputs" / "studies" / "s"
+    assert len(list(folder.glob("tuning/*/*"))) == 4
+    for search in folder.glob("tuning/*/*"):
+        assert len(list(search.glob("trials/*/result.json"))) == 2
+    words = (folder / "runs" / "opinions" / "rms" / "seed_2.console.log").read_text()
+    chosen = report(here)["notes"]
+    assert len(chosen) == 4 and all("optim.lr=0.00" in note and "2 trials" in note for note in chosen)
+    assert next(n for n in chosen if "rms on opinions" in n).split("optim.lr=")[1].split(" ")[0] in words
+    assert not list(folder.glob("runs/*/*/seed_1")) and report(here)["test_looks"] == len(starts(here)) + 8
+
+
+def test_failed_runs_are_shown_and_a_larger_budget_goes_on(here, capsys):
+    """The run of rms with seed 1 fails on both tasks; four of five seeds are left."""
+    stand_in("gain=0", "fails=1")
+    assert main(["study", "file=s.yaml", "budget=0.1s"]) == 7
+    first, out = starts(here), capsys.readouterr().out
+    assert set(verdicts(here).values()) == {"underpowered"} and len(first) == 4
+    assert "The budget does not suffice for another seed of translation, opinions" in out
+    assert "opinions rms seed 1 failed: crashed: train.de:88: is not text" in out
+    assert main(["study", "file=s.yaml", "budget=10m"]) == 7
+    assert len(starts(here)) == 20 and set(verdicts(here).values()) == {"undecided"}
+    assert first.items() <= starts(here).items()
+    assert {run["seed"] for run in report(here)["runs"] if run["state"] == "failed"} == {1}
+    assert {found["seeds"] for found in report(here)["verdicts"]} == {4}
+    (here / "s.yaml").write_text(FILE.replace("max_seeds: 5", "max_seeds: 9"))
+    assert main(["study", "file=s.yaml"]) == 3
+    what = "s.yaml:9: must be 'max_seeds: 5', as when the study was launched, got 'max_seeds: 9'"
+    assert what in capsys.readouterr().err
+
+
+def started(*words):
+    """The command in a process of its own, its runs stand-ins."""
+    program = (
+        f"import sys; sys.path[:0] = {[str(ROOT / 'tests' / 'commands'), str(ROOT / 'tests')]!r};"
+        "import test_study; test_study.stand_in('gain=20', 'noise=0.5', 'sleep=0.4');"
+        "from multihead.cli import main; sys.exit(main(['study', *sys.argv[1:]]))"
+    )
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", program, *words], **pipes)
+
+
+@pytest.mark.slow
+def test_killed_twice_it_gives_the_same_answer(here):
+    words = ["file=s.yaml", "workers=2"]
+    for runs in (3, 9):
+        process = started(*words)
+        while len(starts(here)) < runs:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    process = started(*words)
+    assert process.wait(120) == 0, process.stderr.read()
+    killed, tries = report(here), [run["attempts"] for run in report(here)["runs"]]
+    assert max(tries) > 1
+    os.rename(here / "outputs", here / "killed")
+    stand_in("gain=20", "noise=0.5")
+    assert main(["study", *words]) == 0
+    for name in ("verdicts", "overall", "ended", "seeds_run", "test_looks"):
+        assert report(here)[name] == killed[name]
+    assert [run["value"] for run in report(here)["runs"]] == [run["value"] for run in killed["runs"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "file: is missing; fix: file=sweeps/studies/"),
+        (["file=nowhere.yaml"], "no such study file"),
+        (["file=s.yaml", "seed=3"], "seed: the study sets it for each run"),
+        (["file=s.yaml", "optim.lrr=1"], "optim.lrr"),
+        (["file=s.yaml", "status=true"], "there is no study in outputs/studies/s yet"),
+        (["file=s.yaml", "budget=20"], "budget: must be a time such as 90s, 30m or 2h, got '20'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(here, capsys, words, message):
+    assert main(["study", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert [file.name for file in here.iterdir()] == ["s.yaml"]
+
+
+@pytest.mark.slow
+def test_the_page_of_a_study_that_goes_on_says_so(here, capsys):
+    stand_in("sleep=0.2")
+    process = started("file=s.yaml")
+    while len(starts(here)) < 2:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130 and "the same command goes on" in process.stderr.read()
+    assert main(["study", "file=s.yaml", "status=true"]) == 0
+    assert "the study has not ended; the same command goes on" in capsys.readouterr().out
+    assert "The study has not ended" in Path("outputs/studies/s/report.html").read_text()

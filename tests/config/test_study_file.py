@@ -1,0 +1,120 @@
+"""Study files are checked before anything runs, and an error names the line."""
+
+from pathlib import Path
+
+import pytest
+
+from multihead.config.study import check, read_study
+from multihead.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "sweeps" / "studies").glob("*.yaml"))
+
+FILE = """\
+question: Is RMSNorm better?
+words: [model=tiny]
+baseline: {layer: []}
+variants:
+  rms: [model.norm=rms_norm]
+  gated: [model.activation=swiglu]
+tasks:
+  translation: [task=translation, trainer.max_steps=50]
+  lm: [task=lm]
+seeds: [3, 5, 9]
+equal: parameters
+budget: 60
+smallest_effect: {translation: 0.5}
+tune: {trials: 4, parameters: {optim.lr: {min: 0.001, max: 0.01}}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(*changes):
+        text = FILE
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "s.yaml").write_text(text)
+        return "s.yaml"
+
+    return write
+
+
+def test_a_study_is_read(write):
+    study = read_study(write())
+    assert (study.name, study.baseline, study.variants) == ("s", "layer", ["rms", "gated"])
+    assert study.comparisons == 4 and study.seeds == [3, 5, 9] and study.max_seeds == 3
+    assert study.run_words("translation", "rms") == [
+        *("model=tiny", "task=translation", "trainer.max_steps=50", "model.norm=rms_norm")
+    ]
+    assert (study.budget, study.alpha, study.power) == (60, 0.05, 0.8)
+    (rate,) = study.tuning().swept
+    assert (rate.name, rate.low, rate.high) == ("optim.lr", 0.001, 0.01)
+    assert read_study(write(("seeds: [3, 5, 9]", "seeds: auto"))).max_seeds == 10
+
+
+def test_it_is_composed_for_each_task_and_variant(write):
+    found = check(read_study(write()), ["data.batch_tokens=512"])
+    assert len(found) == 6 and {c.config.data.batch_tokens for c in found.values()} == {512}
+    assert found["lm", "rms"].config.model.norm == "rms_norm" and found["lm", "layer"].config.task.name == "lm"
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "what"),
+    [
+        ([("question:", "qestion:")], 1, "qestion: no such key"),
+        ([("question: Is RMSNorm better?", "alpha: 0.05")], 1, "question: is missing"),
+        ([("budget: 60", "alpha: 2")], 12, "alpha: must be a number above 0 and below 0.5; got 2"),
+        ([("{layer: []}", "{layer: [], other: []}")], 3, "baseline: must be one name with its words; got 2"),
+        ([("  rms:", "  layer:")], 5, "variants.layer: the baseline has this name"),
+        ([("[model.norm=rms_norm]", "model.norm=rms_norm")], 5, "variants.rms: must be a list of words"),
+        ([("[model.norm=rms_norm]", "[rms_norm]")], 5, "variants.rms: must have words of the form key=value"),
+        ([("[model.norm=rms_norm]", "[plugin=v.py]")], 5, "variants.rms: a study file cannot set plugin"),
+        ([("[model=tiny]", "[seed=3]")], 2, "words: a study file cannot set seed"),
+        ([("[3, 5, 9]", "[3, 3]")], 10, "seeds: must be auto, or a list of 2 to 50 different whole numbers"),
+        ([("[3, 5, 9]", "[3, 5]\nmax_seeds: 4")], 11, "max_seeds: only with seeds: auto"),
+        ([("equal: parameters", "equal: params")], 11, "equal: must be one of none, parameters"),
+        ([("{translation: 0.5}", "{translate: 0.5}")], 13, "smallest_effect.translate: no such task"),
+        ([("trials: 4", "trials: 0")], 14, "tune.trials: must be a whole number of at least 1; got 0"),
+        ([("min: 0.001", "mim: 0.001")], 14, "optim.lr"),
+    ],
+)
+def test_what_is_not_valid_is_named_with_its_line(write, changes, where, what):
+    with pytest.raises(ConfigError) as error:
+        read_study(write(*changes))
+    assert error.value.where == f"s.yaml:{where}" and what in error.value.what
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "what"),
+    [
+        ([("model.norm=rms_norm", "model.norm=rms")], 5, "model.norm: must be one of"),
+        ([("[model=tiny]", "[model=tiny, model.d_modle=3]")], 2, "model.d_modle: no such key"),
+        ([("[task=lm]", "[task=ln]")], 9, "task"),
+        ([("[model.norm=rms_norm]", "[model.d_ff=9]")], 5, "rms: sets model.d_ff, which equal: parameters sets"),
+        ([("[model.norm=rms_norm]", "[task.monitor=val/chrf]"), ("lm: [task=lm]", "other: [task=translation]")],
+         5, "rms: task.monitor must be val/bleu on translation, as for layer; got val/chrf"),
+        ([("equal: parameters", "equal: tokens"), ("[model.norm=rms_norm]", "[trainer.max_steps=9]")],
+         11, "target tokens on translation, and layer reads"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_configuration_is_named_with_its_line(write, changes, where, what):
+    with pytest.raises(ConfigError) as error:
+        check(read_study(write(*changes)))
+    assert error.value.where == f"s.yaml:{where}" and what in error.value.what
+
+
+@pytest.mark.unhurried
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_the_studies_that_ship_are_sound(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    study = read_study(str(path))
+    typed = ["plugin=docs/examples/gated_attention.py"] if path.stem == "gated" else []
+    assert len(check(study, typed)) == len(study.tasks) * len(study.arms) and study.budget
+
+
+def test_there_is_a_study_of_each_part():
+    assert {"attention", "positions", "norms", "feed_forward", "optimizers"} <= {path.stem for path in SHIPPED}

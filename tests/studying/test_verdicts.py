@@ -1,0 +1,101 @@
+"""The words of a verdict, and what they say about it."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from multihead.studying.schedule import Key, Plan
+from multihead.studying.verdicts import capability, judge, overall
+
+SEEDS = 6
+
+
+def plan(**changes) -> Plan:
+    """One look, so that a verdict is that of Student's t-test at 0.05 / 2."""
+    base = {
+        "baseline": "plain",
+        "arms": ("plain", "rms"),
+        "tasks": ("bleu", "loss"),
+        "metrics": {"bleu": "val/bleu", "loss": "val/loss"},
+        "better": {"bleu": "max", "loss": "min"},
+        "words": {},
+        "seeds": tuple(range(SEEDS)),
+        "every_seed": False,
+    }
+    return Plan(**base | changes)
+
+
+def results(bleu: float, loss: float, scale: float = 1.0) -> dict:
+    """Results whose differences between rms and plain have these means and the deviation ``scale``."""
+    noise = np.array([-1.0, 1.0, -0.5, 0.5, -0.2, 0.2])
+    noise *= scale / noise.std(ddof=1)
+    found = {}
+    for task, gap in (("bleu", bleu), ("loss", loss)):
+        for i in range(SEEDS):
+            found[Key(task, "plain", i)] = 10.0
+            found[Key(task, "rms", i)] = 10.0 + gap + float(noise[i])
+    return found
+
+
+def test_better_and_worse_follow_the_direction_of_the_metric():
+    """A difference of 3 with a deviation of 1 over 6 seeds has t = 7.3; the bound is 3.16."""
+    bleu, loss = judge(plan(), results(3.0, 3.0), 0.8)
+    assert (bleu.verdict, loss.verdict) == ("better", "worse")
+    half = stats.t.isf(0.0125, 5) / math.sqrt(6)
+    assert bleu.statement == (
+        f"bleu: rms is better than plain by 3.0 BLEU (95 % interval {3 - half:.1f} to {3 + half:.1f}; 6 seeds)"
+    )
+    assert loss.statement.startswith("loss: rms is worse than plain by 3.0 loss (95 % interval")
+    assert (loss.difference, loss.low) == (pytest.approx(3.0), pytest.approx(3 - half))
+    (found,) = overall(plan(), [bleu, loss])
+    assert found.verdict == "undecided"
+    assert found.statement == "rms: it depends on the task (better on bleu; worse on loss)"
+
+
+def test_what_is_not_distinguishable_names_the_difference_that_would_have_been_seen():
+    bleu, _ = judge(plan(), results(0.2, 0.0, scale=2.0), 0.8)
+    assert bleu.verdict == "undecided" and bleu.detectable is not None
+    bound = stats.t.isf(0.0125, 5)
+    assert stats.nct.sf(bound, 5, bleu.detectable / 2 * math.sqrt(6)) == pytest.approx(0.8, abs=0.01)
+    seen = f"a difference of {bleu.detectable:.1f} BLEU would have been seen with probability 0.8"
+    gap = "difference +0.2 BLEU, 95 % interval -2.4 to 2.8, 6 seeds"
+    assert f"rms and plain are not distinguishable with this budget ({gap}): {seen}" in bleu.statement
+
+
+def test_underpowered_means_that_what_matters_could_not_have_been_seen():
+    """The number of seeds grows with the square of detectable / smallest."""
+    bleu, loss = judge(plan(smallest={"bleu": 1.0, "loss": 9.0}), results(0.2, 0.2, scale=2.0), 0.8)
+    assert bleu.verdict == "underpowered" and loss.verdict == "undecided"
+    assert f"but 1 matters, which takes about {math.ceil(6 * bleu.detectable**2)} seeds" in bleu.statement
+    assert "loss: rms and plain do not differ by as much as 9 loss (difference +0.2 loss" in loss.statement
+    (found,) = overall(plan(), [bleu, loss])
+    assert found.verdict == "undecided"
+
+
+def test_before_the_first_look_nothing_is_said():
+    known = {key: value for key, value in results(3.0, 3.0).items() if key.index < 2}
+    for found in judge(plan(), known, 0.8):
+        assert found.verdict == "underpowered" and found.low is None and "cannot be told apart yet" in found.statement
+    (found,) = overall(plan(), judge(plan(), known, 0.8))
+    assert found.verdict == "underpowered" and "could not have shown" in found.statement
+    assert "no seed has a result of both" in judge(plan(), {}, 0.8)[0].statement
+
+
+def test_better_on_one_task_and_worse_on_none_is_better():
+    (found,) = overall(plan(), judge(plan(), results(3.0, 0.1), 0.8))
+    assert found.verdict == "better"
+    assert found.statement == (
+        "rms is better than plain on 1 of 2 tasks, and worse on none (better on bleu; undecided on loss)"
+    )
+
+
+def test_what_a_study_can_see_is_said_before_it_starts():
+    """One look at 6 seeds and 0.05 / 2: the noncentral t gives the same difference."""
+    text = capability(plan(smallest={"bleu": 2.0}), 0.8)
+    effect = float(text.partition("a difference of ")[2].split(" ")[0])
+    assert stats.nct.sf(stats.t.isf(0.0125, 5), 5, effect * math.sqrt(6)) == pytest.approx(0.8, abs=0.01)
+    assert "2 comparisons at a common error of 0.05; 6 seeds, with one look after the last" in text
+    assert f"bleu: 2 BLEU is found if that deviation is at most {2 / effect:.2g} BLEU" in text
+    assert "no difference can be found" in capability(plan(every_seed=True), 0.8, seeds=2)

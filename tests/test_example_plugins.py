@@ -172,7 +172,6 @@ def test_value_residuals_by_hand():
     transformer = model("values", share=0.3)
     seen, inputs = [], []
     for layer in transformer.decoder.layers:
-        layer.self_attention.share.fill_(0.2 + 0.1 * len(seen))
         attention = layer.self_attention
         attention.register_forward_pre_hook(lambda module, given: inputs.append(module.value(given[0])))
         attention.mix = lambda *heads, before=attention.mix: (seen.append(heads[2]), before(*heads))[1]
@@ -182,6 +181,7 @@ def test_value_residuals_by_hand():
     assert len(seen) == len(own) == 2 and not torch.allclose(own[0], own[1])
     torch.testing.assert_close(seen[0], own[0])
     share = transformer.decoder.layers[1].self_attention.share
+    assert float(share) == pytest.approx(0.3) and transformer.decoder.layers[0].self_attention.share is None
     torch.testing.assert_close(seen[1], share * own[0] + (1 - share) * own[1])
     assert type(transformer.decoder.layers[0].cross_attention).__name__ == "MultiHeadAttention"
 

@@ -25,8 +25,10 @@ class ScopeWithValues(Scope):
 
 
 class ValueStack(Stack):
-    def __init__(self, *arguments, options, **named):
-        super().__init__(*arguments, **named)
+    def __init__(self, config, *arguments, options, **named):
+        super().__init__(config, *arguments, **named)
+        if not config.share_layers:
+            self.layers[0].self_attention.share = None  # its own values are V_1
 
     def run_layers(self, x, scope, memory, memory_scope, cache):
         first = self.layers[0]
@@ -42,7 +44,7 @@ class ValueAttention(MultiHeadAttention):
 
     def keys_and_values(self, context, scope):
         key, value = super().keys_and_values(context, scope)
-        first = getattr(scope, "first", None)  # cross-attention has none
+        first = None if self.share is None else getattr(scope, "first", None)
         return key, value if first is None else torch.lerp(value, first, self.share.to(value.dtype))
 
 

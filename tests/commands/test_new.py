@@ -55,6 +55,7 @@ def fields():
     return [field.name for field in dataclasses.fields(Plugin) if "dict" in str(field.type) and field.name != "options"]
 
 
+@pytest.mark.unhurried
 def test_there_is_a_block_for_each_part_that_a_plugin_can_add():
     plugins = [load_plugin(str(TEMPLATES / f"{block}.py")) for block in BLOCKS]
     assert {field for plugin in plugins for field in fields() if getattr(plugin, field)} == set(fields())
@@ -125,6 +126,7 @@ def test_it_imports_nothing_heavy(folder):
     assert subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1] == "False"
 
 
+@pytest.mark.unhurried
 def test_the_page_of_plugins_has_a_row_for_each_part_with_its_key_and_files_that_exist():
     text = (ROOT / "docs" / "plugins.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (?:`([\w.]+)`)? ?\|.*\| (.*) \|$", text, flags=re.MULTILINE)

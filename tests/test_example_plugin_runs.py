@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import tagging
 import torch
-from test_example_plugins import FOLDER, SIZE, blocks
+from test_example_plugins import FOLDER, SIZE, blocks, file_of
 from torch import nn
-from trial import ROOT, struck, train, weights
+from trial import struck, train, weights
 
 import multihead
 from multihead.cli import main
@@ -43,7 +43,7 @@ NOT_EXPORTED = dict.fromkeys(("tagging", "spacing"), "because an export is compa
 
 def words_of(*names):
     """The words of a command that uses these plugins."""
-    files = os.pathsep.join(str(FOLDER / f"{name}.py") for name in names)
+    files = os.pathsep.join(str(file_of(name)) for name in names)
     return [f"plugin={files}", *(word for name in names for word in CHOSEN[name].split())]
 
 
@@ -184,4 +184,4 @@ def test_the_doctor_finds_nothing(name, tmp_path, capsys):
 
 
 def test_every_example_is_tried():
-    assert set(CHOSEN) == {path.stem for path in (ROOT / "docs" / "examples" / "plugins").glob("*.py")}
+    assert {file_of(name) for name in CHOSEN} == {*FOLDER.glob("*.py"), FOLDER.parent / "gated_attention.py"}

@@ -33,20 +33,21 @@ max_seeds: 5
 TUNED = FILE + "tune: {method: random, trials: 2, parameters: {optim.lr: {values: [0.001, 0.002]}}}\n"
 
 
-class CountsNothing:
-    """Stands in for `Counter`, which imports torch and prepares the data."""
+class Counts:
+    """Stands in for `Counter`, which imports torch and prepares the data. rms_norm has 500 parameters more."""
 
     def __init__(self, composition):
         pass
 
     def count(self, composition):
-        return Size(1000, 1e6)
+        model = composition.config.model
+        return Size(1_000 + 10 * model.d_ff + (500 if model.norm == "rms_norm" else 0), 1e6)
 
 
 def stand_in(*traits):
     """Makes runs stand-ins, also in a process that a test starts."""
     runner.PROGRAM = sweep_runner.PROGRAM = [sys.executable, STAND_IN, *traits]
-    launch.Counter = CountsNothing
+    launch.Counter = Counts
     launch.forecast = lambda composition: {"seconds": 60.0, "seconds/training": 50.0, "steps": 20}
     launch.import_all = lambda: 0.0
 
@@ -77,8 +78,10 @@ def starts(folder):
 
 
 def test_a_study_decides_what_is_clear_and_stops_there(here, capsys):
+    """The typed d_ff is the baseline's: 1,000 + 640 = 1,500 + 140, so that the variant has 14."""
     stand_in("gain=20", "noise=0.5")
-    assert main(["study", "file=s.yaml", "workers=2"]) == 0
+    (here / "s.yaml").write_text(FILE + "equal: parameters\n")
+    assert main(["study", "file=s.yaml", "workers=2", "model.d_ff=64"]) == 0
     out = capsys.readouterr().out
     assert "2 comparisons at a common error of 0.05; at most 5 seeds, with a look after each from seed 3 on" in out
     assert "forecast: 4.0 minutes of runs for one seed of all, at most 20.0 minutes for 5 seeds" in out
@@ -92,7 +95,9 @@ def test_a_study_decides_what_is_clear_and_stops_there(here, capsys):
     known = starts(here)
     assert len(known) == 2 * sum(seeds.values()) and set(known.values()) == {1}
     assert f"The test split was read {len(known)} times" in out
-    assert main(["study", "file=s.yaml", "format=json"]) == 0  # nothing is left to do
+    assert "translation rms: model.d_ff=14 instead of 64 for equal parameters" in out
+    assert {found["parameters"] for found in report(here)["systems"]} == {1_640} and report(here)["warnings"] == []
+    assert main(["study", "file=s.yaml", "format=json", "model.d_ff=64"]) == 0  # nothing is left to do
     assert starts(here) == known
     printed = json.loads(capsys.readouterr().out)
     assert printed == report(here) and printed["ended"] and printed["question"].startswith("Is RMSNorm")
@@ -103,7 +108,7 @@ def test_a_study_decides_what_is_clear_and_stops_there(here, capsys):
     table = (here / "outputs" / "studies" / "s" / "report.tex").read_text()
     best = next(line for line in table.splitlines() if line.startswith("rms &"))
     assert r"\toprule" in table and best.startswith(r"rms & \textbf{") and r"$\pm$" in best
-    assert main(["study", "file=s.yaml", "status=true", "format=latex"]) == 0
+    assert main(["study", "file=s.yaml", "status=true", "format=latex", "model.d_ff=64"]) == 0
     assert capsys.readouterr().out == table
 
 

@@ -32,4 +32,5 @@ with open(run_dir / "metrics.csv", "w") as file:
 (run_dir / "config.yaml").write_text(f"task: {{name: {task}}}\nseed: {seed}\n")
 (run_dir / "environment.json").write_text(json.dumps({"data": {"data_val": "a", "data_train": "b"}}))
 result = {f"val/{metric}": score, f"test/{metric}": score - 1, "seconds": 60.0, "tokens_per_second": 100.0}
+result["parameters"] = 1_000 + 10 * int(words.get("model.d_ff", 512)) + (500 if norm == "rms_norm" else 0)
 (run_dir / "result.json").write_text(json.dumps(result))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from multihead.studying.collect import SystemRow, unequal
 from multihead.studying.schedule import Key, Plan
 from multihead.studying.verdicts import capability, judge, overall
 
@@ -99,3 +100,14 @@ def test_what_a_study_can_see_is_said_before_it_starts():
     assert "2 comparisons at a common error of 0.05; 6 seeds, with one look after the last" in text
     assert f"bleu: 2 BLEU is found if that deviation is at most {2 / effect:.2g} BLEU" in text
     assert "no difference can be found" in capability(plan(every_seed=True), 0.8, seeds=2)
+
+
+def system(task: str, name: str, parameters: int, minutes: float) -> SystemRow:
+    return SystemRow(task, name, 3, 1.0, 0.1, 1.0, 0.1, parameters, 1e6, 1e3, minutes)
+
+
+def test_what_was_not_equal_after_all_is_said():
+    rows = [system("lm", "plain", 10_000, 2.0), system("lm", "rms", 10_090, 2.2), system("lm", "big", 10_200, 2.05)]
+    assert unequal(rows, "plain", "parameters") == ["lm: big has +2.0% parameters relative to plain"]
+    assert unequal(rows, "plain", "minutes") == ["lm: rms has +10.0% minutes relative to plain"]
+    assert unequal(rows, "plain", "none") == []

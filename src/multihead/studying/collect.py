@@ -97,6 +97,7 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
     results, state = results_of(rows), ledger.progress()
     verdicts = judge(plan, results, power)
     finished, warnings = _finished(rows)
+    systems = _systems(plan, finished, results, ledger.facts)
     tuned: dict[str, Any] = ledger.facts.get("tuned", {})
     return StudyReport(
         name=ledger.sweep.name,
@@ -108,7 +109,7 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
         ended=state.ended,
         verdicts=verdicts,
         overall=overall(plan, verdicts),
-        systems=_systems(plan, finished, results, ledger.facts),
+        systems=systems,
         runs=[_run(plan, row) for row in sorted(rows, key=key_of)],
         metrics={task: plan.metrics[task] for task in plan.tasks},
         better={task: plan.better[task] for task in plan.tasks},
@@ -117,7 +118,7 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
         minutes=(plan.tuning + sum(spent(row) for row in rows)) / 60,
         test_looks=len(finished) + sum(found["trials"] - found["failed"] for found in tuned.values()),
         notes=_notes(plan, state.unaffordable, tuned),
-        warnings=[*warnings, *_data_warnings(plan, finished)],
+        warnings=[*warnings, *_data_warnings(plan, finished), *unequal(systems, plan.baseline, equal)],
         curves=_curves(plan, finished),
     )
 
@@ -168,13 +169,32 @@ def _systems(plan: Plan, finished: dict[Key, FinishedRun], results: Any, facts: 
                     deviation=_deviation(values),
                     test_mean=_mean(tested),
                     test_deviation=_deviation(tested),
-                    parameters=int(size.get("parameters", 0)),
+                    parameters=int(
+                        _mean([run.result.get("parameters", 0) for run in runs]) or size.get("parameters", 0)
+                    ),
                     flops=float(size.get("flops", 0.0)),
                     tokens_per_second=_mean([float(run.result.get("tokens_per_second", 0)) for run in runs]) or 0.0,
                     minutes=(_mean([float(run.result.get("seconds", 0)) for run in runs]) or 0.0) / 60,
                 )
             )
     return rows
+
+
+def unequal(systems: Sequence[SystemRow], baseline: str, equal: str) -> list[str]:
+    """A warning for each variant whose runs did not have what they should have had as the baseline.
+
+    Words that the tuning chose may change a size, and the time of a step may change while the study goes on.
+    """
+    measured = {"parameters": ("parameters", 0.01), "minutes": ("minutes", 0.05)}
+    if equal not in measured:
+        return []
+    name, tolerance = measured[equal]
+    base = {row.task: getattr(row, name) for row in systems if row.name == baseline}
+    return [
+        f"{row.task}: {row.name} has {getattr(row, name) / base[row.task] - 1:+.1%} {equal} relative to {baseline}"
+        for row in systems
+        if base[row.task] and getattr(row, name) and abs(getattr(row, name) / base[row.task] - 1) > tolerance
+    ]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -81,15 +81,17 @@ class Launch:
     def plan(self, compositions: Mapping[Cell, Composition], ledger: StudyLedger) -> Plan:
         """Sizes and tunes the variants, forecasts the time, and fixes the plan in the ledger."""
         study, start = self.study, import_all()
-        words = {cell: study.run_words(*cell) for cell in compositions}
+        code = [word for word in self.typed if word.partition("=")[0] in ("plugin", "config_dir")]
+        plain = [word for word in self.typed if word not in code]
+        words = {cell: [*study.run_words(*cell), *plain] for cell in compositions}  # what follows wins over the typed
         d_ff, sizes = self._sizes(compositions)
         for cell, value in d_ff.items():
             words[cell].append(f"{D_FF}={value}")
-        forecasts = self._forecasts(words, start)
+        forecasts = self._forecasts(words, code, start)
         if study.equal == "minutes":
             words, forecasts = self._equal_minutes(words, forecasts)
         self._say_time(forecasts)
-        tuned = self._tuned(words)
+        tuned = self._tuned(words, code)
         for cell, found in tuned.items():
             words[cell] += found.words
         base = compositions[next(iter(study.tasks)), study.baseline].config.seed + bool(study.tune)
@@ -100,7 +102,7 @@ class Launch:
             tasks=tuple(study.tasks),
             metrics={name: task.monitor for name, task in tasks.items()},
             better={name: task.monitor_mode for name, task in tasks.items()},
-            words={"/".join(cell): [*listed, *self.typed] for cell, listed in words.items()},
+            words={"/".join(cell): [*listed, *code] for cell, listed in words.items()},
             seeds=tuple(study.seeds) or tuple(range(base, base + study.max_seeds)),
             every_seed=not study.seeds,
             alpha=study.alpha,
@@ -148,9 +150,11 @@ class Launch:
                     )
         return d_ff, sizes
 
-    def _forecasts(self, words: Mapping[Cell, Sequence[str]], start: float) -> dict[Cell, dict[str, Any]]:
+    def _forecasts(
+        self, words: Mapping[Cell, Sequence[str]], code: Sequence[str], start: float
+    ) -> dict[Cell, dict[str, Any]]:
         """Forecasts a run of each; ``start`` is the time of the imports, which each run takes too."""
-        found = {cell: forecast(compose([*listed, *self.typed])) for cell, listed in words.items()}
+        found = {cell: forecast(compose([*listed, *code])) for cell, listed in words.items()}
         return {cell: known | {"seconds": known["seconds"] + start} for cell, known in found.items()}
 
     def _equal_minutes(
@@ -188,13 +192,13 @@ class Launch:
             text += f"; the budget of {minutes_text(limit)} allows about {seeds} seeds"
         self._say(text)
 
-    def _tuned(self, words: Mapping[Cell, list[str]]) -> dict[Cell, Tuned]:
+    def _tuned(self, words: Mapping[Cell, list[str]], code: Sequence[str]) -> dict[Cell, Tuned]:
         if not self.study.tune:
             return {}
         found, settings = {}, replace(self.settings, budget="")
         for cell, listed in words.items():
             folder = self.folder / FOLDER / cell[0] / cell[1]
             self._say(f"tuning {cell[1]} on {cell[0]}: {self.study.tune.trials} trials")
-            found[cell] = tune(self.study, folder, listed, self.typed, settings, self.console)
+            found[cell] = tune(self.study, folder, listed, code, settings, self.console)
             self._say(f"tuned {cell[1]} on {cell[0]}: {' '.join(found[cell].words)}")
         return found

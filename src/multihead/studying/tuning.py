@@ -68,8 +68,8 @@ def tune(
     Args:
         study: The study.
         folder: The search's folder.
-        words: The words of the runs, without those that are typed.
-        typed: Words for every trial, with the frozen copies of plugin and folders.
+        words: The words of the runs.
+        typed: The words of the frozen copies of plugin and folders, which no file may name.
         settings: The settings of the command.
         console: Where trials are shown.
 

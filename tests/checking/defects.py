@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from multihead.model.transformer import FeedForward, MultiHeadAttention
+from multihead.model.positions import Positions, PositionTable
+from multihead.model.transformer import FeedForward, Layer, MultiHeadAttention, Stack
 from multihead.plugin import Plugin
 
 
@@ -331,6 +332,82 @@ class LongTextsOverflow(FeedForward):
         return super().forward(x) * (scale / scale)
 
 
+class NormOverPlaces(nn.Module):
+    """A norm that divides by the size of the whole text."""
+
+    def __init__(self, config, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return x / (1e-6 + x.pow(2).mean((1, 2), keepdim=True)).sqrt() * self.weight
+
+
+class IgnoresPast(PositionTable):
+    """Every step of decoding begins at position 0."""
+
+    def add_to_embeddings(self, x, scale, positions, past):
+        return super().add_to_embeddings(x, scale, positions, 0)
+
+
+class CountsPadding(PositionTable):
+    """Padding on the left has positions too."""
+
+    def add_to_embeddings(self, x, scale, positions, past):
+        return super().add_to_embeddings(x, scale, None, past)
+
+
+class SaysNothing(Positions):
+    """Positions that change nothing."""
+
+
+class MeanOfTheText(nn.Embedding):
+    """Adds the mean of all embeddings of the text."""
+
+    def __init__(self, config, vocab_size):
+        super().__init__(vocab_size, config.width_of_embeddings)
+
+    def forward(self, ids):
+        x = super().forward(ids)
+        return x + x.mean(1, keepdim=True)
+
+
+class ForgetsMemory(Layer):
+    """Has a cross-attention and never calls it."""
+
+    def forward(self, x, scope, memory=None, memory_scope=None, cache=None):
+        return super().forward(x, scope, None, memory_scope, cache)
+
+
+class SkipsTheLast(Stack):
+    """Leaves out the last layer."""
+
+    def run_layers(self, x, scope, memory, memory_scope, cache):
+        for number, layer in enumerate(self.layers[:-1]):
+            x = layer(x, scope, memory, memory_scope, None if cache is None else cache.layers[number])
+        return x
+
+
+class CountingSGD(torch.optim.SGD):
+    """Its steps grow with a counter that is not part of its state."""
+
+    def __init__(self, groups, config):
+        super().__init__(groups, lr=config.lr)
+        self.count = 0
+
+    def step(self, closure=None):
+        self.count += 1
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.data.add_(p.grad, alpha=-1e-3 * self.count)
+
+
+def mean_loss(task, batch):
+    """The mean over the targets instead of their sum."""
+    return F.cross_entropy(*task.logits_and_labels(batch))
+
+
 ATTENTION = {
     "plain": (Plain, None),
     "leaks_everything": (LeaksEverything, "causality"),
@@ -371,7 +448,40 @@ FEED_FORWARD = {
     "long_texts_overflow": (LongTextsOverflow, "lengths"),
 }
 
+OTHERS = {
+    "model.norm": {"norm_over_places": (NormOverPlaces, "causality")},
+    "model.position": {
+        "ignores_past": (IgnoresPast, "cache"),
+        "counts_padding": (CountsPadding, "padding"),
+        "says_nothing": (SaysNothing, "order"),
+    },
+    "model.embedding": {"mean_of_the_text": (MeanOfTheText, "causality")},
+    "model.layer": {"forgets_memory": (ForgetsMemory, "gradients")},
+    "model.stack": {"skips_the_last": (SkipsTheLast, "gradients")},
+    "optim.name": {"counting": (CountingSGD, "resume")},
+    "task.loss": {"mean": (mean_loss, "micro_batches")},
+}
+"""Key to name to the same, for the other slots."""
+
+
+def all_defects():
+    """Key, name, class and check of each defect."""
+    tables = {"model.attention": ATTENTION, "model.feed_forward": FEED_FORWARD, **OTHERS}
+    return [(key, name, cls, check) for key, table in tables.items() for name, (cls, check) in table.items() if check]
+
+
+def _added(key):
+    return {name: cls for name, (cls, _) in OTHERS[key].items()}
+
+
 PLUGIN = Plugin(
     attention={name: cls for name, (cls, _) in ATTENTION.items()},
     feed_forward={name: cls for name, (cls, _) in FEED_FORWARD.items()},
+    norms=_added("model.norm"),
+    positions=_added("model.position"),
+    embeddings=_added("model.embedding"),
+    layers=_added("model.layer"),
+    stacks=_added("model.stack"),
+    optimizers=_added("optim.name"),
+    losses=_added("task.loss"),
 )

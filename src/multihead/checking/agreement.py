@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from multihead.checking.look import Mismatch, Pair, View, difference, first_mismatch, whole
+from multihead.checking.look import Mismatch, Pair, View, difference, first_mismatch, where, whole
 from multihead.checking.outcome import Finding, Outcome, found, note, ok, skipped
 from multihead.checking.subject import Subject, shake
 from multihead.tasks.base import Task
@@ -79,7 +79,10 @@ def order(subject: Subject) -> Outcome:
     if not knows:
         expected = f"With model.position={subject.config.model.position}, the order of the tokens counts."
         what = "Hidden states of permuted tokens are the permuted hidden states: the model is a bag of words."
-        return found("the order of the tokens is lost", Finding(expected, what, "1 text of 6 tokens"))
+        return found(
+            "the order of the tokens is lost",
+            Finding(expected, what, "1 text of 6 tokens", where(subject.exact.model, "transformer.encoder")),
+        )
     without = replace(subject.config.model, position="none")
     task = shake(subject.build(quiet=True, model=without)).to(next(subject.exact.parameters()).dtype).eval()
     own = change(task) > subject.tolerance

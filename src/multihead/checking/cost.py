@@ -26,7 +26,7 @@ def cost(subject: Subject, baseline: Subject | None) -> Outcome:
     ratios = []
     for number in range(PAIRS):
         first, second = (task, other) if number % 2 else (other, task)
-        times = {id(each): _seconds(each, batch) for each in (first, second)}
+        times = {id(each): _seconds(subject if each is task else baseline, each, batch) for each in (first, second)}
         ratios.append(times[id(task)] / times[id(other)])
     ratios = sorted(ratios[1:])  # the first pair warms up
     pace = statistics.median(ratios)
@@ -45,9 +45,9 @@ def _parameters(task: Task) -> int:
     return sum(p.numel() for p in task.model.parameters())
 
 
-def _seconds(task: Task, batch: dict) -> float:
+def _seconds(subject: Subject, task: Task, batch: dict) -> float:
     began = time.perf_counter()
-    task.training_step(batch, 0)["loss"].backward()
+    subject.loss(task, batch).backward()
     seconds = time.perf_counter() - began
     task.zero_grad(set_to_none=True)
     return seconds

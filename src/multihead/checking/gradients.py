@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multihead.checking.look import where
+from multihead.checking.look import line_of, where
 from multihead.checking.outcome import Finding, Outcome, found, ok, skipped
 from multihead.checking.subject import Subject
+from multihead.config.slots import from_plugin
 from multihead.tasks.base import Task
 
 CUTS = ((1, 3, "3 micro-batches"), (2, 1, "2 ranks"), (2, 2, "2 ranks with 2 micro-batches each"))
@@ -28,7 +29,9 @@ def gradients(subject: Subject) -> Outcome:
     task = subject.shaken(_dtype(subject)).train()
     trained = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
     firsts = subject.steps_of_all()
-    totals = gradients_of(task, [b for first in firsts for n in (0, 1) for b in subject.micro_batches(first + n)])
+    totals = gradients_of(
+        subject, task, [b for first in firsts for n in (0, 1) for b in subject.micro_batches(first + n)]
+    )
     expected = "The gradient of the training loss reaches every trainable parameter, and it is finite."
     reasons = {
         "get no gradient": [name for name in trained if name not in totals],
@@ -61,25 +64,36 @@ def micro_batches(subject: Subject) -> Outcome:
         return skipped("the model draws random numbers although dropout is off")
     expected = "The gradient of a step is the mean over its micro-batches and ranks."
     for first in subject.steps_of_all():
-        whole = gradients_of(task, subject.micro_batches(first))
+        whole = gradients_of(subject, task, subject.micro_batches(first))
         for ranks, parts, what in CUTS:
-            means = [gradients_of(task, subject.micro_batches(first, parts, rank, ranks)) for rank in range(ranks)]
+            means = [
+                gradients_of(subject, task, subject.micro_batches(first, parts, rank, ranks)) for rank in range(ranks)
+            ]
             mean = {name: torch.stack([g[name] for g in means if name in g]).sum(0) / ranks for name in whole}
             name, size = _largest_difference(whole, mean)
             if size > max(subject.tolerance, ROUNDING):
                 shown = "are not finite" if math.isinf(size) else f"differ by {size:.2g} of their size"
-                finding = Finding(expected, f"The gradients of {name} {shown}.", f"one step in {what}",
-                                  where(task.model, _module([name])))  # fmt: skip
+                place = _loss(subject, task) or where(task.model, _module([name]))
+                finding = Finding(expected, f"The gradients of {name} {shown}.", f"one step in {what}", place)
                 return found(f"a step in {what} is another step", finding)
     empty = _empty(subject, task)
     return empty or ok("micro-batches and 2 ranks equal one batch")
 
 
-def gradients_of(task: Task, batches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+def _loss(subject: Subject, task: Task) -> str:
+    """Name, file and line of the plugin's loss; empty if the loss is the task's own."""
+    for member in task.members().values():
+        if (added := from_plugin(task.config, subject.plugin, "losses", member.settings)) is not None:
+            function = getattr(added, "func", added)
+            return f"task.loss ({function.__name__}, {line_of(function)})"
+    return ""
+
+
+def gradients_of(subject: Subject, task: Task, batches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     """The mean gradient over micro-batches, by the names of the model's parameters that have one."""
     task.zero_grad(set_to_none=True)
     for number, batch in enumerate(batches):
-        loss = task.training_step(batch, number)["loss"] / len(batches)
+        loss = subject.loss(task, batch, number) / len(batches)
         loss.backward()
     found = {name: p.grad.detach().clone() for name, p in task.model.named_parameters() if p.grad is not None}
     task.zero_grad(set_to_none=True)
@@ -92,7 +106,7 @@ def _empty(subject: Subject, task: Task) -> Outcome | None:
         encoded = subject.prepared.encoded[name]["train"]
         batch = member.collate(encoded, np.zeros(0, dtype=np.int64))
         batch |= {"task": name, "parts": 2, "tokens_of_step": 1, "targets_of_step": 1, "epoch": 0}
-        result = gradients_of(task, [batch])
+        result = gradients_of(subject, task, [batch])
         bad = [key for key, g in result.items() if not bool(torch.isfinite(g).all()) or bool(g.any())]
         if bad:
             expected = "A micro-batch without examples, which some ranks get, has a gradient of zero."

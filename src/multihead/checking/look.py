@@ -208,13 +208,17 @@ def where(model: nn.Module, name: str) -> str:
     while outer and type(modules[outer]).__module__.startswith("torch."):
         outer = outer.rpartition(".")[0]
     cls = type(modules[outer])
+    positions = getattr(modules[outer], "positions", None)  # its methods are no modules, so hooks do not see them
+    if isinstance(positions, nn.Module):
+        place = line_of(type(positions))
+        return f"{name} ({cls.__name__}, {line_of(cls)}; its positions are {type(positions).__name__}, {place})"
     inside = own.__name__ if cls is own else f"{own.__name__} in {cls.__name__}"
     place = line_of(cls)
     return f"{name or type(model).__name__} ({inside}{f', {place}' if place else ''})"
 
 
-def line_of(cls: type) -> str:
-    """FILE:LINE of a class; empty if there is no source."""
+def line_of(cls: Any) -> str:
+    """FILE:LINE of a class or a function; empty if there is no source."""
     try:
         file, (_, line) = inspect.getsourcefile(cls), inspect.getsourcelines(cls)
     except (OSError, TypeError):

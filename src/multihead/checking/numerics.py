@@ -190,9 +190,7 @@ def _scales(subject: Subject) -> Scales:
             hooks.append(module.register_forward_hook(_note_size(name, stream if is_layer else outputs)))
     try:
         loss = sum(
-            task.training_step(batch, 0)["loss"]
-            for first in subject.steps_of_all()
-            for batch in subject.micro_batches(first)
+            subject.loss(task, batch) for first in subject.steps_of_all() for batch in subject.micro_batches(first)
         )
         assert isinstance(loss, Tensor)
         loss.backward()
@@ -290,7 +288,7 @@ def _change(subject: Subject, config: ModelConfig) -> float:
     for number in range(COORDINATE_STEPS):
         (batch,) = subject.micro_batches(number)
         optimizer.zero_grad()
-        task.training_step(batch, number)["loss"].backward()
+        subject.loss(task, batch, number).backward()
         optimizer.step()
     return _size(_last_layer(subject, task) - before)
 

@@ -17,6 +17,8 @@ from multihead.tasks.base import Task
 
 STEPS = 2
 """Optimizer steps before and after the break."""
+OF_OPTIMIZER = frozenset(("state", "param_groups", "defaults", "_opt_called", "_step_count"))
+"""Attributes of every optimizer that its state holds, or that schedules set."""
 OF_TORCH = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
 
@@ -38,7 +40,7 @@ class Training:
         for number in range(first, first + count):
             (batch,) = self.subject.micro_batches(number)
             self.optimizer.zero_grad()
-            loss = self.task.training_step(batch, number)["loss"]
+            loss = self.subject.loss(self.task, batch, number)
             loss.backward()
             if self.clip:
                 nn.utils.clip_grad_norm_(self.task.parameters(), self.clip)
@@ -118,13 +120,15 @@ def _passes(subject: Subject, task: Task, batch: dict[str, Any]) -> list[tuple[s
         (f"1 text of 2 tokens in the {stack}", lambda stack=stack: subject.hidden(task, stack, 1, 2))
         for stack in subject.stacks
     ]
-    return [*passes, ("a batch of the task", lambda: task.training_step(batch, 0)["loss"])]
+    return [*passes, ("a batch of the task", lambda: subject.loss(task, batch))]
 
 
 def repeat(subject: Subject) -> Outcome:
     """The same seed gives the same weights after some steps, bit by bit."""
-    trainings = [Training(subject) for _ in range(2)]
-    losses = [training.steps(0, STEPS) for training in trainings]
+    trainings, losses = [], []
+    for _ in range(2):
+        trainings.append(Training(subject))  # seeds what the steps draw
+        losses.append(trainings[-1].steps(0, STEPS))
     first, second = (training.task.model.state_dict() for training in trainings)
     differ = [name for name in first if not same(first[name], second[name])]
     if not differ and str(losses[0]) == str(losses[1]):
@@ -144,6 +148,7 @@ def resume(subject: Subject) -> Outcome:
     continued = Training(subject)
     continued.load(state)
     hidden = hidden_state(straight.task.model, continued.task.model)
+    hidden += hidden_attributes("optimizer", straight.optimizer, continued.optimizer)
     losses = straight.steps(STEPS, STEPS)
     set_random_state(state["random"])
     others = continued.steps(STEPS, STEPS)
@@ -195,13 +200,19 @@ def hidden_state(used: nn.Module, fresh: nn.Module) -> list[tuple[str, str, str]
     Returns:
         For each the name, both values in words, and where the class is.
     """
-    others, found = dict(fresh.named_modules()), []
-    for name, module in used.named_modules():
-        for key, value in vars(module).items():
-            other = vars(others[name]).get(key) if name in others else None
-            if key not in OF_TORCH and _plain(value) and repr(value) != repr(other):
-                words = f"{_short(value)} after {STEPS} steps and {_short(other)} in a new model"
-                found.append((f"{name}.{key}", words, f"{name} ({type(module).__name__}, {line_of(type(module))})"))
+    others = dict(fresh.named_modules())
+    pairs = ((name, module, others[name]) for name, module in used.named_modules() if name in others)
+    return [each for name, module, other in pairs for each in hidden_attributes(name, module, other)]
+
+
+def hidden_attributes(name: str, used: object, fresh: object) -> list[tuple[str, str, str]]:
+    """As `hidden_state`, for one object that is known as ``name``."""
+    found = []
+    for key, value in vars(used).items():
+        other = vars(fresh).get(key)
+        if key not in OF_TORCH | OF_OPTIMIZER and _plain(value) and repr(value) != repr(other):
+            words = f"{_short(value)} after {STEPS} steps and {_short(other)} in a new one"
+            found.append((f"{name}.{key}", words, f"{name} ({type(used).__name__}, {line_of(type(used))})"))
     return found
 
 

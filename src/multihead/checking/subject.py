@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from multihead.checking.look import difference
 from multihead.config.compose import Composition, compose
 from multihead.config.model import ModelConfig
-from multihead.config.slots import SLOTS
+from multihead.config.slots import SLOTS, from_plugin
 from multihead.config.task import SINGLE_TASKS
 from multihead.config.training import Config
 from multihead.data.module import DataModule, MicroBatchDataset, MicroBatchSampler
@@ -185,10 +185,12 @@ class Subject:
         dataset, batches = MicroBatchDataset(data.sources, "train"), iter(sampler)
         return [dataset[next(batches)] for _ in range(parts)]
 
-    @property
-    def num_steps(self) -> int:
-        """Steps of an epoch of the small data."""
-        return self._data.plan.num_steps(0)
+    def loss(self, task: Task, batch: dict[str, Any], number: int = 0) -> Tensor:
+        """The loss of a micro-batch to differentiate: the task's own, or a plugin's."""
+        member = task.members()[batch["task"]]
+        added = from_plugin(task.config, self.plugin, "losses", member.settings)
+        result = task.training_step(batch, number) if added is None else member.step_loss(added(member, batch), batch)
+        return result["loss"]
 
     def steps_of_all(self) -> list[int]:
         """The number of a step for each task of the run."""

@@ -4,7 +4,7 @@ Our own variants of the backbone and the example plugin must raise no alarm, and
 `tests/checking/defects.py` must be found by the check that it names. All models are tiny. It prints a line for each
 model that is not as it should be, and how long a model took. The status is 1 if there is such a line.
 
-Settings: part=defects,options,tasks,example,grid (what is run) limit=N (models of each part; 0 is all) out=FILE.
+Settings: part=defects,options,tasks,example,plugins,grid (what is run) limit=N (models of a part; 0 is all) out=FILE.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from multihead.config.model import NORM_PLACEMENTS, NORMS, POSITIONS
 from multihead.plugin import load_plugin
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = {"part": "defects,options,tasks,example,grid", "limit": 0, "out": ""}
+SETTINGS = {"part": "defects,options,tasks,example,plugins,grid", "limit": 0, "out": ""}
 SIZES = ["model.d_model=16", "model.num_heads=2", "model.d_ff=32", "model.max_len=96", "tokenizer.vocab_size=300"]
 TASKS = (
     *("translation", "lm", "classification", "regression", "summarization", "multitask"),
@@ -49,6 +49,13 @@ OPTIONS = (
     ),
     *({"num_encoder_layers": 1, "num_decoder_layers": 1}, {"segment_types": 2}),
 )
+PLUGINS = {
+    **{"cooldown": {"optim.schedule": "one_minus_sqrt"}, "lion": {"optim.name": "lion"}, "dyt": {"norm": "dyt"}},
+    **{name: {"attention": name} for name in ("differential", "sliding_window")},
+    **{"experts": {"feed_forward": "experts"}, "kerple": {"position": "kerple"}},
+    **{"values": {"attention": "values", "stack": "values"}, "r_drop": {"task.loss": "r_drop", "dropout": 0.1}},
+}
+"""Plugins in `docs/examples/plugins` with the options that choose their parts."""
 LEFT_OUT = ("widths", "export", "cost")
 """Checks that only inform."""
 
@@ -84,8 +91,14 @@ def example() -> Iterator[Case]:
             yield task, {"attention": "linear"}, "example", ""
 
 
+def plugins() -> Iterator[Case]:
+    """The example plugins that change a translation model or how it is trained."""
+    for name, chosen in PLUGINS.items():
+        yield TASKS[0], chosen, name, ""
+
+
 def defects(models: Models) -> Iterator[Case]:
-    """Each seeded defect, and the healthy block that they are made from."""
+    """Each seeded defect."""
     module = sys.modules[models.plugins["defects"].attention["plain"].__module__]
     for key, name, _, check in module.all_defects():
         yield TASKS[0], {key: name} | ({"position": "none"} if name == "wrong_places" else {}), "defects", check
@@ -96,12 +109,10 @@ class Models:
 
     def __init__(self) -> None:
         self.of_task: dict[str, Subject] = {}
-        self.plugins: dict[str, Any] = {"none": None}
-        for name, file in {
-            "example": "docs/examples/linear_attention.py",
-            "defects": "tests/checking/defects.py",
-        }.items():
-            self.plugins[name] = load_plugin(str(ROOT / file))
+        examples = ROOT / "docs" / "examples"
+        files = {"example": examples / "linear_attention.py", "defects": ROOT / "tests" / "checking" / "defects.py"}
+        files |= {name: examples / "plugins" / f"{name}.py" for name in PLUGINS}
+        self.plugins: dict[str, Any] = {name: load_plugin(str(file)) for name, file in files.items()} | {"none": None}
 
     def get(self, task: str, options: dict[str, Any], name: str) -> tuple[Subject, Subject | None]:
         """The model of a task with these options and the plugin of this name, and its baseline."""
@@ -129,7 +140,7 @@ def main(words: list[str]) -> int:
         raise SystemExit(f"settings are {', '.join(SETTINGS)}")
     models = Models()
     kinds: dict[str, Iterable[Case]] = {"defects": defects(models), "options": options(), "tasks": tasks()}
-    kinds |= {"example": example(), "grid": grid()}
+    kinds |= {"example": example(), "plugins": plugins(), "grid": grid()}
     found: dict[str, list[dict[str, Any]]] = {}
     for part in settings["part"].split(","):
         found[part] = []

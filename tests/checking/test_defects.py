@@ -64,7 +64,9 @@ def test_a_defect_is_found_by_name_and_place(healthy, key, name, cls, check):
     if name not in NO_PLACE:
         assert cls.__name__ in finding.where and FILE.name in finding.where
     if check in ("causality", "padding", "batch", "cache"):
-        assert finding.smallest.startswith(("1 text", "text ", "an encoder's text of 1 token", "2 beams"))
+        assert finding.smallest.startswith(
+            ("1 text", "text ", "an encoder's text of 1 token", "a decoder's text of 1 token")
+        )
 
 
 @pytest.mark.unhurried
@@ -177,4 +179,4 @@ def test_the_module_that_makes_a_difference_is_named(healthy):
         mismatch = first_mismatch(task.model, [pair], 1e-6)
     assert isinstance(mismatch, Mismatch)
     place = blame(task.model, pair, 1e-6)
-    assert place.startswith("transformer.encoder.layers.1.feed_forward.down (Linear in FeedForward, multihead/model/")
+    assert place.startswith("transformer.encoder.layers.1.feed_forward (FeedForward, multihead/model/transformer.py:")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from multihead.checking.look import line_of, where
-from multihead.checking.outcome import Finding, Outcome, found, ok, skipped
+from multihead.checking.outcome import Finding, Outcome, found, note, ok, skipped
 from multihead.checking.subject import Subject
 from multihead.config.slots import from_plugin
 from multihead.tasks.base import Task
@@ -32,11 +32,13 @@ def gradients(subject: Subject) -> Outcome:
     totals = gradients_of(
         subject, task, [b for first in firsts for n in (0, 1) for b in subject.micro_batches(first + n)]
     )
+    zero = [name for name, g in totals.items() if not bool(g.any())]
+    elsewhere = [name for name in zero if _learns_in_another_layer(name, totals, zero)]
     expected = "The gradient of the training loss reaches every trainable parameter, and it is finite."
     reasons = {
         "get no gradient": [name for name in trained if name not in totals],
         "get a gradient that is not finite": [name for name, g in totals.items() if not bool(torch.isfinite(g).all())],
-        "get a gradient that is exactly zero": [name for name, g in totals.items() if not bool(g.any())],
+        "get a gradient that is exactly zero": [name for name in zero if name not in elsewhere],
     }
     findings = [
         Finding(
@@ -50,7 +52,20 @@ def gradients(subject: Subject) -> Outcome:
     ]
     if findings:
         return found(f"{sum(map(len, reasons.values()))} of {len(trained)} parameters learn nothing", *findings)
+    if elsewhere:
+        what = f"{_listed(elsewhere)}: the gradient is exactly zero here, and not in other layers."
+        return note(f"{len(elsewhere)} of {len(trained)} parameters learn in other layers only", what)
     return ok(f"they reach all {len(trained)} trained parameters")
+
+
+def _learns_in_another_layer(name: str, totals: dict[str, Tensor], zero: Sequence[str]) -> bool:
+    """Whether the parameter of this name in another layer of the stack has a gradient that is not zero."""
+    stack, layers, rest = name.partition(".layers.")
+    if not layers:
+        return False
+    tail = rest.partition(".")[2]
+    others = [key for key in totals if key.startswith(stack + layers) and key.endswith(f".{tail}") and key != name]
+    return any(key not in zero for key in others)
 
 
 def micro_batches(subject: Subject) -> Outcome:
@@ -89,11 +104,21 @@ def _loss(subject: Subject, task: Task) -> str:
     return ""
 
 
-def gradients_of(subject: Subject, task: Task, batches: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """The mean gradient over micro-batches, by the names of the model's parameters that have one."""
+def gradients_of(
+    subject: Subject, task: Task, batches: Sequence[dict[str, Any]], *, of_parts: bool = False
+) -> dict[str, Tensor]:
+    """The mean gradient over micro-batches, by the names of the model's parameters that have one.
+
+    Args:
+        subject: The model's configuration.
+        task: The model.
+        batches: The micro-batches.
+        of_parts: Whether the losses count that parts of the model add. They are means over micro-batches, so they may
+            depend on how a step is cut.
+    """
     task.zero_grad(set_to_none=True)
     for number, batch in enumerate(batches):
-        loss = subject.loss(task, batch, number) / len(batches)
+        loss = subject.loss(task, batch, number, of_parts=of_parts) / len(batches)
         loss.backward()
     found = {name: p.grad.detach().clone() for name, p in task.model.named_parameters() if p.grad is not None}
     task.zero_grad(set_to_none=True)

@@ -25,6 +25,7 @@ from multihead.config.training import Config
 from multihead.data.module import DataModule, MicroBatchDataset, MicroBatchSampler
 from multihead.data.prepare import Prepared, prepare
 from multihead.data.stream import Stream
+from multihead.model.losses import added_losses
 from multihead.tasks import build_task
 from multihead.training.build import choose_trained, source_of
 
@@ -185,12 +186,20 @@ class Subject:
         dataset, batches = MicroBatchDataset(data.sources, "train"), iter(sampler)
         return [dataset[next(batches)] for _ in range(parts)]
 
-    def loss(self, task: Task, batch: dict[str, Any], number: int = 0) -> Tensor:
-        """The loss of a micro-batch to differentiate: the task's own, or a plugin's."""
+    def loss(self, task: Task, batch: dict[str, Any], number: int = 0, *, of_parts: bool = True) -> Tensor:
+        """The loss of a micro-batch to differentiate: the task's own or a plugin's, with what parts of the model add.
+
+        Args:
+            task: The task.
+            batch: The micro-batch.
+            number: Number of the micro-batch.
+            of_parts: Whether the losses count that parts of the model add.
+        """
         member = task.members()[batch["task"]]
-        added = from_plugin(task.config, self.plugin, "losses", member.settings)
-        result = task.training_step(batch, number) if added is None else member.step_loss(added(member, batch), batch)
-        return result["loss"]
+        own = from_plugin(task.config, self.plugin, "losses", member.settings)
+        with added_losses() as added:
+            step = task.training_step(batch, number) if own is None else member.step_loss(own(member, batch), batch)
+        return step["loss"] + torch.stack(added).sum() if added and of_parts else step["loss"]
 
     def steps_of_all(self) -> list[int]:
         """The number of a step for each task of the run."""

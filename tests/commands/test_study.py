@@ -110,6 +110,15 @@ def test_a_study_decides_what_is_clear_and_stops_there(here, capsys):
     assert r"\toprule" in table and best.startswith(r"rms & \textbf{") and r"$\pm$" in best
     assert main(["study", "file=s.yaml", "status=true", "format=latex", "model.d_ff=64"]) == 0
     assert capsys.readouterr().out == table
+    folder = here / "outputs" / "studies" / "s"
+    folder.rename(here / "moved")
+    lost = here / "moved" / "runs" / "opinions" / "rms" / "seed_2" / "result.json"
+    lost.unlink()
+    assert main(["study", "file=s.yaml", "status=true", "format=json", "dir=moved", "model.d_ff=64"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["verdicts"] == printed["verdicts"] and again["test_looks"] == printed["test_looks"]
+    what = f"the files of 1 run cannot be read (first: {lost.parent}); the verdicts are those of the ledger"
+    assert again["warnings"] == [what]
 
 
 @pytest.mark.slow

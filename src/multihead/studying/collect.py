@@ -11,7 +11,7 @@ from typing import Any
 from multihead.comparing.finished import FinishedRun
 from multihead.errors import MultiheadError
 from multihead.runs.files import read_metrics
-from multihead.studying.ledger import StudyLedger, key_of, results_of
+from multihead.studying.ledger import StudyLedger, key_of, results_of, run_dir
 from multihead.studying.schedule import Key, Plan
 from multihead.studying.verdicts import Overall, Verdict, judge, overall
 from multihead.sweeping.ledger import SETTLED, Row, spent
@@ -96,7 +96,7 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
     rows = [row for row in ledger.rows() if row.record.get("run")]
     results, state = results_of(rows), ledger.progress()
     verdicts = judge(plan, results, power)
-    finished, warnings = _finished(rows)
+    finished, warnings = _finished(ledger.folder, plan, rows)
     systems = _systems(plan, finished, results, ledger.facts)
     tuned: dict[str, Any] = ledger.facts.get("tuned", {})
     return StudyReport(
@@ -116,24 +116,33 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
         seeds_run=state.round,
         most_seeds=len(plan.seeds),
         minutes=(plan.tuning + sum(spent(row) for row in rows)) / 60,
-        test_looks=len(finished) + sum(found["trials"] - found["failed"] for found in tuned.values()),
+        test_looks=sum(row.state == "complete" for row in rows)
+        + sum(found["trials"] - found["failed"] for found in tuned.values()),
         notes=_notes(plan, state.unaffordable, tuned),
         warnings=[*warnings, *_data_warnings(plan, finished), *unequal(systems, plan.baseline, equal)],
         curves=_curves(plan, finished),
     )
 
 
-def _finished(rows: Sequence[Row]) -> tuple[dict[Key, FinishedRun], list[str]]:
-    """The runs that have a result, and a warning for each whose files can no longer be read."""
-    found, warnings = {}, []
+def _finished(folder: Path, plan: Plan, rows: Sequence[Row]) -> tuple[dict[Key, FinishedRun], list[str]]:
+    """The runs that have a result, and a warning if files of some can no longer be read.
+
+    A study's folder may have been moved. So a run is looked for at its place in the folder first.
+    """
+    found, lost = {}, []
     for row in rows:
         if row.state != "complete":
             continue
+        own = run_dir(folder, plan, key_of(row))
+        place = own if own.is_dir() else Path(row.record["dir"])
         try:
-            found[key_of(row)] = FinishedRun.read(row.record["dir"])
-        except (MultiheadError, OSError) as error:
-            warnings.append(f"{row.record['dir']} cannot be read ({error}); its result is that of the ledger")
-    return found, warnings
+            found[key_of(row)] = FinishedRun.read(str(place))
+        except (MultiheadError, OSError):
+            lost.append(str(place))
+    if not lost:
+        return found, []
+    count = f"{len(lost)} run{'s' * (len(lost) > 1)}"
+    return found, [f"the files of {count} cannot be read (first: {lost[0]}); the verdicts are those of the ledger"]
 
 
 def _run(plan: Plan, row: Row) -> RunRow:

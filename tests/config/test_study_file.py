@@ -107,6 +107,36 @@ def test_what_does_not_fit_the_configuration_is_named_with_its_line(write, chang
     assert error.value.where == f"s.yaml:{where}" and what in error.value.what
 
 
+ABLATE = """\
+ablate:
+  rms: [model.norm=rms_norm]
+  rotary: [model.position=rotary]
+  gated: [model.activation=swiglu, model.bias=false]
+"""
+
+
+def test_an_ablation_leaves_out_one_switch_at_a_time(write):
+    """By hand: the baseline has all switches, and each variant all but one."""
+    start, end = FILE.index("variants:"), FILE.index("tasks:")
+    study = read_study(write((FILE[start:end], ABLATE), ("{layer: []}", "{all: [model.dropout=0.1]}")))
+    rms, rotary, gated = "model.norm=rms_norm", "model.position=rotary", ["model.activation=swiglu", "model.bias=false"]
+    assert study.baseline == "all" and study.arms == {
+        "all": ["model.dropout=0.1", rms, rotary, *gated],
+        "without_rms": ["model.dropout=0.1", rotary, *gated],
+        "without_rotary": ["model.dropout=0.1", rms, *gated],
+        "without_gated": ["model.dropout=0.1", rms, rotary],
+    }
+    assert len(check(study)) == 8
+    wrong = ABLATE.replace("model.position=rotary", "model.position=rotray")
+    with pytest.raises(ConfigError) as error:
+        check(read_study(write((FILE[start:end], wrong))))
+    assert error.value.where == "s.yaml:6" and "model.position" in error.value.what
+    with pytest.raises(ConfigError, match="takes the place of variants"):
+        read_study(write(("tasks:", ABLATE + "tasks:")))
+    with pytest.raises(ConfigError, match="at least 2 switches"):
+        read_study(write((FILE[start:end], "ablate: {rms: [model.norm=rms_norm]}\n")))
+
+
 @pytest.mark.unhurried
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
 def test_the_studies_that_ship_are_sound(path, monkeypatch):

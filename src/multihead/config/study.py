@@ -19,8 +19,8 @@ from multihead.config.sweep import NOT_SWEPT, Path_, Sweep, read_parameters
 from multihead.config.yaml_file import load_yaml_with_lines, scalars
 from multihead.errors import CheckpointError, ConfigError
 
-KEYS = ("question", "words", "baseline", "variants", "tasks", "seeds", "max_seeds", "equal", "tune", "budget", "alpha",
-        "power", "smallest_effect", "name")  # fmt: skip
+KEYS = ("question", "words", "baseline", "variants", "ablate", "tasks", "seeds", "max_seeds", "equal", "tune", "budget",
+        "alpha", "power", "smallest_effect", "name")  # fmt: skip
 EQUALS = ("none", "parameters", "tokens", "flops", "minutes")
 RESIZED = ("parameters", "flops")
 """What is made equal by resizing the feed-forward."""
@@ -76,6 +76,8 @@ class Study:
     """Probability with which the study should find the difference that it announces."""
     smallest_effect: dict[str, float] = field(default_factory=dict)
     """For some tasks, the smallest difference that matters, in the unit of the metric."""
+    ablated: dict[Any, list[str]] = field(default_factory=dict)
+    """The switches of ``ablate``, each with its words; empty if the file lists variants."""
     lines: Mapping[Path_, int] = field(default_factory=dict)
     scalars: Mapping[Path_, str] = field(default_factory=dict)
 
@@ -161,7 +163,11 @@ class _Reader:
                 f"baseline: must be one name with its words; got {len(baseline)}", "baseline: {plain: []}", "baseline"
             )
         (name,) = baseline
-        variants, tasks = self._named_words("variants"), self._named_words("tasks")
+        if "ablate" in tree:
+            baseline, variants = self._ablated(name, baseline[name])
+        else:
+            variants = self._named_words("variants")
+        tasks = self._named_words("tasks")
         if name in variants:
             raise self.error(f"variants.{name}: the baseline has this name", "another name", "variants", name)
         seeds = self._seeds()
@@ -182,6 +188,7 @@ class _Reader:
             alpha=self._number("alpha", 0.05, 0.0, 0.5),
             power=self._number("power", 0.8, 0.0, 1.0),
             smallest_effect=self._smallest(tasks),
+            ablated=tree.get("ablate", {}),
             lines=self.lines,
             scalars=scalars(self.path),
         )
@@ -238,7 +245,8 @@ class _Reader:
 
     def _named_words(self, key: str) -> dict[str, list[str]]:
         value = self.tree.get(key)
-        example = {"baseline": "{plain: []}", "variants": "{rms: [model.norm=rms_norm]}"}.get(key, "{lm: [task=lm]}")
+        example = "{lm: [task=lm]}" if key == "tasks" else "{plain: []}"
+        example = "{rms: [model.norm=rms_norm]}" if key in ("variants", "ablate") else example
         if not isinstance(value, dict) or not value:
             raise self.error(f"{key}: must be a mapping of names to words; got {value!r}", f"{key}: {example}", key)
         for name in value:
@@ -246,6 +254,19 @@ class _Reader:
                 what = f"{key}: a name has up to 40 letters, digits, '-', '_' and '.'; got {name!r}"
                 raise self.error(what, "", key, name)
         return {name: self._words((key, name), words) for name, words in value.items()}
+
+    def _ablated(self, baseline: str, words: list[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """The baseline with all switches of ``ablate``, and a variant without each of them."""
+        if "variants" in self.tree:
+            raise self.error("ablate: takes the place of variants", "leave one of the two out", "ablate")
+        switches = self._named_words("ablate")
+        if len(switches) < 2:
+            raise self.error("ablate: must have at least 2 switches", "variants: for one", "ablate")
+
+        def without(left_out: str = "") -> list[str]:
+            return [*words, *(word for name, listed in switches.items() if name != left_out for word in listed)]
+
+        return {baseline: without()}, {f"without_{name}": without(name) for name in switches}
 
     def _words(self, where: Path_, value: Any) -> list[str]:
         """Words of the command line, which set no key that the study sets itself."""
@@ -332,7 +353,8 @@ def _placed(study: Study, task: str, arm: str, error: ConfigError) -> ConfigErro
     """The error with the line of the word that it is about, or that of the variant."""
     kind = "baseline" if arm == study.baseline else "variants"
     places: list[tuple[Path_, list[str]]] = [
-        ((kind, arm), study.arms[arm]),
+        *((path, study.ablated[path[1]]) for path in study.lines if path[:1] == ("ablate",) and len(path) == 2),
+        ((kind, arm), study.arms[arm] if (kind, arm) in study.lines else []),
         (("tasks", task), study.tasks[task]),
         (("words",), study.words),
     ]

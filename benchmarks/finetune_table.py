@@ -66,10 +66,11 @@ class Set:
 
 
 FEW = ("optim.warmup_steps=12",)
+SMALL = ("data.batch_tokens=512", "optim.lr=2e-4")
 SETS = {
     "trec": Set("trec", 180, 95.0, seeds=3),
     "sms_spam": Set("sms_spam", 300, 97.5, seeds=3, words=FEW),
-    "sst2_500": Set("sst2", 120, 82.0, 3, (*HELD_OUT, "data.train_examples=500"), (*FEW, "data.batch_tokens=512")),
+    "sst2_500": Set("sst2", 120, 82.0, 3, (*HELD_OUT, "data.train_examples=500"), (*FEW, *SMALL)),
     "sst2": Set("sst2", 460, 88.0, rows=(*HELD_OUT,)),
     "ag_news": Set("ag_news", 930, 92.0),
     "imdb": Set("imdb", 4600, 90.0, words=("model.max_len=256",)),

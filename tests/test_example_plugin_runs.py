@@ -149,9 +149,9 @@ def test_the_tasks_learn_and_resume_with_the_same_bits(name, tmp_path):
     data = [word for word in tagging.write_data(tmp_path) if not word.startswith(("plugin=", "task="))]
     words = ["debug=smoke", *words_of(name), *(data if name == "tagging" else []), "trainer.max_steps=60"]
     words += ["trainer.val_every_n_steps=30", "trainer.checkpoint_every_n_steps=30", "optim.warmup_steps=5"]
-    words += ["optim.lr=5e-3", "model.position=rotary"]
+    words += ["optim.lr=5e-3"] + (["model.ngram_buckets=1000"] if name == "spacing" else [])
     result = multihead.train([*words, f"run_dir={tmp_path / 'whole'}"])
-    assert result["test/accuracy"] > {"tagging": 0.95, "spacing": 0.85}[name]
+    assert result["test/accuracy"] > {"tagging": 0.95, "spacing": 0.85}[name]  # single characters give 0.83
     killed = tmp_path / "killed"
     assert struck(signal.SIGKILL, 40, *words, f"run_dir={killed}")[0] == -signal.SIGKILL
     multihead.train([f"resume={killed}", words_of(name)[0]])
@@ -169,6 +169,7 @@ def test_a_sweep_chooses_among_a_plugins_parts_and_options(tmp_path, monkeypatch
         "program: train.py\nmethod: grid\nmetric: {name: val/loss, goal: minimize}\nparameters:\n"
         "  task: {value: lm}\n  debug: {value: smoke}\n  trainer.max_steps: {value: 2}\n"
         "  model.position: {values: [kerple, alibi]}\n  options.dyt.alpha: {values: [0.5, 1.0]}\n"
+        'command: ["python", "${program}", "${args_no_hyphens}"]\n'
     )
     plugins = [word for word in words_of("kerple", "dyt") if not word.startswith("model.position")]
     assert main(["sweep", "file=s.yaml", "workers=1", *plugins]) == 0

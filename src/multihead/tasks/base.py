@@ -202,6 +202,10 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
         """The loss of one micro-batch, as `step_loss` returns it; by default the cross-entropy of the targets."""
         return self.step_loss(F.cross_entropy(*self.logits_and_labels(batch), reduction="sum"), batch)
 
+    def forward(self, batch: Any) -> Any:
+        """One pass over a batch, whose result only the task itself uses; by default `logits_and_labels`."""
+        return self.logits_and_labels(batch)
+
     def logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """What a plugin's loss compares: logits [N, C] in float32 of the targets of a batch, and their labels [N].
 

@@ -55,7 +55,14 @@ def test_parallel_sub_layers_read_the_same_stream():
     layer = Layer(ModelConfig(**SMALL, parallel=True), Blocks(), causal=False, cross=False).eval()
     x, scope = torch.randn(1, 3, 16), Scope(torch.float32)
     attended = layer.self_attention(layer.self_attention_norm(x), scope)
-    assert_close(layer(x, scope), x + attended + layer.feed_forward(layer.feed_forward_norm(x)))
+    forward = layer.feed_forward(layer.feed_forward_norm(x))
+    assert_close(layer(x, scope), x + attended + forward)
+    layer = Layer(ModelConfig(**SMALL, parallel=True), Blocks(), causal=True, cross=True).eval()
+    memory = torch.randn(1, 5, 16)
+    crossed = layer.cross_attention(layer.cross_attention_norm(x), scope, memory)
+    attended = layer.self_attention(layer.self_attention_norm(x), scope)
+    forward = layer.feed_forward(layer.feed_forward_norm(x))
+    assert_close(layer(x, scope, memory, scope), x + attended + crossed + forward)
 
 
 def test_rotary_positions_turn_a_share_of_a_head():

@@ -95,8 +95,8 @@ class ModelConfig:
     share_layers: bool = False
     """Whether all layers of a stack share the same weights (ALBERT, arXiv:1909.11942)."""
     parallel: bool = False
-    """Whether attention and feed-forward read the same input in parallel, not one after the other (arXiv:2204.02311,
-    section 2)."""
+    """Whether attention, attention to the memory and feed-forward read the same input in parallel, not one after the
+    other (arXiv:2204.02311, section 2)."""
     head_size: int = 0
     """Dimensions of an attention head; 0 means d_model / num_heads."""
     ngram_buckets: int = 0

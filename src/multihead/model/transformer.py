@@ -331,6 +331,9 @@ class Layer(nn.Module):
         own, crossed = (None, None) if cache is None else (cache.self_attention, cache.cross_attention)
         if self.parallel:
             y = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+            if memory is not None:
+                crossing = self.cross_attention(self.cross_attention_norm(x), memory_scope, memory, cache=crossed)
+                y = y + self.dropout(crossing)
             return x + y + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))
         if self.pre:
             x = x + self.dropout(self.self_attention(self.self_attention_norm(x), scope, cache=own))

@@ -6,6 +6,7 @@ import pytest
 
 from multihead.config.data import DataConfig, GrammarConfig, TokenizerConfig
 from multihead.config.model import ModelConfig
+from multihead.config.slots import check_monitor
 from multihead.config.task import TaskConfig, TranslationConfig
 from multihead.config.training import Config, DecodingConfig, OptimConfig, TrainerConfig
 from multihead.errors import ConfigError
@@ -36,12 +37,10 @@ REFUSED = [
     (GrammarConfig, {"test_size": -5}, "data.grammar.test_size: must be at least 1, got -5"),
     (DataConfig, {"name": "../x"}, "data.name: must be letters, digits, '.', '_' and '-', at most 100, got '../x'"),
     (DataConfig, {"name": "x" * 101}, "data.name: must be letters, digits, '.', '_' and '-', at most 100, got 'xxx"),
-    (DataConfig, {"format": "xml"}, "data.format: must be one of parallel, tsv, csv, jsonl, json, parquet, arrow"),
     (DataConfig, {"normalize": "nfd"}, "data.normalize: must be one of none, nfc, nfkc, got 'nfd'; fix: data.normal"),
     (DataConfig, {"overlong": "keep"}, "data.overlong: must be one of drop, cut, error, got 'keep'"),
     (DataConfig, {"on_bad_line": "warn"}, "data.on_bad_line: must be one of error, skip, got 'warn'"),
     (DataConfig, {"split": "dev"}, "data.split: must be one of train, val, test, got 'dev'"),
-    (DataConfig, {"roles": {"sauce": "x"}}, "data.roles: must be one of source, target, text, text_b, label"),
     (DataConfig, {"batch_tokens": 0}, "data.batch_tokens: must be at least 1, got 0"),
     (DataConfig, {"part_tokens": 0}, "data.part_tokens: must be at least 1, got 0"),
     (DataConfig, {"eval_tokens": 0}, "data.eval_tokens: must be at least 1, got 0"),
@@ -50,7 +49,6 @@ REFUSED = [
     (DataConfig, {"splits": {"val": 0.0}}, "data.splits.val: must be above 0 and finite, got 0.0"),
     (DataConfig, {"format": "parallel", "train": "a.tsv"}, "data.train: must be a list of files, one for each column"),
     (DataConfig, {"format": "folders", "train": ["a", "b"]}, "data.train: must be one file, got ['a', 'b']"),
-    (TokenizerConfig, {"kind": "wordpiece"}, "tokenizer.kind: must be one of bpe, unigram, word, char, byte"),
     (TokenizerConfig, {"vocab_size": 4}, "tokenizer.vocab_size: must be at least 8, got 4"),
     (TokenizerConfig, {"min_frequency": 0}, "tokenizer.min_frequency: must be at least 1, got 0"),
     (TaskConfig, {"monitor_mode": "mean"}, "task.monitor_mode: must be one of min, max, got 'mean'"),
@@ -160,7 +158,7 @@ def test_nearest_choice_is_the_fix():
 
 def test_a_monitor_and_its_mode_must_agree():
     with pytest.raises(ConfigError, match=r"task.monitor_mode: must be min if task.monitor=val/loss, got 'max'"):
-        TranslationConfig(monitor="val/loss")
+        check_monitor(TranslationConfig(monitor="val/loss"), None)
     with pytest.raises(ConfigError, match=r"task.monitor: must be one of .*'val/blue'; fix: task.monitor=val/bleu"):
-        TranslationConfig(monitor="val/blue")
-    assert TranslationConfig(monitor="val/loss", monitor_mode="min").monitor_mode == "min"
+        check_monitor(TranslationConfig(monitor="val/blue"), None)
+    check_monitor(TranslationConfig(monitor="val/loss", monitor_mode="min"), None)

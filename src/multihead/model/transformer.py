@@ -4,11 +4,11 @@
 - `Stack` is the encoder or the decoder: embedding, layers, final norm. It builds the masks, once per pass (`_scope`).
 - `Layer` is self-attention, attention to the encoder's output in a decoder that has one, and a feed-forward.
 - `MultiHeadAttention` computes attention; the softmax itself is in `attend` of `kernels.py`.
-- `FeedForward` holds the activations, `new_norm` chooses the norm.
+- `FeedForward` holds the activations.
 - `Blocks` names the classes of all these parts. A plugin replaces any of them by its own.
 
-`positions.py` holds the position schemes; `Stack` asks `new_positions` for one. `heads.py` turns hidden states into
-logits, so that the backbone is the same for all tasks, with the same parameter names.
+`norms.py` holds the norms, `positions.py` the position schemes; `new_norm` and `new_positions` choose. `heads.py` turns
+hidden states into logits, so that the backbone is the same for all tasks, with the same parameter names.
 
 Shapes: B batch, T target time, S source time (keys), D d_model, H heads, G key-value heads, K head_dim, N rows of the
 memory: B, or fewer if B // N beams share one source. Masks are boolean, True = may be attended to.
@@ -27,11 +27,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from multihead.config.check import require, require_choice
-from multihead.config.model import GATED, NORMS, ModelConfig
+from multihead.config.check import require
+from multihead.config.model import GATED, ModelConfig
 from multihead.model.cache import Cache, KeyValueCache, LayerCache
 from multihead.model.kernels import attend
 from multihead.model.ngrams import NGramEmbedding
+from multihead.model.norms import RMSNorm, new_norm, norm_eps
 from multihead.model.positions import Positions, new_positions, rotate, segment_positions
 
 
@@ -469,19 +470,6 @@ class Scope:
     """Cosines and sines for `rotate`, [T, 1, K / 2] or [B, T, 1, K / 2]."""
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2)) * weight (Zhang and Sennrich 2019, arXiv:1910.07467), computed in float32."""
-
-    def __init__(self, width: int, eps: float = 1e-6):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises the last dimension; the result has the shape and dtype of ``x``."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), eps=self.eps).to(x.dtype)
-
-
 class Dropout(nn.Module):
     """Dropout (section 5.4). On a CPU each element takes 16 random bits, which is twice as fast as torch's own."""
 
@@ -539,25 +527,9 @@ class Activation(nn.Module):
         return self.function(x)
 
 
-def new_norm(config: ModelConfig, width: int) -> nn.Module:
-    """The norm of ours that ``config.norm`` names: LayerNorm (the paper) or RMSNorm, over the last dimension.
-
-    Raises:
-        ConfigError: There is no such norm.
-    """
-    require_choice("model.norm", config.norm, NORMS)
-    eps = norm_eps(config, config.norm)
-    return RMSNorm(width, eps) if config.norm == "rms_norm" else nn.LayerNorm(width, eps, bias=config.bias)
-
-
 def new_embedding(config: ModelConfig, vocab_size: int) -> nn.Module:
     """One vector for each token."""
     return nn.Embedding(vocab_size, config.width_of_embeddings)
-
-
-def norm_eps(config: ModelConfig, norm: str) -> float:
-    """What a norm of this kind adds to a variance."""
-    return config.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[norm]
 
 
 def activation(config: ModelConfig) -> Callable[[Tensor], Tensor]:

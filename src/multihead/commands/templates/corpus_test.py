@@ -20,4 +20,4 @@ def test_a_split_is_the_same_each_time_and_its_answers_are_right():
     rows = corpus(None, "val", ["source", "target"])
     assert rows == corpus(None, "val", ["source", "target"])
     for source, target in zip(rows["source"], rows["target"], strict=True):
-        assert eval(source.replace("plus", "+")) == int(target)
+        assert sum(map(int, source.split(" plus "))) == int(target)

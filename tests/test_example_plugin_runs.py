@@ -1,6 +1,7 @@
 """Runs with the plugins of docs/examples/plugins: losses of parts, resume, sweeps, predictions, exports, the doctor."""
 
 import os
+import shlex
 import signal
 from types import SimpleNamespace
 
@@ -132,8 +133,9 @@ def trained(name, folder):
 def test_each_trains_predicts_and_exports_or_says_why_not(name, tmp_path, capsys):
     run, plugin = trained(name, tmp_path), words_of(name)[0]
     texts = ["thedogsleeps"] if name == "spacing" else ["the dog sees"]
-    (answers,) = multihead.load(run, plugin).predict(texts, max_new_tokens=4)
+    answers, *blank = multihead.load(run, plugin).predict([*texts, "", " \t"], max_new_tokens=4)
     assert isinstance(answers[0]["text"], str)
+    assert name not in NOT_EXPORTED or [found[0]["text"] for found in blank] == ["", ""]
     capsys.readouterr()
     status = main(["export", f"run={run}", "to=torch_export", "sentences=3", plugin])
     error = capsys.readouterr().err
@@ -160,6 +162,25 @@ def test_the_tasks_learn_and_resume_with_the_same_bits(name, tmp_path):
     if name == "tagging":
         run = multihead.load(killed, words_of(name)[0])
         assert [found[0]["text"] for found in run.predict(["the old dog", "a cat sees"])] == ["D A N", "D N V"]
+
+
+@pytest.mark.unhurried
+def test_the_command_for_tagging_reads_a_table_and_says_which_row_is_wrong(tmp_path, monkeypatch, capsys):
+    command = file_of("tagging").read_text().partition("Tagging: ")[2].partition("\n\n")[0]
+    words = shlex.split(command.replace("\\\n", ""))[1:]
+    tagging.write_data(tmp_path)
+    rows = (tmp_path / "train.tsv").read_text()
+    (tmp_path / "tagged.tsv").write_text("words\ttags\n" + rows)
+    words = [f"plugin={file_of('tagging')}" if word.startswith("plugin=") else word for word in words]
+    words += ["debug=smoke", "trainer.max_steps=1", "logger=none"]
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "run_dir=right"]) == 0 and (tmp_path / "right" / "result.json").is_file()
+    (tmp_path / "tagged.tsv").write_text("words\ttags\n" + rows + "the dog sees\tD N\n")
+    capsys.readouterr()
+    assert main([*words, "run_dir=wrong"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error[data] data: a row has words=3, tags=2: the dog sees; fix: give each word one tag"
+    assert not (tmp_path / "wrong" / "result.json").exists()
 
 
 @pytest.mark.slow

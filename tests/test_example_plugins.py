@@ -14,6 +14,7 @@ from trial import ROOT
 from multihead.config.model import ModelConfig
 from multihead.config.training import OptimConfig
 from multihead.data.encode import Encoded
+from multihead.errors import DataError
 from multihead.model.losses import added_losses
 from multihead.model.positions import alibi_slopes
 from multihead.model.transformer import Blocks, FeedForward, MultiHeadAttention, Scope, Transformer
@@ -337,8 +338,9 @@ def test_tagging_by_hand():
     assert loss_of(task, data, [0, 1, 2]) == pytest.approx(nats, rel=1e-4)
     assert loss_of(task, data, [0]) + loss_of(task, data, [1, 2]) == pytest.approx(nats, rel=1e-4)
     assert loss_of(task, data, []) == 0
-    with pytest.raises(AssertionError, match="not as many tags as words"):
-        task.collate(encoded(text=[[3, 4]], target=[[1]]), np.array([0]))
+    what = "data: a row has words=2, tags=1: b c; fix: give each word one tag"
+    with pytest.raises(DataError, match=what):
+        task.lengths(encoded(text=[[0], [1, 2], [1]], target=[[1], [1], [1, 2]]))
 
 
 @torch.no_grad()

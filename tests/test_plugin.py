@@ -2,13 +2,16 @@
 
 import os
 import re
+import traceback
+from pathlib import Path
 
 import pytest
 
 from multihead.config.compose import compose, compose_from_run
 from multihead.config.multirun import compose_sweep
-from multihead.errors import CheckpointError, ConfigError
+from multihead.errors import CheckpointError, ConfigError, report
 from multihead.plugin import Plugin, load_plugin
+from multihead.training.assignment import RankError
 
 VARIANT = '''
 from dataclasses import dataclass
@@ -197,3 +200,47 @@ def test_several_at_once(variant, tmp_path):
         compose_from_run(composition.tree, [f"plugin={other}{os.pathsep}{variant}"])
     with pytest.raises(ConfigError, match=r"other\.py adds norms\['mine'\], and so does a plugin before it; fix: name"):
         compose([f"plugin={other}{os.pathsep}{other}", "task=lm"])
+
+
+FAILS = """import torch
+from multihead.model.transformer import new_norm
+from multihead.plugin import Plugin
+def itself(): assert False, "own"
+def by_torch(): torch.zeros(2) + torch.zeros(3)
+def in_ours(): new_norm(None, 1)
+PLUGIN = Plugin(callbacks={"itself": itself, "by_torch": by_torch, "in_ours": in_ours})
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("itself", "error[plugin] in your plugin mytag.py:4: AssertionError: own; traceback in "),
+        ("by_torch", "error[plugin] in your plugin mytag.py:5: RuntimeError: The size of tensor a (2) must match "),
+    ],
+)
+def test_an_error_that_comes_from_a_plugin_names_its_line(name, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    error = error_of(name, tmp_path)
+    assert report(error) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(said) and "bug in Multihead" not in message
+    assert "mytag.py" in Path(message.split("traceback in ")[1].strip()).read_text()
+    of_rank = RankError(f"rank 1: {error}", "".join(traceback.format_exception(error)))
+    assert report(of_rank) == 1 and re.match(r"error\[plugin] in your plugin mytag\.py:\d: ", capsys.readouterr().err)
+
+
+def test_an_error_that_comes_from_our_code_is_our_bug(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert report(error_of("in_ours", tmp_path)) == 1
+    assert "a bug in Multihead" in capsys.readouterr().err
+
+
+def error_of(name, folder):
+    """The error of one of the callbacks of a plugin that fails."""
+    file = folder / "mytag.py"
+    file.write_text(FAILS)
+    try:
+        load_plugin(str(file)).callbacks[name]()
+    except Exception as error:
+        return error

@@ -1,8 +1,8 @@
 """Errors that a user can fix, with their exit statuses; and how every error is reported on the screen.
 
-Exit statuses of every command: 0 done and read back; 1 a bug in Multihead; 2 the user's configuration, command line or
-data; 3 a checkpoint unusable or refused; 4 numerics; 5 the machine; 6 a peer process died; 7 a sweep finished with
-failed trials; 129, 130, 143 hung up, interrupted, terminated.
+Exit statuses of every command: 0 done and read back; 1 a bug in Multihead or in a plugin; 2 the user's configuration,
+command line or data; 3 a checkpoint unusable or refused; 4 numerics; 5 the machine; 6 a peer process died; 7 a sweep
+finished with failed trials; 129, 130, 143 hung up, interrupted, terminated.
 """
 
 from __future__ import annotations
@@ -152,6 +152,9 @@ def as_user_error(error: BaseException) -> BaseException:
 SHOW_TRACEBACK = "MULTIHEAD_TRACEBACK"
 OUR_BUG = "a bug in Multihead"
 """How a message says that the user cannot fix the error."""
+PLUGIN_FILES: set[str] = set()
+"""The files of the plugins that this process has loaded; an error that comes from one of them is not our bug."""
+PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -189,8 +192,24 @@ def report(error: BaseException) -> int:
         for line in (str(error), *shown, *([f"and {hidden:,} more"] if hidden else [])):
             write_line(line)
         return error.status
-    write_line(f"error[internal] {type(error).__name__}: {error}; {OUR_BUG}; {_where_traceback(error, text)}")
+    where, said = _where_traceback(error, text), f"{type(error).__name__}: {error}"
+    if place := _place_in_plugin(getattr(error, "traceback", "") or text):
+        write_line(f"error[plugin] in your plugin {place}: {said}; {where}")
+    else:
+        write_line(f"error[internal] {said}; {OUR_BUG}; {where}")
     return 1
+
+
+def _place_in_plugin(text: str) -> str:
+    """The plugin's file and line if the innermost frame of a traceback is there; empty if it is in our code.
+
+    Frames of other libraries do not count: a plugin that calls one with wrong arguments is wrong itself. The text is
+    read, because it is all that is left of the error of another rank or of a loader worker.
+    """
+    frames = re.findall(r'^ *File "(.+)", line (\d+)', text, flags=re.MULTILINE)
+    known = [(file, line) for file, line in frames if file in PLUGIN_FILES or file.startswith(PACKAGE)]
+    file, line = known[-1] if known else ("", "")
+    return f"{os.path.basename(file)}:{line}" if file in PLUGIN_FILES else ""
 
 
 def _where_traceback(error: BaseException, text: str) -> str:

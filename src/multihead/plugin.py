@@ -22,7 +22,7 @@ from typing import Any
 
 from multihead.config.keys import nearest_name
 from multihead.config.task import TASKS, TaskConfig
-from multihead.errors import ConfigError
+from multihead.errors import PLUGIN_FILES, ConfigError
 
 ENTRY_POINTS = "multihead.plugins"
 
@@ -203,6 +203,7 @@ def load_plugin(path: str) -> Plugin:
     content = file.read_bytes() if file else b""
     plugin.name, plugin.files = name, (file,) if file else ()
     plugin.sha256 = hashlib.sha256(content).hexdigest()
+    PLUGIN_FILES.update(map(str, plugin.files))
     return plugin
 
 

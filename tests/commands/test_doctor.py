@@ -1,9 +1,11 @@
 """``multihead doctor``: what it checks without a choice, its table, its JSON and its exit status."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import tagging
 
 from multihead.cli import main
 from multihead.commands.doctor import composed
@@ -61,6 +63,28 @@ def test_a_finding_is_shown_and_is_the_exit_status(capsys):
     assert all(len(line) <= 80 for line in table) and table[1].split()[:2] == ["causality", "finding"]
     assert "input:    1 text of 2 tokens; token 2 is another one" in rest
     assert "decoder.layers.0.self_attention (OffByOne, " in rest and "defects.py:" in rest
+
+
+def test_a_plugin_with_a_task_alone_needs_the_task_and_is_named(tmp_path, capsys):
+    _, _, *data = tagging.write_data(tmp_path)
+    plugin = f"plugin={EXAMPLE.parent / 'plugins' / 'tagging.py'}"
+    assert main(["doctor", plugin]) == 2
+    assert capsys.readouterr().err == (
+        "error[config] task: tagging.py adds the task tagging; fix: add task=tagging data=...\n"
+    )
+    assert main(["doctor", plugin, "task=tagging", *data, "checks=[outputs]", *SIZES]) == 0
+    out = capsys.readouterr().out
+    assert re.match(r"task=tagging of tagging\.py; \d \+ \d layers of width 16\non data=files", out)
+    assert re.search(r"healthy: 1 check in \d+ s, no finding", out)
+
+
+@pytest.mark.unhurried
+def test_what_is_said_about_formats(capsys):
+    plugin = f"plugin={EXAMPLE.parent / 'plugins' / 'dyt.py'}"
+    assert main(["doctor", plugin, "task=lm", "checks=[causality,export]", *SIZES]) == 0
+    out = capsys.readouterr().out
+    assert "no token sees a later one" in out and "torch_export holds it; onnx was not tried" in out
+    assert "huggingface: no published family has model.norm=dyt.\n" in out
 
 
 def test_without_a_plugin_our_own_model_is_checked(capsys):

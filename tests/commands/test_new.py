@@ -82,6 +82,13 @@ def test_another_name_and_folder(folder, capsys):
     assert composed.config.options["warm_heads"].start == 2
 
 
+def test_a_new_task_names_the_example_with_a_label_for_each_token(folder, capsys):
+    assert main(["new", "block=task"]) == 0
+    (example,) = re.findall(r"each token gets a label, begin with (\S+\.py) ", capsys.readouterr().out)
+    assert load_plugin(str(ROOT / example)).tasks
+    assert main(["new", "block=norm"]) == 0 and "label" not in capsys.readouterr().out
+
+
 def test_nothing_is_overwritten(folder, capsys):
     for existing in ("my_norm.py", "test_my_norm.py"):
         (folder / existing).write_text("mine")

@@ -59,6 +59,8 @@ def test_a_bug_is_told_by_its_message_alone(tmp_path, bug):
     log = tmp_path / "console.log"
     log.write_text(f"a line\nerror[internal] ValueError: one\u2028line; {bug}; traceback in crash.txt\n")
     assert trial._reason(1, log) == "crashed: ValueError: one\u2028line"
+    log.write_text("error[plugin] in your plugin mine.py:3: ValueError: one; traceback in crash.txt\n")
+    assert trial._reason(1, log) == "crashed: in your plugin mine.py:3: ValueError: one"
 
 
 @pytest.mark.unhurried

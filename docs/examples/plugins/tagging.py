@@ -1,8 +1,8 @@
-"""Tagging: multihead train task=tagging plugin=docs/examples/plugins/tagging.py data=tagged.tsv tokenizer.kind=word
+"""Tagging: multihead train task=tagging plugin=docs/examples/plugins/tagging.py data=tagged.tsv tokenizer.kind=word \
+    tokenizer.joint=false model.tie_embeddings=none 'data.roles={text: words, target: tags}'
 
-Each word of a text gets a tag (Collobert et al. 2011, arXiv:1103.0398, section 3). The data have two columns: words
-with blanks between, and as many tags. Three more words of the command choose the columns, and give tags a vocabulary of
-their own: 'data.roles={text: words, target: tags}' tokenizer.joint=false model.tie_embeddings=none
+Each word gets a tag (Collobert et al. 2011, arXiv:1103.0398, section 3). A row of tagged.tsv has words, with blanks
+between, and as many tags. With tokenizer.kind=word, all words that the vocabulary lacks are the same token, <unk>.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from multihead.config.task import TaskConfig
+from multihead.errors import DataError
 from multihead.plugin import Plugin
 from multihead.tasks.base import IGNORED, Task, at_places, labelled
+from multihead.text.inputs import is_blank
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,12 +32,15 @@ class Tagging(Task):
         return nn.Linear(config.model.d_model, vocab.tokenizers["target"].vocab_size)
 
     def lengths(self, encoded):
-        return encoded.lengths("target"), encoded.lengths("text")[:, None]
+        words, tags = encoded.lengths("text"), encoded.lengths("target")
+        for i in (words != tags).nonzero()[0]:
+            row = " ".join(self.tokenizers["text"].vocab[word] for word in encoded.ids("text", int(i)))
+            raise DataError("data", f"a row has words={words[i]}, tags={tags[i]}: {row}", "give each word one tag")
+        return tags, words[:, None]
 
     def collate(self, encoded, indices, epoch=0):
         pad = self.tokenizers["text"].pad_id
         text, labels = (encoded.padded(r, indices, pad_id=p) for r, p in (("text", pad), ("target", IGNORED)))
-        assert text.shape == labels.shape, "a row has not as many tags as words"
         if len(indices) == 0:  # a well-formed batch without targets
             text, labels = (torch.full((1, 1), fill) for fill in (self.tokenizers["text"].eos_id, IGNORED))
         return {"text": text, "mask": text != pad, "labels": labels, "places": labelled(labels)}
@@ -46,11 +51,10 @@ class Tagging(Task):
 
     @torch.inference_mode()
     def predict(self, texts, decoding, first=0):
-        rows = [torch.tensor([ids or [self.tokenizers["text"].eos_id]], device=self.device)
-                for ids in self.tokenizers["text"].encode_batch(list(texts))]  # fmt: skip
+        rows = [torch.tensor([i or [0]], device=self.device) for i in self.tokenizers["text"].encode_batch(list(texts))]
         hidden = [self.model.transformer.encode(row) for row in rows]
         tags = self.tokenizers["target"].decode_batch([self.model.head(x)[0].argmax(-1).tolist() for x in hidden])
-        return [[{"text": text}] for text in tags]
+        return [[{"text": "" if is_blank(text) else own}] for text, own in zip(texts, tags, strict=True)]
 
 
 PLUGIN = Plugin(tasks={"tagging": (TaggingConfig, lambda: Tagging)})

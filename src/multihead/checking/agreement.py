@@ -28,7 +28,7 @@ def causality(subject: Subject) -> Outcome:
     if "decoder" not in subject.stacks:
         return skipped("the model has no decoder")
     expected = "A token changes no hidden state of the decoder before it."
-    return _agree(subject, _later_tokens, expected, "no token reaches back")
+    return _agree(subject, _later_tokens, expected, "no token sees a later one")
 
 
 def padding(subject: Subject) -> Outcome:

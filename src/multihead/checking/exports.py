@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from multihead.checking.outcome import Finding, Outcome, found, note, ok, skipped
-from multihead.checking.subject import Subject
+from multihead.checking.subject import Subject, parts_of
 from multihead.config.task import SINGLE_TASKS
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting import ctranslate, huggingface, programs
@@ -48,6 +48,9 @@ def export(subject: Subject) -> Outcome:
             check()
             can.append(to)
         except ConfigError as error:
-            cannot.append(f"{to}: {error.where}: {error.what}.")
-    text = f"{', '.join(can) or 'no format'} can hold it"
+            parts = [f"{key}={name}" for key, name in parts_of(subject.config, subject.plugin).items()]
+            blocks = ", ".join(part for part in parts if part.startswith("model."))
+            own = f"no published family has {blocks}" if blocks and to == "huggingface" else ""
+            cannot.append(f"{to}: {own or f'{error.where}: {error.what}'}.")
+    text = f"{', '.join(can)} {'hold' if len(can) > 1 else 'holds'} it; onnx was not tried"
     return ok(text, *cannot) if "torch_export" in can else note("no program can be traced", *cannot)

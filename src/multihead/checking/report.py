@@ -51,7 +51,8 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
     """One sentence about all checks."""
     count = {status: sum(outcome.status == status for outcome in outcomes) for status in STYLES}
     seconds = sum(outcome.seconds for outcome in outcomes)
-    checked = f"{len(outcomes) - count[SKIPPED]} checks in {seconds:.0f} s"
+    number = len(outcomes) - count[SKIPPED]
+    checked = f"{number} check{'s' * (number != 1)} in {seconds:.0f} s"
     if not count[FINDING]:
         return f"healthy: {checked}, no finding"
     return f"{count[FINDING]} finding{'s' * (count[FINDING] > 1)}: {checked}"

@@ -33,11 +33,12 @@ def run(words: Sequence[str]) -> int:
     limit_threads()
     warnings.filterwarnings("ignore", module="torch")
     subject, baseline, notes = subjects(composition)
-    config = subject.config
+    config, plugin = subject.config, subject.plugin
     about: dict[str, Any] = {
         "words": [*words, *added],
         "task": config.task.name,
-        "changed": parts_of(config, subject.plugin),
+        "task_of": plugin.name if plugin and config.task.name in plugin.tasks else "",
+        "changed": parts_of(config, plugin),
         "notes": notes,
     }
     outcomes = []
@@ -65,7 +66,8 @@ def composed(words: Sequence[str]) -> tuple[Composition, list[str]]:
     """The configuration, and the words that were added: a task, and the parts of the plugin if there is no choice.
 
     Raises:
-        ConfigError: The words are not valid, or the plugin adds several parts of a kind and none is chosen.
+        ConfigError: The words are not valid, the plugin adds several parts of a kind and none is chosen, or it adds
+            only a task and no task is given.
     """
     keys = {word.partition("=")[0] for word in words}
     added = [] if keys & {"task", "experiment"} else [DEFAULT]
@@ -76,6 +78,9 @@ def composed(words: Sequence[str]) -> tuple[Composition, list[str]]:
     offered = {slot: list(getattr(plugin, slot.field)) for slot in slots if plugin and getattr(plugin, slot.field)}
     if any(slot.chosen(config) in names for slot, names in offered.items()):
         return composition, added
+    if plugin and plugin.tasks and added and not offered:
+        what = f"{plugin.name} adds the task {', '.join(plugin.tasks)}"
+        raise ConfigError("task", what, f"add task={next(iter(plugin.tasks))} data=...")
     for slot, names in offered.items():
         if len(names) > 1:
             what = f"the plugin adds {', '.join(names)}: which one should be checked?"
@@ -86,6 +91,8 @@ def composed(words: Sequence[str]) -> tuple[Composition, list[str]]:
 
 def _head(about: dict[str, Any], model: ModelConfig) -> str:
     """One line about what is checked."""
-    changed = ", ".join(f"{key}={value}" for key, value in about["changed"].items()) or "no part of a plugin"
+    own = f" of {about['task_of']}" if about["task_of"] else ""
+    parts = [f"{key}={value}" for key, value in about["changed"].items()]
+    changed = ", ".join([f"task={about['task']}{own}", *(parts or ([] if own else ["no part of a plugin"]))])
     layers = f"{model.num_encoder_layers} + {model.num_decoder_layers} layers of width {model.d_model}"
-    return "\n".join([f"task={about['task']}, {changed}; {layers}", f"on {', '.join(about['notes'])}", ""])
+    return "\n".join([f"{changed}; {layers}", f"on {', '.join(about['notes'])}", ""])

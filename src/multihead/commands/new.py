@@ -19,6 +19,7 @@ from multihead.config.words import write
 from multihead.errors import ConfigError, MachineError
 
 TEMPLATES = Path(__file__).with_name("templates")
+FOR_EACH_TOKEN = "docs/examples/plugins/tagging.py"
 
 
 def run(words: Sequence[str]) -> int:
@@ -38,6 +39,8 @@ def run(words: Sequence[str]) -> int:
     for path, template in templates.items():
         _write(path, filled(template, settings.block, file.stem, command))
     sys.stdout.write(f"wrote {', '.join(map(str, templates))}\n\ntrain:\n  {command}\ntest:\n  pytest {test}\n")
+    if settings.block == "task":
+        sys.stdout.write(f"\nIf each token gets a label, begin with {FOR_EACH_TOKEN} of the repository.\n")
     return 0
 
 

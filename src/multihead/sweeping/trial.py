@@ -188,6 +188,6 @@ def _reason(status: int, log: Path) -> str:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").split("\n") if line.strip()]
     errors = [line for line in lines if re.match(r"error\[\w+\]", line)]
-    rest = rf"; (fix|{OUR_BUG}|{OLD_BUG}|newest checkpoint)\b.*"
+    rest = rf"; (fix|{OUR_BUG}|{OLD_BUG}|traceback|newest checkpoint)\b.*"
     message = re.sub(rf"^error\[\w+\] |{rest}", "", (errors or lines or [""])[-1])[:200]
     return f"{REASONS[status]}: {message}" if status in REASONS else message or f"exit status {status}"

@@ -83,7 +83,10 @@ def test_a_study_decides_what_is_clear_and_stops_there(here, capsys):
     (here / "s.yaml").write_text(FILE + "equal: parameters\n")
     assert main(["study", "file=s.yaml", "workers=2", "model.d_ff=64"]) == 0
     out = capsys.readouterr().out
-    assert "2 comparisons at a common error of 0.05; at most 5 seeds, with a look after each from seed 3 on" in out
+    start = out.index("translation by val/bleu (higher is better), opinions by val/accuracy (higher is better); equal")
+    assert start < out.index("4 runs a seed; 2 comparisons with layer. ") < out.index("measuring 4 configurations")
+    assert "at most 5 seeds, with a look after each from seed 3 on\nwith 5 seeds, a difference of " in out
+    assert "translation layer: 1.0 minutes a run; 3 more to measure, in about " in out
     assert "forecast: 4.0 minutes of runs for one seed of all, at most 20.0 minutes for 5 seeds" in out
     assert verdicts(here) == {("translation", "rms"): "better", ("opinions", "rms"): "undecided"}
     assert "translation: rms is better than layer by " in out
@@ -164,6 +167,44 @@ def started(*words):
     )
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", program, *words], **pipes)
+
+
+def test_what_was_measured_before_a_kill_is_not_measured_again(here, capsys, monkeypatch):
+    """A run is forecast to take a minute and a seed 4 minutes, so that 13 minutes pay 3 of 5 seeds."""
+    calls = []
+
+    def forecast(composition):
+        calls.append(composition.config.task.name)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return {"seconds": 60.0, "seconds/training": 50.0, "steps": 20}
+
+    monkeypatch.setattr(launch, "forecast", forecast)
+    assert main(["study", "file=s.yaml", "budget=13m"]) == 130
+    assert main(["study", "file=s.yaml", "status=true"]) == 0
+    assert "its plan is not fixed yet" in capsys.readouterr().out
+    monkeypatch.setattr(runner.StudyRunner, "run", lambda self: 0)
+    assert main(["study", "file=s.yaml", "budget=13m"]) == 0
+    assert calls == ["translation"] * 2 + ["classification"] * 4
+    out = capsys.readouterr().out
+    assert "measuring 2 configurations" in out and "the budget of 13.0 minutes does not pay all" in out
+    way = "write max_seeds: 3 and type a new name= (finds "
+    assert "the budget pays about 3 of 5 seeds; with 3 seeds, a difference of " in out and way in out
+    assert "or type budget=20m for all 5 seeds" in out
+    assert "no result yet" in out and "underpowered" not in out and "0 runs (none), 0.0 minutes" in out
+    assert [row[5:] for row in system_rows_of(out)] == [["-", "-"]] * 4  # tokens/s and minutes
+    assert main(["study", "file=s.yaml", "budget=13m"]) == 0  # the plan is fixed; the forecast is remembered
+    out = capsys.readouterr().out
+    assert "the budget pays about 3 of 5 seeds" in out and "measuring" not in out
+
+
+def system_rows_of(out):
+    """The cells of the table of systems."""
+    return [
+        line.split()
+        for line in out.splitlines()
+        if line.startswith(("translation  ", "opinions  ")) and "val/" not in line
+    ]
 
 
 @pytest.mark.slow

@@ -1,14 +1,19 @@
 """The words of a verdict, and what they say about it."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from multihead.studying.collect import SystemRow, unequal
+from multihead.studying.collect import RunRow, StudyReport, SystemRow, unequal
+from multihead.studying.outlook import capability, outline, paid, prospect, purchase
+from multihead.studying.report import counts
 from multihead.studying.schedule import Key, Plan
-from multihead.studying.verdicts import capability, judge, overall
+from multihead.studying.sequential import Design, power
+from multihead.studying.verdicts import judge, overall
 
 SEEDS = 6
 
@@ -97,9 +102,56 @@ def test_what_a_study_can_see_is_said_before_it_starts():
     text = capability(plan(smallest={"bleu": 2.0}), 0.8)
     effect = float(text.partition("a difference of ")[2].split(" ")[0])
     assert stats.nct.sf(stats.t.isf(0.0125, 5), 5, effect * math.sqrt(6)) == pytest.approx(0.8, abs=0.01)
-    assert "2 comparisons at a common error of 0.05; 6 seeds, with one look after the last" in text
     assert f"bleu: 2 BLEU is found if that deviation is at most {2 / effect:.2g} BLEU" in text
     assert "no difference can be found" in capability(plan(every_seed=True), 0.8, seeds=2)
+
+
+def test_what_is_compared_is_said_without_a_measurement():
+    assert outline(plan(), "parameters") == (
+        "bleu by val/bleu (higher is better), loss by val/loss (lower is better); equal: parameters\n"
+        "4 runs a seed; 2 comparisons with plain. If all systems are equal, the probability that any is called "
+        "different is at most 0.05.\n6 seeds, with one look after the last"
+    )
+    assert "at most 6 seeds, with a look after each from seed 3 on" in outline(plan(every_seed=True), "none")
+    assert prospect(plan(budget=60.0), 0.8).startswith("if the budget pays all 6 seeds, a difference of ")
+    assert prospect(plan(), 0.8).startswith("with 6 seeds, a difference of ")
+
+
+@pytest.mark.parametrize(
+    ("budget", "search", "seeds"), [(0, 0, 10), (1800, 0, 4), (1800, 900, 2), (60, 0, 1), (1e6, 0, 10)]
+)
+def test_the_budget_pays_so_many_seeds(budget, search, seeds):
+    assert paid(plan(seeds=tuple(range(10)), budget=budget), 450.0, search) == seeds
+
+
+def test_a_budget_that_does_not_pay_all_seeds_finds_less_and_has_a_way_out():
+    """A seed takes 7.5 minutes, so that 30 minutes pay 4 of 10 seeds and 75 minutes pay all."""
+    short = plan(seeds=tuple(range(10)), every_seed=True, budget=1800.0)
+    text = purchase(short, 0.8, 450.0, 0.0)
+    assert text.startswith("the budget pays about 4 of 10 seeds; with 4 seeds, a difference of ")
+    now, smaller, more = (
+        float(number) for number in re.findall(r"([\d.]+) (?:standard )?deviations (?:of|with) ", text)
+    )
+    assert power(now, Design(2, 10), 4) == pytest.approx(0.8, abs=0.01)
+    assert power(smaller, Design(2, 4)) == pytest.approx(0.8, abs=0.01)
+    assert power(more, Design(2, 10)) == pytest.approx(0.8, abs=0.01)
+    assert now > smaller > more
+    assert "write max_seeds: 4 and type a new name= (finds " in text and "or type budget=75m for all 10 seeds" in text
+    text = purchase(short, 0.8, 900.0, 0.0)  # two seeds, and the first look is at three
+    assert "with 2 seeds, no difference can be found, because the first look is at 3 seeds" in text
+    assert "type budget=45m for 3 seeds, or type budget=150m for all 10 seeds" in text and "max_seeds" not in text
+    text = purchase(plan(budget=1800.0), 0.8, 450.0, 0.0)  # listed seeds have one look
+    assert "with 4 seeds, no difference can be found" in text and "write only 4 seeds and type a new name=" in text
+    assert purchase(plan(), 0.8, 450.0, 0.0) == capability(plan(), 0.8)
+
+
+def test_a_study_that_goes_on_has_no_result_before_its_first_look():
+    found = judge(plan(), {}, 0.8, ended=False)
+    assert {verdict.verdict for verdict in found} == {"no result yet"}
+    assert found[0].statement == "bleu: no result yet, because no seed has a result of rms and plain"
+    assert [one.statement for one in overall(plan(), found)] == ["rms: no result yet"]
+    later = judge(plan(), results(3.0, 0.1), 0.8, ended=False)
+    assert later == judge(plan(), results(3.0, 0.1), 0.8)
 
 
 def system(task: str, name: str, parameters: int, minutes: float) -> SystemRow:
@@ -111,3 +163,11 @@ def test_what_was_not_equal_after_all_is_said():
     assert unequal(rows, "plain", "parameters") == ["lm: big has +2.0% parameters relative to plain"]
     assert unequal(rows, "plain", "minutes") == ["lm: rms has +10.0% minutes relative to plain"]
     assert unequal(rows, "plain", "none") == []
+
+
+def test_one_run_is_no_plural():
+    report = StudyReport("s", "?", "none", "plain", 0.05, 0.8, False, [], [], [], [], {}, {}, 1, 3, 0.5, 1)
+    run = RunRow("lm", "plain", 1, "complete", 1.0, 30.0, 1, "", "")
+    assert counts(report).startswith("0 runs (none), 0.5 minutes of runs.") and "read 1 time, and" in counts(report)
+    assert counts(replace(report, runs=[run], test_looks=2)).startswith("1 run (1 complete), ")
+    assert "read 2 times, and" in counts(replace(report, test_looks=2))

@@ -35,21 +35,28 @@ def _run(study: Study, folder: Path, settings: StudySettings, typed: Sequence[st
     compositions = check(study, typed)
     from rich.console import Console
 
-    from multihead.studying.launch import Launch, open_ledger
+    from multihead.studying.launch import Launch, draft, open_ledger
     from multihead.studying.ledger import StudyLedger
+    from multihead.studying.outlook import outline, prospect, purchase
     from multihead.studying.runner import StudyRunner
-    from multihead.studying.verdicts import capability
 
     console = report_console() if settings.format == "table" else Console(stderr=True, highlight=False)
     if settings.status:
         return _answer(StudyLedger(study.name, folder, settings.storage, create=False), study, folder, settings)
     first = next(iter(compositions.values()))
     ledger = open_ledger(study, folder, typed, settings, first)
-    console.print(f"study {study.name}: {study.question}", markup=False, highlight=False, soft_wrap=True)
-    plan = ledger.plan or Launch(study, folder, trial_words(typed, folder), settings, console).plan(
-        compositions, ledger
-    )
-    console.print(capability(plan, study.power), markup=False, highlight=False, soft_wrap=True)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"study {study.name}: {study.question}")
+    plan = ledger.plan or draft(study, compositions, settings)
+    say(outline(plan, study.equal))
+    if ledger.plan:
+        say(purchase(plan, study.power, ledger.price(), plan.tuning))
+    else:
+        say(prospect(plan, study.power))
+        Launch(study, folder, trial_words(typed, folder), settings, console).plan(compositions, ledger, plan)
     status = StudyRunner(ledger, folder, settings, first, console).run()
     return _answer(ledger, study, folder, settings) or status
 

@@ -13,7 +13,9 @@ def require(condition: bool, key: str, requirement: str, value: object, fix: str
         raise ConfigError(key, f"must be {requirement}, got {value!r}", fix)
 
 
-def require_choice(key: str, value: object, choices: Iterable[str], meant: Mapping[str, str] | None = None) -> None:
+def require_choice(
+    key: str, value: object, choices: Iterable[str], meant: Mapping[str, str] | None = None, otherwise: str = ""
+) -> None:
     """Raises `ConfigError` unless ``value`` is one of ``choices``; it suggests the nearest choice.
 
     Args:
@@ -21,10 +23,11 @@ def require_choice(key: str, value: object, choices: Iterable[str], meant: Mappi
         value: The value that was given.
         choices: The values that are allowed.
         meant: Words of other programs, each with the choice that it means.
+        otherwise: What to do if no choice is near.
     """
     choices = list(choices)
     near = (meant or {}).get(str(value)) or nearest_name(str(value), choices)
-    require(value in choices, key, f"one of {', '.join(choices)}", value, f"{key}={near}" if near else "")
+    require(value in choices, key, f"one of {', '.join(choices)}", value, f"{key}={near}" if near else otherwise)
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str:

@@ -78,7 +78,9 @@ def check_choices(config: Any, plugin: Plugin | None) -> None:
     """
     for slot in SLOTS.values():
         for key in slot.keys(config):
-            require_choice(key, functools.reduce(getattr, key.split("."), config), slot.choices(plugin))
+            value = functools.reduce(getattr, key.split("."), config)
+            hint = "" if plugin else f"type plugin=FILE.py, if a plugin adds {value}"
+            require_choice(key, value, slot.choices(plugin), otherwise=hint)
         if config.task.name == "multitask" and slot.key.startswith("task."):
             each = f"{config.task.parts[0]}.{slot.key.partition('.')[2]}" if config.task.parts else "PART"
             value = slot.chosen(config)

@@ -28,7 +28,8 @@ TUNE_KEYS = ("method", "trials", "parameters")
 TUNE_METHODS = ("random", "bayes")
 NOT_SET = (*NOT_SWEPT, "seed")
 """Keys that the study itself sets, or that make no sense for its runs."""
-MOST_SEEDS = 50
+LEAST_SEEDS, MOST_SEEDS = 3, 50
+"""Limits of max_seeds."""
 NAME = r"[A-Za-z0-9][\w.-]{0,39}"
 D_FF = "model.d_ff"
 
@@ -181,7 +182,7 @@ class _Reader:
             arms={**baseline, **variants},
             tasks=tasks,
             seeds=seeds,
-            max_seeds=len(seeds) or self._whole("max_seeds", 10, 3, MOST_SEEDS),
+            max_seeds=len(seeds) or self._whole("max_seeds", 10, LEAST_SEEDS, MOST_SEEDS),
             equal=self._choice(("equal",), tree.get("equal", "none"), EQUALS),
             tune=self._tune(),
             budget=self._number("budget", 0.0, 0.0, float("inf")),

@@ -95,7 +95,7 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
     """Reads everything; the verdicts are those of the results in the ledger."""
     rows = [row for row in ledger.rows() if row.record.get("run")]
     results, state = results_of(rows), ledger.progress()
-    verdicts = judge(plan, results, power)
+    verdicts = judge(plan, results, power, ended=state.ended)
     finished, warnings = _finished(ledger.folder, plan, rows)
     systems = _systems(plan, finished, results, ledger.facts)
     tuned: dict[str, Any] = ledger.facts.get("tuned", {})

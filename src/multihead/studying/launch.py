@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from multihead.config.study import D_FF, RESIZED, Study
 from multihead.config.verbs import StudySettings
 from multihead.errors import MachineError
 from multihead.studying.ledger import StudyLedger, as_sweep
+from multihead.studying.outlook import paid, purchase
 from multihead.studying.schedule import Plan
 from multihead.studying.sizes import Counter, Size, equalise, forecast, import_all, minutes_text, with_d_ff
 from multihead.studying.tuning import FOLDER, Tuned, tune
@@ -60,6 +62,25 @@ def limit_of(study: Study, settings: StudySettings) -> float:
     return settings.limits()[0] or 60 * study.budget
 
 
+def draft(study: Study, compositions: Mapping[Cell, Composition], settings: StudySettings) -> Plan:
+    """Returns the plan of a new study without what is measured: the words of its runs, and the time of its tuning."""
+    base = compositions[next(iter(study.tasks)), study.baseline].config.seed + bool(study.tune)
+    tasks = {task: compositions[task, study.baseline].config.task for task in study.tasks}
+    return Plan(
+        baseline=study.baseline,
+        arms=tuple(study.arms),
+        tasks=tuple(study.tasks),
+        metrics={name: task.monitor for name, task in tasks.items()},
+        better={name: task.monitor_mode for name, task in tasks.items()},
+        words={},
+        seeds=tuple(study.seeds) or tuple(range(base, base + study.max_seeds)),
+        every_seed=not study.seeds,
+        alpha=study.alpha,
+        budget=limit_of(study, settings),
+        smallest=study.smallest_effect,
+    )
+
+
 @dataclass
 class Launch:
     """Builds the plan of a new study.
@@ -78,8 +99,14 @@ class Launch:
     settings: StudySettings
     console: Console
 
-    def plan(self, compositions: Mapping[Cell, Composition], ledger: StudyLedger) -> Plan:
-        """Sizes and tunes the variants, forecasts the time, and fixes the plan in the ledger."""
+    def plan(self, compositions: Mapping[Cell, Composition], ledger: StudyLedger, drafted: Plan) -> Plan:
+        """Sizes and tunes the variants, forecasts the time, and fixes the plan in the ledger.
+
+        Args:
+            compositions: The configuration of each task and variant.
+            ledger: The ledger.
+            drafted: The plan without what is measured.
+        """
         study, start = self.study, import_all()
         code = [word for word in self.typed if word.partition("=")[0] in ("plugin", "config_dir")]
         plain = [word for word in self.typed if word not in code]
@@ -87,28 +114,17 @@ class Launch:
         d_ff, sizes = self._sizes(compositions)
         for cell, value in d_ff.items():
             words[cell].append(f"{D_FF}={value}")
-        forecasts = self._forecasts(words, code, start)
+        forecasts = self._forecasts(words, code, start, ledger)
         if study.equal == "minutes":
             words, forecasts = self._equal_minutes(words, forecasts)
-        self._say_time(forecasts)
+        self._say_time(forecasts, drafted)
         tuned = self._tuned(words, code)
         for cell, found in tuned.items():
             words[cell] += found.words
-        base = compositions[next(iter(study.tasks)), study.baseline].config.seed + bool(study.tune)
-        tasks = {task: compositions[task, study.baseline].config.task for task in study.tasks}
-        plan = Plan(
-            baseline=study.baseline,
-            arms=tuple(study.arms),
-            tasks=tuple(study.tasks),
-            metrics={name: task.monitor for name, task in tasks.items()},
-            better={name: task.monitor_mode for name, task in tasks.items()},
+        plan = replace(
+            drafted,
             words={"/".join(cell): [*listed, *code] for cell, listed in words.items()},
-            seeds=tuple(study.seeds) or tuple(range(base, base + study.max_seeds)),
-            every_seed=not study.seeds,
-            alpha=study.alpha,
-            budget=limit_of(study, self.settings),
             tuning=sum(found.seconds for found in tuned.values()),
-            smallest=study.smallest_effect,
         )
         facts = {
             "sizes": {"/".join(cell): asdict(size) for cell, size in sizes.items()},
@@ -125,6 +141,7 @@ class Launch:
         """Returns the d_ff of the variants that are resized, and the size of all."""
         study, d_ff, sizes = self.study, dict[Cell, int](), dict[Cell, Size]()
         for task in study.tasks:
+            self._say(f"{task}: preparing the data and counting the parameters")
             base = compositions[task, study.baseline]
             shared = Counter(base)
             wanted = sizes[task, study.baseline] = shared.count(base)
@@ -151,11 +168,39 @@ class Launch:
         return d_ff, sizes
 
     def _forecasts(
-        self, words: Mapping[Cell, Sequence[str]], code: Sequence[str], start: float
+        self, words: Mapping[Cell, Sequence[str]], code: Sequence[str], start: float, ledger: StudyLedger
     ) -> dict[Cell, dict[str, Any]]:
-        """Forecasts a run of each; ``start`` is the time of the imports, which each run takes too."""
-        found = {cell: forecast(compose([*listed, *code])) for cell, listed in words.items()}
-        return {cell: known | {"seconds": known["seconds"] + start} for cell, known in found.items()}
+        """Forecasts a run of each. What an earlier start has measured is taken from the ledger, task by task.
+
+        The times of a task are measured together, because ``equal: minutes`` compares them.
+
+        Args:
+            words: The words of each run.
+            code: Words that name code.
+            start: Seconds of the imports, which each run takes too.
+            ledger: Keeps what is measured.
+        """
+        found, began, measured = dict[Cell, dict[str, Any]](), time.monotonic(), 0
+        known = ledger.measured
+        left = sum(task not in known for task, _ in words)
+        if left:
+            self._say(f"measuring {left} configuration{'s' * (left > 1)}, a few steps of each")
+        for task in self.study.tasks:
+            if task in known:
+                found |= {(task, arm): row for arm, row in known[task].items()}
+                continue
+            for arm in self.study.arms:
+                own = forecast(compose([*words[task, arm], *code]))
+                row = {name: own[name] for name in ("seconds", "seconds/training", "steps")}
+                found[task, arm] = row | {"seconds": own["seconds"] + start}
+                measured += 1
+                text = f"{task} {arm}: {minutes_text(found[task, arm]['seconds'])} a run"
+                if left > measured:
+                    rest = (time.monotonic() - began) / measured * (left - measured)
+                    text += f"; {left - measured} more to measure, in about {minutes_text(rest)}"
+                self._say(text)
+            ledger.measure(task, {arm: found[task, arm] for arm in self.study.arms})
+        return found
 
     def _equal_minutes(
         self, words: Mapping[Cell, list[str]], forecasts: Mapping[Cell, dict[str, Any]]
@@ -177,20 +222,21 @@ class Launch:
                 )
         return found, times
 
-    def _say_time(self, forecasts: Mapping[Cell, dict[str, Any]]) -> None:
+    def _say_time(self, forecasts: Mapping[Cell, dict[str, Any]], drafted: Plan) -> None:
         study = self.study
         seed = sum(found["seconds"] for found in forecasts.values())
-        search = seed * study.tune.trials if study.tune else 0.0
+        trials = study.tune.trials if study.tune else 0
         most = study.max_seeds * seed
         text = f"forecast: {minutes_text(seed)} of runs for one seed of all, at most {minutes_text(most)} for "
         text += f"{study.max_seeds} seeds"
-        if study.tune:
-            text += f", after {minutes_text(search)} for {study.tune.trials} trials of each"
-        limit = limit_of(study, self.settings)
-        if limit:
-            seeds = min(study.max_seeds, int(max(0.0, limit - search) / seed))
-            text += f"; the budget of {minutes_text(limit)} allows about {seeds} seeds"
+        if trials:
+            text += f", after {minutes_text(seed * trials)} for {trials} trial{'s' * (trials > 1)} of each"
+        enough = paid(drafted, seed, seed * trials) == study.max_seeds
+        if drafted.budget:
+            text += f"; the budget of {minutes_text(drafted.budget)} {'pays all' if enough else 'does not pay all'}"
         self._say(text)
+        if not enough:
+            self._say(purchase(drafted, study.power, seed, seed * trials))
 
     def _tuned(self, words: Mapping[Cell, list[str]], code: Sequence[str]) -> dict[Cell, Tuned]:
         if not self.study.tune:

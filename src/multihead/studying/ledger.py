@@ -75,6 +75,25 @@ class StudyLedger(Ledger):
         """What `fix` wrote beside the plan."""
         return self.study.user_attrs.get("facts", {})
 
+    @property
+    def measured(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What `measure` wrote: task to arm to forecast."""
+        return self.study.user_attrs.get("measured", {})
+
+    def measure(self, task: str, forecasts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keeps the forecasts of a task's runs, so that a start after a kill does not measure them again.
+
+        Args:
+            task: The task.
+            forecasts: The forecast of a run of each arm.
+        """
+        with self.exclusively():
+            self.study.set_user_attr("measured", self.measured | {task: {a: dict(f) for a, f in forecasts.items()}})
+
+    def price(self) -> float:
+        """Returns the seconds of all runs of one seed: those of the first round, or else the forecast; 0 if unknown."""
+        return sum((self.costs or self.facts.get("forecast", {})).values())
+
     def claim(self, trials: int, seconds: float = 0.0) -> Claim | None:
         """Claims a run of the round that goes on. None if nothing is left, or if all of its runs are claimed.
 

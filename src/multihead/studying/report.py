@@ -61,8 +61,8 @@ def system_rows(report: StudyReport) -> list[list[str]]:
                 spread_text(found.mean, found.deviation, digits),
                 spread_text(found.test_mean, found.test_deviation, digits),
                 f"{found.parameters:,}",
-                f"{found.tokens_per_second:,.0f}",
-                f"{found.minutes:.2f}",
+                f"{found.tokens_per_second:,.0f}" if found.tokens_per_second else "-",
+                f"{found.minutes:.2f}" if found.minutes else "-",
             ]
         )
     return rows
@@ -133,9 +133,11 @@ def counts(report: StudyReport) -> str:
     """Says how many runs there were, and how often the test split was read."""
     states = [run.state for run in report.runs]
     listed = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    runs = f"{len(states)} run{'s' * (len(states) != 1)} ({listed or 'none'})"
+    looks = f"{report.test_looks} time{'s' * (report.test_looks != 1)}"
     return (
-        f"{len(states)} runs ({listed or 'none'}), {report.minutes:.1f} minutes of runs. The verdicts are those of "
-        f"validation. The test split was read {report.test_looks} times, and nothing was chosen by it."
+        f"{runs}, {report.minutes:.1f} minutes of runs. The verdicts are those of validation. "
+        f"The test split was read {looks}, and nothing was chosen by it."
     )
 
 

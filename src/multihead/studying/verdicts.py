@@ -11,6 +11,7 @@ from multihead.studying.schedule import Pair, Plan, Results, gains, is_negligibl
 from multihead.studying.sequential import detectable, deviation_of, found_different, interval
 
 BETTER, WORSE, UNDECIDED, UNDERPOWERED = "better", "worse", "undecided", "underpowered"
+NO_RESULT = "no result yet"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Verdict:
     task: str
     variant: str
     verdict: str
-    """better, worse, undecided or underpowered."""
+    """better, worse, undecided, underpowered, or no result yet."""
     statement: str
     metric: str
     seeds: int
@@ -45,20 +46,21 @@ class Overall:
     statement: str
 
 
-def judge(plan: Plan, results: Results, power: float) -> list[Verdict]:
+def judge(plan: Plan, results: Results, power: float, *, ended: bool = True) -> list[Verdict]:
     """Returns the verdict of each comparison, in the order of tasks and variants.
 
     Args:
         plan: The study's plan.
         results: The results so far.
         power: The wanted probability of finding a difference.
+        ended: Whether the study has ended. If not, a comparison without a look has no result yet.
     """
     paths = gains(plan, results)
     decided = found_different(paths, plan.design)
-    return [_verdict(plan, pair, path, decided.get(pair, 0), power) for pair, path in paths.items()]
+    return [_verdict(plan, pair, path, decided.get(pair, 0), power, ended) for pair, path in paths.items()]
 
 
-def _verdict(plan: Plan, pair: Pair, path: Sequence[float], sign: int, power: float) -> Verdict:
+def _verdict(plan: Plan, pair: Pair, path: Sequence[float], sign: int, power: float, ended: bool) -> Verdict:
     metric, seeds = plan.metrics[pair.task], len(path)
     flip = 1.0 if plan.better[pair.task] == "max" else -1.0
     found, deviation = interval(path, plan.design), deviation_of(path)
@@ -67,6 +69,8 @@ def _verdict(plan: Plan, pair: Pair, path: Sequence[float], sign: int, power: fl
     smallest = plan.smallest.get(pair.task)
     if sign:
         verdict = BETTER if sign > 0 else WORSE
+    elif seen is None and not ended:
+        verdict = NO_RESULT
     elif seen is None or (smallest is not None and seen > smallest and not is_negligible(plan, pair, path)):
         verdict = UNDERPOWERED
     else:
@@ -95,6 +99,8 @@ def unit_of(metric: str) -> str:
 def _statement(plan: Plan, pair: Pair, path: Sequence[float], verdict: str, seen: float | None, power: float) -> str:
     """The verdict in words."""
     both, unit, design = f"{pair.arm} and {plan.baseline}", unit_of(plan.metrics[pair.task]), plan.design
+    if not path and verdict == NO_RESULT:
+        return f"{pair.task}: no result yet, because no seed has a result of {both}"
     if not path:
         return f"{pair.task}: {both} cannot be compared, because no seed has a result of both"
     mean, found, seeds = sum(path) / len(path), interval(path, design), f"{len(path)} seed{'s' * (len(path) > 1)}"
@@ -136,7 +142,7 @@ def overall(plan: Plan, verdicts: Sequence[Verdict]) -> list[Overall]:
     found = []
     for arm in plan.variants:
         of = {kind: [v.task for v in verdicts if v.variant == arm and v.verdict == kind] for kind in
-              (BETTER, WORSE, UNDECIDED, UNDERPOWERED)}  # fmt: skip
+              (BETTER, WORSE, UNDECIDED, UNDERPOWERED, NO_RESULT)}  # fmt: skip
         count = len(plan.tasks)
         listed = "; ".join(f"{kind} on {', '.join(tasks)}" for kind, tasks in of.items() if tasks)
         if of[BETTER] and of[WORSE]:
@@ -146,6 +152,8 @@ def overall(plan: Plan, verdicts: Sequence[Verdict]) -> list[Overall]:
             where = f"on {len(of[verdict])} of {count} task{'s' * (count > 1)}"
             rest = "" if len(of[verdict]) == count else f", and {'worse' if verdict == BETTER else 'better'} on none"
             found.append(Overall(arm, verdict, f"{arm} is {verdict} than {plan.baseline} {where}{rest} ({listed})"))
+        elif len(of[NO_RESULT]) == count:
+            found.append(Overall(arm, NO_RESULT, f"{arm}: no result yet"))
         elif len(of[UNDERPOWERED]) == count:
             text = f"{arm}: this study could not have shown a difference that matters ({listed})"
             found.append(Overall(arm, UNDERPOWERED, text))
@@ -153,30 +161,3 @@ def overall(plan: Plan, verdicts: Sequence[Verdict]) -> list[Overall]:
             text = f"{arm} is not distinguishable from {plan.baseline} with this budget ({listed})"
             found.append(Overall(arm, UNDECIDED, text))
     return found
-
-
-def capability(plan: Plan, power: float, seeds: int = 0) -> str:
-    """Says what a study can detect before the spread of its seeds is known.
-
-    Args:
-        plan: The study's plan.
-        power: The wanted probability.
-        seeds: Number of seeds that the budget allows; 0 means all.
-    """
-    design = plan.design
-    seeds = seeds or design.most
-    count = f"{design.comparisons} comparison{'s' * (design.comparisons > 1)}"
-    text = f"{count} at a common error of {plan.alpha:g}; "
-    if plan.every_seed:
-        text += f"at most {design.most} seeds, with a look after each from seed {design.first} on"
-    else:
-        text += f"{design.most} seeds, with one look after the last"
-    if seeds < design.first:
-        return f"{text}; but the budget ends before the first look, so no difference can be found"
-    effect = detectable(design, power, seeds)
-    text += f"\nwith {seeds} seeds, a difference of {effect:.2f} standard deviations of the differences between seeds "
-    text += f"is found with probability {power:g}; this deviation is known after the first seeds"
-    for task, smallest in plan.smallest.items():
-        unit = unit_of(plan.metrics[task])
-        text += f"\n{task}: {smallest:g} {unit} is found if that deviation is at most {smallest / effect:.2g} {unit}"
-    return text

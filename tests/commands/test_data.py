@@ -2,12 +2,15 @@
 
 import json
 import logging
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from multihead.commands import data
+from multihead.commands import data, explain
 from multihead.config.compose import compose
 from multihead.errors import ConfigError, DataError
 
@@ -125,3 +128,85 @@ def test_a_multirun_over_paths(tmp_path, monkeypatch):
         (tmp_path / f"{name}.csv").write_text("text,label\n" + "\n".join(rows))
     found = [each.config.data for each in compose_sweep(["task=classification", "data=a.csv,b.csv"])]
     assert [(each.name, each.train) for each in found] == [("a", "a.csv"), ("b", "b.csv")]
+
+
+TAGGING = f"plugin={Path(__file__).parents[2] / 'docs/examples/plugins/tagging.py'}"
+
+
+@pytest.fixture
+def tagged(tmp_path, monkeypatch):
+    """A file without a header: a text, and a tag for each of its words."""
+    monkeypatch.chdir(tmp_path)
+    texts = ["w" + " x" * (i % 7 + 5) + f" y{i}" for i in range(40)]
+    rows = [f"{text}\t{' '.join('NVD'[i % 3] + str(i) for _ in text.split())}\n" for i, text in enumerate(texts)]
+    (tmp_path / "tagged.tsv").write_text("".join(rows))
+    return ["task=tagging", TAGGING, "data=tagged.tsv"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["data.roles={text: words, target: tags}"],
+        ["data.roles={target: tags, text: words}"],
+        ["data.roles.text=words", "data.roles.target=tags"],
+        ["data.roles={text: column1, target: tags}"],
+        ["data.roles={text: words, target: column2}"],
+    ],
+)
+def test_the_command_for_a_wrong_role_gives_each_role_a_column(tagged, words):
+    with pytest.raises(DataError) as refused:
+        compose([*tagged, *words])
+    command = str(refused.value).partition("fix: ")[2]
+    assert command.count("data.roles") == 1 and "words" not in command and "tags" not in command
+    roles = compose(shlex.split(command)[2:]).config.data.roles
+    assert {role: roles[role] for role in ("text", "target")} == {"text": "column1", "target": "column2"}
+
+
+def test_a_role_without_a_column_left_has_no_command(tagged):
+    Path("one.tsv").write_text("a text\nanother text\n")
+    with pytest.raises(DataError, match="none is left for the label; fix: let two roles not share"):
+        compose(["task=classification", "data=tagged.tsv", "data.roles={text: column2, label: kind}"])
+
+
+def test_two_roles_of_a_task_on_one_column_are_refused(tagged):
+    words = ["data.roles={text: column1, target: column1}"]
+    with pytest.raises(ConfigError, match=r"target: is column1, which is the text of task=tagging .*target=column2"):
+        compose([*tagged, *words])
+    assert compose([*tagged, *words, "data.roles.target=column2"]).config.data.roles["target"] == "column2"
+    copies = compose(["task=translation", "data=tagged.tsv", "data.roles={source: column1, target: column1}"])
+    assert any("the model learns to copy" in note for note in copies.notes)
+    several = ["task=multitask", "task.parts=[lm,classification]", "task.monitor=val/loss", "task.monitor_mode=min"]
+    several += ["data=files", "data.train=labelled.csv", "data.roles={text: text, label: label}"]
+    assert compose([*several, "data.roles.lm_text=text"]).config  # two tasks may read one text
+    with pytest.raises(ConfigError, match=r"data.roles.classification_label: is text, which is the text of task=class"):
+        compose([*several, "data.roles.classification_label=text"])
+
+
+def test_tasks_of_a_plugin_and_no_label_that_differs_in_each_row(tagged, capsys):
+    assert data.run(["file=tagged.tsv", TAGGING]) == 0
+    out = capsys.readouterr().out
+    assert "data.roles.label" not in out and "most rows have a value of their own" in out
+    assert re.search(r"median .* 95 %", out)
+    command = re.search(r"multihead train (task=tagging .*)", out)[1]
+    assert compose(shlex.split(command)).config.data.roles["target"] == "column2"
+    assert data.run(["file=tagged.tsv", TAGGING, "task=tagging"]) == 0
+    assert "TSV, no header, 40 rows" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"task: must be one of classification, .*, lm, got 'tagging'"):
+        data.run(["file=tagged.tsv", "task=tagging"])
+
+
+def test_the_words_of_the_command_stay(tickets, capsys):
+    data.run(["file=tickets.csv", "task=classification", "data.roles.text=subject", "task.multi_label=false"])
+    words = re.search(r"multihead train (.*)", capsys.readouterr().out)[1]
+    assert words == "task=classification data=tickets.csv data.roles.text=subject task.multi_label=false"
+
+
+def test_a_meaning_needs_no_task(capsys):
+    assert explain.run(["key=model.norm", TAGGING]) == 0
+    out = capsys.readouterr().out
+    assert "default of ModelConfig  layer_norm" in out and "add task=tagging" in out
+    with pytest.raises(ConfigError, match=r"task: must be chosen to see the values of tokenizer; fix: add task=trans"):
+        explain.run(["key=tokenizer"])
+    with pytest.raises(ConfigError, match=r"did you mean model.norm"):
+        explain.run(["key=model.nrom"])

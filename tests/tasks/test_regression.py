@@ -1,6 +1,7 @@
 """Regression: standardised labels, numbers in their own units, and a run end to end."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -12,7 +13,9 @@ from scipy import stats
 import multihead
 from multihead.cli import main
 from multihead.config.compose import compose
+from multihead.data.corpus import load_corpus
 from multihead.data.encode import encode_corpus
+from multihead.data.labels import read_numbers
 from multihead.data.prepare import prepare
 from multihead.data.tokenizer import train_tokenizer
 from multihead.errors import CheckpointError, ConfigError, DataError
@@ -264,3 +267,17 @@ def test_several_columns_of_numbers_are_asked_about_and_none_is_said(tmp_path):
     words = [(i, f"word{i % 12} word{i % 7}", "yes" if i % 2 else "no") for i in range(60)]
     with pytest.raises(DataError, match=r"has no column of numbers to predict; it has id, text, label; fix: task=cl"):
         compose(["task=regression", f"data={table(tmp_path, ['id', 'text', 'label'], words)}"])
+
+
+def test_numbers_with_a_sign_get_the_pattern_that_reads_them(tmp_path):
+    path = table(tmp_path, ["text", "score"], [(f"word{i % 12} word{i % 7}", f"{i / 2}%") for i in range(60)])
+    shown = r"no plain numbers such as 12.5: '0.0%' \(row 1\), '0.5%' \(row 2\), '1.0%' \(row 3\); fix: multihead"
+    with pytest.raises(DataError, match=shown) as refused:
+        compose(["task=regression", f"data={path}"])
+    config = compose(shlex.split(str(refused.value).partition("fix: ")[2])[2:]).config.data
+    config.splits = {}
+    rows = load_corpus(config, ["text", "label"], splits=["train"]).splits["train"]
+    assert read_numbers(config, rows)[0] == [i / 2 for i in range(60)]
+    path = table(tmp_path, ["text", "score"], [("some words", f'"{i + 1},000,{i + 100}"') for i in range(60)])
+    with pytest.raises(DataError, match=r"'1,000,100' \(row 1\), .*; fix: write .* without marks between the digits"):
+        compose(["task=regression", f"data={path}"])

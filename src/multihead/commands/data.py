@@ -7,10 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from multihead.config.found_data import needs_of, stated_keys
+from multihead.config.check import require_choice
+from multihead.config.compose import named, parse
+from multihead.config.files import load_named_plugin, task_classes
+from multihead.config.found_data import needs_of, stated_keys, with_choice
+from multihead.config.keys import find, leaf_keys
 from multihead.config.settings import read_words
 from multihead.config.task import TASKS
 from multihead.config.verbs import DataSettings
+from multihead.config.words import split
 from multihead.errors import ConfigError
 from multihead.runs.files import replace_synced
 from multihead.tables.report import Report, as_json, examine, kept_keys
@@ -23,9 +28,23 @@ MOST_CLASSES = 10
 def run(words: Sequence[str]) -> int:
     """Runs ``multihead data``; see `DataSettings`."""
     settings, others = read_words(DataSettings, words)
-    names = [settings.task] if settings.task else SINGLE
+    plugin = load_named_plugin(named(parse(others), "plugin"))
+    classes = task_classes(plugin)
+    known = [*SINGLE, *(name for name in classes if name not in TASKS)]
+    if settings.task:
+        require_choice("task", settings.task, known)
+    names = [settings.task] if settings.task else known
+    keys = leaf_keys(classes.values(), plugin.options if plugin else None)
     multi_label = "task.multi_label=true" in others
-    report = examine(settings.file, [needs_of(TASKS[name], multi_label) for name in names], stated_keys(others))
+
+    def command(task: str, choice: str) -> str:
+        path = settings.file[0] if len(settings.file) == 1 else f"[{','.join(settings.file)}]"
+        own = leaf_keys([classes[task]])
+        kept = [word for word in others if not word.startswith("task.") or find(split(word).key, own)]
+        return with_choice([f"task={task}", f"data={path}", *kept], choice, keys)
+
+    needs = [needs_of(classes[name], multi_label) for name in names]
+    report = examine(settings.file, needs, stated_keys(others, keys), command)
     if settings.format == "json":
         sys.stdout.write(json.dumps(as_json(report), ensure_ascii=False, indent=1) + "\n")
     else:
@@ -48,6 +67,8 @@ def _show(report: Report) -> None:
             for each in report.columns
         ]
         console.print(Fitted(head, rows, left=("kind", "example"), fold=("example",), optional=("words", "different")))
+        if any(low != high for low, high in (each.words for each in report.columns)):
+            console.print("words: the median of the cells, to the number that 95 % of them do not exceed")
     if report.classes:
         shown = [f"{name} {count:,}" for name, count in report.classes[:MOST_CLASSES]]
         rest = len(report.classes) - MOST_CLASSES

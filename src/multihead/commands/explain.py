@@ -6,19 +6,50 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from multihead.config.compose import Composition, compose, compose_from_run, read_config
+from multihead.config.compose import Composition, compose, compose_from_run, named, parse, read_config
+from multihead.config.files import load_named_plugin, task_classes
 from multihead.config.keys import Key, documentation, find, leaf_keys, unknown_key
 from multihead.config.settings import read_words
+from multihead.config.task import TASKS
 from multihead.config.verbs import ExplainSettings
+from multihead.config.words import split
+from multihead.errors import ConfigError
 
 
 def run(words: Sequence[str]) -> int:
     """Runs ``multihead explain``; see `ExplainSettings`."""
     settings, words = read_words(ExplainSettings, words)
     run = settings.run
+    if not run and not any(split(word).key in ("task", "experiment", "resume") for word in words):
+        sys.stdout.write(_without_task(settings.key, words))
+        return 0
     composition = compose_from_run(read_config("run", run), words, run=run) if run else compose(words)
     sys.stdout.write(explain(settings.key, composition))
     return 0
+
+
+def _without_task(name: str, words: Sequence[str]) -> str:
+    """The meaning of a key and its default, which need no task; and how to see what sets its value.
+
+    Raises:
+        ConfigError: There is no such key.
+    """
+    plugin = load_named_plugin(named(parse(words), "plugin"))
+    tasks = task_classes(plugin)
+    keys = leaf_keys(tasks.values(), plugin.options if plugin else None)
+    added = [task for task in tasks if task not in TASKS]
+    fix = f"add task={added[0] if added else 'translation'}"
+    key = find(name, keys)
+    if key is None:
+        if any(known.startswith(f"{name}.") for known in keys):
+            raise ConfigError("task", f"must be chosen to see the values of {name}", fix)
+        raise unknown_key(name, keys)
+    if name.startswith("task."):
+        added = [task for task in tasks if name in leaf_keys([tasks[task]])]
+        fix = f"add task={added[0]}" if added else fix
+    lines = [name, f"  {documentation(key)}", f"  Takes {key.requirement}.", ""]
+    lines.append(f"  default of {key.owner.__name__}  {_text(key.default)}")
+    return "\n".join([*lines, f"  No task is chosen; to see the value and who sets it, {fix}."]) + "\n"
 
 
 def explain(name: str, composition: Composition) -> str:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from multihead.config.folder import conf_dir
-from multihead.config.keys import Key, leaf_keys
+from multihead.config.keys import Key
 from multihead.config.merge import Layer
-from multihead.config.task import TASKS, ClassificationConfig, RegressionConfig, TaskConfig
-from multihead.config.words import Word, leaves, pasted, paths_of, split
+from multihead.config.task import ClassificationConfig, RegressionConfig, TaskConfig
+from multihead.config.words import Word, leaves, paths_of, split
 from multihead.errors import ConfigError, DataError
 from multihead.tables.layout import Data, find_data
 from multihead.tables.opening import Unclear
 from multihead.tables.records import flatten
-from multihead.tables.roles import Needs
+from multihead.tables.roles import Needs, roles_word
 from multihead.tables.sniff import format_of_name
 
+ROLES = "data.roles"
 FILES = "files"
 """Data set whose keys the files of a path complete."""
 
@@ -68,7 +70,7 @@ def found_layer(
     try:
         found = _found(tuple(paths), marks, needs, of_data, _Stated(_nested(stated)))
     except Unclear as unclear:
-        commands = [f"{_program()} {pasted(*_without_task(typed, choice))} {choice}" for choice in unclear.choices]
+        commands = [f"{_program()} {with_choice(typed, choice, keys)}" for choice in unclear.choices]
         error = DataError(unclear.where, unclear.what, "  or  ".join(commands))
         error.others = unclear.others
         raise error from None
@@ -82,18 +84,38 @@ def found_layer(
     return Layer(f"data={','.join(paths)}", flat), found
 
 
-def _without_task(typed: Sequence[str], choice: str) -> list[str]:
-    """The typed words, without the task if the choice names another one."""
-    return [word for word in typed if not (choice.startswith("task=") and word.startswith("task="))]
+def with_choice(typed: Sequence[str], choice: str, keys: Mapping[str, Key]) -> str:
+    """Returns the typed words and a choice, as they are pasted. The choice takes the place of words for the same keys.
+
+    Args:
+        typed: Words as typed.
+        choice: One or more words that a message proposes, quoted for a shell.
+        keys: All keys.
+    """
+    chosen = [split(word) for word in shlex.split(choice)]
+    replaced = {word.key for word in chosen}
+    new = _nested(_leaves_of(chosen, keys)).get("roles", {})
+    words = [split(word) for word in typed]
+    if new and any(word.key == ROLES for word in words):  # a whole mapping: the words become one mapping again
+        old = _nested(_leaves_of([word for word in words if not word.deletes], keys)).get("roles", {})
+        others = [shlex.quote(word.typed) for word in chosen if not word.key.startswith(ROLES)]
+        kept = [word.typed for word in words if word.key not in replaced and not word.key.startswith(ROLES)]
+        return " ".join([*map(shlex.quote, kept), roles_word(old | new), *others])
+    replaced |= {f"{ROLES}.{role}" for role in new}
+    return " ".join([*(shlex.quote(word.typed) for word in words if word.key not in replaced), *filter(None, [choice])])
 
 
-def stated_keys(words: Iterable[str]) -> dict[str, Any]:
+def _leaves_of(words: Iterable[Word], keys: Mapping[str, Key]) -> dict[str, Any]:
+    """The values of the words that set keys of ``data``, by dotted name."""
+    return {name: value for word in words if word.key.startswith("data.") for name, value in leaves(word, keys).items()}
+
+
+def stated_keys(words: Iterable[str], keys: Mapping[str, Key]) -> dict[str, Any]:
     """Returns the keys of ``data`` that words set, with roles and splits as mappings.
 
     Raises:
         ConfigError: A word is not ``key=value``, or a value cannot be read.
     """
-    keys = leaf_keys(TASKS.values())
     stated: dict[str, Any] = {}
     for word in map(split, words):
         stated |= leaves(word, keys)

@@ -18,16 +18,19 @@ from multihead.config.words import PATHS, entries_of, paths_of, split, without_q
 from multihead.errors import ConfigError
 
 
-def setting(default: Any = "", *, takes: str = "", choices: Sequence[str] = (), example: str = "") -> Any:
+def setting(
+    default: Any = "", *, takes: str = "", choices: Sequence[str] = (), example: str = "", more: bool = False
+) -> Any:
     """A field of a `Settings` class.
 
     Args:
         default: The default value; an empty list stands for a new list.
         takes: Placeholder for the value in the help, such as FILE.
         choices: The values that are allowed; empty allows all.
+        more: Whether a plugin can add choices, so that the command checks the value itself.
         example: A word for the error if the value is missing; empty if the command does not need a value.
     """
-    described = {"takes": takes, "choices": tuple(choices), "example": example}
+    described = {"takes": takes, "choices": tuple(choices), "example": example, "more": more}
     if default == []:
         return dataclasses.field(default_factory=list, metadata=described)
     return dataclasses.field(default=default, metadata=described)
@@ -50,7 +53,7 @@ class Settings:
             if described["example"] and not value:
                 raise ConfigError(field.name, "is missing", described["example"])
             for each in value if isinstance(value, list) else [value] if value else []:
-                if described["choices"]:
+                if described["choices"] and not described["more"]:
                     require_choice(field.name, each, described["choices"])
 
     @classmethod

@@ -368,6 +368,21 @@ class Config:
         require(topology != "decoder", "task.topology", f"encoder_decoder {differ}", topology)
         require(not copies, "task.copy", f"false {differ}", copies)
 
+    def _check_shared_columns(self) -> None:
+        """Refuses two roles of one task on one column; only a source may be its own target, which is copying."""
+        for name, task in self.task.members().items():
+            columns: dict[str, str] = {}
+            for role in dict.fromkeys((*task.roles, *task.optional_roles)):
+                column = column_of(self.data.roles, name, role)
+                first = next((other for other, theirs in columns.items() if theirs == column), None)
+                if column is not None and first is not None and {first, role} != {"source", "target"}:
+                    free = [each for each in self.data.columns if each not in (*columns.values(), column)]
+                    key = f"data.roles.{name}_{role}" if len(self.task.members()) > 1 else f"data.roles.{role}"
+                    what = f"is {column}, which is the {first} of task={name} too; two roles need two columns"
+                    raise ConfigError(key, what, f"{key}={free[0] if free else 'ANOTHER_COLUMN'}")
+                if column is not None:
+                    columns[role] = column
+
     def _check_pairs(self) -> None:
         """Checks combinations of values of different nodes."""
         if self.data.format != "grammar" and self.data.roles:
@@ -385,6 +400,7 @@ class Config:
                         f"has no {' and no '.join(missing)} for task={name}; it has {', '.join(self.data.roles)}",
                         found or f"{choose}, or set data.roles",
                     )
+        self._check_shared_columns()
         require(
             self.tokenizer.joint or self.model.tie_embeddings not in ("source_target", "all"),
             "model.tie_embeddings",

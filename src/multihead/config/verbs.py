@@ -293,7 +293,7 @@ class DataSettings(Settings):
     """
 
     OTHER_KEYS: ClassVar[str] = "The keys below data. can be set too: they win over what is found."
-    KEYS: ClassVar[tuple[str, ...]] = ("data.roles", "data.separator", "data.header", "data.encoding")
+    KEYS: ClassVar[tuple[str, ...]] = ("data.roles", "data.separator", "data.header", "data.encoding", "plugin")
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "multihead data file=tickets.csv",
         "multihead data file=tickets.csv task=classification save=my_conf/data/tickets.yaml",
@@ -301,8 +301,10 @@ class DataSettings(Settings):
 
     file: list[str] = setting([], takes="FILE", example="file=tickets.csv")
     """A file, a folder, a pattern in quotes ('texts/*.txt'), or several files as file=[A,B]."""
-    task: str = setting(takes="TASK", choices=("classification", "regression", "translation", "summarization", "lm"))
-    """Looks at the files for this task only."""
+    task: str = setting(
+        takes="TASK", choices=("classification", "regression", "translation", "summarization", "lm"), more=True
+    )
+    """Looks at the files for this task only. A task of a plugin needs plugin=FILE.py."""
     save: str = setting(takes="FILE.yaml")
     """Writes what was found as a data set. To use my_conf/data/tickets.yaml, type config_dir=my_conf data=tickets."""
     format: str = setting("table", choices=("table", "json"))

@@ -17,6 +17,7 @@ from multihead.config.data import DataConfig
 from multihead.data.corpus import Rows, shares
 from multihead.data.lines import SKIP
 from multihead.errors import ConfigError, DataError, Findings, together
+from multihead.tables.roles import NUMBER_WORD
 
 
 def read_labels(config: DataConfig, rows: Rows, multi_label: bool = False) -> list[list[str]]:
@@ -75,7 +76,12 @@ def read_numbers(config: DataConfig, rows: Rows) -> tuple[list[float], Rows, lis
         if number is None and config.on_bad_line == "error":
             why = "may be read in two ways; write it without the comma" if AMBIGUOUS.fullmatch(names[0]) else ""
             what = f"the label {names[0][:40]!r} {why or 'is not a number, but task=regression predicts numbers'}"
-            findings.add(DataError(rows.origin(index, "label"), what, SKIP))
+            fix = SKIP
+            if why:
+                fix = f"write {names[0].replace(',', '')} or {names[0].replace(',', '.')}, or {SKIP}"
+            elif re.fullmatch(WITH_SIGN, names[0]):
+                fix = f"{NUMBER_WORD}, or {SKIP}"
+            findings.add(DataError(rows.origin(index, "label"), what, fix))
         (skipped if number is None else kept).append(index)
         numbers += [] if number is None else [number]
     findings.end()
@@ -84,6 +90,8 @@ def read_numbers(config: DataConfig, rows: Rows) -> tuple[list[float], Rows, lis
     return numbers, rows, skipped
 
 
+WITH_SIGN = r"[^\w\s+.-]?\s?-?\d+([.,]\d+)?\s?[^\w\s]?"
+"""A number with a sign of percent or of money, from which data.label_pattern can take the number."""
 AMBIGUOUS = re.compile(r"[+-]?(?!0,)\d{1,3},\d{3}")
 """A number whose comma may separate thousands or decimals."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from multihead.tables.found import Look
 from multihead.tables.layout import UNLABELLED, Data, find_data
 from multihead.tables.opening import Unclear
 from multihead.tables.roles import Needs
+from multihead.tables.sniff import look
 from multihead.tables.words import MISSING, is_number
 
 FEW = 5
@@ -65,36 +65,39 @@ class Report:
     """Sentences about what may be wrong."""
 
 
-def examine(paths: Sequence[str], tasks: Sequence[Needs], stated: Mapping[str, Any]) -> Report:
+def examine(
+    paths: Sequence[str], tasks: Sequence[Needs], stated: Mapping[str, Any], command: Callable[[str, str], str]
+) -> Report:
     """Describes files and the roles that each task finds in them.
 
     Args:
         paths: Files, a folder or a pattern, as for ``data=``.
         tasks: The needs of each task.
         stated: Keys of ``data`` that the user has set.
+        command: Takes the name of a task and further words, and returns the words that train it.
 
     Raises:
         DataError: The files cannot be read for any task.
     """
     served, errors = [], []
-    word = shlex.quote(f"data={paths[0] if len(paths) == 1 else '[' + ','.join(paths) + ']'}")
     for needs in tasks:
-        command = f"task={needs.task} {word}"
         try:
             data = find_data(paths, needs, stated)
             roles = ", ".join(f"{role}={column}" for role, column in data.keys["roles"].items())
-            served.append(Served(needs.task, command, "; ".join([roles, *data.notes]), data))
+            served.append(Served(needs.task, command(needs.task, ""), "; ".join([roles, *data.notes]), data))
         except Unclear as unclear:
-            choice = unclear.choices[0]
-            words = f"{choice} {word}" if choice.startswith("task=") else f"{command} {choice}"
-            served.append(Served(needs.task, words, unclear.what))
+            served.append(Served(needs.task, command(needs.task, unclear.choices[0]), unclear.what))
         except DataError as error:
             errors.append(error)
             served.append(Served(needs.task, "", error.what))
     looks = next((each.data.looks for each in served if each.data and each.data.looks), {})
     if not looks and len(errors) == len(tasks):
         raise errors[0]
-    train = looks.get("train") or Look(paths[0], "text", columns=[])
+    train = looks.get("train")
+    if train is None:  # no task is clear, but the file can be shown
+        train = (
+            look(Path(paths[0]), paths[0], stated) if Path(paths[0]).is_file() else Look(paths[0], "text", columns=[])
+        )
     found = Report(train, [_column(train, name) for name in train.columns], served)
     classified = {needs.task for needs in tasks if "label" in needs.roles and not needs.numeric}
     of_classes = next((each.data for each in served if each.data and each.task in classified), None)

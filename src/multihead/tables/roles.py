@@ -38,6 +38,10 @@ MOST_GRADES = 10
 MOST_READ = 1000
 """Number of rows, spread over the sample, whose words are counted."""
 LONGEST_LABEL = 60
+NEARLY_NUMBER = re.compile(r"[^\w\s+.-]?\s?[+-]?\d[\d,.' ]*\s?[^\w\s]?")
+"""A number that may have a sign of percent or of money: 12%, $5, 1,234."""
+NUMBER_WORD = shlex.quote("data.label_pattern=-?[0-9]+(?:[.,][0-9]+)?")
+"""The word that takes the number out of such a label."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,14 @@ def column_word(role: str, column: str) -> str:
     return shlex.quote(f"data.roles.{role}=" + (column if plain else f'"{column}"'))
 
 
+def roles_word(roles: Mapping[str, str]) -> str:
+    """Returns the one word that gives columns to roles, as it is typed: ``'data.roles={text: a, target: b}'``."""
+    if len(roles) == 1:
+        return column_word(*next(iter(roles.items())))
+    shown = {role: column if re.fullmatch(r"\w[\w.-]*", column) else f'"{column}"' for role, column in roles.items()}
+    return shlex.quote(f"data.roles={{{', '.join(f'{role}: {column}' for role, column in shown.items())}}}")
+
+
 def find_roles(table: Look, needs: Needs, stated: Mapping[str, Any]) -> Found:
     """Returns the column of each role that a task needs.
 
@@ -89,14 +101,16 @@ def find_roles(table: Look, needs: Needs, stated: Mapping[str, Any]) -> Found:
     if table.first_token_is_label and {"text", "label"} <= {*needs.roles} and not needs.numeric:
         return _labelled_lines(table)
     given = dict(stated.get("roles") or {})
-    for role, column in given.items():
-        _require_column(table, role, column)
+    _require_columns(table, needs, given)
     found = Found({role: column for role, column in given.items() if role in (*needs.roles, *needs.optional)})
     missing = [role for role in needs.roles if role not in found.roles]
     chooser = _Chooser(table, needs, found)
     steps = [chooser.number if needs.numeric else chooser.label] if "label" in missing else []
-    steps += [chooser.sides] if {"source", "target"} & {*missing} else []
-    steps += [chooser.text] if "text" in missing else []
+    if "target" in missing and {"text", "target"} <= {*needs.roles} and "source" not in needs.roles:
+        steps += [chooser.text_and_target]
+    else:
+        steps += [chooser.sides] if {"source", "target"} & {*missing} else []
+        steps += [chooser.text] if "text" in missing else []
     _each(steps)
     for role in needs.roles:
         if role not in found.roles:
@@ -139,12 +153,37 @@ def _columns_in(role_column: str) -> list[str]:
     return re.findall(r"\{([^{}]+)\}", role_column) or [role_column]
 
 
-def _require_column(table: Look, role: str, column: str) -> None:
-    for each in _columns_in(column):
-        if each not in table.columns:
-            near = difflib.get_close_matches(each, table.columns, n=1)
-            what = f"has no column {each!r}; it has {', '.join(table.columns)}"
-            raise Unclear(table.name, what, column_word(role, near[0] if near else table.columns[0]))
+def _require_columns(table: Look, needs: Needs, given: Mapping[str, str]) -> None:
+    """Refuses roles whose columns the table lacks, and proposes columns for all of them that no other role has."""
+    unknown = {
+        role: [each for each in _columns_in(column) if each not in table.columns] for role, column in given.items()
+    }
+    unknown = {role: names for role, names in unknown.items() if names}
+    if not unknown:
+        return
+    own = [column for role, column in given.items() if role in (*needs.roles, *needs.optional) and role not in unknown]
+    taken = {each for column in own for each in _columns_in(column)}
+    chooser, proposed = _Chooser(table, needs, Found()), dict[str, str]()
+    order = [*needs.roles, *needs.optional, *given]
+    missing = sorted(unknown, key=lambda role: (role != "label", order.index(role)))  # fewest columns can be labels
+    for near_only in (True, False):
+        for role in [role for role in missing if role not in proposed]:
+            free = [column for column in table.columns if column not in taken and chooser.may_play(role, column)]
+            near = difflib.get_close_matches(unknown[role][0], free, n=1)
+            if near or (free and not near_only):
+                proposed[role] = near[0] if near else free[0]
+                taken.add(proposed[role])
+    names = [repr(name) for role in sorted(unknown, key=order.index) for name in unknown[role]]
+    plural = "s" if len(names) > 1 else ""
+    header = "" if table.header or not table.dialect else " (its first line is no header)"
+    what = f"has no column{plural} {' and '.join(names)}; it has {', '.join(table.columns)}{header}"
+    if lacking := [role for role in missing if role not in proposed]:
+        raise DataError(
+            table.name,
+            f"{what}, of which none is left for the {lacking[0]}",
+            "let two roles not share a column, or name another file",
+        )
+    raise Unclear(table.name, what, roles_word({role: proposed[role] for role in sorted(proposed, key=order.index)}))
 
 
 class _Chooser:
@@ -204,12 +243,29 @@ class _Chooser:
         taken = {each for column in self.found.roles.values() for each in _columns_in(column)}
         measures = self._measures([column for column in self.table.columns if column not in taken])
         if not measures:
+            self._refuse_nearly_numbers()
             what = f"has no column of numbers to predict; it has {', '.join(self.table.columns)}"
             raise DataError(self.table.name, what, "task=classification")
         if len(measures) > 1:
             what = f"which column holds the number to predict: {' or '.join(measures[:4])}?"
             raise Unclear(self.table.name, what, *(column_word("label", column) for column in measures[:4]))
         self.found.roles["label"] = measures[0]
+
+    def _refuse_nearly_numbers(self) -> None:
+        """Refuses a column of numbers with a sign, as ``12%``, and says how its numbers can be read."""
+        taken = {each for column in self.found.roles.values() for each in _columns_in(column)}
+        for column in self.table.columns:
+            cells = {cell.strip(): None for cell in self.cells[column] if cell.strip()}
+            nearly = [cell for cell in cells if NEARLY_NUMBER.fullmatch(cell)]
+            others = [cell for cell in nearly if not is_number(cell)]
+            if column in taken or len(cells) < 3 or len(nearly) < 0.9 * len(cells) or not others:
+                continue
+            rows = {cell: row for row, cell in reversed([*enumerate(map(str.strip, self.cells[column]), start=1)])}
+            shown = ", ".join(f"{cell!r} (row {rows[cell]})" for cell in others[:3])
+            what = f"the column {column} holds no plain numbers such as 12.5: {shown}"
+            if any(re.search(r"\d[,' ]\d{3}(?!\d)", cell) for cell in others):  # separators of thousands
+                raise DataError(self.table.name, what, f"write the column {column} without marks between the digits")
+            raise Unclear(self.table.name, what, f"{column_word('label', column)} {NUMBER_WORD}")
 
     def _measures(self, columns: Sequence[str]) -> list[str]:
         """The columns of numbers that are not numbers of rows; only the one with a usual name if there is one."""
@@ -240,6 +296,13 @@ class _Chooser:
         repeated = len({*cells}) <= max(2, 0.5 * len(cells))
         several = self.needs.multi_label or len(cells) < 8
         return bool(cells) and (repeated or several) and sum(map(len, cells)) <= LONGEST_LABEL * len(cells)
+
+    def may_play(self, role: str, column: str) -> bool:
+        """Whether a column can be proposed for a role. A column of which more than half is different is no class."""
+        if role != "label" or self.needs.multi_label:
+            return True
+        cells = [cell for cell in self.cells[column] if cell.strip()]
+        return self.needs.numeric or len(cells) < 8 or len({*cells}) <= 0.5 * len(cells)
 
     def _looks_like_label(self, column: str) -> bool:
         cells = [cell for cell in self.cells[column] if cell]
@@ -305,6 +368,20 @@ class _Chooser:
         cells = [cell for cell in self.some[column] if cell]
         return sum(map(len, cells)) / max(1, len(cells))
 
+    def text_and_target(self) -> None:
+        """Finds the text and the target of a task that has these two and no source, such as tagging."""
+        given = self.found.roles
+        named = self.by_name.get("target", "")
+        if named and named not in given.values():
+            given["target"] = named
+        elif "text" in given:
+            taken = {each for column in given.values() for each in _columns_in(column)}
+            given["target"] = self._longest([column for column in self._texts() if column not in taken], "target")
+        else:
+            raise self.none("text and target")
+        if "text" not in given:
+            self.text()
+
     # Source and target.
 
     def sides(self) -> None:
@@ -344,14 +421,23 @@ class _Chooser:
         self.found.roles |= {"source": first, "target": second}
         self.found.notes.append(f"the columns are taken in their order; the other direction is {turned}")
 
-    def none(self, role: str) -> Unclear:
+    def none(self, role: str) -> Unclear | DataError:
         """What to say if no column plays a role."""
         columns = self.table.columns
-        which = f"which columns hold the {role}?" if " and " in role else f"which column holds the {role}?"
-        free = self._texts() if "label" not in role else [c for c in columns if c not in self.found.roles.values()]
-        free = [*free, *(column for column in columns if column not in free)]
-        words = [column_word(each, column) for each, column in zip(role.split(" and "), free, strict=False)]
-        return Unclear(self.table.name, f"{which} The file has: {', '.join(columns)}", " ".join(words))
+        both = role.replace(" and ", " and the ")
+        which = f"which columns hold the {both}?" if " and " in role else f"which column holds the {role}?"
+        taken = {each for column in self.found.roles.values() for each in _columns_in(column)}
+        roles = role.split(" and ")
+        free = [c for c in columns if c not in taken and all(self.may_play(each, c) for each in roles)]
+        if "label" not in role:
+            texts = [column for column in self._texts() if column in free]
+            free = [*texts, *(column for column in free if column not in texts)]
+        what = f"{which} The file has: {', '.join(columns)}"
+        if len(free) < len(roles):
+            why = "; in each, most rows have a value of their own" if role == "label" else ", too few without a role"
+            return DataError(self.table.name, f"{what}{why}", f"add a column that holds the {role}")
+        chosen = sorted(free[: len(roles)], key=columns.index)
+        return Unclear(self.table.name, what, roles_word(dict(zip(roles, chosen, strict=True))))
 
 
 def _is_whole(cell: str) -> bool:
@@ -368,6 +454,9 @@ def _check_cells(table: Look, needs: Needs, found: Found, stated: Mapping[str, A
     _each([functools.partial(_require_texts, table, found, role) for role in ("text", "source", "target")])
     if stated.get("on_bad_line") != "skip" and table.format not in UNITS:  # a unit may lack a language
         _require_whole_rows(table, needs, found, {*(stated.get("ignore_labels") or ())})
+    if "source" in found.roles and found.roles["source"] == found.roles.get("target"):
+        what = f"the source and the target are one column, {found.roles['source']}: the model learns to copy"
+        found.notes.append(what)
     label = found.roles.get("label")
     if label in table.columns and not needs.multi_label and not needs.numeric:
         cells = [cell.strip() for cell in table.column(label)]

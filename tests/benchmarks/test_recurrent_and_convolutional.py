@@ -14,9 +14,9 @@ from multihead.config.training import DecodingConfig
 from multihead.errors import ConfigError
 from multihead.model.beam_search import generate
 from multihead.model.heads import VocabularyHead
-from multihead.model.transformer import Blocks, FeedForward, Scope, Transformer
+from multihead.model.transformer import Blocks, Scope, Transformer
 from multihead.plugin import load_plugin
-from multihead.tasks import _block
+from multihead.tasks.base import blocks_of
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "benchmarks" / "recurrent_and_convolutional.py"
@@ -188,12 +188,7 @@ def test_as_many_parameters_as_the_transformer(kind, feed_forward, task, model):
     ours = compose([*words, f"plugin={FILE}", f"model.attention={kind}", f"model.feed_forward={feed_forward}"])
     used = {"encoder": "source_vocab_size", "decoder": "target_vocab_size"}
     sizes = {size: 3 if stack in plain.task.stacks else None for stack, size in used.items()}
-    blocks = Blocks(
-        attention=_block(ours.config, PLUGIN.attention, kind, None),
-        causal_attention=_block(ours.config, PLUGIN.causal_attention, kind, None),
-        cross_attention=_block(ours.config, PLUGIN.cross_attention, kind, None),
-        feed_forward=_block(ours.config, PLUGIN.feed_forward, feed_forward, FeedForward),
-    )
+    blocks = blocks_of(ours.config, PLUGIN)
     with torch.device("meta"):
         built = [Transformer(plain.model, **sizes), Transformer(ours.config.model, **sizes, blocks=blocks)]
     counts = [sum(p.numel() for name, p in model.named_parameters() if "embedding" not in name) for model in built]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[1]
@@ -144,7 +144,7 @@ def _imports(outside: set[tuple[str, str, str]]) -> Iterator[str]:
     yield "\n".join(plain + named)
 
 
-def _in_order(root: str, modules: set[str], source: functools._lru_cache_wrapper[Source]) -> list[str]:
+def _in_order(root: str, modules: set[str], source: Callable[[str], Source]) -> list[str]:
     """The modules, each behind those that it imports."""
     found: list[str] = []
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from multihead.config.found_data import stated_keys
+from multihead.config.keys import leaf_keys
 from multihead.config.settings import read_words
+from multihead.config.task import TASKS
 from multihead.config.verbs import PredictSettings
 from multihead.errors import DataError
 from multihead.runs.answers import Places, answers, inputs_of, places_of, read, write
@@ -30,7 +32,8 @@ CHUNK = 512
 def run(words: Sequence[str]) -> int:
     """Runs ``multihead predict``; see `PredictSettings`."""
     settings, words = read_words(PredictSettings, words)
-    stated = stated_keys([word for word in words if word.startswith("data.")]) if settings.file else {}
+    of_data = [word for word in words if word.startswith("data.")] if settings.file else []
+    stated = stated_keys(of_data, leaf_keys(TASKS.values()))
     places = places_of(settings, stated) if settings.file else None
     from rich.console import Console
 

@@ -30,8 +30,8 @@ def new_positions(config: ModelConfig, causal: bool) -> Positions:
     """
     require_choice("model.position", config.position, POSITIONS)
     tables = dict.fromkeys(("sinusoidal", "learned"), PositionTable)
-    schemes = {"rotary": Rotary, "alibi": ALiBi, "relative": Relative, "none": Positions} | tables
-    schemes["learned_relative"] = LearnedRelative
+    biases = {"alibi": ALiBi, "relative": Relative, "learned_relative": LearnedRelative}
+    schemes = {"rotary": Rotary, "none": Positions} | tables | biases
     return schemes[config.position](config, causal)
 
 

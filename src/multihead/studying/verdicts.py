@@ -106,7 +106,7 @@ def _statement(plan: Plan, pair: Pair, path: Sequence[float], verdict: str, seen
     mean, found, seeds = sum(path) / len(path), interval(path, design), f"{len(path)} seed{'s' * (len(path) > 1)}"
     if found is None:
         why = f"the first look is at {design.first} seeds" if len(path) < design.first else "all differences are equal"
-        return f"{pair.task}: {both} cannot be told apart yet ({seeds}; {why})"
+        return f"{pair.task}: {both} are not distinguishable yet ({seeds}; {why})"
     digits = digits_for(found[1] - found[0])
     level = f"{1 - plan.alpha:.0%} interval".replace("%", " %")
     flip = 1 if plan.better[pair.task] == "max" else -1

@@ -12,7 +12,7 @@ from multihead.tables.opening import Unclear
 from multihead.tables.words import USUAL, normal
 
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?')
-"""The first line by which Excel is told the separator."""
+"""A first line that names the separator for Excel."""
 MOST_COMMENTS = 100
 """More lines that begin with # at the top of a file are no comments."""
 

@@ -46,6 +46,13 @@ def test_a_plugin_adds_to_the_choices_with_its_options():
         check_choices(config, None)
 
 
+@pytest.mark.parametrize("slot", SLOTS.values(), ids=list(SLOTS))
+def test_a_plugin_cannot_take_the_name_of_one_of_ours(slot):
+    fields: Any = {slot.field: {slot.own[0]: object}}
+    with pytest.raises(ConfigError, match=rf"plugin: {slot.field}\['{slot.own[0]}'\] has the name of one of our own"):
+        check_choices(Config(), Plugin(**fields))
+
+
 def test_a_model_that_is_built_without_composing_is_checked_too():
     with pytest.raises(ConfigError, match=r"model\.norm: must be one of layer_norm, rms_norm, got 'batch'"):
         new_norm(ModelConfig(norm="batch"), 8)

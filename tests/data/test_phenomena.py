@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from multihead.comparing.phenomena import HEAD, PAIRS, breakdown
+from multihead.comparing.phenomena import HEAD, PAIRS, breakdown, require_breakdown
 from multihead.config.compose import compose
 from multihead.config.data import PHENOMENA, GrammarConfig
 from multihead.data import grammar
@@ -132,7 +132,9 @@ class Scores:
 
 
 def test_a_breakdown_of_a_language_model():
-    head, *rows = breakdown(compose(["task=lm"]).config, Scores(), "val")
+    config = compose(["task=lm"]).config
+    require_breakdown(config)
+    head, *rows = breakdown(config, Scores(), "val")
     found = {(name, value): share for name, value, _, share, _, _ in rows}
     assert head == HEAD and found["agreement_distance", "0"] == 1.0
     assert found["attractor", "no"] == 1.0 and found["attractor", "yes"] == 0.0
@@ -160,9 +162,8 @@ def test_a_breakdown_of_a_translator():
 @pytest.mark.parametrize("words", [["task=summarization"], ["task=lm", "task.objective=masked"]])
 def test_a_task_without_a_breakdown(words):
     config = compose(words).config
-    task = SimpleNamespace(settings=config.task, samples=[], causal=False)
     with pytest.raises(ConfigError, match="phenomena: is known for translation, classification and causal language"):
-        breakdown(config, task, "test")
+        require_breakdown(config)
     config.data.format = "tsv"
     with pytest.raises(ConfigError, match="phenomena: is known for data=grammar only"):
-        breakdown(config, task, "test")
+        require_breakdown(config)

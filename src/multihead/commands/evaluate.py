@@ -61,6 +61,10 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     settings, overrides = read_words(EvaluateSettings, [write("run", run), *words])
     composition = compose_from_run(load_yaml(path / "config.yaml"), overrides, run=run)
     _require_label(settings, composition.config)
+    if settings.phenomena:
+        from multihead.comparing.phenomena import require_breakdown
+
+        require_breakdown(composition.config)
     for line in [*settle(composition), *cautions(composition.config)]:
         log.info("%s", line)
     config, split = composition.config, composition.config.data.split
@@ -82,7 +86,8 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         for title, rows in task.report(path, Path(name).stem).items():
             log.info("", extra={"renderable": plain_table(title, rows)})
     if settings.phenomena:
-        _show_phenomena(task, config, path, Path(name).stem)
+        with side_output("the table of phenomena"):
+            _show_phenomena(task, config, path, Path(name).stem)
     for text in result["notes"]:
         log.warning("note: %s", text)
     log.info("wrote %s", Path(path, name))

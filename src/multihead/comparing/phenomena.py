@@ -24,6 +24,21 @@ class _Scores(Protocol):
     def score(self, texts: Sequence[str]) -> list[float]: ...
 
 
+def require_breakdown(config: Config) -> None:
+    """Checks that `breakdown` knows the data and the tasks, before anything is measured.
+
+    Raises:
+        ConfigError: The data are not the grammar's, or a task has no such breakdown.
+    """
+    if config.data.format != "grammar":
+        what = f"is known for data=grammar only, and this run has data={config.data.name}"
+        raise ConfigError("phenomena", what, "phenomena=false")
+    for name, settings in config.task.members().items():
+        if name not in ("translation", "classification") and getattr(settings, "objective", "") != "causal":
+            what = f"is known for translation, classification and causal language models, not for {name}"
+            raise ConfigError("phenomena", what, "phenomena=false")
+
+
 def breakdown(config: Config, task: Task, split: str) -> list[list[Any]]:
     """The share of examples that are right, by what they contain: rows of `HEAD`, with the head first.
 
@@ -35,22 +50,12 @@ def breakdown(config: Config, task: Task, split: str) -> list[list[Any]]:
         config: The configuration with which ``task`` was evaluated.
         task: One task, which holds the samples of the whole split.
         split: val or test.
-
-    Raises:
-        ConfigError: The data are not the grammar's, or the task has no such breakdown.
     """
-    if config.data.format != "grammar":
-        what = f"is known for data=grammar only, and this run has data={config.data.name}"
-        raise ConfigError("phenomena", what, "phenomena=false")
-    name = task.settings.name
-    if name == "lm" and getattr(task, "causal", False):
+    if task.settings.name == "lm":
         found = _of_pairs(config.data.grammar, cast(_Scores, task), split)
-    elif name in ("translation", "classification"):
-        family = ("english", "german") if name == "translation" else ("opinion", "sentiment")
-        found = _of_samples(config.data.grammar, task.samples, split, family)
     else:
-        what = f"is known for translation, classification and causal language models, not for {name}"
-        raise ConfigError("phenomena", what, "phenomena=false")
+        family = ("english", "german") if task.settings.name == "translation" else ("opinion", "sentiment")
+        found = _of_samples(config.data.grammar, task.samples, split, family)
     return [HEAD, *(_row(phenomenon, value, hits) for (phenomenon, value), hits in found.items() if hits)]
 
 

@@ -15,6 +15,7 @@ from multihead.config.data import FORMATS, ROLES, TOKENIZERS
 from multihead.config.model import EMBEDDINGS, LAYERS, NORMS, POSITIONS, STACKS
 from multihead.config.task import OWN, TaskConfig
 from multihead.config.training import OPTIMIZERS, SCHEDULES, Config
+from multihead.errors import ConfigError
 
 if TYPE_CHECKING:
     from multihead.plugin import Plugin
@@ -74,9 +75,12 @@ def check_choices(config: Any, plugin: Plugin | None) -> None:
     """Checks every key to whose choices a plugin can add.
 
     Raises:
-        ConfigError: Neither we nor the plugin have the choice.
+        ConfigError: Neither we nor the plugin have the choice, or both have it.
     """
     for slot in SLOTS.values():
+        if both := [name for name in slot.own if plugin and name in getattr(plugin, slot.field)]:
+            what = f"{slot.field}[{both[0]!r}] has the name of one of our own choices of {slot.key}"
+            raise ConfigError("plugin", what, "choose another name")
         for key in slot.keys(config):
             value = functools.reduce(getattr, key.split("."), config)
             hint = "" if plugin else f"type plugin=FILE.py, if a plugin adds {value}"

@@ -46,7 +46,7 @@ def write(tmp_path, monkeypatch):
 def test_a_study_is_read(write):
     study = read_study(write())
     assert (study.name, study.baseline, study.variants) == ("s", "layer", ["rms", "gated"])
-    assert study.comparisons == 4 and study.seeds == [3, 5, 9] and study.max_seeds == 3
+    assert len(study.variants) * len(study.tasks) == 4 and study.seeds == [3, 5, 9] and study.max_seeds == 3
     assert study.run_words("translation", "rms") == [
         *("model=tiny", "task=translation", "trainer.max_steps=50", "model.norm=rms_norm")
     ]

@@ -114,7 +114,7 @@ def finding_of(mismatch: Mismatch, expected: str) -> Finding:
 
 def upto(length: int, end: int) -> View:
     """The places before ``end`` of tensors [B, T, ...] whose T is ``length``."""
-    return lambda x: x[:, :end] if x.dim() >= 2 and x.size(1) == length else None
+    return places(length, 0, end)
 
 
 def places(length: int, first: int, end: int) -> View:
@@ -149,7 +149,7 @@ def _later_tokens(subject: Subject, task: Task) -> Iterator[Pair]:
 
 def whole_if(length: int) -> View:
     """All of the tensors [B, T, ...] whose T is ``length``."""
-    return lambda x: x if x.dim() >= 2 and x.size(1) == length else None
+    return places(length, 0, length)
 
 
 def _padded(subject: Subject, task: Task) -> Iterator[Pair]:

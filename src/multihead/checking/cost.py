@@ -16,11 +16,11 @@ PAIRS = 7
 
 def cost(subject: Subject, baseline: Subject | None) -> Outcome:
     """Parameters, operations and pace relative to the baseline of the same sizes."""
+    if baseline is None:
+        return skipped("there is no plugin's part to compare")
     task = subject.build().train()
     (batch,) = subject.micro_batches(0)
     parameters, operations = _parameters(task), kept_for_backward(task, batch)[1]
-    if baseline is None:
-        return skipped("there is no plugin's part to compare")
     other = baseline.build().train()
     theirs, their_operations = _parameters(other), kept_for_backward(other, batch)[1]
     ratios = []

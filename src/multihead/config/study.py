@@ -93,11 +93,6 @@ class Study:
         """Names of the variants, without the baseline."""
         return [name for name in self.arms if name != self.baseline]
 
-    @property
-    def comparisons(self) -> int:
-        """Number of comparisons with the baseline, over all variants and tasks."""
-        return len(self.variants) * len(self.tasks)
-
     def run_words(self, task: str, arm: str) -> list[str]:
         """Returns the words of the runs of a variant or the baseline on a task, without seed and size."""
         return [*self.words, *self.tasks[task], *self.arms[arm]]

@@ -94,7 +94,7 @@ class StudyReport:
 def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: float) -> StudyReport:
     """Reads everything; the verdicts are those of the results in the ledger."""
     rows = [row for row in ledger.rows() if row.record.get("run")]
-    results, state = results_of(rows), ledger.progress()
+    results, state = results_of(rows), ledger.progress(rows)
     verdicts = judge(plan, results, power, ended=state.ended)
     finished, warnings = _finished(ledger.folder, plan, rows)
     systems = _systems(plan, finished, results, ledger.facts)

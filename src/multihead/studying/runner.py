@@ -101,7 +101,7 @@ class StudyRunner:
         """A line about the rounds that are over: what is decided, and what the next one takes."""
         plan, costs = self.ledger.plan, self.ledger.costs or {}
         assert plan is not None
-        total = len(plan.variants) * len(plan.tasks)
+        total = plan.design.comparisons
         decided = f"{len(state.decided)} of {total} comparison{'s' * (total > 1)} decided"
         if state.ended:
             return f"after {state.round} seed{'s' * (state.round > 1)}: {decided}"
@@ -109,7 +109,7 @@ class StudyRunner:
         left = len(plan.seeds) - state.round
         return (
             f"after {state.round} seed{'s' * (state.round > 1)}: {decided}; the next seed takes {minutes:.1f} minutes "
-            f"of runs, and {left} more at most {left * minutes:.0f}"
+            f"of runs, and all {left} that are left at most {left * minutes:.0f}"
         )
 
 

@@ -108,7 +108,7 @@ def _statement(plan: Plan, pair: Pair, path: Sequence[float], verdict: str, seen
         why = f"the first look is at {design.first} seeds" if len(path) < design.first else "all differences are equal"
         return f"{pair.task}: {both} are not distinguishable yet ({seeds}; {why})"
     digits = digits_for(found[1] - found[0])
-    level = f"{1 - plan.alpha:.0%} interval".replace("%", " %")
+    level = f"{100 * (1 - plan.alpha):g} % interval"
     flip = 1 if plan.better[pair.task] == "max" else -1
     if verdict in (BETTER, WORSE):
         sign = 1 if mean > 0 else -1

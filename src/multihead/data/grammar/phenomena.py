@@ -8,7 +8,6 @@ Warstadt et al. 2020, arXiv:1912.00582).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,7 +144,7 @@ def minimal_pairs(config: GrammarConfig, split: str, count: int) -> list[Pair]:
     """
     sampler, right, wrong = Sampler(TABLE, f"{config.seed} {split} pairs"), English(), _Disagreeing()
     found: dict[str, dict[str, Pair]] = {distance: {} for distance in PHENOMENA["agreement_distance"]}
-    for _ in itertools.count():
+    while True:
         if all(len(pairs) >= count for pairs in found.values()):
             return [pair for pairs in found.values() for pair in pairs.values()]
         clause, _ = sampler.draw("Clause")
@@ -156,7 +155,6 @@ def minimal_pairs(config: GrammarConfig, split: str, count: int) -> list[Pair]:
         text, twin = right.sentence(tree), wrong.sentence(tree)
         if text != twin and split_of(text) == split:
             found[distance][text] = Pair(text, twin, distance, _attracted(right, core[-2]))
-    raise AssertionError
 
 
 def _attracted(english: English, subject: Tree) -> bool:

@@ -35,5 +35,5 @@ def new_norm(config: ModelConfig, width: int) -> nn.Module:
 
 
 def norm_eps(config: ModelConfig, norm: str) -> float:
-    """What a norm of this kind adds to a variance."""
-    return config.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}[norm]
+    """What a norm of this kind adds to a variance; of a plugin's norm it is not known, and 0 stands for that."""
+    return config.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}.get(norm, 0.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from multihead.config.families import FAMILIES, GATES
 from multihead.config.model import BIASES, TABLES, ModelConfig
 from multihead.config.published import Described, described
+from multihead.model.norms import norm_eps
 from multihead.pretrained.names import Names, Stored, names_of, stored
 
 WITHOUT_MEANING = (
@@ -98,7 +99,7 @@ def _meaning(model: ModelConfig) -> dict[str, Any]:
     )
     values |= {"num_kv_heads": model.kv_heads, "head_size": model.head_dim}
     values["embedding_width"] = model.width_of_embeddings
-    values["norm_eps"] = model.norm_eps or {"layer_norm": 1e-5, "rms_norm": 1e-6}.get(model.norm)
+    values["norm_eps"] = norm_eps(model, model.norm)
     if model.position != "sinusoidal":
         values["sinusoid_order"] = None
     if model.position not in BIASES:

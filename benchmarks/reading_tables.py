@@ -24,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-from multihead.runs.directory import processor_name
+from multihead.capabilities import processor_name
 
 ROOT = Path(__file__).parents[1]
 OURS = """

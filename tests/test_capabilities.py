@@ -100,10 +100,54 @@ def test_measuring_does_not_open_onednns_cache_at_its_own_size(monkeypatch, kept
         monkeypatch.delenv(name, raising=False)
     for name, value in kept.items():
         monkeypatch.setenv(name, value)
-    capabilities.bf16_gain.__wrapped__("cpu")
+    capabilities._measured_gain("cpu")
     assert os.environ["LRU_CACHE_CAPACITY"] == "64"
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == kept.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     monkeypatch.undo()
+
+
+@pytest.fixture
+def measurements(monkeypatch, tmp_path):
+    """Gains that the next measurements give; the cache is a folder of the test's own."""
+    gains = []
+    monkeypatch.setenv("MULTIHEAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(capabilities, "_measured_gain", lambda device: gains.pop(0))
+    return gains
+
+
+def test_a_machine_measures_its_processor_once(measurements, monkeypatch, tmp_path):
+    measurements += [1.31, 0.52, 1.4]
+    gain = capabilities.bf16_gain.__wrapped__
+    assert (gain("cpu"), gain("cpu")) == (1.31, 1.31)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # other kernels: another key of the same file
+    assert (gain("cpu"), gain("cpu")) == (0.52, 0.52)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert gain("cpu") == 1.31
+    assert gain("mps") == 1.4
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", ["{half", "[]", '"word"', "\u00ff"])
+def test_a_damaged_measurement_is_made_again(measurements, tmp_path, content):
+    measurements += [1.3, 1.4]
+    path = tmp_path / "cache" / "bf16_gain.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    assert capabilities.bf16_gain.__wrapped__("cpu") == 1.3
+
+
+def test_a_machine_that_cannot_keep_a_measurement_still_measures(measurements, monkeypatch, tmp_path):
+    measurements += [1.3, 1.2]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MULTIHEAD_CACHE", str(tmp_path / "file"))
+    assert [capabilities.bf16_gain.__wrapped__("cpu") for _ in range(2)] == [1.3, 1.2]
+
+
+def test_cache_root(monkeypatch, tmp_path):
+    monkeypatch.setenv("MULTIHEAD_CACHE", str(tmp_path))
+    assert capabilities.cache_root() == tmp_path
+    monkeypatch.delenv("MULTIHEAD_CACHE")
+    assert capabilities.cache_root().parts[-2:] == (".cache", "multihead")
 
 
 # ---- cores and threads

@@ -6,8 +6,10 @@ its numbers depend on, and records it with the run.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import json
 import math
 import os
 import platform
@@ -60,7 +62,15 @@ def device_of(accelerator: str) -> str:
     raise ConfigError("accelerator", f"no {accelerator} on this machine, which has: {listed}", "accelerator=auto")
 
 
-# ---- cores
+# ---- processor
+
+
+def processor_name() -> str:
+    """Returns what the system calls the processor."""
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def cores(root: Path = Path("/")) -> int:
@@ -97,6 +107,12 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def cache_root() -> Path:
+    """Returns the folder of what can be computed again: MULTIHEAD_CACHE, or ~/.cache/multihead."""
+    folder = os.environ.get("MULTIHEAD_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "multihead"
 
 
 def limit_threads() -> None:
@@ -185,6 +201,32 @@ def fast_bf16(device: str, *, measure: bool = True) -> bool:
 
 @functools.cache
 def bf16_gain(device: str) -> float:
+    """Returns the speed of products of matrices in bfloat16, relative to float32.
+
+    A machine measures its processor once and keeps the answer in `cache_root`, for this processor and this PyTorch. So
+    runs that begin later compute in the same numbers, however busy the machine is when they begin.
+    """
+    import torch
+
+    if device != "cpu":
+        return _measured_gain(device)
+    limits = [os.environ.get(name, "") for name in ISA_LIMITS]
+    key = "; ".join([processor_name(), f"torch {torch.__version__}", bf16_instructions(), *limits])
+    known: dict[str, float] = {}
+    with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):  # no file, a damaged one, or no home folder
+        known = dict(json.loads((cache_root() / "bf16_gain.json").read_text()))
+    if not isinstance(known.get(key), float):
+        known[key] = round(_measured_gain(device), 3)
+        with contextlib.suppress(OSError, RuntimeError):  # the machine lets nothing be kept
+            path = cache_root() / "bf16_gain.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written = path.with_name(f"{path.name}.{os.getpid()}")
+            written.write_text(json.dumps(known, indent=1))
+            written.replace(path)
+    return known[key]
+
+
+def _measured_gain(device: str) -> float:
     """Measures the speed of the three products of a linear layer in bfloat16, relative to float32. It takes some ms.
 
     A CPU is measured by one thread and its processor time, so that other work on the machine changes little.

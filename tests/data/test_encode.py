@@ -219,10 +219,3 @@ def test_tokenizers_are_cached_by_data_and_settings(tmp_path, monkeypatch):
     assert len(notes) == 1 and "is damaged; the tokenizer is trained again" in notes[0]
     monkeypatch.setattr(Tokenizer, "save", None)
     assert cached_tokenizer(TokenizerConfig(kind="byte"), [], "none", fingerprint="f", cache=None).kind == "byte"
-
-
-def test_cache_root(monkeypatch, tmp_path):
-    monkeypatch.setenv("MULTIHEAD_CACHE", str(tmp_path))
-    assert encode.cache_root() == tmp_path
-    monkeypatch.delenv("MULTIHEAD_CACHE")
-    assert encode.cache_root().parts[-2:] == (".cache", "multihead")

@@ -205,12 +205,6 @@ def apply_overlong(
 # Cache
 
 
-def cache_root() -> Path:
-    """Returns the folder of trained tokenizers and encoded rows: MULTIHEAD_CACHE, or ~/.cache/multihead."""
-    folder = os.environ.get("MULTIHEAD_CACHE")
-    return Path(folder) if folder else Path.home() / ".cache" / "multihead"
-
-
 def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from multihead.capabilities import cache_root
 from multihead.config.check import require
 from multihead.config.compose import Composition
 from multihead.config.data import SPLITS, DataConfig
@@ -27,7 +28,7 @@ from multihead.config.task import (
 from multihead.config.training import Config
 from multihead.data.added import readers_of, trainer_of
 from multihead.data.corpus import Corpus, Rows, load_corpus
-from multihead.data.encode import Encoded, cache_root, cached_tokenizer, encode_corpus
+from multihead.data.encode import Encoded, cached_tokenizer, encode_corpus
 from multihead.data.labels import class_names, encode_labels, read_labels, read_numbers, subset
 from multihead.data.lines import find
 from multihead.data.stream import Stream, TextFiles, encode_stream, fingerprint

@@ -131,7 +131,7 @@ def environment(
         "git_commit": commit,
         "git_dirty": dirty,
         "hardware": {
-            "processor": processor_name(),
+            "processor": capabilities.processor_name(),
             "cores": capabilities.cores(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
         },
@@ -152,17 +152,6 @@ def git_state() -> tuple[str | None, bool | None]:
         return run("rev-parse", "HEAD"), bool(run("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return None, None
-
-
-def processor_name() -> str:
-    """Returns what the system calls the processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def git_commit_label(commit: str | None, dirty: bool | None) -> str:

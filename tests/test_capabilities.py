@@ -251,6 +251,6 @@ def test_the_devices_that_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert capabilities.device_counts() == {"cpu": 1}
     found = types.SimpleNamespace(is_available=lambda: True)
-    monkeypatch.setattr(capabilities.importlib.util, "find_spec", lambda name: name == "torch_xla")
     monkeypatch.setattr("lightning.pytorch.accelerators.XLAAccelerator", found)
+    monkeypatch.setattr(capabilities.importlib.util, "find_spec", lambda name: name == "torch_xla")
     assert list(capabilities.device_counts()) == ["tpu", "cpu"]

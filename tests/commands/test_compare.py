@@ -16,7 +16,8 @@ from scipy import stats
 
 from multihead.cli import main
 from multihead.commands import compare as command
-from multihead.comparing.compare import compare
+from multihead.comparing.compare import compare, compare_tasks
+from multihead.comparing.overview import looks_text, overview_rows, render
 from multihead.comparing.report import Pair, Report, System
 from multihead.comparing.scores import describe
 from multihead.comparing.significance import Spread, Test
@@ -434,7 +435,7 @@ def test_refused_runs(runs):
     (runs / "runs/wide_3/result.json").unlink()
     what = "runs/wide_3 has no result.json, because the run is not finished; fix: finish it by resume=runs/wide_3, or"
     with pytest.raises(ConfigError, match=what):
-        compare(["runs"])
+        compare(["runs/wide_3", "runs/narrow_1"])
     with pytest.raises(ConfigError, match="runs: nothing/here does not exist"):
         compare(["nothing/here"])
     with pytest.raises(ConfigError, match=r"runs: nothing/\* matches no run"):
@@ -443,16 +444,21 @@ def test_refused_runs(runs):
         compare([], group=["empty"])
 
 
-def test_a_group_goes_on_without_runs_that_have_no_result(runs):
+@pytest.mark.parametrize("words", [{"runs": [], "group": ["runs"]}, {"runs": ["runs/*"]}])
+def test_several_runs_go_on_without_those_that_have_no_result(runs, words):
     (runs / "runs/wide_3/result.json").unlink()
     (runs / "runs/wide_2/result.json").write_text("{")
-    report = compare([], group=["runs"])
+    report = compare(**words)
     assert [system.seeds for system in report.systems] == [[1, 2, 3], [1]]
     damaged, unfinished, *_ = report.warnings
     assert damaged.startswith("left out: runs/wide_2/result.json is damaged (not readable as JSON")
     assert unfinished == "left out: runs/wide_3 has no result.json, because the run is not finished"
     with pytest.raises(ConfigError, match="group: runs/wide_3 holds no finished run; runs/wide_3 has no result"):
         compare([], group=["runs/wide_3"])
+    event = {"event": "failed", "time": "2026-01-01", "reason": "the loss is not\nfinite at step 3"}
+    (runs / "runs/wide_3/events.jsonl").write_text(json.dumps(event) + "\n")
+    text = "runs/wide_3 has no result.json, because the run failed (the loss is not finite at step 3)"
+    assert compare(**words).warnings[1] == f"left out: {text}"
 
 
 def test_other_objectives_are_refused(runs):
@@ -484,15 +490,15 @@ def test_damaged_files(runs):
         compare(["runs"])
     (runs / "runs/narrow_1/result.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"narrow_1/result\.json: is damaged \(not readable as JSON"):
-        compare(["runs"])
+        compare(["runs/narrow_1", "runs/wide_1"])
     (runs / "runs/narrow_1/result.json").write_text("[]")
     with pytest.raises(
         CheckpointError, match=r"narrow_1/result\.json: is damaged \(must be a mapping of keys to values"
     ):
-        compare(["runs"])
+        compare(["runs/narrow_1", "runs/wide_1"])
     (runs / "runs/narrow_1/environment.json").unlink()
     with pytest.raises(CheckpointError, match=r"narrow_1/environment\.json: cannot be read \(No such file"):
-        compare(["runs"])
+        compare(["runs/narrow_1", "runs/wide_1"])
 
 
 @pytest.mark.parametrize(
@@ -620,3 +626,100 @@ def test_several_tasks_at_once(runs):
     report = compare(["m"])
     assert report.metric == "test/loss" and report.pairs[0].test is None
     assert report.notes == ["test/loss is of several tasks: chance in the choice of examples is not looked at."]
+
+
+# ---- over several tasks
+
+
+@pytest.fixture
+def tasks(runs):
+    """The translations of `runs`, and a classification in which the widths do not differ."""
+    for seed in (1, 2, 3):
+        for name, width in (("narrow", 64), ("wide", 96)):
+            right = np.ones(60, dtype=int)
+            right[: 10 + seed * (1 if name == "wide" else 2) % 5] = 0
+            words = [f"model.d_model={width}", "optim.lr=0.01"]
+            classification(runs / f"runs/opinions/{name}_{seed}", right, *words, seed=seed)
+    return runs
+
+
+def test_a_table_over_all_tasks(tasks):
+    found = compare_tasks([], group=["runs"])
+    assert list(found.reports) == ["translation", "classification"] and found.systems == [
+        "model.d_model=64",
+        "model.d_model=96",
+    ]
+    (each,) = found.overall
+    assert (each.variant, each.baseline, each.verdict) == ("model.d_model=64", "model.d_model=96", "worse")
+    assert each.statement.endswith(
+        "on 1 of 2 tasks, and better on none (worse on translation; undecided on classification)"
+    )
+    head, narrow, wide = overview_rows(found)
+    assert head == ["system", "translation (bleu, higher)", "classification (accuracy, higher)"]
+    assert wide[1].endswith("(3) *") and narrow[1].endswith("(3)")  # only what the test says is marked
+    assert narrow[2].endswith("(3)") and wide[2].endswith("(3)")
+    tests = {task: report.pairs[0] for task, report in found.reports.items()}
+    assert tests["translation"].corrected == pytest.approx(2 * tests["translation"].test.p)
+    assert looks_text(found) == "The test splits were read 12 times by these runs."
+    (tasks / "runs/opinions/wide_1/evaluate_test_1234.json").write_text("{}")
+    assert compare_tasks([], group=["runs"]).reports["classification"].test_looks == 7
+
+
+def test_systems_that_chance_can_explain_get_no_mark(tasks):
+    """Three widths whose translations are equally bad; and one of them as the baseline."""
+    for seed in (1, 2, 3):
+        translation(tasks / f"runs/middle_{seed}", 0.30, "model.d_model=80", seed=seed, noise=2)
+    cells = {row[0]: row[1] for row in overview_rows(compare_tasks(["runs"]))}
+    marks = {name: cell.partition(")")[2] for name, cell in cells.items() if name != "system"}
+    assert marks == {"model.d_model=64": "", "model.d_model=80": "", "model.d_model=96": " *"}
+    found = compare_tasks(["runs"], baseline="model.d_model=64")
+    cells = {row[0]: row[1:] for row in overview_rows(found)}
+    assert cells["model.d_model=96"][0].endswith(" +") and cells["model.d_model=80"][1] == "-"
+    assert {each.variant: each.verdict for each in found.overall} == {
+        "model.d_model=80": "undecided",
+        "model.d_model=96": "better",
+    }
+    assert "If you choose among 3 systems" in looks_text(found)
+
+
+def test_what_the_runs_could_not_have_shown_is_underpowered(tasks):
+    found = compare_tasks(["runs"], smallest={"classification": 0.001})
+    (pair,) = found.reports["classification"].pairs
+    assert pair.verdict == "underpowered" and pair.statement.endswith("but 0.001 matters")
+    half = (pair.test.high - pair.test.low) / 2
+    assert pair.detectable == pytest.approx(
+        half * (stats.norm.isf(0.025) + stats.norm.isf(0.2)) / stats.norm.isf(0.025), rel=1e-5
+    )
+    (pair,) = compare_tasks(["runs"], smallest={"": 0.9}).reports["classification"].pairs
+    assert pair.verdict == "undecided"  # the whole interval is below what matters
+    with pytest.raises(ConfigError, match="smallest: must be a number above 0, or TASK:NUMBER, got 'lm:x'"):
+        command.run(["runs=runs", "smallest=lm:x"])
+
+
+def test_all_formats_of_several_tasks(tasks, capsys):
+    (tasks / "runs/opinions/wide_3/result.json").unlink()
+    names = ["names=[slim,broad]", "runs=[runs/*narrow*,runs/opinions/narrow*,runs/*wide*,runs/opinions/wide*]"]
+    assert main(["compare", names[1], "names=[slim,slim,broad,broad]", "format=json"]) == 0
+    told = capsys.readouterr()
+    content = json.loads(told.out)
+    assert content["overall"][0]["verdict"] == "worse" and set(content["tasks"]) == {"translation", "classification"}
+    assert content["tasks"]["translation"]["pairs"][0]["verdict"] == "worse" and content["test_looks"] == 11
+    assert told.err.splitlines()[0].startswith("warning: left out: runs/opinions/wide_3 has no result")
+    assert main(["compare", "group=runs", names[0], "out=new/c.html"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "all tasks" in shown and "slim is worse than broad on 1 of 2 tasks" in shown
+    assert "translation: test/bleu (higher is better)" in shown
+    page = (tasks / "new/c.html").read_text()
+    assert "translation (bleu, higher)" in page and page.count("<h2>Systems</h2>") == 2
+    found = compare_tasks([], group=["runs"], names=["slim", "broad"])
+    table, text = render(found, "latex"), render(found, "markdown")
+    assert r"slim & " in table and r"$\pm$" in table and "### classification" in text and "| broad |" in text
+
+
+def test_runs_of_several_tasks_need_two_systems_on_one(tasks):
+    with pytest.raises(ConfigError, match="narrow_1 have different tasks"):
+        compare(["runs/narrow_1", "runs/opinions/narrow_1"])
+    with pytest.raises(ConfigError, match="they are of several tasks: translation, classification"):
+        compare(["runs"])
+    with pytest.raises(ConfigError, match="names: needs 2 different names"):
+        compare_tasks(["runs"], names=["a", "b", "c"])

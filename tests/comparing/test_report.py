@@ -8,7 +8,8 @@ import pytest
 
 from multihead.comparing import report
 from multihead.comparing.curves import COLOURS, MAX_POINTS, draw, stroke, thinned
-from multihead.comparing.report import Curve, Pair, Report, System, difference_digits, p_text, signed
+from multihead.comparing.overview import render
+from multihead.comparing.report import Comparison, Curve, Pair, Report, System, difference_digits, p_text, signed
 from multihead.comparing.significance import Spread, Test
 
 ODD = 'model.d_model=64 <b>&"|50%_$#{}~^\\'
@@ -63,7 +64,7 @@ class Reader(HTMLParser):
 
 
 def test_page_is_closed_offline_and_escaped(found):
-    text = report.render(found, "html")
+    text = render(Comparison({"translation": found}), "html")
     reader = Reader()
     reader.feed(text)
     assert reader.open == []
@@ -82,7 +83,7 @@ def test_page_is_closed_offline_and_escaped(found):
 
 def test_without_matplotlib_the_page_says_what_the_curves_need(found, monkeypatch):
     monkeypatch.setattr(report, "installed", lambda package: False)
-    text = report.render(found, "html")
+    text = render(Comparison({"translation": found}), "html")
     assert "<img" not in text and "Curves need matplotlib: pip install &#34;multihead[plot]&#34;" in text
 
 
@@ -98,7 +99,7 @@ def test_a_system_has_a_colour_and_a_run_of_one_point_is_a_dot(found):
 
 
 def test_markdown(found):
-    lines = report.render(found, "markdown").splitlines()
+    lines = render(Comparison({"translation": found}), "markdown").splitlines()
     rows = [line for line in lines if line.startswith("|")]
     bars = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
     assert bars == [7] * 8  # two tables of six columns; the bar in the name is escaped
@@ -110,7 +111,7 @@ def test_markdown(found):
 
 
 def test_latex(found):
-    text = report.render(found, "latex")
+    text = render(Comparison({"translation": found}), "latex")
     body = [line for line in text.splitlines() if not line.startswith("%")]
     bare = re.sub(r"\\[&%$#_{}]|\\textbackslash\{\}|\\textascii\w+\{\}|\$<\$", "", "\n".join(body))
     assert not re.search(r"[%#~^<$_]", bare)
@@ -121,7 +122,7 @@ def test_latex(found):
 
 
 def test_json(found):
-    content = json.loads(report.render(found, "json"))
+    content = json.loads(render(Comparison({"translation": found}), "json"))
     assert content["systems"][0]["spread"]["deviation"] == 0.70711
     assert content["pairs"][0]["corrected"] == 0.008
     assert content["pairs"][0]["test"]["also"] == [["permutation", 0.0002]]

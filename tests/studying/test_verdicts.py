@@ -86,7 +86,7 @@ def test_before_the_first_look_nothing_is_said():
         assert found.verdict == "underpowered" and found.low is None
         assert "are not distinguishable yet" in found.statement
     (found,) = overall(plan(), judge(plan(), known, 0.8))
-    assert found.verdict == "underpowered" and "could not have shown" in found.statement
+    assert found.verdict == "underpowered" and "too few runs to show a difference" in found.statement
     assert "no seed has a result of both" in judge(plan(), {}, 0.8)[0].statement
 
 

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from multihead.comparing.finished import FinishedRun, Reader
-from multihead.comparing.report import Curve, Pair, Report, System, difference_digits, p_text, signed
+from multihead.comparing.report import Comparison, Curve, Pair, Report, System, difference_digits, p_text, signed
 from multihead.comparing.scores import Metric, Scores, choose_metric, disagreeing, read_scores
 from multihead.comparing.significance import Test, holm, mcnemar, over_seeds, paired_bootstrap, permutation_p, spread
-from multihead.comparing.systems import data_warnings, differing, find_systems, require_comparable, value_text
+from multihead.comparing.systems import (
+    Systems,
+    data_warnings,
+    differing,
+    find_systems,
+    require_comparable,
+    value_text,
+)
+from multihead.comparing.verdicts import (
+    BETTER,
+    DETECTABLE,
+    POWER,
+    UNDECIDED,
+    UNDERPOWERED,
+    WORSE,
+    Overall,
+    over_tasks,
+)
 from multihead.errors import ConfigError
 
 ALPHA = 0.05
@@ -22,46 +41,132 @@ RANDOMISATION = "paired approximate randomisation"
 """The name of the permutation test in machine translation (sacreBLEU's ``--paired-ar``)."""
 
 
-def compare(
+@dataclass
+class _Task:
+    """The systems of one task, and the tests between them."""
+
+    labels: list[str]
+    systems: Systems
+    metric: Metric
+    scores: Scores
+    notes: list[str]
+    pairs: list[tuple[int, int]]
+    tests: list[Test | None]
+
+
+def compare_tasks(
     runs: Sequence[str],
     *,
     group: Sequence[str] = (),
     names: Sequence[str] = (),
     baseline: str = "",
     metric: str = "",
-) -> Report:
-    """Compares finished runs.
+    smallest: Mapping[str, float] | None = None,
+) -> Comparison:
+    """Compares finished runs, task by task and over all tasks.
 
     Args:
-        runs: Run directories, folders of them, or globs. All of their runs must be finished.
+        runs: Run directories, folders of them, or globs. A single run must be finished. Of several, a warning names
+            those that are not, and they are left out.
         group: Folders. All finished runs below them are compared, and a warning names the others.
         names: Names of the systems, or one for each entry of ``runs``: then the entry is, or belongs to, that system.
         baseline: A system's name or one of its runs. All others are compared with it; otherwise all pairs are compared.
-        metric: A key of result.json; if it is empty, the test metric that corresponds to the monitored one.
+        metric: A key of result.json; if it is empty, the test metric that corresponds to the monitored one. Of several
+            tasks, those that have no such metric are compared by their own.
+        smallest: Task to the smallest difference that matters; "" stands for every task.
 
     Raises:
         ConfigError: If runs are not finished, or are not comparable.
     """
     reader = Reader()
-    systems, labels = find_systems(runs, group, names, reader)
+    found = find_systems(runs, group, names, reader)
+    base = _baseline(found, baseline) if baseline else ""
+    asked = {task: _own_metric(systems, metric) for task, (systems, _) in found.items()}
+    if metric and not any(asked.values()):
+        asked = dict.fromkeys(found, metric)  # choose_metric says what there is
+    tasks = {task: _examine(systems, labels, base, asked[task]) for task, (systems, labels) in found.items()}
+    p_values = holm([test.p for task in tasks.values() for test in task.tests if test is not None])
+    corrected, limits = iter(p_values), smallest or {}
+    reports = {
+        name: _report(task, corrected, len(p_values), limits.get(name, limits.get(""))) for name, task in tasks.items()
+    }
+    if len(reports) == 1:
+        next(iter(reports.values())).warnings[:0] = reader.left_out
+        return Comparison(reports)
+    return Comparison(reports, _over_all(reports), reader.left_out)
+
+
+def compare(runs: Sequence[str], **words: Any) -> Report:
+    """Compares finished runs of one task; the arguments are those of `compare_tasks`.
+
+    Raises:
+        ConfigError: If runs are not finished or not comparable, or if they are of several tasks.
+    """
+    reports = compare_tasks(runs, **words).reports
+    if len(reports) > 1:
+        raise ConfigError("runs", f"they are of several tasks: {', '.join(reports)}", "compare runs of one task")
+    return next(iter(reports.values()))
+
+
+def _examine(systems: Systems, labels: list[str], baseline: str, metric: str) -> _Task:
+    """Tests the pairs of the systems of one task."""
     members = list(itertools.chain.from_iterable(systems))
     require_comparable(members)
     chosen, notes = choose_metric(members, metric)
     scores, more = read_scores(members, chosen)
-    rows = [_row(label, system, chosen) for label, system in zip(labels, systems, strict=True)]
-    pairs = _pairs(labels, systems, baseline)
+    pairs = list(itertools.combinations(range(len(systems)), 2))
+    if baseline:
+        pairs = [
+            (i, labels.index(baseline)) for i in range(len(systems)) if baseline in labels and labels[i] != baseline
+        ]
     tests = [_test(systems[i], systems[j], scores) for i, j in pairs]
+    return _Task(labels, systems, chosen, scores, [*notes, *more], pairs, tests)
+
+
+def _report(task: _Task, corrected: Iterator[float], count: int, smallest: float | None) -> Report:
+    """The report of one task.
+
+    Args:
+        task: The task with its tests.
+        corrected: The corrected p-values of the tests, in their order.
+        count: Number of all tests of the comparison.
+        smallest: The smallest difference that matters, if the user has said it.
+    """
+    metric, systems, labels = task.metric, task.systems, task.labels
+    rows = [_row(label, system, metric) for label, system in zip(labels, systems, strict=True)]
     return Report(
-        task=chosen.task,
-        metric=chosen.key,
-        better=chosen.better,
+        task=metric.task,
+        metric=metric.key,
+        better=metric.better,
         systems=rows,
-        pairs=_judged(rows, pairs, tests, chosen),
+        pairs=[
+            _judged(rows[i], rows[j], test, None if test is None else next(corrected), metric, count > 1, smallest)
+            for (i, j), test in zip(task.pairs, task.tests, strict=True)
+        ],
         differences={key: [value_text(v) for v in values] for key, values in differing(systems).items()},
-        warnings=[*reader.left_out, *data_warnings(systems, labels), *_sizes(rows), *disagreeing(scores)],
-        notes=[*notes, *more, *_reservations(rows, pairs, tests, scores)],
-        curves=_curves(systems, chosen),
+        warnings=[*data_warnings(systems, labels), *_sizes(rows), *disagreeing(task.scores)],
+        notes=[*task.notes, *_reservations(rows, task, count)],
+        curves=_curves(systems, metric),
+        test_looks=sum(run.test_looks for system in systems for run in system),
     )
+
+
+def _over_all(reports: Mapping[str, Report]) -> list[Overall]:
+    """What is said about each pair of systems over the tasks on which both were tested."""
+    verdicts: dict[tuple[str, str], dict[str, str]] = {}
+    for task, report in reports.items():
+        for pair in report.pairs:
+            turned = (pair.second, pair.first) in verdicts
+            names = (pair.second, pair.first) if turned else (pair.first, pair.second)
+            swapped = {BETTER: WORSE, WORSE: BETTER}.get(pair.verdict, pair.verdict)
+            verdicts.setdefault(names, {})[task] = swapped if turned else pair.verdict
+    return [over_tasks(*names, found) for names, found in verdicts.items()]
+
+
+def _own_metric(systems: Systems, metric: str) -> str:
+    """The metric that the user asked for, if the runs of a task have it; otherwise empty."""
+    result = systems[0][0].result
+    return metric if metric in result or f"test/{metric}" in result else ""
 
 
 def _row(label: str, system: Sequence[FinishedRun], metric: Metric) -> System:
@@ -77,28 +182,26 @@ def _row(label: str, system: Sequence[FinishedRun], metric: Metric) -> System:
     )
 
 
-def _pairs(labels: Sequence[str], systems: Sequence[Sequence[FinishedRun]], baseline: str) -> list[tuple[int, int]]:
-    """The pairs of systems that are compared.
+def _baseline(found: Mapping[str, tuple[Systems, list[str]]], baseline: str) -> str:
+    """The name of the system that the user's ``baseline=`` names, or one of whose runs it is.
 
     Raises:
-        ConfigError: If there is no such baseline.
+        ConfigError: If there is no such system, or several.
     """
-    if not baseline:
-        return list(itertools.combinations(range(len(systems)), 2))
+    labels = list(dict.fromkeys(label for _, own in found.values() for label in own))
     if baseline in labels:
-        base = labels.index(baseline)
-    else:
-        place = Path(baseline).resolve()
-        holding = [
-            i
-            for i, system in enumerate(systems)
-            if any(place in (path := Path(run.path).resolve(), *path.parents) for run in system)
-        ]
-        if len(holding) != 1:
-            what = f"{baseline} matches {'several' if holding else 'none'} of the systems: {'; '.join(labels)}"
-            raise ConfigError("baseline", what, f"baseline='{labels[0]}' or a run of one")
-        base = holding[0]
-    return [(i, base) for i in range(len(systems)) if i != base]
+        return baseline
+    place = Path(baseline).resolve()
+    holding = {
+        label: None
+        for systems, own in found.values()
+        for system, label in zip(systems, own, strict=True)
+        if any(place in (path := Path(run.path).resolve(), *path.parents) for run in system)
+    }
+    if len(holding) != 1:
+        what = f"{baseline} matches {'several' if holding else 'none'} of the systems: {'; '.join(labels)}"
+        raise ConfigError("baseline", what, f"baseline='{labels[0]}' or a run of one")
+    return next(iter(holding))
 
 
 def _sizes(systems: Sequence[System]) -> list[str]:
@@ -160,39 +263,46 @@ def _test_single(first: str, second: str, scores: Scores) -> Test | None:
 
 
 def _judged(
-    systems: Sequence[System], pairs: Sequence[tuple[int, int]], tests: Sequence[Test | None], metric: Metric
-) -> list[Pair]:
-    """The pairs with their tests, corrected p-values and statements."""
-    corrected = iter(p_values := holm([test.p for test in tests if test is not None]))
-    found = []
-    for (i, j), test in zip(pairs, tests, strict=True):
-        first, second = systems[i], systems[j]
-        if test is None:
-            gap = f"{first.spread.mean - second.spread.mean:.4g} {metric.unit}"
-            said = f"{first.name} and {second.name} differ by {gap}; with one seed each there is no test"
-            found.append(Pair(first.name, second.name, None, None, said))
-            continue
-        p = next(corrected)
-        said = statement(first.name, second.name, test, p, metric, len(p_values) > 1)
-        found.append(Pair(first.name, second.name, test, p, said))
-    return found
+    first: System,
+    second: System,
+    test: Test | None,
+    p: float | None,
+    metric: Metric,
+    many: bool,
+    smallest: float | None,
+) -> Pair:
+    """A pair with its verdict and its statement."""
+    if test is None or p is None:
+        gap = f"{first.spread.mean - second.spread.mean:.4g} {metric.unit}"
+        said = f"{first.name} and {second.name} differ by {gap}; with one seed each there is no test"
+        return Pair(first.name, second.name, None, None, said, UNDERPOWERED)
+    said, seen = statement(first.name, second.name, test, p, metric, many), DETECTABLE * (test.high - test.low) / 2
+    if p < ALPHA:
+        verdict = BETTER if (test.difference > 0) == (metric.better == "max") else WORSE
+    elif smallest is not None and seen > smallest and not -smallest < test.low <= test.high < smallest:
+        verdict = UNDERPOWERED
+        said += f"; a difference of {seen:.{difference_digits(test)}f} would have been found with probability {POWER:g}"
+        said += f", but {smallest:g} matters"
+    else:
+        verdict = UNDECIDED
+    return Pair(first.name, second.name, test, p, said, verdict, seen)
 
 
-def _reservations(
-    systems: Sequence[System], pairs: Sequence[tuple[int, int]], tests: Sequence[Test | None], scores: Scores
-) -> list[str]:
-    """Notes that say what the tests rest on."""
+def _reservations(systems: Sequence[System], task: _Task, count: int) -> list[str]:
+    """Notes that say what the tests of a task rest on. ``count`` is the number of all tests of the comparison."""
     notes = []
-    counts = [(len(systems[i].runs), len(systems[j].runs)) for i, j in pairs]
-    if not pairs:
+    counts = [(len(systems[i].runs), len(systems[j].runs)) for i, j in task.pairs]
+    if not task.pairs and len(systems) == 1:
         notes.append("All runs are seeds of one system: there is nothing to compare.")
-    if (1, 1) in counts and scores.statistics:
+    elif not task.pairs:
+        notes.append("The baseline has no run of this task: there is nothing to compare.")
+    if (1, 1) in counts and task.scores.statistics:
         notes.append("One seed each: this is about these runs, on texts like the test set; other seeds may differ.")
     if any(min(pair) == 1 < max(pair) for pair in counts):
         alone = ", ".join(system.name for system in systems if len(system.runs) == 1)
         notes.append(f"{alone}: one seed, taken to vary from seed to seed as the other system does.")
-    if (tested := sum(test is not None for test in tests)) > 1:
-        notes.append(f"p (Holm) is corrected for {tested} comparisons; the intervals are not.")
+    if count > 1 and any(test is not None for test in task.tests):
+        notes.append(f"p (Holm) is corrected for {count} comparisons; the intervals are not.")
     return notes
 
 

@@ -19,8 +19,11 @@ from multihead.config.words import typed_as
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError, DataError
 from multihead.runs.files import read_json, read_metrics
-from multihead.runs.listing import run_dirs
+from multihead.runs.listing import failure, run_dirs, state_of
 from multihead.tables.records import flatten
+
+MOST_REASON = 160
+"""Number of characters of an error that a line about a failed run shows."""
 
 
 @dataclass
@@ -47,7 +50,7 @@ class FinishedRun:
         folder = Path(path)
         if not (folder / "result.json").is_file():
             fix = f"finish it by {typed_as('resume', str(path))}, or leave it out"
-            raise ConfigError("runs", f"{path} has no result.json, because the run is not finished", fix)
+            raise ConfigError("runs", f"{path} has no result.json, because {why_unfinished(folder)}", fix)
         environment = read_json(folder / "environment.json", dict)
         config, result = load_yaml(folder / "config.yaml"), read_json(folder / "result.json", dict)
         return cls(path, config, result, dict(environment.get("data") or {}))
@@ -56,6 +59,11 @@ class FinishedRun:
     def task(self) -> str:
         """Name of the task that the run learned."""
         return str(self.config.get("task", {}).get("name", ""))
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data set."""
+        return str(self.config.get("data", {}).get("name", ""))
 
     @property
     def seed(self) -> int:
@@ -77,6 +85,11 @@ class FinishedRun:
     def test_data(self) -> str:
         """Fingerprint of the test split, or of the validation split if there is no test split."""
         return self.data.get("data_test") or self.data.get("data_val") or ""
+
+    @property
+    def test_looks(self) -> int:
+        """How often the run's test split was read: once at its end, and once for each kept result of ``evaluate``."""
+        return 1 + len(list(Path(self.path).glob("evaluate_test*.json")))
 
     def samples(self, task: str = "") -> list[dict[str, Any]]:
         """The examples of the last test, by index.
@@ -114,6 +127,15 @@ class FinishedRun:
         return [point for point in points if all(map(math.isfinite, point))]
 
 
+def why_unfinished(folder: Path) -> str:
+    """Says why a run has no result."""
+    state = state_of(folder)
+    if state == "failed":
+        reason = " ".join(failure(folder).split())
+        return f"the run failed ({reason[:MOST_REASON]})" if reason else "the run failed"
+    return "the run is still running" if state == "running" else "the run is not finished"
+
+
 def find_runs(entry: str, key: str = "runs") -> list[str]:
     """The run directories that an entry of the command line stands for.
 
@@ -143,26 +165,30 @@ class Reader:
         self.left_out: list[str] = []
         """A sentence for each run of ``group=`` that cannot be compared."""
 
-    def entry(self, entry: str) -> list[FinishedRun]:
-        """The runs of an entry of ``runs=``, which must all be finished."""
-        return [self._once(path) for path in find_runs(entry)]
+    def entry(self, entry: str, key: str = "runs") -> list[FinishedRun]:
+        """The finished runs of an entry; a folder or glob may hold others, which are left out with a sentence each.
 
-    def group(self, entry: str) -> list[FinishedRun]:
-        """The finished runs below a folder; the others are left out.
+        Args:
+            entry: A run directory, a folder with run directories below it, or a glob of those.
+            key: The word of the command line that holds the entry.
 
         Raises:
-            ConfigError: If there are no finished runs.
+            ConfigError: If there are no finished runs, or if the entry is a single run that is not finished.
+            CheckpointError: If the entry is a single run whose files are damaged.
         """
         found: list[FinishedRun] = []
         reasons: list[str] = []
-        for path in find_runs(entry, "group"):
+        paths = find_runs(entry, key)
+        for path in paths:
             try:
                 found.append(self._once(path))
             except (ConfigError, CheckpointError) as error:
+                if key == "runs" and len(paths) == 1:
+                    raise
                 reasons.append(error.what if path in error.what else f"{error.where} {error.what}")
         if not found:
-            raise ConfigError("group", f"{entry} holds no finished run; {reasons[0]}", "group=outputs/...")
-        self.left_out += [f"left out: {reason}" for reason in reasons]
+            raise ConfigError(key, f"{entry} holds no finished run; {reasons[0]}", f"{key}=outputs/...")
+        self.left_out += [f"left out: {reason}" for reason in reasons if f"left out: {reason}" not in self.left_out]
         return found
 
     def _once(self, path: str) -> FinishedRun:

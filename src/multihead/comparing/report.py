@@ -1,8 +1,7 @@
-"""Writes a comparison of systems as Markdown, LaTeX, JSON, or one HTML page with curves."""
+"""The report of the systems of one task, as tables, Markdown, LaTeX, and a section of a page."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,10 +10,11 @@ from typing import Any
 
 from multihead.comparing.curves import draw, stroke
 from multihead.comparing.significance import Spread, Test
+from multihead.comparing.verdicts import UNDECIDED, Overall
 from multihead.config.extras import install, installed
 from multihead.config.verbs import REPORT_FORMATS
 from multihead.errors import ConfigError
-from multihead.runs.page import embedded, render_page
+from multihead.runs.page import embedded
 
 
 @dataclass
@@ -40,6 +40,10 @@ class Pair:
     corrected: float | None
     """The p-value after Holm's correction."""
     statement: str
+    verdict: str = UNDECIDED
+    """What is said about the first system: better, worse, undecided, or underpowered."""
+    detectable: float | None = None
+    """The difference that would have been found with probability 0.8; None if there is no test."""
 
 
 @dataclass
@@ -67,11 +71,25 @@ class Report:
     notes: list[str] = field(default_factory=list)
     curves: dict[str, list[Curve]] = field(default_factory=dict)
     """The curves against steps, by title."""
+    test_looks: int = 0
+    """How often the runs have read their test split."""
 
 
-def render(report: Report, kind: str) -> str:
-    """Returns the report in one of `REPORT_FORMATS`."""
-    return {"markdown": markdown, "latex": latex, "html": page, "json": as_json}[kind](report)
+@dataclass
+class Comparison:
+    """Systems compared on one or several tasks."""
+
+    reports: dict[str, Report]
+    """The comparison of each task, by its name: the task, and its data if two tasks have the same one."""
+    overall: list[Overall] = field(default_factory=list)
+    """What is said about each pair of systems over all tasks; empty if there is one task."""
+    warnings: list[str] = field(default_factory=list)
+    """Warnings that are not about one task."""
+
+    @property
+    def systems(self) -> list[str]:
+        """Names of all systems, in the order of their first task."""
+        return list(dict.fromkeys(system.name for report in self.reports.values() for system in report.systems))
 
 
 def outputs(formats: Sequence[str], out: str) -> list[tuple[str, Path | None]]:
@@ -107,7 +125,7 @@ def outputs(formats: Sequence[str], out: str) -> list[tuple[str, Path | None]]:
 
 def systems_rows(report: Report) -> list[list[str]]:
     """Returns the table of systems. The first row is the head."""
-    digits = _digits([s.spread for s in report.systems])
+    digits = mean_digits(report)
     rows = [["system", "seeds", "mean", "sd", "95 % CI over seeds", "parameters"]]
     for system in report.systems:
         found = system.spread
@@ -178,6 +196,11 @@ def signed(value: float, digits: int, plus: bool = False) -> str:
     return text.lstrip("+-") if float(text) == 0 else text
 
 
+def mean_digits(report: Report) -> int:
+    """Returns the decimals of the means of a task's systems."""
+    return _digits([system.spread for system in report.systems])
+
+
 def _digits(spreads: Sequence[Spread]) -> int:
     """Returns the decimals for a column of means, which show two digits of the smallest deviation."""
     deviations = [s.deviation for s in spreads if s.deviation]
@@ -189,22 +212,22 @@ def _digits(spreads: Sequence[Spread]) -> int:
 # ---- text formats
 
 
-def as_json(report: Report) -> str:
-    """Returns everything but the curves as JSON, with unrounded numbers."""
-    content: dict[str, Any] = {key: value for key, value in asdict(report).items() if key != "curves"}
-    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+def content_of(report: Report) -> dict[str, Any]:
+    """Returns everything but the curves as plain data, with unrounded numbers."""
+    return {key: value for key, value in asdict(report).items() if key != "curves"}
+
+
+def markdown_table(rows: list[list[str]]) -> list[str]:
+    """Returns the lines of a table. The first row is the head."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+    return ["| " + " | ".join(row) + " |" for row in [cells[0], rule, *cells[1:]]]
 
 
 def markdown(report: Report) -> str:
     """Returns a table of systems, a table of comparisons, and the findings in words."""
-
-    def table(rows: list[list[str]]) -> list[str]:
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-        rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-        return ["| " + " | ".join(row) + " |" for row in [cells[0], rule, *cells[1:]]]
-
-    parts = [f"**{report.metric}** ({_better(report)})", "", *table(systems_rows(report)), ""]
-    parts += [*table(pairs_rows(report)), "", *(f"- {pair.statement}" for pair in report.pairs)]
+    parts = [f"**{report.metric}** ({_better(report)})", "", *markdown_table(systems_rows(report)), ""]
+    parts += [*markdown_table(pairs_rows(report)), "", *(f"- {pair.statement}" for pair in report.pairs)]
     remarks = [*(f"Warning: {text}" for text in report.warnings), *report.notes]
     if remarks:
         parts += ["", *(f"{text}  " for text in remarks)]
@@ -250,23 +273,22 @@ def _better(report: Report) -> str:
 # ---- the HTML page
 
 
-def page(report: Report) -> str:
-    """Returns one page with tables, findings, curves and differing keys. It is light or dark as the browser is."""
+def section(report: Report) -> dict[str, Any]:
+    """Returns what the page shows of one task: tables, findings, curves and differing keys."""
     drawn = installed("matplotlib")
     runs = [["run", "system", "seed", report.metric]]
     for system in report.systems:
         for run, seed, value in zip(system.runs, system.seeds, system.values, strict=True):
             runs.append([run, system.name, str(seed), f"{value:.6g}"])
-    return render_page(
-        "comparing/report.html",
-        title=f"{report.task}: {report.metric}",
-        better=_better(report),
-        report=report,
-        systems=systems_rows(report),
-        pairs=pairs_rows(report),
-        differences=differences_rows(report),
-        runs=runs,
-        install="" if drawn else install("matplotlib"),
-        strokes=[stroke(i) for i in range(len(report.systems))],
-        pictures=[(name, embedded(draw(curves))) for name, curves in report.curves.items() if drawn],
-    )
+    return {
+        "title": f"{report.task}: {report.metric}",
+        "better": _better(report),
+        "report": report,
+        "systems": systems_rows(report),
+        "pairs": pairs_rows(report),
+        "differences": differences_rows(report),
+        "runs": runs,
+        "install": "" if drawn else install("matplotlib"),
+        "strokes": [stroke(i) for i in range(len(report.systems))],
+        "pictures": [(name, embedded(draw(curves))) for name, curves in report.curves.items() if drawn],
+    }

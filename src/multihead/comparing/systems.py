@@ -26,10 +26,14 @@ MOST_STARTS = 5
 """Longest chain of runs that started from each other (``init_from``) that is followed."""
 
 
+Systems = list[list[FinishedRun]]
+"""The runs of each system."""
+
+
 def find_systems(
     entries: Sequence[str], groups: Sequence[str], names: Sequence[str], reader: Reader
-) -> tuple[list[list[FinishedRun]], list[str]]:
-    """The runs of each system, and the systems' names.
+) -> dict[str, tuple[Systems, list[str]]]:
+    """The runs of each system and the systems' names, for each task. A system has the same name on all tasks.
 
     Args:
         entries: Run directories, folders of them, or globs, in ``runs=``.
@@ -38,25 +42,53 @@ def find_systems(
         reader: Reads the runs.
 
     Raises:
-        ConfigError: If names do not fit the systems, or a seed stands twice in one system.
+        ConfigError: If names do not fit the systems, if a seed stands twice in one, or if no task has two systems but
+            there are several tasks.
     """
-    read = [reader.entry(entry) for entry in entries] + [reader.group(entry) for entry in groups]
+    read = [reader.entry(entry) for entry in entries] + [reader.entry(entry, "group") for entry in groups]
+    tasks = by_task(list(reader.runs.values()))
     if names and len(names) == len(read) and (len(read) > 1 or not groups):
-        return _named(read, names)
-    systems = group_by_recipe(list(reader.runs.values()))
-    if not names:
-        return systems, name_systems(systems)
-    if len(names) != len(systems) or len(set(names)) < len(names):
-        found = "; ".join(name_systems(systems))
-        raise ConfigError("names", f"needs {len(systems)} different names, one for each system: {found}")
-    return systems, list(names)
+        kept = [[[run for run in entry if run in members] for entry in read] for members in tasks.values()]
+        found = [_named(entry, names) for entry in kept]
+        return dict(zip(tasks, found, strict=True))
+    systems = [group_by_recipe(members) for members in tasks.values()]
+    if len(systems) > 1 and max(map(len, systems)) == 1:
+        require_comparable([group[0][0] for group in systems])  # which says what differs
+        require_one([group[0][0] for group in systems], "data sets", lambda run: run.data_name, "compare runs of one")
+    labels = name_over_tasks(systems)
+    distinct = list(dict.fromkeys(label for group in labels for label in group))
+    if names and (len(names) != len(distinct) or len(set(names)) < len(names)):
+        found = "; ".join(distinct)
+        raise ConfigError("names", f"needs {len(distinct)} different names, one for each system: {found}")
+    renamed = dict(zip(distinct, names or distinct, strict=True))
+    return {
+        task: (group, [renamed[label] for label in own])
+        for task, group, own in zip(tasks, systems, labels, strict=True)
+    }
+
+
+def by_task(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """Runs that were tested on the same task, by a name of that task: the task's, and its data if two have the same.
+
+    Runs of one task belong together if they have one test split, or the same name of the data.
+    """
+    data: dict[tuple[str, str], str] = {}
+    groups: dict[tuple[str, str], list[FinishedRun]] = {}
+    for run in runs:
+        name = data.setdefault((run.task, run.test_data), run.data_name)
+        groups.setdefault((run.task, name), []).append(run)
+    several = [task for task, _ in groups]
+    return {
+        f"{task} on {name}" if several.count(task) > 1 else task: members for (task, name), members in groups.items()
+    }
 
 
 def _named(entries: Sequence[Sequence[FinishedRun]], names: Sequence[str]) -> tuple[list[list[FinishedRun]], list[str]]:
     """Systems as the user named them, entry by entry; entries with the same name are one system."""
     found: dict[str, dict[str, FinishedRun]] = {}
     for name, entry in zip(names, entries, strict=True):
-        found.setdefault(name, {}).update({run.path: run for run in entry})
+        if entry:  # an entry may have no run of this task
+            found.setdefault(name, {}).update({run.path: run for run in entry})
     for name, members in found.items():
         first, *others = members.values()
         for other in others:
@@ -130,6 +162,21 @@ def name_systems(systems: Sequence[Sequence[FinishedRun]]) -> list[str]:
     if len(set(names)) < len(names):  # for example an init_from with the same path and another content
         names = [members[0].path for members in systems]
     return names
+
+
+def name_over_tasks(tasks: Sequence[Systems]) -> list[list[str]]:
+    """The names of the systems of each task. They are made of the keys that differ on every task, if these suffice."""
+    several = [differing(systems) for systems in tasks if len(systems) > 1]
+    if len(tasks) == 1 or not several:
+        return [name_systems(systems) for systems in tasks]
+    keys = [key for key in several[0] if all(key in table for table in several)]
+    found = [
+        _joined({key: [s[0].settings.get(key, ABSENT) for s in systems] for key in keys}, keys, len(systems))
+        for systems in tasks
+    ]
+    if not keys or any(len(set(names)) < len(names) or max(map(len, names)) > NAME_LENGTH for names in found):
+        return [name_systems(systems) for systems in tasks]
+    return found
 
 
 def _joined(table: Mapping[str, list[Any]], keys: Sequence[str], count: int) -> list[str]:

@@ -315,11 +315,12 @@ class DataSettings(Settings):
 class CompareSettings(Settings):
     """Says which run is better, by how much, and whether that may be chance.
 
-    The runs are compared on the test split, and all must have the same test data. Runs that differ only in their seed
-    are one system: its mean, deviation and interval are taken over its seeds. BLEU, chrF, TER and ROUGE are tested by
-    approximate randomisation, and accuracy by McNemar's test. Other metrics of classification and language modelling
-    are tested by paired permutation. Systems with several seeds get a t-test over seeds and examples. p is corrected by
-    Holm's method.
+    The runs are compared on the test split, and all runs of a task must have the same test data. If there are runs of
+    several tasks, a table over all tasks is added, and p is corrected for all of them together. Runs that differ only
+    in their seed are one system: its mean, deviation and interval are taken over its seeds. BLEU, chrF, TER and ROUGE
+    are tested by approximate randomisation, and accuracy by McNemar's test. Other metrics of classification and
+    language modelling are tested by paired permutation. Systems with several seeds get a t-test over seeds and
+    examples. p is corrected by Holm's method.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
@@ -337,6 +338,9 @@ class CompareSettings(Settings):
     """A system's name or one of its runs. All others are compared with it, instead of all pairs."""
     metric: str = setting(takes="KEY")
     """A key of result.json, such as test/bleu. By default it is the test metric that the runs were monitored by."""
+    smallest: list[str] = setting([], takes="NUMBER")
+    """The smallest difference that matters, in the unit of the metric; for one of several tasks smallest=lm:0.01. If
+    the runs could not have shown it, the verdict is underpowered."""
     format: list[str] = setting([], takes="FORMAT", choices=tuple(REPORT_FORMATS))
     """Format of the report on standard output. With out= there can be several: format=[markdown,html]."""
     out: str = setting(takes="FILE")
@@ -346,6 +350,17 @@ class CompareSettings(Settings):
         Settings.__post_init__(self)
         if not self.runs and not self.group:
             raise ConfigError("runs", "is missing: which runs should be compared?", "group=FOLDER or runs=[A,B]")
+        self.limits()
+
+    def limits(self) -> dict[str, float]:
+        """Task to the smallest difference that matters; "" stands for every task."""
+        found = {}
+        for entry in self.smallest:
+            task, _, number = entry.rpartition(":")
+            good = re.fullmatch(r"\d*\.?\d+(?:[eE][+-]?\d+)?", number) and float(number) > 0
+            require(bool(good), "smallest", "a number above 0, or TASK:NUMBER", entry, "smallest=0.5")
+            found[task] = float(number)
+        return found
 
 
 @dataclass(kw_only=True)

@@ -135,6 +135,21 @@ def _state(folder: Path, result: Mapping[str, Any], events: Sequence[Mapping[str
     return "failed" if last in ("failed", "left") or (folder / "crash.txt").exists() else "stopped"
 
 
+def state_of(folder: Path) -> str:
+    """One of `RUN_STATES`.
+
+    Raises:
+        CheckpointError: If the result of the run cannot be read.
+    """
+    return _state(folder, _json(folder / "result.json"), list(_events(folder / "events.jsonl")))
+
+
+def failure(folder: Path) -> str:
+    """The error with which a run failed; empty if it has not failed, or if it could not write the error down."""
+    events = list(_events(folder / "events.jsonl"))
+    return str(events[-1].get("reason", "")) if events and events[-1]["event"] in ("failed", "left") else ""
+
+
 def _matches(tree: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     leaves = flatten(tree) if wanted else {}
     return all(name in leaves and _same(leaves[name], value) for name, value in wanted.items())

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from multihead.comparing.finished import FinishedRun
+from multihead.comparing.verdicts import Overall
 from multihead.errors import MultiheadError
 from multihead.runs.files import read_metrics
 from multihead.studying.ledger import StudyLedger, key_of, results_of, run_dir
 from multihead.studying.schedule import Key, Plan
-from multihead.studying.verdicts import Overall, Verdict, judge, overall
+from multihead.studying.verdicts import Verdict, judge, overall
 from multihead.sweeping.ledger import SETTLED, Row, spent
 
 

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multihead.comparing.scores import UNITS
+from multihead.comparing.verdicts import BETTER, NO_RESULT, UNDECIDED, UNDERPOWERED, WORSE, Overall, over_tasks
 from multihead.studying.schedule import Pair, Plan, Results, gains, is_negligible
 from multihead.studying.sequential import detectable, deviation_of, found_different, interval
-
-BETTER, WORSE, UNDECIDED, UNDERPOWERED = "better", "worse", "undecided", "underpowered"
-NO_RESULT = "no result yet"
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,6 @@ class Verdict:
     """Standard deviation of the differences between the seeds."""
     detectable: float | None
     """The difference that this number of seeds would have shown with the wanted probability."""
-
-
-@dataclass(frozen=True)
-class Overall:
-    """What a study says about a variant over all tasks."""
-
-    variant: str
-    verdict: str
-    statement: str
 
 
 def judge(plan: Plan, results: Results, power: float, *, ended: bool = True) -> list[Verdict]:
@@ -134,30 +123,8 @@ def digits_for(width: float) -> int:
 
 
 def overall(plan: Plan, verdicts: Sequence[Verdict]) -> list[Overall]:
-    """Returns the verdict of each variant over all tasks.
-
-    A variant is better if it is better on at least one task and worse on none. The verdicts of all tasks are corrected
-    together, so this one has no error of its own.
-    """
-    found = []
-    for arm in plan.variants:
-        of = {kind: [v.task for v in verdicts if v.variant == arm and v.verdict == kind] for kind in
-              (BETTER, WORSE, UNDECIDED, UNDERPOWERED, NO_RESULT)}  # fmt: skip
-        count = len(plan.tasks)
-        listed = "; ".join(f"{kind} on {', '.join(tasks)}" for kind, tasks in of.items() if tasks)
-        if of[BETTER] and of[WORSE]:
-            found.append(Overall(arm, UNDECIDED, f"{arm}: it depends on the task ({listed})"))
-        elif of[BETTER] or of[WORSE]:
-            verdict = BETTER if of[BETTER] else WORSE
-            where = f"on {len(of[verdict])} of {count} task{'s' * (count > 1)}"
-            rest = "" if len(of[verdict]) == count else f", and {'worse' if verdict == BETTER else 'better'} on none"
-            found.append(Overall(arm, verdict, f"{arm} is {verdict} than {plan.baseline} {where}{rest} ({listed})"))
-        elif len(of[NO_RESULT]) == count:
-            found.append(Overall(arm, NO_RESULT, f"{arm}: no result yet"))
-        elif len(of[UNDERPOWERED]) == count:
-            text = f"{arm}: this study could not have shown a difference that matters ({listed})"
-            found.append(Overall(arm, UNDERPOWERED, text))
-        else:
-            text = f"{arm} is not distinguishable from {plan.baseline} with this budget ({listed})"
-            found.append(Overall(arm, UNDECIDED, text))
-    return found
+    """Returns the verdict of each variant over all tasks; `over_tasks` says how."""
+    return [
+        over_tasks(arm, plan.baseline, {found.task: found.verdict for found in verdicts if found.variant == arm})
+        for arm in plan.variants
+    ]

@@ -19,7 +19,7 @@ from multihead.config.compose import compose
 from multihead.config.multirun import compose_sweep
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [path.name for path in DOCUMENTS]
 PAGES = [*DOCUMENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").rglob("*.md"))]
 PAGE_IDS = [path.name for path in PAGES]
@@ -152,7 +152,7 @@ def folder(tmp_path, monkeypatch):
     """A working directory with the files that the documents speak of as the reader's."""
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
     (tmp_path / "my_conf" / "model" / "mine.yaml").write_text("d_model: 64\n")
-    plugins = [block for _, block in fenced((ROOT / "docs" / "guide.md").read_text()) if "PLUGIN = " in block]
+    plugins = [block for _, block in fenced((ROOT / "docs" / "plugins.md").read_text()) if "PLUGIN = " in block]
     (tmp_path / "squared_relu.py").write_text(plugins[0])
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     published_folders.write(tmp_path / "FOLDER")

@@ -29,7 +29,7 @@ import multihead
 pytestmark = [pytest.mark.slow, pytest.mark.as_shipped]
 
 ROOT = Path(__file__).parent.parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHORT = ["trainer.max_steps=4", "data.grammar={train_size: 400, val_size: 24, test_size: 24}"]
 """Words that are appended to a training. A key that the command itself sets is left out."""
 NOT_RUN = {
@@ -41,6 +41,7 @@ NOT_RUN = {
     "multihead sweep file=sweeps/translation.yaml storage=postgresql": "needs a PostgreSQL server",
     "wandb sweep": "needs an account",
     "torchrun --nnodes 2": "needs two machines",
+    "sphinx-build": "the site, which continuous integration builds",
 }
 GPU = ("hardware=gpu", "accelerator=gpu", "hydra/launcher=submitit_slurm", "--nproc-per-node 8", "hardware=slurm")
 """Words of commands that need what few test machines have. tests/test_docs.py composes these commands."""
@@ -159,7 +160,7 @@ def write_files_of_the_reader(folder: Path) -> None:
     (folder / "my.jsonl").write_text("".join(json.dumps({"en": en, "de": de}) + "\n" for en, de in rows))
     with open(folder / "my.csv", "w", newline="") as file:
         csv.writer(file).writerows([("en", "de"), *rows])
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "guide.md").read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "plugins.md").read_text(), re.MULTILINE | re.DOTALL)
     (folder / "squared_relu.py").write_text(next(block for block in blocks if "PLUGIN = " in block))
     (folder / "data" / "tatoeba" / "eng-fra.tsv.gz").write_bytes(
         (folder / "data" / "tatoeba" / "eng-deu.tsv.gz").read_bytes()
@@ -252,8 +253,11 @@ def test_two_trials_of_a_sweep_file(name, reader):
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
-def test_the_python_of_the_readme(reader):
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def test_the_python_of_the_page_about_prediction_and_of_the_readme(reader):
+    """The page trains a short run, which the README then loads."""
+    pages = "".join((ROOT / name).read_text() for name in ("docs/predict.md", "README.md"))
+    blocks = re.findall(r"^```python\n(.*?)^```", pages, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
     (reader.folder / "readme.py").write_text("".join(blocks))
     done = reader("python readme.py")
     assert done.returncode == 0, done.stderr[-3000:]

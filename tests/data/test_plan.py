@@ -66,7 +66,7 @@ def test_a_plan_is_a_pure_function_of_seed_epoch_and_lengths():
 
 
 def test_the_limit_of_a_part_decides_the_steps_and_the_number_of_parts_does_not():
-    """What README and the guide say of data.part_tokens and of trainer.accumulate_grad_batches."""
+    """What docs/devices.md and docs/batch_plan.md say of data.part_tokens and of trainer.accumulate_grad_batches."""
     plan, other = make(part_tokens=500), make(part_tokens=250)
     steps, others = ([sorted(step.indices.tolist()) for step in each.steps(0)] for each in (plan, other))
     assert steps != others

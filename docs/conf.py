@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import look_up
+import pages
 
 import multihead
 
@@ -23,7 +23,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["conf.py", "look_up.py", "examples", "learn/_*"]
+exclude_patterns = ["conf.py", "pages.py", "examples", "learn/_*"]
 html_theme = "furo"
 html_show_sphinx = False
 html_copy_source = False
@@ -32,11 +32,10 @@ html_show_sourcelink = False
 # Markdown
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
-myst_links_external_new_tab = False
 suppress_warnings = ["myst.header"]
 
 # Chapters: Python files with cells. MULTIHEAD_GUIDE=full runs them with the sizes that their text speaks of.
-nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_custom_formats = {".py": "pages.chapter"}
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
@@ -63,6 +62,6 @@ def setup(app):
     """Fills the pages that are read from the code."""
 
     def on_read(app, name: str, source: list[str]) -> None:
-        source[0] = look_up.fill(source[0])
+        source[0] = pages.fill(source[0])
 
     app.connect("source-read", on_read)

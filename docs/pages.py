@@ -1,10 +1,11 @@
-"""Writes the parts of pages that are read from the code and from files of results when the site is built."""
+"""What the site makes of files that are not Markdown: the code, its help, examples, tables, and chapters."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from multihead.config.keys import Key, documentation, leaf_keys
 from multihead.config.task import SINGLE_TASKS, TASKS
@@ -105,6 +106,16 @@ def tables() -> str:
         text = re.sub(r"^# .*\n", "", file.read_text(encoding="utf-8")).strip()
         sections.append(f"({_anchor('table', file)})=\n## {_title(file)}\n\n{text}")
     return "\n\n".join(sections)
+
+
+def chapter(text: str) -> Any:
+    """Returns a chapter of the guide, a Python file with cells, as a notebook, whether or not its cells run."""
+    import jupytext
+
+    notebook = jupytext.reads(text, fmt="py:percent")
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "python"}
+    return notebook
 
 
 def _title(file: Path) -> str:

@@ -24,6 +24,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["conf.py", "pages.py", "examples", "learn/_*"]
+smartquotes = False  # quotation marks of commands stay as they are typed
 html_theme = "furo"
 html_show_sphinx = False
 html_copy_source = False
@@ -47,7 +48,11 @@ autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 default_role = "code"
-nitpick_ignore_regex = [("py:.*", r"(?!multihead\.).*")]  # only our own names have a page here
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!multihead\.).*"),  # names of other packages have no page here
+    ("py:.*", r"multihead\.config\..*"),  # their keys are on the page of the configuration
+    ("py:.*", r".*\.SettingsT"),  # a type variable
+]
 
 # Everything that a page needs lies in the folder, so that the site is read without a network.
 _mathjax = importlib.util.find_spec("sphinx-mathjax-offline")

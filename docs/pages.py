@@ -86,7 +86,7 @@ def _definition(entry: _Entry, seen: set[str]) -> str:
 def escaped(text: str) -> str:
     """Returns a docstring as Markdown: its code stays code, and no other character is a mark."""
     parts = re.split(r"(`+[^`]+`+)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([*<$\[\]|])", r"\\\1", part) for part in parts)
+    return "".join(part if part.startswith("`") else re.sub(r"([*_<$\[\]|])", r"\\\1", part) for part in parts)
 
 
 def examples() -> str:

@@ -99,7 +99,7 @@ def test_of_a_prompt_that_is_too_long_the_end_is_continued():
         settings = replace(decoding, num_beams=beams)
         (outputs,) = made.predict([long], settings)
         assert outputs[0]["text"].strip()
-        prompt = made._prompt(long, 1 if beams == 1 else 6)
+        prompt = made.prompt(long, 1 if beams == 1 else 6)
         assert len(prompt) == kept and long.endswith(made._decode(prompt))
 
 

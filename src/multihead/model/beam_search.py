@@ -66,6 +66,7 @@ def generate(
     forced: Sequence[Sequence[int]] | None = None,
     forbidden: Sequence[int] = (),
     continues_text: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> list[list[Hypothesis]]:
     """Continues each prefix by the best hypotheses that beam search finds; one beam is greedy search.
 
@@ -86,6 +87,7 @@ def generate(
         forced: For each input the ids that its output starts with. They count in log_prob and length.
         forbidden: Other ids that are never emitted.
         continues_text: Whether ``no_repeat_ngram_size`` counts the prefix too, as for a text that is continued.
+        stop: Asked before each step. True ends the search with what is finished so far.
 
     Returns:
         For each input its hypotheses, best first. There are ``config.num_return_sequences`` if so many exist.
@@ -100,7 +102,7 @@ def generate(
     if len(chosen):
         rest = [None if x is None else x[chosen] for x in (prefix_mask, source, source_mask)]
         beams, hidden, cache = _started(transformer, head, chosen, limits[chosen], prefix[chosen], *rest)
-        while True:
+        while stop is None or not stop():
             log_probs = _log_probs(head, hidden, beams.copied)  # [N * K, V]
             beams = _advance(beams, log_probs, constraints, finished, cache)
             if not len(beams.inputs):
@@ -139,6 +141,28 @@ def score(
 ) -> Tensor:
     """log p [B, T - 1] of every target token but the first, given the tokens before it; 0 at padding.
 
+    The arguments are those of `next_log_probs`.
+    """
+    log_probs = next_log_probs(
+        transformer, head, target=target, target_mask=target_mask, source=source, source_mask=source_mask
+    )
+    log_probs = log_probs.gather(-1, target[:, 1:, None])[..., 0]  # [B, T - 1]
+    mask = _if_padded(target_mask)
+    return log_probs if mask is None else log_probs.masked_fill(~(mask[:, :-1] & mask[:, 1:]), 0.0)
+
+
+@torch.no_grad()
+def next_log_probs(
+    transformer: Transformer,
+    head: nn.Module,
+    *,
+    target: Tensor,
+    target_mask: Tensor | None = None,
+    source: Tensor | None = None,
+    source_mask: Tensor | None = None,
+) -> Tensor:
+    """log p [B, T - 1, V] of all tokens that may follow each target token but the last.
+
     Args:
         transformer: A model with a decoder, in evaluation mode.
         head: Maps hidden states to logits; a `CopyHead` looks at the source too.
@@ -148,12 +172,10 @@ def score(
         source_mask: [B, S]; None if nothing is padded.
     """
     target_mask, source_mask = _if_padded(target_mask), _if_padded(source_mask)
-    before, after = (None, None) if target_mask is None else (target_mask[:, :-1], target_mask[:, 1:])
+    before = None if target_mask is None else target_mask[:, :-1]
     memory = None if source is None else transformer.encode(source, source_mask)
     hidden = transformer.decode(target[:, :-1], target_mask=before, memory=memory, memory_mask=source_mask)
-    log_probs = _log_probs(head, hidden, _copied(head, source, memory, source_mask))  # [B, T - 1, V]
-    log_probs = log_probs.gather(-1, target[:, 1:, None])[..., 0]  # [B, T - 1]
-    return log_probs if before is None or after is None else log_probs.masked_fill(~(before & after), 0.0)
+    return _log_probs(head, hidden, _copied(head, source, memory, source_mask))
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> list[Result]:

@@ -27,6 +27,9 @@ from multihead.errors import NumericsError
 from multihead.model.beam_search import Hypothesis
 from multihead.model.transformer import Transformer
 
+OnToken = Callable[[int, int, int, Tensor], bool | None]
+"""Takes the row, the number of the sample, the new id, and the logits [V] by which it was chosen. True ends the sample."""
+
 
 @torch.no_grad()
 def sample(
@@ -44,8 +47,9 @@ def sample(
     max_len: int,
     forbidden: Sequence[int] = (),
     decode: Callable[[list[int]], str] | None = None,
-    on_token: Callable[[int, int, int], None] | None = None,
+    on_token: OnToken | None = None,
     numbers: Sequence[int] | None = None,
+    forced: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Hypothesis]]:
     """Continues each prefix ``config.num_return_sequences`` times; without ``do_sample`` once, by greedy search.
 
@@ -63,8 +67,10 @@ def sample(
         max_len: Number of tokens that the model sees at once, at least 2. A longer text slides: see `Context`.
         forbidden: Other ids that are never emitted.
         decode: Turns generated ids into text; stop strings need it.
-        on_token: Called with (row, sample, id) for each new token except the end mark.
+        on_token: Called for each new token except the end mark.
         numbers: Number of each input, for its random numbers; default 0, 1, ... B - 1.
+        forced: For each input the ids that its output starts with. They count in log_prob and length, and each takes
+            the random number of its place, so that a sample that forces its own first tokens goes on as before.
 
     Returns:
         For each input its hypotheses in the order of the samples. Their log_prob is the model's own, before penalties
@@ -76,8 +82,9 @@ def sample(
     assert config.num_beams == 1, "sampling has no beams"
     assert decode is not None or not config.stop_strings, "stop strings need `decode`"
     limits = torch.as_tensor(max_new_tokens).expand(len(prefix)).tolist()
+    begun = forced or [()] * len(prefix)
     samples = [
-        [Sample(config, row, index, number, limit) for index in range(config.num_return_sequences)]
+        [Sample(config, row, index, number, limit, begun[row]) for index in range(config.num_return_sequences)]
         for row, (number, limit) in enumerate(zip(numbers or range(len(prefix)), limits, strict=True))
     ]
     running = [one for of_row in samples for one in of_row if one.limit > 0]
@@ -231,15 +238,22 @@ class Filters:
             logits = keep_min_p(logits, config.min_p)
         return logits
 
-    def choose(self, logits: Tensor, context: Context, running: list[Sample]) -> Tensor:
-        """The next token [N] of each sample, or -1 if none may follow; greedy search takes the first of equals."""
+    def choose(self, logits: Tensor, context: Context, running: list[Sample]) -> tuple[Tensor, Tensor]:
+        """The next token [N] of each sample, or -1 if none may follow, and the logits [N, V] by which it was chosen.
+
+        Greedy search takes the first of equals.
+        """
         allowed = self.apply(logits, context.ids, context.real, len(running[0].ids))
         tokens = allowed.argmax(-1)
         none = allowed.gather(1, tokens[:, None])[:, 0] == -math.inf
         if self.config.do_sample:
             uniform = [1 - one.random.random() for one in running]
             tokens = draw(allowed, torch.tensor(uniform, dtype=torch.float64, device=logits.device))
-        return tokens.masked_fill(none, -1)
+        tokens, step = tokens.masked_fill(none, -1), len(running[0].ids)
+        for row, one in enumerate(running):
+            if step < len(one.forced):
+                tokens[row] = one.forced[step]
+        return tokens, allowed
 
 
 # ---- generation
@@ -248,8 +262,11 @@ class Filters:
 class Sample:
     """One continuation while it grows."""
 
-    def __init__(self, config: DecodingConfig, row: int, index: int, number: int, limit: int):
+    def __init__(
+        self, config: DecodingConfig, row: int, index: int, number: int, limit: int, forced: Sequence[int] = ()
+    ):
         self.config = config
+        self.forced = forced  # its first ids
         self.row, self.index = row, index  # row of the batch, number within the row
         self.limit = limit  # on the length, end mark included
         self.random = random.Random(f"{config.seed} {number} {index}")  # the same in every version of Python
@@ -359,22 +376,22 @@ def _run(
     running: list[Sample],
     filters: Filters,
     decode: Callable[[list[int]], str] | None,
-    on_token: Callable[[int, int, int], None] | None,
+    on_token: OnToken | None,
 ) -> None:
     """Adds tokens to the samples until all have ended; a sample that has ended leaves the batch."""
     stops, each = filters.config.stop_strings, filters.config.num_return_sequences
     context.select([i // each for i in range(len(running))])
     while True:
         logits = head(context.hidden).float()  # [N, V]
-        tokens = filters.choose(logits, context, running)  # [N]
+        tokens, allowed = filters.choose(logits, context, running)  # [N], [N, V]
         log_probs = torch.log_softmax(logits, -1).gather(1, tokens.clamp(min=0)[:, None])[:, 0]  # [N]
-        for one, token, log_prob in zip(running, tokens.tolist(), log_probs.tolist(), strict=True):
+        for place, (one, token, log_prob) in enumerate(zip(running, tokens.tolist(), log_probs.tolist(), strict=True)):
             if math.isnan(log_prob):
                 where, what = f"input {one.row}", f"the model's logits are not finite after {one.length} tokens"
                 raise NumericsError(where, what, "take a checkpoint from before the training diverged")
             if one.add(token, log_prob, filters.eos_id):
                 if on_token is not None:
-                    on_token(one.row, one.index, token)
+                    one.done = bool(on_token(one.row, one.index, token, allowed[place])) or one.done
                 if stops and decode is not None:
                     text = decode(one.ids)
                     one.done = one.done or any(stop in text for stop in stops)

@@ -18,9 +18,9 @@ from torch import Tensor
 from multihead.config.task import LanguageModelingConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError, side_output
-from multihead.model.beam_search import Hypothesis, generate, score
+from multihead.model.beam_search import Hypothesis, generate, next_log_probs
 from multihead.model.heads import VocabularyHead
-from multihead.model.sampling import cut_at_stop, sample, settled
+from multihead.model.sampling import OnToken, cut_at_stop, sample, settled
 from multihead.model.transformer import Transformer, new_output_transform
 from multihead.tasks.base import (
     IGNORED,
@@ -269,25 +269,27 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         results: list[list[dict[str, Any]]] = []
         size = max(1, self.config.data.eval_tokens // self.config.model.max_len)
         for start in range(0, len(texts), size):
-            results += self._sample(texts[start : start + size], decoding, first + start)
+            prompts = [self.prompt(text) for text in texts[start : start + size]]
+            numbers = range(first + start, first + start + len(prompts))
+            results += self._outputs(prompts, self.sample(prompts, decoding, numbers), decoding)
         return results
 
     def too_long(self, texts: Sequence[str]) -> list[bool]:
         return [len(self._encode(text)) >= self.config.model.max_len for text in texts]
 
-    def _prompt(self, text: str, room: int = 1) -> list[int]:
+    def prompt(self, text: str, room: int = 1) -> list[int]:
         """Ids of a prompt. If a continuation would not fit, the beginning is cut to leave ``room``."""
         ids, max_len = self._encode(text), self.config.model.max_len
         return ids if len(ids) < max_len else ids[-(max_len - min(room, max_len // 2)) :]
 
     @torch.inference_mode()
     def read(self, text: str, target: str = "") -> None:
-        self.hidden(torch.tensor([self._prompt(text)], device=self.device))
+        self.hidden(torch.tensor([self.prompt(text)], device=self.device))
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> Tensor:
         """The means [N, D] of the hidden states of each text's tokens, with the mark that a document starts from."""
-        rows = [self._prompt(text) for text in texts]
+        rows = [self.prompt(text) for text in texts]
         result = torch.zeros(len(rows), self.config.model.d_model)
         for chosen in by_length(rows, self.config.data.eval_tokens):
             lengths = torch.tensor([len(rows[i]) for i in chosen])
@@ -305,16 +307,17 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     ) -> list[dict[str, Any]]:
         """Continues the prompt ``number``; calls ``write`` with the text as it grows, up to a stop string."""
         self._require_causal()
-        prompt, ids, shown = self._prompt(text), [], 0
+        prompt, ids, shown = self.prompt(text), [], 0
 
-        def on_token(row: int, number: int, token: int) -> None:
+        def on_token(row: int, number: int, token: int, logits: Tensor) -> None:
             nonlocal shown
             ids.append(token)
-            grown = settled(self._new_text(prompt, ids).rstrip("\N{REPLACEMENT CHARACTER}"), decoding.stop_strings)
+            grown = settled(self.new_text(prompt, ids).rstrip("\N{REPLACEMENT CHARACTER}"), decoding.stop_strings)
             write(grown[shown:])
             shown = max(shown, len(grown))
 
-        outputs = self._sample([text], replace(decoding, num_return_sequences=1, num_beams=1), number, on_token)[0]
+        alone = replace(decoding, num_return_sequences=1, num_beams=1)
+        outputs = self._outputs([prompt], self.sample([prompt], alone, [number], on_token), alone)[0]
         write(outputs[0]["text"][shown:])
         return outputs
 
@@ -338,17 +341,28 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         by_line = self.config.data.document == "file" and self.tokenizer.kind in ("bpe", "unigram")
         return text.replace("\n ", "\n") if by_line else text
 
-    def _sample(
+    @torch.inference_mode()
+    def sample(
         self,
-        texts: Sequence[str],
+        prompts: Sequence[list[int]],
         decoding: DecodingConfig,
-        first: int,
-        on_token: Callable[[int, int, int], None] | None = None,
-    ) -> list[list[dict[str, Any]]]:
-        prompts = [self._prompt(text) for text in texts]
+        numbers: Sequence[int],
+        on_token: OnToken | None = None,
+        forced: Sequence[int] = (),
+    ) -> list[list[Hypothesis]]:
+        """Continuations of prompts in one batch, drawn or the most probable; `predict` cuts a long list into batches.
+
+        Args:
+            prompts: Ids, as `prompt` returns them.
+            decoding: Options, with one beam.
+            numbers: Number of each prompt; it and the seed decide what is drawn.
+            on_token: Called for each new token.
+            forced: Ids that each continuation starts with.
+        """
+        self._require_causal()
         prefix, mask = self._left_padded(prompts)
         marks = self.tokenizer
-        found = sample(
+        return sample(
             self.model.transformer,
             self.model.head,
             decoding,
@@ -361,19 +375,16 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             forbidden=(marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id),
             decode=self._decode,
             on_token=on_token,
-            numbers=range(first, first + len(texts)),
+            numbers=numbers,
+            forced=[forced] * len(prompts),
         )
-        return [
-            [self._output(prompt, hypothesis, decoding) for hypothesis in hypotheses]
-            for prompt, hypotheses in zip(prompts, found, strict=True)
-        ]
 
     def _search(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
         """Continuations found by beam search, one prompt at a time."""
         marks, max_len = self.tokenizer, self.config.model.max_len
         results = []
         for text in texts:
-            prompt = self._prompt(text, decoding.max_new_tokens or NEW_TOKENS)
+            prompt = self.prompt(text, decoding.max_new_tokens or NEW_TOKENS)
             room = max_len + 1 - len(prompt)
             found = generate(
                 self.model.transformer,
@@ -386,21 +397,30 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
                 forbidden=(marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id),
                 continues_text=True,
             )
-            results.append([self._output(prompt, hypothesis, decoding) for hypothesis in found[0]])
+            results += self._outputs([prompt], found, decoding)
         return results
 
-    def _output(self, prompt: list[int], hypothesis: Hypothesis, decoding: DecodingConfig) -> dict[str, Any]:
-        text = cut_at_stop(self._new_text(prompt, hypothesis.ids), decoding.stop_strings)
+    def _outputs(
+        self, prompts: Sequence[list[int]], found: Sequence[Sequence[Hypothesis]], decoding: DecodingConfig
+    ) -> list[list[dict[str, Any]]]:
+        return [
+            [self.output(prompt, hypothesis, decoding) for hypothesis in hypotheses]
+            for prompt, hypotheses in zip(prompts, found, strict=True)
+        ]
+
+    def output(self, prompt: list[int], hypothesis: Hypothesis, decoding: DecodingConfig) -> dict[str, Any]:
+        """A continuation as `predict` returns it."""
+        text = cut_at_stop(self.new_text(prompt, hypothesis.ids), decoding.stop_strings)
         return {"text": text, "score": round(hypothesis.score, 6), "log_prob": round(hypothesis.log_prob, 6)}
 
-    def _new_text(self, prompt: list[int], ids: list[int]) -> str:
+    def new_text(self, prompt: list[int], ids: list[int]) -> str:
         """The text that the ids add to the prompt's text."""
         return self._decode([*prompt, *ids])[len(self._decode(prompt)) :]
 
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
         return "\t".join(str(output["text"]).replace("\n", "\\n") for output in outputs)
 
-    def _left_padded(self, rows: list[list[int]]) -> tuple[Tensor, Tensor | None]:
+    def _left_padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor | None]:
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), self.tokenizer.pad_id)
         mask = torch.zeros(len(rows), width, dtype=torch.bool)
@@ -416,14 +436,33 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         Raises:
             ConfigError: The model is masked, or a text is longer than ``model.max_len``.
         """
-        self._require_causal()
         results = []
         for text in texts:
-            ids = [*self._encode(text), self.tokenizer.eos_id]
-            ids = ids if self.tokenizer.opening else [self.tokenizer.eos_id, *ids]  # the first token is predicted too
-            if len(ids) > self.config.model.max_len + 1:
-                what = f"a text has {len(ids) - 1:,} tokens, but the model reads at most {self.config.model.max_len:,}"
-                raise ConfigError("score", what, "score shorter texts")
-            target = torch.tensor([ids], device=self.device)
-            results.append(float(score(self.model.transformer, self.model.head, target=target).sum()))
+            ids = self.document(text)
+            log_probs = self.next_log_probs(ids)
+            results.append(float(log_probs.gather(1, torch.tensor(ids[1:], device=self.device)[:, None]).sum()))
         return results
+
+    def document(self, text: str) -> list[int]:
+        """Ids of a text as a whole document: what it starts from, its tokens and its end mark.
+
+        Raises:
+            ConfigError: The text is longer than ``model.max_len``.
+        """
+        ids = [*self._encode(text), self.tokenizer.eos_id]
+        ids = ids if self.tokenizer.opening else [self.tokenizer.eos_id, *ids]  # the first token is predicted too
+        if len(ids) > self.config.model.max_len + 1:
+            what = f"a text has {len(ids) - 1:,} tokens, but the model reads at most {self.config.model.max_len:,}"
+            raise ConfigError("score", what, "score shorter texts")
+        return ids
+
+    @torch.inference_mode()
+    def next_log_probs(self, ids: Sequence[int]) -> Tensor:
+        """log p [T - 1, V] of all tokens that may follow each of T ids but the last.
+
+        Raises:
+            ConfigError: The model is masked.
+        """
+        self._require_causal()
+        target = torch.tensor([ids], device=self.device)
+        return next_log_probs(self.model.transformer, self.model.head, target=target)[0]

@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,7 @@ from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError
 from multihead.metrics.edit_distance import EDITS
-from multihead.model.beam_search import WORKERS, Hypothesis, generate, score, side_by_side
+from multihead.model.beam_search import WORKERS, Hypothesis, generate, next_log_probs, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import Transformer, new_output_transform
 from multihead.tasks.base import IGNORED, EvaluationData, Model, Task, at_places, by_length, labelled
@@ -254,10 +254,22 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             result[chosen] = ((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).float().cpu()
         return result
 
-    def translate(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[tuple[str, Hypothesis]]]:
+    def translate(
+        self,
+        texts: Sequence[str],
+        decoding: DecodingConfig,
+        forced: Sequence[int] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> list[list[tuple[str, Hypothesis]]]:
         """The ``decoding.num_return_sequences`` best translations of each text, best first.
 
         A blank text has an empty translation. A text that is longer than the model reads is cut.
+
+        Args:
+            texts: Sources.
+            decoding: How translations are searched for.
+            forced: Ids that every translation starts with, instead of ``decoding.forced_prefix``.
+            stop: Asked before each step of the search. True ends it early.
 
         Raises:
             ConfigError: ``decoding.do_sample`` is on.
@@ -269,12 +281,23 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         tokenizer = self.tokenizers["target"]
         return [
             list(zip(tokenizer.decode_batch([h.ids for h in hypotheses]), hypotheses, strict=True))
-            for hypotheses in self.search(ids, decoding)
+            for hypotheses in self.search(ids, decoding, forced, stop)
         ]
 
     @torch.inference_mode()
-    def search(self, ids: Sequence[Sequence[int]], decoding: DecodingConfig) -> list[list[Hypothesis]]:
-        """Hypotheses for each row of source ids without marks, best first; rows of similar length share a batch."""
+    def search(
+        self,
+        ids: Sequence[Sequence[int]],
+        decoding: DecodingConfig,
+        forced: Sequence[int] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Hypotheses for each row of source ids without marks, best first; rows of similar length share a batch.
+
+        ``forced`` and ``stop`` are those of `translate`.
+        """
+        if forced is None:
+            forced = self.tokenizers["target"].encode_batch([decoding.forced_prefix])[0]
         results = [[Hypothesis([], 0.0, 0.0)] for _ in ids]
         limit = self.limits()["source"]
         ids = [row[:limit] for row in ids]
@@ -292,14 +315,19 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             count = max(1, room // (len(ids[order[start]]) + 1) // max(1, decoding.num_beams // 2))
             batches.append([ids[i] for i in order[start : start + count]])
             start += count
-        found = side_by_side(lambda rows: self._generate(rows, decoding), batches, workers)
+        found = side_by_side(lambda rows: self._generate(rows, decoding, forced, stop), batches, workers)
         for i, hypotheses in zip(order, itertools.chain.from_iterable(found), strict=True):
             results[i] = hypotheses
         return results
 
-    def _generate(self, rows: list[list[int]], decoding: DecodingConfig) -> list[list[Hypothesis]]:
+    def _generate(
+        self,
+        rows: list[list[int]],
+        decoding: DecodingConfig,
+        forced: Sequence[int],
+        stop: Callable[[], bool] | None,
+    ) -> list[list[Hypothesis]]:
         """Decodes one batch of source ids, the longest first."""
-        forced_ids = self.tokenizers["target"].encode_batch([decoding.forced_prefix])[0]
         longest = [self.target_text.limit(len(row)) for row in rows]
         if decoding.max_new_tokens:
             longest = [decoding.max_new_tokens] * len(rows)
@@ -323,8 +351,9 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             eos_id=self.eos,
             pad_id=self.pad,
             max_new_tokens=torch.tensor(longest, device=self.device),
-            forced=[forced_ids] * len(rows) if forced_ids else None,
+            forced=[forced] * len(rows) if forced else None,
             forbidden=(self.bos, self.sep),
+            stop=stop,
         )
 
     def _marked(self, source_ids: Sequence[int]) -> list[int]:
@@ -353,23 +382,22 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         results = []
         for source_ids, target_ids in pairs:
             source_ids, target_ids = source_ids[: limits["source"]], target_ids[: limits["target"]]
-            results.append(self._score_one(source_ids, target_ids))
+            log_probs = self.next_log_probs(source_ids, target_ids)
+            each = log_probs.gather(1, torch.tensor([*target_ids, self.eos], device=log_probs.device)[:, None])
+            results.append(float(each.sum()))
         return results
 
-    def _score_one(self, source_ids: list[int], target_ids: list[int]) -> float:
+    @torch.inference_mode()
+    def next_log_probs(self, source_ids: Sequence[int], target_ids: Sequence[int]) -> Tensor:
+        """log p [T + 1, V] of all tokens at each place of a target of T tokens, and at that of its end mark.
+
+        Both rows of ids are without marks, and not longer than the model reads.
+        """
         if self.decoder_only:
+            source, first = None, len(source_ids) + 1
             row = [self.bos, *source_ids, self.sep, *target_ids, self.eos]
-            target, mask = self._pad([row])
-            tokens = score(self.model.transformer, self.model.head, target=target, target_mask=mask)
-            return float(tokens[0, len(source_ids) + 1 :].sum())
-        target, mask = self._pad([[*self.start, *target_ids, self.eos]])
-        source, source_mask = self._pad([self._marked(source_ids)])
-        tokens = score(
-            self.model.transformer,
-            self.model.head,
-            target=target,
-            target_mask=mask,
-            source=source,
-            source_mask=source_mask,
-        )
-        return float(tokens[0, len(self.start) - 1 :].sum())
+        else:
+            source, first = torch.tensor([self._marked(source_ids)], device=self.device), len(self.start) - 1
+            row = [*self.start, *target_ids, self.eos]
+        target = torch.tensor([row], device=self.device)
+        return next_log_probs(self.model.transformer, self.model.head, target=target, source=source)[0, first:]

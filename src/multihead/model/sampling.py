@@ -28,7 +28,7 @@ from multihead.model.beam_search import Hypothesis
 from multihead.model.transformer import Transformer
 
 OnToken = Callable[[int, int, int, Tensor], bool | None]
-"""Takes the row, the number of the sample, the new id, and the logits [V] by which it was chosen. True ends the sample."""
+"""Takes row, number of the sample, new id, and the logits [V] by which it was chosen. True ends the sample."""
 
 
 @torch.no_grad()

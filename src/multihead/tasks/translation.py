@@ -296,8 +296,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
 
         ``forced`` and ``stop`` are those of `translate`.
         """
-        if forced is None:
-            forced = self.tokenizers["target"].encode_batch([decoding.forced_prefix])[0]
+        begun = self.tokenizers["target"].encode_batch([decoding.forced_prefix])[0] if forced is None else forced
         results = [[Hypothesis([], 0.0, 0.0)] for _ in ids]
         limit = self.limits()["source"]
         ids = [row[:limit] for row in ids]
@@ -315,7 +314,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             count = max(1, room // (len(ids[order[start]]) + 1) // max(1, decoding.num_beams // 2))
             batches.append([ids[i] for i in order[start : start + count]])
             start += count
-        found = side_by_side(lambda rows: self._generate(rows, decoding, forced, stop), batches, workers)
+        found = side_by_side(lambda rows: self._generate(rows, decoding, begun, stop), batches, workers)
         for i, hypotheses in zip(order, itertools.chain.from_iterable(found), strict=True):
             results[i] = hypotheses
         return results

@@ -40,6 +40,7 @@ VERBS = (
     "sweep",
     "study",
     "new",
+    "serve",
 )
 HELP_WORDS = ("--help", "-h", "help")
 VALUE_FLAGS = {"--config-dir": "--config-dir", "-cd": "--config-dir", "--cfg": "--cfg", "-c": "--cfg",

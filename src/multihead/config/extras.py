@@ -21,6 +21,8 @@ EXTRAS = {
     "ctranslate2": "export",
     "submitit": "slurm",
     "joblib": "joblib",
+    "fastapi": "serve",
+    "uvicorn": "serve",
 }
 """Each package with the extra that installs it."""
 

@@ -1,0 +1,150 @@
+"""A run as the server knows it: under a public name, with the tasks that answer its verbs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from multihead.config.training import DecodingConfig
+from multihead.errors import ConfigError
+from multihead.model.transformer import MultiHeadAttention
+from multihead.runs.run import VERBS, Run, load
+from multihead.tasks.base import Task
+from multihead.tasks.language_modeling import LanguageModelingTask
+from multihead.tasks.pooled import PooledTask
+
+EXAMPLES = 8
+"""Number of the run's own inputs that the page offers."""
+EXAMPLE_CHARACTERS = 300
+"""An example is at most this long."""
+KINDS = {"encoder": ("encoder", "self"), "decoder": ("decoder", "self"), "cross": ("decoder", "cross")}
+"""Public name of each kind of attention: the stack that has it, and whose keys it looks at."""
+
+
+@dataclass(frozen=True)
+class ServedRun:
+    """A loaded run, its public name, and the task that answers each verb."""
+
+    name: str
+    run: Run
+    tasks: dict[str, Task]
+    """Verb to the task that answers it."""
+
+    @classmethod
+    def load(cls, name: str, path: str, words: Sequence[str]) -> ServedRun:
+        """Loads a finished run.
+
+        Args:
+            name: Its public name.
+            path: The run directory.
+            words: Overrides as on the command line.
+        """
+        run = load(path, *words)
+        return cls(name, run, tasks_by_verb(run))
+
+    def decoding(self, **given: Any) -> DecodingConfig:
+        """The run's options of decoding with those that a request gives.
+
+        Raises:
+            ConfigError: They are not valid together.
+        """
+        return replace(self.run.config.decoding, **{key: value for key, value in given.items() if value is not None})
+
+    def describe(self) -> dict[str, Any]:
+        """What ``/v1/runs`` says of the run; no directory and no text of the training data is in it."""
+        config, model = self.run.config, self.run.task.model
+        names = [name for name, module in model.named_modules() if type(module) is MultiHeadAttention]
+        layers = {"encoder": config.model.num_encoder_layers, "decoder": config.model.num_decoder_layers}
+        labels = next((list(task.labels) for task in self.run.task.members().values() if task.labels), None)
+        return {
+            "name": self.name,
+            "task": config.task.name,
+            "verbs": list(self.tasks),
+            "labels": labels if "classify" in self.tasks else None,
+            "num_layers": max(layers[stack] for stack in config.task.stacks),
+            "num_heads": config.model.num_heads,
+            "attention": [
+                kind
+                for kind, (stack, keys) in KINDS.items()
+                if any(f"{stack}.layers." in name and name.endswith(f"{keys}_attention") for name in names)
+            ],
+            "max_len": config.model.max_len,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "examples": self.examples(),
+        }
+
+    def examples(self) -> list[str]:
+        """Some inputs of the run's own test data, or of its validation data; empty if it kept none."""
+        file, found = self.run.path / "samples.jsonl", dict[str, list[str]]()
+        with contextlib.suppress(OSError):
+            for sample in _lines(file.read_text(encoding="utf-8")):
+                parts = [sample.get(role) for role in ("source", "text", "text_b")]
+                text = "\t".join(part for part in parts if isinstance(part, str))
+                texts = found.setdefault(str(sample.get("split")), [])
+                if text and len(text) <= EXAMPLE_CHARACTERS and len(texts) < EXAMPLES and text not in texts:
+                    texts.append(text)
+        return found.get("test") or found.get("val") or []
+
+
+def _lines(text: str) -> Iterator[dict[str, Any]]:
+    """The objects of JSON lines; what is not one is left out."""
+    for line in text.split("\n"):
+        with contextlib.suppress(ValueError):
+            if isinstance(sample := json.loads(line), dict):
+                yield sample
+
+
+def tasks_by_verb(run: Run) -> dict[str, Task]:
+    """Verb to the task that answers it; ``embed`` and ``attention`` are answered by the first task of the run."""
+    found: dict[str, Task] = {}
+    for name, task in run.task.members().items():
+        if isinstance(task, LanguageModelingTask) and not task.causal:
+            continue
+        for verb in VERBS.get(name, {}):
+            found.setdefault(verb, task)
+    first = next(iter(run.task.members().values()))
+    return found | {"embed": first, "attention": first}
+
+
+def chosen(runs: dict[str, ServedRun], name: str | None, verb: str) -> ServedRun:
+    """The run that a request names, or the first that answers a verb.
+
+    Raises:
+        ConfigError: There is no such run, or it does not answer.
+    """
+    if name is not None and name not in runs:
+        raise ConfigError("run", f"no run of this name; there are {', '.join(runs)}")
+    for run in [runs[name]] if name is not None else runs.values():
+        if verb in run.tasks:
+            return run
+    said = "; ".join(f"{run.name} has {', '.join(run.tasks)}" for run in runs.values())
+    raise ConfigError("run", f"{'this run does' if name else 'no run here does'} not answer {verb}; {said}")
+
+
+def check_text(task: Task, text: str) -> None:
+    """Checks that a text can be an input.
+
+    Raises:
+        ConfigError: The run reads pairs, and the text is not one.
+    """
+    if isinstance(task, PooledTask) and (flaw := task.flaw(text)):
+        raise ConfigError("inputs", *flaw)
+
+
+def check_prefix(task: Task, ids: Sequence[int] | None) -> tuple[int, ...]:
+    """The ids that an output shall start with, checked.
+
+    Raises:
+        ConfigError: An id is not a token of the outputs, or the end mark is not last.
+    """
+    tokenizer = task.tokenizers.get("target", task.tokenizers.get("text"))
+    if not ids or tokenizer is None:
+        return ()
+    if wrong := [i for i in ids if not 0 <= i < tokenizer.vocab_size]:
+        raise ConfigError("prefix", f"must be ids below {tokenizer.vocab_size:,}, got {wrong[0]}")
+    if tokenizer.eos_id in ids[:-1]:
+        raise ConfigError("prefix", "nothing may follow the end mark")
+    return tuple(ids)

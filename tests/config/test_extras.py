@@ -77,6 +77,8 @@ WANTS = {
     "ctranslate2": lambda: exported("ctranslate2"),
     "submitit": lambda: cli.main(["train", "-m", "task=lm", "hydra/launcher=submitit_local"]),
     "joblib": lambda: cli.main(["train", "-m", "task=lm", "hydra/launcher=joblib"]),
+    "fastapi": lambda: cli.main(["serve", "run=x"]),
+    "uvicorn": lambda: cli.main(["serve", "run=x"]),
 }
 
 

@@ -191,7 +191,7 @@ def test_sizes(name):
 @pytest.mark.parametrize("name", FILES)
 def test_broad_excepts_stand_at_the_doors(name):
     doors = {"errors.py", "plugin.py", "training/job.py", "training/rank.py"}
-    doors |= {"serving/batches.py", "serving/guard.py", "serving/app.py"}  # an error ends one request only
+    doors |= {"serving/batches.py", "serving/guard.py", "serving/service.py"}  # an error ends one request only
     doors |= {"checking/examination.py"}  # the user's model may raise anything, which is a finding
     doors |= {"data/published.py", "pretrained/folder.py"}  # libraries that raise plain Exceptions
     doors |= {"runs/wandb.py", "runs/console.py"}  # W&B may raise what it likes; a line costs no result

@@ -4,9 +4,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from multihead.config.serving import ServeSettings
-from multihead.serving.app import Service, create_app
+from multihead.serving.app import create_app
 from multihead.serving.guard import Guard, Rules
 from multihead.serving.served import ServedRun
+from multihead.serving.service import Service
 
 TASKS = ("translation", "lm", "classification")
 

@@ -69,8 +69,8 @@ def sample(
         decode: Turns generated ids into text; stop strings need it.
         on_token: Called for each new token except the end mark.
         numbers: Number of each input, for its random numbers; default 0, 1, ... B - 1.
-        forced: For each input the ids that its output starts with. They count in log_prob and length, and each takes
-            the random number of its place, so that a sample that forces its own first tokens goes on as before.
+        forced: For each input the ids that its output starts with. They count in log_prob and length. Each takes a
+            random number, so that a sample that is forced to its own first tokens goes on as before.
 
     Returns:
         For each input its hypotheses in the order of the samples. Their log_prob is the model's own, before penalties
@@ -82,11 +82,7 @@ def sample(
     assert config.num_beams == 1, "sampling has no beams"
     assert decode is not None or not config.stop_strings, "stop strings need `decode`"
     limits = torch.as_tensor(max_new_tokens).expand(len(prefix)).tolist()
-    begun = forced or [()] * len(prefix)
-    samples = [
-        [Sample(config, row, index, number, limit, begun[row]) for index in range(config.num_return_sequences)]
-        for row, (number, limit) in enumerate(zip(numbers or range(len(prefix)), limits, strict=True))
-    ]
+    samples = _samples(config, numbers or range(len(prefix)), limits, forced or [()] * len(prefix))
     running = [one for of_row in samples for one in of_row if one.limit > 0]
     if running:
         rows = torch.tensor([one.row for one in running[:: config.num_return_sequences]], device=prefix.device)
@@ -96,6 +92,16 @@ def sample(
         context = Context(transformer, prefix[rows], prefix_mask, memory, source_mask, max_len)
         _run(head, context, running, Filters(config, eos_id, [pad_id, *forbidden]), decode, on_token)
     return [[one.hypothesis() for one in of_row] for of_row in samples]
+
+
+def _samples(
+    config: DecodingConfig, numbers: Sequence[int], limits: Sequence[int], forced: Sequence[Sequence[int]]
+) -> list[list[Sample]]:
+    """The samples of each input, which are still empty."""
+    return [
+        [Sample(config, row, index, number, limit, ids) for index in range(config.num_return_sequences)]
+        for row, (number, limit, ids) in enumerate(zip(numbers, limits, forced, strict=True))
+    ]
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:

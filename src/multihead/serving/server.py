@@ -16,9 +16,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from multihead.config.serving import LOOPBACK, TOKEN, ServeSettings
 from multihead.errors import ConfigError, MachineError
-from multihead.serving.app import Service, create_app
+from multihead.serving.app import create_app
 from multihead.serving.guard import Guard, Rules
 from multihead.serving.served import ServedRun
+from multihead.serving.service import Service
 
 HEAD_SECONDS = 10.0
 """A client must have sent the head of a request within this time, and must read what it is sent."""

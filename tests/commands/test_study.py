@@ -124,6 +124,34 @@ def test_a_study_decides_what_is_clear_and_stops_there(here, capsys):
     assert again["warnings"] == [what]
 
 
+ABLATION = """\
+question: Which of these switches help?
+words: [model=tiny, trainer.max_steps=20]
+baseline: {all: [model.norm=layer_norm]}
+ablate:
+  rms: [model.norm=rms_norm]
+  wide: [model.d_ff=300]
+tasks:
+  translation: [task=translation]
+seeds: [1, 2, 3]
+"""
+
+
+def test_an_ablation_ranks_its_switches(here, capsys):
+    """rms_norm brings 20, and the width nothing. Without the width, all is only rms, so that four systems suffice."""
+    stand_in("gain=20", "noise=0.1")
+    (here / "s.yaml").write_text(ABLATION)
+    assert main(["study", "file=s.yaml", "workers=2"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert len(starts(here)) == 12
+    assert "answer: rms helps: +" in out and "task rank switch left out of all added to none interaction" in out
+    first, second = report(here)["ablation"]
+    assert (first["name"], first["verdict"], first["flagged"]) == ("rms", "better", False)
+    assert (second["name"], second["left_out"]["value"]) == ("wide", 0.0)
+    page = (here / "outputs" / "studies" / "s" / "report.html").read_text()
+    assert "<h2>Effects of the switches</h2>" in page
+
+
 @pytest.mark.slow
 def test_every_variant_is_tuned_alike_and_the_runs_have_other_seeds(here, capsys):
     (here / "s.yaml").write_text(TUNED)

@@ -116,7 +116,7 @@ ablate:
 
 
 def test_an_ablation_leaves_out_one_switch_at_a_time(write):
-    """By hand: the baseline has all switches, and each variant all but one."""
+    """By hand: the baseline has all switches, and each variant all but one, one alone, or none."""
     start, end = FILE.index("variants:"), FILE.index("tasks:")
     study = read_study(write((FILE[start:end], ABLATE), ("{layer: []}", "{all: [model.dropout=0.1]}")))
     rms, rotary, gated = "model.norm=rms_norm", "model.position=rotary", ["model.activation=swiglu", "model.bias=false"]
@@ -125,16 +125,73 @@ def test_an_ablation_leaves_out_one_switch_at_a_time(write):
         "without_rms": ["model.dropout=0.1", rotary, *gated],
         "without_rotary": ["model.dropout=0.1", rms, *gated],
         "without_gated": ["model.dropout=0.1", rms, rotary],
+        "no_switch": ["model.dropout=0.1"],
+        "only_rms": ["model.dropout=0.1", rms],
+        "only_rotary": ["model.dropout=0.1", rotary],
+        "only_gated": ["model.dropout=0.1", *gated],
     }
-    assert len(check(study)) == 8
+    assert study.contrasts["only_gated"] == ("only_gated", "no_switch") and len(study.contrasts) == 6
+    assert study.contrasts["without_gated"] == ("without_gated", "all")
+    assert len(check(study)) == 16
+    only_out = read_study(write((FILE[start:end], ABLATE + "add_in: false\n")))
+    assert list(only_out.arms) == ["layer", "without_rms", "without_rotary", "without_gated"]
+    assert list(only_out.contrasts) == list(only_out.arms)[1:]
     wrong = ABLATE.replace("model.position=rotary", "model.position=rotray")
     with pytest.raises(ConfigError) as error:
         check(read_study(write((FILE[start:end], wrong))))
     assert error.value.where == "s.yaml:6" and "model.position" in error.value.what
     with pytest.raises(ConfigError, match="takes the place of variants"):
         read_study(write(("tasks:", ABLATE + "tasks:")))
+    with pytest.raises(ConfigError, match="add_in: only with ablate"):
+        read_study(write(("tasks:", "add_in: true\ntasks:")))
+    two = read_study(write((FILE[start:end], "ablate: {a: [model.norm=rms_norm], b: [model.bias=false]}\n")))
+    assert list(two.arms) == ["layer", "without_a", "without_b", "no_switch"]  # without b is only a
+    assert two.contrasts["only_a"] == ("without_b", "no_switch")
     with pytest.raises(ConfigError, match="at least 2 switches"):
         read_study(write((FILE[start:end], "ablate: {rms: [model.norm=rms_norm]}\n")))
+
+
+LADDER = """\
+ladder:
+  small: [model.d_model=32, trainer.max_steps=20]
+  middle: [model.d_model=64, trainer.max_steps=40]
+  large: [model.d_model=96, trainer.max_steps=80]
+"""
+TO_LADDER = [
+    ("smallest_effect: {translation: 0.5}", "compute: minutes"),
+    ("tune: {trials: 4, parameters: {optim.lr: {min: 0.001, max: 0.01}}}\n", LADDER),
+    ("[task=lm]", "[task=lm, task.monitor=val/bits_per_byte, task.monitor_mode=min]"),
+    ("trainer.max_steps=50", "task.monitor=val/loss, task.monitor_mode=min"),
+]
+
+
+def test_a_ladder_trains_each_task_at_each_size(write):
+    study = read_study(write(*TO_LADDER, ("seeds: [3, 5, 9]", "seeds: auto")))
+    assert list(study.tasks) == [f"{task}.{size}" for task in ("translation", "lm") for size in study.ladder]
+    assert study.tasks["lm.middle"][-2:] == ["model.d_model=64", "trainer.max_steps=40"]
+    assert (study.seeds, study.compute) == ([1, 2, 3], "minutes")
+    assert check(study)["lm.large", "gated"].config.model.d_model == 96
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ([("task.monitor=val/bits_per_byte, ", "")], "lm: the optimum of val/loss is not known"),
+        ([("[task=lm, task.monitor=val/bits_per_byte, task.monitor_mode=min]", "[task=classification]")],
+         "lm: a ladder needs a loss as task.monitor; got val/accuracy"),
+        ([("  large: [model.d_model=96, trainer.max_steps=80]\n", "")], "ladder: must have 3 to 12 sizes; got 2"),
+        ([("large:", "large.r:")], "ladder.large.r: the name of a size has no '.'"),
+        ([("budget: 60", "max_seeds: 5")], "max_seeds: not with ladder"),
+        ([("budget: 60", "optimum: {tm: 3}")], "optimum.tm: must be a task of the file and a number"),
+        ([("model.d_model=96", "model.d_modle=96")], "model.d_modle: no such key"),
+    ],
+)  # fmt: skip
+def test_what_a_ladder_cannot_be(write, changes, what):
+    with pytest.raises(ConfigError) as error:
+        check(read_study(write(*TO_LADDER, *changes)))
+    assert what in error.value.what
+    with pytest.raises(ConfigError, match="compute: only with ladder"):
+        read_study(write(("budget: 60", "compute: flops")))
 
 
 @pytest.mark.unhurried

@@ -55,7 +55,8 @@ def _run(study: Study, folder: Path, settings: StudySettings, typed: Sequence[st
     if ledger.plan:
         say(purchase(plan, study.power, ledger.price(), plan.tuning))
     else:
-        say(prospect(plan, study.power))
+        if not study.ladder:
+            say(prospect(plan, study.power))
         Launch(study, folder, trial_words(typed, folder), settings, console).plan(compositions, ledger, plan)
     status = StudyRunner(ledger, folder, settings, first, console).run()
     return _answer(ledger, study, folder, settings) or status

@@ -7,7 +7,7 @@ command line of a single run.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from multihead.config.sweep import NOT_SWEPT, Path_, Sweep, read_parameters
 from multihead.config.yaml_file import load_yaml_with_lines, scalars
 from multihead.errors import CheckpointError, ConfigError
 
-KEYS = ("question", "words", "baseline", "variants", "ablate", "tasks", "seeds", "max_seeds", "equal", "tune", "budget",
-        "alpha", "power", "smallest_effect", "name")  # fmt: skip
+KEYS = ("question", "words", "baseline", "variants", "ablate", "add_in", "tasks", "ladder", "optimum", "compute",
+        "seeds", "max_seeds", "equal", "tune", "budget", "alpha", "power", "smallest_effect", "name")  # fmt: skip
 EQUALS = ("none", "parameters", "tokens", "flops", "minutes")
 RESIZED = ("parameters", "flops")
 """What is made equal by resizing the feed-forward."""
@@ -32,6 +32,13 @@ LEAST_SEEDS, MOST_SEEDS = 3, 50
 """Limits of max_seeds."""
 NAME = r"[A-Za-z0-9][\w.-]{0,39}"
 D_FF = "model.d_ff"
+COMPUTES = ("flops", "minutes")
+LEAST_RUNGS, MOST_RUNGS = 3, 12
+"""Limits of the number of sizes of a ladder."""
+LADDER_SEEDS = [1, 2, 3]
+"""The seeds of a ladder whose file lists none."""
+WITHOUT, ONLY, NO_SWITCH = "without_", "only_", "no_switch"
+"""How the variants of an ablation are called: all switches but one, one alone, and none."""
 
 
 @dataclass(kw_only=True)
@@ -79,6 +86,14 @@ class Study:
     """For some tasks, the smallest difference that matters, in the unit of the metric."""
     ablated: dict[Any, list[str]] = field(default_factory=dict)
     """The switches of ``ablate``, each with its words; empty if the file lists variants."""
+    ladder: dict[str, list[str]] = field(default_factory=dict)
+    """Name of each size of a ladder to its words; empty for other studies. Each task is trained at each size."""
+    optimum: dict[str, float] = field(default_factory=dict)
+    """For tasks of a ladder, the loss that no model can get below, if it is not known."""
+    compute: str = "flops"
+    """What the compute of a ladder is: one of `COMPUTES`."""
+    add_in: bool = True
+    """Whether an ablation also adds each switch alone to a baseline without any, and so sees interactions."""
     lines: Mapping[Path_, int] = field(default_factory=dict)
     scalars: Mapping[Path_, str] = field(default_factory=dict)
 
@@ -92,6 +107,18 @@ class Study:
     def variants(self) -> list[str]:
         """Names of the variants, without the baseline."""
         return [name for name in self.arms if name != self.baseline]
+
+    @property
+    def contrasts(self) -> dict[str, tuple[str, str]]:
+        """For an ablation, the name of each comparison with its variant and its reference; otherwise empty."""
+        out = {f"{WITHOUT}{name}": (f"{WITHOUT}{name}", self.baseline) for name in self.ablated}
+        if not (self.ablated and self.add_in):
+            return out
+        alone = {f"{ONLY}{name}": f"{ONLY}{name}" for name in self.ablated}
+        if len(alone) == 2:  # the only one of two is all without the other one, which runs anyhow
+            first, second = self.ablated
+            alone = {f"{ONLY}{first}": f"{WITHOUT}{second}", f"{ONLY}{second}": f"{WITHOUT}{first}"}
+        return out | {name: (arm, NO_SWITCH) for name, arm in alone.items()}
 
     def run_words(self, task: str, arm: str) -> list[str]:
         """Returns the words of the runs of a variant or the baseline on a task, without seed and size."""
@@ -164,9 +191,14 @@ class _Reader:
         else:
             variants = self._named_words("variants")
         tasks = self._named_words("tasks")
+        ladder = self._ladder()
+        if ladder:
+            tasks = {
+                f"{task}.{size}": [*of_task, *own] for task, of_task in tasks.items() for size, own in ladder.items()
+            }
         if name in variants:
             raise self.error(f"variants.{name}: the baseline has this name", "another name", "variants", name)
-        seeds = self._seeds()
+        seeds = self._seeds() or (LADDER_SEEDS if ladder else [])
         study = Study(
             path=self.path,
             text=self.path.read_text(encoding="utf-8"),
@@ -185,6 +217,10 @@ class _Reader:
             power=self._number("power", 0.8, 0.0, 1.0),
             smallest_effect=self._smallest(tasks),
             ablated=tree.get("ablate", {}),
+            add_in=self._flag("add_in", True),
+            ladder=ladder,
+            optimum=self._optimum(),
+            compute=self._choice(("compute",), tree.get("compute", "flops"), COMPUTES),
             lines=self.lines,
             scalars=scalars(self.path),
         )
@@ -252,17 +288,60 @@ class _Reader:
         return {name: self._words((key, name), words) for name, words in value.items()}
 
     def _ablated(self, baseline: str, words: list[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """The baseline with all switches of ``ablate``, and a variant without each of them."""
+        """The baseline with all switches of ``ablate``, and the variants: without one, with one alone, with none."""
         if "variants" in self.tree:
             raise self.error("ablate: takes the place of variants", "leave one of the two out", "ablate")
         switches = self._named_words("ablate")
         if len(switches) < 2:
             raise self.error("ablate: must have at least 2 switches", "variants: for one", "ablate")
 
-        def without(left_out: str = "") -> list[str]:
-            return [*words, *(word for name, listed in switches.items() if name != left_out for word in listed)]
+        def having(chosen: Callable[[str], bool]) -> list[str]:
+            return [*words, *(word for name, listed in switches.items() if chosen(name) for word in listed)]
 
-        return {baseline: without()}, {f"without_{name}": without(name) for name in switches}
+        variants = {f"{WITHOUT}{name}": having(lambda other, name=name: other != name) for name in switches}
+        if self._flag("add_in", True):
+            variants[NO_SWITCH] = list(words)
+            if len(switches) > 2:
+                variants |= {f"{ONLY}{name}": having(lambda other, name=name: other == name) for name in switches}
+        return {baseline: having(lambda _: True)}, variants
+
+    def _ladder(self) -> dict[str, list[str]]:
+        """The sizes of ``ladder``, each with its words."""
+        if "ladder" not in self.tree:
+            for key in ("optimum", "compute"):
+                if key in self.tree:
+                    raise self.error(f"{key}: only with ladder", "leave it out", key)
+            return {}
+        for key in ("ablate", "smallest_effect", "max_seeds"):
+            if key in self.tree:
+                raise self.error(f"{key}: not with ladder", "leave it out", key)
+        sizes = self._named_words("ladder")
+        for name in sizes:
+            if "." in name:
+                raise self.error(f"ladder.{name}: the name of a size has no '.'", "", "ladder", name)
+        if not LEAST_RUNGS <= len(sizes) <= MOST_RUNGS:
+            what = f"ladder: must have {LEAST_RUNGS} to {MOST_RUNGS} sizes; got {len(sizes)}"
+            raise self.error(what, "ladder: {s1: [model.d_model=32], s2: [model.d_model=64], ...}", "ladder")
+        return sizes
+
+    def _optimum(self) -> dict[str, float]:
+        """The known optimum of the tasks of a ladder that the file states."""
+        value, tasks = self.tree.get("optimum", {}), self.tree.get("tasks", {})
+        if not isinstance(value, dict):
+            raise self.error(f"optimum: must be a mapping of tasks to losses; got {value!r}", "", "optimum")
+        for task, number in value.items():
+            if task not in tasks or not isinstance(number, int | float) or isinstance(number, bool):
+                what = f"optimum.{task}: must be a task of the file and a number; got {number!r}"
+                raise self.error(what, f"optimum: {{{next(iter(tasks))}: 0.8}}", "optimum", task)
+        return {task: float(number) for task, number in value.items()}
+
+    def _flag(self, key: str, default: bool) -> bool:
+        value = self.tree.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(f"{key}: must be true or false; got {value!r}", f"{key}: {str(default).lower()}", key)
+        if key in self.tree and "ablate" not in self.tree:
+            raise self.error(f"{key}: only with ablate", "leave it out", key)
+        return value
 
     def _words(self, where: Path_, value: Any) -> list[str]:
         """Words of the command line, which set no key that the study sets itself."""
@@ -342,7 +421,33 @@ def check(study: Study, typed: Sequence[str] = ()) -> dict[tuple[str, str], Comp
             except ConfigError as error:
                 raise _placed(study, task, arm, error) from error
         _check_alike(study, task, found)
+        if study.ladder:
+            _check_optimum(study, task, found[task, study.baseline])
     return found
+
+
+def _check_optimum(study: Study, task: str, composition: Composition) -> None:
+    """Checks that a task of a ladder is judged by a loss whose optimum is known."""
+    name, config = task.rpartition(".")[0], composition.config
+    if config.task.monitor_mode != "min":
+        what = f"{name}: a ladder needs a loss as task.monitor; got {config.task.monitor}"
+        raise ConfigError(study.at("tasks", name), what, "task.monitor=val/loss task.monitor_mode=min")
+    if name in study.optimum or known_optimum(composition):
+        return
+    what = f"{name}: the optimum of {config.task.monitor} is not known"
+    if config.data.format == "grammar" and config.task.name == "lm":
+        raise ConfigError(study.at("tasks", name), what, "task.monitor=val/bits_per_byte task.monitor_mode=min")
+    raise ConfigError(study.at("tasks", name), what, f"optimum: {{{name}: ...}}, the loss that no model gets below")
+
+
+def known_optimum(composition: Composition) -> str:
+    """Which optimum of the built-in grammar the monitored loss has: bits_per_byte, zero, or none ("")."""
+    config = composition.config
+    if config.data.format != "grammar":
+        return ""
+    if config.task.name == "lm" and getattr(config.task, "objective", "") == "causal":
+        return "bits_per_byte" if config.task.monitor == "val/bits_per_byte" else ""
+    return "zero" if config.task.name == "translation" and config.task.monitor == "val/loss" else ""
 
 
 def _placed(study: Study, task: str, arm: str, error: ConfigError) -> ConfigError:
@@ -351,7 +456,8 @@ def _placed(study: Study, task: str, arm: str, error: ConfigError) -> ConfigErro
     places: list[tuple[Path_, list[str]]] = [
         *((path, study.ablated[path[1]]) for path in study.lines if path[:1] == ("ablate",) and len(path) == 2),
         ((kind, arm), study.arms[arm] if (kind, arm) in study.lines else []),
-        (("tasks", task), study.tasks[task]),
+        *((("ladder", size), words) for size, words in study.ladder.items() if task.endswith(f".{size}")),
+        (("tasks", task.rpartition(".")[0] if study.ladder else task), study.tasks[task]),
         (("words",), study.words),
     ]
     key = error.where.partition("=")[0]

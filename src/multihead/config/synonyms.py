@@ -87,7 +87,7 @@ VERBS = {
     "export": "convert onnx",
     "runs": "list ls status history",
     "sweep": "tune search optimize hpo",
-    "study": "experiment ablate ablation ab",
+    "study": "experiment ablate ablation ab ladder scaling",
     "explain": "config show describe",
     "new": "create init scaffold template",
 }

@@ -12,6 +12,8 @@ from multihead.comparing.finished import FinishedRun
 from multihead.comparing.verdicts import Overall
 from multihead.errors import MultiheadError
 from multihead.runs.files import read_metrics
+from multihead.studying.ablation import Switch, ablation, is_ablation
+from multihead.studying.ladder import Rung, Worth, climb
 from multihead.studying.ledger import StudyLedger, key_of, results_of, run_dir
 from multihead.studying.schedule import Key, Plan
 from multihead.studying.verdicts import Verdict, judge, overall
@@ -88,6 +90,12 @@ class StudyReport:
     """How often a run has read the test split: once for each run that ended, also for those of the tuning."""
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    ablation: list[Switch] = field(default_factory=list)
+    """The switches of an ablation, over all tasks and on each task; empty for other studies."""
+    ladder: list[Worth] = field(default_factory=list)
+    """What each variant of a ladder is worth on each task; empty for other studies."""
+    rungs: dict[str, dict[str, list[Rung]]] = field(default_factory=dict)
+    """The sizes of a ladder, by task and system."""
     curves: dict[str, dict[str, list[list[Point]]]] = field(default_factory=dict)
     """Task to system to the validations of each of its runs."""
 
@@ -100,6 +108,8 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
     finished, warnings = _finished(ledger.folder, plan, rows)
     systems = _systems(plan, finished, results, ledger.facts)
     tuned: dict[str, Any] = ledger.facts.get("tuned", {})
+    minutes = {(row.task, row.name): row.minutes for row in systems}
+    worths, rungs = climb(plan, results, ledger.facts, minutes, state.ended) if "ladder" in ledger.facts else ([], {})
     return StudyReport(
         name=ledger.sweep.name,
         question=question,
@@ -121,6 +131,9 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
         + sum(found["trials"] - found["failed"] for found in tuned.values()),
         notes=_notes(plan, state.unaffordable, tuned),
         warnings=[*warnings, *_data_warnings(plan, finished), *unequal(systems, plan.baseline, equal)],
+        ablation=ablation(plan, results) if is_ablation(plan) else [],
+        ladder=worths,
+        rungs=rungs,
         curves=_curves(plan, finished),
     )
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from multihead.config.compose import compose
 from multihead.config.merge import Composition
-from multihead.config.study import D_FF, RESIZED, Study
+from multihead.config.study import D_FF, RESIZED, Study, known_optimum
 from multihead.config.verbs import StudySettings
 from multihead.errors import MachineError
 from multihead.studying.ledger import StudyLedger, as_sweep
@@ -78,6 +78,7 @@ def draft(study: Study, compositions: Mapping[Cell, Composition], settings: Stud
         alpha=study.alpha,
         budget=limit_of(study, settings),
         smallest=study.smallest_effect,
+        contrasts=study.contrasts,
     )
 
 
@@ -131,7 +132,10 @@ class Launch:
             "d_ff": {"/".join(cell): value for cell, value in d_ff.items()},
             "forecast": {"/".join(cell): found["seconds"] for cell, found in forecasts.items()},
             "tuned": {"/".join(cell): asdict(found) for cell, found in tuned.items()},
+            "steps": {"/".join(cell): found["steps"] for cell, found in forecasts.items()},
         }
+        if study.ladder:
+            facts["ladder"] = self._ladder(compositions)
         return ledger.fix(plan, facts)
 
     def _say(self, text: str) -> None:
@@ -166,6 +170,19 @@ class Launch:
                         f"{task} {arm}: {D_FF}={found} instead of {own.config.model.d_ff} for equal {study.equal}"
                     )
         return d_ff, sizes
+
+    def _ladder(self, compositions: Mapping[Cell, Composition]) -> dict[str, Any]:
+        """What the fit of a ladder needs beside the results: its sizes, its measure of compute, and each optimum."""
+        from multihead.data.grammar import reference
+
+        optimum = dict(self.study.optimum)
+        for (task, _), composition in compositions.items():
+            name = task.rpartition(".")[0]
+            if name not in optimum:
+                bits = known_optimum(composition) == "bits_per_byte"
+                found = reference(composition.config.data.grammar, "val", "text") if bits else {}
+                optimum[name] = found.get("bits_per_byte_learnable", 0.0)
+        return {"sizes": list(self.study.ladder), "compute": self.study.compute, "optimum": optimum}
 
     def _forecasts(
         self, words: Mapping[Cell, Sequence[str]], code: Sequence[str], start: float, ledger: StudyLedger
@@ -214,7 +231,8 @@ class Launch:
                 step = own["seconds/training"] / own["steps"]
                 steps = max(1, round(base["seconds/training"] / step))
                 found[task, arm] = [*words[task, arm], f"trainer.max_steps={steps}"]
-                times[task, arm] = own | {"seconds": own["seconds"] + (steps - own["steps"]) * step}
+                seconds = own["seconds"] + (steps - own["steps"]) * step
+                times[task, arm] = own | {"seconds": seconds, "steps": steps}
                 usual = base["seconds/training"] / base["steps"]
                 self._say(
                     f"{task} {arm}: trainer.max_steps={steps} instead of {own['steps']} for equal minutes, because a "

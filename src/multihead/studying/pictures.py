@@ -22,7 +22,12 @@ def draw_study(report: StudyReport) -> Iterator[tuple[str, str]]:
     """Yields the title and the address of each picture."""
     if any(found.low is not None for found in report.verdicts):
         yield "Differences", embedded(_intervals(report))
+    for task in report.rungs:
+        if any(report.rungs[task].values()):
+            yield f"Ladder: {task}", embedded(_ladder(report, task))
     for task, systems in report.curves.items():
+        if report.rungs:
+            continue  # a ladder has too many curves
         if any(systems.values()):
             yield f"Learning curves: {task}", embedded(_curves(report, task))
 
@@ -51,6 +56,33 @@ def _intervals(report: StudyReport) -> Figure:
         axes.set_title(task, fontsize=10)
         axes.set_xlabel(f"{unit_of(report.metrics[task])}, right: better", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _ladder(report: StudyReport, task: str) -> Figure:
+    """The losses above the optimum against compute, both logarithmic, with the fitted lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4))
+    axes = figure.add_subplot()
+    fits = {found.variant: (found.variant_scale, found.exponent) for found in report.ladder if found.task == task}
+    first = next((found for found in report.ladder if found.task == task and found.scale), None)
+    optimum = next(found.optimum for found in report.ladder if found.task == task)
+    if first:
+        fits[report.baseline] = (first.scale, first.exponent)
+    for number, (name, rungs) in enumerate(report.rungs[task].items()):
+        colour, line = stroke(number)
+        for rung in rungs:
+            above = [loss - optimum for loss in rung.losses]
+            axes.plot([rung.compute] * len(above), above, "o", color=colour, markersize=3)
+        scale, exponent = fits.get(name, (None, None))
+        if scale is not None and exponent is not None and rungs:
+            ends = [min(r.compute for r in rungs), max(r.compute for r in rungs)]
+            drawn = [scale * compute**-exponent for compute in ends]
+            axes.plot(ends, drawn, color=colour, linestyle=line, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _finish(axes, "compute of a run", f"{report.metrics[next(iter(report.metrics))]} - {optimum:.4g}")
     return figure
 
 

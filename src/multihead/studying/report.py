@@ -15,16 +15,19 @@ from multihead.comparing.report import latex_text
 from multihead.config.extras import install, installed
 from multihead.runs.page import render_page
 from multihead.runs.screen import Fitted
+from multihead.studying.ablation import ALL_TASKS, effect_text, statement
 from multihead.studying.collect import StudyReport, SystemRow
 from multihead.studying.pictures import draw_study
-from multihead.studying.verdicts import Verdict, digits_for
+from multihead.studying.verdicts import Verdict, digits_for, unit_of
 
 FILES = {"json": "report.json", "latex": "report.tex"}
 PAGE = "report.html"
 
 
 def answer_of(report: StudyReport) -> str:
-    """Returns the verdict of the whole study in one sentence for each variant."""
+    """Returns the verdict of the whole study in one sentence for each variant or switch."""
+    if report.ablation or report.ladder:
+        return ". ".join(statements(report)) + "."
     return ". ".join(found.statement for found in report.overall) + "."
 
 
@@ -79,6 +82,65 @@ def run_rows(report: StudyReport) -> list[list[str]]:
     return rows
 
 
+def switch_rows(report: StudyReport) -> list[list[str]]:
+    """Returns the table of an ablation, with one row for each switch on each task. The first row is the head."""
+    rows = [["task", "rank", "switch", "left out of all", "added to none", "interaction", ""]]
+    for found in report.ablation:
+        digits = digits_of_effects(report, found.task)
+        ranks = (
+            "-"
+            if found.first_rank is None
+            else " to ".join(dict.fromkeys((str(found.first_rank), str(found.last_rank))))
+        )
+        effects = [effect_text(effect, digits) for effect in (found.left_out, found.added, found.interaction)]
+        task = f"{found.task} (%)" if found.task == ALL_TASKS else found.task
+        rows.append([task, ranks, found.name, *effects, "depends on the others" if found.flagged else ""])
+    return rows
+
+
+def rung_rows(report: StudyReport) -> list[list[str]]:
+    """Returns the table of a ladder, with the compute and the loss of each system at each size."""
+    rows = [["task", "size", *(f"{name}, {what}" for name in _systems(report) for what in ("compute", "loss"))]]
+    for task, systems in report.rungs.items():
+        for size in dict.fromkeys(rung.size for rungs in systems.values() for rung in rungs):
+            cells = []
+            for name in _systems(report):
+                found = next((rung for rung in systems[name] if rung.size == size), None)
+                mean = sum(found.losses) / len(found.losses) if found else 0.0
+                cells += [f"{found.compute:.3g}", f"{mean:.4f}"] if found else ["-", "-"]
+            rows.append([task, size, *cells])
+    return rows
+
+
+def _systems(report: StudyReport) -> list[str]:
+    """The baseline and the variants, in their order."""
+    return list(dict.fromkeys(row.name for row in report.systems))
+
+
+def statements(report: StudyReport) -> list[str]:
+    """Returns the answer of a study in words: what its ladder, its switches or its comparisons say."""
+    if report.ladder:
+        return [found.statement for found in report.ladder]
+    return switch_statements(report) if report.ablation else [found.statement for found in report.verdicts]
+
+
+def digits_of_effects(report: StudyReport, task: str) -> int:
+    """Returns the decimals of the effects of a task, which show two digits of its narrowest interval."""
+    effects = [each.left_out for each in report.ablation if each.task == task]
+    widths = [e.high - e.low for e in effects if e.low is not None and e.high is not None and e.high > e.low]
+    return digits_for(min(widths)) if widths else 2
+
+
+def switch_statements(report: StudyReport) -> list[str]:
+    """Returns what the ablation says about each switch: over all tasks, or on the only one."""
+    if not report.ablation:
+        return []
+    task = report.ablation[0].task
+    unit = "%" if task == ALL_TASKS else unit_of(report.metrics[task])
+    digits = digits_of_effects(report, task)
+    return [statement(found, unit, digits) for found in report.ablation if found.task == task]
+
+
 def spread_text(mean: float | None, deviation: float | None, digits: int) -> str:
     """Formats a mean with its deviation."""
     if mean is None:
@@ -117,8 +179,16 @@ def show(report: StudyReport, console: Console, folder: Path) -> None:
     head, *body = verdict_rows(report)
     console.print(Fitted(head, body, left=("variant", "metric", "verdict"), optional=("metric", "seeds")))
     say("")
-    for found in report.verdicts:
-        say(found.statement)
+    if report.ablation:
+        head, *body = switch_rows(report)
+        console.print(Fitted(head, body, left=("switch", ""), optional=("interaction",)))
+        say("")
+    if report.ladder:
+        head, *body = rung_rows(report)
+        console.print(Fitted(head, body, left=("size",)))
+        say("")
+    for text in statements(report):
+        say(text)
     failed = [run for run in report.runs if run.state == "failed"]
     for run in failed:
         say(f"failed: {run.task} {run.name} seed {run.seed}: {run.reason}")
@@ -207,6 +277,9 @@ def page(report: StudyReport) -> str:
         verdicts=verdict_rows(report),
         systems=system_rows(report),
         runs=run_rows(report),
+        switches=switch_rows(report) if report.ablation else [],
+        rungs=rung_rows(report) if report.ladder else [],
+        statements=statements(report),
         states=[run.state for run in report.runs],
         counts=counts(report),
         percent=_percent(report.alpha),

@@ -30,10 +30,11 @@ class Key(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A comparison of a variant with the baseline on a task."""
+    """A comparison of a variant with the baseline, or with its reference, on a task."""
 
     task: str
     arm: str
+    """The name of the comparison: that of the variant, unless the plan names it otherwise."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,20 @@ class Plan:
     """Seconds that the tuning took, which count too."""
     smallest: Mapping[str, float] = field(default_factory=dict)
     """For some tasks, the smallest difference that matters, in the unit of the metric."""
+    contrasts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Name of each comparison to its variant and the reference; empty if all are compared with the baseline."""
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The arms that are compared with the baseline."""
-        return tuple(arm for arm in self.arms if arm != self.baseline)
+        """The names of the comparisons: those of `contrasts`, or the arms that are compared with the baseline."""
+        return tuple(self.contrasts) or tuple(arm for arm in self.arms if arm != self.baseline)
+
+    def sides(self, name: str) -> tuple[str, str]:
+        """Returns the variant and the reference of a comparison."""
+        if not self.contrasts:
+            return name, self.baseline
+        variant, reference = self.contrasts[name]
+        return variant, reference
 
     @property
     def design(self) -> Design:
@@ -114,7 +124,7 @@ class Progress:
 
 
 def gains(plan: Plan, results: Results, rounds: int | None = None) -> dict[Pair, list[float]]:
-    """Returns the differences between variant and baseline by seed; above 0, the variant is better.
+    """Returns the differences between variant and reference by seed; above 0, the variant is better.
 
     A seed counts if both runs have a result.
 
@@ -126,12 +136,13 @@ def gains(plan: Plan, results: Results, rounds: int | None = None) -> dict[Pair,
     found = {}
     for task in plan.tasks:
         sign = 1.0 if plan.better[task] == "max" else -1.0
-        for arm in plan.variants:
+        for name in plan.variants:
+            variant, reference = plan.sides(name)
             pairs = [
-                (results.get(Key(task, arm, index)), results.get(Key(task, plan.baseline, index)))
+                (results.get(Key(task, variant, index)), results.get(Key(task, reference, index)))
                 for index in range(len(plan.seeds) if rounds is None else rounds)
             ]
-            found[Pair(task, arm)] = [sign * (a - b) for a, b in pairs if a is not None and b is not None]
+            found[Pair(task, name)] = [sign * (a - b) for a, b in pairs if a is not None and b is not None]
     return found
 
 
@@ -172,14 +183,12 @@ def _round_of(plan: Plan, results: Results, decided: Mapping[Pair, int], task: s
         earlier = [Key(task, arm, i) for i in range(index)]
         return sum(key in results and results[key] is None for key in earlier) >= MOST_FAILURES
 
-    variants = [
-        arm
-        for arm in plan.variants
-        if (pair := Pair(task, arm)) not in decided and not given_up(arm) and not is_negligible(plan, pair, paths[pair])
-    ]
-    if not variants or given_up(plan.baseline):
-        return []
-    return [Key(task, arm, index) for arm in (plan.baseline, *variants)]
+    needed = set[str]()
+    for name in plan.variants:
+        pair, sides = Pair(task, name), plan.sides(name)
+        if pair not in decided and not any(map(given_up, sides)) and not is_negligible(plan, pair, paths[pair]):
+            needed.update(sides)
+    return [Key(task, arm, index) for arm in plan.arms if arm in needed]
 
 
 def is_negligible(plan: Plan, pair: Pair, differences: Sequence[float]) -> bool:

@@ -87,7 +87,8 @@ def unit_of(metric: str) -> str:
 
 def _statement(plan: Plan, pair: Pair, path: Sequence[float], verdict: str, seen: float | None, power: float) -> str:
     """The verdict in words."""
-    both, unit, design = f"{pair.arm} and {plan.baseline}", unit_of(plan.metrics[pair.task]), plan.design
+    reference, unit, design = plan.sides(pair.arm)[1], unit_of(plan.metrics[pair.task]), plan.design
+    both = f"{pair.arm} and {reference}"
     if not path and verdict == NO_RESULT:
         return f"{pair.task}: no result yet, because no seed has a result of {both}"
     if not path:
@@ -103,7 +104,7 @@ def _statement(plan: Plan, pair: Pair, path: Sequence[float], verdict: str, seen
         sign = 1 if mean > 0 else -1
         ends = sorted((sign * found[0], sign * found[1]))
         gap = f"{abs(mean):.{digits}f} {unit} ({level} {ends[0]:.{digits}f} to {ends[1]:.{digits}f}; {seeds})"
-        return f"{pair.task}: {pair.arm} is {verdict} than {plan.baseline} by {gap}"
+        return f"{pair.task}: {pair.arm} is {verdict} than {reference} by {gap}"
     ends = sorted((flip * found[0], flip * found[1]))
     gap = f"difference {flip * mean:+.{digits}f} {unit}, {level} {ends[0]:.{digits}f} to {ends[1]:.{digits}f}, {seeds}"
     smallest = plan.smallest.get(pair.task)
@@ -125,6 +126,6 @@ def digits_for(width: float) -> int:
 def overall(plan: Plan, verdicts: Sequence[Verdict]) -> list[Overall]:
     """Returns the verdict of each variant over all tasks; `over_tasks` says how."""
     return [
-        over_tasks(arm, plan.baseline, {found.task: found.verdict for found in verdicts if found.variant == arm})
+        over_tasks(arm, plan.sides(arm)[1], {found.task: found.verdict for found in verdicts if found.variant == arm})
         for arm in plan.variants
     ]

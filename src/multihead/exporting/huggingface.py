@@ -32,12 +32,13 @@ from multihead.pretrained.folder import opened
 from multihead.pretrained.names import NAMES
 from multihead.pretrained.source import translated
 from multihead.pretrained.target import Obstacle, content_of, obstacles, published_state
-from multihead.runs.directory import read_json
+from multihead.runs import card as model_card
+from multihead.runs.card import Facts
+from multihead.runs.files import read_json
 from multihead.tasks import build_task
 from multihead.tasks.base import Task
 from multihead.tasks.classification import ClassificationTask
 from multihead.tasks.language_modeling import NEW_TOKENS
-from multihead.tasks.pooled import PooledTask
 from multihead.tasks.regression import RegressionTask
 from multihead.tasks.translation import TranslationTask
 
@@ -262,58 +263,30 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
-    """The model card: what the model is, how to use it, its scores and data, and the command that trained it."""
-    result, known = (_json_if_there(run_dir / name) for name in ("result.json", "environment.json"))
-    name = task.settings.name
-    kind = "text-classification" if isinstance(task, PooledTask) else {"lm": "text-generation"}.get(name, name)
-    kind = "fill-mask" if content["architectures"][0].endswith("ForMaskedLM") else kind
-    scores = [f"| {key} | {value:.6g} |" for key, value in result.items() if key.startswith("test/")]
-    data = [f"- {key.removeprefix('data_')}: sha256 `{mark}`" for key, mark in known.get("data", {}).items()]
-    start = task.config.init_from
-    origin = f"It began from `{start}`, whose licence holds for it too.\n" if start else ""
+    """The model card: what `multihead.runs.card` says of a run, and how ``transformers`` loads the folder."""
     auto = auto_class(content)
     trust = ", trust_remote_code=True" if "auto_map" in content else ""
     temperature = temperature_of(task)
-    notes = "\n`trust_remote_code=True` runs `modeling_multihead.py` of this folder: read it first.\n" if trust else ""
-    if temperature != 1.0:
-        notes += f"\nIts logits are divided by the calibration's temperature, {temperature:.4g}.\n"
-    if "multihead_thresholds" in content:
-        notes += "\nThe thresholds of classes stand in `config.json` (`multihead_thresholds`); apply them yourself.\n"
-    lines = [
-        "---",
-        "library_name: transformers",
-        f"pipeline_tag: {kind}",
-        "---",
-        f"# {task.config.data.name}: {name}",
-        "",
-        f"A {content['architectures'][0]} of {sum(p.numel() for p in task.model.parameters()):,} parameters, trained "
-        f"by Multihead on the data set `{task.config.data.name}`.",
-        origin,
-        "```python",
-        f"from transformers import AutoTokenizer, {auto}",
-        "",
-        f'tokenizer = AutoTokenizer.from_pretrained("."{trust})',
-        f'model = {auto}.from_pretrained("."{trust})',
-        "```",
-        notes,
-        "## Scores on the test split",
-        "",
-        "| metric | value |",
-        "| --- | --- |",
-        *scores,
-        "",
-        "## Data",
-        "",
-        *data,
-        "",
-        "## Training",
-        "",
-        "```",
-        str(known.get("command", "")),
-        "```",
-        "",
+    notes = [
+        f"""```python
+from transformers import AutoTokenizer, {auto}
+
+tokenizer = AutoTokenizer.from_pretrained("."{trust})
+model = {auto}.from_pretrained("."{trust})
+```"""
     ]
-    return "\n".join(lines)
+    if trust:
+        notes.append("`trust_remote_code=True` runs `modeling_multihead.py` of this folder: read it first.")
+    if temperature != 1.0:
+        notes.append(f"Its logits are divided by the calibration's temperature, {temperature:.4g}.")
+    if "multihead_thresholds" in content:
+        notes.append("The thresholds of classes stand in `config.json` (`multihead_thresholds`); apply them yourself.")
+    parameters = sum(p.numel() for p in task.model.parameters())
+    about = (
+        f"A {content['architectures'][0]} of {parameters:,} parameters, trained by Multihead on the data set "
+        f"`{task.config.data.name}`."
+    )
+    return model_card.card(Facts.read(run_dir, task.config), "transformers", about, "\n\n".join(notes))
 
 
 AUTO = {
@@ -330,10 +303,6 @@ AUTO = {
 def auto_class(content: Mapping[str, Any]) -> str:
     """The name of the Auto class that loads a model, by its ``config.json``."""
     return next(auto for end, auto in AUTO.items() if content["architectures"][0].endswith(end))
-
-
-def _json_if_there(path: Path) -> dict[str, Any]:
-    return read_json(path, dict) if path.is_file() else {}
 
 
 # ---- the comparison

@@ -34,7 +34,9 @@ from multihead.pretrained.folder import Weights, as_stored, opened
 from multihead.pretrained.names import Stored, names_of, stored
 from multihead.pretrained.source import translated
 from multihead.pretrained.target import published_state
-from multihead.runs.directory import ADAPTER, read_json
+from multihead.runs.card import Facts, card
+from multihead.runs.directory import ADAPTER
+from multihead.runs.files import read_json
 from multihead.tasks import build_task
 from multihead.tasks.base import Task
 from multihead.text.vocabulary import Vocabulary
@@ -91,7 +93,7 @@ def write(task: Task, folder: Path, run_dir: Path) -> None:
     content = _config(task, base, ranks, sorted({name.rpartition(".")[0] for name in whole}))
     (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     write_tokenizer(task, folder)
-    (folder / "README.md").write_text(_readme(task, content), encoding="utf-8")
+    (folder / "README.md").write_text(_card(task, run_dir, content), encoding="utf-8")
 
 
 def _joined(base: Described, learned: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
@@ -147,28 +149,26 @@ def _config(task: Task, base: Described, ranks: Mapping[str, int], whole: Sequen
     }
 
 
-def _readme(task: Task, content: Mapping[str, Any]) -> str:
-    """A card that says how the adapters are loaded."""
+def _card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
+    """The model card: what `multihead.runs.card` says of a run, and how peft loads the adapters."""
     auto = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
     auto["SEQ_2_SEQ_LM"] = "AutoModelForSeq2SeqLM"
     name = auto.get(content["task_type"], "AutoModelForMaskedLM")
     labels = dict(enumerate(task.vocab.labels))
     arguments = f", num_labels={len(labels)}, id2label={labels}" if labels else ""
     arguments = ", num_labels=1" if task.settings.name == "regression" else arguments
-    return f"""# Adapters for {content["base_model_name_or_path"]}
-
-Multihead trained them on the data set `{task.config.data.name}`. The file holds low-rank adapters and the head; the
-other weights are those of the published model, whose licence holds for them.
-
-```python
+    base = content["base_model_name_or_path"]
+    about = f"""Adapters for {base}, trained by Multihead on the data set `{task.config.data.name}`. The file holds
+low-rank adapters and the head; the other weights are those of the published model."""
+    use = f"""```python
 from peft import PeftModel
 from transformers import {name}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
-base = {name}.from_pretrained({content["base_model_name_or_path"]!r}{arguments})
+base = {name}.from_pretrained({base!r}{arguments})
 model = PeftModel.from_pretrained(base, ".")
-```
-"""
+```"""
+    return card(Facts.read(run_dir, task.config), "peft", about, use)
 
 
 # ---- the comparison

@@ -299,6 +299,7 @@ def _write_result(
     run_dir: Path, trainer: L.Trainer, task: Task, steps: Steps, result: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, list[list[Any]]]]:
     """Writes the result, and beside it tables and pictures, which may fail without costing the result."""
+    from multihead.runs.card import write as write_card
     from multihead.runs.loggers import log_picture, log_result, log_table
     from multihead.training.suspicions import Training, notes_on, of_training
 
@@ -316,6 +317,8 @@ def _write_result(
     for path in (*run_dir.glob("confusion_test*.png"), *sorted(run_dir.glob("pictures/attention_*.png"))):
         log_picture(trainer.loggers, trainer.global_step, path.stem, path)
     written = write_result(run_dir, result)
+    with side_output("the model card"):
+        write_card(run_dir, task.config)
     log_result(trainer.loggers, run_dir, written, task.config.log_model)
     return written, tables
 

@@ -39,6 +39,7 @@ VERBS = (
     "doctor",
     "sweep",
     "study",
+    "verify",
     "new",
     "serve",
 )

@@ -88,6 +88,7 @@ VERBS = {
     "runs": "list ls status history",
     "sweep": "tune search optimize hpo",
     "study": "experiment ablate ablation ab ladder scaling",
+    "verify": "audit reproduce replicate",
     "explain": "config show describe",
     "new": "create init scaffold template",
 }

@@ -498,6 +498,40 @@ class StudySettings(Settings):
         return budget, duration("run_time", self.run_time) if self.run_time else 0.0
 
 
+@dataclass(kw_only=True)
+class VerifySettings(Settings):
+    """Checks that the claim of a study or of a comparison holds.
+
+    The runs of each system must have one configuration, and all runs of a task the same data, code and versions. Every
+    run that was started must be shown. The verdicts are computed again from the run directories. The shortest run is
+    trained again and must give the same. Exit status 2 means findings.
+    """
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead verify group=outputs/studies/norms",
+        "multihead verify group=outputs/lm claim=comparison.json",
+        "multihead verify group=outputs/studies/norms rerun=false format=json",
+    )
+
+    group: str = setting(takes="FOLDER", example="group=outputs/studies/NAME")
+    """The folder of a study, or a folder of runs."""
+    claim: str = setting(takes="FILE.json")
+    """What compare group=FOLDER out=FILE.json has said about a folder of runs."""
+    rerun: bool = setting(True)
+    """Whether the shortest run is trained again, in a temporary folder."""
+    format: str = setting("table", choices=("table", "json"))
+    """json prints everything as JSON."""
+    name: str = setting(takes="NAME")
+    """Name of the study, if several have one storage."""
+    storage: str = setting(takes="ADDRESS")
+    """Where the ledger of the study is; by default a file in its folder."""
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        check_name(self.name)
+        check_storage(self.storage)
+
+
 def check_name(name: str) -> None:
     """Checks the name of a sweep or a study; empty means that there is none."""
     if name and not re.fullmatch(r"[\w-][\w.-]{0,99}", name):

@@ -1,0 +1,387 @@
+"""Checks a claim: that its runs are what it says, that all runs are shown, that it follows from them, and that one of
+them gives the same again.
+
+A claim is the ``report.json`` of a study, or the JSON that ``compare`` has written about a folder of runs. Nothing of
+the claim is believed: results are read from the run directories, and the verdicts are computed from them again.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multihead.comparing.compare import compare_tasks
+from multihead.comparing.finished import FinishedRun, why_unfinished
+from multihead.comparing.systems import differing, recipe
+from multihead.config.words import write
+from multihead.config.yaml_file import load_yaml
+from multihead.errors import ConfigError, MultiheadError
+from multihead.runs.files import read_json
+from multihead.runs.listing import run_dirs
+from multihead.studying.ablation import ablation, is_ablation
+from multihead.studying.ladder import climb
+from multihead.studying.ledger import RUNS, StudyLedger, key_of, run_dir
+from multihead.studying.report import FILES
+from multihead.studying.schedule import Key, Plan
+from multihead.studying.verdicts import judge
+from multihead.sweeping import runner
+from multihead.sweeping.ledger import Row
+from multihead.sweeping.trial import LOG, Watch, run_once
+
+MOST_NAMED = 5
+"""Number of runs that a finding names."""
+MOST_DEVIATIONS = 3.0
+"""On another machine or version, a rerun may differ by so many deviations between seeds."""
+SAME = ("git_commit", "versions", "plugin")
+"""What must be the same in the environment of all runs of a claim."""
+ALIKE = ("hardware", "threads")
+"""What changes results by rounding only."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check has found."""
+
+    check: str
+    ok: bool
+    text: str
+
+
+# ---- a study
+
+
+def verify_study(folder: Path, name: str, storage: str, rerun: bool) -> list[Finding]:
+    """Checks a study.
+
+    Args:
+        folder: Its folder.
+        name: Its name; "" takes that of its report.
+        storage: The address of its ledger; "" is the file in the folder.
+        rerun: Whether one of its runs is trained again.
+
+    Raises:
+        ConfigError: If there is no study in the folder.
+        CheckpointError: If its report cannot be read.
+    """
+    claim = read_json(folder / FILES["json"], dict)
+    ledger = StudyLedger(name or str(claim.get("name")), folder, storage, create=False)
+    plan = ledger.plan
+    if plan is None:
+        raise ConfigError("group", f"the study in {folder} has no plan yet", "start it by multihead study")
+    rows = [row for row in ledger.rows() if row.record.get("run")]
+    runs = {key_of(row): found for row in rows if (found := _read(run_dir(folder, plan, key_of(row))))}
+    systems: dict[str, list[FinishedRun]] = {}
+    for key, run in sorted(runs.items()):
+        systems.setdefault(f"{key.task} {key.arm}", []).append(run)
+    found = [
+        *same_configurations(systems),
+        *_same_per_task(systems, {task: [n for n in systems if n.startswith(f"{task} ")] for task in plan.tasks}),
+        _all_shown(folder, plan, rows, claim),
+        _study_holds(plan, ledger, runs, rows, claim),
+    ]
+    if rerun and runs:
+        key = min(runs, key=lambda key: float(runs[key].result.get("seconds", math.inf)))
+        others = [float(run.result[plan.metrics[key.task]]) for k, run in runs.items() if k[:2] == key[:2]]
+        environment = {"MULTIHEAD_CONF": str((folder / "conf").resolve())}
+        found.append(rerun_of(runs[key], plan.run_words(key), plan.metrics[key.task], others, environment))
+    return found
+
+
+def _read(place: Path) -> FinishedRun | None:
+    try:
+        return FinishedRun.read(str(place))
+    except (MultiheadError, OSError):
+        return None
+
+
+def _same_per_task(systems: Mapping[str, Sequence[FinishedRun]], tasks: Mapping[str, Sequence[str]]) -> list[Finding]:
+    """The environment and the data, task by task, since tasks may have different data."""
+    found = []
+    for task, names in tasks.items():
+        members = [run for name in names for run in systems[name]]
+        found += same_environment(task, members) if members else []
+    return found
+
+
+def _all_shown(folder: Path, plan: Plan, rows: Sequence[Row], claim: Mapping[str, Any]) -> Finding:
+    """Whether the report shows each run of the ledger and of the disk, and no seed was left out in between."""
+    shown = {(run["task"], run["name"], run["seed"]) for run in claim.get("runs", [])}
+    started = {(key.task, key.arm, plan.seeds[key.index]) for key in map(key_of, rows)}
+    for place in (folder / RUNS).glob("*/*/seed_*"):
+        seed = place.name.removesuffix(f".{LOG}").removeprefix("seed_")
+        if seed.isdigit():
+            started.add((place.parent.parent.name, place.parent.name, int(seed)))
+    hidden = sorted(" ".join(map(str, run)) for run in started - shown)
+    skipped = []
+    for task, arm in dict.fromkeys((task, arm) for task, arm, _ in started):
+        own = [seed in {s for t, a, s in started if (t, a) == (task, arm)} for seed in plan.seeds]
+        if False in own and True in own[own.index(False) :]:
+            skipped.append(f"{task} {arm} seed {plan.seeds[own.index(False)]}")
+    if hidden or skipped:
+        parts = [f"not in the report: {_listed(hidden)}"] * bool(hidden)
+        parts += [f"never started, though later seeds were: {_listed(skipped)}"] * bool(skipped)
+        return Finding("all runs shown", False, "; ".join(parts))
+    failed = sum(run.get("state") != "complete" for run in claim.get("runs", []))
+    return Finding("all runs shown", True, f"{len(shown)} runs were started, and all are shown ({failed} not complete)")
+
+
+def _study_holds(
+    plan: Plan,
+    ledger: StudyLedger,
+    runs: Mapping[Key, FinishedRun],
+    rows: Sequence[Row],
+    claim: Mapping[str, Any],
+) -> Finding:
+    """Whether the verdicts of the report follow from the results in the run directories."""
+    name = "the claim holds"
+    lost = [str(key) for row in rows if row.state == "complete" and (key := key_of(row)) not in runs]
+    if lost:
+        return Finding(name, False, f"these runs have no result in their directories: {_listed(lost)}")
+    results: dict[Key, float | None] = {key_of(row): None for row in rows if row.state == "failed"}
+    changed = []
+    for row in rows:
+        if row.state == "complete":
+            key = key_of(row)
+            results[key] = float(runs[key].result[plan.metrics[key.task]])
+            if results[key] != row.value:
+                changed.append(f"{runs[key].path} has {results[key]:g}, and the ledger {row.value:g}")
+    if changed:
+        return Finding(name, False, _listed(changed))
+    again = judge(plan, results, float(claim.get("power", 0.8)), ended=bool(claim.get("ended")))
+    said = {(v["task"], v["variant"]): (v["verdict"], v["difference"]) for v in claim.get("verdicts", [])}
+    wrong = []
+    for found in again:
+        before = said.get((found.task, found.variant))
+        if not _equal(before, (found.verdict, found.difference)):
+            claimed = before[0] if before else "nothing"
+            wrong.append(f"{found.task} {found.variant}: the report says {claimed}, and the runs {found.verdict}")
+    wrong += _other_answers(plan, ledger, results, claim)
+    if wrong:
+        return Finding(name, False, _listed(wrong))
+    count = len(again)
+    return Finding(name, True, f"{count} verdict{'s' * (count != 1)} computed again from {len(runs)} runs: the same")
+
+
+def _other_answers(
+    plan: Plan, ledger: StudyLedger, results: Mapping[Key, float | None], claim: Mapping[str, Any]
+) -> list[str]:
+    """What of an ablation or of a ladder the report says differently."""
+    wrong = []
+    if is_ablation(plan):
+        said = {(each["task"], each["name"]): (each["verdict"], each["flagged"]) for each in claim.get("ablation", [])}
+        for each in ablation(plan, results):
+            if said.get((each.task, each.name)) != (each.verdict, each.flagged):
+                wrong.append(f"the effect of {each.name} on {each.task} is another one")
+    if "ladder" in ledger.facts:
+        minutes = {(row["task"], row["name"]): row["minutes"] for row in claim.get("systems", [])}
+        worths, _ = climb(plan, results, ledger.facts, minutes, bool(claim.get("ended")))
+        said = {(each["task"], each["variant"]): (each["verdict"], each["factor"]) for each in claim.get("ladder", [])}
+        wrong += [
+            f"{each.task}: {each.variant} is worth another factor"
+            for each in worths
+            if not _equal(said.get((each.task, each.variant)), (each.verdict, each.factor))
+        ]
+    return wrong
+
+
+def _equal(said: tuple[str, float | None] | None, found: tuple[str, float | None]) -> bool:
+    """Whether a verdict and its number are the same, but for rounding in JSON."""
+    if said is None or said[0] != found[0] or (said[1] is None) != (found[1] is None):
+        return False
+    return said[1] is None or math.isclose(said[1], found[1] or 0.0, rel_tol=1e-9, abs_tol=1e-12)
+
+
+# ---- a folder of runs
+
+
+def verify_runs(group: str, claim_file: str, rerun: bool) -> list[Finding]:
+    """Checks the runs below a folder, and what ``compare`` has said about them.
+
+    Args:
+        group: The folder.
+        claim_file: The JSON that ``compare out=FILE.json`` has written; "" checks the runs alone.
+        rerun: Whether one of the runs is trained again.
+
+    Raises:
+        ConfigError: If the folder has no finished run.
+        CheckpointError: If the claim cannot be read.
+    """
+    places = list(run_dirs(Path(group)))
+    runs = {place.resolve(): run for place in places if (run := _read(place))}
+    if not runs:
+        raise ConfigError("group", f"{group} holds no finished run", "group=outputs/...")
+    systems: dict[str, list[FinishedRun]] = {}
+    if claim_file:
+        claim = read_json(Path(claim_file), dict)
+        reports: dict[str, Any] = claim.get("tasks") or {str(claim.get("task")): claim}
+        for task, report in reports.items():
+            for system in report.get("systems", []):
+                members = [run for path in system["runs"] if (run := runs.get(Path(path).resolve()))]
+                systems[f"{task} {system['name']}"] = members
+    else:
+        reports = {}
+        for run in runs.values():
+            systems.setdefault(recipe(run.config, run.settings), []).append(run)
+        systems = {f"{members[0].task} {number}": members for number, members in enumerate(systems.values(), start=1)}
+    found = [*same_configurations(systems)]
+    tasks = dict.fromkeys((run.task, run.data_name) for run in runs.values())
+    for task, data in tasks:
+        members = [run for run in runs.values() if (run.task, run.data_name) == (task, data)]
+        found += same_environment(f"{task} on {data}" if len(tasks) > 1 else task, members)
+    found.append(_folder_shown(places, runs, systems, bool(claim_file)))
+    if claim_file:
+        found.append(_comparison_holds(reports, claim_file))
+    if rerun:
+        shortest = min(runs.values(), key=lambda run: float(run.result.get("seconds", math.inf)))
+        own = next((members for members in systems.values() if shortest in members), [shortest])
+        others = [float(run.result[run.monitor]) for run in own if run.monitor in run.result]
+        words = load_yaml(Path(shortest.path, "overrides.yaml"))
+        found.append(rerun_of(shortest, list(map(str, words)), shortest.monitor, others, {}))
+    return found
+
+
+def _folder_shown(
+    places: Sequence[Path],
+    runs: Mapping[Path, FinishedRun],
+    systems: Mapping[str, Sequence[FinishedRun]],
+    claimed: bool,
+) -> Finding:
+    """Whether each run that was started is finished and in the claim, and the systems of a task have the same seeds."""
+    shown = {run.path for members in systems.values() for run in members}
+    hidden = [f"{place} ({why_unfinished(place)})" for place in places if place.resolve() not in runs]
+    hidden += [run.path for run in runs.values() if claimed and run.path not in shown]
+    seeds = {name: tuple(sorted(run.seed for run in members)) for name, members in systems.items()}
+    if hidden:
+        return Finding("all runs shown", False, f"started, but not shown: {_listed(hidden)}")
+    by_task: dict[str, set[tuple[int, ...]]] = {}
+    for name, own in seeds.items():
+        by_task.setdefault(name.split(" ")[0], set()).add(own)
+    uneven = [task for task, kinds in by_task.items() if len(kinds) > 1]
+    if uneven:
+        listed = "; ".join(f"{name}: {', '.join(map(str, own))}" for name, own in seeds.items())
+        return Finding("all runs shown", False, f"the systems have different seeds ({listed}), so some may be left out")
+    return Finding("all runs shown", True, f"{len(runs)} runs, all finished, with the same seeds in each system")
+
+
+def _comparison_holds(reports: Mapping[str, Any], claim_file: str) -> Finding:
+    """Whether ``compare`` gives the same verdicts for the runs that the claim names."""
+    name = "the claim holds"
+    entries, names = [], []
+    for report in reports.values():
+        for system in report["systems"]:
+            entries += system["runs"]
+            names += [system["name"]] * len(system["runs"])
+    try:
+        again = compare_tasks(entries, names=names)
+    except MultiheadError as error:
+        return Finding(name, False, str(error))
+    wrong, count = [], 0
+    for task, report in reports.items():
+        own = again.reports.get(task) or next(iter(again.reports.values()))
+        verdicts = {frozenset((p.first, p.second)): p for p in own.pairs}
+        for pair in report["pairs"]:
+            count += 1
+            other = verdicts.get(frozenset((pair["first"], pair["second"])))
+            verdict = other.verdict if other else "missing"
+            if other and other.first != pair["first"]:
+                verdict = {"better": "worse", "worse": "better"}.get(verdict, verdict)
+            if verdict != pair.get("verdict"):
+                wrong.append(f"{task}: {pair['first']} beside {pair['second']} is {verdict}, not {pair.get('verdict')}")
+    if wrong:
+        return Finding(name, False, _listed(wrong))
+    return Finding(name, True, f"{count} verdict{'s' * (count != 1)} of {claim_file} computed again: the same")
+
+
+# ---- what both have in common
+
+
+def same_configurations(systems: Mapping[str, Sequence[FinishedRun]]) -> list[Finding]:
+    """Whether the runs of each system differ in the seed only."""
+    wrong = []
+    for name, members in systems.items():
+        odd = [
+            run for run in members if recipe(run.config, run.settings) != recipe(members[0].config, members[0].settings)
+        ]
+        if odd:
+            keys = ", ".join(list(differing([[members[0]], [odd[0]]]))[:3])
+            wrong.append(f"{name}: {members[0].path} and {odd[0].path} differ in {keys}")
+        seeds = [run.seed for run in members]
+        if len(set(seeds)) < len(seeds):
+            wrong.append(f"{name}: a seed stands twice ({', '.join(map(str, sorted(seeds)))})")
+    if wrong:
+        return [Finding("equal configurations", False, _listed(wrong))]
+    count = sum(map(len, systems.values()))
+    text = f"{count} runs of {len(systems)} systems; the runs of each differ in the seed only"
+    return [Finding("equal configurations", True, text)]
+
+
+def same_environment(task: str, members: Sequence[FinishedRun]) -> list[Finding]:
+    """Whether the runs of a task had the same data, code and versions."""
+    environments = [read_json(Path(run.path, "environment.json"), dict) for run in members]
+    wrong = [
+        f"the {split.removeprefix('data_')} data"
+        for split in ("data_train", "data_val", "data_test")
+        if len({run.data.get(split, "") for run in members}) > 1
+    ]
+    wrong += [key for key in SAME if len({repr(e.get(key)) for e in environments}) > 1]
+    wrong += ["uncommitted changes of the code"] * any(e.get("git_dirty") for e in environments)
+    notes = [key for key in ALIKE if len({repr(e.get(key)) for e in environments}) > 1]
+    if wrong:
+        return [Finding("equal data and code", False, f"{task}: the runs differ in {', '.join(wrong)}".replace(
+            "differ in uncommitted", "were started with uncommitted"))]  # fmt: skip
+    more = f"; {' and '.join(notes)} differ, which changes results by rounding" if notes else ""
+    return [Finding("equal data and code", True, f"{task}: one state of data, code and versions{more}")]
+
+
+def rerun_of(
+    run: FinishedRun, words: Sequence[str], metric: str, others: Sequence[float], environment: Mapping[str, str]
+) -> Finding:
+    """Trains a run again in a folder that is deleted afterwards, and compares its results.
+
+    Args:
+        run: The run.
+        words: Its words, without the run directory.
+        metric: The metric that is compared.
+        others: Its values of all seeds of the system.
+        environment: Variables for the process.
+    """
+    name = "one run again"
+    kept = [w for w in words if w.partition("=")[0] not in ("run_dir", "resume", "plan")]
+    with tempfile.TemporaryDirectory(prefix="multihead-verify-") as folder:
+        place = Path(folder, "run")
+        command = [*runner.PROGRAM, *kept, write("run_dir", str(place)), "resume=auto"]
+        outcome = run_once(command, place, environment, Watch(metric, 0.0, lambda *_: False, lambda: False))
+        if outcome.value is None:
+            return Finding(name, False, f"{run.path}: the rerun failed: {outcome.reason}")
+        again = FinishedRun.read(str(place))
+        own, other = ({k: v for k, v in _plain(r).items() if k.startswith(("val/", "test/"))} for r in (run, again))
+        alike = recipe(run.config, run.settings) == recipe(again.config, again.settings)
+        keys = list(differing([[run], [again]]))
+        environments = [read_json(Path(r.path, "environment.json"), dict) for r in (run, again)]
+    if not alike:
+        return Finding(name, False, f"{run.path}: its words give another configuration now: {_listed(keys)}")
+    if own == other:
+        return Finding(name, True, f"{run.path}: all {len(own)} metrics are the same to the last digit")
+    changed = [key for key in (*SAME, *ALIKE) if environments[0].get(key) != environments[1].get(key)]
+    gap, spread = outcome.value - float(run.result[metric]), statistics.stdev(others) if len(others) > 1 else 0.0
+    text = f"{run.path}: {metric} is {outcome.value:.6g} instead of {float(run.result[metric]):.6g}"
+    if changed:
+        ok = spread > 0 and abs(gap) <= MOST_DEVIATIONS * spread
+        text += f" ({', '.join(changed)} differ now; the deviation between seeds is {spread:.2g})"
+        return Finding(name, ok, text)
+    return Finding(name, False, f"{text}, though data, code, versions and machine are the same")
+
+
+def _plain(run: FinishedRun) -> dict[str, Any]:
+    """The numbers of a result, without those that are times."""
+    return {key: value for key, value in run.result.items() if isinstance(value, int | float) and "seconds" not in key}
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
+    return "; ".join(texts[:MOST_NAMED]) + more

@@ -71,6 +71,8 @@ run = multihead.load(RUNS / "translation")
 print(f"{result['parameters']:,} parameters, {result['steps']} steps")
 print(f"BLEU on the validation split: {result['val/bleu']:.1f}")
 print(run.translate("The dog sleeps."))
+if FULL:
+    assert result["val/bleu"] > 45
 
 # %% [markdown]
 # **BLEU** (Papineni et al. 2002) compares the words, pairs, triples and quadruples of words of an output with those of
@@ -326,6 +328,18 @@ plt.show()
 # as in Hugging Face's library. Wu et al. (2016, arXiv:1609.08144, section 7) divide by $((5 +
 # \text{length})/6)^\alpha$, and the Transformer paper uses their formula with $\alpha = 0.6$ and 4 beams (section 6.1).
 #
+# Here are the outputs that ended in the tree above. Which one wins depends on $\alpha$:
+
+# %%
+finished, _ = beam_search(sources[chosen], K)
+print(f"{'log p':>7} {'tokens':>7} {'log p / tokens':>15}")
+for score, ids in finished:
+    print(f"{score * len(ids):7.2f} {len(ids):7} {score:15.3f}  {as_text(ids)}")
+without = max(finished, key=lambda one: one[0] * len(one[1]), default=(0.0, []))
+if finished:
+    assert len(without[1]) <= len(finished[0][1])  # the winner without division is never the longer one
+
+# %% [markdown]
 # How much do beams gain for our small model? We measure BLEU with several widths, and ask how often the empty output
 # would be the most probable.
 
@@ -344,7 +358,14 @@ empty = run.score(sources, [""] * len(sources))
 wins = sum(nothing > output["log_prob"] for nothing, output in zip(empty, wide, strict=True))
 print(f"the empty output is more probable than the beam's output in {wins} of {len(sources)} sentences")
 
+if FULL:
+    assert scores[4] > scores[1]
+    assert wins < 10
+
 # %% [markdown]
+# Here, four beams are better than one, and the empty output is no danger. The grammar has one right translation of each
+# sentence, so a more probable output is more often the right one. For real text, measure it anew.
+#
 # ## Summarization is the same
 #
 # A summary is a target text, too. It is shorter than its source, and it uses many of its words. The network, teacher
@@ -397,6 +418,11 @@ def rouge_l(output: str, reference: str) -> float:
 lead = sum(map(rouge_l, first_words, stories["gist"])) / len(first_words)
 print(f"first 8 words: ROUGE-L {lead:.1f};  model: ROUGE-L {found['val/rougeL']:.1f}")
 print(summarizer.summarize(stories["passage"][0]))
+if FULL:
+    assert found["val/rougeL"] > 80 > 40 > lead
+
+# %% [markdown]
+# The summarizer learns faster than the translator: most words of the gist stand in the passage, and it can copy them.
 
 # %% [markdown]
 # ## Exercises

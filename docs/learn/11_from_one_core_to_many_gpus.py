@@ -19,6 +19,8 @@ import contextlib
 import csv
 import io
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -157,7 +159,8 @@ train(*SMALL, f"run_dir={RUNS / 'one'}")
 of_one = losses(RUNS / "one")
 print("one rank ", [round(loss, 5) for loss in of_one])
 if FULL:
-    train(*SMALL, "devices=2", "strategy=ddp", f"run_dir={RUNS / 'two'}")
+    words = [*SMALL, "devices=2", "strategy=ddp", f"run_dir={RUNS / 'two'}"]
+    subprocess.run([sys.executable, "-m", "multihead", "train", *words], check=True, capture_output=True)
     of_two = losses(RUNS / "two")
     print("two ranks", [round(loss, 5) for loss in of_two])
     assert max(abs(a - b) for a, b in zip(of_one, of_two, strict=True)) < 1e-4

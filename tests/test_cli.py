@@ -11,7 +11,9 @@ import pytest
 
 from multihead import cli, errors
 from multihead.config.folder import conf_dir
+from multihead.config.settings import read_words
 from multihead.config.task import TASKS
+from multihead.config.verbs import SETTINGS
 from multihead.errors import CheckpointError, DataError, NumericsError, Stopped
 
 WRONG = [
@@ -258,14 +260,23 @@ def test_resume_needs_no_task(command, tmp_path_factory):
 
 
 def test_help(command):
-    assert command([])[:2] == command("--help")[:2] == command("help")[:2]
+    assert command("--help")[:2] == command("help")[:2]
     for words in ("--help", *(f"{verb} --help" for verb in cli.VERBS), "train task=translation -h"):
         status, out, err = command(words)
-        assert (status, err) == (0, "") and 4 < out.count("\n") < 66
+        assert (status, err) == (0, "") and 4 < out.count("\n") < 70
         assert max(map(len, out.splitlines())) <= 120
-    assert all(f"\n  {verb}" in command([])[1] for verb in cli.VERBS)
+    assert all(f"\n  {verb}" in command("--help")[1] for verb in cli.VERBS)
     out = command("train --help")[1]
     assert "multi30k" in out and "optim.lr=0.001" in out and "Peak learning rate of AdamW" in out
+
+
+def test_the_program_alone_greets_with_four_things_to_do(command):
+    status, out, err = command([])
+    assert (status, err) == (0, "") and max(map(len, out.splitlines())) <= 80
+    lines = [line.split()[1:] for line in out.splitlines() if line.startswith("    multihead ")]
+    assert len(lines) == 4
+    for verb, *words in lines:
+        assert command([verb, *words])[0] == 0 if verb == "train" else read_words(SETTINGS[verb], words)
 
 
 @pytest.mark.parametrize("words", ["--help", *(f"{verb} --help" for verb in cli.VERBS)])
@@ -290,7 +301,7 @@ def test_wrong_verbs(command, line, message):
 
 
 @pytest.mark.parametrize(
-    ("verb", "fix"), [("serve", "--help"), ("translate", "predict ..."), ("trian", "train ..."), ("x=1", "train ...")]
+    ("verb", "fix"), [("listen", "--help"), ("translate", "predict ..."), ("trian", "train ..."), ("x=1", "train ...")]
 )
 def test_what_was_probably_meant(command, verb, fix):
     assert command([verb])[2].endswith(f"; fix: multihead {fix}\n")

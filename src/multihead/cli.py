@@ -67,9 +67,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in HELP_WORDS:
-        from multihead.help import overview
+        from multihead.help import GREETING, overview
 
-        sys.stdout.write(overview())
+        sys.stdout.write(overview() if argv else GREETING)
         return 0
     verb, words = argv[0], argv[1:]
     if verb == "--version":

@@ -71,6 +71,22 @@ Examples:
   python train.py resume=outputs/translation/grammar/...
 """
 
+GREETING = """\
+Multihead trains the Transformer and its variants. Four things to do:
+
+  Train a first model on built-in data, in about three minutes:
+    multihead train task=translation
+  See what a file of yours holds, and how to train on it:
+    multihead data file=FILE
+  List your runs:
+    multihead runs
+  Write a variant of your own, with its test:
+    multihead new block=attention
+
+multihead --help lists all commands, and multihead COMMAND --help explains one.
+"""
+"""What the program says if no command is typed."""
+
 
 def overview() -> str:
     """Returns the help of the whole program."""

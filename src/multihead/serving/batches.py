@@ -129,7 +129,8 @@ class Batcher:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     @property
     def alive(self) -> bool:
@@ -197,6 +198,7 @@ class Batcher:
             for item in batch:
                 item.has_begun = True
             answers = batch[0].job.answer(batch)
+            assert len(answers) == len(batch), f"{len(answers)} answers"
         except Exception as error:
             if not isinstance(error, MultiheadError):
                 log.exception("a batch of %d inputs failed", len(batch))

@@ -117,11 +117,13 @@ def chosen(runs: dict[str, ServedRun], name: str | None, verb: str) -> ServedRun
     """
     if name is not None and name not in runs:
         raise ConfigError("run", f"no run of this name; there are {', '.join(runs)}")
-    for run in [runs[name]] if name is not None else runs.values():
+    among = runs.values() if name is None else [runs[name]]
+    for run in among:
         if verb in run.tasks:
             return run
-    said = "; ".join(f"{run.name} has {', '.join(run.tasks)}" for run in runs.values())
-    raise ConfigError("run", f"{'this run does' if name else 'no run here does'} not answer {verb}; {said}")
+    said = "; ".join(f"{run.name} has {', '.join(run.tasks)}" for run in among)
+    what = f"this run does not answer {verb}" if name is not None else f"no run here answers {verb}"
+    raise ConfigError("run", f"{what}; {said}")
 
 
 def check_text(task: Task, text: str) -> None:

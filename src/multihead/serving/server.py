@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
@@ -78,7 +79,10 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
-        """Handles SIGINT and SIGTERM while the server runs."""
+        """Handles SIGINT and SIGTERM while the server runs; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -139,6 +143,35 @@ def rules_of(settings: ServeSettings) -> Rules:
     return Rules(max_body=settings.max_body, token=token, hosts=hosts)
 
 
+def new_server(service: Service, rules: Rules, on_ready: Callable[[], None]) -> Server:
+    """A server of a service; ``run`` takes the sockets to listen on.
+
+    Args:
+        service: What it serves.
+        rules: What is checked of each request.
+        on_ready: Called as soon as the server listens.
+    """
+    app = Guard(create_app(service), rules, service.meters)
+    service.meters.gauge("multihead_requests_in_flight", lambda: app.in_flight)
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        backlog=BACKLOG,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=service.settings.timeout + 5,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )
+    return Server(config, service, on_ready)
+
+
 def serve(
     settings: ServeSettings,
     words: Sequence[str],
@@ -168,27 +201,9 @@ def serve(
             say(f"the page is {url}, the API is described at {url}docs; Ctrl-C ends the server")
             on_ready(url)
 
-        app = Guard(create_app(service), rules, service.meters)
-        service.meters.gauge("multihead_requests_in_flight", lambda: app.in_flight)
-        config = uvicorn.Config(
-            app,
-            http=Connection,
-            ws="none",
-            loop="asyncio",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
-            backlog=BACKLOG,
-            timeout_keep_alive=10,
-            timeout_graceful_shutdown=settings.timeout + 5,
-            h11_max_incomplete_event_size=HEAD_BYTES,
-        )
         service.batcher.start()
         try:
-            Server(config, service, ready).run([bound])
+            new_server(service, rules, ready).run([bound])
         finally:
             service.batcher.close()
         say("the server has ended")

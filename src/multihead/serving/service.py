@@ -58,6 +58,8 @@ class Service:
             if len(text) > self.settings.max_characters:
                 most = self.settings.max_characters
                 raise ConfigError("inputs", f"a text has at most {most:,} characters, got {len(text):,}")
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ConfigError("inputs", "a text has half of a surrogate pair, which is no character")
         return texts
 
     def asked(self, verb: str, name: str | None, inputs: str | list[str]) -> tuple[ServedRun, Any, list[str]]:

@@ -125,7 +125,7 @@ def test_others_need_a_token_and_an_address_must_be_free(monkeypatch):
         port = bound.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port: {port} is taken by another program; fix: port={port + 1}"):
             bind(ServeSettings(run=["A"], port=port))
-    with pytest.raises(ConfigError, match="host: no such address: nowhere.invalid"):
+    with pytest.raises(ConfigError, match=r"host: no such address: nowhere\.invalid"):
         bind(ServeSettings(run=["A"], host="nowhere.invalid"))
     with pytest.raises(ConfigError, match=r"host: 192\.0\.2\.1 is not an address of this machine"):
         bind(ServeSettings(run=["A"], host="192.0.2.1"))

@@ -25,6 +25,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+HEAD_BYTES = 16_384
+"""Most bytes of the headers of a request."""
 BODY_SECONDS = 10.0
 """A client must have sent its body within this time."""
 HEADERS = {
@@ -125,6 +127,10 @@ class Guard:
             Refusal: Its host, origin or token is wrong, or there are too many requests.
         """
         rules, host = self.rules, headers.get("host", "")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+            raise Refusal(431, f"The headers of a request have at most {HEAD_BYTES:,} bytes.")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise Refusal(400, "A request has a length or chunks, not both.", (("connection", "close"),))
         if rules.hosts is not None and _name(host) not in rules.hosts:
             raise Refusal(421, "This server does not answer under this host name.")
         origin = headers.get("origin")

@@ -18,14 +18,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from multihead.config.serving import LOOPBACK, TOKEN, ServeSettings
 from multihead.errors import ConfigError, MachineError
 from multihead.serving.app import create_app
-from multihead.serving.guard import Guard, Rules
+from multihead.serving.guard import HEAD_BYTES, Guard, Rules
 from multihead.serving.served import ServedRun
 from multihead.serving.service import Service
 
 HEAD_SECONDS = 10.0
 """A client must have sent the head of a request within this time, and must read what it is sent."""
-HEAD_BYTES = 16_384
-"""Most bytes of the head of a request."""
 CONNECTIONS = 900
 """Most connections. Many systems let a process open 1,024 files."""
 BACKLOG = 1024
@@ -160,6 +158,7 @@ def new_server(service: Service, rules: Rules, on_ready: Callable[[], None]) -> 
         loop="asyncio",
         lifespan="off",
         log_config=None,
+        log_level="error",  # a bad request is not an event of the log
         access_log=False,
         server_header=False,
         proxy_headers=False,

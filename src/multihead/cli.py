@@ -42,6 +42,7 @@ VERBS = (
     "verify",
     "new",
     "serve",
+    "show",
 )
 HELP_WORDS = ("--help", "-h", "help")
 VALUE_FLAGS = {"--config-dir": "--config-dir", "-cd": "--config-dir", "--cfg": "--cfg", "-c": "--cfg",

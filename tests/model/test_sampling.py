@@ -496,7 +496,8 @@ def test_tokens_are_told_as_they_come():
     told = []
     results = run(model, head, config, texts(2, 4, 3), on_token=lambda *event: told.append(event[:3]))
     for row, index in itertools.product(range(3), range(2)):
-        assert [token for r, i, token in told if (r, i) == (row, index)] == results[row][index].ids
+        ids, cut = results[row][index].ids, results[row][index].cut
+        assert [token for r, i, token in told if (r, i) == (row, index)] == (ids if cut else [*ids, EOS])
     steps = [sum(earlier[:2] == event[:2] for earlier in told[:place]) for place, event in enumerate(told)]
     assert steps == sorted(steps)  # all first tokens, then all second ones
 

@@ -91,3 +91,25 @@ class ServeSettings(Settings):
     def is_local(self) -> bool:
         """Whether only this machine reaches the address."""
         return self.host in LOOPBACK
+
+
+@dataclass(kw_only=True)
+class ShowSettings(Settings):
+    """Opens a page in the browser that shows what runs do: outputs, probabilities of tokens, attention.
+
+    Type a sentence, or choose one of the run's own test data. The page answers while you type. It can show two runs
+    side by side. The server behind it is that of serve, on a free port of this machine. If no browser opens, open the
+    address that is printed. Ctrl-C ends it. It needs: pip install "multihead[serve]".
+    """
+
+    OTHER_KEYS: ClassVar[str] = ServeSettings.OTHER_KEYS
+    KEYS: ClassVar[tuple[str, ...]] = ServeSettings.KEYS
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "multihead show run=outputs/translation/grammar/...",
+        "multihead show run=[outputs/baseline,outputs/variant] names=[baseline,variant]",
+    )
+
+    run: list[str] = setting([], takes="RUN", example="run=outputs/TASK/DATA/...")
+    """The run's directory. Several, as run=[A,B], can be looked at side by side."""
+    names: list[str] = setting([], takes="[X,Y,...]")
+    """Names of the runs on the page; by default the names of their directories."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from multihead.config.check import require, require_choice
-from multihead.config.serving import ServeSettings
+from multihead.config.serving import ServeSettings, ShowSettings
 from multihead.config.settings import Settings, setting
 from multihead.errors import ConfigError
 
@@ -583,7 +583,7 @@ SETTINGS: dict[str, type[Settings]] = {
     for cls in (
         *(EvaluateSettings, PredictSettings, ExportSettings, ExplainSettings),
         *(DataSettings, RunsSettings, DiffSettings, CompareSettings, DoctorSettings),
-        *(SweepSettings, StudySettings, NewSettings, ServeSettings),
+        *(SweepSettings, StudySettings, NewSettings, ServeSettings, ShowSettings),
     )
 }
 """Command to what it takes."""

@@ -67,7 +67,7 @@ def sample(
         max_len: Number of tokens that the model sees at once, at least 2. A longer text slides: see `Context`.
         forbidden: Other ids that are never emitted.
         decode: Turns generated ids into text; stop strings need it.
-        on_token: Called for each new token except the end mark.
+        on_token: Called for each new token, the end mark too.
         numbers: Number of each input, for its random numbers; default 0, 1, ... B - 1.
         forced: For each input the ids that its output starts with. They count in log_prob and length. Each takes a
             random number, so that a sample that is forced to its own first tokens goes on as before.
@@ -395,12 +395,12 @@ def _run(
             if math.isnan(log_prob):
                 where, what = f"input {one.row}", f"the model's logits are not finite after {one.length} tokens"
                 raise NumericsError(where, what, "take a checkpoint from before the training diverged")
-            if one.add(token, log_prob, filters.eos_id):
-                if on_token is not None:
-                    one.done = bool(on_token(one.row, one.index, token, allowed[place])) or one.done
-                if stops and decode is not None:
-                    text = decode(one.ids)
-                    one.done = one.done or any(stop in text for stop in stops)
+            grew = one.add(token, log_prob, filters.eos_id)
+            if on_token is not None and token != -1:
+                one.done = bool(on_token(one.row, one.index, token, allowed[place])) or one.done
+            if grew and stops and decode is not None:
+                text = decode(one.ids)
+                one.done = one.done or any(stop in text for stop in stops)
         kept = [i for i, one in enumerate(running) if not one.done]
         if not kept:
             return

@@ -82,12 +82,13 @@ def translate(
 
 
 def _tokens(task: TranslationTask, text: str, hypothesis: Hypothesis) -> list[dict[str, Any]]:
-    """The tokens of an output, with the model's own probabilities."""
-    if not hypothesis.ids or is_blank(text):
+    """The tokens of an output and its end mark, if it has one, with the model's own probabilities."""
+    if is_blank(text):
         return []
     source = task.tokenizers["source"].encode_batch([text])[0][: task.limits()["source"]]
     log_probs = task.next_log_probs(source, hypothesis.ids)
-    rows = zip(hypothesis.ids, log_probs, strict=False)  # the last row is that of the end mark
+    ids = hypothesis.ids if hypothesis.cut else [*hypothesis.ids, task.eos]
+    rows = zip(ids, log_probs[: len(ids)], strict=True)
     return [token(task.tokenizers["target"], i, row) for i, row in rows]
 
 
@@ -106,7 +107,8 @@ class Growing:
 
     def add(self, token_id: int, log_probs: Tensor) -> dict[str, Any]:
         """Adds a token; returns it with the text that is certain by now and was not before."""
-        self.ids.append(token_id)
+        if token_id != self.task.tokenizer.eos_id:
+            self.ids.append(token_id)
         self.tokens.append(token(self.task.tokenizer, token_id, log_probs))
         text = settled(self.task.new_text(self.prompt, self.ids).rstrip("\N{REPLACEMENT CHARACTER}"), self.stops)
         added, self.shown = text[self.shown :], max(self.shown, len(text))

@@ -311,6 +311,8 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
 
         def on_token(row: int, number: int, token: int, logits: Tensor) -> None:
             nonlocal shown
+            if token == self.tokenizer.eos_id:
+                return
             ids.append(token)
             grown = settled(self.new_text(prompt, ids).rstrip("\N{REPLACEMENT CHARACTER}"), decoding.stop_strings)
             write(grown[shown:])
@@ -356,7 +358,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             prompts: Ids, as `prompt` returns them.
             decoding: Options, with one beam.
             numbers: Number of each prompt; it and the seed decide what is drawn.
-            on_token: Called for each new token.
+            on_token: Called for each new token, the end mark too.
             forced: Ids that each continuation starts with.
         """
         self._require_causal()

@@ -1,0 +1,276 @@
+/**
+ * The panel of a language model: it writes token by token, and shows from which distribution each token is drawn.
+ */
+
+import { Attention } from "./attention.js";
+import { latest } from "./client.js";
+import { bar, block, el, labelled, percent, piece, roving, visible } from "./dom.js";
+import { distribution } from "./tokens.js";
+
+const TOKENS_AT_ONCE = 40;
+const PLAIN = { temperature: 1, top_p: 1 };
+
+export class ContinuationPanel {
+  #text = "";
+  #tokens = [];
+  #ended = false; // whether the last token is the end mark, after which nothing may come
+  #selected = -1; // a place among the tokens; -1 is the next token, which is not written yet
+  #writing = null;
+  #settings = { temperature: 1, top_p: 1, seed: 1 };
+
+  constructor(run, client) {
+    Object.assign(this, { run, client });
+    this.prompt = el("span", { class: "prompt" });
+    this.strip = el("span", { class: "written", role: "group", "aria-label": "Tokens that the model wrote" });
+    this.enter = roving(this.strip);
+    this.error = el("p", { class: "error", role: "status" });
+    this.title = el("p", { class: "hint" });
+    this.candidates = el("div", {});
+    roving(this.candidates);
+    this.attention = new Attention(run, client);
+    this.#next = latest(
+      (signal) => this.#askNext(signal),
+      (error) => this.#fail(error),
+    );
+    this.#attend = latest(
+      (signal) => this.attention.update(this.#text + this.#written(), "", signal),
+      () => {},
+    );
+    this.parts = [
+      block(
+        "Continuation",
+        el("p", { class: "output", dir: "auto" }, this.prompt, this.strip),
+        this.#buttons(),
+        this.error,
+      ),
+      block("Next token", this.#sliders(), this.title, this.candidates),
+      this.attention.element,
+    ];
+  }
+
+  #next;
+  #attend;
+
+  update(text) {
+    this.#text = text;
+    this.#restart();
+  }
+
+  compareWith() {}
+
+  // The controls
+
+  #buttons() {
+    const button = (text, onclick, kind = "") => el("button", { type: "button", class: kind, onclick }, text);
+    this.write = button("Write", () => (this.#writing ? this.#stop() : this.#write()), "main");
+    this.one = button("One token", () => this.#one());
+    const seed = el("input", {
+      type: "number",
+      min: 0,
+      max: 999999,
+      value: this.#settings.seed,
+      disabled: this.client.recorded,
+      onchange: (event) => {
+        this.#settings.seed = Math.max(0, Math.round(Number(event.target.value)) || 0);
+      },
+    });
+    return el(
+      "div",
+      { class: "buttons" },
+      this.write,
+      this.one,
+      button("Start again", () => this.#restart(), "quiet"),
+      labelled("Seed", seed),
+    );
+  }
+
+  #sliders() {
+    return el(
+      "div",
+      { class: "controls" },
+      this.#slider("Temperature", "temperature", { min: 0.1, max: 2, step: 0.1 }),
+      this.#slider("Top-p", "top_p", { min: 0.05, max: 1, step: 0.05 }),
+    );
+  }
+
+  #slider(name, key, range) {
+    const shown = el("output", {}, this.#settings[key].toFixed(2));
+    const slider = el("input", {
+      type: "range",
+      ...range,
+      ...this.client.limits[key],
+      value: this.#settings[key],
+      oninput: (event) => {
+        this.#settings[key] = Number(event.target.value);
+        shown.replaceChildren(this.#settings[key].toFixed(2));
+        this.#next();
+      },
+    });
+    return el("label", { class: "control" }, el("span", {}, name, " ", shown), slider);
+  }
+
+  // What is written
+
+  #body(prefix, tokens) {
+    const body = { inputs: this.#text, run: this.run.name, ...this.#settings, max_new_tokens: tokens, details: true };
+    if (prefix.length) body.prefix = prefix;
+    return body;
+  }
+
+  /** The text of the tokens, without the end mark. */
+  #written() {
+    const tokens = this.#ended ? this.#tokens.slice(0, -1) : this.#tokens;
+    return tokens.map(({ text }) => text.replaceAll("▁", " ")).join("");
+  }
+
+  #ids(end = this.#tokens.length) {
+    return this.#tokens.slice(0, end).map(({ id }) => id);
+  }
+
+  #restart() {
+    this.#stop();
+    this.prompt.replaceChildren(visible(this.#text));
+    this.#showTokens([]);
+    this.#next();
+  }
+
+  #stop() {
+    this.#writing?.abort();
+    this.#writing = null;
+    this.write.replaceChildren("Write");
+    this.strip.removeAttribute("aria-busy");
+  }
+
+  /** Writes on until the end mark, the limit or a click. */
+  #write() {
+    this.write.replaceChildren("Stop");
+    this.strip.setAttribute("aria-busy", "true");
+    return this.#add(TOKENS_AT_ONCE, async (body, signal) => {
+      for await (const token of this.client.stream("generate", body, signal)) {
+        signal.throwIfAborted();
+        this.#showTokens([...this.#tokens, token]);
+      }
+    });
+  }
+
+  /** Draws one token more. */
+  #one() {
+    this.#stop();
+    return this.#add(1, async (body, signal) => {
+      const {
+        outputs: [output],
+      } = await this.client.ask("generate", body, signal);
+      this.#showTokens([...this.#tokens, ...output.tokens.slice(this.#tokens.length)]);
+    });
+  }
+
+  async #add(count, work) {
+    const own = (this.#writing = new AbortController());
+    this.#selected = -1;
+    try {
+      await work(this.#body(this.#ids(), this.#tokens.length + count), own.signal);
+    } catch (error) {
+      if (!own.signal.aborted) this.#fail(error);
+    }
+    if (own.signal.aborted) return;
+    this.#stop();
+    this.#next();
+  }
+
+  /** Puts a candidate at the place whose distribution is shown; what stood there and behind it is gone. */
+  #force(candidate) {
+    this.#stop();
+    const end = this.#place();
+    this.#selected = -1;
+    this.#showTokens([...this.#tokens.slice(0, end), { ...candidate, forced: true }]);
+    this.#next();
+  }
+
+  // What is shown
+
+  #showTokens(tokens) {
+    this.#tokens = tokens;
+    this.#ended = false;
+    const blank = (token) => (piece(token.text).begins ? " " : "");
+    this.strip.replaceChildren(...tokens.flatMap((token, place) => [blank(token), this.#token(token, place)]));
+    this.enter();
+  }
+
+  #token(token, place) {
+    const { text } = piece(token.text);
+    const kind = ["token", token.forced && "forced", token.probability < 0.5 && "unsure"];
+    return el(
+      "button",
+      {
+        type: "button",
+        class: kind.filter(Boolean).join(" "),
+        "aria-pressed": String(place === this.#selected),
+        "aria-label": `${text}, ${percent(token.probability)}${token.forced ? ", forced" : ""}`,
+        onclick: () => this.#select(place),
+      },
+      el("bdi", { class: "piece" }, text),
+      bar(token.probability),
+    );
+  }
+
+  #select(place) {
+    this.#selected = this.#selected === place ? -1 : place;
+    [...this.strip.children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === this.#selected)));
+    this.#next();
+  }
+
+  /** The place whose distribution is shown: the selected token's, or that of the next one. */
+  #place() {
+    return this.#selected < 0 ? this.#tokens.length : this.#selected;
+  }
+
+  async #askNext(signal) {
+    const place = this.#place();
+    if (!this.#text.trim() && !place) return this.#showNext([]);
+    const changed = Object.keys(PLAIN).some((key) => this.#settings[key] !== PLAIN[key]);
+    const asked = [{}, ...(changed ? [PLAIN] : [])].map((settings) =>
+      this.client.ask("generate", { ...this.#body(this.#ids(place), place + 1), ...settings }, signal),
+    );
+    const [drawn, plain] = (await Promise.all(asked)).map(({ outputs: [output] }) => output.tokens[place]?.next ?? []);
+    this.#showNext(merged(plain ?? drawn, drawn));
+    this.#attend();
+  }
+
+  #showNext(next) {
+    const chosen = this.#tokens[this.#selected];
+    if (!chosen) this.#ended = this.#tokens.length > 0 && next.length === 0;
+    const which = chosen ? ["In place of “", el("bdi", { class: "piece" }, piece(chosen.text).text), "”"] : ["Next"];
+    const about = [...which, ": the model's probability → after temperature and top-p. Choose one to write it."];
+    this.title.replaceChildren(...(next.length ? about : [this.#ended ? "The text has ended." : ""]));
+    this.error.replaceChildren();
+    const choose = (id) => this.#force(next.find((candidate) => candidate.id === id));
+    this.candidates.replaceChildren(distribution(next, chosen?.id, choose, (id) => this.#canForce(id)));
+    this.write.disabled = this.#ended || !this.#known(this.#ids(), this.#tokens.length + TOKENS_AT_ONCE);
+    this.one.disabled = this.#ended || !this.#known(this.#ids(), this.#tokens.length + 1);
+    [...this.strip.children].forEach((button, i) => (button.disabled = !this.#known(this.#ids(i), i + 1)));
+  }
+
+  #canForce(id) {
+    const prefix = [...this.#ids(this.#place()), id];
+    return this.#known(prefix, prefix.length + 1);
+  }
+
+  /** Whether there can be an answer, which only the page with recorded answers restricts. */
+  #known(prefix, tokens) {
+    return this.client.knows("generate", this.#body(prefix, tokens));
+  }
+
+  #fail(error) {
+    this.error.replaceChildren(visible(error.message));
+  }
+}
+
+/**
+ * The model's own candidates, each with its probability after temperature and top-p as `drawn`. A candidate that is not
+ * among those that may be drawn has 0, if these are all.
+ */
+function merged(plain, drawn) {
+  const after = new Map(drawn.map(({ id, probability }) => [id, probability]));
+  const rest = drawn.length < plain.length ? 0 : undefined;
+  return plain.map((candidate) => ({ ...candidate, drawn: after.get(candidate.id) ?? rest }));
+}

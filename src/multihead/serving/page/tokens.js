@@ -1,0 +1,133 @@
+/**
+ * Tokens with their probabilities. Each is a button that shows which tokens could stand in its place.
+ */
+
+import { bar, el, percent, piece, roving } from "./dom.js";
+
+/**
+ * A row of tokens and, below it, the candidates for the selected one.
+ *
+ * `onforce` is called with the ids of the output up to the place, with the chosen candidate in it.
+ */
+export class TokenStrip {
+  #tokens = [];
+  #forced = 0;
+  #selected = -1;
+  #strip = el("div", { class: "strip", role: "group", "aria-label": "Tokens and their probabilities" });
+  #candidates = el("div", { class: "candidates", "aria-live": "polite" });
+  #enter = roving(this.#strip);
+
+  /** `canForce` says whether a list of ids can be forced, which only the page with recorded answers restricts. */
+  constructor(onforce, canForce) {
+    Object.assign(this, { onforce, canForce });
+    roving(this.#candidates);
+    this.element = el("div", { class: "tokens" }, this.#strip, this.#candidates);
+  }
+
+  /** Shows tokens, of which the first `forced` were forced. The selected place stays selected if it still exists. */
+  show(tokens, forced = 0) {
+    this.#tokens = tokens ?? [];
+    this.#forced = forced;
+    if (this.#selected >= this.#tokens.length) this.#selected = -1;
+    const focused = this.element.contains(document.activeElement);
+    this.#strip.replaceChildren(...this.#tokens.map((token, place) => this.#token(token, place)));
+    this.#enter(this.#strip.children[Math.max(0, this.#selected)]);
+    this.#showCandidates();
+    if (focused) this.#strip.children[Math.max(0, this.#selected)]?.focus();
+  }
+
+  #token(token, place) {
+    const { begins, text } = piece(token.text);
+    const forced = place < this.#forced;
+    const kind = ["token", begins && "begins", forced && "forced", token.probability < 0.5 && "unsure"];
+    const name = `${text}, ${percent(token.probability)}${forced ? ", forced" : ""}`;
+    return el(
+      "button",
+      {
+        type: "button",
+        class: kind.filter(Boolean).join(" "),
+        "aria-label": name,
+        "aria-pressed": String(place === this.#selected),
+        onclick: () => this.#select(place),
+      },
+      el("bdi", { class: "piece" }, text),
+      bar(token.probability),
+      el("span", { class: "share" }, percent(token.probability)),
+    );
+  }
+
+  #select(place) {
+    this.#selected = this.#selected === place ? -1 : place;
+    [...this.#strip.children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === this.#selected)));
+    this.#showCandidates();
+  }
+
+  #showCandidates() {
+    const token = this.#tokens[this.#selected];
+    if (!token) {
+      const hint = "Select a token to see what else the model considered.";
+      this.#candidates.replaceChildren(el("p", { class: "hint" }, this.#tokens.length ? hint : ""));
+      return;
+    }
+    const before = this.#tokens.slice(0, this.#selected).map((each) => each.id);
+    this.#candidates.replaceChildren(
+      el(
+        "p",
+        { class: "hint" },
+        "Instead of “",
+        el("bdi", { class: "piece" }, piece(token.text).text),
+        "” the model could write one of these. Choose one to force it.",
+      ),
+      distribution(
+        token.next ?? [],
+        token.id,
+        (id) => this.onforce([...before, id]),
+        (id) => this.canForce([...before, id]),
+      ),
+    );
+  }
+}
+
+/**
+ * Candidates with bars. A candidate with `drawn` has a second bar: its probability after temperature, top-k and top-p.
+ *
+ * Args: candidates `[{id, text, probability, drawn?}]`; the id that was chosen; what happens when one is clicked; whether
+ * the candidate of an id can be clicked, which only the page with recorded answers restricts.
+ */
+export function distribution(candidates, chosen, onchoose, possible) {
+  return el(
+    "ol",
+    { class: "distribution" },
+    ...candidates.map((candidate) => {
+      const { text, begins } = piece(candidate.text);
+      const drawn = candidate.drawn;
+      const shares =
+        drawn === undefined
+          ? percent(candidate.probability)
+          : `${percent(candidate.probability)} → ${drawn === 0 ? "never" : percent(drawn)}`;
+      const bars = el(
+        "span",
+        { class: "bars" },
+        bar(candidate.probability, drawn === undefined ? "" : "model"),
+        drawn === undefined ? null : bar(drawn, "drawn"),
+      );
+      return el(
+        "li",
+        {},
+        el(
+          "button",
+          {
+            type: "button",
+            class: candidate.id === chosen ? "candidate chosen" : "candidate",
+            "aria-label": `${text}, ${shares}${candidate.id === chosen ? ", chosen" : ""}`,
+            disabled: !possible(candidate.id),
+            onclick: () => onchoose(candidate.id),
+          },
+          el("bdi", { class: begins ? "piece begins" : "piece" }, text),
+          bars,
+          el("span", { class: "share" }, shares),
+        ),
+      );
+    }),
+  );
+}

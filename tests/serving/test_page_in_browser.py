@@ -1,0 +1,416 @@
+"""The page in Chromium: each feature is used, at two widths, in light and dark colours, without a network.
+
+``multihead show`` serves four tiny runs, as a user would start it. The tests need Chromium and
+``pip install playwright``; the ones about accessibility also need axe-core, which npm fetches, or the path of its
+``axe.min.js`` in the environment variable MULTIHEAD_AXE. Without these, they are skipped. With
+MULTIHEAD_PICTURES=FOLDER the pictures are kept.
+"""
+
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from multihead.serving.static_page import write_static
+
+pytestmark = [pytest.mark.slow, pytest.mark.unhurried]
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
+expect = playwright.expect
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("Chromium is missing", allow_module_level=True)
+AXE = "axe-core@4.14.1"
+ROOT = Path(__file__).parent.parent.parent
+RUNS = {
+    "baseline": ("task=translation", "trainer.max_steps=60"),
+    "variant": ("task=translation", "trainer.max_steps=60", "model.position=none"),
+    "stories": ("task=lm",),
+    "opinions": ("task=classification",),
+}
+HOSTILE = (
+    "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+    " \x1b[31mred\x1b[0m \u202eevil\u202c </textarea><b>bold</b>"
+)
+WIDTHS = (1280, 390)
+
+
+def started(words, **environment):
+    """The process of ``multihead show``, and the address of the page."""
+    variables = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")}
+    command = [sys.executable, "-m", "multihead", "show", *words]
+    process = subprocess.Popen(command, env=variables | environment, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if found := re.search(r"http://[\w.:]+/", line):
+            return process, found[0]
+    raise AssertionError("multihead show has ended")
+
+
+@pytest.fixture(scope="session")
+def run_directories(runs):
+    return [str(runs.finished(*words)) for words in RUNS.values()]
+
+
+@pytest.fixture(scope="module")
+def address(run_directories):
+    process, url = started([f"run=[{','.join(run_directories)}]", f"names=[{','.join(RUNS)}]"])
+    yield url
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, address):
+    """Opens the page. At the end it holds that no other address was asked, and that no script failed or was refused."""
+    contexts, foreign, faults = [], [], []
+
+    def open_page(url=address, run=None, **options):
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.route(lambda asked: not asked.startswith(url), lambda route: (foreign.append(route.request.url), route.abort()))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
+        page.goto(url)
+        if run is not None:
+            page.locator("#run").select_option(run)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert (foreign, faults) == ([], [])
+
+
+def ask(address, verb, **body):
+    request = urllib.request.Request(
+        f"{address}v1/{verb}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
+def test_a_sentence_is_translated_while_it_is_typed(visit, address):
+    page = visit(run="baseline")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "translate" in request.url else None)
+    page.locator("#text").fill("")
+    page.locator("#text").press_sequentially("The dog sleeps.", delay=20)
+    right = ask(address, "translate", inputs="The dog sleeps.", run="baseline", num_beams=4)["outputs"][0]["text"]
+    expect(page.locator(".output")).to_have_text(right)
+    assert len(asked) < len("The dog sleeps.")  # not each letter is a request
+
+
+def test_an_answer_to_an_older_text_is_dropped(visit, address):
+    page, held = visit(run="baseline"), []
+
+    def hold(route):
+        if "A dog" in route.request.post_data:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/v1/translate", hold)
+    page.locator("#text").fill("A dog")
+    page.wait_for_timeout(600)
+    page.locator("#text").fill("The woman sleeps.")
+    right = ask(address, "translate", inputs="The woman sleeps.", run="baseline", num_beams=4)["outputs"][0]["text"]
+    expect(page.locator(".output")).to_have_text(right)
+    assert len(held) == 1
+    held[0].continue_()
+    page.wait_for_timeout(600)
+    expect(page.locator(".output")).to_have_text(right)
+
+
+def test_the_best_candidates_have_scores(visit, address):
+    page = visit(run="baseline")
+    page.get_by_label("Beams").select_option("8")
+    expect(page.locator(".candidates-list li")).to_have_count(8)
+    scores = [float(text) for text in page.locator(".candidates-list .share").all_inner_texts()]
+    assert scores == sorted(scores, reverse=True)
+    sentence = page.locator("#text").input_value()
+    best = ask(address, "translate", inputs=sentence, run="baseline", num_beams=8)["outputs"][0]["candidates"][0]
+    assert scores[0] == pytest.approx(best["score"], abs=6e-4)
+
+
+def test_a_candidate_of_a_token_is_forced_and_released(visit):
+    page = visit(run="baseline")
+    tokens = page.locator(".strip .token")
+    expect(tokens.first).to_be_visible()
+    before = page.locator(".output").inner_text()
+    tokens.first.click()
+    expect(tokens.first).to_have_attribute("aria-pressed", "true")
+    other = page.locator(".tokens .candidate:not(.chosen)").first
+    word = other.locator(".piece").inner_text()
+    other.click()
+    expect(page.locator(".strip .token.forced")).to_have_count(1)
+    expect(page.locator(".strip .token.forced .piece")).to_have_text(word)
+    expect(page.locator(".output")).not_to_have_text(before)
+    page.get_by_role("button", name="Let the model choose again").click()
+    expect(page.locator(".output")).to_have_text(before)
+    expect(page.locator(".strip .token.forced")).to_have_count(0)
+
+
+def test_attention_of_any_layer_and_head_as_lines_and_as_a_map(visit, address):
+    page = visit(run="baseline")
+    page.locator("#text").fill("The dog sleeps.")
+    page.get_by_role("button", name="encoder", exact=True).click()
+    head = page.get_by_role("button", name="Layer 2, head 2")
+    head.click()
+    expect(head).to_have_attribute("aria-pressed", "true")
+    weights = ask(address, "attention", input="The dog sleeps.", run="baseline")
+    first = weights["encoder"][1][1][0]
+    tokens = [token.removeprefix("▁") for token in weights["source_tokens"]]
+    page.locator(".ends.left button").first.hover()
+    best = max(range(len(first)), key=first.__getitem__)
+    expect(page.locator(".readout")).to_contain_text(f"{tokens[0]} looks at {tokens[best]} {round(first[best] * 100)} %")
+    expect(page.locator(".lines path")).to_have_count(sum(weight >= 0.04 for weight in first))
+    page.locator(".map").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".readout")).to_contain_text(f"{tokens[1]} looks at {tokens[1]}: ")
+    page.locator("summary").click()
+    expect(page.locator("tbody tr")).to_have_count(len(tokens))
+
+
+def test_a_language_model_writes_token_by_token(visit):
+    page = visit(run="stories")
+    expect(page.locator(".candidate").first).to_be_visible()
+    page.get_by_role("button", name="One token").click()
+    expect(page.locator(".written .token")).to_have_count(1)
+    choice = page.locator(".candidate").nth(1)
+    word = choice.locator(".piece").inner_text()
+    choice.click()
+    expect(page.locator(".written .token")).to_have_count(2)
+    expect(page.locator(".written .token.forced .piece")).to_have_text(word)
+    page.get_by_role("button", name="Write").click()
+    expect(page.get_by_role("button", name="Write")).to_be_visible(timeout=60_000)
+    written = page.locator(".written .token")
+    assert written.count() > 2
+    written.first.click()
+    expect(page.locator(".candidate.chosen .piece")).to_have_text(written.first.locator(".piece").inner_text())
+    page.get_by_role("button", name="Start again").click()
+    expect(written).to_have_count(0)
+
+
+def test_the_sliders_change_the_distribution(visit, address):
+    page = visit(run="stories")
+    prompt = page.locator("#text").input_value()
+    body = {"inputs": prompt, "run": "stories", "seed": 1, "max_new_tokens": 1, "details": True}
+    plain = ask(address, "generate", **body, temperature=1.0, top_p=1.0)["outputs"][0]["tokens"][0]["next"]
+    sharp = ask(address, "generate", **body, temperature=0.1, top_p=0.05)["outputs"][0]["tokens"][0]["next"]
+    shares = page.locator(".candidate .share")
+    percent = round(plain[0]["probability"] * 100)
+    expect(shares.first).to_have_text(f"{percent} % → {percent} %")
+    for name, value in (("Temperature", "0.1"), ("Top-p", "0.05")):
+        page.get_by_label(name).fill(value)
+    assert len(sharp) == 1
+    expect(shares.first).to_have_text(f"{percent} % → 100 %")
+    expect(shares.nth(1)).to_have_text(re.compile("never"))
+
+
+def test_classes_have_probabilities_and_words_their_effects(visit, address):
+    page = visit(run="opinions")
+    sentence = page.locator("#text").input_value()
+    (right,) = ask(address, "classify", inputs=sentence, run="opinions", occlusion=True)["outputs"]
+    expect(page.locator(".classes .chosen bdi")).to_have_text(right["label"])
+    shown = page.locator(".classes .chosen .share").inner_text()
+    assert float(re.sub("[>% ]", "", shown)) == pytest.approx(right["probability"] * 100, abs=0.6)
+    words = page.locator(".words .word")
+    assert words.locator("bdi").all_inner_texts() == sentence.split()
+    effects = [int(text.replace("−", "-")) for text in words.locator(".share").all_inner_texts()]
+    assert effects == [pytest.approx(word["effect"] * 100, abs=0.6) for word in right["words"]]
+
+
+def test_two_runs_stand_side_by_side(visit, address):
+    page = visit(run="baseline")
+    page.get_by_label("beside").select_option("variant")
+    panels = page.locator(".panel")
+    expect(panels).to_have_count(2)
+    page.locator("#text").fill("The old woman buys the red book.")
+    for panel, run in zip(panels.all(), ("baseline", "variant"), strict=True):
+        answer = ask(address, "translate", inputs="The old woman buys the red book.", run=run, num_beams=4)
+        expect(panel.locator(".output")).to_have_text(answer["outputs"][0]["text"])
+    boxes = [panel.bounding_box() for panel in panels.all()]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
+    outputs = [set(text.split()) for text in page.locator(".output").all_inner_texts()]
+    marked = {word for text in page.locator("mark").all_inner_texts() for word in text.split()}
+    assert outputs[0] ^ outputs[1] <= marked
+
+
+def test_the_page_works_by_keyboard(visit):
+    page = visit(run="baseline")
+    expect(page.locator(".strip .token").first).to_be_visible()
+    page.locator("#text").focus()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.strip .token')"):
+            break
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.locator(".strip .token").nth(1)).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.matches('.candidate')")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator(".strip .token.forced")).to_have_count(2)
+
+
+def background(page):
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("run", ["baseline", "stories", "opinions"])
+def test_pictures_in_light_and_dark(visit, tmp_path, width, run):
+    folder, grounds = Path(os.environ.get("MULTIHEAD_PICTURES", tmp_path)), set()
+    for scheme in ("light", "dark"):
+        page = visit(run=run, viewport={"width": width, "height": 844}, color_scheme=scheme)
+        expect(page.locator(".map")).to_be_visible()
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width  # nothing stands out at the right
+        page.screenshot(path=folder / f"{run}_{width}_{scheme}.png", full_page=True)
+        grounds.add(background(page))
+    assert len(grounds) == 2
+
+
+def test_colours_can_be_chosen_and_stay(visit):
+    page = visit(color_scheme="light")
+    light = background(page)
+    page.locator("#theme").click()
+    expect(page.locator("#theme")).to_have_attribute("aria-pressed", "true")
+    dark = background(page)
+    page.reload()
+    assert background(page) == dark != light
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    if given := os.environ.get("MULTIHEAD_AXE"):
+        return Path(given).read_text()
+    folder, npm = tmp_path_factory.mktemp("axe"), shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is missing, which fetches axe-core")
+    done = subprocess.run([npm, "install", "--prefix", folder, "--no-audit", AXE], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"npm cannot fetch {AXE}: {done.stderr[-200:]}")
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("run", ["baseline", "stories", "opinions"])
+def test_axe_finds_nothing_serious(visit, axe, run, scheme):
+    page = visit(run=run, color_scheme=scheme, bypass_csp=True, viewport={"width": 390, "height": 844})
+    expect(page.locator(".map")).to_be_visible()
+    if run == "baseline":
+        page.get_by_label("beside").select_option("variant")
+        expect(page.locator(".map")).to_have_count(2)
+        page.locator(".strip .token").first.click()
+    page.evaluate(axe)
+    found = page.evaluate("axe.run()")["violations"]
+    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == []
+
+
+def holds_no_html(page):
+    return page.evaluate("[window.hacked === undefined, document.querySelectorAll('main img, main script, main b').length]")
+
+
+@pytest.mark.parametrize("run", ["baseline", "stories", "opinions"])
+def test_a_hostile_sentence_shows_as_text(visit, run):
+    page = visit(run=run)
+    page.locator("#text").fill(HOSTILE)
+    page.wait_for_timeout(1500)
+    expect(page.locator(".map")).to_be_visible()
+    assert holds_no_html(page) == [True, 0]
+    if run == "opinions":
+        shown = " ".join(page.locator(".words bdi").all_inner_texts())
+        assert "<script>window.hacked" in shown and "␛[31mred" in shown and "⟨202E⟩evil" in shown
+
+
+def test_a_hostile_answer_shows_as_text(visit):
+    page = visit(run="baseline")
+    token = {"id": 7, "text": HOSTILE, "probability": 0.5, "next": [{"id": 7, "text": HOSTILE, "probability": 0.5}]}
+    output = {"text": HOSTILE, "candidates": [{"text": HOSTILE, "score": -1.0}], "tokens": [token], "truncated": False}
+    page.route("**/v1/translate", lambda route: route.fulfill(json={"run": "baseline", "outputs": [output]}))
+    page.locator("#text").fill("The dog sleeps.")
+    expect(page.locator(".output")).to_contain_text("<script>window.hacked = 1</script>")
+    expect(page.locator(".output")).to_contain_text("␛[31mred")
+    page.locator(".strip .token").click()
+    expect(page.locator(".candidates .candidate .piece")).to_contain_text("<img src=x")
+    assert holds_no_html(page) == [True, 0]
+
+
+def test_a_hundred_thousand_characters_get_a_sentence_and_not_a_freeze(visit):
+    page = visit(run="baseline")
+    page.locator("#text").fill("<b>dog</b> " * 9091)
+    expect(page.locator(".error").first).to_contain_text("at most 10,000 characters")
+    assert holds_no_html(page) == [True, 0]
+    page.locator("#text").fill("The dog sleeps.")
+    expect(page.locator(".error").first).to_have_text("")
+    expect(page.locator(".output")).not_to_have_text("")
+
+
+def test_a_server_that_has_ended_is_named(visit):
+    page = visit(run="baseline")
+    page.route("**/v1/translate", lambda route: route.abort())
+    page.locator("#text").fill("The dog sleeps.")
+    expect(page.locator(".error").first).to_contain_text("The server does not answer")
+
+
+def test_a_server_with_a_token_asks_for_it(visit, run_directories):
+    process, url = started([f"run={run_directories[-1]}"], MULTIHEAD_SERVE_TOKEN="secret words")
+    try:
+        page = visit(url)
+        page.get_by_label("This server asks for its token.").fill("wrong")
+        page.get_by_role("button", name="Continue").click()
+        expect(page.locator("#token")).to_be_visible()
+        page.locator("#token").fill("secret words")
+        page.get_by_role("button", name="Continue").click()
+        expect(page.locator(".classes li")).to_have_count(2)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def static_address(tmp_path):
+    write_static(tmp_path, ROOT / "docs" / "page_recorded.json")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+def test_the_page_of_the_site_answers_without_a_server(visit, static_address):
+    page = visit(static_address)
+    errors = page.locator(".error")
+    for run in page.locator("#run option").all_inner_texts():
+        page.locator("#run").select_option(run)
+        for example in page.locator(".example").all():
+            example.click()
+            page.wait_for_timeout(400)
+            expect(page.locator(".map")).to_be_visible()
+            assert "".join(errors.all_inner_texts()) == ""
+    page.locator("#run").select_option("stories")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator(".written .token").nth(3)).to_be_visible()
+    expect(page.get_by_role("button", name="Write")).to_be_visible(timeout=20_000)
+    assert "".join(errors.all_inner_texts()) == ""
+    expect(page.locator("#text")).to_have_attribute("readonly", "")

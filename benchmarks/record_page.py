@@ -3,8 +3,8 @@
     python benchmarks/record_page.py run=[RUN,RUN2] names=[baseline,variant] out=docs/page_recorded.json
 
 It starts `multihead show`, opens Chromium, chooses examples, forces tokens, moves the sliders and lets language models
-write. It needs `pip install playwright` and Chromium. Numbers are rounded, and few candidates are kept, so that the file
-stays small. Two runs of one task can be looked at side by side, since the answers of each are recorded.
+write. It needs `pip install playwright` and Chromium. Numbers are rounded, and few candidates are kept, so that the
+file stays small. Two runs of one task can be looked at side by side, since the answers of each are recorded.
 """
 
 import json
@@ -77,9 +77,7 @@ def short(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kept = {key: each[:CANDIDATES] if key == "next" else each for key, each in value.items()}
-    return {
-        key: rounded(each) if key in ("encoder", "decoder", "cross") else short(each) for key, each in kept.items()
-    }
+    return {key: rounded(each) if key in ("encoder", "decoder", "cross") else short(each) for key, each in kept.items()}
 
 
 def rounded(weights: Any) -> Any:
@@ -114,7 +112,7 @@ def record_continuations(page: Page, recorder: Recorder) -> None:
     for temperature in steps(LIMITS["temperature"]):
         for top_p in steps(LIMITS["top_p"]):
             for slider, value in zip(page.locator("input[type=range]").all(), (temperature, top_p), strict=True):
-                slider.evaluate("(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }", value)
+                slider.fill(str(value))
             recorder.settle()
             write.click()
             page.wait_for_function("document.querySelector('button.main').textContent === 'Write'")

@@ -42,8 +42,9 @@ def test_no_file_names_a_foreign_address(file):
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=[file.name for file in SCRIPTS])
 def test_no_script_makes_html_or_code_from_text(file):
-    makers = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|srcdoc"
-    assert re.findall(rf"{makers}|\beval\b|new Function|setTimeout\(['\"]|javascript:|cssText|\"style\"", file.read_text()) == []
+    html = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|srcdoc"
+    code = r"\beval\b|new Function|setTimeout\(['\"]|javascript:|cssText|\"style\""
+    assert re.findall(f"{html}|{code}", file.read_text()) == []
 
 
 def test_the_page_has_no_inline_script_style_or_listener():
@@ -72,8 +73,8 @@ def test_each_file_is_used_and_each_used_file_exists():
 @pytest.mark.parametrize("file", SCRIPTS, ids=[file.name for file in SCRIPTS])
 def test_a_script_is_short_and_its_lines_too(file):
     lines = file.read_text().splitlines()
-    assert len(lines) <= 250
-    assert [line for line in lines if len(line) > 140] == []
+    assert len(lines) <= 300
+    assert [line for line in lines if len(line) > 120] == []
     assert lines[0] == "/**"  # it opens with what it is
 
 

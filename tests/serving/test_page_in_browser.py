@@ -84,7 +84,8 @@ def visit(chromium, address):
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
-        page.route(lambda asked: not asked.startswith(url), lambda route: (foreign.append(route.request.url), route.abort()))
+        page.on("request", lambda request: foreign.append(request.url) if not request.url.startswith(url) else None)
+        page.route(lambda asked: not asked.startswith(url), lambda route: route.abort())
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
         page.goto(url)
@@ -179,7 +180,8 @@ def test_attention_of_any_layer_and_head_as_lines_and_as_a_map(visit, address):
     tokens = [token.removeprefix("▁") for token in weights["source_tokens"]]
     page.locator(".ends.left button").first.hover()
     best = max(range(len(first)), key=first.__getitem__)
-    expect(page.locator(".readout")).to_contain_text(f"{tokens[0]} looks at {tokens[best]} {round(first[best] * 100)} %")
+    said = f"{tokens[0]} looks at {tokens[best]} {round(first[best] * 100)} %"
+    expect(page.locator(".readout")).to_contain_text(said)
     expect(page.locator(".lines path")).to_have_count(sum(weight >= 0.04 for weight in first))
     page.locator(".map").focus()
     page.keyboard.press("ArrowDown")
@@ -328,7 +330,8 @@ def test_axe_finds_nothing_serious(visit, axe, run, scheme):
 
 
 def holds_no_html(page):
-    return page.evaluate("[window.hacked === undefined, document.querySelectorAll('main img, main script, main b').length]")
+    made = "document.querySelectorAll('main img, main script, main b').length"
+    return page.evaluate(f"[window.hacked === undefined, {made}]")
 
 
 @pytest.mark.parametrize("run", ["baseline", "stories", "opinions"])

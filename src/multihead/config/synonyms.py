@@ -89,8 +89,9 @@ VERBS = {
     "sweep": "tune search optimize hpo",
     "study": "experiment ablate ablation ab ladder scaling",
     "verify": "audit reproduce replicate",
-    "explain": "config show describe",
+    "explain": "config describe",
     "new": "create init scaffold template",
+    "show": "browse page demo ui view",
 }
 """Each command of ours with other frameworks' words for it."""
 VERB_SYNONYMS = {word: ours for ours, words in VERBS.items() for word in words.split()}

@@ -17,7 +17,7 @@ const VIEWS = {
 };
 const EXAMPLES = 5;
 const RECORDED =
-  "These answers were recorded: choose an example. With a run of your own, multihead show run=RUN answers what you type.";
+  "These answers were recorded: choose an example. With a run of yours, multihead show run=RUN answers what you type.";
 
 let client,
   runs,

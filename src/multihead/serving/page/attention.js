@@ -27,6 +27,7 @@ export class Attention {
     this.heads = el("div", { class: "heads", role: "group", "aria-label": "Layers and heads" });
     this.enter = roving(this.heads);
     this.note = el("p", { class: "hint" });
+    this.failure = el("p", { class: "error", role: "status" });
     this.readout = el("p", { class: "readout", role: "status" });
     this.lines = new AttentionLines((row, column) => this.#read(row, column));
     this.map = new AttentionMap((row, column) => this.#read(row, column));
@@ -45,11 +46,11 @@ export class Attention {
     this.drawings = el(
       "div",
       { class: "attention" },
-      el("div", { class: "pick" }, this.kinds, this.heads, this.readout),
+      el("div", { class: "pick" }, this.kinds, this.heads, this.readout, this.note),
       this.lines.element,
       this.map.element,
     );
-    this.element = block("Where the heads look", this.note, this.drawings, this.words);
+    this.element = block("Where the heads look", this.failure, this.drawings, this.words);
     this.element.hidden = true;
   }
 
@@ -70,6 +71,7 @@ export class Attention {
     const kinds = Object.keys(KINDS).filter((kind) => this.#answer[kind]);
     if (!kinds.length) return this.#fail("A plugin has replaced the attention of this run.");
     this.element.hidden = this.drawings.hidden = this.words.hidden = false;
+    this.failure.replaceChildren();
     if (!kinds.includes(this.#kind)) this.#kind = kinds[0];
     this.kinds.replaceChildren(
       kinds.length > 1
@@ -85,7 +87,7 @@ export class Attention {
   }
 
   #fail(message) {
-    this.note.replaceChildren(visible(message));
+    this.failure.replaceChildren(visible(message));
     this.element.hidden = false;
     this.drawings.hidden = this.words.hidden = true;
   }
@@ -103,7 +105,8 @@ export class Attention {
     this.rows = rows;
     this.columns = columns;
     this.weights = weights;
-    this.note.replaceChildren(cut ? `The first ${MOST_TOKENS} tokens are drawn.` : "");
+    const about = this.#kind === "encoder" ? "" : "A token of the decoder looks where the next token comes from. ";
+    this.note.replaceChildren(about, cut ? `The first ${MOST_TOKENS} tokens are drawn.` : "");
     this.drawings.classList.toggle("long", Math.max(rows.length, columns.length) > WIDE);
     this.#showHeads(layers);
     this.lines.show(weights, rows, columns);

@@ -1,6 +1,6 @@
 /**
- * Asks the server, or looks answers up among recorded ones. Both have `runs`, `ask`, `stream`, and `knows`: whether there
- * can be an answer.
+ * Asks the server, or looks answers up among recorded ones. Both have `runs`, `ask`, `stream`, and `knows`: whether
+ * there can be an answer.
  */
 
 const PACE = 80; // milliseconds between two recorded tokens
@@ -87,7 +87,7 @@ async function reason(answer) {
   }
 }
 
-/** Answers that `benchmarks/record_page.py` wrote into `recorded.json`: {runs, limits, answers: [[verb, body, answer]]}. */
+/** Answers that `benchmarks/record_page.py` wrote: {runs, limits, answers: [[verb, body, answer]]}. */
 class Recorded {
   recorded = true;
 

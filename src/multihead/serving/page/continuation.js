@@ -4,8 +4,8 @@
 
 import { Attention } from "./attention.js";
 import { latest } from "./client.js";
-import { bar, block, el, labelled, percent, piece, roving, visible } from "./dom.js";
-import { distribution } from "./tokens.js";
+import { block, el, labelled, piece, roving, visible } from "./dom.js";
+import { distribution, tokenButton } from "./tokens.js";
 
 const TOKENS_AT_ONCE = 40;
 const PLAIN = { temperature: 1, top_p: 1 };
@@ -197,20 +197,7 @@ export class ContinuationPanel {
   }
 
   #token(token, place) {
-    const { text } = piece(token.text);
-    const kind = ["token", token.forced && "forced", token.probability < 0.5 && "unsure"];
-    return el(
-      "button",
-      {
-        type: "button",
-        class: kind.filter(Boolean).join(" "),
-        "aria-pressed": String(place === this.#selected),
-        "aria-label": `${text}, ${percent(token.probability)}${token.forced ? ", forced" : ""}`,
-        onclick: () => this.#select(place),
-      },
-      el("bdi", { class: "piece" }, text),
-      bar(token.probability),
-    );
+    return tokenButton(token, place === this.#selected, token.forced, () => this.#select(place));
   }
 
   #select(place) {

@@ -5,7 +5,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * An HTML element. A property `onclick` adds a listener; any other one is an attribute, left out if it is false or null.
+ * An HTML element. A property `onclick` adds a listener; any other is an attribute, left out if it is false or null.
  * Children are nodes or texts.
  */
 export function el(tag, properties = {}, ...children) {

@@ -37,23 +37,9 @@ export class TokenStrip {
   }
 
   #token(token, place) {
-    const { begins, text } = piece(token.text);
-    const forced = place < this.#forced;
-    const kind = ["token", begins && "begins", forced && "forced", token.probability < 0.5 && "unsure"];
-    const name = `${text}, ${percent(token.probability)}${forced ? ", forced" : ""}`;
-    return el(
-      "button",
-      {
-        type: "button",
-        class: kind.filter(Boolean).join(" "),
-        "aria-label": name,
-        "aria-pressed": String(place === this.#selected),
-        onclick: () => this.#select(place),
-      },
-      el("bdi", { class: "piece" }, text),
-      bar(token.probability),
-      el("span", { class: "share" }, percent(token.probability)),
-    );
+    const button = tokenButton(token, place === this.#selected, place < this.#forced, () => this.#select(place));
+    button.append(el("span", { class: "share" }, percent(token.probability)));
+    return button;
   }
 
   #select(place) {
@@ -88,11 +74,29 @@ export class TokenStrip {
   }
 }
 
+/** A token as a button, with a bar for its probability. */
+export function tokenButton(token, selected, forced, onclick) {
+  const { begins, text } = piece(token.text);
+  const kind = ["token", begins && "begins", forced && "forced", token.probability < 0.5 && "unsure"];
+  return el(
+    "button",
+    {
+      type: "button",
+      class: kind.filter(Boolean).join(" "),
+      "aria-pressed": String(selected),
+      "aria-label": `${text}, ${percent(token.probability)}${forced ? ", forced" : ""}`,
+      onclick,
+    },
+    el("bdi", { class: "piece" }, text),
+    bar(token.probability),
+  );
+}
+
 /**
  * Candidates with bars. A candidate with `drawn` has a second bar: its probability after temperature, top-k and top-p.
  *
- * Args: candidates `[{id, text, probability, drawn?}]`; the id that was chosen; what happens when one is clicked; whether
- * the candidate of an id can be clicked, which only the page with recorded answers restricts.
+ * Args: candidates `[{id, text, probability, drawn?}]`; the id that was chosen; what happens when one is clicked;
+ * whether the candidate of an id can be clicked, which only the page with recorded answers restricts.
  */
 export function distribution(candidates, chosen, onchoose, possible) {
   return el(

@@ -2,8 +2,8 @@
 
 ``multihead show`` serves four tiny runs, as a user would start it. The tests need Chromium and
 ``pip install playwright``; the ones about accessibility also need axe-core, which npm fetches, or the path of its
-``axe.min.js`` in the environment variable MULTIHEAD_AXE. Without these, they are skipped. With
-MULTIHEAD_PICTURES=FOLDER the pictures are kept.
+``axe.min.js`` in the environment variable PAGE_AXE. Without these, they are skipped. With PAGE_PICTURES=FOLDER the
+pictures are kept.
 """
 
 import functools
@@ -31,8 +31,8 @@ if CHROMIUM is None:
 AXE = "axe-core@4.14.1"
 ROOT = Path(__file__).parent.parent.parent
 RUNS = {
-    "baseline": ("task=translation", "trainer.max_steps=60"),
-    "variant": ("task=translation", "trainer.max_steps=60", "model.position=none"),
+    "baseline": ("task=translation", "model.num_encoder_layers=2", "model.num_decoder_layers=2"),
+    "variant": ("task=translation", "model.position=none"),
     "stories": ("task=lm",),
     "opinions": ("task=classification",),
 }
@@ -223,6 +223,7 @@ def test_the_sliders_change_the_distribution(visit, address):
     expect(shares.first).to_have_text(f"{percent} % → {percent} %")
     for name, value in (("Temperature", "0.1"), ("Top-p", "0.05")):
         page.get_by_label(name).fill(value)
+        page.wait_for_timeout(300)
     assert len(sharp) == 1
     expect(shares.first).to_have_text(f"{percent} % → 100 %")
     expect(shares.nth(1)).to_have_text(re.compile("never"))
@@ -282,7 +283,7 @@ def background(page):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("run", ["baseline", "stories", "opinions"])
 def test_pictures_in_light_and_dark(visit, tmp_path, width, run):
-    folder, grounds = Path(os.environ.get("MULTIHEAD_PICTURES", tmp_path)), set()
+    folder, grounds = Path(os.environ.get("PAGE_PICTURES", tmp_path)), set()
     for scheme in ("light", "dark"):
         page = visit(run=run, viewport={"width": width, "height": 844}, color_scheme=scheme)
         expect(page.locator(".map")).to_be_visible()
@@ -304,7 +305,7 @@ def test_colours_can_be_chosen_and_stay(visit):
 
 @pytest.fixture(scope="session")
 def axe(tmp_path_factory):
-    if given := os.environ.get("MULTIHEAD_AXE"):
+    if given := os.environ.get("PAGE_AXE"):
         return Path(given).read_text()
     folder, npm = tmp_path_factory.mktemp("axe"), shutil.which("npm")
     if npm is None:

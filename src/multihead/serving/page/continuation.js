@@ -33,8 +33,8 @@ export class ContinuationPanel {
       (error) => this.#fail(error),
     );
     this.#attend = latest(
-      (signal) => this.attention.update(this.#text + this.#written(), "", signal),
-      () => {},
+      async (signal) => this.attention.update(this.#text + (await this.#written(signal)), "", signal),
+      (error) => this.#fail(error),
     );
     this.parts = [
       block(
@@ -94,7 +94,7 @@ export class ContinuationPanel {
   }
 
   #slider(name, key, range) {
-    const shown = el("output", {}, this.#settings[key].toFixed(2));
+    const shown = el("span", { class: "value" }, this.#settings[key].toFixed(2));
     const slider = el("input", {
       type: "range",
       ...range,
@@ -117,10 +117,12 @@ export class ContinuationPanel {
     return body;
   }
 
-  /** The text of the tokens, without the end mark. */
-  #written() {
-    const tokens = this.#ended ? this.#tokens.slice(0, -1) : this.#tokens;
-    return tokens.map(({ text }) => text.replaceAll("▁", " ")).join("");
+  /** The text of the tokens, as the server writes it. */
+  async #written(signal) {
+    const prefix = this.#ids();
+    if (!prefix.length) return "";
+    const { outputs } = await this.client.ask("generate", this.#body(prefix, prefix.length), signal);
+    return outputs[0].text;
   }
 
   #ids(end = this.#tokens.length) {
@@ -230,8 +232,8 @@ export class ContinuationPanel {
     const about = [...which, ": the model's probability → after temperature and top-p. Choose one to write it."];
     this.title.replaceChildren(...(next.length ? about : [this.#ended ? "The text has ended." : ""]));
     this.error.replaceChildren();
-    const choose = (id) => this.#force(next.find((candidate) => candidate.id === id));
-    this.candidates.replaceChildren(distribution(next, chosen?.id, choose, (id) => this.#canForce(id)));
+    const choose = (id) => this.#force(next.find((candidate) => candidate.id === id) ?? chosen);
+    this.candidates.replaceChildren(distribution(next, chosen, choose, (id) => this.#canForce(id)));
     this.write.disabled = this.#ended || !this.#known(this.#ids(), this.#tokens.length + TOKENS_AT_ONCE);
     this.one.disabled = this.#ended || !this.#known(this.#ids(), this.#tokens.length + 1);
     [...this.strip.children].forEach((button, i) => (button.disabled = !this.#known(this.#ids(i), i + 1)));

@@ -66,7 +66,7 @@ export class TokenStrip {
       ),
       distribution(
         token.next ?? [],
-        token.id,
+        token,
         (id) => this.onforce([...before, id]),
         (id) => this.canForce([...before, id]),
       ),
@@ -95,43 +95,34 @@ export function tokenButton(token, selected, forced, onclick) {
 /**
  * Candidates with bars. A candidate with `drawn` has a second bar: its probability after temperature, top-k and top-p.
  *
- * Args: candidates `[{id, text, probability, drawn?}]`; the id that was chosen; what happens when one is clicked;
- * whether the candidate of an id can be clicked, which only the page with recorded answers restricts.
+ * Args: candidates `[{id, text, probability, drawn?}]`; the token that was chosen, which comes last if it is not among
+ * them; what happens when one is clicked; whether the candidate of an id can be clicked, which only the page with
+ * recorded answers restricts.
  */
 export function distribution(candidates, chosen, onchoose, possible) {
+  const missing = chosen && !candidates.some(({ id }) => id === chosen.id);
+  const buttons = (missing ? [...candidates, chosen] : candidates).map((candidate) => {
+    const button = candidateButton(candidate, candidate.id === chosen?.id, () => onchoose(candidate.id));
+    button.disabled = !possible(candidate.id);
+    return el("li", {}, button);
+  });
+  return el("ol", { class: "distribution" }, ...buttons);
+}
+
+function candidateButton({ text, probability, drawn }, chosen, onclick) {
+  const after = drawn === undefined ? "" : ` → ${drawn === 0 ? "never" : percent(drawn)}`;
+  const shares = percent(probability) + after;
+  const name = piece(text).text;
   return el(
-    "ol",
-    { class: "distribution" },
-    ...candidates.map((candidate) => {
-      const { text, begins } = piece(candidate.text);
-      const drawn = candidate.drawn;
-      const shares =
-        drawn === undefined
-          ? percent(candidate.probability)
-          : `${percent(candidate.probability)} → ${drawn === 0 ? "never" : percent(drawn)}`;
-      const bars = el(
-        "span",
-        { class: "bars" },
-        bar(candidate.probability, drawn === undefined ? "" : "model"),
-        drawn === undefined ? null : bar(drawn, "drawn"),
-      );
-      return el(
-        "li",
-        {},
-        el(
-          "button",
-          {
-            type: "button",
-            class: candidate.id === chosen ? "candidate chosen" : "candidate",
-            "aria-label": `${text}, ${shares}${candidate.id === chosen ? ", chosen" : ""}`,
-            disabled: !possible(candidate.id),
-            onclick: () => onchoose(candidate.id),
-          },
-          el("bdi", { class: begins ? "piece begins" : "piece" }, text),
-          bars,
-          el("span", { class: "share" }, shares),
-        ),
-      );
-    }),
+    "button",
+    {
+      type: "button",
+      class: chosen ? "candidate chosen" : "candidate",
+      "aria-label": `${name}, ${shares}${chosen ? ", chosen" : ""}`,
+      onclick,
+    },
+    el("bdi", { class: "piece" }, name),
+    el("span", { class: "bars" }, bar(probability, after ? "model" : ""), after ? bar(drawn) : null),
+    el("span", { class: "share" }, shares),
   );
 }

@@ -32,6 +32,7 @@ CHOSEN = {
     "lion": "optim.name=lion",
     "cooldown": "optim.schedule=one_minus_sqrt",
     "r_drop": "task.loss=r_drop",
+    "simcut": "task.loss=simcut",
     "spacing": "task=spacing tokenizer.kind=char",
     "tagging": "task=tagging",
 }

@@ -300,6 +300,41 @@ def test_r_drop_by_hand(smoothing):
     assert left == [] and float(loss) == pytest.approx(expected, rel=1e-5)
 
 
+def test_simcut_by_hand():
+    """Cross-entropy and alpha times KL(whole, cut), whose second pass has rows of zeros in both embeddings."""
+    transformer, ids = model("dyt"), torch.randint(0, 10, (4, 11), generator=torch.Generator().manual_seed(0))
+    seen, labels = [], torch.randint(0, 10, (44,), generator=torch.Generator().manual_seed(1))
+    for stack in (transformer.encoder, transformer.decoder):
+        stack.layers[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        stack.positions.add_to_embeddings = lambda x, *rest: x
+
+    def logits_and_labels(batch):
+        return transformer.decode(ids, memory=transformer.encode(ids))[..., :5].flatten(0, 1), labels % 5
+
+    task = SimpleNamespace(model=SimpleNamespace(transformer=transformer), logits_and_labels=logits_and_labels,
+                           settings=SimpleNamespace(), training=True)  # fmt: skip
+    torch.manual_seed(0)
+    loss = part("losses", "simcut", task, {}, alpha=2.0, cut=0.3)
+    zero = [(x == 0).all(-1).double().mean().item() for x in seen]
+    assert zero[:2] == [0, 0] and all(0.1 < share < 0.5 for share in zero[2:]) and zero[2] != zero[3]
+    assert not transformer.encoder.embedding._forward_hooks
+
+    torch.manual_seed(0)
+    draws = iter([torch.rand(4, 11) >= 0.3 for _ in range(2)])
+    whole = logits_and_labels({})[0].softmax(-1)
+    for stack in (transformer.encoder, transformer.decoder):
+        stack.embedding.register_forward_hook(lambda module, given, x: x * next(draws)[..., None])
+    cut = logits_and_labels({})[0].softmax(-1)
+    nats = -sum(whole[n, labels[n] % 5].log() for n in range(44))
+    assert loss.item() == pytest.approx((nats + 2 * (whole * (whole / cut).log()).sum()).item())
+    loss.backward()
+    assert transformer.encoder.embedding.weight.grad.abs().sum() > 0
+    for stack in (transformer.encoder, transformer.decoder):
+        stack.embedding._forward_hooks.clear()
+    task.training = False
+    assert part("losses", "simcut", task, {}, alpha=2.0, cut=0.3).item() == pytest.approx(nats.item())
+
+
 def encoded(**roles):
     """Rows of ids by role."""
     flat = {role: np.array([i for row in rows for i in row]) for role, rows in roles.items()}

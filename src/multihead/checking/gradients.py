@@ -80,7 +80,7 @@ def micro_batches(subject: Subject) -> Outcome:
     expected = "The gradient of a step is the mean over its micro-batches and ranks."
     for first in subject.steps_of_all():
         whole, again = (gradients_of(subject, task, subject.micro_batches(first)) for _ in range(2))
-        if _largest_difference(whole, again)[1] > max(subject.tolerance, ROUNDING):
+        if max(subject.tolerance, ROUNDING) < _largest_difference(whole, again)[1] < math.inf:
             return skipped("the loss draws random numbers although dropout is off")
         for ranks, parts, what in CUTS:
             means = [

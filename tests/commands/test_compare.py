@@ -723,3 +723,51 @@ def test_runs_of_several_tasks_need_two_systems_on_one(tasks):
         compare(["runs"])
     with pytest.raises(ConfigError, match="names: needs 2 different names"):
         compare_tasks(["runs"], names=["a", "b", "c"])
+
+
+# ---- folds of a cross-validation
+
+
+@pytest.fixture
+def folds(runs):
+    """Five folds of two systems, each fold with a test split of its own. The second one is better by 0.02 to 0.04."""
+    for fold in range(5):
+        for name, lr, gain in (("a", "0.1", 0.0), ("b", "0.2", 0.02 + 0.005 * fold)):
+            words = [f"optim.lr={lr}", "data.folds=5", f"data.fold={fold}"]
+            result = {"test/accuracy": 0.7 + 0.01 * (fold % 3) + gain}
+            data = TRUTH | {f"data_{split}": f"{split}{fold}" for split in ("train", "val", "test")}
+            words = ["task=classification", "seed=1", *words]
+            samples = [{"text": f"{fold} {i}", "label": "x", "predicted": "x"} for i in range(12)]
+            finished_run(runs / f"folds/{name}{fold}", words, result, samples, data=data)
+    return runs
+
+
+def test_folds_are_one_system_and_are_paired(folds):
+    report = compare(["folds"])
+    assert [len(system.values) for system in report.systems] == [5, 5] and report.warnings == []
+    (pair,) = report.pairs
+    assert pair.test.method == "corrected resampled t-test over folds" and pair.verdict == "worse"
+    gains = np.array([0.02 + 0.005 * fold for fold in range(5)])
+    t = gains.mean() / (gains.std(ddof=1) * math.sqrt(1 / 5 + 1 / 4))
+    assert pair.test.p == pytest.approx(2 * stats.t.sf(t, 4)) and pair.test.difference == pytest.approx(-gains.mean())
+    values = report.systems[0].values
+    half = stats.t.isf(0.025, 4) * np.std(values, ddof=1) * math.sqrt(1 / 5 + 1 / 4)
+    assert report.systems[0].spread.high == pytest.approx(np.mean(values) + half)
+    text = "5-fold cross-validation over 5 folds; each text is tested once in each of 1 partition."
+    assert report.notes == [text]
+
+
+def test_folds_that_are_lacking_or_differ_are_told(folds):
+    edit = folds / "folds/b2/environment.json"
+    whole = edit.read_text()
+    edit.write_text(whole.replace("train2", "other"))
+    assert compare(["folds"]).warnings[0].startswith("training data of fold 2 differ: ")
+    edit.write_text(whole.replace("test2", "other"))
+    with pytest.raises(ConfigError, match=r"folds/a2 and folds/b2 have different test data \(test2, other\)"):
+        compare(["folds"])
+    (folds / "folds/b2/result.json").unlink()
+    notes = compare(["folds/*"]).notes
+    assert notes[1] == "Not all systems have fold 2; a pair is tested on what it shares."
+    classification(folds / "plain", [1] * 12, "optim.lr=0.1")
+    with pytest.raises(ConfigError, match="have different numbers of folds"):
+        compare(["folds/a0", "plain"])

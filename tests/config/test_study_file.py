@@ -151,6 +151,34 @@ def test_an_ablation_leaves_out_one_switch_at_a_time(write):
         read_study(write((FILE[start:end], "ablate: {rms: [model.norm=rms_norm]}\n")))
 
 
+FOLDS = [
+    ("seeds: [3, 5, 9]", "folds: 5"),
+    ("tune: {trials: 4, parameters: {optim.lr: {min: 0.001, max: 0.01}}}\n", "repeats: 2\n"),
+]
+TWO_FOLDS = [("seeds: [3, 5, 9]", "folds: 2"), (FOLDS[1][0], "repeats: 1\n")]
+
+
+def test_folds_take_the_place_of_seeds(write, monkeypatch):
+    study = read_study(write(*FOLDS))
+    assert (study.folds, study.seeds, study.max_seeds) == (5, list(range(1, 11)), 10)
+    assert study.run_words("lm", "rms")[0] == "data.folds=5"
+    with pytest.raises(ConfigError) as error:
+        check(study)
+    assert error.value.where == "s.yaml:10" and "must be 0 for the built-in grammar" in error.value.what
+    for changes, what in (
+        ([("seeds: [3, 5, 9]", "seeds: [1, 2]\nfolds: 5")], "seeds: not with folds"),
+        ([FOLDS[0]], "tune: not with folds .the trials would see rows that other folds test"),
+        ([FOLDS[1]], "repeats: only with folds"),
+        (
+            [FOLDS[1], ("seeds: [3, 5, 9]", "folds: 2"), ("repeats: 2", "repeats: 1")],
+            "folds: 2 in 1 partition are too few",
+        ),
+        ([("[model=tiny]", "[data.folds=3]")], "words: a study file cannot set data.folds"),
+    ):
+        with pytest.raises(ConfigError, match=what):
+            read_study(write(*changes))
+
+
 LADDER = """\
 ladder:
   small: [model.d_model=32, trainer.max_steps=20]

@@ -88,3 +88,10 @@ def test_what_always_fails_is_given_up():
 def test_a_plan_is_read_back():
     given = plan(budget=60.0, smallest={"loss": 0.1})
     assert Plan.from_json(given.to_json()) == given
+
+
+def test_a_round_of_a_cross_validation_has_one_fold():
+    design = plan(folds=3, every_seed=False)
+    assert design.run_words(Key("bleu", "rms", 4)) == ["task=translation", "data.fold=4", "seed=9"]
+    assert design.design.ratio == 0.5 and plan().design.ratio == 0.0
+    assert Plan.from_json(design.to_json()) == design

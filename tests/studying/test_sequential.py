@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,3 +123,21 @@ def test_fewer_seeds_detect_less():
     found = [detectable(design, 0.8, seeds) for seeds in (4, 6, 8)]
     assert found == sorted(found, reverse=True) and detectable(design, 0.8, 2) == math.inf
     assert power(0.0, design) < 0.02  # half of the level is on each side
+
+
+def test_folds_share_training_rows():
+    """By hand: t = mean / (s sqrt(1 / 5 + 1 / 4)), with Student's bound at one look."""
+    design, folds = Design(1, 5, every_seed=False, ratio=1 / 4), [1.0, 2.0, 3.0, 2.0, 2.0]
+    error = np.std(folds, ddof=1) * math.sqrt(1 / 5 + 1 / 4)
+    half = stats.t.isf(0.025, 4) * error
+    assert interval(folds, design) == pytest.approx((2 - half, 2 + half))
+    assert found_different({"a": folds}, design) == ({"a": 1} if half < 2 else {})
+    assert interval(folds, replace(design, ratio=0.0))[0] > interval(folds, design)[0]
+
+
+def test_the_power_of_folds_is_that_of_correlated_differences():
+    """The noncentral t with the error of the mean that all folds share."""
+    design = Design(1, 10, every_seed=False, ratio=1 / 4)
+    effect = detectable(design, 0.8)
+    shift = effect / math.sqrt(1 / 10 + 1 / 4)
+    assert stats.nct.sf(stats.t.isf(0.025, 9), 9, shift) == pytest.approx(0.8, abs=0.015)

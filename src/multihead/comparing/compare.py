@@ -13,7 +13,16 @@ import numpy as np
 from multihead.comparing.finished import FinishedRun, Reader
 from multihead.comparing.report import Comparison, Curve, Pair, Report, System, difference_digits, p_text, signed
 from multihead.comparing.scores import Metric, Scores, choose_metric, disagreeing, read_scores
-from multihead.comparing.significance import Test, holm, mcnemar, over_seeds, paired_bootstrap, permutation_p, spread
+from multihead.comparing.significance import (
+    Test,
+    holm,
+    mcnemar,
+    over_folds,
+    over_seeds,
+    paired_bootstrap,
+    permutation_p,
+    spread,
+)
 from multihead.comparing.systems import (
     Systems,
     data_warnings,
@@ -177,7 +186,7 @@ def _row(label: str, system: Sequence[FinishedRun], metric: Metric) -> System:
         runs=[run.path for run in system],
         seeds=[run.seed for run in system],
         values=values,
-        spread=spread(values),
+        spread=spread(values, 1 / (system[0].folds - 1) if system[0].folds else 0.0),
         parameters=round(parameters / len(system)),
     )
 
@@ -236,6 +245,8 @@ def _curves(systems: Sequence[Sequence[FinishedRun]], metric: Metric) -> dict[st
 
 def _test(first: Sequence[FinishedRun], second: Sequence[FinishedRun], scores: Scores) -> Test | None:
     """The test of two systems; `multihead.comparing.significance` says why it is this one."""
+    if first[0].folds:
+        return _test_folds(first, second, scores)
     if len(first) == len(second) == 1:
         return _test_single(first[0].path, second[0].path, scores)
     values, other_values = ([scores.values[run.path] for run in system] for system in (first, second))
@@ -243,6 +254,19 @@ def _test(first: Sequence[FinishedRun], second: Sequence[FinishedRun], scores: S
         return over_seeds(values, other_values)
     resampled, other = (np.stack([scores.resampled[run.path] for run in system]) for system in (first, second))
     return over_seeds(values, other_values, resampled, other)
+
+
+def _test_folds(first: Sequence[FinishedRun], second: Sequence[FinishedRun], scores: Scores) -> Test | None:
+    """The test over the folds that both systems have. Of several seeds of a fold, the mean counts."""
+    both = [by_fold(system, scores) for system in (first, second)]
+    common = sorted(both[0].keys() & both[1].keys())
+    return over_folds([both[0][fold] for fold in common], [both[1][fold] for fold in common], first[0].folds)
+
+
+def by_fold(system: Sequence[FinishedRun], scores: Scores) -> dict[int, float]:
+    """The mean score of each fold of a system."""
+    folds = dict.fromkeys(run.fold or 0 for run in system)
+    return {fold: float(np.mean([scores.values[run.path] for run in system if run.fold == fold])) for fold in folds}
 
 
 def _test_single(first: str, second: str, scores: Scores) -> Test | None:
@@ -298,11 +322,32 @@ def _reservations(systems: Sequence[System], task: _Task, count: int) -> list[st
         notes.append("The baseline has no run of this task: there is nothing to compare.")
     if (1, 1) in counts and task.scores.statistics:
         notes.append("One seed each: this is about these runs, on texts like the test set; other seeds may differ.")
+    folds = task.systems[0][0].folds
+    if folds:
+        return [*notes, *_about_folds(task, folds), *_about_holm(task, count)]
     if any(min(pair) == 1 < max(pair) for pair in counts):
         alone = ", ".join(system.name for system in systems if len(system.runs) == 1)
         notes.append(f"{alone}: one seed, taken to vary from seed to seed as the other system does.")
+    return [*notes, *_about_holm(task, count)]
+
+
+def _about_holm(task: _Task, count: int) -> list[str]:
     if count > 1 and any(test is not None for test in task.tests):
-        notes.append(f"p (Holm) is corrected for {count} comparisons; the intervals are not.")
+        return [f"p (Holm) is corrected for {count} comparisons; the intervals are not."]
+    return []
+
+
+def _about_folds(task: _Task, folds: int) -> list[str]:
+    """Notes about a cross-validation, and about folds that some systems lack."""
+    own = [{run.fold for run in system} for system in task.systems]
+    all_folds, common = set[int | None]().union(*own), set.intersection(*own)
+    partitions = -(-(1 + max(fold or 0 for fold in all_folds)) // folds)
+    text = f"{folds}-fold cross-validation over {len(common)} folds; each text is tested once in each of "
+    notes = [f"{text}{partitions} partition{'s' * (partitions > 1)}."]
+    if lacking := sorted(fold or 0 for fold in all_folds - common):
+        notes.append(f"Not all systems have fold {', '.join(map(str, lacking))}; a pair is tested on what it shares.")
+    if len(all_folds) < folds * partitions:
+        notes.append(f"{len(all_folds)} of {folds * partitions} folds have runs, so some texts are not tested.")
     return notes
 
 

@@ -69,6 +69,16 @@ class FinishedRun:
     def seed(self) -> int:
         return int(self.config.get("seed", 0))
 
+    @property
+    def folds(self) -> int:
+        """Number of folds of the run's cross-validation; 0 without one."""
+        return int(self.settings.get("data.folds") or 0)
+
+    @property
+    def fold(self) -> int | None:
+        """The fold that is the run's test split; None without a cross-validation."""
+        return int(self.settings.get("data.fold") or 0) if self.folds else None
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Dotted key to value. A key that did not exist when the run was trained has its default."""

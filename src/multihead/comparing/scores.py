@@ -156,6 +156,8 @@ def read_scores(runs: Sequence[FinishedRun], metric: Metric) -> tuple[Scores, li
     """
     scores = Scores({run.path: float(run.result[metric.key]) for run in runs})
     untested = "chance in the choice of examples is not looked at."
+    if runs[0].folds:
+        return scores, []  # each fold has examples of its own
     if not metric.key.startswith("test/"):
         return scores, [f"{metric.key} is not of the test split: {untested}"]
     if metric.task == "multitask":

@@ -80,13 +80,18 @@ class Spread:
     high: float | None = None
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Returns the mean, deviation and interval of the scores of several seeds."""
+def spread(values: Sequence[float], ratio: float = 0.0) -> Spread:
+    """Returns the mean, deviation and interval of the scores of several seeds.
+
+    Args:
+        values: The scores.
+        ratio: If they are of folds, test rows by training rows; see `over_folds`.
+    """
     mean = float(np.mean(values))
     if len(values) < 2:
         return Spread(mean)
     deviation = float(np.std(values, ddof=1))
-    half = _t_quantile((1 + LEVEL) / 2, len(values) - 1) * deviation / len(values) ** 0.5
+    half = _t_quantile((1 + LEVEL) / 2, len(values) - 1) * deviation * (1 / len(values) + ratio) ** 0.5
     return Spread(mean, deviation, mean - half, mean + half)
 
 
@@ -261,6 +266,36 @@ def over_seeds(
     error = total**0.5
     half = _t_quantile((1 + level) / 2, freedom) * error
     p = 2 * float(special.stdtr(freedom, -abs(difference) / error))
+    return Test(difference, difference - half, difference + half, p, method)
+
+
+def over_folds(first: Sequence[float], second: Sequence[float], folds: int, level: float = LEVEL) -> Test | None:
+    """Tests the difference of two recipes by the folds of a cross-validation: the corrected resampled t-test.
+
+    The folds share training rows, so the differences are correlated, and an ordinary t-test finds differences between
+    equal recipes far too often. The variance of the mean is (1 / J + n_test / n_train) s^2 for J folds instead of
+    s^2 / J (Nadeau and Bengio 2003, doi:10.1023/A:1024068626366; for repeated cross-validation Bouckaert and Frank
+    2004, doi:10.1007/978-3-540-24775-3_3). With k folds a partition, n_test / n_train is 1 / (k - 1).
+
+    Args:
+        first: Scores of one recipe by fold.
+        second: Scores of the other recipe on the same folds.
+        folds: The number k of folds of a partition.
+        level: Level of the interval.
+
+    Returns:
+        None if there is one fold only.
+    """
+    differences = np.subtract(first, second)
+    count, method = len(differences), "corrected resampled t-test over folds"
+    if count < 2:
+        return None
+    difference = float(differences.mean())
+    error = float(np.std(differences, ddof=1)) * (1 / count + 1 / (folds - 1)) ** 0.5
+    if error <= 1e-12:
+        return Test(difference, difference, difference, float(abs(difference) < 1e-12), method)
+    half = _t_quantile((1 + level) / 2, count - 1) * error
+    p = 2 * float(special.stdtr(count - 1, -abs(difference) / error))
     return Test(difference, difference - half, difference + half, p, method)
 
 

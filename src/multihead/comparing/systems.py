@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from multihead.errors import ConfigError
 from multihead.tables.records import flatten
 
 NO_MATTER = frozenset({
-    "seed", "run_dir", "resume", "logger", "plugin", "accelerator", "devices", "strategy", "num_nodes",
+    "seed", "data.fold", "run_dir", "resume", "logger", "plugin", "accelerator", "devices", "strategy", "num_nodes",
     "data.root", "data.cache", "data.num_workers", "data.eval_tokens",
     "trainer.keep_checkpoints", "trainer.checkpoint_every_n_steps", "trainer.log_every_n_steps", "trainer.max_time",
     "task.num_samples",
 })  # fmt: skip
 """Keys in which the runs of one system may differ."""
+WARNED = {"data_train": "training data", "data_val": "validation data"}
+"""Fingerprints that may differ between systems, with a warning."""
 ABSENT = "-"
 NAME_LENGTH = 60
 """A name that lists all differences has at most so many characters; a longer one lists the fewest keys that suffice."""
@@ -130,12 +133,12 @@ def group_by_recipe(runs: Sequence[FinishedRun]) -> list[list[FinishedRun]]:
 
 
 def _require_different_seeds(members: Sequence[FinishedRun]) -> None:
-    seen: dict[int, str] = {}
+    seen: dict[tuple[int, int | None], str] = {}
     for run in members:
-        if run.seed in seen:
-            what = f"{seen[run.seed]} and {run.path} have the same configuration and seed"
+        if (run.seed, run.fold) in seen:
+            what = f"{seen[run.seed, run.fold]} and {run.path} have the same configuration and seed"
             raise ConfigError("runs", what, "leave one out, or names=[x,y] to compare them")
-        seen[run.seed] = run.path
+        seen[run.seed, run.fold] = run.path
 
 
 def differing(systems: Sequence[Sequence[FinishedRun]]) -> dict[str, list[Any]]:
@@ -234,17 +237,22 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
         if not run.test_data:
             fix = "train it again with this version"
             raise ConfigError("runs", f"{run.path}/environment.json has no fingerprint of its test data", fix)
-    require_one(runs, "test data", lambda run: run.test_data, "compare runs that have the same test split")
+    require_one(runs, "numbers of folds", lambda run: run.folds, "compare runs that have the same data.folds")
+    for fold in dict.fromkeys(run.fold for run in runs):
+        own = [run for run in runs if run.fold == fold]
+        require_one(own, "test data", lambda run: run.test_data, "compare runs that have the same test split")
 
 
 def data_warnings(systems: Sequence[Sequence[FinishedRun]], names: Sequence[str]) -> list[str]:
     """Warnings that name the systems whose training or validation data differ."""
     warnings = []
-    for key, what in (("data_train", "training data"), ("data_val", "validation data")):
+    folds = dict.fromkeys(run.fold for members in systems for run in members)
+    for (key, what), fold in itertools.product(WARNED.items(), folds):
         found: dict[str, list[str]] = {}
         for name, members in zip(names, systems, strict=True):
-            for mark in dict.fromkeys(run.data.get(key, "") for run in members):
+            for mark in dict.fromkeys(run.data.get(key, "") for run in members if run.fold == fold):
                 found.setdefault(mark, []).append(name)
         if len(found) > 1:
+            what = what if fold is None else f"{what} of fold {fold}"
             warnings.append(f"{what} differ: {' | '.join(', '.join(group) for group in found.values())}")
     return warnings

@@ -93,6 +93,11 @@ class DataConfig:
     splits: dict[str, float] = field(default_factory=lambda: {"val": 0.02, "test": 0.02})
     """Rows held out of train for each split that has no file: a share below 1, or a number of rows. With test: 0, the
     validation split is also the test split."""
+    folds: int = 0
+    """Number of parts for cross-validation, from 2 on; 0 means none. The test split is one part of the train file, and
+    the validation split is held out of the others. No text is in two parts. compare and study test such runs."""
+    fold: int = 0
+    """The part that is the test split: 0 to data.folds - 1. Further numbers are parts of further random partitions."""
     split: str = "test"
     """The split that `multihead evaluate` reads: train, val or test."""
     separator: str = ""
@@ -190,12 +195,23 @@ class DataConfig:
             require_choice("data.splits", split, ("val", "test"))
             kept = share > 0 or (split == "test" and share == 0)
             require(kept and share < float("inf"), f"data.splits.{split}", "above 0 and finite", share)
+        self._check_folds()
         for split in SPLITS:
             files = getattr(self, split)
             kinds = {"parallel": list, "sgm": list, "folders": str, "hub": str, "grammar": str}
             kinds = kinds.get(self.format, str | list)
             what = "a list of files, one for each column" if kinds is list else "one file"
             require(files is None or isinstance(files, kinds), f"data.{split}", what, files)
+
+    def _check_folds(self) -> None:
+        require(self.folds == 0 or self.folds >= 2, "data.folds", "0, or at least 2", self.folds)
+        require(self.fold >= 0, "data.fold", "at least 0", self.fold)
+        require(self.fold == 0 or self.folds > 0, "data.fold", "0 without data.folds", self.fold, "data.folds=5")
+        if self.folds:
+            table = self.format not in ("grammar", "text")
+            require(table, "data.folds", "0 for the built-in grammar and for running text", self.folds, "data.folds=0")
+            what = "null with data.folds, which takes the test split out of train"
+            require(self.test is None, "data.test", what, self.test, "data.test=null")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -20,13 +20,14 @@ from multihead.config.yaml_file import load_yaml_with_lines, scalars
 from multihead.errors import CheckpointError, ConfigError
 
 KEYS = ("question", "words", "baseline", "variants", "ablate", "add_in", "tasks", "ladder", "optimum", "compute",
-        "seeds", "max_seeds", "equal", "tune", "budget", "alpha", "power", "smallest_effect", "name")  # fmt: skip
+        "folds", "repeats", "seeds", "max_seeds", "equal", "tune", "budget", "alpha", "power", "smallest_effect",
+        "name")  # fmt: skip
 EQUALS = ("none", "parameters", "tokens", "flops", "minutes")
 RESIZED = ("parameters", "flops")
 """What is made equal by resizing the feed-forward."""
 TUNE_KEYS = ("method", "trials", "parameters")
 TUNE_METHODS = ("random", "bayes")
-NOT_SET = (*NOT_SWEPT, "seed")
+NOT_SET = (*NOT_SWEPT, "seed", "data.folds", "data.fold")
 """Keys that the study itself sets, or that make no sense for its runs."""
 LEAST_SEEDS, MOST_SEEDS = 3, 50
 """Limits of max_seeds."""
@@ -71,6 +72,8 @@ class Study:
     """Name of each task to its words."""
     seeds: list[int] = field(default_factory=list)
     """The seeds, if the file lists them; empty if seeds are added until the question is decided."""
+    folds: int = 0
+    """Folds of a cross-validation, which take the place of seeds; 0 without one."""
     max_seeds: int = 10
     """Largest number of seeds, if the file does not list them."""
     equal: str = "none"
@@ -122,7 +125,8 @@ class Study:
 
     def run_words(self, task: str, arm: str) -> list[str]:
         """Returns the words of the runs of a variant or the baseline on a task, without seed and size."""
-        return [*self.words, *self.tasks[task], *self.arms[arm]]
+        folds = [f"data.folds={self.folds}"] if self.folds else []
+        return [*folds, *self.words, *self.tasks[task], *self.arms[arm]]
 
     def tuning(self) -> Sweep:
         """Returns the search of `tune` with its parameters; the caller adds the words and the metric."""
@@ -198,7 +202,8 @@ class _Reader:
             }
         if name in variants:
             raise self.error(f"variants.{name}: the baseline has this name", "another name", "variants", name)
-        seeds = self._seeds() or (LADDER_SEEDS if ladder else [])
+        folds, repeats = self._folds()
+        seeds = self._seeds() or (LADDER_SEEDS if ladder else list(range(1, folds * repeats + 1)))
         study = Study(
             path=self.path,
             text=self.path.read_text(encoding="utf-8"),
@@ -209,6 +214,7 @@ class _Reader:
             arms={**baseline, **variants},
             tasks=tasks,
             seeds=seeds,
+            folds=folds,
             max_seeds=len(seeds) or self._whole("max_seeds", 10, LEAST_SEEDS, MOST_SEEDS),
             equal=self._choice(("equal",), tree.get("equal", "none"), EQUALS),
             tune=self._tune(),
@@ -305,6 +311,24 @@ class _Reader:
                 variants |= {f"{ONLY}{name}": having(lambda other, name=name: other == name) for name in switches}
         return {baseline: having(lambda _: True)}, variants
 
+    def _folds(self) -> tuple[int, int]:
+        """The number of folds, and of random partitions into them; no folds without ``folds``."""
+        if "folds" not in self.tree:
+            if "repeats" in self.tree:
+                raise self.error("repeats: only with folds", "leave it out", "repeats")
+            return 0, 1
+        for key in ("seeds", "max_seeds", "ladder", "tune"):
+            if key in self.tree:
+                why = (
+                    "the trials would see rows that other folds test" if key == "tune" else "each fold has its own seed"
+                )
+                raise self.error(f"{key}: not with folds ({why})", "leave it out", key)
+        folds = self._whole("folds", 0, 2, MOST_SEEDS)
+        repeats = self._whole("repeats", 1, 1, MOST_SEEDS // folds)
+        if folds * repeats < LEAST_SEEDS:
+            raise self.error(f"folds: {folds} in {repeats} partition are too few", "repeats: 2", "folds")
+        return folds, repeats
+
     def _ladder(self) -> dict[str, list[str]]:
         """The sizes of ``ladder``, each with its words."""
         if "ladder" not in self.tree:
@@ -356,6 +380,7 @@ class _Reader:
             key = word.partition("=")[0].lstrip("+~")
             if key in NOT_SET:
                 fix = "type plugin=FILE.py on the command line" if key == "plugin" else "leave it out"
+                fix = "folds: 5, as a key of the study" if key.startswith("data.fold") else fix
                 raise self.error(f"{place}: a study file cannot set {key}", fix, *where, index)
         return value
 
@@ -461,6 +486,8 @@ def _placed(study: Study, task: str, arm: str, error: ConfigError) -> ConfigErro
         (("words",), study.words),
     ]
     key = error.where.partition("=")[0]
+    if study.folds and key in ("data.folds", "data.fold", "data.test"):
+        return ConfigError(study.at("folds"), f"{error.where} (task {task}): {error.what}", error.fix)
     for path, words in places:
         for index, word in enumerate(words):
             if word.partition("=")[0].lstrip("+~") in (key, key.removesuffix(".name")):

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from multihead.config.data import DataConfig
-from multihead.data.corpus import Rows, shares
+from multihead.data.corpus import Rows
 from multihead.data.lines import SKIP
+from multihead.data.splitting import shares
 from multihead.errors import ConfigError, DataError, Findings, together
 from multihead.tables.roles import NUMBER_WORD
 

@@ -90,6 +90,8 @@ class StudyReport:
     """How often a run has read the test split: once for each run that ended, also for those of the tuning."""
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    folds: int = 0
+    """Folds of a cross-validation, whose test splits decide; 0 without one."""
     ablation: list[Switch] = field(default_factory=list)
     """The switches of an ablation, over all tasks and on each task; empty for other studies."""
     ladder: list[Worth] = field(default_factory=list)
@@ -131,6 +133,7 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
         + sum(found["trials"] - found["failed"] for found in tuned.values()),
         notes=_notes(plan, state.unaffordable, tuned),
         warnings=[*warnings, *_data_warnings(plan, finished), *unequal(systems, plan.baseline, equal)],
+        folds=plan.folds,
         ablation=ablation(plan, results) if is_ablation(plan) else [],
         ladder=worths,
         rungs=rungs,
@@ -246,8 +249,11 @@ def _data_warnings(plan: Plan, finished: dict[Key, FinishedRun]) -> list[str]:
     warnings = []
     for task in plan.tasks:
         for split in ("data_val", "data_train"):
-            marks = {run.data.get(split, "") for key, run in finished.items() if key.task == task}
-            if len(marks) > 1:
+            marks: dict[int, set[str]] = {}
+            for key, run in finished.items():
+                if key.task == task:  # each fold has data of its own
+                    marks.setdefault(key.index if plan.folds else 0, set()).add(run.data.get(split, ""))
+            if any(len(found) > 1 for found in marks.values()):
                 what = "validation" if split == "data_val" else "training"
                 warnings.append(f"{task}: the {what} data differ between the runs, so that they cannot be compared")
     return warnings
@@ -256,7 +262,7 @@ def _data_warnings(plan: Plan, finished: dict[Key, FinishedRun]) -> list[str]:
 def _curves(plan: Plan, finished: dict[Key, FinishedRun]) -> dict[str, dict[str, list[list[Point]]]]:
     curves: dict[str, dict[str, list[list[Point]]]] = {task: {arm: [] for arm in plan.arms} for task in plan.tasks}
     for key, run in sorted(finished.items()):
-        metric = plan.metrics[key.task]
+        metric = plan.metrics[key.task].replace("test/", "val/", 1)
         points = [
             Point(float(row["tokens"]), float(row["seconds"]) / 60, float(row[metric]))
             for row in read_metrics(Path(run.path, "metrics.csv"))

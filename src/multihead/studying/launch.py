@@ -70,7 +70,7 @@ def draft(study: Study, compositions: Mapping[Cell, Composition], settings: Stud
         baseline=study.baseline,
         arms=tuple(study.arms),
         tasks=tuple(study.tasks),
-        metrics={name: task.monitor for name, task in tasks.items()},
+        metrics={name: judged_by(task.monitor, study.folds) for name, task in tasks.items()},
         better={name: task.monitor_mode for name, task in tasks.items()},
         words={},
         seeds=tuple(study.seeds) or tuple(range(base, base + study.max_seeds)),
@@ -79,7 +79,13 @@ def draft(study: Study, compositions: Mapping[Cell, Composition], settings: Stud
         budget=limit_of(study, settings),
         smallest=study.smallest_effect,
         contrasts=study.contrasts,
+        folds=study.folds,
     )
+
+
+def judged_by(monitor: str, folds: int) -> str:
+    """The metric by which a study judges: the monitored one, or with folds the same on the fold, which is the test."""
+    return monitor.replace("val/", "test/", 1) if folds else monitor
 
 
 @dataclass

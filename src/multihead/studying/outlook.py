@@ -26,6 +26,8 @@ def outline(plan: Plan, equal: str) -> str:
     text += f"If all systems are equal, the probability that any is called different is at most {plan.alpha:g}.\n"
     if plan.every_seed:
         return text + f"at most {design.most} seeds, with a look after each from seed {design.first} on"
+    if plan.folds:
+        return text + f"{design.most} folds ({plan.folds} a partition), with one look after the last"
     return text + f"{design.most} seeds, with one look after the last"
 
 
@@ -40,12 +42,12 @@ def capability(plan: Plan, power: float, seeds: int = 0, when: str = "") -> str:
     """
     design = plan.design
     seeds = seeds or design.most
-    when = when or f"with {seeds} seed{'s' * (seeds > 1)}"
+    when = when or f"with {seeds} {plan.round_word}{'s' * (seeds > 1)}"
     if seeds < design.first:
         return f"{when}, no difference can be found, because the first look is at {design.first} seeds"
     effect = detectable(design, power, seeds)
-    text = f"{when}, a difference of {effect:.2f} standard deviations of the differences between seeds is found with "
-    text += f"probability {power:g}; this deviation is known after the first seeds"
+    text = f"{when}, a difference of {effect:.2f} standard deviations of the differences between {plan.round_word}s "
+    text += f"is found with probability {power:g}; this deviation is known after the first {plan.round_word}s"
     for task, smallest in plan.smallest.items():
         unit = unit_of(plan.metrics[task])
         text += f"\n{task}: {smallest:g} {unit} is found if that deviation is at most {smallest / effect:.2g} {unit}"

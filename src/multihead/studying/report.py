@@ -54,7 +54,8 @@ def digits_of(found: Verdict) -> int:
 
 def system_rows(report: StudyReport) -> list[list[str]]:
     """Returns the table of systems with their costs. The first row is the head."""
-    rows = [["task", "system", "validation", "test", "parameters", "tokens/s", "minutes"]]
+    judged = "test folds" if report.folds else "validation"
+    rows = [["task", "system", judged, "test", "parameters", "tokens/s", "minutes"]]
     for found in report.systems:
         digits = _digits(report, found.task)
         rows.append(
@@ -62,7 +63,7 @@ def system_rows(report: StudyReport) -> list[list[str]]:
                 found.task,
                 found.name,
                 spread_text(found.mean, found.deviation, digits),
-                spread_text(found.test_mean, found.test_deviation, digits),
+                "-" if report.folds else spread_text(found.test_mean, found.test_deviation, digits),
                 f"{found.parameters:,}",
                 f"{found.tokens_per_second:,.0f}" if found.tokens_per_second else "-",
                 f"{found.minutes:.2f}" if found.minutes else "-",
@@ -205,6 +206,12 @@ def counts(report: StudyReport) -> str:
     listed = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     runs = f"{len(states)} run{'s' * (len(states) != 1)} ({listed or 'none'})"
     looks = f"{report.test_looks} time{'s' * (report.test_looks != 1)}"
+    if report.folds:
+        partitions = max(1, report.most_seeds // report.folds)
+        return (
+            f"{runs}, {report.minutes:.1f} minutes of runs. The verdicts are those of the test folds: each text is "
+            f"tested once in each of {partitions} partition{'s' * (partitions > 1)}. Test folds were read {looks}."
+        )
     return (
         f"{runs}, {report.minutes:.1f} minutes of runs. The verdicts are those of validation. "
         f"The test split was read {looks}, and nothing was chosen by it."
@@ -245,7 +252,12 @@ def latex(report: StudyReport) -> str:
         row.append(" to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))))
         lines.append(" & ".join(row) + r" \\")
     said = " ".join(latex_text(found.statement) + "." for found in report.verdicts)
-    caption = f"Mean and standard deviation over seeds on the test split; the verdicts are those of validation. {said}"
+    over = (
+        "folds; the verdicts are of the same"
+        if report.folds
+        else "seeds on the test split; the verdicts are those of validation"
+    )
+    caption = f"Mean and standard deviation over {over}. {said}"
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 

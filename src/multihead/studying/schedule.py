@@ -62,6 +62,8 @@ class Plan:
     """Seconds that the tuning took, which count too."""
     smallest: Mapping[str, float] = field(default_factory=dict)
     """For some tasks, the smallest difference that matters, in the unit of the metric."""
+    folds: int = 0
+    """Folds of a cross-validation, of which each round has one; 0 without one."""
     contrasts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Name of each comparison to its variant and the reference; empty if all are compared with the baseline."""
 
@@ -81,11 +83,18 @@ class Plan:
     def design(self) -> Design:
         """When the study looks, and how much error it may make."""
         comparisons = len(self.variants) * len(self.tasks)
-        return Design(comparisons, len(self.seeds), self.alpha, self.every_seed)
+        ratio = 1 / (self.folds - 1) if self.folds else 0.0
+        return Design(comparisons, len(self.seeds), self.alpha, self.every_seed, ratio)
+
+    @property
+    def round_word(self) -> str:
+        """What a round is called."""
+        return "fold" if self.folds else "seed"
 
     def run_words(self, key: Key) -> list[str]:
         """Returns the words of a run, without its run directory."""
-        return [*self.words[f"{key.task}/{key.arm}"], f"seed={self.seeds[key.index]}"]
+        fold = [f"data.fold={key.index}"] if self.folds else []
+        return [*self.words[f"{key.task}/{key.arm}"], *fold, f"seed={self.seeds[key.index]}"]
 
     def to_json(self) -> str:
         """Returns the plan as JSON."""

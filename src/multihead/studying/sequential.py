@@ -70,6 +70,8 @@ class Design:
     """Largest probability that any of the comparisons between equal systems is called better or worse."""
     every_seed: bool = True
     """Whether the study looks after each seed from `FIRST_LOOK`, or only once, after all seeds."""
+    ratio: float = 0.0
+    """Test rows by training rows of a cross-validation, whose differences share training rows; 0 without one."""
 
     @property
     def first(self) -> int:
@@ -169,10 +171,25 @@ def _to_t(w: float, n: int) -> float:
 # ---- the test
 
 
-def t_statistic(differences: Sequence[float]) -> float:
-    """Returns t. It is 0 if the differences do not vary, because their deviation is not known then."""
+def t_statistic(differences: Sequence[float], ratio: float = 0.0) -> float:
+    """Returns t. It is 0 if the differences do not vary, because their deviation is not known then.
+
+    Args:
+        differences: The differences by seed or fold.
+        ratio: Test rows by training rows of a cross-validation; 0 without one.
+    """
     deviation = deviation_of(differences)
-    return float(np.mean(differences)) * math.sqrt(len(differences)) / deviation if deviation else 0.0
+    return float(np.mean(differences)) / (deviation * share_of_mean(len(differences), ratio)) if deviation else 0.0
+
+
+def share_of_mean(count: int, ratio: float = 0.0) -> float:
+    """Returns the error of a mean, in deviations of its values.
+
+    Without folds it is sqrt(1 / count). Folds share training rows, so that their differences are correlated and their
+    deviation is too small for the error of the mean. The correction is sqrt(1 / count + ratio), with the ratio of test
+    rows to training rows (Nadeau and Bengio 2003, doi:10.1023/A:1024068626366).
+    """
+    return math.sqrt(1 / count + ratio)
 
 
 def deviation_of(differences: Sequence[float]) -> float:
@@ -183,18 +200,19 @@ def deviation_of(differences: Sequence[float]) -> float:
     return deviation if deviation > _ALIKE * float(np.max(np.abs(differences))) else 0.0
 
 
-def crossing(differences: Sequence[float], limits: Sequence[float], first: int) -> int:
+def crossing(differences: Sequence[float], limits: Sequence[float], first: int, ratio: float = 0.0) -> int:
     """Returns the number of seeds at which |t| first passes its bound, with the sign of the mean; 0 if it never does.
 
     Args:
         differences: The differences by seed, in the order of the seeds.
         limits: The bounds from the first look on.
         first: Number of seeds at the first look.
+        ratio: That of `t_statistic`.
     """
     for n, limit in enumerate(limits, start=first):
         if n > len(differences):
             break
-        if abs(t := t_statistic(differences[:n])) > limit:
+        if abs(t := t_statistic(differences[:n], ratio)) > limit:
             return n if t > 0 else -n
     return 0
 
@@ -212,7 +230,7 @@ def found_different(paths: Mapping[Key, Sequence[float]], design: Design) -> dic
         crossed = {
             key: where
             for key, differences in paths.items()
-            if key not in decided and (where := crossing(differences, limits, design.first))
+            if key not in decided and (where := crossing(differences, limits, design.first, design.ratio))
         }
         if not crossed:
             break
@@ -230,7 +248,7 @@ def interval(differences: Sequence[float], design: Design) -> tuple[float, float
     if n < design.first or not deviation:
         return None
     mean = float(np.mean(differences))
-    half = design.bounds()[n - design.first] * deviation / math.sqrt(n)
+    half = design.bounds()[n - design.first] * deviation * share_of_mean(n, design.ratio)
     return mean - half, mean + half
 
 
@@ -254,12 +272,14 @@ def power(effect: float, design: Design, seeds: int = 0) -> float:
     if seeds < design.first:
         return 0.0
     values = _noise(design.most)[:, :seeds] + effect
+    if design.ratio:  # what all folds share, in deviations of what they do not share
+        values = values + math.sqrt(design.ratio) * np.random.default_rng(1).standard_normal((_PATHS, 1))
     counts = np.arange(1, seeds + 1)
     sums, squares = values.cumsum(1), (values**2).cumsum(1)
     looks = slice(design.first - 1, seeds)
     n, total = counts[looks], sums[:, looks]
     deviation = np.sqrt((squares[:, looks] - total**2 / n) / (n - 1))
-    t = total / np.sqrt(n) / deviation  # [paths, looks]
+    t = total / n / (deviation * np.sqrt(1 / n + design.ratio))  # [paths, looks]
     crossed = np.abs(t) > np.array(design.bounds())[: len(n)]
     where = crossed.argmax(1)
     return float(np.mean(crossed.any(1) & (t[np.arange(len(t)), where] > 0)))

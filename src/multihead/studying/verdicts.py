@@ -93,7 +93,11 @@ def _statement(plan: Plan, pair: Pair, path: Sequence[float], verdict: str, seen
         return f"{pair.task}: no result yet, because no seed has a result of {both}"
     if not path:
         return f"{pair.task}: {both} cannot be compared, because no seed has a result of both"
-    mean, found, seeds = sum(path) / len(path), interval(path, design), f"{len(path)} seed{'s' * (len(path) > 1)}"
+    mean, found, seeds = (
+        sum(path) / len(path),
+        interval(path, design),
+        f"{len(path)} {plan.round_word}{'s' * (len(path) > 1)}",
+    )
     if found is None:
         why = f"the first look is at {design.first} seeds" if len(path) < design.first else "all differences are equal"
         return f"{pair.task}: {both} are not distinguishable yet ({seeds}; {why})"
@@ -112,7 +116,9 @@ def _statement(plan: Plan, pair: Pair, path: Sequence[float], verdict: str, seen
         return f"{pair.task}: {both} do not differ by as much as {smallest:g} {unit} ({gap})"
     text = f"{pair.task}: {both} are not distinguishable with this budget ({gap}): a difference of {seen:.{digits}f} "
     text += f"{unit} would have been seen with probability {power:g}"
-    if verdict == UNDERPOWERED and smallest is not None and seen is not None:
+    if verdict == UNDERPOWERED and smallest is not None and seen is not None and plan.folds:
+        text += f", but {smallest:g} matters; more rows would show it"
+    elif verdict == UNDERPOWERED and smallest is not None and seen is not None:
         needed = math.ceil(len(path) * (seen / smallest) ** 2)
         text += f", but {smallest:g} matters, which takes about {needed} seeds"
     return text

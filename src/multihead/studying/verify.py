@@ -310,9 +310,9 @@ def same_configurations(systems: Mapping[str, Sequence[FinishedRun]]) -> list[Fi
         if odd:
             keys = ", ".join(list(differing([[members[0]], [odd[0]]]))[:3])
             wrong.append(f"{name}: {members[0].path} and {odd[0].path} differ in {keys}")
-        seeds = [run.seed for run in members]
+        seeds = [(run.seed, run.fold or 0) for run in members]
         if len(set(seeds)) < len(seeds):
-            wrong.append(f"{name}: a seed stands twice ({', '.join(map(str, sorted(seeds)))})")
+            wrong.append(f"{name}: a seed stands twice ({', '.join(str(seed) for seed, _ in sorted(seeds))})")
     if wrong:
         return [Finding("equal configurations", False, _listed(wrong))]
     count = sum(map(len, systems.values()))
@@ -326,7 +326,7 @@ def same_environment(task: str, members: Sequence[FinishedRun]) -> list[Finding]
     wrong = [
         f"the {split.removeprefix('data_')} data"
         for split in ("data_train", "data_val", "data_test")
-        if len({run.data.get(split, "") for run in members}) > 1
+        if len({(run.fold, run.data.get(split, "")) for run in members}) > len({run.fold for run in members})
     ]
     wrong += [key for key in SAME if len({repr(e.get(key)) for e in environments}) > 1]
     wrong += ["uncommitted changes of the code"] * any(e.get("git_dirty") for e in environments)

@@ -43,6 +43,37 @@ PAD, BOS, EOS = Tokenizer.pad_id, Tokenizer.bos_id, Tokenizer.eos_id
 # | residual, norm, dropout | around each of the three above | 5 |
 # | output | a score for each entry of the vocabulary, by the same table as the embedding | 1 |
 #
+# The picture shows the way from bottom to top. Each box in a frame has a residual connection around it.
+
+# %% tags=["hide-input"]
+COLUMNS = {
+    "encoder": ["source ids", "embedding + positions", "self-attention", "feed-forward", "norm"],
+    "decoder": ["target ids, shifted", "embedding + positions", "self-attention, causal", "cross-attention"],
+}
+COLUMNS["decoder"] += ["feed-forward", "norm", "product with the embedding table", "logits"]
+figure, axes = plt.subplots(figsize=(8.5, 6.2), layout="constrained")
+heights = {}
+for column, (stack, boxes) in enumerate(COLUMNS.items()):
+    for height, text in enumerate(boxes):
+        heights[stack, text] = height
+        layer_part = "attention" in text or "forward" in text
+        style = {"boxstyle": "round,pad=0.45", "facecolor": "#cfe3f7" if layer_part else "#f2f2f2", "edgecolor": "0.4"}
+        axes.text(3 * column, height, text, ha="center", va="center", bbox=style if height else None)
+        if height:
+            arrow = {"arrowstyle": "->", "color": "0.3"}
+            axes.annotate("", (3 * column, height - 0.27), (3 * column, height - 0.73), arrowprops=arrow)
+    parts = [height for (name, text), height in heights.items() if name == stack and ("att" in text or "for" in text)]
+    low, high = min(parts) - 0.45, max(parts) + 0.45
+    axes.add_patch(plt.Rectangle((3 * column - 1.2, low), 2.4, high - low, fill=False, linestyle="--", edgecolor="0.4"))
+    axes.text(5.8 * column - 1.4, (low + high) / 2, "2 layers", rotation=90, ha="center", va="center")
+start, end = heights["encoder", "norm"], heights["decoder", "cross-attention"]
+axes.annotate("", (2.25, end), (0.3, start), arrowprops={"arrowstyle": "->", "color": "tab:blue", "linewidth": 2})
+axes.text(1.2, start + 0.1, "memory", color="tab:blue", ha="center")
+axes.set(xlim=(-1.7, 4.7), ylim=(-0.5, 7.5))
+axes.axis("off")
+plt.show()
+
+# %% [markdown]
 # ## Attention and feed-forward
 
 
@@ -208,7 +239,8 @@ for english, german in zip(train["english"][:3], train["german"][:3], strict=Tru
 # ```{admonition} A usual mistake: "The network ends with a softmax"
 # :class: warning
 # `cross_entropy` takes scores (logits) and does the softmax itself, in a way that does not overflow. With a softmax in
-# the network there are two, and the model learns slowly, without any error message.
+# the network there are two. Then all scores lie between 0 and 1, and the largest probability that the model can give is
+# $e / (e + V - 1)$. With 2,000 entries this is 0.14 %. There is no error message.
 # ```
 
 
@@ -224,6 +256,7 @@ val_source, val_labels = padded(encode(val["english"])), padded(encode(val["germ
 with torch.no_grad():
     first_loss = loss_of(network, val_source, val_labels).item()
 print(f"{sum(p.numel() for p in network.parameters()):,} parameters")
+assert abs(torch.tensor([1.0] + [0.0] * 1999).softmax(0).max() - math.e / (math.e + 1999)) < 1e-6  # two softmaxes
 print(f"loss before training {first_loss:.2f}, of a model that guesses evenly {math.log(V):.2f}")
 assert math.log(V) < first_loss < math.log(V) + 1
 

@@ -232,16 +232,15 @@ assert (free > 1e-3).all()
 
 # %% [markdown]
 # The causal mask is the reason why training is fast. All words of a target sentence are predicted at once, in one pass,
-# and none sees its own answer (chapter 7 calls it teacher forcing). The next figure shows the masks. A decoder that
-# reads a padded batch needs both.
+# and none sees its own answer (chapter 7 calls it teacher forcing). The next figure shows the masks. A decoder whose
+# padding stands on the right needs no padding mask for its own tokens: for a real token, padding lies in the future.
 
 # %%
 real = torch.tensor([True, True, True, True, False])  # four tokens and one <pad>
 triangle = torch.ones(5, 5, dtype=torch.bool).tril()
 masks = {"none": torch.ones(5, 5, dtype=torch.bool), "padding": real.expand(5, 5), "causal": triangle}
-masks["causal and padding"] = triangle & real
 names = ["The", "dog", "sleeps", ".", "<pad>"]
-figure, row = plt.subplots(1, 4, figsize=(13, 3.8), layout="constrained")
+figure, row = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
 for axes, (title, allowed) in zip(row, masks.items(), strict=True):
     axes.imshow(allowed.numpy(), cmap="Blues", vmin=0, vmax=1.6)
     for query, key in (~allowed).nonzero().tolist():

@@ -40,7 +40,9 @@ def test_a_chapter_runs(chapter, tmp_path, monkeypatch):
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=NAMES)
 def test_the_answer_of_an_exercise_is_hidden_and_tested(chapter):
     found = cells(chapter)
-    exercises = [at for at, (marker, text) in enumerate(found) if marker == "[markdown]" and "Exercise" in text]
+    exercises = [
+        at for at, (marker, text) in enumerate(found) if marker == "[markdown]" and "{admonition} Exercise" in text
+    ]
     assert exercises
     for at in exercises:
         marker, answer = found[at + 1]

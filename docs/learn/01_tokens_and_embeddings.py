@@ -301,7 +301,8 @@ if FULL:
 # %% [markdown]
 # Before training, the mean cosine of two words is 0, whether they belong to one group or not. After 500 steps it is
 # 0.57 within a group and 0.22 across groups. Nobody told the model that "dog" and "cat" are animals. They stand in the
-# same places, so their rows moved together.
+# same places, so their rows moved together. Even "station" and "market" form a small group of their own: one is *at*
+# the station and *at* the market, but *in* the garden.
 #
 # ## Scale and sharing: two details of the paper
 #

@@ -8,8 +8,8 @@
 # 2. how a text is drawn: temperature, top-k and top-p;
 # 3. why the key-value cache changes the work, but not the result.
 #
-# You need chapters 3 and 6. You can read the page, or run it: `python
-# docs/learn/08_language_modelling_and_generation.py`.
+# You need chapters 3 and 6. You can read the page, or run it:
+# `python docs/learn/08_language_modelling_and_generation.py`.
 
 # %%
 import contextlib
@@ -51,7 +51,9 @@ with contextlib.redirect_stdout(io.StringIO()):  # without it, you see the progr
     result = multihead.train([*WORDS, f"run_dir={RUN}"])
 run = multihead.load(RUN)
 print(f"{result['parameters']:,} parameters, {result['tokens']:,} tokens read")
-print(run.generate("The dog", do_sample=True, seed=1, max_new_tokens=30))
+print("The dog", run.generate("The dog", do_sample=True, seed=1, max_new_tokens=30))
+if FULL:
+    assert result["test/bits_per_byte"] < 1.15
 
 # %% [markdown]
 # ## Perplexity
@@ -276,19 +278,22 @@ def repeated(text: str) -> float:
 
 
 size = 20 if FULL else 2
-prompts = ["The"] * size
+prompts, repetition = ["The"] * size, {}
 print(f"{'':16} {'different':>10} {'nats per token':>15} {'repeated':>9}")
 for name, options in SETTINGS.items():
     found = [outputs[0] for outputs in run.predict(prompts, max_new_tokens=60 if FULL else 10, **options)]
     texts = [output["text"] for output in found]
     nats = [-output["score"] for output in found]  # the score is log p divided by the number of tokens
-    again = sum(map(repeated, texts)) / size
+    again = repetition[name] = sum(map(repeated, texts)) / size
     print(f"{name:16} {len(set(texts)):7} of {size} {sum(nats) / size:13.2f} {again:9.0%}")
     print(f"    {texts[0][:90]!r}")
+if FULL:
+    assert repetition["greedy"] > max(repetition["top-p 0.9"], repetition["temperature 1"])
 
 # %% [markdown]
-# Greedy search gives one text, and always the same. A high temperature gives texts that the model itself finds
-# improbable. The settings between are a choice, and there is no setting that is right for all purposes.
+# Greedy search gives one text, always the same, and it repeats itself more than all others. A high temperature gives
+# texts that the model itself finds improbable. The settings between are a choice, and there is no setting that is right
+# for all purposes.
 #
 # ## The key-value cache
 #

@@ -97,10 +97,10 @@ bag = float(((counts("test") @ weights).argmax(1) == labels("test")).float().mea
 print(f"bag of words: {bag:.1%};  Transformer: {result['test/accuracy']:.1%}")
 
 # %% [markdown]
-# A coin has 50 %. The bag of words has 61 %, and the Transformer 80 %, after 6,000 texts. (With 20,000 texts and twice
-# the steps it has 99.4 %: [results](../results.md#the-built-in-grammar).) The Transformer sees which word is denied.
-# Where is it wrong? Each opinion of the grammar comes with its structure, so we can count how often it was turned
-# around.
+# A coin has 50 %. The bag of words has 61 %, and the Transformer 80 %, after 6,000 texts. (With 20,000 texts, a wider
+# model and twice the steps it has 99.4 %: [results](../results.md#the-built-in-grammar).) The Transformer sees which
+# word is denied. Where is it wrong? Each opinion of the grammar comes with its structure, so we can count how often it
+# was turned around.
 
 # %%
 texts = {split: [row.texts[0] for row in found] for split, found in rows.items()}
@@ -118,8 +118,8 @@ if FULL:
     assert float(right[twice].float().mean()) < 0.65 < float(right[~twice].float().mean())
 
 # %% [markdown]
-# A text that is turned around twice means what it seemed to mean at first. There the model guesses: so few of its texts
-# are of this kind that it has not learned them yet. One number, the accuracy, would have hidden this.
+# A text that is turned around twice means what it seemed to mean at first. There the model guesses: only one text in
+# six is of this kind, and it has not learned them yet. One number, the accuracy, would have hidden this.
 #
 # ## Pooling
 #
@@ -128,7 +128,7 @@ if FULL:
 #
 # - **first**: the state of the first token. BERT (Devlin et al. 2018, arXiv:1810.04805) puts a mark `[CLS]` there.
 # - **mean**: the mean of all states. It is our default. Reimers and Gurevych (2019, arXiv:1908.10084, table 6) found it
-#   better than `[CLS]` for comparing sentences.
+#   a little better than `[CLS]` for comparing sentences.
 # - **max**: for each of the dimensions, the largest value.
 # - **last**: for a decoder. There only the last token has seen the whole text.
 # - **attention**: a weighted mean, with weights that are learned (Yang et al. 2016).
@@ -248,10 +248,10 @@ if FULL:
     assert nats[1] < nats[0]
 
 # %% [markdown]
-# As trained, the model is too sure: where it says 0.75, it is right in about half of the cases. The temperature is
-# above 1, so it makes all answers less sure. That mends most of the error, but not all: one number cannot bend the
-# curve. The area of a circle is the number of texts in its bin. The command is `multihead evaluate run=RUN
-# calibrate=true`; from then on, `predict` uses the temperature.
+# As trained, the model is too sure: all points lie below the diagonal. The temperature is above 1, so it makes all
+# answers less sure. That mends nearly half of the error, and not all: one number cannot bend the curve. The area of a
+# circle is the number of texts in its bin. The command is `multihead evaluate run=RUN calibrate=true`; from then on,
+# `predict` uses the temperature.
 #
 # ## Spam: a rare class with a known truth
 #
@@ -339,9 +339,10 @@ if FULL:
 #
 # And look at the last of the three: not even the true probabilities give 100 %. Some messages could be either.
 #
-# *A word of honesty.* The label of these messages depends on their words alone, in any order. For such data a linear
-# model is enough, and a Transformer is a luxury. It is similar with real spam: on the SMS spam collection, the best
-# linear model has an F1 of 96.0, and our Transformer alone 95.94 ([results](../results.md#classification)).
+# *A word of honesty.* The label of these messages depends on their words alone, in any order. By Bayes' rule, the
+# logarithm of the odds is a sum over the words. So a linear model is enough, and a Transformer is a luxury. It is
+# similar with real spam: on the SMS spam collection, the best linear model has an F1 of 96.0, and our Transformer alone
+# 95.94 ([results](../results.md#classification)).
 #
 # ## Thresholds
 #
@@ -379,9 +380,9 @@ plt.show()
 
 # %% [markdown]
 # **Theory.** Let $p$ be the true probability of spam, and let a lost good message cost $C$ times a passed spam. To call
-# a message spam costs $C(1-p)$ on average. To let it pass costs $p$. So call it spam if $C(1-p) < p$, that is, if $p >
-# C/(C+1)$ (Elkan 2001). This needs *calibrated* probabilities. Without them, choose the threshold on the validation
-# split, and measure on the test split:
+# a message spam costs $C(1-p)$ on average. To let it pass costs $p$. So call it spam if $C(1-p) < p$, that is, if
+# $p > C/(C+1)$ (Elkan 2001). This needs *calibrated* probabilities. Without them, choose the threshold on the
+# validation split, and measure on the test split:
 
 # %%
 chosen = choose_threshold(probability["val"], is_spam["val"], f"cost:{COST:g}")

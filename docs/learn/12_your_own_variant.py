@@ -23,6 +23,8 @@ import torch
 import multihead
 from multihead.cli import main
 from multihead.comparing.compare import compare
+from multihead.config.data import GrammarConfig
+from multihead.data.grammar import columns
 
 FULL = os.environ.get("MULTIHEAD_GUIDE") == "full"  # without it, the blocks below are cut down to seconds
 FOLDER = Path(tempfile.mkdtemp())  # where the chapter's files and runs go
@@ -36,8 +38,8 @@ plt.rcParams["font.size"] = 11
 # is computed from the *mean over all positions* ("squeeze and excitation", Hu et al. 2017, arXiv:1709.01507). We try
 # the same for text.
 #
-# A plugin is a Python file. It ends in `PLUGIN = Plugin(...)`, which gives our class a name. (`multihead new
-# block=attention` writes such a file, and a test for it.)
+# A plugin is a Python file. It ends in `PLUGIN = Plugin(...)`, which gives our class a name.
+# (`multihead new block=attention` writes such a file, and a test for it.)
 
 # %%
 FIRST_TRY = '''
@@ -122,20 +124,17 @@ if FULL:
     SHARED += ["data.grammar.train_size=2000", "trainer.max_steps=80", "trainer.val_every_n_steps=80"]
 else:
     SHARED += ["debug=smoke", f"model.d_model={D_MODEL}", "trainer.max_steps=2", "data.grammar.train_size=100"]
-SYSTEMS = {
-    "plain": [f"model.d_ff={D_FF}"],
-    "gated": [f"model.d_ff={D_FF - D_MODEL // 2}", f"plugin={second_try}", "model.attention=gated"],
-}
+NARROW = [f"model.d_ff={D_FF - D_MODEL // 2}", "model.attention=gated"]
+SYSTEMS = {"plain": [f"model.d_ff={D_FF}"], "gated": [*NARROW, f"plugin={second_try}"]}
 
 
-def train(name: str, seed: int) -> dict:
+def train(name: str, words: list[str], seed: int) -> dict:
     """Trains one seed of one system."""
-    by_key = {word.partition("=")[0]: word for word in [*SHARED, *SYSTEMS[name]]}  # the last word of a key wins
     with contextlib.redirect_stdout(io.StringIO()):
-        return multihead.train([*by_key.values(), f"seed={seed}", f"run_dir={FOLDER / name / f'seed_{seed}'}"])
+        return multihead.train([*SHARED, *words, f"seed={seed}", f"run_dir={FOLDER / name / f'seed_{seed}'}"])
 
 
-results = {name: [train(name, seed) for seed in SEEDS] for name in SYSTEMS}
+results = {name: [train(name, words, seed) for seed in SEEDS] for name, words in SYSTEMS.items()}
 losses = {name: [result["test/loss"] for result in found] for name, found in results.items()}
 for name, found in results.items():
     values = torch.tensor(losses[name])
@@ -170,12 +169,63 @@ for pair in report.pairs:
 for note in [*report.warnings, *report.notes]:
     print("note:", note)
 
+if FULL:
+    assert "gated is better than plain" in report.pairs[0].statement
+
 # %% [markdown]
+# On these four seeds, gated attention is better: by 0.08 nats per token, with an interval from 0.05 to 0.11. What may
+# we say? *With 0.08 million parameters and 80 steps on the built-in grammar, at one learning rate, a gate helps.* We
+# may not say that gates help large models. (Qiu et al. measured that they do. It takes more than a minute.)
+#
 # ```{admonition} A usual mistake: "Not significant, so the two are equal"
 # :class: warning
-# "Not distinguishable" only says that these seeds do not show a difference. The interval says which differences are
-# still possible.
+# If the difference is small, the statement says *not distinguishable*. It only says that these seeds do not show a
+# difference. The interval says which differences are still possible.
 # ```
+#
+# ## What the leak would have told us
+#
+# Let us train the first try, too, the one with the future in its gate. Then we compute its loss in two ways: in one
+# pass, as each evaluation does, and token by token, as it would have to write.
+
+
+# %%
+@torch.no_grad()
+def nats_per_token(run, texts: list[str], step_by_step: bool) -> float:
+    """Mean -log p of the tokens of texts, in one pass or token by token with the cache."""
+    tokenizer, transformer, found = run.task.tokenizers["text"], run.model.transformer, []
+    for ids in tokenizer.encode_batch(texts):
+        ids = torch.tensor([[*tokenizer.opening, *ids][:60]])
+        if step_by_step:
+            cache = transformer.new_cache()
+            steps = [transformer.decode(ids[:, t : t + 1], cache=cache) for t in range(ids.size(1) - 1)]
+            hidden = torch.cat(steps, 1)
+        else:
+            hidden = transformer.decode(ids[:, :-1])
+        log_p = run.model.head(hidden).log_softmax(-1)
+        found.append(-log_p.gather(-1, ids[:, 1:, None]).flatten())
+    return float(torch.cat(found).mean())
+
+
+leaky = train("leaky", [*NARROW, f"plugin={first_try}"], seed=1)
+lines = columns(GrammarConfig(test_size=30 if FULL else 3), "test", ["text"])["text"]
+first = {"plain": losses["plain"][0], "gated": losses["gated"][0], "leaky": leaky["test/loss"]}
+print("test loss of seed 1:", ", ".join(f"{name} {loss:.3f}" for name, loss in first.items()))
+apart = {}
+for name, plugin in (("gated", second_try), ("leaky", first_try)):
+    run = multihead.load(FOLDER / name / "seed_1", f"plugin={plugin}")
+    once, stepwise = (nats_per_token(run, lines, step_by_step) for step_by_step in (False, True))
+    apart[name] = stepwise - once
+    print(f"{name}: {once:.3f} nats per token in one pass, {stepwise:.3f} token by token")
+assert abs(apart["gated"]) < 1e-4
+assert abs(apart["leaky"]) > 1e-4
+if FULL:
+    assert first["leaky"] < first["plain"]
+    assert apart["leaky"] > 0.005
+
+# %% [markdown]
+# By its test loss, the leaky variant looks like a success, too. Token by token it is another model. Its test loss is
+# not the loss of anything that could write a text. So run the doctor first.
 #
 # ## Do not peek
 #

@@ -33,6 +33,10 @@ max_seeds: 5
 TUNED = FILE + "tune: {method: random, trials: 2, parameters: {optim.lr: {values: [0.001, 0.002]}}}\n"
 
 
+DEPTH = 4
+"""Layers of model=tiny, both stacks together."""
+
+
 class Counts:
     """Stands in for `Counter`, which imports torch and prepares the data. rms_norm has 500 parameters more."""
 
@@ -41,7 +45,8 @@ class Counts:
 
     def count(self, composition):
         model = composition.config.model
-        return Size(1_000 + 10 * model.d_ff + (500 if model.norm == "rms_norm" else 0), 1e6)
+        layers = model.num_encoder_layers + model.num_decoder_layers - DEPTH
+        return Size(1_000 + 10 * model.d_ff + 200 * layers + (500 if model.norm == "rms_norm" else 0), 1e6)
 
 
 def stand_in(*traits):
@@ -150,6 +155,16 @@ def test_an_ablation_ranks_its_switches(here, capsys):
     assert (second["name"], second["left_out"]["value"]) == ("wide", 0.0)
     page = (here / "outputs" / "studies" / "s" / "report.html").read_text()
     assert "<h2>Effects of the switches</h2>" in page
+
+
+def test_depth_comes_before_width(here, capsys, monkeypatch):
+    """By hand: rms has 500 too many. A layer less in each stack has 400 less, and 10 units of d_ff the other 100."""
+    monkeypatch.setattr(runner.StudyRunner, "run", lambda self: 0)
+    (here / "s.yaml").write_text(FILE + "equal: parameters\nresize: depth\n")
+    assert main(["study", "file=s.yaml", "model.d_ff=64"]) == 0
+    out = capsys.readouterr().out
+    fewer = "model.num_encoder_layers=1 instead of 2 and model.num_decoder_layers=1 instead of 2"
+    assert f"translation rms: {fewer} and model.d_ff=54 instead of 64 for equal parameters" in out
 
 
 @pytest.mark.slow

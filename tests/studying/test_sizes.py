@@ -1,10 +1,10 @@
-"""Variants are made equal by the width of their feed-forward, to within 1 %."""
+"""Variants are made equal by their depth and by the width of their feed-forward, to within 1 %."""
 
 import pytest
 
 from multihead.config.compose import compose
 from multihead.errors import ConfigError
-from multihead.studying.sizes import Counter, Size, equalise, with_d_ff
+from multihead.studying.sizes import Counter, Size, deepen, equalise, with_d_ff, with_layers
 
 
 def line(slope, rest):
@@ -45,6 +45,28 @@ def test_what_cannot_be_equal_is_refused():
     """Without a feed-forward of one unit, the variant still has 1 + 1,000 parameters; the baseline has 900."""
     with pytest.raises(ConfigError, match=r"no model.d_ff gives 900 parameters within 1 %; model.d_ff=1 gives 1,001"):
         equalise("parameters", Size(900, 0.0), 64, line(1, 1_000)[0], "s.yaml:5")
+
+
+def test_the_depth_comes_nearest():
+    """By hand: 10,000 - 1,000 = 9,000 are 4.5 layers of 2,000, of which the variant has 3; 4 and 5 are as near."""
+    counted = []
+
+    def count(change):
+        counted.append(change)
+        return Size(1_000 + 2_000 * (3 + change), 0.0)
+
+    assert deepen("parameters", Size(10_000, 0.0), count, -2) == 1
+    assert deepen("parameters", Size(15_100, 0.0), count, -2) == 4
+    assert deepen("parameters", Size(100, 0.0), count, -2) == -2  # a layer is left
+    assert deepen("parameters", Size(7_000, 0.0), count, -2) == 0
+
+
+def test_each_stack_keeps_a_layer():
+    own = compose(["task=lm", "debug=smoke", "model.num_encoder_layers=1", "model.num_decoder_layers=3"])
+    model = with_layers(own, -2).config.model
+    assert (model.num_encoder_layers, model.num_decoder_layers) == (1, 1)
+    model = with_layers(own, 2).config.model
+    assert (model.num_encoder_layers, model.num_decoder_layers) == (3, 5)
 
 
 @pytest.mark.unhurried

@@ -20,11 +20,12 @@ from multihead.config.yaml_file import load_yaml_with_lines, scalars
 from multihead.errors import CheckpointError, ConfigError
 
 KEYS = ("question", "words", "baseline", "variants", "ablate", "add_in", "tasks", "ladder", "optimum", "compute",
-        "folds", "repeats", "seeds", "max_seeds", "equal", "tune", "budget", "alpha", "power", "smallest_effect",
-        "name")  # fmt: skip
+        "folds", "repeats", "seeds", "max_seeds", "equal", "resize", "tune", "budget", "alpha", "power",
+        "smallest_effect", "name")  # fmt: skip
 EQUALS = ("none", "parameters", "tokens", "flops", "minutes")
 RESIZED = ("parameters", "flops")
-"""What is made equal by resizing the feed-forward."""
+"""What is made equal by resizing the variants."""
+RESIZES = ("d_ff", "depth")
 TUNE_KEYS = ("method", "trials", "parameters")
 TUNE_METHODS = ("random", "bayes")
 NOT_SET = (*NOT_SWEPT, "seed", "data.folds", "data.fold")
@@ -33,6 +34,7 @@ LEAST_SEEDS, MOST_SEEDS = 3, 50
 """Limits of max_seeds."""
 NAME = r"[A-Za-z0-9][\w.-]{0,39}"
 D_FF = "model.d_ff"
+LAYERS = ("model.num_encoder_layers", "model.num_decoder_layers")
 COMPUTES = ("flops", "minutes")
 LEAST_RUNGS, MOST_RUNGS = 3, 12
 """Limits of the number of sizes of a ladder."""
@@ -78,6 +80,8 @@ class Study:
     """Largest number of seeds, if the file does not list them."""
     equal: str = "none"
     """What the baseline and its variants have in common: one of `EQUALS`."""
+    resize: str = "d_ff"
+    """What is resized for it: one of `RESIZES`. After the depth, d_ff closes the rest."""
     tune: Tune | None = None
     budget: float = 0.0
     """Minutes of all runs together; 0 means no limit."""
@@ -217,6 +221,7 @@ class _Reader:
             folds=folds,
             max_seeds=len(seeds) or self._whole("max_seeds", 10, LEAST_SEEDS, MOST_SEEDS),
             equal=self._choice(("equal",), tree.get("equal", "none"), EQUALS),
+            resize=self._choice(("resize",), tree.get("resize", "d_ff"), RESIZES),
             tune=self._tune(),
             budget=self._number("budget", 0.0, 0.0, float("inf")),
             alpha=self._number("alpha", 0.05, 0.0, 0.5),
@@ -234,6 +239,8 @@ class _Reader:
             raise self.error(f"name: must match {NAME}; got {study.name!r}", "name: attention", "name")
         if not study.question:
             raise self.error("question: is missing", "question: Is the variant better than the baseline?", "question")
+        if "resize" in tree and study.equal not in RESIZED:
+            raise self.error("resize: only with equal: parameters or flops", "leave it out", "resize")
         if study.seeds and "max_seeds" in tree:
             raise self.error("max_seeds: only with seeds: auto", "leave it out", "max_seeds")
         if study.tune:
@@ -512,7 +519,8 @@ def _check_alike(study: Study, task: str, found: Mapping[tuple[str, str], Compos
         if study.equal == "tokens" and tokens[0] != tokens[1]:
             text = f"{arm}: reads {tokens[1]:,} target tokens on {task}, and {study.baseline} reads {tokens[0]:,}"
             raise ConfigError(study.at("equal"), text, "the same trainer.max_steps and data.batch_tokens")
-        own = [word for word in study.arms[arm] if word.startswith(f"{D_FF}=")]
+        resized = (D_FF, *(LAYERS if study.resize == "depth" else ()))
+        own = [word for word in study.arms[arm] if word.partition("=")[0] in resized]
         if study.equal in RESIZED and own and arm != study.baseline:
-            text = f"{arm}: sets {D_FF}, which equal: {study.equal} sets"
+            text = f"{arm}: sets {own[0].partition('=')[0]}, which equal: {study.equal} sets"
             raise ConfigError(study.at(kind, arm), text, f"leave out {own[0]}")

@@ -12,13 +12,23 @@ from rich.console import Console
 
 from multihead.config.compose import compose
 from multihead.config.merge import Composition
-from multihead.config.study import D_FF, RESIZED, Study, known_optimum
+from multihead.config.study import D_FF, LAYERS, RESIZED, Study, known_optimum
 from multihead.config.verbs import StudySettings
 from multihead.errors import MachineError
 from multihead.studying.ledger import StudyLedger, as_sweep
 from multihead.studying.outlook import paid, purchase
 from multihead.studying.schedule import Plan
-from multihead.studying.sizes import Counter, Size, equalise, forecast, import_all, minutes_text, with_d_ff
+from multihead.studying.sizes import (
+    Counter,
+    Size,
+    deepen,
+    equalise,
+    forecast,
+    import_all,
+    minutes_text,
+    with_d_ff,
+    with_layers,
+)
 from multihead.studying.tuning import FOLDER, Tuned, tune
 from multihead.sweeping.frozen import OWN, changed, checksum, freeze_files
 
@@ -118,9 +128,9 @@ class Launch:
         code = [word for word in self.typed if word.partition("=")[0] in ("plugin", "config_dir")]
         plain = [word for word in self.typed if word not in code]
         words = {cell: [*study.run_words(*cell), *plain] for cell in compositions}  # what follows wins over the typed
-        d_ff, sizes = self._sizes(compositions)
-        for cell, value in d_ff.items():
-            words[cell].append(f"{D_FF}={value}")
+        resized, sizes = self._sizes(compositions)
+        for cell, own in resized.items():
+            words[cell] += own
         forecasts = self._forecasts(words, code, start, ledger)
         if study.equal == "minutes":
             words, forecasts = self._equal_minutes(words, forecasts)
@@ -135,7 +145,7 @@ class Launch:
         )
         facts = {
             "sizes": {"/".join(cell): asdict(size) for cell, size in sizes.items()},
-            "d_ff": {"/".join(cell): value for cell, value in d_ff.items()},
+            "resized": {"/".join(cell): own for cell, own in resized.items()},
             "forecast": {"/".join(cell): found["seconds"] for cell, found in forecasts.items()},
             "tuned": {"/".join(cell): asdict(found) for cell, found in tuned.items()},
             "steps": {"/".join(cell): found["steps"] for cell, found in forecasts.items()},
@@ -147,9 +157,9 @@ class Launch:
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _sizes(self, compositions: Mapping[Cell, Composition]) -> tuple[dict[Cell, int], dict[Cell, Size]]:
-        """Returns the d_ff of the variants that are resized, and the size of all."""
-        study, d_ff, sizes = self.study, dict[Cell, int](), dict[Cell, Size]()
+    def _sizes(self, compositions: Mapping[Cell, Composition]) -> tuple[dict[Cell, list[str]], dict[Cell, Size]]:
+        """Returns the words of the variants that are resized, and the size of all."""
+        study, resized, sizes = self.study, dict[Cell, list[str]](), dict[Cell, Size]()
         for task in study.tasks:
             self._say(f"{task}: preparing the data and counting the parameters")
             base = compositions[task, study.baseline]
@@ -162,20 +172,33 @@ class Launch:
                 if study.equal not in RESIZED:
                     sizes[task, arm] = counter.count(own)
                     continue
-                found, size = equalise(
-                    study.equal,
-                    wanted,
-                    own.config.model.d_ff,
-                    lambda width, own=own, counter=counter: counter.count(with_d_ff(own, width)),
-                    study.at("variants", arm),
-                )
-                sizes[task, arm] = size
-                if found != own.config.model.d_ff:
-                    d_ff[task, arm] = found
-                    self._say(
-                        f"{task} {arm}: {D_FF}={found} instead of {own.config.model.d_ff} for equal {study.equal}"
-                    )
-        return d_ff, sizes
+                words, sizes[task, arm] = self._resized(own, wanted, counter, study.at("variants", arm))
+                if words:
+                    resized[task, arm] = words
+                    before = own.config.model
+                    was = {
+                        D_FF: before.d_ff,
+                        LAYERS[0]: before.num_encoder_layers,
+                        LAYERS[1]: before.num_decoder_layers,
+                    }
+                    said = " and ".join(f"{word} instead of {was[word.partition('=')[0]]}" for word in words)
+                    self._say(f"{task} {arm}: {said} for equal {study.equal}")
+        return resized, sizes
+
+    def _resized(self, own: Composition, wanted: Size, counter: Counter, where: str) -> tuple[list[str], Size]:
+        """Returns the words that give a variant the size of the baseline, and its size then."""
+        study, changed, words = self.study, own, list[str]()
+        if study.resize == "depth":
+            model = own.config.model
+            shallowest = 1 - max(model.num_encoder_layers, model.num_decoder_layers)
+            change = deepen(study.equal, wanted, lambda k: counter.count(with_layers(own, k)), shallowest)
+            changed = with_layers(own, change)
+            layers = (changed.config.model.num_encoder_layers, changed.config.model.num_decoder_layers)
+            words = [f"{key}={number}" for key, number in zip(LAYERS, layers, strict=True)] if change else []
+        before = changed.config.model.d_ff
+        count = lambda width: counter.count(with_d_ff(changed, width))  # noqa: E731
+        found, size = equalise(study.equal, wanted, before, count, where)
+        return [*words, *([f"{D_FF}={found}"] if found != before else [])], size
 
     def _ladder(self, compositions: Mapping[Cell, Composition]) -> dict[str, Any]:
         """What the fit of a ladder needs beside the results: its sizes, its measure of compute, and each optimum."""

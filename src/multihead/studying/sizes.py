@@ -108,10 +108,47 @@ def equalise(equal: str, wanted: Size, own: int, count: Callable[[int], Size], w
     return best, tried[best]
 
 
+def deepen(equal: str, wanted: Size, count: Callable[[int], Size], shallowest: int) -> int:
+    """Returns by how many layers a stack of the variant changes, so that its size is nearest to the baseline's.
+
+    The size grows by the same amount with each layer, so two counts give the number; neighbours make up for rounding.
+
+    Args:
+        equal: parameters or flops.
+        wanted: The size of the baseline.
+        count: Counts the size for a change of the number of layers.
+        shallowest: The smallest change that leaves a layer in each stack.
+    """
+
+    def of(change: int) -> float:
+        if change not in tried:
+            found = count(change)
+            tried[change] = float(found.parameters if equal == "parameters" else found.flops)
+        return tried[change]
+
+    tried: dict[int, float] = {}
+    target = float(wanted.parameters if equal == "parameters" else wanted.flops)
+    slope = of(1) - of(0)
+    guess = max(shallowest, round((target - of(0)) / slope)) if slope > 0 else 0
+    near = [change for change in (guess - 1, guess, guess + 1) if change >= shallowest]
+    return min(near, key=lambda change: (abs(of(change) - target), abs(change)))
+
+
 def with_d_ff(composition: Composition, d_ff: int) -> Composition:
     """Returns the configuration with another width of the feed-forward."""
-    config = dataclasses.replace(composition.config, model=dataclasses.replace(composition.config.model, d_ff=d_ff))
-    return dataclasses.replace(composition, config=config)
+    return _with_model(composition, d_ff=d_ff)
+
+
+def with_layers(composition: Composition, change: int) -> Composition:
+    """Returns the configuration with more or fewer layers in each stack, but at least one."""
+    model = composition.config.model
+    layers = [max(1, number + change) for number in (model.num_encoder_layers, model.num_decoder_layers)]
+    return _with_model(composition, num_encoder_layers=layers[0], num_decoder_layers=layers[1])
+
+
+def _with_model(composition: Composition, **changes: int) -> Composition:
+    model = dataclasses.replace(composition.config.model, **changes)
+    return dataclasses.replace(composition, config=dataclasses.replace(composition.config, model=model))
 
 
 def import_all() -> float:

@@ -61,3 +61,12 @@ def test_a_chapter_has_its_number_a_summary_and_a_next(chapter):
 def test_the_index_names_every_chapter():
     index = (FOLDER / "index.md").read_text(encoding="utf-8")
     assert [name for name in NAMES if name not in index] == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=NAMES)
+def test_the_appendix_collects_every_usual_mistake(chapter):
+    appendix = (FOLDER / "appendix_broken_tutorial.md").read_text(encoding="utf-8")
+    mistakes = re.findall(r'^# ```{admonition} A usual mistake: (".*")$', chapter.read_text(encoding="utf-8"), re.M)
+    number = int(chapter.name[:2])
+    for mistake in mistakes:
+        assert re.search(rf"^\| {re.escape(mistake)} \|.*\| \[{number}\]\[{number}\] \|$", appendix, re.M), mistake

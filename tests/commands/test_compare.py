@@ -753,7 +753,7 @@ def test_folds_are_one_system_and_are_paired(folds):
     values = report.systems[0].values
     half = stats.t.isf(0.025, 4) * np.std(values, ddof=1) * math.sqrt(1 / 5 + 1 / 4)
     assert report.systems[0].spread.high == pytest.approx(np.mean(values) + half)
-    text = "5-fold cross-validation over 5 folds; each text is tested once in each of 1 partition."
+    text = "5-fold cross-validation over 5 folds; each text is tested once."
     assert report.notes == [text]
 
 

@@ -57,6 +57,35 @@ def test_json_and_the_commands_compose(tickets, capsys):
         compose(words.split())
 
 
+def test_counts_with_marks_between_thousands_get_no_command_that_fails(tmp_path, monkeypatch, capsys):
+    """1,100 may be 1100 or 1.1, and training refuses it. Fewer such cells than half are left to training."""
+    monkeypatch.chdir(tmp_path)
+    views = [f'"{i + 1},{100 + i}"' for i in range(12)]
+    for name, cells in (
+        ("counts.csv", views),
+        ("mixed.csv", [*views[:4], *(["0.5", "1.5", "2.5", "3.5", "4.5", "5.5", "6.5", "7.5"])]),
+    ):
+        rows = [f"the text number {i} of them,{cell}\n" for i, cell in enumerate(cells)]
+        (tmp_path / name).write_text("text,views\n" + "".join(rows))
+    data.run(["file=counts.csv", "format=json"])
+    found = next(each for each in json.loads(capsys.readouterr().out)["tasks"] if each["task"] == "regression")
+    assert not found["words"] and "views holds numbers that may be read in two ways: '1,100' (row 1)" in found["what"]
+    assert "write 1100 or 1.100, and so in the whole column" in found["what"]
+    data.run(["file=mixed.csv", "task=regression", "format=json"])
+    (found,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert found["words"] == "task=regression data=mixed.csv"
+
+
+def test_a_run_of_several_tasks_asks_for_the_roles_of_its_tasks_only(tickets):
+    """Without translation, nobody asks which column is the source."""
+    words = ["task=multitask", "task.parts=[lm,classification]", "data=tickets.csv", "data.min_class_examples=5"]
+    config = compose(words).config
+    assert config.data.roles == {"text": "body", "label": "category"}
+    (tickets / "scores.csv").write_text("text,score\n" + "".join(f"text {i} of many,{i / 4}\n" for i in range(12)))
+    words[1:3] = ["task.parts=[lm,regression]", "data=scores.csv"]
+    assert compose(words[:3]).config.data.roles == {"text": "text", "label": "score"}
+
+
 def test_rows_in_two_splits(tickets, capsys):
     rows = [f"a text of some words {i},{'xy'[i % 2]}\n" for i in range(10)]
     (tickets / "train.csv").write_text("text,label\n" + "".join(rows[:8]) + rows[0])

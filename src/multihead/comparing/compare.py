@@ -342,8 +342,8 @@ def _about_folds(task: _Task, folds: int) -> list[str]:
     own = [{run.fold for run in system} for system in task.systems]
     all_folds, common = set[int | None]().union(*own), set.intersection(*own)
     partitions = -(-(1 + max(fold or 0 for fold in all_folds)) // folds)
-    text = f"{folds}-fold cross-validation over {len(common)} folds; each text is tested once in each of "
-    notes = [f"{text}{partitions} partition{'s' * (partitions > 1)}."]
+    often = "once" if partitions == 1 else f"once in each of {partitions} partitions"
+    notes = [f"{folds}-fold cross-validation over {len(common)} folds; each text is tested {often}."]
     if lacking := sorted(fold or 0 for fold in all_folds - common):
         notes.append(f"Not all systems have fold {', '.join(map(str, lacking))}; a pair is tested on what it shares.")
     if len(all_folds) < folds * partitions:

@@ -13,7 +13,7 @@ from typing import Any
 from multihead.config.folder import conf_dir
 from multihead.config.keys import Key
 from multihead.config.merge import Layer
-from multihead.config.task import ClassificationConfig, RegressionConfig, TaskConfig
+from multihead.config.task import SINGLE_TASKS, ClassificationConfig, MultitaskConfig, RegressionConfig, TaskConfig
 from multihead.config.words import Word, leaves, paths_of, split
 from multihead.errors import ConfigError, DataError
 from multihead.tables.layout import Data, find_data
@@ -45,7 +45,12 @@ def named_paths(word: Word, others: Iterable[str]) -> list[str]:
 
 
 def found_layer(
-    paths: Sequence[str], task: type[TaskConfig], values: Iterable[Word], keys: Mapping[str, Key], typed: Sequence[str]
+    paths: Sequence[str],
+    task: type[TaskConfig],
+    values: Iterable[Word],
+    keys: Mapping[str, Key],
+    typed: Sequence[str],
+    parts: Sequence[str] = (),
 ) -> tuple[Layer, Data]:
     """Returns the keys of ``data`` that the files of a path bring, to lie below what the user has stated.
 
@@ -55,6 +60,7 @@ def found_layer(
         values: Words that set keys.
         keys: All keys.
         typed: The whole command line, for messages.
+        parts: The tasks of a multitask run, if a YAML file sets them.
 
     Raises:
         DataError: The files cannot be read, or not in one way only.
@@ -64,7 +70,7 @@ def found_layer(
         if not word.deletes:
             stated |= leaves(word, keys)
     multi_label = bool(stated.get("task.multi_label"))
-    needs = needs_of(task, multi_label)
+    needs = needs_of(task, multi_label, stated.get("task.parts") or parts)
     of_data = tuple(sorted((name, repr(value)) for name, value in stated.items() if name.startswith("data.")))
     marks = tuple(Path(path).stat().st_mtime_ns if Path(path).exists() else 0 for path in paths)
     try:
@@ -152,15 +158,24 @@ def _nested(stated: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def needs_of(task: type[TaskConfig], multi_label: bool) -> Needs:
-    """Returns what the tasks of a run need together."""
+def needs_of(task: type[TaskConfig], multi_label: bool, parts: Sequence[str] = ()) -> Needs:
+    """Returns what the tasks of a run need together.
+
+    Args:
+        task: Dataclass of the task.
+        multi_label: Whether rows have several labels.
+        parts: The tasks of a multitask run; empty takes its default, and so do names that are not its tasks.
+    """
     settings = task()
-    members = settings.members().values()
-    roles = list(dict.fromkeys(role for member in members for role in member.roles))
-    optional = list(dict.fromkeys(role for member in members for role in member.optional_roles))
+    if isinstance(settings, MultitaskConfig) and parts and {*parts} <= {*SINGLE_TASKS}:
+        settings.parts = list(parts)
+    members = settings.members()
+    roles = list(dict.fromkeys(role for member in members.values() for role in member.roles))
+    optional = list(dict.fromkeys(role for member in members.values() for role in member.optional_roles))
     multi_label = multi_label and issubclass(task, ClassificationConfig)
-    numeric = issubclass(task, RegressionConfig)
-    return Needs(settings.name, tuple(roles), tuple(optional), multi_label, numeric)
+    numeric = any(isinstance(member, RegressionConfig) for member in members.values())
+    classes = any(isinstance(member, ClassificationConfig) for member in members.values())
+    return Needs(settings.name, tuple(roles), tuple(optional), multi_label, numeric and not classes)
 
 
 def _program() -> str:
@@ -196,7 +211,8 @@ def with_files(
         DataError: The files cannot be read, or not in one way only.
     """
     if paths:
-        found, data = found_layer(paths, task, values, keys, typed)
+        set_parts = [layer.leaves["task.parts"] for layer in layers if layer.leaves.get("task.parts")]
+        found, data = found_layer(paths, task, values, keys, typed, set_parts[-1] if set_parts else ())
         return _laid_over(layers, found), [data.line, *data.notes]
     named = {word.key: word.value or "" for word in values}
     form = format_of_name(named.get("data.train", ""))

@@ -19,6 +19,7 @@ from multihead.data.lines import SKIP
 from multihead.data.splitting import shares
 from multihead.errors import ConfigError, DataError, Findings, together
 from multihead.tables.roles import NUMBER_WORD
+from multihead.tables.words import AMBIGUOUS
 
 
 def read_labels(config: DataConfig, rows: Rows, multi_label: bool = False) -> list[list[str]]:
@@ -93,8 +94,6 @@ def read_numbers(config: DataConfig, rows: Rows) -> tuple[list[float], Rows, lis
 
 WITH_SIGN = r"[^\w\s+.-]?\s?-?\d+([.,]\d+)?\s?[^\w\s]?"
 """A number with a sign of percent or of money, from which data.label_pattern can take the number."""
-AMBIGUOUS = re.compile(r"[+-]?(?!0,)\d{1,3},\d{3}")
-"""A number whose comma may separate thousands or decimals."""
 
 
 def _number(text: str) -> float | None:

@@ -208,9 +208,10 @@ def counts(report: StudyReport) -> str:
     looks = f"{report.test_looks} time{'s' * (report.test_looks != 1)}"
     if report.folds:
         partitions = max(1, report.most_seeds // report.folds)
+        often = "once" if partitions == 1 else f"once in each of {partitions} partitions"
         return (
             f"{runs}, {report.minutes:.1f} minutes of runs. The verdicts are those of the test folds: each text is "
-            f"tested once in each of {partitions} partition{'s' * (partitions > 1)}. Test folds were read {looks}."
+            f"tested {often}. Test folds were read {looks}."
         )
     return (
         f"{runs}, {report.minutes:.1f} minutes of runs. The verdicts are those of validation. "

@@ -16,6 +16,7 @@ from multihead.tables.found import Look
 from multihead.tables.opening import Unclear
 from multihead.tables.units import FORMATS as UNITS
 from multihead.tables.words import (
+    AMBIGUOUS,
     LABELS,
     MISSING,
     NUMBERS,
@@ -249,7 +250,18 @@ class _Chooser:
         if len(measures) > 1:
             what = f"which column holds the number to predict: {' or '.join(measures[:4])}?"
             raise Unclear(self.table.name, what, *(column_word("label", column) for column in measures[:4]))
+        self._refuse_ambiguous(measures[0])
         self.found.roles["label"] = measures[0]
+
+    def _refuse_ambiguous(self, column: str) -> None:
+        """Refuses a column whose numbers may have separators of thousands or decimal commas, as training would."""
+        cells = [(row, cell.strip()) for row, cell in enumerate(self.cells[column], start=1) if cell.strip()]
+        unclear = [(row, cell) for row, cell in cells if AMBIGUOUS.fullmatch(cell)]
+        if len(unclear) > 0.5 * len(cells):  # of a few, training names the lines
+            row, cell = unclear[0]
+            what = f"the column {column} holds numbers that may be read in two ways: {cell!r} (row {row})"
+            fix = f"write {cell.replace(',', '')} or {cell.replace(',', '.')}"
+            raise DataError(self.table.name, what, f"{fix}, and so in the whole column")
 
     def _refuse_nearly_numbers(self) -> None:
         """Refuses a column of numbers with a sign, as ``12%``, and says how its numbers can be read."""

@@ -71,6 +71,10 @@ MISSING = ("", "-", "null", "none", "nan", "n/a", "na", "nil", "?", "unknown", "
 """Cells of a label column that may mean that there is no label."""
 
 
+AMBIGUOUS = re.compile(r"[+-]?(?!0,)\d{1,3},\d{3}")
+"""A number whose comma may separate thousands or decimals: 1,100."""
+
+
 def normal(name: str) -> str:
     """Returns the name of a column without its case, and with underscores for spaces and hyphens."""
     return re.sub(r"[\s_-]+", "_", name.strip().lower())

@@ -259,9 +259,9 @@ class _Chooser:
         unclear = [(row, cell) for row, cell in cells if AMBIGUOUS.fullmatch(cell)]
         if len(unclear) > 0.5 * len(cells):  # of a few, training names the lines
             row, cell = unclear[0]
-            what = f"the column {column} holds numbers that may be read in two ways: {cell!r} (row {row})"
-            fix = f"write {cell.replace(',', '')} or {cell.replace(',', '.')}"
-            raise DataError(self.table.name, what, f"{fix}, and so in the whole column")
+            ways = f"{cell.replace(',', '')} or {cell.replace(',', '.')}"
+            what = f"the column {column} holds numbers that may be read in two ways: {cell!r} (row {row}) is {ways}"
+            raise DataError(self.table.name, what, f"write the column {column} without the comma")
 
     def _refuse_nearly_numbers(self) -> None:
         """Refuses a column of numbers with a sign, as ``12%``, and says how its numbers can be read."""

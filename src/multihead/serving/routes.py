@@ -93,8 +93,16 @@ async def _written(verb: str, body: schemas.Translate, service: Service) -> Any:
 
 
 EVENTS = {
-    "description": "The outputs, or with stream=true server-sent events.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "description": "The outputs, or with stream=true server-sent events, whose data are JSON.",
+    "content": {
+        "text/event-stream": {
+            "schema": {
+                "type": "object",
+                "properties": {"data": {"type": "string"}, "event": {"type": "string"}},
+                "required": ["data"],
+            }
+        }
+    },
 }
 
 

@@ -590,3 +590,12 @@ def test_one_at_a_time_starts_no_thread(two_threads):
     main = threading.current_thread()
     assert side_by_side(lambda item: threading.current_thread() is main, [1], 2) == [True]
     assert side_by_side(lambda item: threading.current_thread() is main, [1, 2], 1) == [True, True]
+
+
+def test_a_search_ends_before_its_next_step_when_it_is_told_to():
+    model, head = tiny(end=-9.0)
+    source, mask = sources([3, 5])
+    asked = []
+    config = DecodingConfig(num_beams=2)
+    found = search(model, head, config, source, mask, stop=lambda: asked.append(1) or len(asked) > 3)
+    assert len(asked) == 4 and found == [[Hypothesis([], 0.0, 0.0)]] * 2

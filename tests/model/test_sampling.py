@@ -502,6 +502,33 @@ def test_tokens_are_told_as_they_come():
     assert steps == sorted(steps)  # all first tokens, then all second ones
 
 
+def test_forced_ids_begin_a_sample_and_its_own_change_nothing():
+    model, head = tiny(end=-99.0)
+    ((free,),) = run(model, head, DRAWN, limit=9)
+    for count in (1, 3, len(free.ids)):
+        ((forced,),) = run(model, head, DRAWN, limit=9, forced=[free.ids[:count]])
+        assert forced.ids == free.ids and forced.log_prob == pytest.approx(free.log_prob)
+    other = next(i for i in range(3, VOCAB) if i != free.ids[1])
+    ((forced,),) = run(model, head, DRAWN, limit=9, forced=[[free.ids[0], other]])
+    assert forced.ids[:2] == [free.ids[0], other]
+    assert run(model, head, DRAWN, limit=9, forced=[[3, EOS]])[0][0].ids == [3]
+
+
+def test_a_callback_sees_what_the_token_was_drawn_from_and_can_end_its_sample():
+    model, head = tiny(end=-99.0)
+    config = replace(DRAWN, temperature=0.5, top_k=3)
+
+    def on_token(row, sample, token, logits):
+        assert int((logits > -math.inf).sum()) == 3 and logits[token] > -math.inf
+        ids[row].append(token)
+        return row == 1 and len(ids[row]) == 2
+
+    ids = [[], []]
+    (first,), (second,) = run(model, head, config, texts(2, 4), limit=9, on_token=on_token)
+    alone = run(model, head, config, texts(2, 4), limit=9)
+    assert first.ids == alone[0][0].ids and second.ids == alone[1][0].ids[:2]
+
+
 def test_where_nothing_may_follow_a_sample_ends():
     model, head = tiny()
     config = replace(DRAWN, no_repeat_ngram_size=1, min_new_tokens=8, temperature=2.0, top_k=3, top_p=0.9, min_p=0.01)

@@ -64,7 +64,7 @@ class ServedRun:
             "task": config.task.name,
             "verbs": list(self.tasks),
             "labels": labels if "classify" in self.tasks else None,
-            "num_layers": max(layers[stack] for stack in config.task.stacks),
+            "num_layers": max((layers[stack] for stack in config.task.stacks), default=0),
             "num_heads": config.model.num_heads,
             "attention": [
                 kind

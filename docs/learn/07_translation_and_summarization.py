@@ -331,7 +331,8 @@ plt.show()
 # $((5 + \text{length})/6)^\alpha$, and the Transformer paper uses their formula with $\alpha = 0.6$ and 4 beams
 # (section 6.1).
 #
-# Here are the outputs that ended in the tree above. Which one wins depends on $\alpha$:
+# Here are the outputs that ended in the tree above, best first. Which one has the highest $\log p$, and which one wins
+# if it is divided by the length?
 
 # %%
 finished, _ = beam_search(sources[chosen], K)

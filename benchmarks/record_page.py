@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +21,13 @@ from typing import Any
 from playwright.sync_api import Page, Response, sync_playwright
 
 EXAMPLES = 3
-FORCED = 3
+FORCED = 2
 """Number of tokens in whose place the second candidate is forced, in each example."""
 CANDIDATES = 5
 LIMITS = {"temperature": {"min": 0.5, "max": 1.5, "step": 0.5}, "top_p": {"min": 0.5, "max": 1, "step": 0.5}}
 """Ranges of the sliders in the page of the site."""
-SETTLED = 600
-"""Milliseconds without a request after which the page has all its answers."""
+SETTLED = 0.6
+"""Seconds without a request after which the page has all its answers."""
 
 
 class Recorder:
@@ -40,9 +41,18 @@ class Recorder:
         self.page = page
         self.runs: list[dict[str, Any]] = []
         self.answers: dict[str, tuple[str, dict[str, Any], Any]] = {}
+        self.open = 0
+        self.changed = time.monotonic()
+        page.on("request", lambda request: self._count(1))
+        page.on("requestfailed", lambda request: self._count(-1))
         page.on("requestfinished", lambda request: self._keep(request.response()))
 
+    def _count(self, change: int) -> None:
+        self.open += change
+        self.changed = time.monotonic()
+
     def _keep(self, response: Response | None) -> None:
+        self._count(-1)
         if response is None or not response.ok or "/v1/" not in response.url:
             return
         verb = response.url.rpartition("/")[2]
@@ -54,6 +64,9 @@ class Recorder:
             answer = self._written(response.text())
         else:
             answer = response.json()
+        if verb == "generate":
+            for token in answer["outputs"][0]["tokens"][: len(body.get("prefix", []))]:
+                token["next"] = []  # the page looks at what follows the prefix only
         self.answers[json.dumps([verb, body], sort_keys=True)] = (verb, body, short(answer))
 
     def _written(self, text: str) -> dict[str, Any]:
@@ -64,8 +77,9 @@ class Recorder:
 
     def settle(self) -> None:
         """Waits until the page asks nothing more."""
-        self.page.wait_for_timeout(SETTLED)
-        self.page.wait_for_load_state("networkidle")
+        self.changed = time.monotonic()
+        while self.open or time.monotonic() < self.changed + SETTLED:
+            self.page.wait_for_timeout(50)
 
 
 def short(value: Any) -> Any:
@@ -90,8 +104,8 @@ def rounded(weights: Any) -> Any:
 def record_translations(page: Page, recorder: Recorder) -> None:
     """Forces the second candidate at the least certain tokens of the example that is shown."""
     tokens = page.locator(".strip .token")
-    names = [token.get_attribute("aria-label") or "" for token in tokens.all()]
-    order = sorted(range(len(names)), key=lambda place: certainty(names[place]))
+    shares = tokens.locator(".share").all_inner_texts()
+    order = sorted(range(len(shares)), key=lambda place: certainty(shares[place]))
     for place in order[:FORCED]:
         tokens.nth(place).click()
         page.locator(".tokens .candidate:not(.chosen)").first.click()
@@ -100,10 +114,9 @@ def record_translations(page: Page, recorder: Recorder) -> None:
         recorder.settle()
 
 
-def certainty(name: str) -> float:
-    """The percentage in the name of a token's button."""
-    found = re.search(r"(\d+) %", name)
-    return float(found[1]) if found else 0.0
+def certainty(share: str) -> float:
+    """A percentage of the page as a number: ">99 %" is 99."""
+    return float(share.strip("<>% \n"))
 
 
 def record_continuations(page: Page, recorder: Recorder) -> None:
@@ -115,8 +128,8 @@ def record_continuations(page: Page, recorder: Recorder) -> None:
                 slider.fill(str(value))
             recorder.settle()
             write.click()
-            page.wait_for_function("document.querySelector('button.main').textContent === 'Write'")
             recorder.settle()
+            assert write.inner_text() == "Write"
             if temperature == top_p == 1:
                 for token in page.locator(".written .token").all():
                     token.click()
@@ -124,7 +137,7 @@ def record_continuations(page: Page, recorder: Recorder) -> None:
             page.get_by_role("button", name="Start again").click()
             recorder.settle()
     one = page.get_by_role("button", name="One token")
-    for _ in range(12):
+    for _ in range(8):
         if one.is_disabled():
             break
         one.click()

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import pages
 
 import multihead
+from multihead.serving.static_page import write_static
 
 project = "Multihead"
 version = release = multihead.__version__
@@ -64,9 +65,14 @@ copybutton_prompt_is_regexp = True
 
 
 def setup(app):
-    """Fills the pages that are read from the code."""
+    """Fills the pages that are read from the code, and adds the page for the browser with recorded answers."""
 
     def on_read(app, name: str, source: list[str]) -> None:
         source[0] = pages.fill(source[0])
 
+    def on_built(app, error: Exception | None) -> None:
+        if error is None and app.builder.name == "html":
+            write_static(Path(app.outdir) / "page", Path(__file__).parent / "page_recorded.json")
+
     app.connect("source-read", on_read)
+    app.connect("build-finished", on_built)

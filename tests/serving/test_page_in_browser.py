@@ -2,8 +2,8 @@
 
 ``multihead show`` serves four tiny runs, as a user would start it. The tests need Chromium and
 ``pip install playwright``; the ones about accessibility also need axe-core, which npm fetches, or the path of its
-``axe.min.js`` in the environment variable PAGE_AXE. Without these, they are skipped. With PAGE_PICTURES=FOLDER the
-pictures are kept.
+``axe.min.js`` in the environment variable PYTEST_AXE. Without these, they are skipped. With PYTEST_PICTURES=FOLDER
+the pictures are kept.
 """
 
 import functools
@@ -25,6 +25,7 @@ from multihead.serving.static_page import write_static
 pytestmark = [pytest.mark.slow, pytest.mark.unhurried]
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
 expect = playwright.expect
+expect.set_options(timeout=30_000)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
     pytest.skip("Chromium is missing", allow_module_level=True)
@@ -202,8 +203,8 @@ def test_a_language_model_writes_token_by_token(visit):
     choice.click()
     expect(page.locator(".written .token")).to_have_count(2)
     expect(page.locator(".written .token.forced .piece")).to_have_text(word)
-    page.get_by_role("button", name="Write").click()
-    expect(page.get_by_role("button", name="Write")).to_be_visible(timeout=60_000)
+    page.get_by_role("button", name="Write", exact=True).click()
+    expect(page.get_by_role("button", name="Write", exact=True)).to_be_visible(timeout=60_000)
     written = page.locator(".written .token")
     assert written.count() > 2
     written.first.click()
@@ -283,7 +284,7 @@ def background(page):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("run", ["baseline", "stories", "opinions"])
 def test_pictures_in_light_and_dark(visit, tmp_path, width, run):
-    folder, grounds = Path(os.environ.get("PAGE_PICTURES", tmp_path)), set()
+    folder, grounds = Path(os.environ.get("PYTEST_PICTURES", tmp_path)), set()
     for scheme in ("light", "dark"):
         page = visit(run=run, viewport={"width": width, "height": 844}, color_scheme=scheme)
         expect(page.locator(".map")).to_be_visible()
@@ -305,7 +306,7 @@ def test_colours_can_be_chosen_and_stay(visit):
 
 @pytest.fixture(scope="session")
 def axe(tmp_path_factory):
-    if given := os.environ.get("PAGE_AXE"):
+    if given := os.environ.get("PYTEST_AXE"):
         return Path(given).read_text()
     folder, npm = tmp_path_factory.mktemp("axe"), shutil.which("npm")
     if npm is None:
@@ -413,8 +414,8 @@ def test_the_page_of_the_site_answers_without_a_server(visit, static_address):
             expect(page.locator(".map")).to_be_visible()
             assert "".join(errors.all_inner_texts()) == ""
     page.locator("#run").select_option("stories")
-    page.get_by_role("button", name="Write").click()
+    page.get_by_role("button", name="Write", exact=True).click()
     expect(page.locator(".written .token").nth(3)).to_be_visible()
-    expect(page.get_by_role("button", name="Write")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("button", name="Write", exact=True)).to_be_visible(timeout=20_000)
     assert "".join(errors.all_inner_texts()) == ""
     expect(page.locator("#text")).to_have_attribute("readonly", "")

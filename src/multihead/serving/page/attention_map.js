@@ -68,8 +68,9 @@ export class AttentionMap {
     const step = steps[event.key];
     if (!step) return;
     event.preventDefault();
-    const [row, column] = this.#cursor ?? [-step[0], -step[1]].map((back) => Math.max(0, back));
-    this.#move([row + step[0], column + step[1]].map((place, i) => Math.max(0, Math.min(this.#size[i] - 1, place))));
+    const [row, column] = this.#cursor ? this.#cursor.map((place, i) => place + step[i]) : [0, 0];
+    const within = (place, size) => Math.max(0, Math.min(size - 1, place));
+    this.#move([within(row, this.#size[0]), within(column, this.#size[1])]);
   }
 
   #point(event) {

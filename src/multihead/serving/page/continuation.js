@@ -7,7 +7,7 @@ import { latest } from "./client.js";
 import { block, el, labelled, piece, roving, visible } from "./dom.js";
 import { distribution, tokenButton } from "./tokens.js";
 
-const TOKENS_AT_ONCE = 40;
+const TOKENS_AT_ONCE = 24;
 const PLAIN = { temperature: 1, top_p: 1 };
 
 export class ContinuationPanel {

@@ -37,9 +37,7 @@ export class TokenStrip {
   }
 
   #token(token, place) {
-    const button = tokenButton(token, place === this.#selected, place < this.#forced, () => this.#select(place));
-    button.append(el("span", { class: "share" }, percent(token.probability)));
-    return button;
+    return tokenButton(token, place === this.#selected, place < this.#forced, () => this.#select(place));
   }
 
   #select(place) {
@@ -74,7 +72,7 @@ export class TokenStrip {
   }
 }
 
-/** A token as a button, with a bar for its probability. */
+/** A token as a button, with a bar for its probability. Its name is its text, also what only screen readers say. */
 export function tokenButton(token, selected, forced, onclick) {
   const { begins, text } = piece(token.text);
   const kind = ["token", begins && "begins", forced && "forced", token.probability < 0.5 && "unsure"];
@@ -84,11 +82,12 @@ export function tokenButton(token, selected, forced, onclick) {
       type: "button",
       class: kind.filter(Boolean).join(" "),
       "aria-pressed": String(selected),
-      "aria-label": `${text}, ${percent(token.probability)}${forced ? ", forced" : ""}`,
       onclick,
     },
     el("bdi", { class: "piece" }, text),
     bar(token.probability),
+    el("span", { class: "share" }, " ", percent(token.probability)),
+    forced ? el("span", { class: "unseen" }, " forced") : null,
   );
 }
 
@@ -111,18 +110,16 @@ export function distribution(candidates, chosen, onchoose, possible) {
 
 function candidateButton({ text, probability, drawn }, chosen, onclick) {
   const after = drawn === undefined ? "" : ` → ${drawn === 0 ? "never" : percent(drawn)}`;
-  const shares = percent(probability) + after;
-  const name = piece(text).text;
   return el(
     "button",
     {
       type: "button",
       class: chosen ? "candidate chosen" : "candidate",
-      "aria-label": `${name}, ${shares}${chosen ? ", chosen" : ""}`,
       onclick,
     },
-    el("bdi", { class: "piece" }, name),
+    el("bdi", { class: "piece" }, piece(text).text),
     el("span", { class: "bars" }, bar(probability, after ? "model" : ""), after ? bar(drawn) : null),
-    el("span", { class: "share" }, shares),
+    el("span", { class: "share" }, " ", percent(probability), after),
+    chosen ? el("span", { class: "unseen" }, " chosen") : null,
   );
 }

@@ -321,17 +321,26 @@ exact = sum(a == b for a, b in zip(translations, val["german"], strict=True)) / 
 for english, written, german in list(zip(val["english"], translations, val["german"], strict=True))[:6]:
     print(f"{english}\n    {written}{'' if written == german else f'   (right: {german})'}")
 print(f"{exact:.0%} of the new sentences are translated without any error")
+if FULL:
+    assert abs(curve["val"][steps] - 0.20) < 0.08
+    assert abs(exact - 0.77) < 0.1
 
 # %% [markdown]
-# None of these sentences was in the training split. Many words and all kinds of endings were.
+# None of these sentences was in the training split. After about a minute and a half of one core, 77 % of them are
+# translated without any error. One of the errors above is an ending: "köstlichen Tomaten" instead of "köstliche
+# Tomaten". The loss on new sentences is 0.20, and that on training sentences is 0.03. So the network has learned rules,
+# and it has also learned some sentences by heart. (The grammar is unambiguous, so a perfect translator has the loss 0.)
 #
 # ## Where does it look?
 #
-# We draw the cross-attention of the last layer for one sentence. Each row is a token that the decoder writes, and shows
-# where the head looks while it decides. We compute the weights once more, from the layer's own queries and keys.
+# We draw the cross-attention of the last layer for a sentence that is translated without error. Each row is a token
+# that the decoder writes, and shows where the head looks while it decides. We compute the weights once more, from the
+# layer's own queries and keys.
 
 # %%
-sentence = "The boy does not read the book." if FULL else val["english"][0]
+pairs = zip(val["english"], translations, val["german"], strict=True)
+good = [english for english, written, german in pairs if written == german and len(english.split()) == 6]
+sentence = (good or val["english"])[0]
 ids, written = padded(encode([sentence])), padded(encode(translate(network, [sentence])))
 kept: dict[str, Tensor] = {}
 attention: Attention = network.decoder.layers[-1].cross_attention

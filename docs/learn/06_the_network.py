@@ -2,9 +2,9 @@
 # # 6. The network
 #
 # Now we build the whole Transformer of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762) from the
-# parts of chapters 1 to 5, in about 80 lines. We train it to translate English into German, for about two minutes on
-# one processor core. Then we put the library's own Transformer beside it: with the same weights, both compute the same
-# numbers.
+# parts of chapters 1 to 5, in fewer than 80 lines. We train it to translate English into German, for about two minutes
+# on one processor core. Then we put the library's own Transformer beside it: with the same weights, both compute the
+# same numbers.
 
 # %%
 import math

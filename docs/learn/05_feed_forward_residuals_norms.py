@@ -57,8 +57,8 @@ print(f"{(feed_forward.up(x) > 0).float().mean():.0%} of the hidden numbers are 
 # ```{admonition} A usual mistake: "The feed-forward network is a minor detail"
 # :class: warning
 # With $d_\text{ff} = 4 D$, it has $8 D^2$ weights. Attention has $4 D^2$. So two thirds of a layer are feed-forward.
-# Geva et al. (2021, arXiv:2012.14913) read it as a memory: a row of $W_1$ recognises a pattern, and a row of $W_2$ says
-# what follows from it.
+# Geva et al. (2021, arXiv:2012.14913) read it as a memory: a column of $W_1$ recognises a pattern, and the row of $W_2$
+# with the same number says what follows from it.
 # ```
 
 # %%

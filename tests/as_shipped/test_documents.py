@@ -25,6 +25,7 @@ import stand_in_data
 import yaml
 
 import multihead
+from multihead.cli import main
 
 pytestmark = [pytest.mark.slow, pytest.mark.as_shipped]
 
@@ -124,7 +125,11 @@ def clone(tmp_path_factory):
     for file in (ROOT / "sweeps" / "studies").glob("*.yaml"):
         tree = yaml.safe_load(file.read_text())
         tree["words"] += ["trainer.max_steps=4", "trainer.val_every_n_steps=2", SHORT[1]]
-        tree["max_seeds"] = 3
+        if "ladder" in tree:
+            tree["seeds"] = [1, 2]
+            tree["ladder"] = {n: [w for w in own if not w.startswith("trainer.")] for n, own in tree["ladder"].items()}
+        else:
+            tree["max_seeds"] = 3
         (folder / "sweeps" / "studies" / file.name).write_text(yaml.safe_dump(tree, sort_keys=False))
     stand_in_data.write_all(folder / "data")
     published_folders.write(folder / "FOLDER", max_position_embeddings=128)
@@ -225,6 +230,14 @@ def prepare_for(command: Command, clone: Path, folder: Path) -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
                 multihead.train([*words, SHORT[0]])
+    if command.line.startswith("multihead verify"):
+        (group,) = re.findall(r"group=([\w/]+)", command.line)
+        for name, place in (("translation", "first"), ("translation2", "second")):
+            shutil.copytree(clone / "runs" / name, folder / group / place)
+        if "claim=comparison.json" in command.line:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                assert main(["compare", f"group={group}", "out=comparison.json"]) == 0
     if command.line.startswith(("multihead runs", "multihead compare")) and not outputs.exists():
         groups = re.findall(r"outputs/([\w/*]+)", command.line) or ["lm"]
         for group in groups:

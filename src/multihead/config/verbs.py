@@ -455,7 +455,8 @@ class StudySettings(Settings):
 
     Runs of the baseline and its variants are added seed by seed, until a sequential test has decided each comparison or
     the budget is spent. Whatever ends the study, the same command continues it. The answer is in the table that is
-    printed, and in report.html, report.tex and report.json in the study's folder.
+    printed, and in report.html, report.tex and report.json in the study's folder. A file with ablate says which of
+    several switches help, one with ladder how much compute a variant is worth, and one with folds cross-validates.
     """
 
     OTHER_KEYS: ClassVar[str] = "Every other word goes to every run: data.batch_tokens=2048 plugin=variant.py"

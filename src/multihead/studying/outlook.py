@@ -22,7 +22,9 @@ def outline(plan: Plan, equal: str) -> str:
     ways = {"max": "higher", "min": "lower"}
     judged = ", ".join(f"{task} by {plan.metrics[task]} ({ways[plan.better[task]]} is better)" for task in plan.tasks)
     runs, count = len(plan.arms) * len(plan.tasks), design.comparisons
-    text = f"{judged}; equal: {equal}\n{runs} runs a seed; {count} comparison{'s' * (count > 1)} with {plan.baseline}. "
+    beside = f"{plan.baseline} or no_switch" if plan.contrasts else plan.baseline
+    text = f"{judged}; equal: {equal}\n{runs} runs a {plan.round_word}; {count} comparison{'s' * (count > 1)} with "
+    text += f"{beside}. "
     text += f"If all systems are equal, the probability that any is called different is at most {plan.alpha:g}.\n"
     if plan.every_seed:
         return text + f"at most {design.most} seeds, with a look after each from seed {design.first} on"

@@ -40,7 +40,7 @@ MOST_DEVIATIONS = 3.0
 SAME = ("git_commit", "versions", "plugin")
 """What must be the same in the environment of all runs of a claim."""
 ALIKE = ("hardware", "threads")
-"""What changes results by rounding only."""
+"""What changes results by rounding only, and is said."""
 
 
 @dataclass(frozen=True)
@@ -329,12 +329,13 @@ def same_environment(task: str, members: Sequence[FinishedRun]) -> list[Finding]
         if len({(run.fold, run.data.get(split, "")) for run in members}) > len({run.fold for run in members})
     ]
     wrong += [key for key in SAME if len({repr(e.get(key)) for e in environments}) > 1]
-    wrong += ["uncommitted changes of the code"] * any(e.get("git_dirty") for e in environments)
-    notes = [key for key in ALIKE if len({repr(e.get(key)) for e in environments}) > 1]
+    notes = [
+        f"{key} differ{'s' * (key != 'threads')}" for key in ALIKE if len({repr(e.get(key)) for e in environments}) > 1
+    ]
+    notes += ["the code had changes that are in no commit"] * any(e.get("git_dirty") for e in environments)
     if wrong:
-        return [Finding("equal data and code", False, f"{task}: the runs differ in {', '.join(wrong)}".replace(
-            "differ in uncommitted", "were started with uncommitted"))]  # fmt: skip
-    more = f"; {' and '.join(notes)} differ, which changes results by rounding" if notes else ""
+        return [Finding("equal data and code", False, f"{task}: the runs differ in {', '.join(wrong)}")]
+    more = "".join(f"; {note}" for note in notes)
     return [Finding("equal data and code", True, f"{task}: one state of data, code and versions{more}")]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 FOLDER = Path(__file__).parent.parent / "docs" / "learn"
 CHAPTERS = sorted(FOLDER.glob("[0-9]*.py"))
@@ -30,11 +31,13 @@ def test_a_chapter_runs(chapter, tmp_path, monkeypatch):
     plt.switch_backend("Agg")
     before = dict(plt.rcParams)
     try:
-        runpy.run_path(str(chapter), run_name="__main__")
+        with torch.random.fork_rng():
+            runpy.run_path(str(chapter), run_name="__main__")
         assert plt.get_fignums(), "a chapter draws at least one figure"
     finally:
         plt.close("all")
         plt.rcParams.update(before)
+        torch.set_printoptions(profile="default")
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=NAMES)

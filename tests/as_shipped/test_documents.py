@@ -43,6 +43,10 @@ NOT_RUN = {
     "wandb sweep": "needs an account",
     "torchrun --nnodes 2": "needs two machines",
     "sphinx-build": "the site, which continuous integration builds",
+    "multihead serve": "answers until it is ended; tests/serving starts it",
+    "multihead show": "shows a page until it is ended; tests/serving starts it",
+    "MULTIHEAD_SERVE_TOKEN=": "starts a server too",
+    "curl": "asks a server, which tests/serving does",
 }
 GPU = ("hardware=gpu", "accelerator=gpu", "hydra/launcher=submitit_slurm", "--nproc-per-node 8", "hardware=slurm")
 """Words of commands that need what few test machines have. tests/test_docs.py composes these commands."""

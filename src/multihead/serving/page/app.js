@@ -176,5 +176,5 @@ function colours() {
   show();
 }
 
-colours();
 start();
+colours();

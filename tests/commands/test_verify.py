@@ -1,13 +1,18 @@
 """``verify`` finds what is wrong with a claim: seeded defects of studies and of comparisons, and none of sound ones."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_compare import translation
 from trial import ROOT
 
 from multihead.cli import main
+from multihead.studying.ablation import ablation
+from multihead.studying.ladder import climb
+from multihead.studying.verify import other_answers
 from multihead.sweeping import runner
 
 STAND_IN = str(ROOT / "tests" / "studying" / "stand_in.py")
@@ -82,6 +87,28 @@ def test_a_study_holds_until_something_is_changed(tmp_path, monkeypatch, capsys)
     assert "rms/seed_2" in found and "differ in model.d_model" in found
     edit(folder / "runs/translation/rms/seed_3/environment.json", lambda e: e.update(git_commit="other"))
     assert "the runs differ in git_commit" in checks(capsys, group, "rerun=false", status=2)["equal data and code"]
+
+
+def test_the_answers_of_ablations_and_ladders_are_computed_again(monkeypatch):
+    """The claims are those that the reports would have; then one number of each is changed."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "studying"))
+    import test_ablation
+    import test_ladder
+
+    plan = test_ablation.plan()
+    results = test_ablation.results(plan, 1.0)
+    claim = {"ablation": [asdict(each) for each in ablation(plan, results)]}
+    assert other_answers(plan, SimpleNamespace(facts={}), results, claim) == []
+    claim["ablation"][0]["flagged"] = True
+    assert other_answers(plan, SimpleNamespace(facts={}), results, claim) == [
+        f"the effect of {claim['ablation'][0]['name']} on all tasks is another one"
+    ]
+    plan, results, facts = test_ladder.study()
+    (own,), _ = climb(plan, results, facts, {}, True)
+    claim = {"ended": True, "ladder": [asdict(own)]}
+    assert other_answers(plan, SimpleNamespace(facts=facts), results, claim) == []
+    claim["ladder"][0]["factor"] += 0.01
+    assert other_answers(plan, SimpleNamespace(facts=facts), results, claim) == ["lm: new is worth another factor"]
 
 
 @pytest.fixture

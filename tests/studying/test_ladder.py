@@ -85,25 +85,33 @@ def test_what_cannot_be_fitted_is_underpowered():
     assert flat.verdict == "underpowered" and "fall too little with compute" in flat.statement
 
 
-def test_a_study_gives_its_sizes_with_their_compute():
+def study():
+    """A plan of five sizes, its results, and what its ledger knows beside them; the variant is worth 1.3."""
     sizes = [f"s{i}" for i in range(5)]
     cells = [f"lm.{size}" for size in sizes]
     plan = Plan("plain", ("plain", "new"), tuple(cells), {}, dict.fromkeys(cells, "min"), {}, (1, 2, 3), False)
-    lines = {"plain": rungs(noise=0.01, seed=5), "new": rungs(1.3, noise=0.01, seed=6)}
     results = {
         Key(f"lm.{rung.size}", arm, index): loss
-        for arm, line in lines.items()
+        for arm, line in LINES.items()
         for rung in line
         for index, loss in enumerate(rung.losses)
     }
     facts = {
         "ladder": {"sizes": sizes, "compute": "flops", "optimum": {"lm": OPTIMUM}},
-        "sizes": {f"lm.{r.size}/{arm}": {"flops": r.compute / 10} for arm, line in lines.items() for r in line},
-        "steps": {f"lm.{size}/{arm}": 10 for size in sizes for arm in lines},
+        "sizes": {f"lm.{r.size}/{arm}": {"flops": r.compute / 10} for arm, line in LINES.items() for r in line},
+        "steps": {f"lm.{size}/{arm}": 10 for size in sizes for arm in LINES},
     }
+    return plan, results, facts
+
+
+LINES = {"plain": rungs(noise=0.01, seed=5), "new": rungs(1.3, noise=0.01, seed=6)}
+
+
+def test_a_study_gives_its_sizes_with_their_compute():
+    plan, results, facts = study()
     (own,), found = climb(plan, results, facts, {}, True)
-    assert found["lm"]["new"] == [Rung(r.size, pytest.approx(r.compute), r.losses) for r in lines["new"]]
+    assert found["lm"]["new"] == [Rung(r.size, pytest.approx(r.compute), r.losses) for r in LINES["new"]]
     assert own.verdict == "better" and own.low < 1.3 < own.high
     facts["ladder"]["compute"] = "minutes"
-    minutes = {(f"lm.{r.size}", arm): r.compute * (1 + (arm == "new")) for arm, line in lines.items() for r in line}
+    minutes = {(f"lm.{r.size}", arm): r.compute * (1 + (arm == "new")) for arm, line in LINES.items() for r in line}
     assert climb(plan, results, facts, minutes, True)[0][0].factor == pytest.approx(own.factor / 2)

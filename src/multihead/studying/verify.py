@@ -160,14 +160,14 @@ def _study_holds(
         if not _equal(before, (found.verdict, found.difference)):
             claimed = before[0] if before else "nothing"
             wrong.append(f"{found.task} {found.variant}: the report says {claimed}, and the runs {found.verdict}")
-    wrong += _other_answers(plan, ledger, results, claim)
+    wrong += other_answers(plan, ledger, results, claim)
     if wrong:
         return Finding(name, False, _listed(wrong))
     count = len(again)
     return Finding(name, True, f"{count} verdict{'s' * (count != 1)} computed again from {len(runs)} runs: the same")
 
 
-def _other_answers(
+def other_answers(
     plan: Plan, ledger: StudyLedger, results: Mapping[Key, float | None], claim: Mapping[str, Any]
 ) -> list[str]:
     """What of an ablation or of a ladder the report says differently."""

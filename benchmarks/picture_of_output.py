@@ -2,9 +2,11 @@
 
     python benchmarks/picture_of_output.py width=80 folder=. out=FILE.svg -- COMMAND ...
 
-The command runs in a pseudo-terminal, so that it prints what a person sees. The pictures in `docs/` come from
-`python benchmarks/picture_of_output.py width=80 folder=tests/files/29_tickets out=docs/data_80.svg -- multihead data
-file=tickets.csv`, and the same with 120.
+    python benchmarks/picture_of_output.py width=100 out=docs/run.svg -- python train.py task=classification
+
+The command runs in a pseudo-terminal, so that it prints what a person sees at its end. The second line drew the picture
+in the README. The other pictures in `docs/` come from `python benchmarks/picture_of_output.py width=80
+folder=tests/files/29_tickets out=docs/data_80.svg -- multihead data file=tickets.csv`, and the same with 120.
 """
 
 import fcntl
@@ -38,7 +40,25 @@ def printed(command: list[str], width: int, folder: Path) -> str:
         pass
     if process.wait():
         raise SystemExit(written.decode("utf-8", "replace"))
-    return written.decode("utf-8").replace("\r\n", "\n")
+    return settled(written.decode("utf-8").replace("\r\n", "\n"))
+
+
+def settled(text: str) -> str:
+    """Returns what stands on the screen at the end: a progress bar moves the cursor, and clears lines that it wrote."""
+    lines, row = [""], 0
+    for part in re.split(r"(\n|\r|\x1b\[\d*A|\x1b\[2K|\x1b\[\?25[lh])", text):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part.endswith("A") and part.startswith("\x1b["):
+            row -= int(part[2:-1] or 1)
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\r" or part.startswith("\x1b[?25"):
+            continue  # what follows a carriage return has cleared the line, or is the same line again
+        else:
+            lines[row] += part
+    return "\n".join(lines)
 
 
 def picture(text: str, width: int, title: str) -> str:

@@ -93,8 +93,9 @@ def test_filters_and_order(four, capsys):
 def test_the_table(four, capsys):
     assert runs.run(["task=translation"]) == 0
     head, first, second, last = capsys.readouterr().out.splitlines()
-    assert head.split()[:4] == ["task", "data", "model", "parameters"] and last == "2 runs below outputs"
-    assert first.split()[-1] == "d" and "stopped" in first and "500" in second and "0:01:39" in second
+    assert head.split()[:4] == ["run", "state", "metric", "best"]
+    assert last == "2 runs below outputs; type run=outputs/RUN"
+    assert first.split()[0] == "d" and "stopped" in first and "500" in second and "0:01:39" in second
     assert runs.run(["seed=77"]) == 0
     assert capsys.readouterr().out == "no such runs below outputs\n"
 
@@ -154,14 +155,14 @@ def test_at_any_width_the_run_is_there_and_no_number_is_cut(four, capsys, monkey
     assert runs.run([]) == 0
     shown = capsys.readouterr().out
     lines = shown.splitlines()
-    assert all(len(line) <= width for line in lines) and "run" in lines[0].split()
-    assert "2026-11-27_02-03-36_ab12_a_long_name" in "".join(lines).replace(" ", "")
+    assert all(len(line) <= width for line in lines) and lines[0].split()[0] == "run"
+    assert any(line.startswith("2026-11-27_02-03-36_ab12_a_long_name ") for line in lines)  # whole, so it can be pasted
     head = lines[0].split()
     assert ("1,353,600" in shown) == ("parameters" in head) and ("900" in shown.split()) == ("steps" in head)
     assert "35" in shown.split()
     missing = [name for name in ("task", "data", "model", "parameters", "steps", "size", "began") if name not in head]
     assert bool(missing) == (width < 150)
-    told = " ".join(lines).partition("not shown, too narrow: ")[2]
+    told = " ".join(shown.split()).partition("not shown, too narrow: ")[2]
     assert all(name in told for name in missing) and ("format=jsonl has" in told or not missing)
 
 

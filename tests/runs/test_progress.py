@@ -180,3 +180,17 @@ def test_numbers_and_durations():
         "5", "0", "12.35", "1.235", "0.012", "1.00e-05", "123,457", "nan",
     ]  # fmt: skip
     assert [duration(x) for x in (0.4, 59.6, 3725, float("nan"))] == ["0:00:00", "0:01:00", "1:02:05", "-:--:--"]
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(60, True), (80, True), (120, True), (80, False)])
+def test_a_long_line_wraps_between_words_and_a_command_stays_whole(opened, width, terminal):
+    shown = opened(width, terminal)
+    note = "note: " + " ".join(f"word{number}" for number in range(60))
+    command = f"  multihead evaluate run=outputs/{'long' * 30}/run decoding.num_beams=5"
+    logging.getLogger("multihead").info("%s", note)
+    logging.getLogger("multihead").info("\nnext:\n%s", command)
+    lines = shown().splitlines()
+    assert lines[-2:] == ["next:", command]
+    wrapped = lines[: lines.index("")]
+    assert " ".join(line.rstrip() for line in wrapped) == note  # no word is cut
+    assert all(len(line) <= width for line in wrapped) if terminal else len(wrapped) == 1

@@ -32,7 +32,7 @@ def run(words: Sequence[str]) -> int:
         metric=settings.metric,
         smallest=settings.limits(),
     )
-    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    messages = Console(stderr=True, highlight=False)
     several = len(found.reports) > 1
     warnings = [(task if several else "", text) for task, report in found.reports.items() for text in report.warnings]
     for task, text in [*(("", text) for text in found.warnings), *warnings]:
@@ -65,9 +65,9 @@ def show_all(found: Comparison) -> None:
     console.print("all tasks", style="bold")
     console.print(_table(overview_rows(found)))
     for text in (legend(found), looks_text(found)):
-        console.print(text, style="dim", markup=False, soft_wrap=True)
+        console.print(text, style="dim", markup=False)
     for each in found.overall:
-        console.print(each.statement, markup=False, soft_wrap=True)
+        console.print(each.statement, markup=False)
 
 
 def show(report: Report, task: str = "") -> None:
@@ -84,9 +84,9 @@ def show(report: Report, task: str = "") -> None:
         console.print(_table(pairs_rows(report)))
         console.print()
     for pair in report.pairs:
-        console.print(pair.statement, markup=False, soft_wrap=True)
+        console.print(pair.statement, markup=False)
     for text in report.notes:
-        console.print(text, style="dim", markup=False, soft_wrap=True)
+        console.print(text, style="dim", markup=False)
 
 
 def _table(rows: list[list[str]]) -> Fitted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,8 @@ from multihead.errors import ConfigError
 
 DEFAULT = "task=translation"
 """The task if none is given: it has both stacks and all kinds of attention."""
+BELOW = " " * len("  expected: ")
+"""Where a line of a finding goes on."""
 FINDINGS = 2
 """Exit status if there are findings."""
 
@@ -56,8 +59,8 @@ def run(words: Sequence[str]) -> int:
         console = report_console()
         console.print(_head(about, config.model), markup=False, soft_wrap=not sys.stdout.isatty())
         console.print(table(outcomes))
-        for line in paragraphs(outcomes):
-            console.print(line, markup=False, soft_wrap=not sys.stdout.isatty())
+        for line in "\n".join(paragraphs(outcomes)).split("\n"):
+            console.print(_wrapped(line, console.width), markup=False, soft_wrap=True)
         console.print(f"\n{verdict(outcomes)}", markup=False)
     return 0 if is_healthy(outcomes) else FINDINGS
 
@@ -87,6 +90,11 @@ def composed(words: Sequence[str]) -> tuple[Composition, list[str]]:
             raise ConfigError(slot.key, what, f"{slot.key}={names[0]}")
         added.append(f"{slot.key}={names[0]}")
     return (compose([*words, *added]) if offered else composition), added
+
+
+def _wrapped(line: str, width: int) -> str:
+    """A line of a finding; what does not fit goes on below the beginning of its text, and no path is cut."""
+    return textwrap.fill(line, width, subsequent_indent=BELOW, break_long_words=False, break_on_hyphens=False)
 
 
 def _head(about: dict[str, Any], model: ModelConfig) -> str:

@@ -63,15 +63,15 @@ def _show(runs: Sequence[Listed], folder: Path) -> None:
     if not runs:
         console.print(f"no such runs below {folder}", markup=False)
         return
-    head = ("task", "data", "model", "parameters", "state", "metric", "best", "steps", "time", "size", "began", "run")
+    head = ("run", "state", "metric", "best", "steps", "time", "task", "data", "model", "parameters", "size", "began")
     rows = []
     for listed in runs:
         count, best = f"{listed.parameters or 0:,}", "-" if listed.best is None else f"{listed.best:.4g}"
         clock, size = str(datetime.timedelta(seconds=round(listed.seconds))), f"{listed.size / 1e6:,.1f} MB"
-        cells = [listed.task, listed.data, listed.model, count if listed.parameters else "-", listed.state]
-        cells += [listed.metric, best, f"{listed.steps:,}", clock, size, listed.date[:16]]
-        rows.append([*cells, os.path.relpath(listed.run, folder)])
-    left = {"task", "data", "model", "state", "metric", "began", "run"}
-    optional = ("size", "model", "parameters", "began", "time", "data", "task", "steps")
-    console.print(Fitted(head, rows, left, {"run"}, optional, "format=jsonl has all"))
-    console.print(f"{len(runs)} run{'s' * (len(runs) > 1)} below {folder}", markup=False)
+        cells = [os.path.relpath(listed.run, folder), listed.state, listed.metric, best, f"{listed.steps:,}", clock]
+        cells += [listed.task, listed.data, listed.model, count if listed.parameters else "-", size, listed.date[:16]]
+        rows.append(cells)
+    left = {"task", "data", "model", "state", "metric", "began"}
+    optional = ("size", "model", "parameters", "began", "data", "task", "time", "steps", "metric")
+    console.print(Fitted(head, rows, left, (), optional, "format=jsonl has all"))
+    console.print(f"{len(runs)} run{'s' * (len(runs) > 1)} below {folder}; type run={folder}/RUN", markup=False)

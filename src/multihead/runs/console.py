@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ log = logging.getLogger("multihead")
 
 LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
 """Loggers that write to our console and file while a log is open."""
+COMMAND = re.compile(r"(multihead|python train\.py|wandb sync|pip install) ")
+"""How a command begins. The terminal wraps a line with a command, so that it can be copied whole."""
 
 
 class Log:
@@ -158,7 +161,8 @@ class _ConsoleHandler(_NeverEndsTheRun):
             parts = getattr(record, "parts", None)
             if parts and self.console.is_terminal:
                 text = in_lines(parts, self.console.width)
-            self.console.print(Text(text, style=style), soft_wrap=True)
+            whole = not self.console.is_terminal or COMMAND.search(text) is not None
+            self.console.print(Text(text, style=style), soft_wrap=whole)
         elif self.console.is_terminal:
             self.console.print(drawn)
         else:

@@ -47,6 +47,8 @@ NOT_RUN = {
     "multihead show": "shows a page until it is ended; tests/serving starts it",
     "MULTIHEAD_SERVE_TOKEN=": "starts a server too",
     "curl": "asks a server, which tests/serving does",
+    '"num_return_sequences"': "the second line of a request",
+    "MULTIHEAD_GUIDE=full": "takes minutes; the workflow that publishes the site runs it",
 }
 GPU = ("hardware=gpu", "accelerator=gpu", "hydra/launcher=submitit_slurm", "--nproc-per-node 8", "hardware=slurm")
 """Words of commands that need what few test machines have. tests/test_docs.py composes these commands."""

@@ -8,7 +8,7 @@ import pytest
 import tagging
 
 from multihead.cli import main
-from multihead.commands.doctor import composed
+from multihead.commands.doctor import _wrapped, composed
 from multihead.config.verbs import DOCTOR_CHECKS
 from multihead.errors import ConfigError
 
@@ -108,7 +108,7 @@ def test_words_that_are_not_valid(capsys):
 def test_a_long_line_of_a_finding_goes_on_below_its_text_and_cuts_no_path():
     path = "transformer.decoder.layers.0.self_attention"
     line = f"  look at:  {path} (OffByOne, {'folder/' * 20}defects.py:62), which is the first module that differs"
-    first, *others = doctor._wrapped(line, 80).split("\n")
+    first, *others = _wrapped(line, 80).split("\n")
     assert first.startswith("  look at:  ") and all(other.startswith(" " * 12) for other in others)
     assert " ".join([first, *others]).split() == line.split()
-    assert doctor._wrapped(line, 10_000) == line
+    assert _wrapped(line, 10_000) == line

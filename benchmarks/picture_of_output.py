@@ -2,10 +2,11 @@
 
     python benchmarks/picture_of_output.py width=80 folder=. out=FILE.svg -- COMMAND ...
 
-    python benchmarks/picture_of_output.py width=100 out=docs/run.svg -- python train.py task=classification
+    python benchmarks/picture_of_output.py width=100 out=docs/run.svg -- \
+        python train.py task=classification logger=none run_dir=outputs/pic
 
-The command runs in a pseudo-terminal, so that it prints what a person sees at its end. The second line drew the picture
-in the README. The other pictures in `docs/` come from `python benchmarks/picture_of_output.py width=80
+The command runs in a pseudo-terminal, so that it prints what a person sees at its end. The second command drew the
+picture in the README. The other pictures in `docs/` come from `python benchmarks/picture_of_output.py width=80
 folder=tests/files/29_tickets out=docs/data_80.svg -- multihead data file=tickets.csv`, and the same with 120.
 """
 

@@ -584,7 +584,7 @@ SETTINGS: dict[str, type[Settings]] = {
     for cls in (
         *(EvaluateSettings, PredictSettings, ExportSettings, ExplainSettings),
         *(DataSettings, RunsSettings, DiffSettings, CompareSettings, DoctorSettings),
-        *(SweepSettings, StudySettings, NewSettings, ServeSettings, ShowSettings),
+        *(SweepSettings, StudySettings, VerifySettings, NewSettings, ServeSettings, ShowSettings),
     )
 }
 """Command to what it takes."""

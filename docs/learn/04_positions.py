@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -247,12 +248,12 @@ from multihead.data.grammar import columns
 
 sizes = GrammarConfig(train_size=5000 if FULL else 400, test_size=1000 if FULL else 100)
 data = {split: columns(sizes, split, ["opinion", "sentiment"]) for split in ("train", "test")}
-vocabulary = sorted({word for text in data["train"]["opinion"] for word in text.lower().rstrip(".").split()})
+vocabulary = sorted({word for text in data["train"]["opinion"] for word in re.findall(r"\w+", text.lower())})
 
 
 def counts(texts: list[str]) -> torch.Tensor:
     """How often each word occurs in each text [N, V]."""
-    split = [text.lower().rstrip(".").split() for text in texts]
+    split = [re.findall(r"\w+", text.lower()) for text in texts]
     return torch.tensor([[float(words.count(word)) for word in vocabulary] for words in split])
 
 
@@ -269,8 +270,13 @@ right = ((bags["test"] @ weight + bias > 0) == labels["test"].bool()).float().me
 print(f"a linear classifier of the counts: {right:.1%} on the test split")
 ranked = [vocabulary[i] for i in weight.detach().argsort()]
 print("most negative words:", *ranked[:6], "| most positive words:", *ranked[-6:])
-# More sentences say a good thing directly than by negation. So good words are more frequent in good opinions, and a bag
-# of words is better than a coin. It cannot see what a "not" belongs to.
+# With 5,000 opinions it is right in 56.5 %. Look at the words: "enjoyed" is positive, but "recommend" is negative,
+# since it stands behind "did not". So the form of a verb betrays a negation without any order. A network without
+# positions can also combine counts, such as a good word together with a negation, and gets 71 %.
+if FULL:
+    assert abs(right - 0.565) < 0.05
+    value = dict(zip(vocabulary, weight.tolist(), strict=True))
+    assert value["enjoyed"] > 0 > value["enjoy"] and value["recommend"] < 0 < value["criticize"]
 assert right < 0.75
 
 # %% [markdown]

@@ -123,6 +123,14 @@ def test_no_path_leads_out_of_the_page(client, path):
     assert client.get(path).status_code == 404
 
 
+def test_the_page_and_its_files_are_there(client):
+    page = client.get("/")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    assert page.text == client.get("/index.html").text
+    assert client.get("/app.js").headers["content-type"].startswith("text/javascript")
+    assert client.get("/v1/translate").status_code == client.post("/app.js").status_code == 405
+
+
 def test_a_full_queue_and_a_late_answer_have_their_statuses(new_client, monkeypatch):
     client = new_client(max_queue=2)
     response = client.post("/v1/translate", json={"inputs": ["a", "b", "c"]})
@@ -138,6 +146,13 @@ def test_a_server_that_ends_takes_nothing_new(client):
     assert client.get("/readyz").status_code == 503 and client.get("/healthz").status_code == 200
     response = client.post("/v1/translate", json={"inputs": DOG})
     assert response.status_code == 503 and response.headers["retry-after"] == "1"
+
+
+def test_too_many_requests_at_once_are_refused_and_health_is_still_told(new_client):
+    client = new_client(Rules(max_body=1000, in_flight=0))
+    response = client.get("/v1/runs")
+    assert response.status_code == 503 and response.headers["retry-after"] == "1"
+    assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
 
 
 def test_a_defect_of_ours_says_nothing_about_the_machine(client, monkeypatch):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.staticfiles import StaticFiles
+from fastapi.responses import FileResponse, JSONResponse
 
 from multihead import __version__
 from multihead.errors import ConfigError, MachineError, as_user_error
 from multihead.serving import schemas
 from multihead.serving.routes import router
 from multihead.serving.service import BUSY, Service
+from multihead.serving.static_page import FOLDER
 
-PAGE = Path(__file__).parent / "page"
-"""The files of the page."""
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem, "description": text}
     for status, text in {
@@ -55,9 +54,22 @@ def create_app(service: Service) -> FastAPI:
     app.exception_handler(ConfigError)(_not_possible)
     app.exception_handler(Exception)(_defect)
     app.include_router(router)
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    for file in sorted(FOLDER.rglob("*")):  # a route for each file: no path of a request becomes a path of the disk
+        if file.is_file():
+            name = file.relative_to(FOLDER).as_posix()
+            app.add_route(f"/{name}", page_of(file), ["GET"], include_in_schema=False)
+            if name == "index.html":
+                app.add_route("/", page_of(file), ["GET"], include_in_schema=False)
     return app
+
+
+def page_of(file: Path) -> Callable[[Request], Awaitable[FileResponse]]:
+    """A route that answers with a file of the page."""
+
+    async def answer(request: Request) -> FileResponse:
+        return FileResponse(file, headers={"cache-control": "no-cache"})
+
+    return answer
 
 
 async def _not_valid(request: Request, error: Exception) -> JSONResponse:

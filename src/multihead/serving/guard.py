@@ -43,7 +43,7 @@ PROTECTED = ("/v1/", "/metrics")
 """Beginnings of the paths that need the token. The page, /docs and the health checks do not."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Refusal(Exception):
     """An answer that the guard gives itself."""
 
@@ -67,7 +67,7 @@ class Rules:
     hosts: tuple[str, ...] | None = LOOPBACK
     """Names that the Host header may have; None allows all."""
     in_flight: int = 512
-    """Most requests at the same time."""
+    """Most requests in work at the same time; those whose bodies still arrive do not count."""
     body_seconds: float = BODY_SECONDS
 
 
@@ -100,11 +100,9 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *own]}
             await send(message)
 
-        self.in_flight += 1
         try:
             await self._answer(scope, receive, send_with_headers)
         finally:
-            self.in_flight -= 1
             route = getattr(scope.get("route"), "path", "") or "other"
             self.meters.count("multihead_requests_total", route=route, status=str(status))
             self.meters.observe("multihead_request_seconds", time.monotonic() - began, route=route)
@@ -114,17 +112,23 @@ class Guard:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             self._check(scope, headers)
             body = await self._body(receive, headers)
+            if self.in_flight >= self.rules.in_flight and scope["path"].startswith("/v1/"):
+                raise Refusal(503, "Too many requests are in work; try again later.", (("retry-after", "1"),))
         except ClientGone:
             return
         except Refusal as refusal:
             return await _refuse(refusal, send)
-        await self._run(scope, body, receive, send)
+        self.in_flight += 1
+        try:
+            await self._run(scope, body, receive, send)
+        finally:
+            self.in_flight -= 1
 
     def _check(self, scope: Message, headers: dict[str, str]) -> None:
         """Checks the head of a request.
 
         Raises:
-            Refusal: Its host, origin or token is wrong, or there are too many requests.
+            Refusal: Its head is too large or ambiguous, or its host, origin or token is wrong.
         """
         rules, host = self.rules, headers.get("host", "")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
@@ -142,8 +146,6 @@ class Guard:
             if scheme.lower() != "bearer" or not right:
                 detail = "Send the header 'Authorization: Bearer TOKEN' with the token of this server."
                 raise Refusal(401, detail, (("www-authenticate", "Bearer"),))
-        if self.in_flight > rules.in_flight and scope["path"].startswith(PROTECTED):
-            raise Refusal(503, "Too many requests are in work; try again later.", (("retry-after", "1"),))
 
     async def _body(self, receive: Receive, headers: dict[str, str]) -> bytes:
         """The whole body.

@@ -33,8 +33,8 @@ BACKLOG = 1024
 class Connection(H11Protocol):
     """A connection that is cut if its client is too slow.
 
-    uvicorn limits only the time between two requests. Here, the head of a request must come in time, and what is sent
-    must be read in time.
+    uvicorn 0.54 limits only the time between two requests. Here, the head of a request must come in time, and what is
+    sent must be read in time.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -120,15 +120,21 @@ function panelOf(run, onanswer) {
 }
 
 function frame(run, parts) {
-  const facts = [`${run.num_layers} layers`, `${run.num_heads} heads`, `${millions(run.parameters)} parameters`].join(
-    " · ",
-  );
+  const sizes = [
+    counted(run.num_layers, "layer"),
+    counted(run.num_heads, "head"),
+    `${millions(run.parameters)} parameters`,
+  ];
   return el(
     "section",
     { class: "panel" },
-    el("h2", {}, el("bdi", {}, visible(run.name)), el("span", { class: "facts" }, facts)),
+    el("h2", {}, el("bdi", {}, visible(run.name)), el("span", { class: "facts" }, sizes.join(" · "))),
     ...parts,
   );
+}
+
+function counted(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 function millions(count) {

@@ -42,6 +42,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of libraries; an error ends the build
 
 # Python
 autodoc_member_order = "bysource"

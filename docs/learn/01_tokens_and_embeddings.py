@@ -67,13 +67,14 @@ assert unknown["char"] == unknown["byte"] == 0 < unknown["word"]
 assert lengths["word"] < lengths["char"] < lengths["byte"]  # ä, ö, ü and ß are two bytes each
 if FULL:
     assert abs(lengths["word"] - 11.5) < 0.1
-    assert abs(lengths["byte"] - 71.8) < 0.1
+    assert abs(lengths["byte"] - 71.8) < 0.1 and lengths["char"] > 0.95 * lengths["byte"]
     assert abs(unknown["word"] - 0.023) < 0.001
 
 # %% [markdown]
-# With 5,000 sentences to learn from, words give short sentences (11.5 tokens), but 2.3 % of them are unknown, although
-# this grammar has only a few hundred base words. Bytes know everything, but a sentence is six times as long (71.8
-# tokens). Length is expensive: each token will be compared with each other token (chapter 2).
+# With 5,000 sentences to learn from, words give short sentences (11.5 tokens), but 2.3 % of the tokens are unknown,
+# although this grammar has only a few hundred base words. No byte is unknown, but a sentence is six times as long (71.8
+# tokens), and with characters it is nearly as long. Length is expensive: each token will be compared with each other
+# token (chapter 2).
 #
 # ## Between words and characters: byte-pair encoding
 #
@@ -112,15 +113,17 @@ counts = {"sleeps": 6, "sleeping": 5, "keeps": 4, "reading": 2}
 pairs = learn_pairs(counts, 6)
 print("pairs:", ["+".join(pair) for pair in pairs])
 
-tokens = list("sweeping")  # a word that was not in the list
+tokens = list("keeping")  # a word that was not in the list
 for pair in pairs:
     tokens = merge(tokens, pair)
-print("sweeping:", tokens)
-assert tokens == ["s", "w", "eep", "ing"]
+print("keeping:", tokens)
+assert tokens == ["k", "eep", "ing"]
+assert set(tokens) <= set("".join(counts)) | {a + b for a, b in pairs}  # all known
 
 # %% [markdown]
-# "eep" occurs 15 times, so it became a token. The new word "sweeping" is spelled from known pieces. No word can be
-# unknown, as long as its characters are known: they stay in the vocabulary.
+# "eep" occurs 15 times, so it became a token. The new word "keeping" is spelled from known pieces. No word can be
+# unknown, as long as its characters are known: they stay in the vocabulary. ("sweeping" would be unknown: no word of
+# the list has a "w".)
 #
 # The library does the same with bytes instead of characters, and puts the space before a word into the token (shown as
 # `▁`). It learns the pairs from the training split. The number of entries is ours to choose.
@@ -162,8 +165,8 @@ if FULL:
 # ```
 #
 # ```{admonition} Exercise 1.1
-# The list of pairs has an order. Does the order matter? Encode "sleeps" with the pairs of `counts` in the learned order
-# and in the reverse order. First guess the result.
+# The list of pairs has an order. Does the order matter? Encode "sleeps" with `pairs` in the learned order and in the
+# reverse order. First guess the result.
 # ```
 
 # %% tags=["hide-cell"]
@@ -173,15 +176,15 @@ for pair in pairs:
 for pair in reversed(pairs):
     backward = merge(backward, pair)
 print(forward, backward)
-# In reverse order, "ee" and "p" are still apart when their pair comes, so hardly anything is merged.
+# In reverse order, the pair "ee" and "p" comes before the pair "e" and "e". There is no "ee" yet, so hardly anything is
+# merged.
 assert len(forward) < len(backward)
 
 # %% [markdown]
 # ## An id is a name, not a quantity
 #
-# The encoder of the library gives ids. The id of "dog" may be 412, and that of "dogs" 97. It means nothing that 412 is
-# larger than 97. If we number all entries anew, nothing is lost. So the model must not compute with ids. It looks them
-# up.
+# The tokenizer gives ids. The id of "dog" may be 412, and that of "dogs" 97. It means nothing that 412 is larger than
+# 97. If we number all entries anew, nothing is lost. So the model must not compute with ids. It looks them up.
 #
 # ## An embedding is a row of a table
 #
@@ -205,8 +208,9 @@ assert torch.equal(looked_up, one_hot @ table.weight)
 print("embeddings:", tuple(looked_up.shape))
 
 # %% [markdown]
-# Learning changes only the rows that were looked up. All other rows have the gradient 0 in this step. (If the table
-# also is the output layer, see the end of this chapter, every row gets a gradient from there.)
+# Only the rows that were looked up get a gradient. All other rows have the gradient 0 in this step, so plain gradient
+# descent does not move them. (Adam may still move them a little, because it remembers earlier gradients. And if the
+# table also is the output layer, see the end of this chapter, every row gets a gradient from there.)
 
 # %%
 looked_up.square().sum().backward()
@@ -226,9 +230,9 @@ assert touched == sorted(set(ids.tolist()))
 # ```
 #
 # We can watch this. The small model below predicts a word from its two neighbours on the left and its two neighbours on
-# the right: it adds their four embeddings and compares the sum with all rows of the table. (This is the continuous bag
-# of words of Mikolov et al. 2013, arXiv:1301.3781, section 3.1. It is not a Transformer, but the table is the same kind
-# of table.)
+# the right: it adds their four embeddings and compares the sum with all rows of the table. (This is a simple form of
+# the continuous bag of words of Mikolov et al. 2013, arXiv:1301.3781, section 3.1. It is not a Transformer, but the
+# table is the same kind of table.)
 
 # %%
 WORDS = (
@@ -300,17 +304,18 @@ if FULL:
 
 # %% [markdown]
 # Before training, the mean cosine of two words is 0, whether they belong to one group or not. After 500 steps it is
-# 0.57 within a group and 0.22 across groups. Nobody told the model that "dog" and "cat" are animals. They stand in the
-# same places, so their rows moved together. Even "station" and "market" form a small group of their own: one is *at*
-# the station and *at* the market, but *in* the garden.
+# 0.57 within a group and 0.22 across groups: in the picture, the groups are red squares along the diagonal. Nobody told
+# the model that "dog" and "cat" are animals. They stand in the same places, so their rows moved together. In the
+# picture, even "station" and "market" form a small group of their own: one is *at* the station and *at* the market, but
+# *in* the garden.
 #
 # ## Scale and sharing: two details of the paper
 #
 # **Scale.** The paper multiplies embeddings by $\sqrt{D}$ (Vaswani et al. 2017, arXiv:1706.03762, section 3.4) and does
-# not say why. Two facts explain it. The same table is also the output layer (next point), so its numbers must be small.
-# The library draws them with variance $1/D$. And the positions of chapter 4 are added to the embeddings. Their numbers
-# are sines and cosines, with a typical size of 0.71. Without the factor, the embedding would be much smaller than the
-# position.
+# not say why. Here is our explanation. The same table is also the output layer (next point). There each score is a sum
+# of $D$ products. With entries of variance 1 the scores would be large at the start, so the library draws the entries
+# with variance $1/D$. And the positions of chapter 4 are added to the embeddings. Their numbers are sines and cosines,
+# with a typical size of 0.71. Without the factor, the embedding would be much smaller than the position.
 
 # %%
 from multihead.config.model import ModelConfig
@@ -335,13 +340,12 @@ assert abs(size(encoder.positions.weight) - 0.5**0.5) < 0.01
 # %% [markdown]
 # **Sharing.** At the end, a Transformer compares its last vector with each entry of the vocabulary. The output layer is
 # a matrix of $V \times D$ numbers, as the embedding is. One matrix can serve as both (Press and Wolf 2017,
-# arXiv:1608.05859). In our library this is `model.tie_embeddings`. In a small model, the tables are most of the
-# parameters.
+# arXiv:1608.05859). In our library this is `model.tie_embeddings`. Exercise 1.2 asks how much it saves.
 #
 # ```{admonition} Exercise 1.2
-# The base model of the paper has 65 million parameters (table 3), $D = 512$, and one table of about 37,000 entries for
-# source, target and output (section 5.1). Which share of the parameters is the table? How many parameters would the
-# model have with three separate tables?
+# The base model, the smaller one of the paper, has 65 million parameters (table 3), $D = 512$, and one table of about
+# 37,000 entries for source, target and output (section 5.1). Which share of the parameters is the table? How many
+# parameters would the model have with three separate tables?
 # ```
 
 # %% tags=["hide-cell"]

@@ -32,7 +32,7 @@ plt.rcParams["font.size"] = 11
 
 # %%
 words = ["cat", "sees", "dogs"]
-X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # [T, D]: 3 words, 2 numbers
+X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # [T, D]: T = 3 words, D = 2 numbers
 
 # %% [markdown]
 # ## The first matrix product: scores
@@ -47,7 +47,7 @@ X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # [T, D]: 3 words, 2 num
 # All nine dot products together are one matrix product, $S = X X^\top$.
 
 # %%
-S = X @ X.T  # [T, T]
+S = X @ X.T  # [T, T]; `.T` swaps rows and columns
 print(S)
 assert S.tolist() == [[1, 0, 1], [0, 1, 1], [1, 1, 2]]
 
@@ -65,7 +65,7 @@ assert S.tolist() == [[1, 0, 1], [0, 1, 1], [1, 1, 2]]
 # \frac{2.718}{6.437} = 0.422, \quad \frac{1}{6.437} = 0.155, \quad \frac{2.718}{6.437} = 0.422
 # $$
 #
-# Each **row** sums to 1. The columns need not.
+# Each **row** sums to 1. The columns need not. The matrix of these weights is also called a **map**.
 
 # %%
 A = S.softmax(dim=1)  # along the row
@@ -77,10 +77,10 @@ assert not torch.allclose(A.sum(0), torch.ones(3), atol=0.1)
 # %% [markdown]
 # ## The second matrix product: the mean
 #
-# The new vector of "cat" is the weighted mean of all three words:
+# The new vector of "cat" is the weighted mean of all three words (we round only the result):
 #
 # $$
-# 0.422 \cdot (1, 0) + 0.155 \cdot (0, 1) + 0.422 \cdot (1, 1) = (0.845, 0.578)
+# 0.4223 \cdot (1, 0) + 0.1554 \cdot (0, 1) + 0.4223 \cdot (1, 1) = (0.845, 0.578)
 # $$
 #
 # For all words at once, this is $Y = A X$. Two matrix products and a softmax between them: that is self-attention.
@@ -108,8 +108,9 @@ assert torch.allclose(Y[0], torch.tensor([0.845, 0.578]), atol=1e-3)
 # \text{Attention}(Q, K, V) = \text{softmax}\left(\frac{Q K^\top}{\sqrt{K}}\right) V
 # $$
 #
-# The $K$ below the root is a number (the paper writes $d_k$), the one in $Q K^\top$ is the matrix of all keys. We
-# invent three small matrices. The first one swaps the two numbers of a word and doubles them.
+# The $K$ below the root is a number (the paper writes $d_k$), the one in $Q K^\top$ is the matrix of all keys. $V$ is
+# the matrix of all values. (In chapter 1, $V$ was the number of entries.) We invent three small matrices. The first one
+# swaps the two numbers of a word and doubles them.
 
 # %%
 W_Q = torch.tensor([[0.0, 2.0], [2.0, 0.0]])
@@ -125,15 +126,16 @@ def self_attention(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return weights @ value, weights
 
 
-by_hand, weights = self_attention(X)
-print("weights:\n", weights, "\nnew vectors:\n", by_hand, sep="")
+in_four_lines, weights = self_attention(X)
+print("weights:\n", weights, "\nnew vectors:\n", in_four_lines, sep="")
 
 # %% [markdown]
 # Let us check the row of "cat" with a pencil. Its query is $(1, 0)\, W_Q = (0, 2)$. The keys are the rows of $X$, since
 # $W_K$ changes nothing. The scores are 0, 2, 2. Divided by $\sqrt 2$ they are 0, 1.414, 1.414. The softmax gives 0.108,
 # 0.446, 0.446: now "cat" looks mostly at other words.
 #
-# The figure shows both maps. A row is a word that looks. A column is a word that is looked at.
+# The figure shows this map beside the one without learned matrices. A row is a word that looks. A column is a word that
+# is looked at.
 
 # %%
 assert torch.allclose(weights[0], torch.tensor([0.108, 0.446, 0.446]), atol=5e-4)
@@ -158,8 +160,9 @@ plt.show()
 # ```{admonition} A usual mistake: "Queries, keys and values are three inputs"
 # :class: warning
 # In self-attention there is one input, $X$. All three come from it, by three matrices. The matrices are learned and
-# stored. Queries, keys and values are not: they are computed anew for each sentence. Nothing is looked up in a store of
-# keys, and every key answers every query, only with different weights.
+# stored. Queries, keys and values are not: they are computed anew for each sentence. (While a model writes one text, it
+# may keep the keys and values of this text: the cache of chapter 8.) Nothing is looked up in a store of keys, and every
+# key answers every query, only with different weights.
 # ```
 #
 # ```{admonition} A usual mistake: "The query is the question of a word, and the key is its description"
@@ -176,7 +179,7 @@ W_Q, W_K = W_Q @ M, W_K @ torch.linalg.inv(M).T
 other, other_weights = self_attention(X)
 print("queries now:\n", X @ W_Q, sep="")
 assert torch.allclose(other_weights, weights, atol=1e-6)
-assert torch.allclose(other, by_hand, atol=1e-6)
+assert torch.allclose(other, in_four_lines, atol=1e-6)
 
 # %% [markdown]
 # ## The same from the library
@@ -184,6 +187,7 @@ assert torch.allclose(other, by_hand, atol=1e-6)
 # `MultiHeadAttention` is the class that all models of the library use. We give it our matrices. PyTorch's linear layers
 # store a matrix transposed, so we transpose. The class has one matrix more, `output`, which mixes several heads
 # (chapter 3). With one head we set it to the identity. A `Scope` says what may be attended to. Here it is everything.
+# (It also names the number type in which the layer computes, because chapter 11 uses shorter numbers.)
 
 # %%
 attention = MultiHeadAttention(ModelConfig(d_model=2, num_heads=1, bias=False))
@@ -196,19 +200,22 @@ with torch.no_grad():
     map_of_library = attention_weights(attention, X[None], Scope(X.dtype))[0, 0]  # [T, T]
 
 print(from_library)
-assert (from_library - by_hand).abs().max() < 1e-6
+assert (from_library - in_four_lines).abs().max() < 1e-6
 assert (map_of_library - weights).abs().max() < 1e-6
-assert (F.scaled_dot_product_attention(X @ W_Q, X @ W_K, X @ W_V) - by_hand).abs().max() < 1e-6  # PyTorch's own
+pytorch = F.scaled_dot_product_attention(X @ W_Q, X @ W_K, X @ W_V)
+assert (pytorch - in_four_lines).abs().max() < 1e-6
 
 # %% [markdown]
 # ## Why divide by the square root of K
 #
-# A dot product of $K$ numbers is a sum of $K$ terms. If the entries of query and key are independent with variance 1,
-# the sum has variance $K$ (footnote 4 of the paper). So scores grow with $\sqrt K$. A softmax of large scores is almost
-# 1 at one place and 0 elsewhere. Then its gradient is almost 0, and nothing can be learned.
+# A dot product of $K$ numbers is a sum of $K$ terms. If the entries of query and key are independent with mean 0 and
+# variance 1, the sum has variance $K$ (footnote 4 of the paper). So scores, and the differences between them, grow with
+# $\sqrt K$. If the differences are large, the softmax is almost 1 at one place and 0 elsewhere. Then its gradient is
+# small, and learning gets slow.
 #
 # We measure it with random queries and 10 random keys: how large is the largest weight, and how large is the derivative
-# of the weights with respect to the scores?
+# of the weights with respect to the scores? (The derivative is a matrix of 10 by 10 numbers. Its norm is the root of
+# the sum of their squares.)
 
 # %%
 dimensions = [1, 4, 16, 64, 256, 1024]
@@ -249,8 +256,9 @@ if FULL:
 #
 # ```{admonition} A usual mistake: "The scale is there so that the exponential does not overflow"
 # :class: warning
-# It is not. Adding the same number to all scores of a row changes no weight, so every implementation first subtracts
-# the largest score. Nothing overflows. The scale keeps the softmax in the range where it has a gradient.
+# It is not. Adding the same number to all scores of a row changes no weight, so a softmax can first subtract the
+# largest score. Then nothing overflows, and PyTorch's softmax does not (exercise 2.1). The scale keeps the softmax in
+# the range where it has a gradient.
 # ```
 #
 # ```{admonition} A usual mistake: "Divide by the square root of the model's width"
@@ -260,8 +268,8 @@ if FULL:
 # ```
 #
 # ```{admonition} Exercise 2.1
-# Show the first of the two statements: add 1,000 to all scores. What does `softmax` give? What does the formula $e^s /
-# \sum e^s$ give if you compute it as it is written?
+# Show that a common number changes nothing: add 1,000 to all scores. What does `softmax` give? What does the formula
+# $e^s / \sum e^s$ give if you compute it as it is written?
 # ```
 
 # %% tags=["hide-cell"]
@@ -287,8 +295,8 @@ assert torch.allclose((scores / 1e-3).softmax(1)[0], torch.tensor([0.0, 0.5, 0.5
 # ## What it costs
 #
 # The map has one number for each pair of tokens: $T^2$ numbers for $T$ tokens. Twice the length is four times the work.
-# The products with the weight matrices grow only with $T$ (table 1 of the paper). In return, any two tokens are one
-# step apart, however long the text is. In a recurrent network they are up to $T$ steps apart.
+# The products with the weight matrices grow only with $T$. In return, any two tokens are one step apart, however long
+# the text is. In a recurrent network they are up to $T$ steps apart (table 1 of the paper).
 #
 # ```{admonition} Exercise 2.3
 # The base model of the paper has 6 layers and 8 heads. How many megabytes do the maps of its encoder take for a text of
@@ -306,7 +314,8 @@ assert megabytes == {1000: 192.0, 10_000: 19_200.0}
 #
 # - Self-attention is two matrix products with a softmax between them. Each token gets a weighted mean of the values of
 #   all tokens.
-# - Queries, keys and values are three linear maps of the same input. Only the product of query and key has a meaning.
+# - Queries, keys and values are products of the same input with three learned matrices. Only the product of query and
+#   key has a meaning.
 # - The softmax works along the row. Each row of the map sums to 1.
 # - Division by $\sqrt K$ keeps the softmax in the range where it can learn.
 #

@@ -41,7 +41,24 @@ class MultiheadError(Exception):
 
     def __str__(self) -> str:
         tail = f"; fix: {self.fix}" if self.fix else ""
-        return f"error[{self.code}] {self.where}: {self.what}{tail}"
+        return in_one_line(f"error[{self.code}] {self.where}: {self.what}{tail}")
+
+    def lines(self) -> list[str]:
+        """Returns what a terminal shows: the error, and a line for each of the others."""
+        shown = self.others[: MOST_FINDINGS - 1]
+        hidden = len(self.others) - len(shown) + self.more
+        return [str(self), *map(in_one_line, shown), *([f"and {hidden:,} more"] if hidden else [])]
+
+    def _render_traceback_(self) -> list[str]:
+        """Returns what IPython and Jupyter show, by the name under which they look for it: the same as a terminal."""
+        if os.environ.get(SHOW_TRACEBACK) == "1":
+            return "".join(traceback.format_exception(self)).splitlines()
+        return self.lines()
+
+
+def in_one_line(text: str) -> str:
+    """Returns a text with each line break replaced by a blank."""
+    return re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", text).strip()
 
 
 Found = TypeVar("Found", bound=MultiheadError)
@@ -187,9 +204,7 @@ def report(error: BaseException) -> int:
     if os.environ.get(SHOW_TRACEBACK) == "1":
         sys.stderr.write(text)
     if isinstance(error, MultiheadError):
-        shown = error.others[: MOST_FINDINGS - 1]
-        hidden = len(error.others) - len(shown) + error.more
-        for line in (str(error), *shown, *([f"and {hidden:,} more"] if hidden else [])):
+        for line in error.lines():
             write_line(line)
         return error.status
     where, said = _where_traceback(error, text), f"{type(error).__name__}: {error}"
@@ -228,7 +243,7 @@ def _where_traceback(error: BaseException, text: str) -> str:
 
 def write_line(line: str) -> None:
     """Writes a text to stderr as one line, whatever characters it holds."""
-    line = re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", line).strip()
+    line = in_one_line(line)
     encoding = sys.stderr.encoding or "utf-8"
     sys.stderr.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     sys.stderr.flush()

@@ -15,6 +15,7 @@ from multihead.config.compose import compose
 from multihead.config.extras import EXTRAS, install
 from multihead.config.published import locate
 from multihead.errors import ConfigError, DataError
+from multihead.runs.learning_curves import frame
 
 ROOT = Path(__file__).parents[2]
 SWEEP = (
@@ -66,6 +67,7 @@ WANTS = {
     "psycopg": lambda: sweep("storage=postgresql://me@host/db"),
     "optuna": lambda: sweep(),
     "matplotlib": attention,
+    "pandas": lambda: frame(Path("x")),
     "tensorboard": tensorboard,
     "datasets": lambda: rows("hub"),
     "pyarrow": lambda: rows("parquet"),

@@ -226,3 +226,10 @@ def test_every_task_scores_the_same_under_two_ranks(tmp_path, task, forked_ranks
             assert two[name] == pytest.approx(value, rel=1e-3, abs=2e-3), name
     samples = [(tmp_path / run / "samples.jsonl").read_text().count('"split": "test"') for run in ("one", "two")]
     assert samples[0] == samples[1] >= 20
+
+
+def test_quiet_ranks_show_nothing(tmp_path, capfd, forked_ranks):
+    words = [*SMOKE, *TWO, f"run_dir={tmp_path / 'run'}"]
+    multihead.train(words, quiet=True)
+    assert capfd.readouterr() == ("", "")
+    assert "step 10/10  val" in (tmp_path / "run" / "train.log").read_text()

@@ -6,8 +6,9 @@ import json
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose
 from multihead.config.model import ModelConfig
@@ -15,6 +16,10 @@ from multihead.config.settings import read_words
 from multihead.config.slots import SLOTS
 from multihead.config.verbs import DoctorSettings
 from multihead.errors import ConfigError
+
+if TYPE_CHECKING:
+    from multihead.checking.outcome import Outcome
+    from multihead.checking.subject import Subject
 
 DEFAULT = "task=translation"
 """The task if none is given: it has both stacks and all kinds of attention."""
@@ -24,40 +29,69 @@ FINDINGS = 2
 """Exit status if there are findings."""
 
 
+@dataclass(frozen=True)
+class Examination:
+    """A model that is ready to be checked."""
+
+    settings: DoctorSettings
+    subject: Subject
+    baseline: Subject | None
+    about: dict[str, Any]
+    """What is checked, as plain data."""
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> Examination:
+        """Builds the model that the words describe.
+
+        Raises:
+            ConfigError: If the words are not valid.
+        """
+        from multihead.capabilities import limit_threads
+        from multihead.checking.subject import parts_of, subjects
+
+        settings, words = read_words(DoctorSettings, words)
+        composition, added = composed(words)
+        limit_threads()
+        subject, baseline, notes = subjects(composition)
+        config, plugin = subject.config, subject.plugin
+        about: dict[str, Any] = {
+            "words": [*words, *added],
+            "task": config.task.name,
+            "task_of": plugin.name if plugin and config.task.name in plugin.tasks else "",
+            "changed": parts_of(config, plugin),
+            "notes": notes,
+        }
+        return cls(settings, subject, baseline, about)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yields the outcome of each check when it is done."""
+        from multihead.checking.examination import examine
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="torch")
+            yield from examine(self.subject, self.baseline, self.settings.checks, self.settings.seconds)
+
+
 def run(words: Sequence[str]) -> int:
     """Runs ``multihead doctor``; see `DoctorSettings`."""
-    settings, words = read_words(DoctorSettings, words)
-    composition, added = composed(words)
-    from multihead.capabilities import limit_threads
-    from multihead.checking.examination import examine, is_healthy
-    from multihead.checking.subject import parts_of, subjects
+    examination = Examination.of(words)
+    settings, about = examination.settings, examination.about
+    from multihead.checking.examination import is_healthy
+    from multihead.checking.report import as_json, paragraphs, table, verdict
     from multihead.runs.screen import report_console
 
-    limit_threads()
-    warnings.filterwarnings("ignore", module="torch")
-    subject, baseline, notes = subjects(composition)
-    config, plugin = subject.config, subject.plugin
-    about: dict[str, Any] = {
-        "words": [*words, *added],
-        "task": config.task.name,
-        "task_of": plugin.name if plugin and config.task.name in plugin.tasks else "",
-        "changed": parts_of(config, plugin),
-        "notes": notes,
-    }
     outcomes = []
-    for outcome in examine(subject, baseline, settings.checks, settings.seconds):
+    for outcome in examination.outcomes():
         outcomes.append(outcome)
         if settings.format == "table" and sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[K{outcome.name}: {outcome.status}")
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
-    from multihead.checking.report import as_json, paragraphs, table, verdict
-
     if settings.format == "json":
         sys.stdout.write(json.dumps(as_json(outcomes, about), indent=1) + "\n")
     else:
         console = report_console()
-        console.print(_head(about, config.model), markup=False, soft_wrap=not sys.stdout.isatty())
+        console.print(_head(about, examination.subject.config.model), markup=False, soft_wrap=not sys.stdout.isatty())
         console.print(table(outcomes))
         for line in "\n".join(paragraphs(outcomes)).split("\n"):
             console.print(_wrapped(line, console.width), markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ EXTRAS = {
     "psycopg": "postgresql",
     "optuna": "sweep",
     "matplotlib": "plot",
+    "pandas": "notebook",
     "tensorboard": "tensorboard",
     "datasets": "hub",
     "huggingface_hub": "hub",

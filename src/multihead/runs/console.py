@@ -1,7 +1,8 @@
 """The messages of a run: on the screen, and in `train.log`.
 
 Everything goes through the ``multihead`` logger. A record may have ``renderable``, which rich draws instead of the
-text, ``quiet``, if a terminal does not show it, or ``once``, if only the first record with that value is shown.
+text, ``quiet``, if a terminal or notebook does not show it, or ``once``, if only the first record with that value is
+shown.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from multihead.errors import MachineError, reason
+from multihead.runs import notebook
 from multihead.runs.screen import PIPE_WIDTH, without_trailing_blanks
 
 log = logging.getLogger("multihead")
@@ -31,10 +33,16 @@ COMMAND = re.compile(r"(multihead|python train\.py|wandb sync|pip install) ")
 
 
 class Log:
-    """The open console and ``train.log``. Closing it restores the state of the logging module."""
+    """The open console and ``train.log``. Closing it restores the state of the logging module.
 
-    def __init__(self, console: Console, handlers: Sequence[logging.Handler]):
-        self.console, self.handlers = console, handlers
+    Args:
+        console: The console.
+        handlers: The handlers that write the messages.
+        in_notebook: Whether the console is the output of a notebook's cell.
+    """
+
+    def __init__(self, console: Console, handlers: Sequence[logging.Handler], in_notebook: bool = False):
+        self.console, self.handlers, self.in_notebook = console, handlers, in_notebook
         self._before = {name: _state(logging.getLogger(name)) for name in ("multihead", *LIBRARIES)}
         for name in self._before:
             logger = logging.getLogger(name)
@@ -65,16 +73,22 @@ def open_terminal() -> Console | None:
     return _open.console if _open is not None and _open.console.is_terminal else None
 
 
+def open_notebook() -> bool:
+    """Whether the open log writes to a notebook."""
+    return _open is not None and _open.in_notebook
+
+
 def _state(logger: logging.Logger) -> tuple[list[logging.Handler], bool, int]:
     return logger.handlers, logger.propagate, logger.level
 
 
-def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
+def open_log(run_dir: Path | None, console: Console | None = None, quiet: bool = False) -> Log:
     """Sends the run's messages to the console (standard output) and to ``train.log``.
 
     Args:
         run_dir: The directory of ``train.log``, or None to write to the console alone.
         console: A console that is used instead of standard output.
+        quiet: Shows nothing. ``train.log`` has the messages.
 
     Raises:
         MachineError: If ``train.log`` cannot be opened.
@@ -82,11 +96,15 @@ def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
     global _open
     if _open is not None:
         _open.close()
-    if console is None:
+    in_notebook = console is None and not quiet and notebook.in_notebook()
+    if quiet:
+        console = Console(file=io.StringIO())
+    elif console is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a translation may not fit the terminal's encoding
-        console = Screen(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-    handlers: list[logging.Handler] = [_ConsoleHandler(console)]
+        width = None if sys.stdout.isatty() else notebook.WIDTH if in_notebook else PIPE_WIDTH
+        console = Screen(highlight=False, width=width, force_jupyter=False)  # rich would draw a frame for each line
+    handlers: list[logging.Handler] = [logging.NullHandler() if quiet else _ConsoleHandler(console, in_notebook)]
     if run_dir is not None:
         try:
             file = _FileHandler(run_dir / "train.log", encoding="utf-8", errors="replace")
@@ -94,7 +112,7 @@ def open_log(run_dir: Path | None, console: Console | None = None) -> Log:
             raise MachineError(str(run_dir / "train.log"), f"cannot be opened ({error.strerror})") from error
         file.setFormatter(_FileFormatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         handlers.append(file)
-    _open = Log(console, handlers)
+    _open = Log(console, handlers, in_notebook)
     return _open
 
 
@@ -141,9 +159,9 @@ class _NeverEndsTheRun(logging.Handler):
 class _ConsoleHandler(_NeverEndsTheRun):
     what = "the screen"
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, in_notebook: bool):
         super().__init__()
-        self.console = console
+        self.console, self.has_bar = console, console.is_terminal or in_notebook
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -152,7 +170,7 @@ class _ConsoleHandler(_NeverEndsTheRun):
             self.handleError(record)
 
     def _show(self, record: logging.LogRecord) -> None:
-        if getattr(record, "quiet", False) and self.console.is_terminal:
+        if getattr(record, "quiet", False) and self.has_bar:
             return
         drawn = getattr(record, "renderable", None)
         if drawn is None:
@@ -172,7 +190,7 @@ class _ConsoleHandler(_NeverEndsTheRun):
 def _as_text(renderable: Any, width: int) -> str:
     """A table as plain lines, without the blanks that fill its last column."""
     text = io.StringIO()
-    Console(file=text, width=width, highlight=False).print(renderable)
+    Console(file=text, width=width, highlight=False, force_jupyter=False).print(renderable)
     return without_trailing_blanks(text.getvalue().rstrip("\n"))
 
 

@@ -1,4 +1,4 @@
-"""What a training shows while it goes: a bar in a terminal, plain lines elsewhere and in `train.log`."""
+"""What a training shows while it goes: a bar in a terminal or notebook, plain lines elsewhere and in `train.log`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rich.progress import Progress as Bar
 from multihead.config.training import Config
 from multihead.errors import side_output
 from multihead.metrics.selection import is_better, loss_beside
-from multihead.runs.console import open_terminal
+from multihead.runs.console import open_notebook, open_terminal
+from multihead.runs.notebook import NotebookBar
 from multihead.runs.tables import duration, number, short
 
 if TYPE_CHECKING:
@@ -33,15 +34,15 @@ BAR = side_output("the progress bar")
 class Progress(L.Callback):
     """Shows steps done, loss, the monitored metric, tokens per second and time left.
 
-    In a terminal this is a bar, with a line above it for each validation. Elsewhere, and in ``train.log``, there is a
-    line for each log interval and each validation. Metrics are read only when they are shown. The time left includes
-    validations and saves at their share so far; tokens per second leave them out.
+    In a terminal or notebook this is a bar, with a line beside it for each validation. Elsewhere, and in
+    ``train.log``, there is a line for each log interval and each validation. Metrics are read only when they are
+    shown. The time left includes validations and saves at their share so far; tokens per second leave them out.
     """
 
     def __init__(self, config: Config):
         self.monitor, self.mode = config.task.monitor, config.task.monitor_mode
         self.interval = config.trainer.log_every_n_steps
-        self.bar: Bar | None = None
+        self.bar: Bar | NotebookBar | None = None
         self.shown: TaskID | None = None
         self.first_step = self.reported = 0
         self.started = self.mark = 0.0
@@ -179,7 +180,7 @@ class Progress(L.Callback):
     def _line(
         self, trainer: L.Trainer, values: Mapping[str, float], *, quiet: bool = False, is_best: bool = False
     ) -> None:
-        """Writes one plain line. A terminal does not show a quiet line, because the bar has its numbers."""
+        """Writes one plain line. Where there is a bar, a quiet line is not shown, because the bar has its numbers."""
         if not trainer.is_global_zero or not values:
             return
         split = next(iter(values)).partition("/")[0]
@@ -199,18 +200,22 @@ class Progress(L.Callback):
 
     def _open(self, what: str, total: float) -> None:
         self._close()
+        self.bar = NotebookBar() if open_notebook() else self._in_terminal()
+        if self.bar is not None:
+            self.shown = self.bar.add_task(what, total=total, loss="", monitor="", speed="", left="")
+            self.bar.start()
+
+    def _in_terminal(self) -> Bar | None:
         console = open_terminal()
         if console is None:
-            return
+            return None
         columns = ["{task.description}", "{task.completed}/{task.total}"]
         numbers = ["{task.fields[loss]}", "{task.fields[monitor]}", "{task.fields[speed]}", "{task.fields[left]}"]
         texts = [TextColumn(text, markup=False) for text in columns]
-        self.bar = Bar(
+        return Bar(
             texts[0], BarColumn(bar_width=None), *texts[1:], *(TextColumn(text, markup=False) for text in numbers),
             console=console, transient=True, expand=True, refresh_per_second=4,
         )  # fmt: skip
-        self.shown = self.bar.add_task(what, total=total, loss="", monitor="", speed="", left="")
-        self.bar.start()
 
     def _update(self, completed: int, fields: Mapping[str, Any] | None = None) -> None:
         if self.bar is not None and self.shown is not None:

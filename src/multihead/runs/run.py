@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from multihead import capabilities
 from multihead.config.compose import compose_from_run, load_yaml
@@ -17,6 +17,8 @@ from multihead.errors import CheckpointError, ConfigError
 from multihead.runs.directory import load_vocab, run_directory
 
 if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
     from torch import Tensor
 
     from multihead.tasks.attention import AttentionMaps
@@ -42,7 +44,7 @@ class _Scores(Protocol):
     def score(self, *texts: list[str]) -> list[float]: ...
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A loaded run. ``model`` is a plain ``nn.Module``; which other methods work depends on the task.
 
@@ -60,6 +62,52 @@ class Run:
     def model(self) -> Model:
         """The backbone and the head."""
         return self.task.model
+
+    @property
+    def metrics(self) -> pandas.DataFrame:
+        """The rows of metrics.csv by step, as a pandas frame; a row has NaN for a metric that it does not hold.
+
+        ``run.metrics["val/loss"].dropna()`` is the validation loss by step.
+
+        Raises:
+            ConfigError: If pandas is not installed.
+            CheckpointError: If the run directory has no metrics.csv.
+        """
+        from multihead.runs.learning_curves import frame
+
+        return frame(self.path)
+
+    def plot(self, *names: str) -> list[Axes]:
+        """Draws learning curves with matplotlib, and returns an axes for each name.
+
+        Args:
+            *names: Columns of metrics.csv, such as ``val/bleu``, or names without a split, such as ``loss``. By
+                default the loss, and the metric that chose the best checkpoint.
+
+        Raises:
+            ConfigError: If matplotlib is not installed, or if there is no such column.
+            CheckpointError: If the run directory has no metrics.csv.
+        """
+        from multihead.runs.learning_curves import plot
+
+        monitor = self.config.task.monitor
+        return plot(self.path, names or ("loss", *([] if monitor == "val/loss" else [monitor])))
+
+    def __repr__(self) -> str:
+        from multihead.runs.notebook import in_line
+
+        return in_line(self.path, self._facts(), self.config.task.monitor.replace("val/", "test/", 1))
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows, by the name under which it looks for it."""
+        from multihead.runs.notebook import as_html
+
+        return as_html(self.path, self._facts(), self._methods())
+
+    def _facts(self) -> dict[str, str]:
+        from multihead.runs.notebook import describe
+
+        return describe(self.path, self.config, sum(p.numel() for p in self.model.parameters()))
 
     def predict(self, texts: str | Sequence[str], part: str = "", **decoding: Any) -> list[list[dict[str, Any]]]:
         """Returns a list of outputs for each text, the best output first.
@@ -84,6 +132,10 @@ class Run:
             say_without_effect(replace(self.config, decoding=changed))
         return task.predict(texts, changed)
 
+    @overload
+    def translate(self, texts: str, **decoding: Any) -> str: ...
+    @overload
+    def translate(self, texts: Sequence[str], **decoding: Any) -> list[str]: ...
     def translate(self, texts: str | Sequence[str], **decoding: Any) -> str | list[str]:
         """Returns the best translation of a text, or a list with that of each text of a list.
 
@@ -92,26 +144,46 @@ class Run:
         """
         return self._best("translate", texts, decoding)
 
+    @overload
+    def summarize(self, texts: str, **decoding: Any) -> str: ...
+    @overload
+    def summarize(self, texts: Sequence[str], **decoding: Any) -> list[str]: ...
     def summarize(self, texts: str | Sequence[str], **decoding: Any) -> str | list[str]:
         """Returns the best summary of a text, or a list with that of each text of a list."""
         return self._best("summarize", texts, decoding)
 
+    @overload
+    def generate(self, prompts: str, **decoding: Any) -> str: ...
+    @overload
+    def generate(self, prompts: Sequence[str], **decoding: Any) -> list[str]: ...
     def generate(self, prompts: str | Sequence[str], **decoding: Any) -> str | list[str]:
         """Continues a prompt, or each prompt of a list: ``run.generate(["Once"], do_sample=True, seed=1)``."""
         return self._best("generate", prompts, decoding)
 
+    @overload
+    def classify(self, texts: str) -> dict[str, Any]: ...
+    @overload
+    def classify(self, texts: Sequence[str]) -> list[dict[str, Any]]: ...
     def classify(self, texts: str | Sequence[str]) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the label and probability of a text, or of each text of a list. Both are None for a blank text."""
         found = self.predict(_listed("classify", texts), self._part("classify"))
         best = [outputs[0] if outputs else {"label": None, "probability": None} for outputs in found]
         return best[0] if isinstance(texts, str) else best
 
+    @overload
+    def regress(self, texts: str) -> float | None: ...
+    @overload
+    def regress(self, texts: Sequence[str]) -> list[float | None]: ...
     def regress(self, texts: str | Sequence[str]) -> float | list[float | None] | None:
         """Returns the number of a text, or of each text of a list. It is None for a blank text."""
         found = self.predict(_listed("regress", texts), self._part("regress"))
         numbers = [outputs[0]["number"] if outputs else None for outputs in found]
         return numbers[0] if isinstance(texts, str) else numbers
 
+    @overload
+    def score(self, *texts: str) -> float: ...
+    @overload
+    def score(self, *texts: Sequence[str]) -> list[float]: ...
     def score(self, *texts: str | Sequence[str]) -> float | list[float]:
         """Returns the log probability in nats of a text, or of each text of a list.
 
@@ -191,14 +263,18 @@ class Run:
         found = [name for name in tasks if name in fits or (len(tasks) == 1 and name not in VERBS)]
         if found:
             return found[0]
+        methods = self._methods()
+        has = f"this run is task={self.task.settings.name}, which has {', '.join(methods)}"
+        raise ConfigError(f"run.{verb}", has, f"run.{methods[1] if len(methods) > 3 else methods[0]}")
+
+    def _methods(self) -> list[str]:
+        """Returns the methods that take texts, with their arguments."""
         calls = [
-            f"{v}({'texts' if n == 1 else 'sources, targets'})"
-            for name in tasks
-            for v, n in VERBS.get(name, {}).items()
+            f"{verb}({'texts' if number == 1 else 'sources, targets'})"
+            for name in self.task.members()
+            for verb, number in VERBS.get(name, {}).items()
         ]
-        methods = ", ".join(["predict(texts)", *calls, "embed(texts)", "attention(text)"])
-        has = f"this run is task={self.task.settings.name}, which has {methods}"
-        raise ConfigError(f"run.{verb}", has, f"run.{(calls or ['predict(texts)'])[0]}")
+        return ["predict(texts)", *calls, "embed(texts)", "attention(text)"]
 
 
 def _listed(verb: str, texts: str | Sequence[str]) -> list[str]:

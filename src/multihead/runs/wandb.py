@@ -143,8 +143,8 @@ class WandbMetrics(Logger):
         """Sends a table under a name."""
         import wandb
 
-        rows = [list(row) for row in rows]
-        self._waiting.put(lambda: self._send({"step": step}, {name: wandb.Table(columns=list(columns), data=rows)}))
+        listed: list[Any] = [list(row) for row in rows]
+        self._waiting.put(lambda: self._send({"step": step}, {name: wandb.Table(columns=list(columns), data=listed)}))
 
     def _send_now(self, coordinates: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         try:

@@ -34,6 +34,8 @@ class Assignment:
     """The plugin's file or name; empty if there is none."""
     notes: list[str]
     """Lines for the log about what the device has decided."""
+    quiet: bool = False
+    """Whether nothing is shown."""
     threads: int = 0
     """Number of threads of each rank; 0 leaves it to PyTorch."""
 

@@ -34,8 +34,12 @@ DECODED = 48
 """Largest number of texts that are decoded to measure the time of one."""
 
 
-def plan(composition: Composition) -> dict[str, Any]:
+def plan(composition: Composition, quiet: bool = False) -> dict[str, Any]:
     """Shows parameters, memory, operations, steps, disk and time of a run; returns them as one flat dict.
+
+    Args:
+        composition: The configuration of the run.
+        quiet: Shows nothing.
 
     Raises:
         MachineError: The run does not fit into the free memory.
@@ -43,7 +47,7 @@ def plan(composition: Composition) -> dict[str, Any]:
     from multihead.runs.console import open_log
 
     found, notes, ranks = measure(composition)
-    with contextlib.closing(open_log(None)):
+    with contextlib.closing(open_log(None, quiet=quiet)):
         for note in notes:
             log.info("%s", note)
         _show(found, ranks)

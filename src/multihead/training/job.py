@@ -54,10 +54,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("multihead")
 
 
-def train(composition: Composition) -> dict[str, Any]:
+def train(composition: Composition, quiet: bool = False) -> dict[str, Any]:
     """Trains in this process or in one per local device; returns what result.json holds, and ``run_dir``.
 
     With ``plan=true`` it does not train, and returns what the forecast says.
+
+    Args:
+        composition: The configuration of the run.
+        quiet: Shows nothing; ``train.log`` has all messages.
 
     Raises:
         MultiheadError: If the run fails in a way that the user can fix.
@@ -68,7 +72,7 @@ def train(composition: Composition) -> dict[str, Any]:
         from multihead.training.forecast import plan
 
         with leaving_on_signals():
-            return plan(composition)
+            return plan(composition, quiet)
     if composition.config.trainer.profile_steps and max(local_ranks(composition.config), world_size()) > 1:
         raise ConfigError("trainer.profile_steps", "only a run with one rank can be profiled", "devices=1")
     found = aim(composition)
@@ -80,10 +84,7 @@ def train(composition: Composition) -> dict[str, Any]:
     notes = [*settle(composition), *([] if found.resumes else published_notes(config))]
     if found.how == "done":
         if is_main_rank():
-            from multihead.runs.console import open_log
-
-            with contextlib.closing(open_log(None)):
-                log.info("%s is finished already; its result.json is unchanged", run_dir)
+            _say_finished(run_dir, quiet)
         return {**finished_result(run_dir), "run_dir": str(run_dir)}
     assignment = Assignment(
         tree=composition.tree,
@@ -93,6 +94,7 @@ def train(composition: Composition) -> dict[str, Any]:
         force=config.resume_force,
         plugin=config.plugin,
         notes=notes,
+        quiet=quiet,
     )
     try:
         with leaving_on_signals():
@@ -110,6 +112,13 @@ def train(composition: Composition) -> dict[str, Any]:
             _write_crash(run_dir / "crash.txt", error)
         raise
     return {**finished_result(run_dir), "run_dir": str(run_dir)}
+
+
+def _say_finished(run_dir: Path, quiet: bool) -> None:
+    from multihead.runs.console import open_log
+
+    with contextlib.closing(open_log(None, quiet=quiet)):
+        log.info("%s is finished already; its result.json is unchanged", run_dir)
 
 
 def _write_crash(file: Path, error: BaseException) -> None:
@@ -147,7 +156,7 @@ def _train(composition: Composition, assignment: Assignment, callbacks: Sequence
         return _fit(composition, assignment, task, steps, callbacks)
     with locked(run_dir), contextlib.ExitStack() as stack:
         _open_run_directory(composition, assignment, prepared)
-        stack.callback(open_log(run_dir).close)
+        stack.callback(open_log(run_dir, quiet=assignment.quiet).close)
         events = Events(run_dir / "events.jsonl")
         try:
             show_start(config, [*assignment.notes, *cautions(config)], prepared, task, run_dir)

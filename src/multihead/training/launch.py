@@ -154,7 +154,7 @@ def launch(ranks: int, assignment: Assignment) -> None:
         RankError: If a rank failed by a defect.
         Stopped: If a signal ended them.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -182,7 +182,7 @@ def launch(ranks: int, assignment: Assignment) -> None:
             max_restarts=0,
             monitor_interval=0.2,
             shutdown_timeout=SHUTDOWN_SECONDS,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=Std.ALL if assignment.quiet else Std.NONE),
         )
         try:
             elastic_launch(settings, sys.executable)("-m", RANK_PROGRAM, str(file))

@@ -1,5 +1,6 @@
 """A server on a socket: bad requests harm nobody, clients may go away, and a signal ends it when all is answered."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -12,10 +13,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import bad_requests
 import pytest
+import uvicorn
 from bad_requests import BAD, GOOD, outcome
+from uvicorn.server import ServerState
 
 from multihead.config.serving import TOKEN, ServeSettings
 from multihead.errors import ConfigError
@@ -70,6 +75,49 @@ def test_bad_requests_have_their_outcomes_and_harm_nobody(served, monkeypatch):
         status, answer = ask(address)
         assert status == 200 and answer["outputs"][0]["text"]
         until(lambda: "multihead_requests_in_flight 0" in service.meters.text())
+
+
+@contextlib.asynccontextmanager
+async def connected(monkeypatch, app: Any = None):
+    """A connection without a socket, which gives its client 0.1 s; yields it and its transport."""
+    monkeypatch.setattr(servers, "HEAD_SECONDS", 0.1)
+    config = uvicorn.Config(app, timeout_keep_alive=0, log_config=None)
+    connection, transport = servers.Connection(config, ServerState(), {}), Mock()
+    transport.get_extra_info.return_value = None
+    transport.is_closing.return_value = False
+    connection.connection_made(transport)
+    yield connection, transport
+    connection.connection_lost(None)
+
+
+def test_a_request_that_waited_in_the_connection_is_not_cut(monkeypatch):
+    async def app(scope, receive, send):
+        await asyncio.sleep(0.3 if scope["path"] == "/slow" else 0)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    async def test():
+        async with connected(monkeypatch, app) as (connection, transport):
+            connection.data_received(bad_requests.get("/quick") + bad_requests.get("/slow"))
+            await asyncio.sleep(0.35)
+            sent = b"".join(call.args[0] for call in transport.write.call_args_list)
+            assert b"/quick" in sent and b"/slow" in sent and not transport.abort.called
+            await asyncio.sleep(0.15)
+            assert transport.abort.called
+
+    asyncio.run(test())
+
+
+def test_a_client_that_has_read_an_answer_must_still_send_its_next_head_in_time(monkeypatch):
+    async def test():
+        async with connected(monkeypatch) as (connection, transport):
+            connection.pause_writing()
+            connection.resume_writing()
+            connection.data_received(GOOD[:20])
+            await asyncio.sleep(0.15)
+            assert transport.abort.called
+
+    asyncio.run(test())
 
 
 def test_a_client_that_goes_away_leaves_no_work(served, monkeypatch):

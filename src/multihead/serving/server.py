@@ -43,13 +43,12 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering():
             self._limit.cancel()
 
     def on_response_complete(self) -> None:
-        self._limit.cancel()
-        self._limit = self.loop.call_later(self.timeout_keep_alive + HEAD_SECONDS, self._cut)
-        super().on_response_complete()
+        super().on_response_complete()  # a request that waited in the connection may begin here
+        self._limit_client()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -58,7 +57,16 @@ class Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._limit_client()
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _limit_client(self) -> None:
+        """Limits the time until the next request, unless one is in work."""
         self._limit.cancel()
+        if not self._is_answering():
+            self._limit = self.loop.call_later(self.timeout_keep_alive + HEAD_SECONDS, self._cut)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._limit.cancel()

@@ -66,6 +66,7 @@ def test_what_is_refused(client, verb, body, status, sentence):
         (b'{"inputs": "a"}', {"content-type": "application/json", "host": "evil.example"}, 421),
         (b'{"inputs": "a"}', {"content-type": "application/json", "origin": "http://evil.example"}, 403),
         (b'{"inputs": "a"}', {"content-type": "application/json", "origin": "null"}, 403),
+        (b'{"inputs": "a"}', {"content-type": "application/json", "origin": "http://["}, 403),
     ],
 )
 def test_bodies_and_heads_that_are_refused(client, content, headers, status):
@@ -106,6 +107,11 @@ def test_the_token_is_needed_where_runs_are_read(new_client):
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "[::1]:8000"])
 def test_this_machine_has_several_names(client, host):
     assert client.get("/v1/runs", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:8000", "HTTP://127.0.0.1:8000", "https://127.0.0.1:8000"])
+def test_the_page_itself_may_ask(client, origin):
+    assert client.get("/v1/runs", headers={"origin": origin}).status_code == 200
 
 
 def test_every_answer_has_the_headers_of_a_safe_page(client):

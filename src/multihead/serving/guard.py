@@ -138,7 +138,7 @@ class Guard:
         if rules.hosts is not None and _name(host) not in rules.hosts:
             raise Refusal(421, "This server does not answer under this host name.")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.lower().partition("://")[2] != host.lower():
             raise Refusal(403, "Pages of other addresses may not use this server.")
         if rules.token and scope["path"].startswith(PROTECTED):
             scheme, _, given = headers.get("authorization", "").partition(" ")

@@ -2,8 +2,12 @@
 
 import json
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from multihead.serving.answers import classify
 
 TEXTS = ["The dog sleeps.", "", "A woman buys the book that the old man has read.", "Dogs"]
 
@@ -72,6 +76,13 @@ def test_an_effect_is_what_the_probability_loses_without_the_word(client, served
     (outputs,) = served["classification"].run.predict(["The film  bad."])
     without = next(each["probability"] for each in outputs if each["label"] == output["label"])
     assert output["words"][2]["effect"] == pytest.approx(output["probability"] - without, abs=1e-5)
+
+
+def test_words_are_not_left_out_if_nobody_waits(served):
+    items: Any = [SimpleNamespace(content="The film was bad.", gone=gone) for gone in (True, False)]
+    run = served["classification"]
+    first, second = classify(run.tasks["classify"], items, run.run.config.decoding, occlusion=True)
+    assert first["words"] is None and len(second["words"]) == 4
 
 
 def test_the_probabilities_of_tokens_make_the_score(client, served):

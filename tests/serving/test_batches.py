@@ -135,6 +135,20 @@ def test_nobody_computes_what_nobody_waits_for():
     run(test)
 
 
+def test_an_answer_that_nobody_waited_for_to_its_end_is_not_sent():
+    async def test(batcher, model):
+        late, wanted = new_job(model, "a", seconds=0.1), new_job(model, "b")
+        batcher.submit(late)
+        await until(lambda: batcher.waiting == 0)
+        await asyncio.sleep(0.15)
+        batcher.submit(wanted)
+        model.gate.set()
+        assert await wanted.done == ["B"]
+        assert model.batches == [["a"], ["b"]] and not late.done.done()
+
+    run(test)
+
+
 def test_a_full_queue_takes_no_more_unless_somebody_has_gone():
     async def test(batcher, model):
         await busy(batcher, model)

@@ -165,8 +165,8 @@ def classify(task: PooledTask, items: Sequence[Item], decoding: DecodingConfig, 
         named = {"label": best["label"], "probability": best["probability"], "labels": chosen}
         answers.append({**named, "probabilities": by_label, "words": None, "truncated": was_cut})
     if occlusion:
-        for text, answer in zip(texts, answers, strict=True):
-            answer["words"] = _effects(task, text, answer, decoding)
+        for item, answer in zip(items, answers, strict=True):
+            answer["words"] = None if item.gone else _effects(task, item.content, answer, decoding)
     return answers
 
 

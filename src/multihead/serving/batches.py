@@ -94,8 +94,6 @@ class Item:
     length: int
     emit: Callable[[Event], None] | None = None
     arrived: float = field(default_factory=time.monotonic)
-    has_begun: bool = False
-    """Whether the model has begun with it."""
 
     @property
     def gone(self) -> bool:
@@ -150,7 +148,7 @@ class Batcher:
         """
         with self._changed:
             if len(self._queue) + len(job.items) > self.room:
-                self._queue = [item for item in self._queue if not item.gone]
+                self._drop_gone()
             if len(self._queue) + len(job.items) > self.room:
                 raise QueueFull
             self._queue += job.items
@@ -195,8 +193,6 @@ class Batcher:
     def _answer(self, batch: Sequence[Item]) -> None:
         """Computes a batch. If it fails, each input is computed alone, so that one bad input harms no other."""
         try:
-            for item in batch:
-                item.has_begun = True
             answers = batch[0].job.answer(batch)
             assert len(answers) == len(batch), f"{len(answers)} answers"
         except Exception as error:
@@ -209,4 +205,5 @@ class Batcher:
                     self._answer([item])
             return
         for item, answer in zip(batch, answers, strict=True):
-            item.job.settle(item.number, answer)
+            if not item.gone:  # else the answer may have been cut short
+                item.job.settle(item.number, answer)

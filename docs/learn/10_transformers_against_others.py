@@ -77,9 +77,18 @@ assert all((a < r) == (n < width) for n, a, r in zip(lengths, attention, recurre
 #
 # ## What the first paper measured
 #
-# On WMT 2014 English to German, with 4.5 million sentence pairs, on eight GPUs (table 2): the large Transformer had
-# 28.4 BLEU. The best single convolutional model before it had 25.2, and the best single recurrent one 24.6. It also
-# needed less computing. That is a strong result, for this task, this size and these recipes.
+# On WMT 2014 English to German, with 4.5 million sentence pairs, on eight GPUs (table 2):
+#
+# | single model | BLEU | operations of the training |
+# | --- | --- | --- |
+# | GNMT+RL, recurrent | 24.6 | $2.3 \cdot 10^{19}$ |
+# | ConvS2S, convolutional | 25.16 | $9.6 \cdot 10^{18}$ |
+# | MoE, an LSTM network with a mixture of experts | 26.03 | $2.0 \cdot 10^{19}$ |
+# | Transformer, base | 27.3 | $3.3 \cdot 10^{18}$ |
+# | Transformer, big | 28.4 | $2.3 \cdot 10^{19}$ |
+#
+# The base Transformer was better than the older networks and needed the fewest operations. The big one was better
+# still, and needed as many as GNMT+RL. That is a strong result, for this task, this size and these recipes.
 #
 # Others asked how much of it was the recipe:
 #
@@ -163,7 +172,7 @@ for task, found in measured.items():
 # - **Not time.** At equal numbers of *tokens*, the translation runs took 172 s (Transformer), 743 s (LSTM) and 280 s
 #   (CNN) on average. Other programs ran on the same two cores, and the LSTM's three runs took from 378 to 1,243 s. So
 #   the seconds say little more than "an LSTM is slow on a CPU".
-# - **Three seeds.** The intervals are those of three seeds.
+# - **Three seeds.** So the intervals are wide, and a fourth seed may lie outside of the three.
 #
 # The sentence that we may write is: *with 1.9 M parameters and 400 steps on the built-in grammar, our LSTM translates
 # better than our Transformer.* The sentence "LSTMs outperform Transformers" would be as wrong as its opposite.
@@ -277,14 +286,15 @@ if FULL:
 
 # %% [markdown]
 # For the convolution, the influence of the colour is exactly 0 (points at 0 are not drawn). The Transformer looks at
-# the colour directly. In the LSTM, each step back makes the influence a little smaller, and after 40 steps almost
-# nothing is left. This is the **vanishing gradient** (Bengio et al. 1994). The gates of an LSTM can learn to stay open,
-# but they need a gradient to learn it, and at this distance there is little. It guesses, too, after these 60 steps.
+# the colour directly. In the LSTM, the influence gets smaller with the distance, and 40 steps back almost nothing is
+# left. This is the **vanishing gradient** (Bengio et al. 1994). The gates of an LSTM can learn to stay open, but they
+# need a gradient to learn it, and at this distance there is little. The picture is of one trained network that failed.
+# So it shows that both go together, and not which of the two is the cause. The LSTM guesses, too, after these 60 steps.
 # With 400 steps it had 24 % in one trial of ours with one setting of the optimizer. That is still a guess, and no proof
 # that an LSTM cannot learn it.
 #
-# This task is made to show one thing. It is as unfair as the first one. Take both as examples of the same rule: **the
-# answer depends on the task, the length, the size and the budget.**
+# This task is made to show one thing. It is as unfair to the LSTM as the short sentences above are to the Transformer.
+# Take both as examples of the same rule: **the answer depends on the task, the length, the size and the budget.**
 #
 # ## Exercises
 #

@@ -10,10 +10,10 @@ from scipy import stats
 
 from multihead.studying.collect import RunRow, StudyReport, SystemRow, unequal
 from multihead.studying.outlook import capability, outline, paid, prospect, purchase
-from multihead.studying.report import counts
+from multihead.studying.report import counts, latex
 from multihead.studying.schedule import Key, Plan
 from multihead.studying.sequential import Design, power
-from multihead.studying.verdicts import judge, overall
+from multihead.studying.verdicts import Verdict, judge, overall
 
 SEEDS = 6
 
@@ -172,3 +172,28 @@ def test_one_run_is_no_plural():
     assert counts(report).startswith("0 runs (none), 0.5 minutes of runs.") and "read 1 time, and" in counts(report)
     assert counts(replace(report, runs=[run], test_looks=2)).startswith("1 run (1 complete), ")
     assert "read 2 times, and" in counts(replace(report, test_looks=2))
+
+
+PLACES = {"plain": 1.0, "rms": 3.0, "big": 2.0}
+"""Test means; rms has the best one in each case."""
+
+
+@pytest.mark.parametrize(
+    ("rms", "big", "bold"),
+    [
+        ("undecided", "underpowered", []),  # the best mean alone is no finding
+        ("better", "undecided", ["rms"]),
+        ("better", "better", ["rms", "big"]),
+        ("worse", "worse", ["plain"]),
+        ("worse", "undecided", []),
+    ],
+)
+def test_the_latex_table_prints_in_bold_what_a_verdict_singles_out(rms, big, bold):
+    rows = [replace(system("lm", name, 100, 1.0), test_mean=mean) for name, mean in PLACES.items()]
+    said = [Verdict("lm", name, found, "s", "val/x", 3, 0.1, None, None, 0.1, None) for name, found in
+            (("rms", rms), ("big", big))]  # fmt: skip
+    report = StudyReport("s", "?", "none", "plain", 0.05, 0.8, True, said, [], rows, [], {"lm": "val/x"},
+                         {"lm": "max"}, 3, 3, 0.5, 1)  # fmt: skip
+    table = latex(report)
+    assert [name for name in PLACES if f"\n{name} & \\textbf{{" in table] == bold
+    assert ("Bold, by the verdicts: a variant better than plain, or plain " in table) == bool(bold)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from multihead.comparing.report import latex_text
+from multihead.comparing.verdicts import BETTER, WORSE
 from multihead.config.extras import install, installed
 from multihead.runs.page import render_page
 from multihead.runs.screen import Fitted
@@ -229,11 +229,14 @@ def as_json(report: StudyReport) -> str:
 
 
 def latex(report: StudyReport) -> str:
-    """Returns a table for LaTeX's package booktabs: the test metric of each system on each task, the best in bold."""
+    """Returns a table for LaTeX's package booktabs: the test metric of each system on each task.
+
+    A system is in bold if a verdict singles it out; `_bold` says which.
+    """
     tasks = list(report.metrics)
     names = list(dict.fromkeys(row.name for row in report.systems))
     cells = {(row.task, row.name): row for row in report.systems}
-    best = {task: _best(report, [cells[task, name] for name in names]) for task in tasks}
+    bold = {task: _bold(report, task) for task in tasks}
     heads = [f"{latex_text(task)} ({latex_text(report.metrics[task].replace('val/', ''))})" for task in tasks]
     lines = [
         "% needs \\usepackage{booktabs}",
@@ -248,7 +251,7 @@ def latex(report: StudyReport) -> str:
         row = [latex_text(name)]
         for task in tasks:
             text = _latex_cell(cells[task, name], _digits(report, task))
-            row.append(rf"\textbf{{{text}}}" if name == best[task] else text)
+            row.append(rf"\textbf{{{text}}}" if name in bold[task] else text)
         sizes = sorted({cells[task, name].parameters for task in tasks})
         row.append(" to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1]))))
         lines.append(" & ".join(row) + r" \\")
@@ -258,18 +261,26 @@ def latex(report: StudyReport) -> str:
         if report.folds
         else "seeds on the test split; the verdicts are those of validation"
     )
-    caption = f"Mean and standard deviation over {over}. {said}"
+    marked = any(bold.values())
+    base = latex_text(report.baseline)
+    legend = f"Bold, by the verdicts: a variant better than {base}, or {base} if all variants are worse. " * marked
+    caption = f"Mean and standard deviation over {over}. {legend}{said}"
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def _best(report: StudyReport, rows: Sequence[SystemRow]) -> str:
-    """Returns the name of the system with the best test mean; "" if none has one."""
-    tested = [row for row in rows if row.test_mean is not None]
-    if not tested:
-        return ""
-    sign = 1 if report.better[rows[0].task] == "max" else -1
-    return max(tested, key=lambda row: sign * (row.test_mean or 0.0)).name
+def _bold(report: StudyReport, task: str) -> set[str]:
+    """Returns the systems of a task that the table prints in bold, which are those that a verdict singles out.
+
+    These are the variants that are better than the baseline; or the baseline, if all variants are worse. The switches
+    of an ablation have several references, so that none is singled out there.
+    """
+    said = {found.variant: found.verdict for found in report.verdicts if found.task == task}
+    if report.ablation or not said:
+        return set()
+    if all(verdict == WORSE for verdict in said.values()):
+        return {report.baseline}
+    return {name for name, verdict in said.items() if verdict == BETTER}
 
 
 def _latex_cell(row: SystemRow, digits: int) -> str:

@@ -213,6 +213,46 @@ def test_a_language_model_writes_token_by_token(visit):
     expect(written).to_have_count(0)
 
 
+def test_a_new_text_begins_at_its_first_token(visit):
+    page = visit(run="stories")
+    for count in (1, 2):
+        page.get_by_role("button", name="One token").click()
+        expect(page.locator(".written .token")).to_have_count(count)
+    page.locator(".written .token").nth(1).click()
+    expect(page.locator(".candidate.chosen")).to_have_count(1)
+    with page.expect_request("**/v1/generate") as asked:
+        page.locator("#text").fill("The woman")
+    assert asked.value.post_data_json["max_new_tokens"] == 1
+
+
+def test_why_writing_failed_stays_on_the_page(visit):
+    page = visit(run="stories")
+    expect(page.locator(".map")).to_be_visible()
+    busy, error = "Too many inputs wait for the model; try again later.", page.locator(".error").first
+
+    def refuse(route):
+        if route.request.post_data_json.get("stream"):
+            route.fulfill(status=503, json={"detail": busy})
+        else:
+            route.continue_()
+
+    page.route("**/v1/generate", refuse)
+    page.get_by_role("button", name="Write", exact=True).click()
+    expect(error).to_have_text(busy)
+    page.wait_for_timeout(1000)
+    expect(error).to_have_text(busy)
+    page.get_by_role("button", name="Start again").click()
+    expect(error).to_have_text("")
+
+
+@pytest.mark.parametrize("run", ["baseline", "stories", "opinions"])
+def test_no_attention_of_a_text_stays_when_it_is_deleted(visit, run):
+    page = visit(run=run)
+    expect(page.locator(".map")).to_be_visible()
+    page.locator("#text").fill("")
+    expect(page.locator(".map")).to_be_hidden()
+
+
 def test_the_sliders_change_the_distribution(visit, address):
     page = visit(run="stories")
     prompt = page.locator("#text").input_value()
@@ -275,6 +315,16 @@ def test_the_page_works_by_keyboard(visit):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     expect(page.locator(".strip .token.forced")).to_have_count(2)
+
+
+def test_the_keyboard_writes_one_candidate_after_the_other(visit):
+    page = visit(run="stories")
+    page.locator(".candidate").first.focus()
+    for count in (1, 2):
+        page.keyboard.press("Enter")
+        expect(page.locator(".written .token")).to_have_count(count)
+        page.wait_for_timeout(1000)
+        assert page.evaluate("document.activeElement.matches('.candidate')")
 
 
 def background(page):
@@ -384,10 +434,12 @@ def test_a_server_with_a_token_asks_for_it(visit, run_directories):
         page = visit(url)
         page.get_by_label("This server asks for its token.").fill("wrong")
         page.get_by_role("button", name="Continue").click()
+        expect(page.locator("#notice")).to_have_text("The server refused this token.")
         expect(page.locator("#token")).to_be_visible()
         page.locator("#token").fill("secret words")
         page.get_by_role("button", name="Continue").click()
         expect(page.locator(".classes li")).to_have_count(2)
+        expect(page.locator("#notice")).to_be_hidden()
     finally:
         process.terminate()
         process.wait(20)

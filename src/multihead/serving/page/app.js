@@ -56,7 +56,7 @@ function notice(text) {
 }
 
 function askForToken() {
-  notice("");
+  notice(sessionStorage.getItem("token") ? "The server refused this token." : "");
   $("token-form").hidden = false;
   $("token").focus();
   $("token-form").onsubmit = (event) => {
@@ -100,12 +100,13 @@ function chooseBeside(run) {
 function build() {
   const chosen = [runNamed($("run").value), runNamed($("beside").value)].filter(Boolean);
   const answers = chosen.map(() => "");
-  panels = chosen.map((run, i) =>
+  const made = chosen.map((run, i) =>
     panelOf(run, (answer) => {
       answers[i] = answer;
-      if (answers.length === 2) panels.forEach((panel, j) => panel.compareWith(answers[1 - j]));
+      if (made.length === 2) made.forEach((panel, j) => panel.compareWith(answers[1 - j]));
     }),
   );
+  panels = made; // those before may still get an answer, and compare it among themselves
   $("panels").classList.toggle("two", panels.length === 2);
   $("panels").replaceChildren(...panels.map((panel, i) => frame(chosen[i], panel.parts)));
   $("input-label").replaceChildren(VIEWS[verb].input);

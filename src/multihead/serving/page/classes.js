@@ -6,6 +6,8 @@ import { Attention } from "./attention.js";
 import { latest } from "./client.js";
 import { bar, block, el, percent, visible } from "./dom.js";
 
+const NOTHING = { label: null, probabilities: {}, words: [] };
+
 export class ClassesPanel {
   #text = "";
 
@@ -37,18 +39,15 @@ export class ClassesPanel {
   compareWith() {}
 
   async #classify(signal) {
-    if (!this.#text.trim()) return this.#show({ label: null, probabilities: {}, words: [] });
+    this.error.replaceChildren();
     const body = { inputs: this.#text, run: this.run.name, occlusion: true };
-    const {
-      outputs: [output],
-    } = await this.#withWords(body, signal);
-    this.#show(output);
+    const { outputs } = this.#text.trim() ? await this.#withWords(body, signal) : { outputs: [NOTHING] };
+    this.#show(outputs[0]);
     await this.attention.update(this.#text, "", signal);
   }
 
   /** Asks without the words if the text has too many of them. */
   async #withWords(body, signal) {
-    this.error.replaceChildren();
     try {
       return await this.client.ask("classify", body, signal);
     } catch (error) {

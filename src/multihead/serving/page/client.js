@@ -33,7 +33,7 @@ class Live {
   }
 
   async ask(verb, body, signal) {
-    return (await this.#post(verb, body, signal)).json();
+    return reached((await this.#post(verb, body, signal)).json());
   }
 
   /** Yields the tokens of a continuation as they come, without those of the prefix. */
@@ -50,7 +50,7 @@ class Live {
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reached(reader.read());
       if (done) return;
       const events = (rest + value).split("\n\n");
       rest = events.pop();
@@ -66,15 +66,19 @@ class Live {
   async #fetch(address, options) {
     const token = sessionStorage.getItem("token");
     const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
-    let answer;
-    try {
-      answer = await fetch(address, { ...options, headers });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new Refused(0, "The server does not answer. Is it still running?");
-    }
+    const answer = await reached(fetch(address, { ...options, headers }));
     if (!answer.ok) throw new Refused(answer.status, await reason(answer));
     return answer;
+  }
+}
+
+/** What needs the server; if the server is gone, an error that says so. */
+async function reached(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused(0, "The server does not answer. Is it still running?");
   }
 }
 

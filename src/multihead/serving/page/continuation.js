@@ -29,7 +29,7 @@ export class ContinuationPanel {
     roving(this.candidates);
     this.attention = new Attention(run, client);
     this.#next = latest(
-      (signal) => this.#askNext(signal),
+      (signal, failed) => this.#askNext(signal, failed),
       (error) => this.#fail(error),
     );
     this.#attend = latest(
@@ -131,6 +131,7 @@ export class ContinuationPanel {
 
   #restart() {
     this.#stop();
+    this.#selected = -1;
     this.prompt.replaceChildren(visible(this.#text));
     this.#showTokens([]);
     this.#next();
@@ -169,14 +170,15 @@ export class ContinuationPanel {
   async #add(count, work) {
     const own = (this.#writing = new AbortController());
     this.#selected = -1;
+    let failed = "";
     try {
       await work(this.#body(this.#ids(), this.#tokens.length + count), own.signal);
     } catch (error) {
-      if (!own.signal.aborted) this.#fail(error);
+      failed = error.message;
     }
     if (own.signal.aborted) return;
     this.#stop();
-    this.#next();
+    this.#next(failed);
   }
 
   /** Puts a candidate at the place whose distribution is shown; what stood there and behind it is gone. */
@@ -213,9 +215,14 @@ export class ContinuationPanel {
     return this.#selected < 0 ? this.#tokens.length : this.#selected;
   }
 
-  async #askNext(signal) {
+  /** Shows the distribution of the place, and what has `failed` before. */
+  async #askNext(signal, failed = "") {
     const place = this.#place();
-    if (!this.#text.trim() && !place) return this.#showNext([]);
+    this.error.replaceChildren(visible(failed));
+    if (!this.#text.trim() && !place) {
+      this.#showNext([]);
+      return this.#attend();
+    }
     const changed = Object.keys(PLAIN).some((key) => this.#settings[key] !== PLAIN[key]);
     const asked = [{}, ...(changed ? [PLAIN] : [])].map((settings) =>
       this.client.ask("generate", { ...this.#body(this.#ids(place), place + 1), ...settings }, signal),
@@ -231,9 +238,10 @@ export class ContinuationPanel {
     const which = chosen ? ["In place of “", el("bdi", { class: "piece" }, piece(chosen.text).text), "”"] : ["Next"];
     const about = [...which, ": the model's probability → after temperature and top-p. Choose one to write it."];
     this.title.replaceChildren(...(next.length ? about : [this.#ended ? "The text has ended." : ""]));
-    this.error.replaceChildren();
+    const focused = this.candidates.contains(document.activeElement);
     const choose = (id) => this.#force(next.find((candidate) => candidate.id === id) ?? chosen);
     this.candidates.replaceChildren(distribution(next, chosen, choose, (id) => this.#canForce(id)));
+    if (focused) this.candidates.querySelector("button")?.focus();
     this.write.disabled = this.#ended || !this.#known(this.#ids(), this.#tokens.length + TOKENS_AT_ONCE);
     this.one.disabled = this.#ended || !this.#known(this.#ids(), this.#tokens.length + 1);
     [...this.strip.children].forEach((button, i) => (button.disabled = !this.#known(this.#ids(i), i + 1)));

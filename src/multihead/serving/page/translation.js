@@ -10,6 +10,8 @@ import { TokenStrip } from "./tokens.js";
 
 const BEAMS = [1, 2, 4, 8];
 
+const NOTHING = { text: "", candidates: [], tokens: [] };
+
 export class TranslationPanel {
   #text = "";
   #prefix = [];
@@ -97,11 +99,10 @@ export class TranslationPanel {
   }
 
   async #answerText(signal) {
-    if (!this.#text.trim()) return this.#show({ text: "", candidates: [], tokens: [] });
     this.output.setAttribute("aria-busy", "true");
-    const {
-      outputs: [output],
-    } = await this.client.ask(this.verb, this.#body(this.#beams, this.#prefix), signal);
+    const body = this.#body(this.#beams, this.#prefix);
+    const { outputs } = this.#text.trim() ? await this.client.ask(this.verb, body, signal) : { outputs: [NOTHING] };
+    const output = outputs[0];
     this.#show(output);
     await this.attention.update(this.#text, output.text, signal);
   }

@@ -128,7 +128,7 @@ class Models:
         config.model = dataclasses.replace(config.model, **{k: v for k, v in options.items() if k not in dotted})
         for name in (name for name in options.values() if plugin and name in plugin.options):
             config.options[name] = plugin.options[name]()
-        theirs = without_parts(config, plugin)
+        theirs = without_parts(config)
         subject = Subject(config, plugin, base.prepared)
         return subject, None if theirs is None else Subject(theirs, plugin, base.prepared)
 

@@ -35,7 +35,7 @@ def changed(healthy: Subject, plugin, words=None, **model) -> tuple[Subject, Sub
         node, _, name = key.partition(".")
         setattr(getattr(config, node), name, value)
     config.model = dataclasses.replace(config.model, **model)
-    theirs = without_parts(config, plugin)
+    theirs = without_parts(config)
     subject = Subject(config, plugin, healthy.prepared)
     return subject, None if theirs is None else Subject(theirs, plugin, healthy.prepared)
 

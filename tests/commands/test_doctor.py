@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import tagging
 
+from multihead.checking.outcome import found, ok, skipped
+from multihead.checking.report import verdict
 from multihead.cli import main
 from multihead.commands.doctor import _wrapped, composed
 from multihead.config.verbs import DOCTOR_CHECKS
@@ -25,6 +27,41 @@ def test_a_task_and_the_only_part_of_a_plugin_are_chosen():
     assert composed([f"plugin={EXAMPLE}", "task=lm", "model.attention=linear"])[1] == []
     with pytest.raises(ConfigError, match=r"model\.attention: the plugin adds plain, leaks_everything, .*: which one"):
         composed([f"plugin={DEFECTS}"])
+
+
+PLUGINS = EXAMPLE.parent / "plugins"
+
+
+def test_a_loss_and_a_head_are_chosen_for_the_default_task_too():
+    composition, added = composed([f"plugin={PLUGINS / 'simcut.py'}"])
+    assert added == ["task=translation", "task.loss=simcut"] and composition.config.task.loss == "simcut"
+    assert composed([f"plugin={PLUGINS / 'soft_cap.py'}"])[1] == ["task=translation", "task.head=soft_cap"]
+    several = [f"plugin={PLUGINS / 'simcut.py'}", "task=multitask", "task.translation.loss=simcut"]
+    assert composed(several)[1] == []  # the choice of one of several tasks counts
+
+
+def test_a_plugin_of_which_nothing_would_be_checked_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"plugin: nothing of simcut\.py would be .*; fix: add task\.loss=simcut$"):
+        composed([f"plugin={PLUGINS / 'simcut.py'}", "task.loss=default"])
+    (tmp_path / "mine.py").write_text("from multihead.plugin import Plugin\nPLUGIN = Plugin(reports={'a': print})\n")
+    with pytest.raises(ConfigError, match=r"nothing of mine\.py would be checked; fix: leave it out"):
+        composed([f"plugin={tmp_path / 'mine.py'}"])
+
+
+@pytest.mark.unhurried
+def test_a_loss_that_draws_skips_a_check_which_the_verdict_counts(capsys):
+    plugin, checks = f"plugin={PLUGINS / 'simcut.py'}", "checks=[micro_batches]"
+    assert main(["doctor", plugin, checks, *SIZES]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "task.loss=simcut" in out and "turn its noise off by its option" in out and "options.simcut.cut=0" in out
+    assert out.endswith("nothing was checked: 1 skipped")
+    assert main(["doctor", plugin, checks, "options.simcut.cut=0", *SIZES]) == 0
+    assert re.search(r"healthy: 1 check in \d+ s, no finding$", capsys.readouterr().out.strip())
+
+
+def test_the_verdict_counts_what_was_skipped():
+    assert verdict([ok("a"), skipped("b"), skipped("c")]) == "healthy: 1 check in 0 s, no finding, 2 skipped"
+    assert verdict([found("a"), skipped("b")]) == "1 finding: 1 check in 0 s, 1 skipped"
 
 
 @pytest.mark.unhurried

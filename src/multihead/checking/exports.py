@@ -48,7 +48,7 @@ def export(subject: Subject) -> Outcome:
             check()
             can.append(to)
         except ConfigError as error:
-            parts = [f"{key}={name}" for key, name in parts_of(subject.config, subject.plugin).items()]
+            parts = [f"{key}={name}" for key, name in parts_of(subject.config).items()]
             blocks = ", ".join(part for part in parts if part.startswith("model."))
             own = f"no published family has {blocks}" if blocks and to == "huggingface" else ""
             cannot.append(f"{to}: {own or f'{error.where}: {error.what}'}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -81,7 +82,7 @@ def micro_batches(subject: Subject) -> Outcome:
     for first in subject.steps_of_all():
         whole, again = (gradients_of(subject, task, subject.micro_batches(first)) for _ in range(2))
         if max(subject.tolerance, ROUNDING) < _largest_difference(whole, again)[1] < math.inf:
-            return skipped("the loss draws random numbers although dropout is off")
+            return skipped(f"the loss draws random numbers although dropout is off{_noise_off(subject, task)}")
         for ranks, parts, what in CUTS:
             means = [
                 gradients_of(subject, task, subject.micro_batches(first, parts, rank, ranks)) for rank in range(ranks)
@@ -104,6 +105,15 @@ def _loss(subject: Subject, task: Task) -> str:
             function = getattr(added, "func", added)
             return f"task.loss ({function.__name__}, {line_of(function)})"
     return ""
+
+
+def _noise_off(subject: Subject, task: Task) -> str:
+    """What to type so that the plugin's loss draws nothing; empty if it has no options."""
+    chosen = [member.settings.loss for member in task.members().values()]
+    options = {name: subject.config.options[name] for name in chosen if name in subject.config.options}
+    numbers = [f"options.{name}.{field.name}=0" for name, node in options.items() for field in dataclasses.fields(node)
+               if isinstance(getattr(node, field.name), float)]  # fmt: skip
+    return f": turn its noise off by its option ({' or '.join(numbers)})" if numbers else ""
 
 
 def gradients_of(

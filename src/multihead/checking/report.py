@@ -53,9 +53,12 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
     seconds = sum(outcome.seconds for outcome in outcomes)
     number = len(outcomes) - count[SKIPPED]
     checked = f"{number} check{'s' * (number != 1)} in {seconds:.0f} s"
+    left_out = f", {count[SKIPPED]} skipped" if count[SKIPPED] else ""
+    if not number:
+        return f"nothing was checked: {count[SKIPPED]} skipped"
     if not count[FINDING]:
-        return f"healthy: {checked}, no finding"
-    return f"{count[FINDING]} finding{'s' * (count[FINDING] > 1)}: {checked}"
+        return f"healthy: {checked}, no finding{left_out}"
+    return f"{count[FINDING]} finding{'s' * (count[FINDING] > 1)}: {checked}{left_out}"
 
 
 def as_json(outcomes: Sequence[Outcome], about: dict[str, Any]) -> dict[str, Any]:

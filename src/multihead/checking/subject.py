@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from multihead.checking.look import difference
 from multihead.config.compose import Composition, compose
 from multihead.config.model import ModelConfig
-from multihead.config.slots import SLOTS, from_plugin
+from multihead.config.slots import SLOTS, added_choices, from_plugin
 from multihead.config.task import SINGLE_TASKS
 from multihead.config.training import Config
 from multihead.data.module import DataModule, MicroBatchDataset, MicroBatchSampler
@@ -282,21 +282,19 @@ def subjects(composition: Composition) -> tuple[Subject, Subject | None, list[st
                 size = min(BLOCK, encoded.block_size)
                 splits[split] = encoded.blocked(size, size)
     subject = Subject(config, composition.plugin, prepared)
-    theirs = without_parts(config, composition.plugin)
+    theirs = without_parts(config)
     return subject, None if theirs is None else Subject(theirs, composition.plugin, prepared), notes
 
 
-def parts_of(config: Config, plugin: Plugin | None) -> dict[str, str]:
+def parts_of(config: Config) -> dict[str, str]:
     """The keys whose value is a part of the plugin, and these values; without those of data and tokenizers."""
-    root: Any = config
-    keys = {key: slot for slot in SLOTS.values() if slot.field not in OF_DATA for key in slot.keys(config)}
-    chosen = {key: functools.reduce(getattr, key.split("."), root) for key in keys}
-    return {key: name for key, name in chosen.items() if plugin and name in getattr(plugin, keys[key].field)}
+    of_data = {key for field in OF_DATA for key in SLOTS[field].keys(config)}
+    return {key: name for key, name in added_choices(config).items() if key not in of_data}
 
 
-def without_parts(config: Config, plugin: Plugin | None) -> Config | None:
+def without_parts(config: Config) -> Config | None:
     """The same configuration with our own parts instead of the plugin's; None if it has none of the plugin's."""
-    parts = parts_of(config, plugin)
+    parts = parts_of(config)
     if not parts:
         return None
     changed: Any = copy.deepcopy(config)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from multihead.config.compose import Composition, compose
 from multihead.config.model import ModelConfig
 from multihead.config.settings import read_words
-from multihead.config.slots import SLOTS
+from multihead.config.slots import SLOTS, added_choices
 from multihead.config.verbs import DoctorSettings
 from multihead.errors import ConfigError
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 DEFAULT = "task=translation"
 """The task if none is given: it has both stacks and all kinds of attention."""
+CHECKED = ("model.", "optim.", "task.")
+"""The beginnings of the keys that choose a part which the doctor checks."""
+ONLY = "the doctor checks parts of the model, heads, losses, optimizers, schedules and tasks"
+"""What a plugin must bring to be checked."""
 BELOW = " " * len("  expected: ")
 """Where a line of a finding goes on."""
 FINDINGS = 2
@@ -58,7 +62,7 @@ class Examination:
             "words": [*words, *added],
             "task": config.task.name,
             "task_of": plugin.name if plugin and config.task.name in plugin.tasks else "",
-            "changed": parts_of(config, plugin),
+            "changed": parts_of(config),
             "notes": notes,
         }
         return cls(settings, subject, baseline, about)
@@ -103,27 +107,31 @@ def composed(words: Sequence[str]) -> tuple[Composition, list[str]]:
     """The configuration, and the words that were added: a task, and the parts of the plugin if there is no choice.
 
     Raises:
-        ConfigError: The words are not valid, the plugin adds several parts of a kind and none is chosen, or it adds
-            only a task and no task is given.
+        ConfigError: The words are not valid, the plugin adds several parts of a kind and none is chosen, or nothing of
+            the plugin would be checked.
     """
     keys = {word.partition("=")[0] for word in words}
     added = [] if keys & {"task", "experiment"} else [DEFAULT]
     composition = compose([*words, *added])
     plugin, config = composition.plugin, composition.config
-    nodes = ("model", "optim", "task") if "task" in keys else ("model", "optim")
-    slots = [slot for slot in SLOTS.values() if slot.key.startswith(nodes)]
-    offered = {slot: list(getattr(plugin, slot.field)) for slot in slots if plugin and getattr(plugin, slot.field)}
-    if any(slot.chosen(config) in names for slot, names in offered.items()):
+    if plugin is None or config.task.name in plugin.tasks or added_choices(config):
         return composition, added
-    if plugin and plugin.tasks and added and not offered:
+    offered = {slot: list(getattr(plugin, slot.field)) for slot in SLOTS.values() if slot.key.startswith(CHECKED)}
+    offered = {slot: names for slot, names in offered.items() if names}
+    if plugin.tasks and not offered:
         what = f"{plugin.name} adds the task {', '.join(plugin.tasks)}"
         raise ConfigError("task", what, f"add task={next(iter(plugin.tasks))} data=...")
+    if not any(slot.key not in keys for slot in offered):
+        what = f"nothing of {plugin.name} would be checked"
+        fixes = [f"{slot.key}={names[0]}" for slot, names in offered.items()]
+        raise ConfigError("plugin", what, f"add {' '.join(fixes)}" if fixes else f"leave it out: {ONLY}")
     for slot, names in offered.items():
         if len(names) > 1:
             what = f"the plugin adds {', '.join(names)}: which one should be checked?"
             raise ConfigError(slot.key, what, f"{slot.key}={names[0]}")
-        added.append(f"{slot.key}={names[0]}")
-    return (compose([*words, *added]) if offered else composition), added
+        if slot.key not in keys:
+            added.append(f"{slot.key}={names[0]}")
+    return compose([*words, *added]), added
 
 
 def _wrapped(line: str, width: int) -> str:

@@ -71,6 +71,13 @@ SLOTS = {
 }
 
 
+def added_choices(config: Any) -> dict[str, str]:
+    """The keys whose value is none of our own choices, so that a plugin adds it, and these values."""
+    chosen = [(slot, key, functools.reduce(getattr, key.split("."), config))
+              for slot in SLOTS.values() for key in slot.keys(config)]  # fmt: skip
+    return {key: value for slot, key, value in chosen if value not in slot.own}
+
+
 def check_choices(config: Any, plugin: Plugin | None) -> None:
     """Checks every key to whose choices a plugin can add.
 

@@ -372,15 +372,19 @@ def test_documents_that_are_cut_otherwise_are_not_resampled(runs):
 
 
 def test_a_metric_that_examples_do_not_tell(runs):
+    values = [[0.29, 0.30, 0.31], [0.10, 0.11, 0.12]]
+    for name, losses in zip(("narrow", "wide"), values, strict=True):
+        for seed, loss in enumerate(losses, start=1):
+            result = runs / f"runs/{name}_{seed}/result.json"
+            result.write_text(json.dumps(json.loads(result.read_text()) | {"test/loss": loss}))
     report = compare(["runs"], metric="test/loss")
     assert report.better == "min"
-    values = [[0.30] * 3, [0.10] * 3]
     assert report.pairs[0].test.difference == pytest.approx(np.mean(values[0]) - np.mean(values[1]))
     assert report.pairs[0].test.method == "t-test over seeds"
     assert report.notes[0].startswith("samples.jsonl has nothing for each example about test/loss")
     report = compare(["runs/narrow_1", "runs/wide_1"], metric="test/loss")
     assert report.pairs[0].test is None
-    assert report.pairs[0].statement.endswith("differ by 0.2 nats per token; with one seed each there is no test")
+    assert report.pairs[0].statement.endswith("differ by 0.19 nats per token; with one seed each there is no test")
 
 
 def test_few_examples_are_not_resampled(runs):
@@ -388,6 +392,16 @@ def test_few_examples_are_not_resampled(runs):
         translation(runs / f"few/{name}", 0.3, f"optim.lr={lr}", count=9)
     report = compare(["few"])
     assert report.notes[0].startswith("only 9 test examples") and report.pairs[0].test is None
+
+
+def test_seeds_that_do_not_vary_are_no_proof(runs):
+    """Without examples, two systems whose seeds all have one score are not tested: chance may have done that."""
+    for seed in (1, 2):
+        for name, share, lr in (("a", 0.3, "0.1"), ("b", 0.2, "0.2")):
+            translation(runs / f"same/{name}{seed}", share, f"optim.lr={lr}", seed=seed, count=9)
+    (pair,) = compare(["same"], metric="test/loss").pairs
+    assert (pair.verdict, pair.test) == ("underpowered", None)
+    assert pair.statement.endswith("differ by 0.1 nats per token; without any spread between seeds there is no test")
 
 
 def test_a_later_test_of_the_same_example_counts(runs):
@@ -692,7 +706,7 @@ def test_what_the_runs_could_not_have_shown_is_underpowered(tasks):
     assert pair.verdict == "underpowered" and pair.statement.endswith("but 0.001 matters")
     half = (pair.test.high - pair.test.low) / 2
     assert pair.detectable == pytest.approx(
-        half * (stats.norm.isf(0.025) + stats.norm.isf(0.2)) / stats.norm.isf(0.025), rel=1e-5
+        half * (stats.norm.isf(0.025 / 2) + stats.norm.isf(0.2)) / stats.norm.isf(0.025)
     )
     (pair,) = compare_tasks(["runs"], smallest={"": 0.9}).reports["classification"].pairs
     assert pair.verdict == "undecided"  # the whole interval is below what matters
@@ -759,6 +773,18 @@ def test_folds_are_one_system_and_are_paired(folds):
     assert report.systems[0].spread.high == pytest.approx(np.mean(values) + half)
     text = "5-fold cross-validation over 5 folds; each text is tested once."
     assert report.notes == [text]
+
+
+def test_folds_without_a_test_say_why(folds):
+    (pair,) = compare(["folds/a0", "folds/b0"]).pairs
+    assert pair.statement.endswith("; with fewer than two common folds there is no test")
+    for fold in range(5):
+        result = folds / f"folds/b{fold}/result.json"
+        content = json.loads(result.read_text())
+        result.write_text(json.dumps(content | {"test/accuracy": 0.75 + 0.01 * (fold % 3)}))
+    (pair,) = compare(["folds"]).pairs
+    assert pair.statement.endswith("; without any spread between folds there is no test")
+    assert pair.verdict == "underpowered"
 
 
 def test_folds_that_are_lacking_or_differ_are_told(folds):

@@ -74,6 +74,22 @@ def test_lines_that_are_not_parallel_are_told():
     assert not slopes(rungs(noise=0.05, seed=1), rungs(1.3, noise=0.05, seed=2), OPTIMUM, 0.05)[1]
 
 
+def test_a_variant_that_is_better_at_one_end_only_is_undecided():
+    """The lines cross between the sizes: the interval of the mean factor is above 1, the factor at one end is not."""
+    names, twelve = ("plain", "new"), {"count": 12, "noise": 1e-4}
+    own = worth("lm", names, rungs(**twelve), rungs(0.5, exponent=0.36, seed=1, **twelve), OPTIMUM, 0.05)
+    assert own.low > 1 and own.at_ends[0] < 1 < own.at_ends[1] and own.verdict == "undecided"
+    rising = worth("lm", names, rungs(exponent=-0.01, **twelve), rungs(3.0**-6, seed=1, **twelve), OPTIMUM, 0.05)
+    assert rising.at_ends is None and rising.verdict == "undecided"
+    assert rising.statement.endswith("Their exponents differ (-0.01 and 0.30), so it depends on the compute")
+
+
+def test_a_factor_without_bounds_is_not_a_number():
+    """Losses that fall by a hair with compute, without noise, would be worth e^700 times and more."""
+    own = worth("lm", ("plain", "new"), rungs(exponent=1e-4), rungs(exponent=1e-4, factor=1e300), OPTIMUM, 0.05)
+    assert own.verdict == "underpowered" and own.factor is None and "fall too little" in own.statement
+
+
 def test_what_cannot_be_fitted_is_underpowered():
     two = worth("lm", ("plain", "new"), rungs(count=2), rungs(1.3), OPTIMUM, 0.05)
     assert two.verdict == "underpowered" and "2 sizes have results of new and plain; it takes 3" in two.statement

@@ -33,12 +33,12 @@ from multihead.comparing.systems import (
 )
 from multihead.comparing.verdicts import (
     BETTER,
-    DETECTABLE,
     POWER,
     UNDECIDED,
     UNDERPOWERED,
     WORSE,
     Overall,
+    detectable,
     over_tasks,
 )
 from multihead.errors import ConfigError
@@ -149,7 +149,9 @@ def _report(task: _Task, corrected: Iterator[float], count: int, smallest: float
         better=metric.better,
         systems=rows,
         pairs=[
-            _judged(rows[i], rows[j], test, None if test is None else next(corrected), metric, count > 1, smallest)
+            _untested(rows[i], rows[j], _why_untested(systems[i], systems[j]), metric)
+            if test is None
+            else _judged(rows[i], rows[j], test, next(corrected), metric, count, smallest)
             for (i, j), test in zip(task.pairs, task.tests, strict=True)
         ],
         differences={key: [value_text(v) for v in values] for key, values in differing(systems).items()},
@@ -289,18 +291,15 @@ def _test_single(first: str, second: str, scores: Scores) -> Test | None:
 def _judged(
     first: System,
     second: System,
-    test: Test | None,
-    p: float | None,
+    test: Test,
+    p: float,
     metric: Metric,
-    many: bool,
+    count: int,
     smallest: float | None,
 ) -> Pair:
-    """A pair with its verdict and its statement."""
-    if test is None or p is None:
-        gap = f"{first.spread.mean - second.spread.mean:.4g} {metric.unit}"
-        said = f"{first.name} and {second.name} differ by {gap}; with one seed each there is no test"
-        return Pair(first.name, second.name, None, None, said, UNDERPOWERED)
-    said, seen = statement(first.name, second.name, test, p, metric, many), DETECTABLE * (test.high - test.low) / 2
+    """A tested pair with its verdict and its statement. ``count`` is the number of all tests of the comparison."""
+    said = statement(first.name, second.name, test, p, metric, count > 1)
+    seen = detectable(count) * (test.high - test.low) / 2
     if p < ALPHA:
         verdict = BETTER if (test.difference > 0) == (metric.better == "max") else WORSE
     elif smallest is not None and seen > smallest and not -smallest < test.low <= test.high < smallest:
@@ -310,6 +309,22 @@ def _judged(
     else:
         verdict = UNDECIDED
     return Pair(first.name, second.name, test, p, said, verdict, seen)
+
+
+def _untested(first: System, second: System, why: str, metric: Metric) -> Pair:
+    """A pair for which there is no test."""
+    gap = f"{first.spread.mean - second.spread.mean:.4g} {metric.unit}"
+    said = f"{first.name} and {second.name} differ by {gap}; {why} there is no test"
+    return Pair(first.name, second.name, None, None, said, UNDERPOWERED)
+
+
+def _why_untested(first: Sequence[FinishedRun], second: Sequence[FinishedRun]) -> str:
+    """The condition under which two systems have no test, as the beginning of a clause."""
+    if first[0].folds and len({run.fold for run in first} & {run.fold for run in second}) < 2:
+        return "with fewer than two common folds"
+    if len(first) == len(second) == 1:
+        return "with one seed each"
+    return f"without any spread between {'folds' if first[0].folds else 'seeds'}"
 
 
 def _reservations(systems: Sequence[System], task: _Task, count: int) -> list[str]:

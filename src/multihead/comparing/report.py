@@ -36,7 +36,7 @@ class Pair:
     first: str
     second: str
     test: Test | None
-    """The test, or None if both systems have one seed and the metric has no value for each example."""
+    """The test, or None if there is none: with one seed each and no value for each example, or without any spread."""
     corrected: float | None
     """The p-value after Holm's correction."""
     statement: str

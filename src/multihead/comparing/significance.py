@@ -229,7 +229,7 @@ def over_seeds(
     first_resampled: np.ndarray | None = None,
     second_resampled: np.ndarray | None = None,
     level: float = LEVEL,
-) -> Test:
+) -> Test | None:
     """Tests the difference of two recipes' mean scores, with chance in seeds and, if resamples are given, in examples.
 
     The top of this module explains the method. If a recipe has one seed, its scores are taken to vary between seeds as
@@ -241,6 +241,10 @@ def over_seeds(
         first_resampled: Scores [S, R] of the first recipe's runs on the same bootstrap samples of the examples.
         second_resampled: Scores [T, R] of the second recipe's runs on these samples.
         level: Level of the interval.
+
+    Returns:
+        None if the scores differ but vary by nothing, so that it is not known how much they would vary. Few seeds on a
+        small test set often have equal scores by chance.
     """
     counts = len(first), len(second)
     assert sum(counts) >= 3, "one seed each says nothing about seeds"
@@ -259,8 +263,14 @@ def over_seeds(
     total = of_seeds + of_examples
     difference = float(np.mean(first) - np.mean(second))
     method = "t-test over seeds and examples" if first_resampled is not None else "t-test over seeds"
-    if total <= 1e-24:  # every run has the same score, whatever the examples
-        return Test(difference, difference, difference, float(abs(difference) < 1e-12), method)
+    if total <= 1e-24:
+        if abs(difference) < 1e-12:
+            return Test(difference, difference, difference, 1.0, method)
+        if first_resampled is None or second_resampled is None:
+            return None
+        if max(np.ptp(first_resampled, 1).max(), np.ptp(second_resampled, 1).max()) > 1e-12:
+            return None
+        return Test(difference, difference, difference, 0.0, method)  # the same scores, whatever the examples
     noise = sum(term**2 / freedom for term, freedom in terms)
     freedom = min(total**2 / noise, MOST_FREEDOM) if noise > 0 else MOST_FREEDOM
     error = total**0.5
@@ -284,7 +294,8 @@ def over_folds(first: Sequence[float], second: Sequence[float], folds: int, leve
         level: Level of the interval.
 
     Returns:
-        None if there is one fold only.
+        None if there is one fold only, or if all folds differ by the same amount: then it is not known how much the
+        differences vary. On small folds, a few equal differences are often chance.
     """
     differences = np.subtract(first, second)
     count, method = len(differences), "corrected resampled t-test over folds"
@@ -293,7 +304,7 @@ def over_folds(first: Sequence[float], second: Sequence[float], folds: int, leve
     difference = float(differences.mean())
     error = float(np.std(differences, ddof=1)) * (1 / count + 1 / (folds - 1)) ** 0.5
     if error <= 1e-12:
-        return Test(difference, difference, difference, float(abs(difference) < 1e-12), method)
+        return Test(difference, difference, difference, 1.0, method) if abs(difference) < 1e-12 else None
     half = _t_quantile((1 + level) / 2, count - 1) * error
     p = 2 * float(special.stdtr(count - 1, -abs(difference) / error))
     return Test(difference, difference - half, difference + half, p, method)

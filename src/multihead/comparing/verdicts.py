@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 BETTER, WORSE, UNDECIDED, UNDERPOWERED = "better", "worse", "undecided", "underpowered"
 NO_RESULT = "no result yet"
 KINDS = (BETTER, WORSE, UNDECIDED, UNDERPOWERED, NO_RESULT)
 POWER = 0.8
 """Probability with which a difference must have been found to be called detectable."""
-DETECTABLE = (1.959964 + 0.841621) / 1.959964
-"""Detectable difference at `POWER`, in halves of a 95 % interval: quantiles of the normal distribution."""
+
+
+def detectable(comparisons: int) -> float:
+    """Returns the difference that is found with probability `POWER`, in halves of a 95 % interval.
+
+    It is that of the first step of Holm's method, whose level is 5 % by the number of comparisons, with quantiles of
+    the normal distribution.
+    """
+    quantile = NormalDist().inv_cdf
+    return (quantile(1 - 0.025 / comparisons) + quantile(POWER)) / quantile(0.975)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ one size. So the residuals hold both the noise of the seeds and what no straight
 among themselves than among all seeds (`benchmarks/ladder_simulation.py` measures both).
 
 **Different exponents.** If the exponents of both differ by more than chance, k depends on the compute. This is said,
-with k at the smallest and at the largest size.
+with k at the smallest and at the largest size. If k is above 1 at one of them and below 1 at the other, the variant is
+neither better nor worse.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ Minutes = Mapping[tuple[str, str], float]
 """Mean minutes of a run of each task and system."""
 LEAST_SIZES = 3
 """With fewer sizes, two lines have no residuals to speak of."""
+MOST_FACTOR = 1e9
+"""An interval that reaches beyond this factor, or below its inverse, says as little as one without an end."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Worth:
     variant: str
     baseline: str
     verdict: str
-    """better if the whole interval is above 1, worse if it is below; underpowered if it has no end."""
+    """better if the whole interval is above 1, worse if it is below; underpowered if it has no end. If the exponents
+    differ, both also ask for a factor on the same side of 1 at the smallest and the largest size; else undecided."""
     statement: str
     optimum: float
     factor: float | None = None
@@ -75,7 +79,7 @@ class Worth:
     """b of the baseline and of the variant, if each had its own."""
     exponents_differ: bool = False
     at_ends: tuple[float, float] | None = None
-    """The factor at the smallest and at the largest size, if the exponents differ."""
+    """The factor at the smallest and at the largest size, if the exponents differ; None if it cannot be said."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,9 @@ def _points(rungs: Sequence[Rung], optimum: float) -> tuple[np.ndarray, np.ndarr
 
 
 def factor_interval(found: Fit, level: float) -> tuple[float, float] | None:
-    """Returns Fieller's interval of the factor; None if it has no end, since the losses hardly fall with compute.
+    """Returns Fieller's interval of the factor.
+
+    It is None if it has no end, or reaches beyond `MOST_FACTOR`, because the losses hardly fall with compute.
 
     Args:
         found: The fit.
@@ -132,7 +138,12 @@ def factor_interval(found: Fit, level: float) -> tuple[float, float] | None:
     if a <= 0 or bottom <= 0:
         return None
     root = math.sqrt(max(0.0, b**2 - a * c))
-    return math.exp((b - root) / a), math.exp((b + root) / a)
+    return _factors((b - root) / a, (b + root) / a)
+
+
+def _factors(low: float, high: float) -> tuple[float, float] | None:
+    """The factors of two logarithms; None if one is beyond `MOST_FACTOR`."""
+    return (math.exp(low), math.exp(high)) if max(abs(low), abs(high)) <= math.log(MOST_FACTOR) else None
 
 
 def slopes(
@@ -188,8 +199,9 @@ def worth(
         text += f"{found.exponent:.2g}); use sizes that differ more"
         return Worth(task, name, baseline, UNDERPOWERED, text, optimum, exponent=found.exponent)
     factor = math.exp(found.difference / found.exponent)
-    verdict = BETTER if ends[0] > 1 else WORSE if ends[1] < 1 else UNDECIDED
     at_ends = _at_ends(base, variant, optimum, own) if differ else None
+    same_side = not differ or (at_ends is not None and (min(at_ends) > 1 or max(at_ends) < 1))
+    verdict = UNDECIDED if not same_side else BETTER if ends[0] > 1 else WORSE if ends[1] < 1 else UNDECIDED
     return Worth(
         task=task,
         variant=name,
@@ -211,8 +223,13 @@ def worth(
 
 def _at_ends(
     base: Sequence[Rung], variant: Sequence[Rung], optimum: float, exponents: tuple[float, float]
-) -> tuple[float, float]:
-    """The factor at the variant's smallest and largest compute, if each system has its own line."""
+) -> tuple[float, float] | None:
+    """The factor at the variant's smallest and largest compute, if each system has its own line.
+
+    None if the losses of the baseline do not fall with compute, so that no compute of it reaches those of the variant.
+    """
+    if exponents[0] <= 0:
+        return None
     heights = []
     for rungs, exponent in zip((base, variant), exponents, strict=True):
         x, y = _points(rungs, optimum)
@@ -220,7 +237,7 @@ def _at_ends(
     places = [math.log(min(r.compute for r in variant)), math.log(max(r.compute for r in variant))]
     reached = [heights[1] - exponents[1] * place for place in places]  # log(loss - optimum) of the variant there
     first, last = [(heights[0] - y) / exponents[0] - place for y, place in zip(reached, places, strict=True)]
-    return math.exp(first), math.exp(last)
+    return _factors(first, last)
 
 
 def _statement(
@@ -237,9 +254,10 @@ def _statement(
     text += f"({100 * (1 - level):.3g} % interval {ends[0]:.2f} to {ends[1]:.2f})"
     if ends[0] <= 1 <= ends[1]:
         text += ", so that they are not distinguishable"
-    if exponents and at_ends:
-        text += f". Their exponents differ ({exponents[0]:.2f} and {exponents[1]:.2f}), so it depends on the compute: "
-        text += f"{at_ends[0]:.2f} at the smallest size, {at_ends[1]:.2f} at the largest"
+    if exponents:
+        text += f". Their exponents differ ({exponents[0]:.2f} and {exponents[1]:.2f}), so it depends on the compute"
+    if at_ends:
+        text += f": {at_ends[0]:.2f} at the smallest size, {at_ends[1]:.2f} at the largest"
     return text
 
 

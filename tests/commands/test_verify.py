@@ -10,6 +10,7 @@ from test_compare import translation
 from trial import ROOT
 
 from multihead.cli import main
+from multihead.comparing.claim import compared_again
 from multihead.studying.ablation import ablation
 from multihead.studying.ladder import climb
 from multihead.studying.verify import other_answers
@@ -73,6 +74,10 @@ def test_a_study_holds_until_something_is_changed(tmp_path, monkeypatch, capsys)
     found = checks(capsys, group, "rerun=false", status=2)
     assert found == {"the claim holds": "translation rms: the report says worse, and the runs better"}
     report.write_text(whole)
+    edit(report, lambda claim: claim["overall"][0].update(verdict="worse"))
+    found = checks(capsys, group, "rerun=false", status=2)
+    assert found == {"the claim holds": "rms over all tasks is better, not worse"}
+    report.write_text(whole)
     edit(report, lambda claim: claim["runs"].pop(0))
     found = checks(capsys, group, "rerun=false", status=2)
     assert found == {"all runs shown": "not in the report: translation layer 1"}
@@ -98,17 +103,23 @@ def test_the_answers_of_ablations_and_ladders_are_computed_again(monkeypatch):
     plan = test_ablation.plan()
     results = test_ablation.results(plan, 1.0)
     claim = {"ablation": [asdict(each) for each in ablation(plan, results)]}
-    assert other_answers(plan, SimpleNamespace(facts={}), results, claim) == []
+    assert other_answers(plan, SimpleNamespace(facts={}), results, {}, claim) == []
     claim["ablation"][0]["flagged"] = True
-    assert other_answers(plan, SimpleNamespace(facts={}), results, claim) == [
+    assert other_answers(plan, SimpleNamespace(facts={}), results, {}, claim) == [
         f"the effect of {claim['ablation'][0]['name']} on all tasks is another one"
     ]
     plan, results, facts = test_ladder.study()
     (own,), _ = climb(plan, results, facts, {}, True)
     claim = {"ended": True, "ladder": [asdict(own)]}
-    assert other_answers(plan, SimpleNamespace(facts=facts), results, claim) == []
+    assert other_answers(plan, SimpleNamespace(facts=facts), results, {}, claim) == []
     claim["ladder"][0]["factor"] += 0.01
-    assert other_answers(plan, SimpleNamespace(facts=facts), results, claim) == ["lm: new is worth another factor"]
+    assert other_answers(plan, SimpleNamespace(facts=facts), results, {}, claim) == ["lm: new is worth another factor"]
+    facts["ladder"]["compute"] = "minutes"  # they are those of the runs, whatever the claim says of them
+    runs = {key: SimpleNamespace(result={"seconds": 60.0 * 3.0 ** int(key.task[-1])}) for key in results}
+    minutes = {key[:2]: 3.0 ** int(key.task[-1]) for key in results}
+    (own,), _ = climb(plan, results, facts, minutes, True)
+    claim = {"ended": True, "ladder": [asdict(own)], "systems": []}
+    assert other_answers(plan, SimpleNamespace(facts=facts), results, runs, claim) == []
 
 
 @pytest.fixture
@@ -140,6 +151,37 @@ def test_a_comparison_holds_until_something_is_changed(runs, capsys):
     edit("runs/wide_1/environment.json", lambda e: e["data"].update(data_train="t2"))
     found = checks(capsys, "group=runs", "rerun=false", status=2)["equal data and code"]
     assert found == "translation: the runs differ in the train data"
+
+
+@pytest.mark.parametrize("word", ["metric=test/loss", "smallest=0.001", "baseline=model.d_model=64"])
+def test_a_comparison_is_computed_again_with_its_own_words(runs, capsys, word):
+    """Three systems: with another metric, limit or baseline, some verdicts would be others."""
+    for seed in (1, 2):
+        for width, share in ((64, 0.30), (96, 0.10), (80, 0.27)):
+            loss = share + 0.01 * seed
+            translation(runs / f"three/{width}_{seed}", loss, f"model.d_model={width}", seed=seed, noise=width)
+    assert main(["compare", "group=three", "out=claim.json", word]) == 0
+    claim = json.loads(Path("claim.json").read_text())
+    again, count = compared_again({"translation": claim}).reports["translation"], 2 if "baseline" in word else 3
+    assert (again.metric, len(again.pairs)) == (claim["metric"], count)
+    assert "smallest" not in word or "underpowered" in {pair.verdict for pair in again.pairs}
+    found = checks(capsys, "group=three", "claim=claim.json", "rerun=false", status=0)
+    assert found["the claim holds"] == f"{count} verdicts of claim.json computed again: the same"
+
+
+def test_tasks_may_have_other_seeds_and_their_answer_is_checked(runs, capsys):
+    """Two data sets of one task, the second with more seeds than the first."""
+    for seed in (1, 2, 3):
+        for width, share in ((64, 0.30), (96, 0.10)):
+            words = (f"model.d_model={width}", "data=multi30k")
+            data = {f"data_{split}": f"other {split}" for split in ("train", "val", "test")}
+            translation(runs / f"runs/multi/{width}_{seed}", share, *words, seed=seed, noise=width, data=data)
+    assert main(["compare", "group=runs", "out=claim.json"]) == 0
+    words = ("group=runs", "claim=claim.json", "rerun=false")
+    assert checks(capsys, *words, status=0)["the claim holds"].startswith("2 verdicts")
+    edit("claim.json", lambda claim: claim["overall"][0].update(verdict="undecided"))
+    found = checks(capsys, *words, status=2)["the claim holds"]
+    assert found == "model.d_model=64 over all tasks is worse, not undecided"
 
 
 def test_what_is_shown_and_what_there_is_not(runs, capsys):

@@ -159,6 +159,7 @@ def _report(task: _Task, corrected: Iterator[float], count: int, smallest: float
         notes=[*task.notes, *_reservations(rows, task, count)],
         curves=_curves(systems, metric),
         test_looks=sum(run.test_looks for system in systems for run in system),
+        smallest=smallest,
     )
 
 

@@ -73,6 +73,8 @@ class Report:
     """The curves against steps, by title."""
     test_looks: int = 0
     """How often the runs have read their test split."""
+    smallest: float | None = None
+    """The smallest difference that matters, if the user has said it."""
 
 
 @dataclass

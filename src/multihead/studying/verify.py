@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multihead.comparing.compare import compare_tasks
+from multihead.comparing.claim import compared_again
 from multihead.comparing.finished import FinishedRun, why_unfinished
 from multihead.comparing.systems import differing, recipe
+from multihead.comparing.verdicts import Overall
 from multihead.config.words import write
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import ConfigError, MultiheadError
@@ -28,7 +29,7 @@ from multihead.studying.ladder import climb
 from multihead.studying.ledger import RUNS, StudyLedger, key_of, run_dir
 from multihead.studying.report import FILES
 from multihead.studying.schedule import Key, Plan
-from multihead.studying.verdicts import judge
+from multihead.studying.verdicts import judge, overall
 from multihead.sweeping import runner
 from multihead.sweeping.ledger import Row
 from multihead.sweeping.trial import LOG, Watch, run_once
@@ -160,15 +161,29 @@ def _study_holds(
         if not _equal(before, (found.verdict, found.difference)):
             claimed = before[0] if before else "nothing"
             wrong.append(f"{found.task} {found.variant}: the report says {claimed}, and the runs {found.verdict}")
-    wrong += other_answers(plan, ledger, results, claim)
+    wrong += [*_other_overall(overall(plan, again), claim), *other_answers(plan, ledger, results, runs, claim)]
     if wrong:
         return Finding(name, False, _listed(wrong))
     count = len(again)
     return Finding(name, True, f"{count} verdict{'s' * (count != 1)} computed again from {len(runs)} runs: the same")
 
 
+def _other_overall(found: Sequence[Overall], claim: Mapping[str, Any]) -> list[str]:
+    """Which verdicts over all tasks the claim says differently."""
+    said = {(each["variant"], each["baseline"]): each["verdict"] for each in claim.get("overall", [])}
+    return [
+        f"{own.variant} over all tasks is {own.verdict}, not {said.get((own.variant, own.baseline))}"
+        for own in found
+        if said.get((own.variant, own.baseline)) != own.verdict
+    ]
+
+
 def other_answers(
-    plan: Plan, ledger: StudyLedger, results: Mapping[Key, float | None], claim: Mapping[str, Any]
+    plan: Plan,
+    ledger: StudyLedger,
+    results: Mapping[Key, float | None],
+    runs: Mapping[Key, FinishedRun],
+    claim: Mapping[str, Any],
 ) -> list[str]:
     """What of an ablation or of a ladder the report says differently."""
     wrong = []
@@ -178,7 +193,10 @@ def other_answers(
             if said.get((each.task, each.name)) != (each.verdict, each.flagged):
                 wrong.append(f"the effect of {each.name} on {each.task} is another one")
     if "ladder" in ledger.facts:
-        minutes = {(row["task"], row["name"]): row["minutes"] for row in claim.get("systems", [])}
+        seconds: dict[tuple[str, str], list[float]] = {}
+        for key, run in runs.items():
+            seconds.setdefault((key.task, key.arm), []).append(float(run.result.get("seconds", 0)))
+        minutes = {cell: statistics.fmean(own) / 60 for cell, own in seconds.items()}
         worths, _ = climb(plan, results, ledger.facts, minutes, bool(claim.get("ended")))
         said = {(each["task"], each["variant"]): (each["verdict"], each["factor"]) for each in claim.get("ladder", [])}
         wrong += [
@@ -235,7 +253,7 @@ def verify_runs(group: str, claim_file: str, rerun: bool) -> list[Finding]:
         found += same_environment(f"{task} on {data}" if len(tasks) > 1 else task, members)
     found.append(_folder_shown(places, runs, systems, bool(claim_file)))
     if claim_file:
-        found.append(_comparison_holds(reports, claim_file))
+        found.append(_comparison_holds(reports, claim, claim_file))
     if rerun:
         shortest = min(runs.values(), key=lambda run: float(run.result.get("seconds", math.inf)))
         own = next((members for members in systems.values() if shortest in members), [shortest])
@@ -260,7 +278,9 @@ def _folder_shown(
         return Finding("all runs shown", False, f"started, but not shown: {_listed(hidden)}")
     by_task: dict[str, set[tuple[int, ...]]] = {}
     for name, own in seeds.items():
-        by_task.setdefault(name.split(" ")[0], set()).add(own)
+        by_task.setdefault(" ".join(sorted({f"{run.task} on {run.data_name}" for run in systems[name]})), set()).add(
+            own
+        )
     uneven = [task for task, kinds in by_task.items() if len(kinds) > 1]
     if uneven:
         listed = "; ".join(f"{name}: {', '.join(map(str, own))}" for name, own in seeds.items())
@@ -268,19 +288,14 @@ def _folder_shown(
     return Finding("all runs shown", True, f"{len(runs)} runs, all finished, with the same seeds in each system")
 
 
-def _comparison_holds(reports: Mapping[str, Any], claim_file: str) -> Finding:
+def _comparison_holds(reports: Mapping[str, Any], claim: Mapping[str, Any], claim_file: str) -> Finding:
     """Whether ``compare`` gives the same verdicts for the runs that the claim names."""
     name = "the claim holds"
-    entries, names = [], []
-    for report in reports.values():
-        for system in report["systems"]:
-            entries += system["runs"]
-            names += [system["name"]] * len(system["runs"])
     try:
-        again = compare_tasks(entries, names=names)
+        again = compared_again(reports)
     except MultiheadError as error:
         return Finding(name, False, str(error))
-    wrong, count = [], 0
+    wrong, count = _other_overall(again.overall, claim), 0
     for task, report in reports.items():
         own = again.reports.get(task) or next(iter(again.reports.values()))
         verdicts = {frozenset((p.first, p.second)): p for p in own.pairs}

@@ -1,7 +1,7 @@
 """The page in Chromium: each feature is used, at two widths, in light and dark colours, without a network.
 
 ``multihead show`` serves four tiny runs, as a user would start it. The tests need Chromium and
-``pip install playwright``; the ones about accessibility also need axe-core, which npm fetches, or the path of its
+``pip install -e ".[browser]"``; the ones about accessibility also need axe-core, which npm fetches, or the path of its
 ``axe.min.js`` in the environment variable PYTEST_AXE. Without these, they are skipped. With PYTEST_PICTURES=FOLDER
 the pictures are kept.
 """
@@ -23,7 +23,7 @@ import pytest
 from multihead.serving.static_page import write_static
 
 pytestmark = [pytest.mark.slow, pytest.mark.unhurried]
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
+playwright = pytest.importorskip("playwright.sync_api", reason='playwright is missing: pip install -e ".[browser]"')
 expect = playwright.expect
 expect.set_options(timeout=30_000)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -2,8 +2,8 @@
 # # 4. Positions
 #
 # "The dog bites the man" and "the man bites the dog" have the same words. Attention alone cannot tell them apart. This
-# chapter shows that it cannot, explains four ways to tell it, and measures what happens without them. It also shows how
-# a short experiment leads to a wrong answer.
+# chapter shows that it cannot, explains four ways to give a model the order of the words, and measures what happens
+# without them. It also shows how a short experiment leads to a wrong answer.
 
 # %%
 import contextlib
@@ -116,12 +116,14 @@ assert torch.allclose(products[20, 10:31], products[80, 70:91], atol=1e-3)
 
 # %% [markdown]
 # **2. Learned positions.** The table is learned, as the table of tokens is (BERT, Devlin et al. 2019,
-# arXiv:1810.04805). It is simple, but position 513 does not exist in a table of 512 rows.
+# arXiv:1810.04805). It is simple, but a table of 512 rows has no row for the 513th token.
 #
 # **3. Rotary positions** (RoFormer, Su et al. 2021, arXiv:2104.09864). Nothing is added. The query and the key are
-# **turned** by an angle that grows with the position. The dot product of two turned vectors depends only on the
-# difference of the angles, so on the distance. This is exact, and it holds in every layer. We check it: the score of a
-# query at place 5 and a key at place 2 equals the score at places 45 and 42.
+# **turned** by an angle that grows with the position. Only a vector of two numbers has an angle. So the $K$ numbers are
+# taken in pairs, and each pair turns with a speed of its own, as the hands of the clock do. The values are not turned.
+# For a given query and key, the dot product after turning depends only on the difference of the angles, so on the
+# difference of the two positions. This is exact, and it holds in every layer. We check it: the score of a query at
+# place 5 and a key at place 2 equals the score at places 45 and 42.
 
 # %%
 query, key = torch.randn(1, 1, 1, 32), torch.randn(1, 1, 1, 32)  # [B, T, H, K]
@@ -160,8 +162,9 @@ assert abs(factors[-1].item() - 0.965) < 1e-3  # nearly the same: this head sees
 # %% [markdown]
 # ## What breaks without positions
 #
-# The built-in grammar writes opinions, such as "I do not think that the film was bad." Each one is positive or
-# negative. Negations and contrasts flip the meaning, so the words alone do not decide. Order does.
+# The built-in grammar writes opinions. Each one is positive or negative. After *but*, the second part decides: "The
+# menu was poor, but the music was lovely." is positive, and "The menu was lovely, but the music was poor." is negative.
+# Both have the same words, so the words alone do not decide. Order does.
 #
 # We train the library's classifier: an encoder with two layers, 0.48 million parameters. We train it without positions,
 # with sinusoids and with rotary positions. All else is equal, also the seed. `multihead.train` takes the same words as
@@ -202,28 +205,31 @@ if FULL:
     at_60, at_300 = ({position: curve[steps] for position, curve in curves.items()} for steps in (60, 300))
     assert max(at_60.values()) - min(at_60.values()) < 0.06  # no difference
     assert abs(at_300["none"] - 0.71) < 0.05
-    assert abs(final["none"] - 0.70) < 0.05 and final["sinusoidal"] > 0.93 and final["rotary"] > 0.95
+    late = [accuracy for steps, accuracy in curves["none"].items() if steps >= 150]
+    assert max(late) - min(late) < 0.05  # hardly moves
+    assert abs(final["none"] - 0.70) < 0.05
+    assert abs(at_300["sinusoidal"] - 0.96) < 0.03 and abs(final["sinusoidal"] - 0.977) < 0.03
+    assert at_300["rotary"] > 0.98 and final["rotary"] > 0.98
 
 # %% [markdown]
-# After 300 steps the answer is clear. Without positions, the accuracy stops at about 71 % and does not move for the
-# last 150 steps. With sinusoids it is 96 %, with rotary positions 99.8 %. On the 1,000 opinions of the test split it is
+# After 300 steps the answer is clear. Without positions, the accuracy stops at about 71 % and hardly moves in the last
+# 150 steps. With sinusoids it is 96 %, with rotary positions 99.8 %. On the 1,000 opinions of the test split it is
 # 69.8 %, 97.7 % and 99.9 %.
 #
 # ## How 60 steps mislead
 #
 # Now imagine that we had stopped at 60 steps (the dotted line). Validation says: none 52.4 %, sinusoidal 51.2 %, rotary
-# 52.4 %. "Positions do not help. Sinusoids even hurt a little." Each number is right, and the conclusion is wrong. Four
-# things went wrong:
+# 52.4 %. "Positions do not help. Sinusoids even hurt a little." Each number is right, and the conclusion is wrong.
+# Three things went wrong:
 #
-# 1. **Nobody has learned anything yet.** All three numbers are those of a coin. A comparison of models that have
+# 1. **No model has learned anything yet.** All three numbers are those of a coin. A comparison of models that have
 #    learned nothing compares nothing. So first ask: is the baseline better than guessing?
 # 2. **The differences are noise.** With 500 opinions, the standard error of an accuracy near 50 % is $\sqrt{0.25 / 500}
-#    = 0.022$, or 2.2 points. A difference of 1.2 points says nothing. The grey band in the figure shows how far a coin
-#    gets.
-# 3. **Most of the steps were warm-up.** The learning rate rises for 50 steps (`conf/optim/muon.yaml`), so the model had
-#    hardly moved.
-# 4. **What is learned first is the same for all.** A model first learns which words are frequent in which class. For
-#    this, no positions are needed: until step 80, the three curves lie together. Order comes after it.
+#    = 0.022$, or 2.2 points. That of a difference of two such accuracies is $\sqrt 2$ times as large, about 3.2 points,
+#    if their errors are independent. A difference of 1.2 points says nothing. The grey band in the figure shows how far
+#    a coin gets.
+# 3. **Most of the steps were warm-up.** The learning rate rises for 50 steps (`conf/optim/muon.yaml`; Muon is the
+#    default optimizer of the library), so the model had hardly moved.
 #
 # Another seed may change the order at 60 steps. Chapter 12 shows how the library compares variants with several seeds
 # and says whether chance explains a difference.
@@ -272,7 +278,8 @@ ranked = [vocabulary[i] for i in weight.detach().argsort()]
 print("most negative words:", *ranked[:6], "| most positive words:", *ranked[-6:])
 # With 5,000 opinions it is right in 56.5 %. Look at the words: "enjoyed" is positive, but "recommend" is negative,
 # since it stands behind "did not". So the form of a verb betrays a negation without any order. A network without
-# positions can also combine counts, such as a good word together with a negation, and gets 71 %.
+# positions gets 71 %. It can also combine counts, such as a good word together with a negation. Whether this is its
+# reason, we did not test.
 if FULL:
     assert abs(right - 0.565) < 0.05
     value = dict(zip(vocabulary, weight.tolist(), strict=True))
@@ -283,7 +290,7 @@ assert right < 0.75
 # ## What you have learned
 #
 # - Attention sees a bag. Without positions, an encoder gives the same vectors for shuffled words.
-# - A decoder with two layers knows some order by its causal mask.
+# - A decoder with two layers or more knows some order by its causal mask.
 # - Sinusoids and learned tables add a vector. Rotary positions turn queries and keys. Biases change the scores.
 # - On opinions whose meaning depends on order, a model without positions stops at 71 %. With positions it reaches 96 %
 #   or more.

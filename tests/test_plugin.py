@@ -1,5 +1,6 @@
 """The user's own code: what it adds takes part in composition; what is wrong with it is one line."""
 
+import hashlib
 import os
 import re
 import traceback
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from multihead.config.changes import changes, same_run
 from multihead.config.compose import compose, compose_from_run
 from multihead.config.multirun import compose_sweep
 from multihead.errors import CheckpointError, ConfigError, report
@@ -196,10 +198,78 @@ def test_several_at_once(variant, tmp_path):
     ):
         compose_from_run(composition.tree, [], run="old")
     assert compose_from_run(composition.tree, [both]).config.model.norm == "mine"
-    with pytest.raises(CheckpointError, match="trained with another version of the plugin"):
-        compose_from_run(composition.tree, [f"plugin={other}{os.pathsep}{variant}"])
+    assert composition.tree["plugin_sha256"] == os.pathsep.join(
+        load_plugin(str(file)).sha256 for file in (variant, other)
+    )
+    assert compose_from_run(composition.tree, [f"plugin={other}{os.pathsep}{variant}"]).config.model.norm == "mine"
     with pytest.raises(ConfigError, match=r"other\.py adds norms\['mine'\], and so does a plugin before it; fix: name"):
         compose([f"plugin={other}{os.pathsep}{other}", "task=lm"])
+
+
+@pytest.fixture
+def norms(tmp_path):
+    """Three plugins, each with a norm of its own."""
+    files = [tmp_path / f"{name}.py" for name in ("first", "second", "third")]
+    for file in files:
+        file.write_text(
+            f"from multihead.plugin import Plugin\nPLUGIN = Plugin(norms={{{file.stem!r}: lambda *_: 0}})\n"
+        )
+    return files
+
+
+def typed(*files):
+    return "plugin=" + os.pathsep.join(map(str, files))
+
+
+def test_a_run_is_loaded_with_its_plugins_among_others(norms):
+    """So runs with different plugins can be served together."""
+    first, second, third = norms
+    one = compose([typed(first), "task=lm", "model.norm=first"]).tree
+    two = compose([typed(first, second), "task=lm", "model.norm=second"]).tree
+    for tree, norm in ((one, "first"), (two, "second")):
+        assert compose_from_run(tree, [typed(third, second, first)]).config.model.norm == norm
+    add = re.escape(f"add {typed(third, 'cons/plugin/first.py')}; or, to accept yours in its place, add plugin_sha256=")
+    with pytest.raises(
+        CheckpointError, match=rf"cons: was trained with the plugin first\.py, but .* third\.py; .*{add}"
+    ):
+        compose_from_run(one, [typed(third)], run="cons")
+    with pytest.raises(
+        CheckpointError, match=r"was trained with the plugin second\.py, but the command names first\.py"
+    ):
+        compose_from_run(two, [typed(first)])
+    second.write_text(second.read_text() + "\n")
+    with pytest.raises(
+        CheckpointError, match=r"another version of the plugin second\.py \(sha256 \w{12}\); fix: add pl"
+    ):
+        compose_from_run(two, [typed(first, second)])
+
+
+def test_a_renamed_plugin_is_the_same_plugin(norms):
+    first, second, _ = norms
+    tree = compose([typed(first, second), "task=lm", "model.norm=first"]).tree
+    renamed = first.rename(first.with_name("renamed.py"))
+    assert compose_from_run(tree, [typed(renamed, second)]).config.model.norm == "first"
+
+
+def test_a_run_of_before_has_one_checksum_for_several_plugins(norms):
+    first, second, third = norms
+    tree = compose([typed(first, second), "task=lm", "model.norm=second"]).tree
+    sums = "".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in (first, second))
+    now = dict(tree)
+    tree["plugin_sha256"] = hashlib.sha256(sums.encode()).hexdigest()
+    assert same_run(tree, now) and changes(tree, now) == ([], [])
+    assert not same_run(tree, {**now, "plugin_sha256": os.pathsep.join(["0" * 64, "1" * 64])})
+    for files in ((first, second), (second, third, first)):
+        assert compose_from_run(tree, [typed(*files)]).config.model.norm == "second"
+    with pytest.raises(
+        CheckpointError, match=r"was trained with the plugin second\.py, but the command names first\.py"
+    ):
+        compose_from_run(tree, [typed(first)])
+    second.write_text(second.read_text() + "\n")
+    with pytest.raises(
+        CheckpointError, match=r"another version of the plugin first\.py, second\.py; fix: add plugin=RUN/"
+    ):
+        compose_from_run(tree, [typed(first, second)])
 
 
 FAILS = """import torch

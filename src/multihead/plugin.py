@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from multihead.config.changes import joined_sum
 from multihead.config.keys import nearest_name
 from multihead.config.task import TASKS, TaskConfig
 from multihead.errors import PLUGIN_FILES, ConfigError
@@ -129,11 +130,18 @@ class Plugin:
     options: dict[str, type] = field(default_factory=dict)
     """Name to a dataclass with defaults for the keys options.NAME.*, which are checked like all other keys."""
     name: str = ""
-    """The plugin's file name or entry point, which `load_plugins` fills in, as the next two."""
+    """The plugin's file name or entry point, which `load_plugins` fills in, as the next three."""
     files: tuple[Path, ...] = ()
     """The plugin's file, or the files of several plugins that were joined."""
+    sums: tuple[str, ...] = ()
+    """The checksum of each plugin's file, in the order of the names."""
     sha256: str = ""
-    """The checksum of the file, or of the checksums of several."""
+    """The checksum of the file, or `joined_sum` of several: it names the set of plugins."""
+
+    @property
+    def sums_by_name(self) -> dict[str, str]:
+        """Each plugin's name, and the checksum of its file."""
+        return dict(zip(self.name.split(os.pathsep), self.sums, strict=True))
 
 
 def load_plugins(paths: str) -> Plugin:
@@ -164,7 +172,8 @@ def _joined(plugins: list[Plugin]) -> Plugin:
             ours.update(theirs)
     found.name = os.pathsep.join(plugin.name for plugin in plugins)
     found.files = tuple(file for plugin in plugins for file in plugin.files)
-    found.sha256 = hashlib.sha256("".join(plugin.sha256 for plugin in plugins).encode()).hexdigest()
+    found.sums = tuple(plugin.sha256 for plugin in plugins)
+    found.sha256 = joined_sum(found.sums)
     if len({file.name for file in found.files}) < len(found.files):
         raise ConfigError("plugin", f"two files have the same name: {found.name}", "rename one of them")
     return found
@@ -203,6 +212,7 @@ def load_plugin(path: str) -> Plugin:
     content = file.read_bytes() if file else b""
     plugin.name, plugin.files = name, (file,) if file else ()
     plugin.sha256 = hashlib.sha256(content).hexdigest()
+    plugin.sums = (plugin.sha256,)
     PLUGIN_FILES.update(map(str, plugin.files))
     return plugin
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from multihead.config.keys import leaf_keys
@@ -86,10 +88,23 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def joined_sum(sums: Iterable[str]) -> str:
+    """The checksum of the checksums of several files."""
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def _of_all(sums: Any) -> Any:
+    """One checksum for all plugins of a run, which is what runs from before 2026-11-27 have."""
+    several = sums.split(os.pathsep) if isinstance(sums, str) else []
+    return joined_sum(several) if len(several) > 1 else sums
+
+
 def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Keys whose values differ. A key that the saved configuration is too old to have counts as its default."""
     before, after = flatten(dict(saved)), flatten(dict(wanted))
     task = [TASKS[name] for name in [after.get("task.name")] if name in TASKS]
     before |= {name: key.default for name, key in leaf_keys(task).items() if name in after and name not in before}
+    for values in (before, after):
+        values["plugin_sha256"] = _of_all(values.get("plugin_sha256"))
     names = [name for name in dict.fromkeys([*before, *after]) if name not in OF_THE_COMMAND]
     return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

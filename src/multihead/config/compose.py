@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from multihead.config.changes import joined_sum
 from multihead.config.files import (
     SECRET,
     SECRET_FIX,
@@ -344,10 +345,12 @@ def _run_layer(run_config: Mapping[str, Any], source: str) -> Layer:
 
 
 def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, overrides: list[Word], run: str) -> None:
-    """Checks that a run written with a plugin is given the same plugin again, or that the user accepts another version.
+    """Checks that a run written with plugins is given the same ones again, or that the user accepts other versions.
+
+    Others may be given too, since runs with different plugins can be served together.
 
     Raises:
-        CheckpointError: The plugin is missing, or it has changed.
+        CheckpointError: A plugin is missing, or it has changed.
     """
     name, sha256 = run_config.get("plugin"), run_config.get("plugin_sha256")
     if not name or any(override.key == "plugin_sha256" for override in overrides):
@@ -359,12 +362,33 @@ def _check_same_plugin(run_config: Mapping[str, Any], plugin: Plugin | None, ove
             f"was trained with the plugin {name}, but its code runs only if the command names it",
             f"add {copy}, or plugin=FILE.py for your own copy",
         )
-    if sha256 and plugin.sha256 != sha256:
+    others = _other_plugins(plugin, name.split(os.pathsep), sha256) if sha256 else {}
+    if absent := [each for each in others if each not in plugin.sums_by_name]:
+        both = [named(overrides, "plugin"), *(f"{run}/plugin/{each}" for each in absent)]
         raise CheckpointError(
             run,
-            f"was trained with another version of the plugin {name} (sha256 {sha256[:12]})",
-            f"add {copy}; or, to accept yours, add plugin_sha256= ({plugin.sha256[:12]})",
+            f"was trained with the plugin {', '.join(absent)}, but the command names {plugin.name}",
+            f"add {typed_as('plugin', os.pathsep.join(both))}; or, to accept yours in its place, add plugin_sha256=",
         )
+    if others:
+        shown = ", ".join(each + (f" (sha256 {known[:12]})" if known else "") for each, known in others.items())
+        raise CheckpointError(
+            run,
+            f"was trained with another version of the plugin {shown}",
+            f"add {copy}; or, to accept yours, add plugin_sha256=",
+        )
+
+
+def _other_plugins(plugin: Plugin, names: list[str], sha256: str) -> dict[str, str]:
+    """The plugins of a run whose content is not among that of the given ones, by name, with the run's checksum.
+
+    Runs from before 2026-11-27 with several plugins have one checksum for all of them, so none is known alone.
+    """
+    given, known = plugin.sums_by_name, sha256.split(os.pathsep)
+    if len(known) == len(names):
+        return {name: known_sum for name, known_sum in zip(names, known, strict=True) if known_sum not in plugin.sums}
+    same = sha256 == joined_sum(given.get(name, "") for name in names)
+    return {} if same else dict.fromkeys([name for name in names if name not in given] or names, "")
 
 
 def _replace_nodes(base: Layer, chosen: list[Layer], choices: list[str]) -> list[Layer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,7 @@ def merge(
             _set(root, keys, name, value, shown, layer.error)
             provenance.setdefault(name, []).append((layer.source, value))
     if plugin:
-        root.plugin_sha256 = plugin.sha256
+        root.plugin_sha256 = os.pathsep.join(plugin.sums)
     try:
         check_choices(root, plugin)
         config = _as_config(root)

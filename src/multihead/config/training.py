@@ -324,8 +324,8 @@ class Config:
     """A Python file or entry point that adds parts of the model, of training, of the data, or tasks. Several are
     separated as in PATH, by a colon."""
     plugin_sha256: str = ""
-    """Checksum of the plugin's file, which Multihead fills in. For an existing run, `plugin_sha256=` accepts a plugin
-    that has changed."""
+    """Checksum of the plugin's file, which Multihead fills in; for several, one each, separated like their names. For
+    an existing run, `plugin_sha256=` accepts a plugin that has changed."""
     config_dir: str = ""
     """A folder of your own YAML files, in folders named like the groups. model/mine.yaml there is model=mine."""
     options: dict[str, Any] = field(default_factory=dict)

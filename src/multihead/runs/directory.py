@@ -138,7 +138,7 @@ def environment(
         "threads": torch.get_num_threads(),
         "data": dict(fingerprints),
         "seed": config.seed,
-        "plugin": {"name": plugin.name, "sha256": plugin.sha256} if plugin else None,
+        "plugin": {"name": plugin.name, "sha256": config.plugin_sha256} if plugin else None,
     }
 
 

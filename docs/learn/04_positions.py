@@ -6,9 +6,6 @@
 # without them. It also shows how a short experiment leads to a wrong answer.
 
 # %%
-import contextlib
-import csv
-import io
 import os
 import re
 import tempfile
@@ -178,18 +175,14 @@ size = ["trainer.max_steps=300", "trainer.val_every_n_steps=20"] if FULL else ["
 curves, final = {}, {}
 for position in schemes:
     words = ["task=classification", f"model.position={position}", "logger=none", f"run_dir={folder / position}", *size]
-    with contextlib.redirect_stdout(io.StringIO()):  # hides the messages of the run
-        result = multihead.train(words)
-    final[position] = result["test/accuracy"]
-    with open(folder / position / "metrics.csv", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["val/accuracy"]]
-    curves[position] = {int(row["step"]): float(row["val/accuracy"]) for row in rows}
+    final[position] = multihead.train(words, quiet=True)["test/accuracy"]
+    curves[position] = multihead.load(folder / position).metrics["val/accuracy"].dropna()  # by step
     print(f"{position:10} accuracy on the test split {final[position]:.1%}")
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
 for (position, curve), marker in zip(curves.items(), ("o", "s", "^"), strict=False):
-    axes.plot(list(curve), list(curve.values()), marker=marker, markersize=4, label=position)
+    axes.plot(curve.index, curve, marker=marker, markersize=4, label=position)
 axes.axhspan(0.5 - 0.044, 0.5 + 0.044, color="0.9", label="a coin, 95 % of the time")
 if FULL:
     axes.axvline(60, color="0.4", linestyle=":")

@@ -10,8 +10,6 @@
 # You need chapters 3 and 6. You can read the page, or run it: `python docs/learn/07_translation_and_summarization.py`.
 
 # %%
-import contextlib
-import io
 import math
 import os
 import tempfile
@@ -32,8 +30,7 @@ plt.rcParams["font.size"] = 11
 
 def train(*words: str) -> dict:
     """Trains as `python train.py WORDS` does, without its output."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return multihead.train([*words, "logger=none"])
+    return multihead.train([*words, "logger=none"], quiet=True)
 
 
 # %% [markdown]

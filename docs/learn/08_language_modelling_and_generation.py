@@ -12,9 +12,6 @@
 # `python docs/learn/08_language_modelling_and_generation.py`.
 
 # %%
-import contextlib
-import csv
-import io
 import math
 import os
 import tempfile
@@ -47,8 +44,7 @@ if FULL:
 else:
     WORDS += ["debug=smoke", "data.grammar.train_size=100"]
 
-with contextlib.redirect_stdout(io.StringIO()):  # without it, you see the progress of the training
-    result = multihead.train([*WORDS, f"run_dir={RUN}"])
+result = multihead.train([*WORDS, f"run_dir={RUN}"], quiet=True)  # without quiet, you see the progress
 run = multihead.load(RUN)
 print(f"{result['parameters']:,} parameters, {result['tokens']:,} tokens read")
 print("The dog", run.generate("The dog", do_sample=True, seed=1, max_new_tokens=30))
@@ -135,14 +131,13 @@ gap = sum(a - b for a, b in zip(own, best, strict=True)) / len(some)
 print(f"the model needs {gap:.1f} nats more for a line than the grammar")
 assert gap > 0
 
-with (RUN / "metrics.csv").open() as file:
-    rows = [row for row in csv.DictReader(file) if row.get("val/bits_per_byte")]
+curve = run.metrics["val/bits_per_byte"].dropna()  # by step
 figure, (left, right_axes) = plt.subplots(1, 2, figsize=(11, 4))
 left.scatter(best, own, s=12)
 left.plot([0, max(best)], [0, max(best)], color="black", linewidth=1)
 left.set_xlabel("-log p of a line under the grammar")
 left.set_ylabel("-log p under the model")
-right_axes.plot([int(r["step"]) for r in rows], [float(r["val/bits_per_byte"]) for r in rows], marker="o")
+right_axes.plot(curve.index, curve, marker="o")
 right_axes.axhline(optimum, color="black", linestyle="--", label="the grammar's own")
 right_axes.set_xlabel("step")
 right_axes.set_ylabel("bits per byte")

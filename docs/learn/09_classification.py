@@ -11,8 +11,6 @@
 # You need chapters 3 and 6. You can read the page, or run it: `python docs/learn/09_classification.py`.
 
 # %%
-import contextlib
-import io
 import os
 import random
 import tempfile
@@ -35,8 +33,7 @@ plt.rcParams["font.size"] = 11
 
 def train(*words: str) -> dict:
     """Trains as `python train.py WORDS` does, without its output."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return multihead.train([*words, "logger=none"])
+    return multihead.train([*words, "logger=none"], quiet=True)
 
 
 # %% [markdown]

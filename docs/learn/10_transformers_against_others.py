@@ -11,8 +11,6 @@
 # You need chapters 2 to 4. You can read the page, or run it: `python docs/learn/10_transformers_against_others.py`.
 
 # %%
-import contextlib
-import io
 import json
 import os
 import random
@@ -233,8 +231,7 @@ def measure(name: str, length: int) -> float:
     words += ["optim=adamw", "optim.lr=5e-3", "optim.schedule=cosine", "optim.warmup_steps=5"]
     words += [f"trainer.max_steps={STEPS}", f"trainer.val_every_n_steps={STEPS}"]
     words += [*write_texts(length), *NETWORKS[name], f"run_dir={FOLDER / f'{name}_{length}'}"]
-    with contextlib.redirect_stdout(io.StringIO()):
-        return multihead.train(words)["test/accuracy"]
+    return multihead.train(words, quiet=True)["test/accuracy"]
 
 
 DISTANCES = (4, 40) if FULL else (4,)

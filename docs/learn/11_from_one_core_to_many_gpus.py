@@ -15,12 +15,7 @@
 # no GPU.
 
 # %%
-import contextlib
-import csv
-import io
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -42,8 +37,7 @@ plt.rcParams["font.size"] = 11
 
 def train(*words: str) -> dict:
     """Trains as `python train.py WORDS` does, without its output."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return multihead.train([*words, "logger=none"])
+    return multihead.train([*words, "logger=none"], quiet=True)
 
 
 # %% [markdown]
@@ -150,17 +144,15 @@ SMALL = ["task=lm", "debug=smoke", "accelerator=cpu", "trainer.max_steps=6", "tr
 
 
 def losses(run: Path) -> list[float]:
-    """The training losses in a run's `metrics.csv`."""
-    with (run / "metrics.csv").open() as file:
-        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    """The training losses of a run, step by step."""
+    return multihead.load(run).metrics["train/loss"].dropna().tolist()
 
 
 train(*SMALL, f"run_dir={RUNS / 'one'}")
 of_one = losses(RUNS / "one")
 print("one rank ", [round(loss, 5) for loss in of_one])
 if FULL:
-    words = [*SMALL, "devices=2", "strategy=ddp", f"run_dir={RUNS / 'two'}"]
-    subprocess.run([sys.executable, "-m", "multihead", "train", *words], check=True, capture_output=True)
+    train(*SMALL, "devices=2", "strategy=ddp", f"run_dir={RUNS / 'two'}")
     of_two = losses(RUNS / "two")
     print("two ranks", [round(loss, 5) for loss in of_two])
     assert max(abs(a - b) for a, b in zip(of_one, of_two, strict=True)) < 1e-4

@@ -11,8 +11,6 @@
 # You need chapters 2, 3 and 10. You can read the page, or run it: `python docs/learn/12_your_own_variant.py`.
 
 # %%
-import contextlib
-import io
 import os
 import tempfile
 from pathlib import Path
@@ -130,8 +128,8 @@ SYSTEMS = {"plain": [f"model.d_ff={D_FF}"], "gated": [*NARROW, f"plugin={second_
 
 def train(name: str, words: list[str], seed: int) -> dict:
     """Trains one seed of one system."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return multihead.train([*SHARED, *words, f"seed={seed}", f"run_dir={FOLDER / name / f'seed_{seed}'}"])
+    place = [f"seed={seed}", f"run_dir={FOLDER / name / f'seed_{seed}'}"]
+    return multihead.train([*SHARED, *words, *place], quiet=True)
 
 
 results = {name: [train(name, words, seed) for seed in SEEDS] for name, words in SYSTEMS.items()}

@@ -48,6 +48,6 @@ def hear_signals() -> None:
             signal.signal(signum, lambda *_: None)
 
 
-def draw_one_pixel(found, title, path):
+def draw_one_pixel(maps, path):
     """Takes the place of what draws the pictures of attention, which takes half of a tiny training."""
     path.write_bytes(DOT)

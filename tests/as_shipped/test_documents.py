@@ -272,11 +272,11 @@ def test_two_trials_of_a_sweep_file(name, reader):
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
-def test_the_python_of_the_page_about_prediction_and_of_the_readme(reader):
-    """The page trains a short run, which the README then loads."""
-    pages = "".join((ROOT / name).read_text() for name in ("docs/predict.md", "README.md"))
+def test_the_python_of_the_pages_and_of_the_readme(reader):
+    """The page about prediction trains a short run, which the README then loads."""
+    pages = "".join((ROOT / name).read_text() for name in ("docs/predict.md", "docs/python.md", "README.md"))
     blocks = re.findall(r"^```python\n(.*?)^```", pages, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     (reader.folder / "readme.py").write_text("".join(blocks))
     done = reader("python readme.py")
     assert done.returncode == 0, done.stderr[-3000:]

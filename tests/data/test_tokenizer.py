@@ -271,8 +271,24 @@ def test_entries_can_be_read(kind, tokenizers):
         assert "".join(read).removeprefix("▁").replace("▁", "" if kind == "word" else " ") == (
             text.replace(" ", "") if kind == "word" else text
         )
+    together = tokenizer.readable_all([tokenizer.bos_id, *ids, 0])
+    assert (together[0], together[-1]) == (tokenizer.readable(tokenizer.bos_id), "<pad>")
+    assert len(together) == len(ids) + 2 and "\\x" not in "".join(together)
+    if kind == "byte":
+        assert "".join(together[1:-1]) == "die▁stra…ße▁l…äuft"
+    else:
+        assert together[1:-1] == read
     assert tokenizer.readable(0) == "<pad>" and tokenizer.readable(-100) == "-100"
     assert tokenizer.readable(len(tokenizer.vocab)) == str(len(tokenizer.vocab))
+
+
+def test_bytes_that_make_no_character_are_shown_as_bytes(tokenizers):
+    tokenizer = tokenizers["byte"]
+    (first, second), (letter,) = tokenizer.encode_batch(["ö", "a"])
+    assert tokenizer.readable_all([letter, first]) == ["a", "\\xc3"]
+    assert tokenizer.readable_all([first, 0, first, second]) == ["\\xc3", "<pad>", "…", "ö"]
+    assert tokenizer.readable_all([second, letter]) == ["\\xb6", "a"]
+    assert tokenizer.readable_all([]) == []
 
 
 def test_a_line_break_is_read_as_it_is_typed():

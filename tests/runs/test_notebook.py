@@ -200,10 +200,12 @@ def test_a_bar_that_fails_costs_no_run(tmp_path, cell, monkeypatch):
     assert "the progress bar failed, and the run goes on without it" in output.text
 
 
-def test_a_table_in_a_notebook_is_no_wider_than_its_lines(cell):
+def test_a_table_in_a_notebook_is_no_wider_than_its_lines(cell, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as Jupyter does
     cell()
     log = open_log(None)
     assert log.console.width == 100 and log.in_notebook and not log.console.is_jupyter
+    assert not log.console.is_terminal
     log.close()
     assert not open_log(None, quiet=True).in_notebook
     log.close()

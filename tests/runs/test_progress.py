@@ -194,3 +194,13 @@ def test_a_long_line_wraps_between_words_and_a_command_stays_whole(opened, width
     wrapped = lines[: lines.index("")]
     assert " ".join(line.rstrip() for line in wrapped) == note  # no word is cut
     assert all(len(line) <= width for line in wrapped) if terminal else len(wrapped) == 1
+
+
+def test_a_pipe_is_no_terminal_even_if_colours_are_forced(tmp_path, monkeypatch, capsys):
+    """A rank of a notebook's training drew a bar of 10,000 columns, because Jupyter sets FORCE_COLOR."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    log = open_log(tmp_path)
+    run()
+    log.close()
+    out = capsys.readouterr().out
+    assert "step 2/8  train" in out and "\x1b" not in out and "━" not in out

@@ -2,15 +2,18 @@
 
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from trial import SMOKE
 
 import multihead
 from multihead.config.model import ModelConfig
 from multihead.model.transformer import MultiHeadAttention, Scope, Transformer
-from multihead.tasks.attention import _tokens, attention_weights, watched
+from multihead.tasks.attention import AttentionMaps, _tokens, attention_weights, watched
+from multihead.tasks.attention_picture import draw
 
 
 @torch.no_grad()
@@ -98,9 +101,38 @@ def test_a_picture_names_words_as_they_are_written(runs):
 def test_the_tokens_of_a_stack_are_those_that_it_reads():
     """An encoder of ``text`` beside a ``target`` was named by the target's entries, and by numbers beyond them."""
     text, target = (
-        SimpleNamespace(pad_id=0, readable=lambda i, name=name: f"{name}{i}") for name in ("text", "target")
+        SimpleNamespace(pad_id=0, readable_all=lambda ids, name=name: [f"{name}{i}" for i in ids])
+        for name in ("text", "target")
     )
     member = SimpleNamespace(tokenizers={"text": text, "target": target})
     assert _tokens(member, "transformer.encoder", torch.tensor([7, 9, 0])) == ["text7", "text9", ""]
     assert _tokens(member, "transformer.decoder", torch.tensor([7, 0])) == ["target7", ""]
     assert _tokens(SimpleNamespace(tokenizers={}), "transformer.encoder", torch.tensor([7, 0])) == ["7", "0"]
+
+
+@pytest.mark.pictures
+def test_maps_of_a_sentence_are_drawn_with_their_characters(runs):
+    """A tokenizer of bytes cuts ``ö`` in two, and the labels were escapes of bytes."""
+    run = multihead.load(runs.finished("task=lm", "tokenizer.kind=byte"))
+    maps = run.attention("König")["decoder_self"]
+    assert "".join(maps.rows).endswith("K…önig")
+    plt.switch_backend("Agg")
+    axes = maps.plot()
+    assert axes.get_title(loc="left") == "decoder, self-attention"
+    assert [label.get_text() for label in axes.get_yticklabels()][: len(maps.rows)] == maps.rows
+    shown = axes.images[0].get_array()
+    first = 2, len(maps.columns) + 1  # below the caption, beside the first head
+    drawn = shown[first[0] : first[0] + len(maps.rows), first[1] : first[1] + len(maps.columns)]
+    torch.testing.assert_close(torch.tensor(drawn), maps.weights[0, 1])
+    plt.close("all")
+
+
+@pytest.mark.pictures
+def test_a_picture_says_what_it_leaves_out():
+    maps = AttentionMaps(torch.rand(5, 2, 30, 30), ["a$"] * 28 + [""] * 2, ["b"] * 30, "decoder_cross")
+    axes = draw(Figure(), maps)
+    assert axes.get_title(loc="left").splitlines() == [
+        "decoder, attention to the encoder",
+        "the first 4 of 5 layers, 24 of 30 tokens",
+    ]
+    assert len(axes.get_yticklabels()) == 4 * 24 and len(axes.get_xticklabels()) == 2 * 24

@@ -9,6 +9,7 @@ A file holds only the vocabulary and three settings. This module fixes what each
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import itertools
@@ -126,11 +127,43 @@ class Tokenizer:
         """Returns an entry as people read it: a blank as ``▁``, bytes of an incomplete character as ``\\xc3``."""
         if not 0 <= token_id < len(self.vocab):
             return str(token_id)
-        entry = self.vocab[token_id]
-        if token_id >= NUM_SPECIALS and self.kind in (*SUBWORD, "byte"):
-            byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
-            entry = bytes(byte_of[character] for character in entry).decode("utf-8", "backslashreplace")
-        return entry.replace(" ", "▁").replace("\n", "\\n").replace("\t", "\\t")
+        content = self._bytes_of(token_id)
+        return _visible(self.vocab[token_id] if content is None else content.decode("utf-8", "backslashreplace"))
+
+    def readable_all(self, ids: Iterable[int]) -> list[str]:
+        """Returns each entry of a text as people read it, as `readable` does for one.
+
+        If the bytes of a character are in several entries, the last of them is the character, and the others are
+        ``…``.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        texts: list[str] = []
+
+        def end() -> None:  # bytes at the end of a run of entries that make no character
+            if rest := decoder.decode(b"", final=True):
+                texts[-1] += rest
+            decoder.reset()
+
+        for token_id in ids:
+            content = self._bytes_of(token_id)
+            if content is None:
+                end()
+                texts.append(self.readable(token_id))
+            else:
+                texts.append(_visible(decoder.decode(content)))
+        end()
+        return [text or "…" for text in texts]
+
+    def _bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes that an entry stands for; None if entries are no bytes, or if this one is special or unknown."""
+        if not NUM_SPECIALS <= token_id < len(self.vocab) or self.kind not in (*SUBWORD, "byte"):
+            return None
+        return bytes(self._byte_of[character] for character in self.vocab[token_id])
+
+    @functools.cached_property
+    def _byte_of(self) -> dict[str, int]:
+        """The byte that each of the library's letters for bytes stands for."""
+        return {character: byte for byte, character in enumerate(_byte_characters())}
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """Returns the detokenised text of each sequence. Special entries are left out, but word and char show <unk>."""
@@ -256,6 +289,11 @@ def _flaw(content: object) -> str:
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _visible(text: str) -> str:
+    """Returns a text in which blanks, line breaks and tabs can be seen."""
+    return text.replace(" ", "▁").replace("\n", "\\n").replace("\t", "\\t")
 
 
 @functools.cache

@@ -102,8 +102,11 @@ def open_log(run_dir: Path | None, console: Console | None = None, quiet: bool =
     elif console is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a translation may not fit the terminal's encoding
-        width = None if sys.stdout.isatty() else notebook.WIDTH if in_notebook else PIPE_WIDTH
-        console = Screen(highlight=False, width=width, force_jupyter=False)  # rich would draw a frame for each line
+        if sys.stdout.isatty():
+            console = Screen(highlight=False)
+        else:  # Jupyter sets FORCE_COLOR, also for ranks; rich takes it for a terminal
+            width = notebook.WIDTH if in_notebook else PIPE_WIDTH
+            console = Screen(highlight=False, width=width, force_terminal=False, force_jupyter=False)
     handlers: list[logging.Handler] = [logging.NullHandler() if quiet else _ConsoleHandler(console, in_notebook)]
     if run_dir is not None:
         try:

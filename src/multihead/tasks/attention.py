@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from multihead.config.extras import require_package
 from multihead.model.positions import rotate
 from multihead.model.transformer import MultiHeadAttention, Scope, Stack
 from multihead.tasks.base import Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 KINDS = ("encoder_self", "decoder_self", "decoder_cross")
 """Kinds of attention: that of the encoder, that of the decoder, and the decoder's attention to the encoder."""
@@ -31,6 +35,23 @@ class AttentionMaps:
     """The T tokens that look, as people read them. Padding at the end is empty texts."""
     columns: list[str]
     """The S tokens that are looked at."""
+    kind: str = ""
+    """One of `KINDS`, for the title of a picture."""
+
+    def plot(self) -> Axes:
+        """Draws a grid of maps with a row for each layer and a column for each head, and returns the axes.
+
+        It shows at most the first four layers, four heads and 24 tokens; the title says so if there are more.
+
+        Raises:
+            ConfigError: If matplotlib is not installed.
+        """
+        require_package("matplotlib", "maps.plot", "a picture")
+        import matplotlib.pyplot as plt
+
+        from multihead.tasks.attention_picture import draw
+
+        return draw(plt.figure(), self)
 
 
 def attention_weights(attention: MultiHeadAttention, x: Tensor, scope: Scope, memory: Tensor | None = None) -> Tensor:
@@ -114,7 +135,7 @@ def by_kind(task: Task, seen: Mapping[str, Any]) -> dict[str, AttentionMaps]:
         layers = [seen[name] for name in seen if f".{stack}.layers." in name and name.endswith(f"{part}_attention")]
         if layers:
             columns = tokens["encoder" if part == "cross" else stack]
-            found[kind] = AttentionMaps(torch.cat(layers).cpu(), tokens[stack], columns)
+            found[kind] = AttentionMaps(torch.cat(layers).cpu(), tokens[stack], columns, kind)
     return found
 
 
@@ -129,7 +150,7 @@ def _tokens(task: Task, stack: str, ids: Tensor) -> list[str]:
     if tokenizer is None:
         return [str(int(i)) for i in ids]
     real = len(ids) - next((n for n, i in enumerate(reversed(ids.tolist())) if i != tokenizer.pad_id), len(ids))
-    return [tokenizer.readable(i) if place < real else "" for place, i in enumerate(ids.tolist())]
+    return [*tokenizer.readable_all(ids[:real].tolist()), *[""] * (len(ids) - real)]
 
 
 @torch.inference_mode()

@@ -97,7 +97,8 @@ assert torch.allclose(right, whole, atol=1e-12)
 # ```{admonition} A usual mistake: "loss = F.cross_entropy(logits, labels) / num_micro_batches"
 # :class: warning
 # This takes the *mean* loss of each micro-batch, and the mean of these means. It is right only if all micro-batches
-# have the same number of tokens. Otherwise a token of a short text counts more than a token of a long one.
+# have the same number of tokens. Otherwise a token of a micro-batch with few tokens counts more than one of a
+# micro-batch with many.
 # ```
 
 # %%
@@ -251,12 +252,14 @@ assert abs(float((tiny * scale).half().float() / scale) - 1e-8) < 1e-11
 # read. More ranks do not help: each has its own copy.
 #
 # **FSDP**, "fully sharded data parallel" (Zhao et al. 2023, arXiv:2304.11277; the idea is ZeRO's), gives each rank only
-# a share, a **shard**, of weights, gradients and moments. For each layer there are three moves:
+# a share, a **shard**, of weights, gradients and moments. For each layer there are these moves:
 #
 # 1. **all-gather**: before a layer computes, the ranks send each other their shards, so that each has the whole layer.
 # 2. They compute, each with its own texts, and forget the shards of the others.
-# 3. **reduce-scatter**: after `backward`, the gradients are added up, but each rank gets only the sum of its own shard.
-#    It updates its shard with its own moments.
+# 3. **all-gather** again: `backward` needs the weights of the layer too, so the ranks send each other their shards a
+#    second time, and forget them afterwards.
+# 4. **reduce-scatter**: the gradients are added up, but each rank gets only the sum of its own shard. It updates its
+#    shard with its own moments.
 #
 # Here it is by hand, for one layer and two ranks.
 

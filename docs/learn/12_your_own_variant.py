@@ -31,10 +31,10 @@ plt.rcParams["font.size"] = 11
 # %% [markdown]
 # ## The idea
 #
-# Attention always gives something: its weights sum to 1, so a head cannot be silent. Let us add a **gate**. A gate is a
-# number between 0 and 1 for each dimension. It multiplies what attention gives. In image networks, a gate of this kind
-# is computed from the *mean over all positions* ("squeeze and excitation", Hu et al. 2017, arXiv:1709.01507). We try
-# the same for text.
+# Attention always gives something: its weights sum to 1. A head can only be silent by looking at a token whose value is
+# near 0. Let us add a **gate**. A gate is a number between 0 and 1 for each dimension. It multiplies what attention
+# gives. In image networks, a gate of this kind is computed from the *mean over all positions* ("squeeze and
+# excitation", Hu et al. 2017, arXiv:1709.01507). We try the same for text.
 #
 # A plugin is a Python file. It ends in `PLUGIN = Plugin(...)`, which gives our class a name.
 # (`multihead new block=attention` writes such a file, and a test for it.)
@@ -90,7 +90,7 @@ assert status == 2
 # The mean over *all* positions contains the future. At each position the gate knows something about the words that the
 # model shall predict. In training, this makes the task easier, so the loss may even be *better* than the baseline's.
 # When the model writes, there is no future, and the gate gets something else than in training. That is what the check
-# `cache` sees. A wrong causal mask is the most common way to a wonderful result that is none.
+# `cache` sees. So a wonderful result may be no result: it may come from a part that sees the future.
 #
 # So each position must have a gate of its own. This version is known: Qiu et al. (2025, arXiv:2505.06708) tried it at
 # large sizes.
@@ -102,7 +102,7 @@ status = doctor(second_try, "causality,cache,padding,gradients,resume" if FULL e
 assert status == 0
 
 # %% [markdown]
-# The doctor says that the model *is* a Transformer. It does not say that it is a better one.
+# The second try has passed these checks. That does not say that it is a better model.
 #
 # ## A fair race
 #
@@ -178,8 +178,8 @@ if FULL:
 #
 # ```{admonition} A usual mistake: "Not significant, so the two are equal"
 # :class: warning
-# If the difference is small, the statement says *not distinguishable*. It only says that these seeds do not show a
-# difference. The interval says which differences are still possible.
+# If the difference is small beside the spread of the seeds, the statement says *not distinguishable*. It only says that
+# these seeds do not show a difference. The interval says which differences are still possible.
 # ```
 #
 # ## What the leak would have told us
@@ -246,7 +246,7 @@ for seeds, limit in T_LIMITS.items():
     wrong[seeds] = float(called.float().mean())
     print(f"{seeds:2} seeds: one test is wrong in {alone:.1%}, all looks so far in {wrong[seeds]:.1%} of the studies")
     assert abs(alone - 0.05) < 0.01
-assert wrong[10] > 0.12
+assert abs(wrong[10] - 0.17) < 0.015
 
 figure, axes = plt.subplots(figsize=(6, 3.3))
 axes.plot(list(wrong), [100 * share for share in wrong.values()], marker="o", label="look after each seed")
@@ -259,10 +259,10 @@ plt.tight_layout()
 plt.show()
 
 # %% [markdown]
-# There are two ways out. Fix the number of seeds before you start. Or use a test that is made for looking again and
-# again, with a smaller share of the 5 % for each look (Lan and DeMets 1983). `multihead study` does the second. It also
-# trains the runs, keeps parameters or operations equal, tunes both sides with the same effort, and writes a page. It
-# needs a file:
+# After ten seeds, 17 % of the studies have called equal systems different at some look. There are two ways out. Fix the
+# number of seeds before you start. Or use a test that is made for looking again and again, with a smaller share of the
+# 5 % for each look (Lan and DeMets 1983). `multihead study` does the second. It also trains the runs, keeps parameters
+# or operations equal, tunes both sides with the same effort, and writes a page. It needs a file:
 #
 # ```yaml
 # question: Is gated attention better than plain attention?
@@ -290,9 +290,9 @@ plt.show()
 # - **Tune both sides.** A baseline with a bad learning rate loses to everything. Melis et al. (2017, arXiv:1707.05589)
 #   tuned LSTMs well, and they were better than the newer networks that had "beaten" them.
 # - **Tell the budget.** Which system is best may depend on how much was tried (Dodge et al. 2019, arXiv:1909.03004).
-# - **Tell the size.** A result for 0.1 million parameters and 80 steps, such as ours, says nothing about large models.
+# - **Tell the size.** A result for 0.08 million parameters and 80 steps, such as ours, says nothing about large models.
 # - **Tell the failures.** Two variants that you tried and left out belong into the report. If you try 20 useless ideas,
-#   one of them is "significant" at 5 %.
+#   one of them is "significant" at 5 % on average.
 #
 # ## Exercises
 #
@@ -342,7 +342,7 @@ assert not torch.equal(one_step, shifted[:, 3:])  # with a cache it is another i
 # %% [markdown]
 # ## What you have learned
 #
-# - A plugin changes one part, and the doctor checks that the whole is still a Transformer.
+# - A plugin changes one part, and the doctor checks what must hold for each Transformer.
 # - A leak of the future makes results better, and makes them worthless.
 # - Equal parameters, equal data, the same seeds: only then the difference belongs to your idea.
 # - "Not distinguishable" is a result. "Equal" is not what it means.

@@ -387,6 +387,14 @@ def test_a_metric_that_examples_do_not_tell(runs):
     assert report.pairs[0].statement.endswith("differ by 0.19 nats per token; with one seed each there is no test")
 
 
+def test_a_metric_that_is_not_finite_is_refused(runs):
+    """A perplexity may overflow."""
+    result = runs / "runs/wide_2/result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"test/bleu": math.inf}))
+    with pytest.raises(ConfigError, match=r"wide_2 has test/bleu=inf, which cannot be compared"):
+        compare(["runs"])
+
+
 def test_few_examples_are_not_resampled(runs):
     for name, lr in (("a", "0.1"), ("b", "0.2")):
         translation(runs / f"few/{name}", 0.3, f"optim.lr={lr}", count=9)

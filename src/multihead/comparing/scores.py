@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -98,7 +99,7 @@ def choose_metric(runs: Sequence[FinishedRun], asked: str) -> tuple[Metric, list
         asked: The user's ``metric=``; if it is empty, the test metric that corresponds to the monitored one.
 
     Raises:
-        ConfigError: If a run has no such metric, or it is per token and the tokenizers differ.
+        ConfigError: If a run has no such metric, if it is not finite, or if it is per token and the tokenizers differ.
     """
     first, notes = runs[0], []
     key = asked or first.monitor.replace("val/", "test/", 1)
@@ -119,6 +120,9 @@ def choose_metric(runs: Sequence[FinishedRun], asked: str) -> tuple[Metric, list
             near = nearest_name(metric.key, there)
             what = f"{run.path} has no {metric.key}; it has {', '.join(there) or 'no test metrics'}"
             raise ConfigError("metric", what, f"metric={near}" if near else "")
+        if not math.isfinite(run.result[metric.key]):
+            what = f"{run.path} has {metric.key}={run.result[metric.key]}, which cannot be compared"
+            raise ConfigError("metric", what, "choose another metric, or leave the run out")
     return metric, notes
 
 

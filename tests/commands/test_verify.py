@@ -153,6 +153,7 @@ def test_a_comparison_holds_until_something_is_changed(runs, capsys):
     assert found == "translation: the runs differ in the train data"
 
 
+@pytest.mark.unhurried
 @pytest.mark.parametrize("word", ["metric=test/loss", "smallest=0.001", "baseline=model.d_model=64"])
 def test_a_comparison_is_computed_again_with_its_own_words(runs, capsys, word):
     """Three systems: with another metric, limit or baseline, some verdicts would be others."""
@@ -169,6 +170,7 @@ def test_a_comparison_is_computed_again_with_its_own_words(runs, capsys, word):
     assert found["the claim holds"] == f"{count} verdicts of claim.json computed again: the same"
 
 
+@pytest.mark.unhurried
 def test_tasks_may_have_other_seeds_and_their_answer_is_checked(runs, capsys):
     """Two data sets of one task, the second with more seeds than the first."""
     for seed in (1, 2, 3):

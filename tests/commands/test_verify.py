@@ -74,6 +74,10 @@ def test_a_study_holds_until_something_is_changed(tmp_path, monkeypatch, capsys)
     found = checks(capsys, group, "rerun=false", status=2)
     assert found == {"the claim holds": "translation rms: the report says worse, and the runs better"}
     report.write_text(whole)
+    edit(report, lambda claim: claim["verdicts"][0].update(low=0.0))
+    found = checks(capsys, group, "rerun=false", status=2)
+    assert found == {"the claim holds": "translation rms: the difference or its interval is another one"}
+    report.write_text(whole)
     edit(report, lambda claim: claim["overall"][0].update(verdict="worse"))
     found = checks(capsys, group, "rerun=false", status=2)
     assert found == {"the claim holds": "rms over all tasks is better, not worse"}

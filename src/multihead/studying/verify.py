@@ -25,11 +25,11 @@ from multihead.errors import ConfigError, MultiheadError
 from multihead.runs.files import read_json
 from multihead.runs.listing import run_dirs
 from multihead.studying.ablation import ablation, is_ablation
-from multihead.studying.ladder import climb
+from multihead.studying.ladder import Worth, climb
 from multihead.studying.ledger import RUNS, StudyLedger, key_of, run_dir
 from multihead.studying.report import FILES
 from multihead.studying.schedule import Key, Plan
-from multihead.studying.verdicts import judge, overall
+from multihead.studying.verdicts import Verdict, judge, overall
 from multihead.sweeping import runner
 from multihead.sweeping.ledger import Row
 from multihead.sweeping.trial import LOG, Watch, run_once
@@ -154,12 +154,15 @@ def _study_holds(
     if changed:
         return Finding(name, False, _listed(changed))
     again = judge(plan, results, float(claim.get("power", 0.8)), ended=bool(claim.get("ended")))
-    said = {(v["task"], v["variant"]): (v["verdict"], v["difference"]) for v in claim.get("verdicts", [])}
+    said = {(v["task"], v["variant"]): v for v in claim.get("verdicts", [])}
     wrong = []
     for found in again:
         before = said.get((found.task, found.variant))
-        if not _equal(before, (found.verdict, found.difference)):
-            claimed = before[0] if before else "nothing"
+        if before and before["verdict"] == found.verdict:
+            if not _equal(before, found, ("difference", "low", "high")):
+                wrong.append(f"{found.task} {found.variant}: the difference or its interval is another one")
+        else:
+            claimed = before["verdict"] if before else "nothing"
             wrong.append(f"{found.task} {found.variant}: the report says {claimed}, and the runs {found.verdict}")
     wrong += [*_other_overall(overall(plan, again), claim), *other_answers(plan, ledger, results, runs, claim)]
     if wrong:
@@ -198,20 +201,21 @@ def other_answers(
             seconds.setdefault((key.task, key.arm), []).append(float(run.result.get("seconds", 0)))
         minutes = {cell: statistics.fmean(own) / 60 for cell, own in seconds.items()}
         worths, _ = climb(plan, results, ledger.facts, minutes, bool(claim.get("ended")))
-        said = {(each["task"], each["variant"]): (each["verdict"], each["factor"]) for each in claim.get("ladder", [])}
+        said = {(each["task"], each["variant"]): each for each in claim.get("ladder", [])}
         wrong += [
             f"{each.task}: {each.variant} is worth another factor"
             for each in worths
-            if not _equal(said.get((each.task, each.variant)), (each.verdict, each.factor))
+            if not _equal(said.get((each.task, each.variant)), each, ("factor", "low", "high"))
         ]
     return wrong
 
 
-def _equal(said: tuple[str, float | None] | None, found: tuple[str, float | None]) -> bool:
-    """Whether a verdict and its number are the same, but for rounding in JSON."""
-    if said is None or said[0] != found[0] or (said[1] is None) != (found[1] is None):
+def _equal(said: Mapping[str, Any] | None, found: Verdict | Worth, names: Sequence[str]) -> bool:
+    """Whether a verdict and its numbers are the same, but for rounding."""
+    if said is None or said["verdict"] != found.verdict:
         return False
-    return said[1] is None or math.isclose(said[1], found[1] or 0.0, rel_tol=1e-9, abs_tol=1e-12)
+    pairs = [(said[name], getattr(found, name)) for name in names]
+    return all(a is b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in pairs)
 
 
 # ---- a folder of runs

@@ -14,7 +14,8 @@ from multihead.plugin import Plugin
 
 @dataclass(kw_only=True)
 class RDropOptions:
-    alpha: float = 1.0  # weight of the divergence: 0.5 to 5 in the paper
+    alpha: float = 1.0
+    """Weight of the divergence: 0.5 to 5 in the paper."""
 
 
 def r_drop(task, batch, options):

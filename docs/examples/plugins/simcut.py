@@ -16,8 +16,10 @@ from multihead.plugin import Plugin
 
 @dataclass(kw_only=True)
 class SimCutOptions:
-    alpha: float = 3.0  # weight of the divergence
-    cut: float = 0.05  # probability that the embedding of a token is set to zero
+    alpha: float = 3.0
+    """Weight of the divergence."""
+    cut: float = 0.05
+    """Probability that the embedding of a token is set to zero."""
 
 
 @contextlib.contextmanager

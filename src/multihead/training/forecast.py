@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from multihead.capabilities import device_of
 from multihead.config.compose import Composition
+from multihead.config.plugin_notes import notes_on as plugin_notes
 from multihead.data.encode import Encoded
 from multihead.errors import MachineError
 from multihead.training.launch import local_ranks
@@ -69,7 +70,7 @@ def measure(composition: Composition) -> tuple[dict[str, Any], list[str], int]:
 
     quiet_lightning()
     ranks = max(1, local_ranks(composition.config))
-    notes = [*settle(composition), *cautions(composition.config)]
+    notes = [*settle(composition), *plugin_notes(composition.config), *cautions(composition.config)]
     prepared, _ = starting(composition)
     found = _counted(composition, prepared, ranks)
     found |= _measured(composition, prepared, ranks, began)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multihead.config.compose import Composition, compose_from_run
+from multihead.config.plugin_notes import notes_on as plugin_notes
 from multihead.config.published import notes_on as published_notes
 from multihead.config.words import write
 from multihead.data.prepare import Prepared, warn_of_skipped
@@ -81,7 +82,7 @@ def train(composition: Composition, quiet: bool = False) -> dict[str, Any]:
     if config.trainer.profile_steps and found.resumes:
         raise ConfigError("trainer.profile_steps", "only a new run can be profiled", "trainer.profile_steps=0")
     ranks = local_ranks(config)
-    notes = [*settle(composition), *([] if found.resumes else published_notes(config))]
+    notes = [*settle(composition), *([] if found.resumes else published_notes(config)), *plugin_notes(config)]
     if found.how == "done":
         if is_main_rank():
             _say_finished(run_dir, quiet)

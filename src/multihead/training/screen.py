@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead.config.slots import added_choices
 from multihead.config.training import Config
 from multihead.config.words import pasted, write
 from multihead.data.encode import Encoded
@@ -48,10 +49,12 @@ def show_start(config: Config, notes: Sequence[str], prepared: Prepared, task: T
         log.info("classes: %s", ", ".join(names) + (f" and {more} more" if more > 0 else ""))
     for scale in prepared.vocab.scales.values():
         log.info("labels of train: mean %.6g, standard deviation %.6g", scale.mean, scale.deviation)
+    chosen = "".join(f", {key}={name}" for key, name in added_choices(config).items())
     log.info(
-        "model %s parameters%s; %d steps of up to %s target tokens; run %s",
+        "model %s parameters%s%s; %d steps of up to %s target tokens; run %s",
         f"{parameters:,}",
         f", of which {trained:,} are trained" if trained < parameters else "",
+        chosen,
         config.trainer.max_steps,
         f"{config.data.batch_tokens:,}",
         run_dir,

@@ -22,7 +22,16 @@ def test_a_step_can_be_cut_anywhere():
     plugin, logits, labels = load_plugin(str(FILE)), torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
 
     def of(rows):
-        task = SimpleNamespace(logits_and_labels=lambda batch: (logits[rows], labels[rows]))
+        task = SimpleNamespace(logits_and_labels=lambda batch: (logits[rows], labels[rows]), settings=None)
         return plugin.losses["my_loss"](task, {}, options=plugin.options["my_loss"]())
 
     torch.testing.assert_close(of(slice(6)), of(slice(2)) + of(slice(2, 6)))
+
+
+def test_without_weight_it_is_the_default_loss_with_its_label_smoothing():
+    plugin, logits, labels = load_plugin(str(FILE)), torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    settings = SimpleNamespace(label_smoothing=0.1)
+    task = SimpleNamespace(logits_and_labels=lambda batch: (logits, labels), settings=settings)
+    loss = plugin.losses["my_loss"](task, {}, options=plugin.options["my_loss"](weight=0.0))
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=0.1)
+    torch.testing.assert_close(loss, expected)

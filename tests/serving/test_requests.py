@@ -16,9 +16,11 @@ DOG = "The dog sleeps."
     ("verb", "body", "status", "sentence"),
     [
         ("translate", {}, 422, "inputs: Field required"),
-        ("translate", {"inputs": 5}, 422, "inputs"),
-        ("translate", {"inputs": []}, 422, "inputs"),
-        ("translate", {"inputs": [DOG, None]}, 422, "inputs"),
+        ("translate", {"inputs": 5}, 422, "inputs: must be a text, or a list of at least one text$"),
+        ("translate", {"inputs": []}, 422, "inputs: must be a text, or a list of at least one text$"),
+        ("translate", {"inputs": [DOG, None]}, 422, "inputs: must be a text, or a list of at least one text$"),
+        ("translate", [DOG], 422, "The body must be a JSON object"),
+        ("score", {"inputs": DOG, "targets": []}, 422, "targets: must be a text, or a list of at least one text$"),
         ("translate", {"inputs": DOG, "beams": 2}, 422, "beams: Extra inputs are not permitted"),
         ("translate", {"inputs": DOG, "num_beams": "2"}, 422, "num_beams: Input should be a valid integer"),
         ("translate", {"inputs": DOG, "num_beams": 1000}, 422, "num_beams: .*less than or equal to 16"),
@@ -73,6 +75,21 @@ def test_bodies_and_heads_that_are_refused(client, content, headers, status):
     response = client.post("/v1/translate", content=content, headers=headers)
     assert response.status_code == status and list(response.json()) == ["detail"]
     assert "evil" not in response.text
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_that_is_not_sent_as_json_names_the_header(client, kind):
+    """curl's -d sends a form unless a header says otherwise."""
+    response = client.post("/v1/translate", content=b'{"inputs": "a"}', headers={"content-type": kind} if kind else {})
+    assert response.status_code == 422 and "with the header 'Content-Type: application/json'" in response.text
+    for json_kind in ("application/json; charset=utf-8", "Application/JSON", "application/ld+json"):
+        response = client.post("/v1/translate", content=b"[]", headers={"content-type": json_kind})
+        assert response.status_code == 422 and "must be a JSON object" in response.text
+
+
+def test_a_blank_text_has_no_class(client):
+    (answer,) = client.post("/v1/classify", json={"inputs": " "}).json()["outputs"]
+    assert (answer["label"], answer["probability"], answer["probabilities"]) == (None, None, {})
 
 
 def test_attention_is_not_written_at_any_length(client, monkeypatch):

@@ -33,6 +33,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 """Statuses other than 200, which any route may answer."""
+NO_JSON = "Send the body as JSON with the header 'Content-Type: application/json'."
+NO_OBJECT = 'The body must be a JSON object, such as {"inputs": "A text."}.'
 
 
 def create_app(service: Service) -> FastAPI:
@@ -78,8 +80,18 @@ async def _not_valid(request: Request, error: Exception) -> JSONResponse:
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     if first["type"] == "json_invalid":
         return JSONResponse({"detail": "The body is not valid JSON."}, 400)
-    text = f"{where[:100]}: {first['msg']}" if where else str(first["msg"])
+    if first["loc"] == ("body",):
+        return JSONResponse({"detail": NO_OBJECT if _says_json(request) else NO_JSON}, 422)
+    if first["loc"][2:3] == ("str",):  # not a text; what is wrong with it as a list comes second
+        where, first = str(first["loc"][1]), {"msg": "must be a text, or a list of at least one text"}
+    text = f"{where[:100]}: {first['msg']}"
     return JSONResponse({"detail": text.encode("utf-8", "replace").decode()}, 422)
+
+
+def _says_json(request: Request) -> bool:
+    """Whether the header names JSON; otherwise FastAPI does not read the body as such."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 async def _not_possible(request: Request, error: Exception) -> JSONResponse:

@@ -205,7 +205,8 @@ def serve(
         def ready() -> None:
             for run in runs.values():
                 say(f"serving {run.name} ({run.run.config.task.name}): {', '.join(run.tasks)}")
-            say(f"the page is {url}, the API is described at {url}docs; Ctrl-C ends the server")
+            say(f"the API is described at {url}docs")
+            say(f"Ctrl-C ends the server; the page is {url}")
             on_ready(url)
 
         service.batcher.start()

@@ -132,7 +132,10 @@ MARKS = {
     "<!-- code of the examples -->": examples,
     "<!-- tables of the benchmarks -->": tables,
 }
-"""Lines of a page, each with the function whose text takes its place."""
+"""Lines of a page, each with the function whose text takes the place of the line and of all that is below it.
+
+What is below it says where a reader of the repository finds the same.
+"""
 
 
 def fill(source: str) -> str:
@@ -146,7 +149,8 @@ def fill(source: str) -> str:
         "](../CHANGELOG.md", "](changelog.md"
     )
     for mark, write in MARKS.items():
-        source = source.replace(mark, write() if mark in source else "")
+        above, found, _ = source.partition(mark)
+        source = f"{above}{write()}\n" if found else source
     return source
 
 

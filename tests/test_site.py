@@ -55,6 +55,9 @@ def test_every_mark_stands_in_one_page_and_is_replaced(pages):
         filled = pages.fill(source)
         assert mark not in filled
         assert len(filled) > len(source) + 1000
+        elsewhere = source.partition(mark)[2].strip()
+        assert elsewhere.startswith("The site ") and len(elsewhere) > 60  # a reader of the repository sees it
+        assert elsewhere not in filled
 
 
 def test_links_to_files_lead_to_the_pages_that_show_them(pages):

@@ -39,7 +39,7 @@ def defined(name: str) -> set[str]:
     """Private names that a file defines: functions, classes, variables, attributes of ``self``."""
     found = set()
     for node in ast.walk(tree(name)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
             on_self = isinstance(node, ast.Name) or ast.unparse(node.value) in ("self", "cls")

@@ -24,6 +24,8 @@ from multihead.comparing.scores import describe
 from multihead.comparing.significance import Spread, Test
 from multihead.config.compose import compose, to_yaml
 from multihead.config.keys import GROUPS
+from multihead.config.settings import read_words
+from multihead.config.verbs import CompareSettings
 from multihead.errors import CheckpointError, ConfigError, DataError
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -233,6 +235,32 @@ def test_names(runs):
         ConfigError, match=r"names: a would name both runs/narrow_1 and runs/wide_1, which differ in model\.d_model"
     ):
         compare(["runs/narrow_1", "runs/wide_1"], names=["a", "a"])
+
+
+def test_runs_of_a_study_have_its_names_and_a_warning(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        translation(tmp_path / f"s/runs/short/small/seed_{seed}", 0.30, "model.d_model=64", seed=seed)
+        translation(tmp_path / f"s/runs/short/big/seed_{seed}", 0.10, "model.d_model=96", seed=seed, noise=1)
+    report = compare([], group=["s/runs"])  # a folder is a study only if it has a ledger or a report
+    assert [system.name for system in report.systems] == ["model.d_model=96", "model.d_model=64"]
+    assert report.warnings == []
+    (tmp_path / "s/report.json").write_text("{}")
+    report = compare([], group=["s/runs"])
+    assert [system.name for system in report.systems] == ["big", "small"]
+    (warning,) = report.warnings
+    assert warning.startswith("s is a study. It may have stopped at a clear difference, and the p-values")
+    assert [system.name for system in compare([], group=["s"], names=["wide", "narrow"]).systems] == ["wide", "narrow"]
+    translation(tmp_path / "other", 0.20, "model.d_model=32")
+    systems = compare(["s", "other"]).systems
+    assert [system.name for system in systems] == ["model.d_model=96", "model.d_model=64", "model.d_model=32"]
+
+
+def test_the_smallest_difference_that_matters_has_its_name_in_a_study_too():
+    settings, _ = read_words(CompareSettings, ["group=x", "smallest=lm:0.01", "smallest_effect=0.5"])
+    assert settings.limits() == {"lm": 0.01, "": 0.5}
+    with pytest.raises(ConfigError, match="smallest: must be a number above 0"):
+        read_words(CompareSettings, ["group=x", "smallest_effect=-1"])
 
 
 def test_a_repetition_is_no_seed(runs):

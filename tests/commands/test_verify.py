@@ -13,7 +13,8 @@ from multihead.cli import main
 from multihead.comparing.claim import compared_again
 from multihead.studying.ablation import ablation
 from multihead.studying.ladder import climb
-from multihead.studying.verify import other_answers
+from multihead.studying.schedule import progress
+from multihead.studying.verify import _unfinished, other_answers
 from multihead.sweeping import runner
 
 STAND_IN = str(ROOT / "tests" / "studying" / "stand_in.py")
@@ -85,6 +86,9 @@ def test_a_study_holds_until_something_is_changed(tmp_path, monkeypatch, capsys)
     edit(report, lambda claim: claim["runs"].pop(0))
     found = checks(capsys, group, "rerun=false", status=2)
     assert found == {"all runs shown": "not in the report: translation layer 1"}
+    report.unlink()  # as if the study had been killed before its end
+    found = checks(capsys, "group=outputs/studies/s/runs", status=2)
+    assert list(found) == ["the study has ended"] and "the report has no answer yet" in found["the study has ended"]
     report.write_text(whole)
     edit(first / "result.json", lambda result: result.update({"val/bleu": 90.0}))
     assert "has 90, and the ledger " in checks(capsys, group, "rerun=false", status=2)["the claim holds"]
@@ -199,3 +203,15 @@ def test_what_is_shown_and_what_there_is_not(runs, capsys):
     assert main(["verify", "group=nowhere"]) == 2
     assert "group: nowhere holds no finished run" in capsys.readouterr().err
     assert main(["verify"]) == 2 and "group: is missing" in capsys.readouterr().err
+
+
+def test_a_study_that_goes_on_is_named_as_such(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "studying"))
+    import test_ablation
+
+    plan = test_ablation.plan()
+    ledger = SimpleNamespace(costs=None)
+    found = _unfinished(plan, ledger, [], {"ended": True})
+    key = progress(plan, {}, None).missing[0]
+    assert f"not finished ({key.task} {key.arm} seed {plan.seeds[0]}; " in found.text
+    assert found.text.endswith("the same multihead study command goes on")

@@ -19,14 +19,15 @@ FINDINGS = 2
 def run(words: Sequence[str]) -> int:
     """Runs ``multihead verify``; see `VerifySettings`."""
     settings, _ = read_words(VerifySettings, words)
-    folder = Path(settings.group)
-    is_study = (folder / "report.json").is_file() and not settings.claim
-    if is_study:
+    from multihead.comparing.of_study import study_of
+
+    folder = None if settings.claim else study_of(Path(settings.group))
+    if folder:
         require_package("optuna", "sweep", "a study")
     from multihead.runs.screen import report_console
     from multihead.studying.verify import verify_runs, verify_study
 
-    if is_study:
+    if folder:
         found = verify_study(folder, settings.name, settings.storage, settings.rerun)
     else:
         found = verify_runs(settings.group, settings.claim, settings.rerun)

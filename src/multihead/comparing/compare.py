@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from multihead.comparing.finished import FinishedRun, Reader
+from multihead.comparing.of_study import study_warnings
 from multihead.comparing.report import Comparison, Curve, Pair, Report, System, difference_digits, p_text, signed
 from multihead.comparing.scores import Metric, Scores, choose_metric, disagreeing, read_scores
 from multihead.comparing.significance import (
@@ -99,10 +100,11 @@ def compare_tasks(
     reports = {
         name: _report(task, corrected, len(p_values), limits.get(name, limits.get(""))) for name, task in tasks.items()
     }
+    warnings = [*study_warnings(list(reader.runs.values())), *reader.left_out]
     if len(reports) == 1:
-        next(iter(reports.values())).warnings[:0] = reader.left_out
+        next(iter(reports.values())).warnings[:0] = warnings
         return Comparison(reports)
-    return Comparison(reports, _over_all(reports), reader.left_out)
+    return Comparison(reports, _over_all(reports), warnings)
 
 
 def compare(runs: Sequence[str], **words: Any) -> Report:

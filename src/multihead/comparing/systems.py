@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multihead.comparing.finished import FinishedRun, Reader, require_one
+from multihead.comparing.of_study import names_in_study
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import ConfigError
 from multihead.tables.records import flatten
@@ -58,7 +59,7 @@ def find_systems(
     if len(systems) > 1 and max(map(len, systems)) == 1:
         require_comparable([group[0][0] for group in systems])  # which says what differs
         require_one([group[0][0] for group in systems], "data sets", lambda run: run.data_name, "compare runs of one")
-    labels = name_over_tasks(systems)
+    labels = names_in_study(systems) or name_over_tasks(systems)
     distinct = list(dict.fromkeys(label for group in labels for label in group))
     if names and (len(names) != len(distinct) or len(set(names)) < len(names)):
         found = "; ".join(distinct)

@@ -342,6 +342,8 @@ class CompareSettings(Settings):
     smallest: list[str] = setting([], takes="NUMBER")
     """The smallest difference that matters, in the unit of the metric; for one of several tasks smallest=lm:0.01. If
     the runs could not have shown it, the verdict is underpowered."""
+    smallest_effect: list[str] = setting([], takes="NUMBER")
+    """The same as smallest, by the name that it has in the file of a study."""
     format: list[str] = setting([], takes="FORMAT", choices=tuple(REPORT_FORMATS))
     """Format of the report on standard output. With out= there can be several: format=[markdown,html]."""
     out: str = setting(takes="FILE")
@@ -356,7 +358,7 @@ class CompareSettings(Settings):
     def limits(self) -> dict[str, float]:
         """Task to the smallest difference that matters; "" stands for every task."""
         found = {}
-        for entry in self.smallest:
+        for entry in (*self.smallest, *self.smallest_effect):
             task, _, number = entry.rpartition(":")
             good = re.fullmatch(r"\d*\.?\d+(?:[eE][+-]?\d+)?", number) and float(number) > 0
             require(bool(good), "smallest", "a number above 0, or TASK:NUMBER", entry, "smallest=0.5")

@@ -38,7 +38,7 @@ class SystemRow:
     """Floating-point operations of a step."""
     tokens_per_second: float
     minutes: float
-    """Mean time of a run."""
+    """Mean time of a run from the preparation of its data to its last validation, without its test."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class StudyReport:
     seeds_run: int
     most_seeds: int
     minutes: float
-    """Minutes of all runs together, with the tuning."""
+    """Minutes of the processes of all runs together, with their start and test, and with the tuning."""
     test_looks: int
     """How often a run has read the test split: once for each run that ended, also for those of the tuning."""
     notes: list[str] = field(default_factory=list)

@@ -12,14 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from multihead.comparing.of_study import RUNS
 from multihead.config.study import Study
 from multihead.config.sweep import Sweep
 from multihead.studying.schedule import Costs, Key, Plan, Progress, progress
-from multihead.sweeping.ledger import SETTLED, Claim, Ledger, Row, spent
+from multihead.sweeping.ledger import SETTLED, Claim, Ledger, Row, import_optuna, spent
 from multihead.sweeping.owner import this_process
-
-RUNS = "runs"
-"""Folder of the run directories, in the study's folder."""
 
 
 class StudyLedger(Ledger):
@@ -156,6 +154,14 @@ class StudyLedger(Ledger):
         if found is None:
             return None
         return {(task, arm): float(taken) for name, taken in found.items() for task, arm in [name.split("/")]}
+
+
+def name_in(folder: Path) -> str:
+    """Returns the name of the study whose ledger is a file in the folder; "" if there is none, or several."""
+    if not (folder / "ledger.db").is_file():
+        return ""
+    names = import_optuna().study.get_all_study_names(f"sqlite:///{folder}/ledger.db")
+    return names[0] if len(names) == 1 else ""
 
 
 def as_sweep(name: str, study: Study | None = None) -> Sweep:

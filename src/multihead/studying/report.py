@@ -55,7 +55,7 @@ def digits_of(found: Verdict) -> int:
 def system_rows(report: StudyReport) -> list[list[str]]:
     """Returns the table of systems with their costs. The first row is the head."""
     judged = "test folds" if report.folds else "validation"
-    rows = [["task", "system", judged, "test", "parameters", "tokens/s", "minutes"]]
+    rows = [["task", "system", judged, "test", "parameters", "tokens/s", "training"]]
     for found in report.systems:
         digits = _digits(report, found.task)
         rows.append(
@@ -175,7 +175,7 @@ def show(report: StudyReport, console: Console, folder: Path) -> None:
     for text in report.warnings:
         say(f"warning: {text}", "yellow")
     head, *body = system_rows(report)
-    console.print(Fitted(head, body, left=("system",), optional=("minutes", "tokens/s", "parameters", "test")))
+    console.print(Fitted(head, body, left=("system",), optional=("training", "tokens/s", "parameters", "test")))
     say("")
     head, *body = verdict_rows(report)
     console.print(Fitted(head, body, left=("variant", "metric", "verdict"), optional=("metric", "seeds")))

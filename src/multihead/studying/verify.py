@@ -26,9 +26,9 @@ from multihead.runs.files import read_json
 from multihead.runs.listing import run_dirs
 from multihead.studying.ablation import ablation, is_ablation
 from multihead.studying.ladder import Worth, climb
-from multihead.studying.ledger import RUNS, StudyLedger, key_of, run_dir
+from multihead.studying.ledger import RUNS, StudyLedger, key_of, name_in, results_of, run_dir
 from multihead.studying.report import FILES
-from multihead.studying.schedule import Key, Plan
+from multihead.studying.schedule import Key, Plan, progress
 from multihead.studying.verdicts import Verdict, judge, overall
 from multihead.sweeping import runner
 from multihead.sweeping.ledger import Row
@@ -61,7 +61,7 @@ def verify_study(folder: Path, name: str, storage: str, rerun: bool) -> list[Fin
 
     Args:
         folder: Its folder.
-        name: Its name; "" takes that of its report.
+        name: Its name; "" takes that of its report or of its ledger.
         storage: The address of its ledger; "" is the file in the folder.
         rerun: Whether one of its runs is trained again.
 
@@ -69,8 +69,9 @@ def verify_study(folder: Path, name: str, storage: str, rerun: bool) -> list[Fin
         ConfigError: If there is no study in the folder.
         CheckpointError: If its report cannot be read.
     """
-    claim = read_json(folder / FILES["json"], dict)
-    ledger = StudyLedger(name or str(claim.get("name")), folder, storage, create=False)
+    report = folder / FILES["json"]
+    claim = read_json(report, dict) if report.is_file() else {}
+    ledger = StudyLedger(name or claim.get("name") or name_in(folder) or folder.name, folder, storage, create=False)
     plan = ledger.plan
     if plan is None:
         raise ConfigError("group", f"the study in {folder} has no plan yet", "start it by multihead study")
@@ -82,6 +83,10 @@ def verify_study(folder: Path, name: str, storage: str, rerun: bool) -> list[Fin
     found = [
         *same_configurations(systems),
         *_same_per_task(systems, {task: [n for n in systems if n.startswith(f"{task} ")] for task in plan.tasks}),
+    ]
+    if unfinished := _unfinished(plan, ledger, rows, claim):
+        return [*found, unfinished]
+    found += [
         _all_shown(folder, plan, rows, claim),
         _study_holds(plan, ledger, runs, rows, claim),
     ]
@@ -91,6 +96,19 @@ def verify_study(folder: Path, name: str, storage: str, rerun: bool) -> list[Fin
         environment = {"MULTIHEAD_CONF": str((folder / "conf").resolve())}
         found.append(rerun_of(runs[key], plan.run_words(key), plan.metrics[key.task], others, environment))
     return found
+
+
+def _unfinished(plan: Plan, ledger: StudyLedger, rows: Sequence[Row], claim: Mapping[str, Any]) -> Finding | None:
+    """What is to do before a study has a claim; None if it has ended and its report says so."""
+    left = progress(plan, results_of(rows), ledger.costs).missing
+    if left:
+        listed = _listed([f"{key.task} {key.arm} seed {plan.seeds[key.index]}" for key in left])
+        text = f"not yet: the study is not finished ({listed}); the same multihead study command goes on"
+        return Finding("the study has ended", False, text)
+    if not claim.get("ended"):
+        text = "all runs have ended, but the report has no answer yet; the same multihead study command writes it"
+        return Finding("the study has ended", False, text)
+    return None
 
 
 def _read(place: Path) -> FinishedRun | None:

@@ -67,6 +67,7 @@ def test_it_replaces_the_attention(run):
         if len(alone[0]["text"].split()) < 12:  # ended before the limit
             assert alone[0]["log_prob"] == pytest.approx(hypotheses[0]["log_prob"], rel=1e-4)
     assert (run / "plugin" / FILE.name).read_text() == FILE.read_text()
+    assert " parameters, model.attention=linear; 12 steps of" in (run / "train.log").read_text()
 
 
 def test_it_resumes(run, tmp_path):

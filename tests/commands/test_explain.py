@@ -59,3 +59,12 @@ def test_a_key_of_a_run(capsys, tmp_path):
 def test_refused(line, message):
     with pytest.raises(ConfigError, match=message):
         explain.run(line.split())
+
+
+def test_an_option_that_a_plugins_loss_does_not_read(capsys, tmp_path):
+    file = tmp_path / "focal.py"
+    file.write_text("from multihead.plugin import Plugin\nPLUGIN = Plugin(losses={'focal': print})\n")
+    words = f"key=task.class_weights task=classification task.class_weights=balanced plugin={file}"
+    assert "no effect" not in told(capsys, words)
+    last = told(capsys, f"{words} task.loss=focal").splitlines()[-1]
+    assert last.startswith("  task.class_weights=balanced has no effect: task.loss=focal replaces the task's own loss")

@@ -9,6 +9,7 @@ from typing import Any
 from multihead.config.compose import Composition, compose, compose_from_run, named, parse, read_config
 from multihead.config.files import load_named_plugin, task_classes
 from multihead.config.keys import Key, documentation, find, leaf_keys, unknown_key
+from multihead.config.plugin_notes import notes_on
 from multihead.config.settings import read_words
 from multihead.config.task import TASKS
 from multihead.config.verbs import ExplainSettings
@@ -85,6 +86,7 @@ def _leaf(name: str, key: Key, composition: Composition) -> str:
         for i, (source, value) in enumerate(chains[known]):
             counts = "  <- counts" if i == len(chains[known]) - 1 else "  overridden"
             lines.append(f"  {source:<{width}}  {_text(value)}{counts if len(chains[known]) > 1 else ''}")
+    lines += [f"  {note}" for note in notes_on(composition.config) if note.startswith(f"{name}=")]
     return "\n".join(lines) + "\n"
 
 

@@ -40,6 +40,7 @@ VERBS = (
     "sweep",
     "study",
     "verify",
+    "reproduce",
     "new",
     "serve",
     "show",

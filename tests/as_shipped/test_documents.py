@@ -43,6 +43,7 @@ NOT_RUN = {
     "wandb sweep": "needs an account",
     "torchrun --nnodes 2": "needs two machines",
     "sphinx-build": "the site, which continuous integration builds",
+    "multihead reproduce record=": "trains for minutes at full size; a record is not shortened",
     "multihead serve": "answers until it is ended; tests/serving starts it",
     "multihead show": "shows a page until it is ended; tests/serving starts it",
     "MULTIHEAD_SERVE_TOKEN=": "starts a server too",

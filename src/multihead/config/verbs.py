@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from multihead.config.check import require, require_choice
+from multihead.config.record import ReproduceSettings
 from multihead.config.serving import ServeSettings, ShowSettings
 from multihead.config.settings import Settings, setting
 from multihead.errors import ConfigError
@@ -453,7 +454,7 @@ class SweepSettings(Settings):
 
 @dataclass(kw_only=True)
 class StudySettings(Settings):
-    """Says whether a variant is better than the baseline, on several tasks and over several seeds.
+    """Says whether a variant is better than the baseline, over several tasks and seeds.
 
     Runs of the baseline and its variants are added seed by seed, until a sequential test has decided each comparison or
     the budget is spent. Whatever ends the study, the same command continues it. The answer is in the table that is
@@ -586,7 +587,8 @@ SETTINGS: dict[str, type[Settings]] = {
     for cls in (
         *(EvaluateSettings, PredictSettings, ExportSettings, ExplainSettings),
         *(DataSettings, RunsSettings, DiffSettings, CompareSettings, DoctorSettings),
-        *(SweepSettings, StudySettings, VerifySettings, NewSettings, ServeSettings, ShowSettings),
+        *(SweepSettings, StudySettings, VerifySettings, ReproduceSettings, NewSettings),
+        *(ServeSettings, ShowSettings),
     )
 }
 """Command to what it takes."""

@@ -25,6 +25,14 @@ from multihead.errors import ConfigError, MultiheadError
 from multihead.runs.files import read_json
 from multihead.runs.listing import run_dirs
 from multihead.studying.ablation import ablation, is_ablation
+from multihead.studying.again import (
+    ALIKE,
+    SAME,
+    changed_circumstances,
+    environment_of,
+    final_metrics,
+    listed,
+)
 from multihead.studying.ladder import Worth, climb
 from multihead.studying.ledger import RUNS, StudyLedger, key_of, name_in, results_of, run_dir
 from multihead.studying.report import FILES
@@ -34,14 +42,8 @@ from multihead.sweeping import runner
 from multihead.sweeping.ledger import Row
 from multihead.sweeping.trial import LOG, Watch, run_once
 
-MOST_NAMED = 5
-"""Number of runs that a finding names."""
 MOST_DEVIATIONS = 3.0
 """On another machine or version, a rerun may differ by so many deviations between seeds."""
-SAME = ("git_commit", "versions", "plugin")
-"""What must be the same in the environment of all runs of a claim."""
-ALIKE = ("hardware", "threads")
-"""What changes results by rounding only, and is said."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ def _all_shown(folder: Path, plan: Plan, rows: Sequence[Row], claim: Mapping[str
         if False in own and True in own[own.index(False) :]:
             skipped.append(f"{task} {arm} seed {plan.seeds[own.index(False)]}")
     if hidden or skipped:
-        parts = [f"not in the report: {_listed(hidden)}"] * bool(hidden)
-        parts += [f"never started, though later seeds were: {_listed(skipped)}"] * bool(skipped)
+        parts = [f"not in the report: {listed(hidden)}"] * bool(hidden)
+        parts += [f"never started, though later seeds were: {listed(skipped)}"] * bool(skipped)
         return Finding("all runs shown", False, "; ".join(parts))
     failed = sum(run.get("state") != "complete" for run in claim.get("runs", []))
     return Finding("all runs shown", True, f"{len(shown)} runs were started, and all are shown ({failed} not complete)")
@@ -160,7 +162,7 @@ def _study_holds(
     name = "the claim holds"
     lost = [str(key) for row in rows if row.state == "complete" and (key := key_of(row)) not in runs]
     if lost:
-        return Finding(name, False, f"these runs have no result in their directories: {_listed(lost)}")
+        return Finding(name, False, f"these runs have no result in their directories: {listed(lost)}")
     results: dict[Key, float | None] = {key_of(row): None for row in rows if row.state == "failed"}
     changed = []
     for row in rows:
@@ -170,7 +172,7 @@ def _study_holds(
             if results[key] != row.value:
                 changed.append(f"{runs[key].path} has {results[key]:g}, and the ledger {row.value:g}")
     if changed:
-        return Finding(name, False, _listed(changed))
+        return Finding(name, False, listed(changed))
     again = judge(plan, results, float(claim.get("power", 0.8)), ended=bool(claim.get("ended")))
     said = {(v["task"], v["variant"]): v for v in claim.get("verdicts", [])}
     wrong = []
@@ -184,7 +186,7 @@ def _study_holds(
             wrong.append(f"{found.task} {found.variant}: the report says {claimed}, and the runs {found.verdict}")
     wrong += [*_other_overall(overall(plan, again), claim), *other_answers(plan, ledger, results, runs, claim)]
     if wrong:
-        return Finding(name, False, _listed(wrong))
+        return Finding(name, False, listed(wrong))
     count = len(again)
     return Finding(name, True, f"{count} verdict{'s' * (count != 1)} computed again from {len(runs)} runs: the same")
 
@@ -297,7 +299,7 @@ def _folder_shown(
     hidden += [run.path for run in runs.values() if claimed and run.path not in shown]
     seeds = {name: tuple(sorted(run.seed for run in members)) for name, members in systems.items()}
     if hidden:
-        return Finding("all runs shown", False, f"started, but not shown: {_listed(hidden)}")
+        return Finding("all runs shown", False, f"started, but not shown: {listed(hidden)}")
     by_task: dict[str, set[tuple[int, ...]]] = {}
     for name, own in seeds.items():
         by_task.setdefault(" ".join(sorted({f"{run.task} on {run.data_name}" for run in systems[name]})), set()).add(
@@ -305,8 +307,10 @@ def _folder_shown(
         )
     uneven = [task for task, kinds in by_task.items() if len(kinds) > 1]
     if uneven:
-        listed = "; ".join(f"{name}: {', '.join(map(str, own))}" for name, own in seeds.items())
-        return Finding("all runs shown", False, f"the systems have different seeds ({listed}), so some may be left out")
+        seeds_text = "; ".join(f"{name}: {', '.join(map(str, own))}" for name, own in seeds.items())
+        return Finding(
+            "all runs shown", False, f"the systems have different seeds ({seeds_text}), so some may be left out"
+        )
     return Finding("all runs shown", True, f"{len(runs)} runs, all finished, with the same seeds in each system")
 
 
@@ -330,7 +334,7 @@ def _comparison_holds(reports: Mapping[str, Any], claim: Mapping[str, Any], clai
             if verdict != pair.get("verdict"):
                 wrong.append(f"{task}: {pair['first']} beside {pair['second']} is {verdict}, not {pair.get('verdict')}")
     if wrong:
-        return Finding(name, False, _listed(wrong))
+        return Finding(name, False, listed(wrong))
     return Finding(name, True, f"{count} verdict{'s' * (count != 1)} of {claim_file} computed again: the same")
 
 
@@ -351,7 +355,7 @@ def same_configurations(systems: Mapping[str, Sequence[FinishedRun]]) -> list[Fi
         if len(set(seeds)) < len(seeds):
             wrong.append(f"{name}: a seed stands twice ({', '.join(str(seed) for seed, _ in sorted(seeds))})")
     if wrong:
-        return [Finding("equal configurations", False, _listed(wrong))]
+        return [Finding("equal configurations", False, listed(wrong))]
     count = sum(map(len, systems.values()))
     text = f"{count} runs of {len(systems)} systems; the runs of each differ in the seed only"
     return [Finding("equal configurations", True, text)]
@@ -359,7 +363,7 @@ def same_configurations(systems: Mapping[str, Sequence[FinishedRun]]) -> list[Fi
 
 def same_environment(task: str, members: Sequence[FinishedRun]) -> list[Finding]:
     """Whether the runs of a task had the same data, code and versions."""
-    environments = [read_json(Path(run.path, "environment.json"), dict) for run in members]
+    environments = [environment_of(run.path) for run in members]
     wrong = [
         f"the {split.removeprefix('data_')} data"
         for split in ("data_train", "data_val", "data_test")
@@ -397,15 +401,15 @@ def rerun_of(
         if outcome.value is None:
             return Finding(name, False, f"{run.path}: the rerun failed: {outcome.reason}")
         again = FinishedRun.read(str(place))
-        own, other = ({k: v for k, v in _plain(r).items() if k.startswith(("val/", "test/"))} for r in (run, again))
+        own, other = final_metrics(run), final_metrics(again)
         alike = recipe(run.config, run.settings) == recipe(again.config, again.settings)
         keys = list(differing([[run], [again]]))
-        environments = [read_json(Path(r.path, "environment.json"), dict) for r in (run, again)]
+        changed = changed_circumstances(environment_of(run.path), environment_of(again.path))
+        changed.pop("git_dirty", None)  # `same_environment` says so, and it excuses no other result
     if not alike:
-        return Finding(name, False, f"{run.path}: its words give another configuration now: {_listed(keys)}")
+        return Finding(name, False, f"{run.path}: its words give another configuration now: {listed(keys)}")
     if own == other:
         return Finding(name, True, f"{run.path}: all {len(own)} metrics are the same to the last digit")
-    changed = [key for key in (*SAME, *ALIKE) if environments[0].get(key) != environments[1].get(key)]
     gap, spread = outcome.value - float(run.result[metric]), statistics.stdev(others) if len(others) > 1 else 0.0
     text = f"{run.path}: {metric} is {outcome.value:.6g} instead of {float(run.result[metric]):.6g}"
     if changed:
@@ -413,13 +417,3 @@ def rerun_of(
         text += f" ({', '.join(changed)} differ now; the deviation between seeds is {spread:.2g})"
         return Finding(name, ok, text)
     return Finding(name, False, f"{text}, though data, code, versions and machine are the same")
-
-
-def _plain(run: FinishedRun) -> dict[str, Any]:
-    """The numbers of a result, without those that are times."""
-    return {key: value for key, value in run.result.items() if isinstance(value, int | float) and "seconds" not in key}
-
-
-def _listed(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - MOST_NAMED} more" if len(texts) > MOST_NAMED else ""
-    return "; ".join(texts[:MOST_NAMED]) + more

@@ -1,0 +1,239 @@
+"""Trains a finished run, or the command of a record, again, and says whether the result is the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from multihead import capabilities
+from multihead.comparing.finished import FinishedRun
+from multihead.config.compose import Composition, compose, compose_from_run, read_config
+from multihead.config.record import Record
+from multihead.config.words import write
+from multihead.config.yaml_file import load_yaml
+from multihead.errors import ConfigError, DataError
+from multihead.studying.again import (
+    Changes,
+    changed_circumstances,
+    changed_data,
+    environment_of,
+    final_metrics,
+    listed,
+)
+from multihead.training.build import starting
+from multihead.training.job import train
+from multihead.training.launch import local_ranks
+
+CONSOLE = "console.log"
+"""Last part of the name of the file, beside a run, with what its training has printed."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a run, then and now."""
+
+    name: str
+    then: float | None
+    now: float | None
+    verdict: str
+    """same (to the last digit), within (the tolerance), differs, or missing."""
+    decides: bool
+    """Whether the answer depends on this metric if the circumstances differ."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A run that was trained again."""
+
+    run: str
+    reproduced: bool
+    tolerance: float
+    """The largest relative change of a metric that decides, if the circumstances differ."""
+    metrics: list[Metric]
+    differs: Changes
+    """What differs between then and now besides the metrics; empty if nothing is known to differ."""
+    seconds_then: float
+    seconds_now: float
+
+
+@dataclass(frozen=True)
+class SeedAgain:
+    """A seed of a record that was trained again."""
+
+    seed: int
+    then: float | None
+    """The value in the record, if it was kept."""
+    now: float
+    seconds: float
+    run_dir: str
+
+
+@dataclass(frozen=True)
+class RecordChecked:
+    """A record whose command was run again."""
+
+    record: Record
+    reproduced: bool
+    value: float
+    """The mean over the seeds that were trained now."""
+    seeds: list[SeedAgain]
+    differs: Changes = field(default_factory=dict)
+
+
+def reproduce_run(run: str, place: Path, tolerance: float, plugin: str, say: Callable[[str], None]) -> Reproduction:
+    """Trains a finished run again from its own configuration.
+
+    Args:
+        run: The run directory.
+        place: The directory of the new run.
+        tolerance: The largest relative change of the monitored metric if the circumstances differ.
+        plugin: The value of ``plugin=``, if the run needs one.
+        say: Called with a line about what happens.
+
+    Raises:
+        ConfigError: If the run is not finished.
+        DataError: If the data are missing or others than those of the run.
+    """
+    config = read_config("run", run)
+    then, known = FinishedRun.read(run), environment_of(run)
+    words = [write("plugin", plugin)] if plugin else []
+    composition = compose_from_run(config, words, run=run)
+    overrides = Path(run, "overrides.yaml")
+    composition.words = [*(map(str, load_yaml(overrides)) if overrides.is_file() else []), *words]
+    for name, value in {"run_dir": str(place), "resume": "", "logger": "none", "plan": False}.items():
+        composition.put(name, value)
+    seconds = float(then.result.get("seconds", 0.0))
+    say(f"training {run} again; it took {duration(seconds)} then")
+    again = _trained(composition, place, int(known.get("threads") or 0), then.data, run)
+    differs = changed_circumstances(known, environment_of(place)) | changed_data(then.data, again.data, "tokenizer_")
+    metrics = _compared(final_metrics(then), final_metrics(again), then.monitor, tolerance)
+    if differs:
+        reproduced = all(metric.verdict in ("same", "within") for metric in metrics if metric.decides)
+    else:
+        reproduced = all(metric.verdict == "same" for metric in metrics)
+    now = float(again.result.get("seconds", 0.0))
+    return Reproduction(run, reproduced, tolerance, metrics, differs, seconds, now)
+
+
+def check_record(record: Record, folder: Path, every_seed: bool, say: Callable[[str], None]) -> RecordChecked:
+    """Runs the command of a record, with its first seed or with all, and compares the mean with the record's value.
+
+    Args:
+        record: The record.
+        folder: The folder of the new runs.
+        every_seed: Whether all seeds are trained.
+        say: Called with a line about what happens.
+
+    Raises:
+        ConfigError: If the command and the record do not fit each other.
+        DataError: If the data are missing or others than those of the record.
+    """
+    found: list[SeedAgain] = []
+    differs: Changes = {}
+    for seed, value in list(record.seeds.items())[: None if every_seed else 1]:
+        place = folder / f"seed_{seed}"
+        own = [f"seed={seed}", write("run_dir", str(place)), "logger=none"]
+        composition = compose([*record.command, *own])
+        named = (composition.config.task.name, composition.config.data.name)
+        if named != (record.task, record.data):
+            what = f"trains {' on '.join(named)}, and not {record.task} on {record.data}"
+            raise ConfigError(record.at("command"), what, "correct the record")
+        threads = f"{record.threads} thread{'s' * (record.threads > 1)}"
+        say(f"training seed {seed}; the record took {duration(record.seconds)} on {threads} of {record.processor}")
+        again = _trained(composition, place, record.threads, record.fingerprints, record.path, record.data_source)
+        if record.metric not in again.result:
+            there = ", ".join(final_metrics(again))
+            raise ConfigError(record.at("metric"), f"result.json has no {record.metric}; it has {there}")
+        now, seconds = float(again.result[record.metric]), float(again.result.get("seconds", 0.0))
+        found.append(SeedAgain(seed, value, now, seconds, str(place)))
+        differs = _since(record, environment_of(place))
+    mean = statistics.fmean(each.now for each in found)
+    return RecordChecked(record, abs(mean - record.value) <= record.tolerance, mean, found, differs)
+
+
+def _since(record: Record, now: Mapping[str, Any]) -> Changes:
+    """Returns what differs between the circumstances of a record and those of a run."""
+    commit, hardware = str(now.get("git_commit") or ""), now.get("hardware") or {}
+    pairs = {
+        "processor": (record.processor, hardware.get("processor")),
+        "threads": (record.threads, now.get("threads")),
+        "git_commit": (record.commit, commit[: len(record.commit)]),
+    }
+    versions = now.get("versions") or {}
+    pairs |= {f"versions.{name}": (version, versions.get(name)) for name, version in record.versions.items()}
+    differs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    return differs | ({"git_dirty": (False, True)} if now.get("git_dirty") else {})
+
+
+def _trained(
+    composition: Composition, place: Path, threads: int, data: Mapping[str, str], owner: str, data_source: str = ""
+) -> FinishedRun:
+    """Trains as composed, if the data are the same; what the training prints goes into a file beside the run.
+
+    Args:
+        composition: The configuration, with its run directory.
+        place: The run directory.
+        threads: The number of threads then; 0 if it is not known.
+        data: The fingerprints of then.
+        owner: The run or the record, for messages.
+        data_source: Where the data come from, for messages.
+    """
+    fix = f"the data come from: {data_source}" if data_source else "set MULTIHEAD_DATA to the folder with those data"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        log = place.with_name(f"{place.name}.{CONSOLE}")
+        console = stack.enter_context(open(log, "a", encoding="utf-8"))
+        stack.enter_context(_threads(composition, threads))
+        try:
+            prepared, _ = starting(composition)
+        except DataError as error:
+            raise DataError(error.where, error.what, fix if data_source else error.fix) from None
+        if changed := changed_data(data, prepared.fingerprints):
+            pairs = [f"{key} was {then[:12]} and is {now[:12]}" for key, (then, now) in changed.items()]
+            raise DataError(owner, f"the data are not the same as then: {listed(pairs)}", fix)
+        del prepared
+        with contextlib.redirect_stdout(console):
+            train(composition)
+    return FinishedRun.read(str(place))
+
+
+@contextlib.contextmanager
+def _threads(composition: Composition, threads: int) -> Iterator[None]:
+    """Computes with as many threads as then, if the machine has the cores and no variable of the shell sets them."""
+    import torch
+
+    before = torch.get_num_threads()
+    said = any(os.environ.get(name) for name in capabilities.THREADS)
+    if not said and 1 <= threads <= capabilities.cores() and local_ranks(composition.config) == 1:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _compared(then: Mapping[str, float], now: Mapping[str, float], monitor: str, tolerance: float) -> list[Metric]:
+    """Compares the metrics of two runs. Those by which the run was monitored decide, on validation and on test."""
+    deciding = {f"{split}/{monitor.partition('/')[2]}" for split in ("val", "test")}
+    found = []
+    for name in dict.fromkeys([*then, *now]):
+        first, second = then.get(name), now.get(name)
+        if first is None or second is None:
+            verdict = "missing"
+        elif first == second:
+            verdict = "same"
+        else:
+            verdict = "within" if abs(second - first) <= tolerance * abs(first) else "differs"
+        found.append(Metric(name, first, second, verdict, name in deciding))
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Returns a time for people: ``31 s``, ``2 min 58 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

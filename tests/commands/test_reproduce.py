@@ -1,0 +1,228 @@
+"""``reproduce`` trains a run or a record again: what is the same, within the tolerance, or not; and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from trial import ROOT
+
+from multihead.cli import main
+from multihead.config.compose import compose
+from multihead.config.record import read_record
+from multihead.errors import ConfigError
+from multihead.studying import reproduce
+
+SHIPPED = sorted((ROOT / "benchmarks" / "records").glob("*.yaml"))
+TASK = "task=classification"
+
+
+def edit(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.fixture
+def run(runs, tmp_path, monkeypatch):
+    """A run whose environment is that of now, in a folder of the test."""
+    copy = runs.copy(tmp_path / "then", TASK)
+    monkeypatch.setattr("multihead.runs.directory.git_state", lambda: ("c0ffee", False))
+    edit(copy / "environment.json", git_commit="c0ffee", git_dirty=False)
+    return copy
+
+
+@pytest.fixture
+def trains(run, monkeypatch):
+    """Replaces the training by a copy of the run, and returns the compositions that were trained."""
+    finished = shutil.copytree(run, run.with_name("finished"))
+    seen = []
+
+    def train(composition):
+        seen.append(composition)
+        shutil.copytree(finished, composition.config.run_dir)
+        result = finished / "results.json"
+        if result.is_file():  # one value for each training
+            edit(Path(composition.config.run_dir, "result.json"), **json.loads(result.read_text())[len(seen) - 1])
+
+    monkeypatch.setattr(reproduce, "train", train)
+    train.seen, train.finished = seen, finished
+    return train
+
+
+def answer(capsys, *words, status):
+    capsys.readouterr()
+    assert main(["reproduce", *words, "format=json"]) == status
+    found = json.loads(capsys.readouterr().out)
+    assert found["reproduced"] == (status == 0)
+    return found
+
+
+def test_a_run_gives_the_same_to_the_last_digit(run, tmp_path, capsys):
+    out = tmp_path / "kept"
+    assert main(["reproduce", f"run={run}", f"out={out}"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((run / "result.json").read_text())
+    known = [name for name in result if name.startswith(("val/", "test/"))]
+    assert f"reproduced: all {len(known)} metrics are the same to the last digit" in printed
+    assert "differs" not in printed and "time of training: " in printed
+    again = json.loads((out / "run" / "result.json").read_text())
+    assert [again[name] for name in known] == [result[name] for name in known] and len(known) > 3
+    assert "next:" in (out / "run.console.log").read_text() and "next:" not in printed
+    assert yaml.safe_load((out / "run" / "config.yaml").read_text())["run_dir"] == str(out / "run")
+
+
+def test_in_the_same_circumstances_only_the_same_is_reproduced(run, trains, capsys):
+    value = json.loads((run / "result.json").read_text())["test/loss"]
+    edit(run / "result.json", **{"test/loss": value * (1 + 1e-9)})
+    found = answer(capsys, f"run={run}", status=2)
+    assert {m["name"]: m["verdict"] for m in found["metrics"] if m["verdict"] != "same"} == {"test/loss": "within"}
+    assert main(["reproduce", f"run={run}"]) == 2
+    assert "the metrics differ, though data, code, versions, processor and threads do not" in capsys.readouterr().out
+
+
+def test_in_other_circumstances_the_monitored_metric_decides(run, trains, capsys):
+    result = json.loads((run / "result.json").read_text())
+    edit(run / "environment.json", threads=64, git_dirty=True)
+    edit(
+        run / "result.json", **{"test/accuracy": result["test/accuracy"] * 1.005, "test/loss": result["test/loss"] * 3}
+    )
+    found = answer(capsys, f"run={run}", status=0)
+    verdicts = {metric["name"]: metric["verdict"] for metric in found["metrics"] if metric["verdict"] != "same"}
+    assert verdicts == {"test/accuracy": "within", "test/loss": "differs"}
+    assert {m["name"] for m in found["metrics"] if m["decides"]} == {"val/accuracy", "test/accuracy"}
+    assert found["differs"] == {"threads": [64, 1], "git_dirty": [True, False]}
+    answer(capsys, f"run={run}", "tolerance=0.001", status=2)
+    assert main(["reproduce", f"run={run}"]) == 0
+    printed = capsys.readouterr().out
+    assert "differs: threads was 64 and is 1" in printed and "in no commit (then)" in printed
+    assert "reproduced within the tolerance: val/accuracy, test/accuracy may change by 0.01" in printed
+
+
+def test_other_data_are_an_error_before_anything_is_trained(run, trains, capsys):
+    data = json.loads((run / "environment.json").read_text())["data"]
+    edit(run / "environment.json", data=data | {"data_train": "0" * 64})
+    assert main(["reproduce", f"run={run}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error[data] ") and "data_train was 000000000000 and is " in error
+    assert error.count("\n") == 1 and not trains.seen
+
+
+def test_a_run_computes_with_its_own_number_of_threads(monkeypatch):
+    composition, before = compose([TASK]), torch.get_num_threads()
+    monkeypatch.setattr("multihead.capabilities.cores", lambda: 3)
+    for shell, then, now in (("", 3, 3), ("", 4, before), ("1", 3, before), ("", 0, before)):
+        monkeypatch.setenv("OMP_NUM_THREADS", shell)
+        with reproduce._threads(composition, then):
+            assert torch.get_num_threads() == now
+        assert torch.get_num_threads() == before
+
+
+RECORD = {
+    "what": "A smoke test.",
+    "task": "classification",
+    "data": "grammar",
+    "metric": "test/accuracy",
+    "value": 0.5,
+    "seeds": {4: 0.4, 5: 0.5, 6: 0.6},
+    "command": [TASK, "debug=smoke"],
+    "seconds": 3,
+    "processor": "a slow one",
+    "threads": 1,
+    "commit": "c0ff",
+    "versions": {},
+    "source": "nowhere",
+}
+
+
+def written(folder, **changes):
+    file = folder / "record.yaml"
+    file.write_text(yaml.safe_dump({key: value for key, value in (RECORD | changes).items() if value != "-"}))
+    return f"record={file}"
+
+
+def test_a_record_passes_within_three_deviations_of_its_seeds(trains, tmp_path, capsys):
+    values = [{"test/accuracy": value, "seconds": 70.0} for value in (0.79, 0.79, 0.12, 0.82)]
+    (trains.finished / "results.json").write_text(json.dumps(values))
+    found = answer(capsys, written(tmp_path), status=0)
+    assert (found["record"]["tolerance"], found["value"]) == (pytest.approx(0.3), 0.79)
+    assert [each["seed"] for each in found["seeds"]] == [4] and found["seconds"] == 70.0
+    assert found["differs"]["processor"][0] == "a slow one" and "git_commit" not in found["differs"]
+    trains.seen[:] = trains.seen[:1]
+    assert main(["reproduce", written(tmp_path), "seeds=all"]) == 0  # the mean of three
+    printed = capsys.readouterr().out
+    assert "seed 5  0.5     0.12  3 s        1 min 10 s" in printed
+    assert "passed: test/accuracy is 0.576667 (3 of 3 seeds), and the record has 0.5 ± 0.1" in printed
+    assert [composition.config.seed for composition in trains.seen[1:]] == [4, 5, 6]
+    trains.seen[:] = trains.seen[:3]
+    assert main(["reproduce", written(tmp_path)]) == 2
+    assert "distance: 0.32, of which 0.3 are allowed\nfailed: " in capsys.readouterr().out
+
+
+def test_a_record_whose_data_are_missing_says_where_they_come_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MULTIHEAD_DATA", str(tmp_path))
+    assert main(["reproduce", f"record={ROOT}/benchmarks/records/classification_trec.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "train.txt.gz: no such file" in error
+    assert "the data come from: TREC questions (Li and Roth 2002" in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value": 0.6}, "value: must be the mean of the seeds, 0.5, got 0.6"),
+        ({"seeds": {1: 0.5}}, "tolerance: must be given if there is no deviation of several seeds"),
+        ({"command": [TASK, "plugin=mine.py"]}, "command: plugin may not stand in the command of a record"),
+        ({"tolerence": 1}, "tolerence: no such key of a record; fix: write tolerance"),
+        ({"metric": "-"}, "metric: must be given"),
+        ({"threads": "two"}, "threads: must be a whole number above 0, got 'two'"),
+        ({"data": "trec"}, "command: trains classification on grammar, and not classification on trec"),
+    ],
+)
+def test_a_wrong_record_is_one_line(tmp_path, capsys, changes, message):
+    assert main(["reproduce", written(tmp_path, **changes)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_metric_that_a_run_does_not_have(trains, tmp_path, capsys):
+    assert main(["reproduce", written(tmp_path, metric="test/bleu")]) == 2
+    assert "result.json has no test/bleu; it has " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "run: is missing: which run or record should be reproduced?"),
+        (["run=a", "record=b"], "record: cannot be given together with run="),
+        (["run=a", "seeds=all"], "seeds: is for a record"),
+        (["run=a", "tolerance=much"], "tolerance: must be a share of at least 0"),
+        (["run=nowhere"], "run: nowhere is not the directory of a run"),
+        (["record=nowhere.yaml"], "record: nowhere.yaml: no such file"),
+    ],
+)
+def test_wrong_words(capsys, words, message):
+    assert main(["reproduce", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
+def test_a_shipped_record_composes_and_names_where_its_value_stands(file):
+    record = read_record(str(file))
+    config = compose(record.command).config
+    assert (config.task.name, config.data.name) == (record.task, record.data)
+    assert record.tolerance < 0.1 * record.value
+    text = (ROOT / record.source.partition(",")[0]).read_text()
+    stated = [f"{record.value:.2f}", f"{100 * record.value:.2f}", *map(str, record.seeds.values())]
+    assert any(number in text for number in stated)
+    assert record.why_tolerance or len(record.seeds) > 1
+
+
+def test_five_records_are_shipped_and_marked():
+    assert len(SHIPPED) == (ROOT / "docs" / "results.md").read_text().count("[record](reproduce.md#records)") == 5
+
+
+def test_an_unreadable_record(tmp_path):
+    (tmp_path / "a.yaml").write_text("[1]")
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        read_record(str(tmp_path / "a.yaml"))

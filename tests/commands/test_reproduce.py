@@ -38,7 +38,8 @@ def trains(run, monkeypatch):
     finished = shutil.copytree(run, run.with_name("finished"))
     seen = []
 
-    def train(composition):
+    def train(composition, quiet):
+        assert quiet
         seen.append(composition)
         shutil.copytree(finished, composition.config.run_dir)
         result = finished / "results.json"
@@ -68,7 +69,7 @@ def test_a_run_gives_the_same_to_the_last_digit(run, tmp_path, capsys):
     assert "differs" not in printed and "time of training: " in printed
     again = json.loads((out / "run" / "result.json").read_text())
     assert [again[name] for name in known] == [result[name] for name in known] and len(known) > 3
-    assert "next:" in (out / "run.console.log").read_text() and "next:" not in printed
+    assert "next:" in (out / "run" / "train.log").read_text() and "next:" not in printed
     assert yaml.safe_load((out / "run" / "config.yaml").read_text())["run_dir"] == str(out / "run")
 
 

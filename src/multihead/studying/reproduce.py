@@ -29,9 +29,6 @@ from multihead.training.build import starting
 from multihead.training.job import train
 from multihead.training.launch import local_ranks
 
-CONSOLE = "console.log"
-"""Last part of the name of the file, beside a run, with what its training has printed."""
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -173,7 +170,7 @@ def _since(record: Record, now: Mapping[str, Any]) -> Changes:
 def _trained(
     composition: Composition, place: Path, threads: int, data: Mapping[str, str], owner: str, data_source: str = ""
 ) -> FinishedRun:
-    """Trains as composed, if the data are the same; what the training prints goes into a file beside the run.
+    """Trains as composed, if the data are the same. The screen stays quiet; train.log has the messages.
 
     Args:
         composition: The configuration, with its run directory.
@@ -185,10 +182,7 @@ def _trained(
     """
     fix = f"the data come from: {data_source}" if data_source else "set MULTIHEAD_DATA to the folder with those data"
     place.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        log = place.with_name(f"{place.name}.{CONSOLE}")
-        console = stack.enter_context(open(log, "a", encoding="utf-8"))
-        stack.enter_context(_threads(composition, threads))
+    with _threads(composition, threads):
         try:
             prepared, _ = starting(composition)
         except DataError as error:
@@ -197,8 +191,7 @@ def _trained(
             pairs = [f"{key} was {then[:12]} and is {now[:12]}" for key, (then, now) in changed.items()]
             raise DataError(owner, f"the data are not the same as then: {listed(pairs)}", fix)
         del prepared
-        with contextlib.redirect_stdout(console):
-            train(composition)
+        train(composition, quiet=True)
     return FinishedRun.read(str(place))
 
 

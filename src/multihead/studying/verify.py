@@ -104,8 +104,8 @@ def _unfinished(plan: Plan, ledger: StudyLedger, rows: Sequence[Row], claim: Map
     """What is to do before a study has a claim; None if it has ended and its report says so."""
     left = progress(plan, results_of(rows), ledger.costs).missing
     if left:
-        listed = _listed([f"{key.task} {key.arm} seed {plan.seeds[key.index]}" for key in left])
-        text = f"not yet: the study is not finished ({listed}); the same multihead study command goes on"
+        missing = listed([f"{key.task} {key.arm} seed {plan.seeds[key.index]}" for key in left])
+        text = f"not yet: the study is not finished ({missing}); the same multihead study command goes on"
         return Finding("the study has ended", False, text)
     if not claim.get("ended"):
         text = "all runs have ended, but the report has no answer yet; the same multihead study command writes it"

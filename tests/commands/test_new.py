@@ -13,6 +13,7 @@ from trial import ROOT
 from multihead.cli import main
 from multihead.commands.new import TEMPLATES
 from multihead.config.compose import compose
+from multihead.config.keys import documentation, leaf_keys
 from multihead.config.slots import SLOTS
 from multihead.config.verbs import BLOCKS
 from multihead.plugin import Plugin, load_plugin
@@ -40,6 +41,7 @@ def test_its_command_chooses_the_part(block, folder, capsys):
     assert train[:2] == ["multihead", "train"] and test == ["pytest", f"test_my_{block}.py"]
     composed = compose([*train[2:], "debug=smoke"])
     plugin = composed.plugin
+    assert plugin is not None
     added = {field for field in fields() if f"my_{block}" in getattr(plugin, field)}
     chosen = {slot.field for slot in SLOTS.values() if slot.chosen(composed.config) == f"my_{block}"}
     assert (folder / f"my_{block}.txt").exists() == (block == "reader")
@@ -48,6 +50,8 @@ def test_its_command_chooses_the_part(block, folder, capsys):
     assert chosen <= added and (chosen or block in ("callback", "metric", "report"))
     source = (folder / f"my_{block}.py").read_text()
     assert ast.get_docstring(ast.parse(source)).splitlines()[0].endswith(shlex.join(train))
+    keys = leaf_keys([], plugin.options)  # explain shows what each option means
+    assert all(documentation(key) for name, key in keys.items() if name.startswith("options."))
     assert len(source.splitlines()) <= 45 and len((folder / test[1]).read_text().splitlines()) <= 45
 
 

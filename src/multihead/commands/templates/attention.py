@@ -15,6 +15,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     start: float = 1.0  # a key of the configuration: options.my_attention.start
+    """Temperature of each head when training starts."""
 
 
 class MyAttention(MultiHeadAttention):  # overrides one step of it: mix, keys_and_values or forward

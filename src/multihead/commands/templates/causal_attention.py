@@ -14,6 +14,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     window: int = 16  # a key of the configuration: options.my_causal_attention.window
+    """Number of the last tokens that a token sees."""
 
 
 class MyCausalAttention(MultiHeadAttention):

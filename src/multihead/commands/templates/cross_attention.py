@@ -15,6 +15,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     bias: float = 2.0  # a key of the configuration: options.my_cross_attention.bias
+    """Bias of the gate when training starts."""
 
 
 class MyCrossAttention(MultiHeadAttention):

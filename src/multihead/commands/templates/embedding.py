@@ -15,6 +15,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     length: float = 1.0  # a key of the configuration: options.my_embedding.length
+    """Length of the vectors when training starts."""
 
 
 class MyEmbedding(nn.Module):

@@ -14,6 +14,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     slope: float = 1.702  # a key of the configuration: options.my_feed_forward.slope
+    """Factor of what the sigmoid gets."""
 
 
 class MyFeedForward(nn.Module):

@@ -16,6 +16,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     start: float = 1.0  # a key of the configuration: options.my_head.start
+    """Temperature when training starts."""
 
 
 class MyHead(VocabularyHead):  # of translation, summarization and lm; the others have a PooledClassifier

@@ -15,6 +15,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     start: float = 0.1  # a key of the configuration: options.my_layer.start
+    """Value of the scales when training starts."""
 
 
 class MyLayer(Layer):  # has self_attention, feed_forward, their norms, and in some decoders cross_attention

@@ -13,8 +13,8 @@ from multihead.plugin import Plugin
 
 @dataclass(kw_only=True)
 class Options:
-    weight: float = 1e-4
-    """Weight of the squares. `multihead explain key=options.my_loss.weight plugin=my_loss.py` shows this sentence."""
+    weight: float = 1e-4  # a key of the configuration: options.my_loss.weight
+    """Weight of the squares."""
 
 
 def my_loss(task, batch, options):

@@ -14,6 +14,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     eps: float = 1e-6  # a key of the configuration: options.my_norm.eps
+    """Added to the divisor, so that it is not 0."""
 
 
 class MyNorm(nn.Module):

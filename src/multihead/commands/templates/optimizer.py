@@ -13,6 +13,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     momentum: float = 0.9  # a key of the configuration: options.my_optimizer.momentum
+    """Weight of the momentum before a step."""
 
 
 class MyOptimizer(torch.optim.Optimizer):

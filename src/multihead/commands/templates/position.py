@@ -15,6 +15,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     start: float = 0.1  # a key of the configuration: options.my_position.start
+    """Slope of each head when training starts."""
 
 
 class MyPosition(Positions):  # overrides add_to_embeddings, add_to_scores or rotation

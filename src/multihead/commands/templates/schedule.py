@@ -11,6 +11,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     power: float = 2.0  # a key of the configuration: options.my_schedule.power
+    """Exponent of the share of steps that is left."""
 
 
 def my_schedule(config, max_steps, step, options):

@@ -15,6 +15,7 @@ from multihead.plugin import Plugin
 @dataclass(kw_only=True)
 class Options:
     start: float = 0.1  # a key of the configuration: options.my_stack.start
+    """Share of the embeddings when training starts."""
 
 
 class MyStack(Stack):  # an encoder or a decoder

@@ -15,6 +15,7 @@ SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>", "<sep>", "<mask>"]  # our code f
 @dataclass(kw_only=True)
 class Options:
     digits: bool = True  # a key of the configuration: options.my_tokenizer.digits
+    """Whether each digit is a token."""
 
 
 def my_tokenizer(config, texts, normalize, options):

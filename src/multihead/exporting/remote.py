@@ -43,7 +43,7 @@ from multihead.tasks.regression import RegressionTask
 
 FILE = "modeling_multihead.py"
 NOTE = f"""Multihead {__version__} wrote this file from its sources (Apache License 2.0)."""
-ONLY_TRAINED = {"VocabularyHead": ("loss", "evaluate")}
+UNUSED = {"VocabularyHead": ("loss", "evaluate"), "MultiheadError": ("lines", "_render_traceback_")}
 """Methods that the file does without."""
 
 
@@ -77,7 +77,7 @@ def write(task: Task, folder: Path, run_dir: Path) -> None:
     check(task)
     content = _content(task)
     write_json(folder / "config.json", content)
-    (folder / FILE).write_text(bundled("multihead.exporting.modeling", NOTE, ONLY_TRAINED), encoding="utf-8")
+    (folder / FILE).write_text(bundled("multihead.exporting.modeling", NOTE, UNUSED), encoding="utf-8")
     state = {name: parameter.detach().cpu().contiguous() for name, parameter in task.model.named_parameters()}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     write_tokenizer(task, folder)

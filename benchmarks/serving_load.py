@@ -34,6 +34,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from multihead.capabilities import processor_name
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "serving_load.json"
 VERBS = {"translation": "translate", "classification": "classify"}
@@ -269,7 +271,7 @@ def machine() -> dict[str, Any]:
 
     threads = os.environ.get("OMP_NUM_THREADS")
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "OMP_NUM_THREADS": threads,
         "python": platform.python_version(),

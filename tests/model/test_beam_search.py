@@ -15,7 +15,8 @@ from torch import nn
 
 from multihead.config.model import POSITIONS, ModelConfig
 from multihead.config.training import DecodingConfig
-from multihead.model.beam_search import Beams, Candidates, Hypothesis, generate, score, side_by_side
+from multihead.model import beam_search
+from multihead.model.beam_search import Beams, Candidates, Hypothesis, generate, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.sampling import sample
 from multihead.model.transformer import Transformer
@@ -35,6 +36,13 @@ class Head(nn.Module):
 
     def forward(self, hidden):
         return self.head(hidden) * self.sharpness + self.end
+
+
+def score(model, head, *, target, target_mask=None, **source):
+    """log p [B, T - 1] of every target token but the first, given the tokens before it; 0 at padding."""
+    log_probs = beam_search.next_log_probs(model, head, target=target, target_mask=target_mask, **source)
+    log_probs = log_probs.gather(-1, target[:, 1:, None])[..., 0]
+    return log_probs if target_mask is None else log_probs.masked_fill(~(target_mask[:, :-1] & target_mask[:, 1:]), 0.0)
 
 
 def tiny(vocab_size=VOCAB, encoder=True, seed=0, sharpness=2.0, end=0.0, **changes):

@@ -130,28 +130,6 @@ def _started(
 
 
 @torch.no_grad()
-def score(
-    transformer: Transformer,
-    head: nn.Module,
-    *,
-    target: Tensor,
-    target_mask: Tensor | None = None,
-    source: Tensor | None = None,
-    source_mask: Tensor | None = None,
-) -> Tensor:
-    """log p [B, T - 1] of every target token but the first, given the tokens before it; 0 at padding.
-
-    The arguments are those of `next_log_probs`.
-    """
-    log_probs = next_log_probs(
-        transformer, head, target=target, target_mask=target_mask, source=source, source_mask=source_mask
-    )
-    log_probs = log_probs.gather(-1, target[:, 1:, None])[..., 0]  # [B, T - 1]
-    mask = _if_padded(target_mask)
-    return log_probs if mask is None else log_probs.masked_fill(~(mask[:, :-1] & mask[:, 1:]), 0.0)
-
-
-@torch.no_grad()
 def next_log_probs(
     transformer: Transformer,
     head: nn.Module,

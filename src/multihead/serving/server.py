@@ -1,4 +1,4 @@
-"""Starts the server, and ends it when it is told to: requests that are in work are answered first."""
+"""Starts the server. After SIGTERM or Ctrl-C, it answers the requests that it has begun, and then it ends."""
 
 from __future__ import annotations
 

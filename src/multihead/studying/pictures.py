@@ -89,6 +89,7 @@ def _ladder(report: StudyReport, task: str) -> Figure:
 def _curves(report: StudyReport, task: str) -> Figure:
     """The validation metric of a task: each run thin, the mean over seeds thick."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     figure = Figure(figsize=(10, 3.4))
     for panel, (axis, label) in enumerate((("tokens", "target tokens"), ("minutes", "minutes of training"))):
@@ -99,6 +100,8 @@ def _curves(report: StudyReport, task: str) -> Figure:
                 axes.plot(*_xy(run, axis), color=colour, linewidth=0.6, alpha=0.4)
             if runs:
                 axes.plot(*_xy(_mean_run(runs), axis), color=colour, linestyle=line, linewidth=2, label=name)
+        if axis == "tokens":
+            axes.xaxis.set_major_formatter(EngFormatter())  # 200 k
         _finish(axes, label, report.metrics[task])
     return figure
 

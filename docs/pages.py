@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from multihead.config.keys import Key, documentation, leaf_keys
-from multihead.config.record import read_record
 from multihead.config.task import SINGLE_TASKS, TASKS
 from multihead.config.verbs import SETTINGS
 from multihead.help import verb_help
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
-RECORDS = DOCS.parent / "benchmarks" / "records"
 TYPES = {int: "whole number", float: "number", bool: "true or false", bool | None: "true or false", str: "text"}
 TITLES = {
     "": "The run",
@@ -110,19 +108,6 @@ def tables() -> str:
     return "\n\n".join(sections)
 
 
-def records() -> str:
-    """Returns a table of the records in `benchmarks/records`, and the command that checks each."""
-    rows = ["| record | metric | value | seeds | tolerance | time | threads | command |", "| --- " * 8 + "|"]
-    for file in sorted(RECORDS.glob("*.yaml")):
-        record = read_record(str(file))
-        spread = f" ± {record.deviation:.2g}" if record.deviation is not None else ""
-        cells = [f"`{file.name}`", f"`{record.metric}`", f"{record.value:.4g}{spread}", str(len(record.seeds))]
-        cells += [f"{record.tolerance:.2g}", f"{record.seconds:.0f} s", str(record.threads)]
-        cells.append(f"`{' '.join(record.command)}`")
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
 def chapter(text: str) -> Any:
     """Returns a chapter of the guide, a Python file with cells, as a notebook, whether or not its cells run."""
     import jupytext
@@ -146,7 +131,6 @@ MARKS = {
     "<!-- help of the commands -->": commands,
     "<!-- code of the examples -->": examples,
     "<!-- tables of the benchmarks -->": tables,
-    "<!-- records of the benchmarks -->": records,
 }
 """Lines of a page, each with the function whose text takes the place of the line and of all that is below it.
 

@@ -11,6 +11,8 @@ from scipy import stats
 from multihead.comparing.per_example import macro_f1, mean, statistics_of
 from multihead.comparing.significance import (
     Spread,
+    further_deviation,
+    further_mean,
     holm,
     mcnemar,
     over_folds,
@@ -44,6 +46,18 @@ def test_spread_is_students_interval():
     assert found.low == pytest.approx(2.33 - 2.262157 * 2.002249 / math.sqrt(10), abs=1e-5)  # t(0.975, 9) = 2.262
     expected = stats.ttest_1samp(sleep, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(("count", "further"), [(3, 1), (3, 3), (5, 2)])
+def test_further_seeds_stay_within_the_prediction_intervals_in_95_of_100_cases(count, further):
+    rng = np.random.default_rng(count * 10 + further)
+    known, new = (rng.normal(70.0, 2.0, (20_000, number)) for number in (count, further))
+    distance, known_deviation = np.abs(new.mean(1) - known.mean(1)), known.std(1, ddof=1)
+    allowed = further_mean(1.0, count, further) * known_deviation
+    assert np.mean(distance <= allowed) == pytest.approx(0.95, abs=0.006)
+    if further > 1:
+        wide = further_deviation(1.0, count, further) * known_deviation
+        assert np.mean(new.std(1, ddof=1) <= wide) == pytest.approx(0.95, abs=0.006)
 
 
 def test_one_seed_has_no_interval():

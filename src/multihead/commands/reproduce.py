@@ -18,7 +18,8 @@ from multihead.errors import ConfigError
 
 if TYPE_CHECKING:
     from multihead.studying.again import Changes
-    from multihead.studying.reproduce import RecordChecked, Reproduction
+    from multihead.studying.records import RecordChecked
+    from multihead.studying.reproduce import Reproduction
 
 NOT_REPRODUCED = 2
 """Exit status if the result is another one."""
@@ -31,7 +32,8 @@ def run(words: Sequence[str]) -> int:
     record = read_record(settings.record) if settings.record else None
     if record is None:
         require_run("run", settings.run)
-    from multihead.studying.reproduce import check_record, reproduce_run
+    from multihead.studying.records import check_record
+    from multihead.studying.reproduce import reproduce_run
 
     as_json = settings.format == "json"
     with _folder(settings.out) as folder:
@@ -94,26 +96,33 @@ def _run_lines(found: Reproduction) -> list[str]:
 
 def _record_content(checked: RecordChecked) -> dict[str, Any]:
     """What ``format=json`` prints about a record."""
-    content = asdict(checked)
-    content["seconds"] = max(each.seconds for each in checked.seeds)
-    return content
+    seconds = max(each.seconds for each in checked.seeds)
+    return asdict(checked) | {"reproduced": checked.reproduced, "seconds": seconds}
 
 
 def _record_lines(checked: RecordChecked) -> list[str]:
     from multihead.studying.reproduce import duration
 
-    record = checked.record
+    record, now = checked.record, len(checked.seeds)
     rows = [("", "record", "now", "time then", "time now")]
     for each in checked.seeds:
         times = duration(record.seconds), duration(each.seconds)
         rows.append((f"seed {each.seed}", _text(each.then), _text(each.now), *times))
+    said = ("git_commit", "versions")  # by a note before the training
+    differs = {key: pair for key, pair in checked.differs.items() if not key.startswith(said)}
     spread = f" ± {record.deviation:.3g}" if record.deviation is not None else ""
-    of = f"{len(checked.seeds)} of {len(record.seeds)} seeds" if len(record.seeds) > 1 else "one seed"
-    lines = [record.what, *_columns(rows), *_differences(checked.differs)]
+    of = f"{now} of {len(record.seeds)} seeds" if len(record.seeds) > 1 else "one seed"
+    lines = [record.what, *_columns(rows), *_differences(differs)]
+    then = len(record.seeds)
+    reason = "as the record states" if record.tolerance else f"the 95 % prediction interval of {now} after {then} seeds"
+    distance = f"{abs(checked.value - record.value):.3g} from the record's"
+    lines.append(f"mean: {distance}; up to {checked.allowed:.3g} is allowed ({reason})")
+    if checked.allowed_deviation is not None:
+        limit = f"up to {checked.allowed_deviation:.3g} is allowed (95 of 100 repetitions stay below it)"
+        lines.append(f"deviation between seeds: {checked.deviation:.3g}; {limit}")
     verdict = "passed" if checked.reproduced else "failed"
-    now = f"{record.metric} is {_text(checked.value)} ({of}), and the record has {record.value:.6g}{spread}"
-    distance = f"distance: {abs(checked.value - record.value):.3g}, of which {record.tolerance:.3g} are allowed"
-    return [*lines, distance, f"{verdict}: {now}"]
+    result = f"{record.metric} is {_text(checked.value)} ({of}), and the record has {record.value:.6g}{spread}"
+    return [*lines, f"{verdict}: {result}"]
 
 
 def _differences(differs: Changes) -> list[str]:

@@ -95,6 +95,28 @@ def spread(values: Sequence[float], ratio: float = 0.0) -> Spread:
     return Spread(mean, deviation, mean - half, mean + half)
 
 
+def further_mean(deviation: float, count: int, further: int) -> float:
+    """Returns how far the mean of further scores may be from the mean of the known ones: their prediction interval.
+
+    If all scores are of one normal distribution, the distance is smaller in `LEVEL` of all cases (Hahn and Meeker
+    1991, Statistical Intervals). It does not depend on the further scores, so their own noise cannot widen it.
+
+    Args:
+        deviation: The standard deviation of the known scores.
+        count: Number of known scores, at least 2.
+        further: Number of further scores.
+    """
+    return _t_quantile((1 + LEVEL) / 2, count - 1) * deviation * (1 / count + 1 / further) ** 0.5
+
+
+def further_deviation(deviation: float, count: int, further: int) -> float:
+    """Returns what the standard deviation of at least 2 further scores stays below in `LEVEL` of all cases.
+
+    The arguments are those of `further_mean`. The ratio of the two variances follows the F distribution.
+    """
+    return deviation * float(special.fdtri(further - 1, count - 1, LEVEL)) ** 0.5
+
+
 def _t_quantile(share: float, freedom: float) -> float:
     return float(special.stdtrit(freedom, share))
 

@@ -13,18 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from multihead.config.check import nearest_name, require
+from multihead.config.check import nearest_name, require, require_choice
 from multihead.config.compose import parse
 from multihead.config.settings import Settings, setting
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
 
-DEVIATIONS = 3.0
-"""Without a stated tolerance, a value may differ by so many standard deviations between seeds."""
+FOLDER = Path(__file__).resolve().parents[3] / "benchmarks" / "records"
+"""Folder of the records in a clone of the repository."""
+MACHINES = {"2 CPU cores": "cpu", "one GPU": "gpu"}
+"""Classes of machines, each with the accelerator on which its records are trained."""
 ROUNDING = 1e-3
 """Largest relative distance of the value from the mean of the seeds. The value may be rounded."""
 NOT_IN_A_COMMAND = ("run_dir", "resume", "resume_force", "plan", "seed", "logger", "plugin", "plugin_sha256",
-                    "config_dir", "devices", "num_nodes", "hardware")  # fmt: skip
+                    "config_dir", "accelerator", "devices", "num_nodes", "hardware")  # fmt: skip
 """Keys that the command of a record may not have: the check sets them, or a file would name code to run."""
 
 
@@ -48,6 +50,10 @@ class Record:
     """The seeds, each with its value, or null if only the mean and the deviation were kept."""
     command: list[str]
     """The words of ``python train.py`` without seed and run directory."""
+    machine: str
+    """Class of the machine: a key of `MACHINES`."""
+    parameters: int
+    """Number of parameters of the model that the command builds."""
     seconds: float
     """Time of a seed; of several seeds the longest."""
     processor: str
@@ -63,9 +69,12 @@ class Record:
     deviation: float | None = None
     """Standard deviation between seeds. If all values of the seeds are given, it is computed from them."""
     tolerance: float = 0.0
-    """The largest distance from the value at which it counts as reproduced; 0 means `DEVIATIONS` deviations."""
+    """The largest distance from the value at which it counts as reproduced. 0 means that it follows from the deviation
+    and the numbers of seeds."""
     why_tolerance: str = ""
     """Why a stated tolerance is as large as it is."""
+    log: str = ""
+    """Where the log of the runs is, if it was kept."""
     data_source: str = ""
     """Where the data come from; empty if they are built in."""
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -78,32 +87,58 @@ class Record:
             near = math.isclose(self.value, statistics.fmean(values), rel_tol=ROUNDING)
             require(near, self.at("value"), f"the mean of the seeds, {statistics.fmean(values):.6g}", self.value)
             self.deviation = statistics.stdev(values) if len(values) > 1 else self.deviation
-        if not self.tolerance:
-            several = self.deviation is not None and self.deviation > 0 and len(self.seeds) > 1
-            require(several, self.at("tolerance"), "given if there is no deviation of several seeds", self.tolerance)
-            self.tolerance = DEVIATIONS * (self.deviation or 0.0)
-        require(self.tolerance > 0, self.at("tolerance"), "above 0", self.tolerance)
+        hexadecimal = re.fullmatch(r"[0-9a-f]{4,40}", self.commit)
+        require(bool(hexadecimal), self.at("commit"), "a commit of git, such as 2f89205", self.commit)
+        require_choice(self.at("machine"), self.machine, MACHINES)
+        several = self.deviation is not None and self.deviation > 0 and len(self.seeds) > 1
+        missing = "given if there is no deviation of several seeds"
+        require(several or self.tolerance != 0, self.at("tolerance"), missing, self.tolerance)
+        require(self.tolerance >= 0, self.at("tolerance"), "above 0", self.tolerance)
         for word in parse(self.command):
             what = "may not stand in the command of a record"
             if word.key in NOT_IN_A_COMMAND or word.is_hydra:
                 raise ConfigError(self.at("command"), f"{word.key} {what}", f"leave {word.typed} out")
+
+    @property
+    def name(self) -> str:
+        """What ``record=`` takes for a record in the folder of the clone."""
+        return Path(self.path).stem
 
     def at(self, key: str) -> str:
         """The place of a key, for messages."""
         return f"{self.path}: {key}"
 
 
-def read_record(file: str) -> Record:
-    """Reads the file of a record.
+def file_of(record: str) -> str:
+    """Returns the file of a record: the given one, or the one of this name in the folder of the clone.
+
+    Raises:
+        ConfigError: If there is no record of this name.
+    """
+    if Path(record).suffix in (".yaml", ".yml") or "/" in record:
+        return record
+    names = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    if not names:
+        raise ConfigError("record", f"{record}: {FOLDER} has no records; they are in a clone", "record=PATH/FILE.yaml")
+    if record not in names:
+        near = nearest_name(record, names)
+        fix = f"record={near}" if near else f"the names are {', '.join(names)}"
+        raise ConfigError("record", f"{FOLDER} has no record {record}", fix)
+    return str(FOLDER / f"{record}.yaml")
+
+
+def read_record(record: str) -> Record:
+    """Reads a record: a file, or the name of one in the folder of the clone.
 
     Raises:
         ConfigError: If it cannot be read, or if a key is missing, unknown or of another type.
     """
+    file = file_of(record)
     try:
         content = load_yaml(file)
     except (CheckpointError, OSError) as error:
         what = error.what if isinstance(error, CheckpointError) else str(error.strerror)
-        raise ConfigError("record", f"{file}: {what}", "record=benchmarks/records/NAME.yaml") from None
+        raise ConfigError("record", f"{file}: {what}", "record=NAME, or record=PATH/FILE.yaml") from None
     if not isinstance(content, dict):
         raise ConfigError("record", f"{file}: must be a mapping of keys to values")
     fields = {each.name: each for each in dataclasses.fields(Record) if each.name != "path"}
@@ -157,22 +192,22 @@ class ReproduceSettings(Settings):
 
     A run is trained from its own configuration, with its number of threads. With the same processor, threads, versions
     and commit, all metrics must be the same to the last digit. Otherwise the monitored metric must be within
-    tolerance=. Other data are an error before anything is trained. A record is a file with a command, its result and a
-    tolerance: see benchmarks/records. Exit status 2 means that the result was not reproduced.
+    tolerance=. Other data are an error before anything is trained. A record is a file with a command and its result:
+    see benchmarks/records. Exit status 2 means that the result was not reproduced.
     """
 
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "multihead reproduce run=outputs/translation/grammar/...",
-        "multihead reproduce record=benchmarks/records/classification_trec.yaml",
-        "multihead reproduce record=benchmarks/records/classification_trec.yaml seeds=all format=json",
+        "multihead reproduce record=classification_trec",
+        "multihead reproduce record=classification_trec seeds=all format=json",
     )
 
     run: str = setting(takes="RUN")
     """The directory of a finished run."""
-    record: str = setting(takes="FILE.yaml")
-    """The file of a record."""
+    record: str = setting(takes="NAME")
+    """A record: the name of a file in benchmarks/records, or the path of a file."""
     seeds: str = setting("one", choices=("one", "all"))
-    """all trains all seeds of a record, and compares their mean."""
+    """all trains all seeds of a record, and compares their mean and their spread."""
     tolerance: str = setting("0.01", takes="SHARE")
     """Largest relative change of the monitored metric of a run if the circumstances differ."""
     out: str = setting(takes="FOLDER")
@@ -188,7 +223,7 @@ class ReproduceSettings(Settings):
             raise ConfigError(
                 "run",
                 "is missing: which run or record should be reproduced?",
-                "run=outputs/TASK/DATA/..., or record=FILE.yaml",
+                "run=outputs/TASK/DATA/..., or record=NAME",
             )
         if self.run and self.record:
             raise ConfigError("record", "cannot be given together with run=", "leave one out")

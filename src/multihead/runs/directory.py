@@ -144,14 +144,26 @@ def environment(
 
 def git_state() -> tuple[str | None, bool | None]:
     """Returns the commit of the package's checkout, and whether files differ from it. Both are None without git."""
-    here = Path(__file__).parent
     try:
-        run = lambda *words: subprocess.run(  # noqa: E731
-            ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        return run("rev-parse", "HEAD"), bool(run("status", "--porcelain", "--untracked-files=no"))
+        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return None, None
+
+
+def has_commit(commit: str) -> bool:
+    """Whether the package's checkout has a commit."""
+    try:
+        _git("cat-file", "-e", f"{commit}^{{commit}}")
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _git(*words: str) -> str:
+    """Returns what git prints about the package's checkout."""
+    here = Path(__file__).parent
+    done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
 
 
 def git_commit_label(commit: str | None, dirty: bool | None) -> str:

@@ -1,22 +1,19 @@
-"""Trains a finished run, or the command of a record, again, and says whether the result is the same."""
+"""Trains a finished run again, and says whether the result is the same."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from multihead import capabilities
 from multihead.comparing.finished import FinishedRun
-from multihead.config.compose import Composition, compose, compose_from_run, read_config
-from multihead.config.record import Record
+from multihead.config.compose import Composition, compose_from_run, read_config
 from multihead.config.words import write
 from multihead.config.yaml_file import load_yaml
-from multihead.errors import ConfigError, DataError
+from multihead.errors import DataError
 from multihead.studying.again import (
     Changes,
     changed_circumstances,
@@ -58,30 +55,6 @@ class Reproduction:
     seconds_now: float
 
 
-@dataclass(frozen=True)
-class SeedAgain:
-    """A seed of a record that was trained again."""
-
-    seed: int
-    then: float | None
-    """The value in the record, if it was kept."""
-    now: float
-    seconds: float
-    run_dir: str
-
-
-@dataclass(frozen=True)
-class RecordChecked:
-    """A record whose command was run again."""
-
-    record: Record
-    reproduced: bool
-    value: float
-    """The mean over the seeds that were trained now."""
-    seeds: list[SeedAgain]
-    differs: Changes = field(default_factory=dict)
-
-
 def reproduce_run(run: str, place: Path, tolerance: float, plugin: str, say: Callable[[str], None]) -> Reproduction:
     """Trains a finished run again from its own configuration.
 
@@ -106,7 +79,7 @@ def reproduce_run(run: str, place: Path, tolerance: float, plugin: str, say: Cal
         composition.put(name, value)
     seconds = float(then.result.get("seconds", 0.0))
     say(f"training {run} again; it took {duration(seconds)} then")
-    again = _trained(composition, place, int(known.get("threads") or 0), then.data, run)
+    again = trained_again(composition, place, int(known.get("threads") or 0), then.data, run)
     differs = changed_circumstances(known, environment_of(place)) | changed_data(then.data, again.data, "tokenizer_")
     metrics = _compared(final_metrics(then), final_metrics(again), then.monitor, tolerance)
     if differs:
@@ -117,58 +90,8 @@ def reproduce_run(run: str, place: Path, tolerance: float, plugin: str, say: Cal
     return Reproduction(run, reproduced, tolerance, metrics, differs, seconds, now)
 
 
-def check_record(record: Record, folder: Path, every_seed: bool, say: Callable[[str], None]) -> RecordChecked:
-    """Runs the command of a record, with its first seed or with all, and compares the mean with the record's value.
-
-    Args:
-        record: The record.
-        folder: The folder of the new runs.
-        every_seed: Whether all seeds are trained.
-        say: Called with a line about what happens.
-
-    Raises:
-        ConfigError: If the command and the record do not fit each other.
-        DataError: If the data are missing or others than those of the record.
-    """
-    found: list[SeedAgain] = []
-    differs: Changes = {}
-    for seed, value in list(record.seeds.items())[: None if every_seed else 1]:
-        place = folder / f"seed_{seed}"
-        own = [f"seed={seed}", write("run_dir", str(place)), "logger=none"]
-        composition = compose([*record.command, *own])
-        named = (composition.config.task.name, composition.config.data.name)
-        if named != (record.task, record.data):
-            what = f"trains {' on '.join(named)}, and not {record.task} on {record.data}"
-            raise ConfigError(record.at("command"), what, "correct the record")
-        threads = f"{record.threads} thread{'s' * (record.threads > 1)}"
-        say(f"training seed {seed}; the record took {duration(record.seconds)} on {threads} of {record.processor}")
-        again = _trained(composition, place, record.threads, record.fingerprints, record.path, record.data_source)
-        if record.metric not in again.result:
-            there = ", ".join(final_metrics(again))
-            raise ConfigError(record.at("metric"), f"result.json has no {record.metric}; it has {there}")
-        now, seconds = float(again.result[record.metric]), float(again.result.get("seconds", 0.0))
-        found.append(SeedAgain(seed, value, now, seconds, str(place)))
-        differs = _since(record, environment_of(place))
-    mean = statistics.fmean(each.now for each in found)
-    return RecordChecked(record, abs(mean - record.value) <= record.tolerance, mean, found, differs)
-
-
-def _since(record: Record, now: Mapping[str, Any]) -> Changes:
-    """Returns what differs between the circumstances of a record and those of a run."""
-    commit, hardware = str(now.get("git_commit") or ""), now.get("hardware") or {}
-    pairs = {
-        "processor": (record.processor, hardware.get("processor")),
-        "threads": (record.threads, now.get("threads")),
-        "git_commit": (record.commit, commit[: len(record.commit)]),
-    }
-    versions = now.get("versions") or {}
-    pairs |= {f"versions.{name}": (version, versions.get(name)) for name, version in record.versions.items()}
-    differs = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-    return differs | ({"git_dirty": (False, True)} if now.get("git_dirty") else {})
-
-
-def _trained(
-    composition: Composition, place: Path, threads: int, data: Mapping[str, str], owner: str, data_source: str = ""
+def trained_again(
+    composition: Composition, place: Path, threads: int, data: Mapping[str, str], owner: str
 ) -> FinishedRun:
     """Trains as composed, if the data are the same. The screen stays quiet; train.log has the messages.
 
@@ -178,17 +101,16 @@ def _trained(
         threads: The number of threads then; 0 if it is not known.
         data: The fingerprints of then.
         owner: The run or the record, for messages.
-        data_source: Where the data come from, for messages.
+
+    Raises:
+        DataError: If the data are missing or others than then.
     """
-    fix = f"the data come from: {data_source}" if data_source else "set MULTIHEAD_DATA to the folder with those data"
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _threads(composition, threads):
-        try:
-            prepared, _ = starting(composition)
-        except DataError as error:
-            raise DataError(error.where, error.what, fix if data_source else error.fix) from None
+    with threads_of_then(composition, threads):
+        prepared, _ = starting(composition)
         if changed := changed_data(data, prepared.fingerprints):
             pairs = [f"{key} was {then[:12]} and is {now[:12]}" for key, (then, now) in changed.items()]
+            fix = "set MULTIHEAD_DATA to the folder with those data"
             raise DataError(owner, f"the data are not the same as then: {listed(pairs)}", fix)
         del prepared
         train(composition, quiet=True)
@@ -196,7 +118,7 @@ def _trained(
 
 
 @contextlib.contextmanager
-def _threads(composition: Composition, threads: int) -> Iterator[None]:
+def threads_of_then(composition: Composition, threads: int) -> Iterator[None]:
     """Computes with as many threads as then, if the machine has the cores and no variable of the shell sets them."""
     import torch
 

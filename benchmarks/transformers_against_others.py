@@ -6,7 +6,8 @@
 The blocks are those of `recurrent_and_convolutional.py`; ``lstm_mixer`` and ``conv_mixer`` keep the feed-forward. Each
 architecture has the positions that suit it. Each is tuned with the same effort. It tries ``candidates`` settings of the
 optimizer with one seed. The setting that is best on the validation split by the task's metric runs with all seeds.
-`multihead compare` does the rest on the test split.
+`multihead compare` does the rest on the test split. Seconds are kept in the JSON and not shown: they are a finding only
+if nothing else ran on the machine.
 
 Everything else is the framework's and the same for all. KEY=VALUE goes to every run. Finished runs are not run again,
 so the same command continues an interrupted one. Results are added to ``out`` by task, and stand beside it as Markdown.
@@ -145,8 +146,9 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join([*cells, str(max(map(len, found))), *map(spread, found)])} |")
     for task, result in results.items():
         sizes = ", ".join(f"{name} {found['parameters']:,}" for name, found in result["architectures"].items())
-        seconds = ", ".join(f"{name} {mean(found['seconds']):.0f}" for name, found in result["architectures"].items())
-        lines += ["", f"**{task}** Parameters: {sizes}. Seconds a run: {seconds}."]
+        counts = sorted({found["tokens"] for found in result["architectures"].values()})
+        tokens = ", ".join(f"{count:,}" for count in counts)
+        lines += ["", f"**{task}** Parameters: {sizes}. Target tokens of a run: {tokens}."]
         lines += [f"- {pair['statement']}" for pair in result["pairs"]] + [f"- {note}" for note in result["notes"]]
     return "\n".join(lines)
 

@@ -167,13 +167,13 @@ for task, found in measured.items():
 #   for 900 steps, so we do not know who is ahead there. Why the LSTM is ahead early, we did not test.
 # - **Small and short.** Sentences have about ten words. This is not where long paths matter.
 # - **Only two settings of the optimizer**, and one schedule each. A larger search may move each of the three.
-# - **Not time.** At equal numbers of *tokens*, the translation runs took 172 s (Transformer), 743 s (LSTM) and 280 s
-#   (CNN) on average. Other programs ran on the same two cores, and the LSTM's three runs took from 378 to 1,243 s. So
-#   the seconds say little more than "an LSTM is slow on a CPU".
+# - **Not time.** The three have equal numbers of *tokens*, and other programs ran on the same two cores. The time of a
+#   run says nothing here: one LSTM took three times as long as another.
 # - **Three seeds.** So the intervals are wide, and a fourth seed may lie outside of the three.
 #
-# The sentence that we may write is: *with 1.9 M parameters and 400 steps on the built-in grammar, our LSTM translates
-# better than our Transformer.* The sentence "LSTMs outperform Transformers" would be as wrong as its opposite.
+# So this is one small region of a map. The sentence that we may write is: *with 1.9 M parameters and 400 steps of 1,024
+# tokens on the built-in grammar, our LSTM translates better than our Transformer.* The sentence "LSTMs outperform
+# Transformers" would be as wrong as its opposite.
 #
 # ## A task where the shape matters
 #

@@ -102,6 +102,8 @@ def test_what_is_not_valid_is_named_with_its_line(write, changes, where, what):
          5, "rms: task.monitor must be val/bleu on translation, as for layer; got val/chrf"),
         ([("equal: parameters", "equal: tokens"), ("[model.norm=rms_norm]", "[trainer.max_steps=9]")],
          11, "target tokens on translation, and layer reads"),
+        ([("[model.norm=rms_norm]", "[model.norm=layer_norm]")],
+         5, "rms and layer have the same configuration on translation, so that their difference is 0"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_configuration_is_named_with_its_line(write, changes, where, what):
@@ -116,6 +118,16 @@ ablate:
   rotary: [model.position=rotary]
   gated: [model.activation=swiglu, model.bias=false]
 """
+
+
+def test_a_switch_that_changes_nothing_is_an_error(write):
+    start, end = FILE.index("variants:"), FILE.index("tasks:")
+    nothing = ABLATE.replace("position=rotary", "position=sinusoidal")
+    with pytest.raises(
+        ConfigError, match="without_rotary and layer have the same configuration on translation"
+    ) as error:
+        check(read_study(write((FILE[start:end], nothing))))
+    assert error.value.where == "s.yaml:6"
 
 
 def test_an_ablation_leaves_out_one_switch_at_a_time(write):

@@ -453,9 +453,22 @@ def check(study: Study, typed: Sequence[str] = ()) -> dict[tuple[str, str], Comp
             except ConfigError as error:
                 raise _placed(study, task, arm, error) from error
         _check_alike(study, task, found)
+        _check_different(study, task, found)
         if study.ladder:
             _check_optimum(study, task, found[task, study.baseline])
     return found
+
+
+def _check_different(study: Study, task: str, found: Mapping[tuple[str, str], Composition]) -> None:
+    """Checks that the two systems of each comparison have different configurations on a task."""
+    pairs = study.contrasts or {arm: (arm, study.baseline) for arm in study.variants}
+    for arm, reference in pairs.values():
+        if found[task, arm].config != found[task, reference].config:
+            continue
+        switch = arm.removeprefix(WITHOUT).removeprefix(ONLY)
+        place = ("ablate", switch) if study.ablated else ("variants", arm)
+        what = f"{arm} and {reference} have the same configuration on {task}, so that their difference is 0"
+        raise ConfigError(study.at(*place), what, "set the other value in words, or change the words of this line")
 
 
 def _check_optimum(study: Study, task: str, composition: Composition) -> None:

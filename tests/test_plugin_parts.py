@@ -1,12 +1,14 @@
 """Losses, heads, metrics, optimizers and reports of a plugin take part in a run and in what is measured of it."""
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
 from trial import train
 
 import multihead
+from multihead.commands import data
 from multihead.config.compose import compose
 from multihead.config.verbs import ExportSettings
 from multihead.errors import ConfigError, DataError
@@ -141,6 +143,24 @@ def test_a_format_and_a_tokenizer_of_a_plugin(parts, tmp_path):
     assert {row["label"] for row in run.predict(["the sun is warm 3"])[0]} == {"bad", "good"}
     with pytest.raises(DataError, match=r"weather\.txt: the plugin's reader gave no column 'no'; it gave kind, said"):
         train(tmp_path / "other", *words, "data.roles.text=no")
+
+
+def test_a_path_whose_format_a_plugin_reads(parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("weather.txt").write_text("= good\nthe sun is warm\n" * 30)  # our own readers see one column, of sentences
+    words = [f"plugin={parts}", "task=classification", "data=weather.txt", "data.format=sections"]
+    with pytest.raises(ConfigError, match=r"fix: 'data\.roles=\{text: TEXT_COLUMN, label: LABEL_COLUMN\}'"):
+        compose(words)
+    found = compose([*words, "data.roles={text: said, label: kind}", "data.splits.val=7"]).config.data
+    assert (found.name, found.train, found.columns) == ("weather", "weather.txt", [])
+    assert found.splits == {"val": 7, "test": 0.1}
+    roles = "data.roles={text: said, label: kind}"
+    named = compose([*words[:2], "data=files", "data.train=weather.txt", words[3], roles]).config.data
+    assert (named.train, named.columns) == ("weather.txt", [])
+    with pytest.raises(ConfigError, match=r"data\.format=sections: is read by your plugin"):
+        data.run(["file=weather.txt", "data.format=sections", f"plugin={parts}"])
+    with pytest.raises(ConfigError, match=r"data\.format: must be .*, got 'section'; fix: data\.format=sections"):
+        data.run(["file=weather.txt", "data.format=section", f"plugin={parts}"])
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from multihead.config.check import require_choice
 from multihead.config.compose import named, parse
+from multihead.config.data import FORMATS
 from multihead.config.files import load_named_plugin, task_classes
 from multihead.config.found_data import needs_of, stated_keys, with_choice
 from multihead.config.keys import find, leaf_keys
@@ -36,6 +37,9 @@ def run(words: Sequence[str]) -> int:
     names = [settings.task] if settings.task else known
     keys = leaf_keys(classes.values(), plugin.options if plugin else None)
     multi_label = "task.multi_label=true" in others
+    stated = stated_keys(others, keys)
+    if form := stated.get("format"):
+        _require_known(form, plugin.readers if plugin else ())
 
     def command(task: str, choice: str) -> str:
         path = settings.file[0] if len(settings.file) == 1 else f"[{','.join(settings.file)}]"
@@ -44,7 +48,7 @@ def run(words: Sequence[str]) -> int:
         return with_choice([f"task={task}", f"data={path}", *kept], choice, keys)
 
     needs = [needs_of(classes[name], multi_label) for name in names]
-    report = examine(settings.file, needs, stated_keys(others, keys), command)
+    report = examine(settings.file, needs, stated, command)
     if settings.format == "json":
         sys.stdout.write(json.dumps(as_json(report), ensure_ascii=False, indent=1) + "\n")
     else:
@@ -52,6 +56,18 @@ def run(words: Sequence[str]) -> int:
     if settings.save:
         _save(report, settings)
     return 0
+
+
+def _require_known(form: str, readers: Collection[str]) -> None:
+    """Refuses a format that this command cannot look at.
+
+    Raises:
+        ConfigError: A plugin reads the format, or there is no such format.
+    """
+    require_choice("data.format", form, [*FORMATS, *readers])
+    if form in readers:
+        what = "is read by your plugin, and this command looks only at formats of our own"
+        raise ConfigError(f"data.format={form}", what, "train with it: data=FILE, and data.roles names its columns")
 
 
 def _show(report: Report) -> None:

@@ -74,7 +74,7 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files
     files = files or _files(overrides, config_dir, plugin)
     task_class, layers = files.layers(choices)
     keys = _keys(plugin)
-    layers, notes = with_files(paths, task_class, values, keys, words, layers)
+    layers, notes = with_files(paths, task_class, values, keys, words, layers, plugin.readers if plugin else ())
     typed = _word_layers(values, keys)
     composition = merge(task_class, plugin, _with_published(task_class, layers, typed, choices), typed, words)
     composition.notes += notes
@@ -130,7 +130,7 @@ def compose_from_run(
         task_class, chosen = _files(overrides, config_dir, plugin).layers(typed + others)
         layers = _replace_nodes(base, chosen, choices)
     keys = _keys(plugin)
-    layers, notes = with_files(paths, task_class, values, keys, words, layers)
+    layers, notes = with_files(paths, task_class, values, keys, words, layers, plugin.readers if plugin else ())
     composition = merge(task_class, plugin, layers, _word_layers(values, keys), words)
     composition.notes += notes
     return composition

@@ -6,7 +6,7 @@ import functools
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from multihead.config.merge import Layer
 from multihead.config.task import SINGLE_TASKS, ClassificationConfig, MultitaskConfig, RegressionConfig, TaskConfig
 from multihead.config.words import Word, leaves, paths_of, split
 from multihead.errors import ConfigError, DataError
-from multihead.tables.layout import Data, find_data
+from multihead.tables.layout import HELD_OUT, Data, data_name, find_data
 from multihead.tables.opening import Unclear
 from multihead.tables.records import flatten
 from multihead.tables.roles import Needs, roles_word
@@ -194,10 +194,12 @@ def with_files(
     keys: Mapping[str, Key],
     typed: Sequence[str],
     layers: Sequence[Layer],
+    readers: Container[str] = (),
 ) -> tuple[list[Layer], list[str]]:
     """Returns the layers with what was found in the files, and sentences about it.
 
-    With ``data=files data.train=FILE`` only the ending of the file is looked at: it gives the format.
+    With ``data=files data.train=FILE`` only the ending of the file is looked at: it gives the format. Files that a
+    plugin reads are not looked at. The reader names their columns.
 
     Args:
         paths: The files of ``data=PATH``; empty if a data set was chosen.
@@ -206,20 +208,34 @@ def with_files(
         keys: All keys.
         typed: The whole command line, for messages.
         layers: The layers of the YAML files.
+        readers: Names of the formats that a plugin reads.
 
     Raises:
         DataError: The files cannot be read, or not in one way only.
     """
+    named = {word.key: word.value or "" for word in values}
+    of_files = any(layer.source == f"conf/data/{FILES}.yaml" for layer in layers)
+    if of_files and named.get("data.format", "") in readers:
+        return _laid_over(layers, Layer(f"data.format={named['data.format']}", _read_by_plugin(paths))), []
     if paths:
         set_parts = [layer.leaves["task.parts"] for layer in layers if layer.leaves.get("task.parts")]
         found, data = found_layer(paths, task, values, keys, typed, set_parts[-1] if set_parts else ())
         return _laid_over(layers, found), [data.line, *data.notes]
-    named = {word.key: word.value or "" for word in values}
     form = format_of_name(named.get("data.train", ""))
-    if form and "data.format" not in named and any(layer.source == f"conf/data/{FILES}.yaml" for layer in layers):
+    if form and "data.format" not in named and of_files:
         leaves = {"data.format": form} | ({} if form == "csv" else {"data.columns": []})
         return _laid_over(layers, Layer("the ending of data.train", leaves)), []
     return list(layers), []
+
+
+def _read_by_plugin(paths: Sequence[str]) -> dict[str, Any]:
+    """The keys of files that a plugin reads. As for all files of a path, a tenth is held out for each split."""
+    columns: dict[str, Any] = {"data.columns": []}
+    if not paths:
+        return columns
+    train = paths[0] if len(paths) == 1 else list(paths)
+    shares = {f"data.splits.{split}": HELD_OUT for split in ("val", "test")}
+    return columns | {"data.name": data_name(paths[0]), "data.train": train} | shares
 
 
 def _laid_over(layers: Sequence[Layer], found: Layer) -> list[Layer]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multihead.config.check import require, require_choice
-from multihead.config.data import DataConfig, SideTokenizerConfig, TokenizerConfig, column_of
+from multihead.config.data import FORMATS, DataConfig, SideTokenizerConfig, TokenizerConfig, column_of
 from multihead.config.lora import LoraConfig
 from multihead.config.model import ModelConfig
 from multihead.config.task import (
@@ -18,6 +18,7 @@ from multihead.config.task import (
     TranslationConfig,
 )
 from multihead.errors import ConfigError
+from multihead.tables.roles import roles_word
 
 SEARCHING = (TranslationConfig, SummarizationConfig, ClassificationConfig, RegressionConfig)
 """Built-in tasks whose outputs are searched for and never sampled."""
@@ -395,6 +396,8 @@ class Config:
                     choose = f"choose another data set ({', '.join(others)})" if others else "choose another data set"
                     own = isinstance(self.data.train, str) and self.data.name == "files"
                     found = f"data={self.data.train} finds its columns by itself; or set data.roles" if own else ""
+                    if self.data.format not in FORMATS:  # only the plugin's reader knows its columns
+                        found = roles_word({role: f"{role.upper()}_COLUMN" for role in task.roles})
                     raise ConfigError(
                         f"data={self.data.name}",
                         f"has no {' and no '.join(missing)} for task={name}; it has {', '.join(self.data.roles)}",

@@ -180,7 +180,7 @@ def test_the_command_for_tagging_reads_a_table_and_says_which_row_is_wrong(tmp_p
     capsys.readouterr()
     assert main([*words, "run_dir=wrong"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error == "error[data] data: a row has words=3, tags=2: the dog sees; fix: give each word one tag"
+    assert error.startswith("error[data] data: a row has words=3, tags=2: the dog sees; fix: give each word one tag; ")
     assert not (tmp_path / "wrong" / "result.json").exists()
 
 

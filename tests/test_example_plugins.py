@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from trial import ROOT
 
+from multihead.config.data import DataConfig
 from multihead.config.model import ModelConfig
 from multihead.config.training import OptimConfig
 from multihead.data.encode import Encoded
@@ -373,9 +374,19 @@ def test_tagging_by_hand():
     assert loss_of(task, data, [0, 1, 2]) == pytest.approx(nats, rel=1e-4)
     assert loss_of(task, data, [0]) + loss_of(task, data, [1, 2]) == pytest.approx(nats, rel=1e-4)
     assert loss_of(task, data, []) == 0
-    what = "data: a row has words=2, tags=1: b c; fix: give each word one tag"
+    what = "data: a row has words=2, tags=1: b c; fix: give each word one tag; tokenizer.kind=word keeps words whole"
     with pytest.raises(DataError, match=what):
         task.lengths(encoded(text=[[0], [1, 2], [1]], target=[[1], [1], [1, 2]]))
+
+
+def test_sentences_with_a_word_on_each_line(tmp_path):
+    read, file = plugin("tagging").readers["conll"], tmp_path / "tagged.conll"
+    file.write_text("\nthe\tD\ndog\tN\n\n\nU.N. NNP I-NP I-ORG\nsaw VBD I-VP O\n")  # no empty line at the end
+    expected = {"words": ["the dog", "U.N. saw"], "tags": ["D N", "I-ORG O"]}
+    assert read(file, ["words", "tags"], DataConfig()) == expected
+    file.write_text("the\tD\ndog\n")
+    with pytest.raises(ValueError, match="not enough values"):
+        read(file, ["words", "tags"], DataConfig())
 
 
 @torch.no_grad()

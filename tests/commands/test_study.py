@@ -150,6 +150,7 @@ def test_an_ablation_ranks_its_switches(here, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert len(starts(here)) == 12
     assert "answer: rms helps: +" in out and "task rank switch left out of all added to none interaction" in out
+    assert "above 0, the switch helps" in out
     first, second = report(here)["ablation"]
     assert (first["name"], first["verdict"], first["flagged"]) == ("rms", "better", False)
     assert (second["name"], second["left_out"]["value"]) == ("wide", 0.0)

@@ -187,7 +187,7 @@ def scales(subject: Subject, baseline: Subject | None) -> Outcome:
         expected = "At initialisation, hidden states keep their size from the first layer to the last."
         return found(f"hidden states grow {growth:.1g} times", Finding(expected, f"They grow {growth:.2g} times."))
     text = f"hidden states grow {growth:.2g} times over the depth"
-    return ok(text + (f" ({theirs.growth():.2g})" if theirs else ""))
+    return ok(text + (f" (baseline {theirs.growth():.2g})" if theirs else ""))
 
 
 def _scales(subject: Subject) -> Scales:

@@ -182,9 +182,9 @@ class ExportSettings(Settings):
     run: str = setting(takes="RUN", example=A_RUN)
     """The run's directory."""
     to: str = setting(takes="FORMAT", choices=EXPORT_FORMATS, example="to=ctranslate2")
-    """The format. ctranslate2 runs translation, summarization and lm; onnx and torch_export run every task. huggingface
-    is for the Auto classes of transformers, if the model is one of a published family, such as BERT's or Llama's. lora
-    is the small file of adapters of a run with lora.r, for peft."""
+    """The format. ctranslate2 runs translation, summarization and lm; onnx and torch_export run every task
+    but a plugin's. huggingface is for the Auto classes of transformers, if the model is one of a published family, such
+    as BERT's or Llama's. lora is the small file of adapters of a run with lora.r, for peft."""
     out: str = setting(takes="FOLDER")
     """The folder to write; by default RUN/export/FORMAT. The new export replaces an earlier one when it is whole."""
     quantization: str = setting(takes="TYPE", choices=QUANTIZATIONS)

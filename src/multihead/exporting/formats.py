@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from multihead.config.check import require
 from multihead.config.task import OWN, SINGLE_TASKS
 from multihead.config.verbs import ExportSettings
 from multihead.errors import ConfigError
@@ -55,8 +54,9 @@ def export(run: Run, settings: ExportSettings) -> tuple[Path, Verification]:
     """
     out, task = folder_of(settings, run.path), run.task.member(settings.part)
     name = task.settings.name
-    wanted = f"a run of {', '.join(SINGLE_TASKS)}, because an export is compared with its run"
-    require(name in SINGLE_TASKS, "run", wanted, name)
+    if name not in SINGLE_TASKS:
+        what = f"task={name} is a plugin's; only our own tasks are exported, because an export is compared with its run"
+        raise ConfigError("run", what, "multihead.load(RUN, 'plugin=FILE.py').model is a plain nn.Module")
     if task.settings.head not in OWN and settings.to not in TRACED:
         what = f"to={settings.to} has no place for a plugin's head"
         raise ConfigError(f"task.head={task.settings.head}", what, f"to={' or '.join(TRACED)}")

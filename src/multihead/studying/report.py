@@ -183,6 +183,7 @@ def show(report: StudyReport, console: Console, folder: Path) -> None:
     if report.ablation:
         head, *body = switch_rows(report)
         console.print(Fitted(head, body, left=("switch", ""), optional=("interaction",)))
+        say("above 0, the switch helps; the interaction is the first effect minus the second", "dim")
         say("")
     if report.ladder:
         head, *body = rung_rows(report)

@@ -1,0 +1,72 @@
+"""The driver of the map: equal settings for all networks, points between points, and a whole tiny map."""
+
+import json
+import os
+import statistics
+
+import pytest
+
+POINTS = [{"steps": s, "tokens": 10 * s, "minutes": s / 4, "bleu": b} for s, b in ((0, 0.0), (10, 4.0), (30, 10.0))]
+
+
+def test_a_budget_between_two_points_is_on_their_line():
+    import map_of_architectures as driver
+
+    assert driver.at(POINTS, "steps", 5) == pytest.approx(2.0)
+    assert driver.at(POINTS, "tokens", 200) == pytest.approx(7.0)  # halfway from 100 to 300
+    assert driver.at(POINTS, "minutes", 2.5) == pytest.approx(4.0)
+    assert driver.at(POINTS, "steps", 31) == 10.0
+
+
+def test_all_networks_try_the_same_settings_and_read_as_many_tokens():
+    import map_of_architectures as driver
+
+    settings = driver.OWN | {"tokens": 40960, "points": 4}
+    for number in range(8):
+        found = {name: driver.words_of("multi30k", name, number, settings, []) for name in driver.ARCHITECTURES}
+        own = [set(words) - set(driver.ARCHITECTURES[name]) for name, words in found.items()]
+        assert all(words == own[0] for words in own)
+        by_key = dict(word.split("=", 1) for word in found["lstm"])
+        assert int(by_key["data.batch_tokens"]) * int(by_key["trainer.max_steps"]) == 40960
+    kinds = {(words[0], words[2]) for words in map(driver.setting, range(4))}
+    assert len(kinds) == 4  # both batches with both optimizers
+    assert len({tuple(driver.setting(number)) for number in range(8)}) == 8
+    assert driver.words_of("multi30k", "lstm", 0, settings, ["model.dropout=0.5"]).count("model.dropout=0.5") == 1
+
+
+@pytest.mark.slow
+def test_a_tiny_map(tmp_path, monkeypatch, capsys):
+    import map_of_architectures as driver
+
+    monkeypatch.setattr(driver, "forecast", lambda composition: {"tokens_per_second": 100.0})
+    out = tmp_path / "map.json"
+    small = ["data.grammar.train_size=300", "data.grammar.val_size=20", "data.grammar.test_size=20", "model.d_model=64"]
+    small += ["model.num_heads=2", "model.d_ff=128", "trainer.ema_decay=0", "accelerator=cpu", "precision=32-true"]
+    words = ["data=grammar", "architectures=transformer,conv", "trials=2", "seeds=2", "tokens=8192", "points=2"]
+    words += ["rounds=1", f"runs={tmp_path / 'runs'}", f"out={out}", *small]
+    driver.main(words)
+    found = json.loads(out.read_text())["grammar"]
+    assert found["budgets"]["steps"] == 2  # of the larger batch; the other one has 8
+    assert found["budgets"]["minutes"] == pytest.approx(found["budgets"]["tokens"] / 6000)
+    sizes = [system["parameters"] for system in found["systems"].values()]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    for name, system in found["systems"].items():
+        for axis, budget in found["budgets"].items():
+            reached = [driver.at(trial["curve"], axis, budget) for trial in system["trials"]]
+            (best,) = [trial for trial in system["trials"] if axis in trial["chosen"]]
+            assert driver.at(best["curve"], axis, budget) == max(reached)
+            assert [seed["seed"] for seed in system["seeds"][axis]] == [2, 3]  # not the seed that chose
+        folders = [path for path in (tmp_path / "runs" / "grammar").iterdir() if path.name.startswith(name)]
+        assert len(folders) == 2
+    text = capsys.readouterr().out
+    seeds = found["systems"]["conv"]["seeds"]["tokens"]
+    mean = statistics.fmean(driver.at(seed["curve"], "tokens", found["budgets"]["tokens"]) for seed in seeds)
+    assert f"{mean:.1f} (" in text and out.with_suffix(".png").stat().st_size > 10_000
+    before = {path: os.stat(path).st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
+    driver.main(words)
+    assert {path: os.stat(path).st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")} == before
+    with pytest.raises(SystemExit, match="architectures=gru: there are transformer, lstm"):
+        driver.main(["architectures=gru"])
+    monkeypatch.setattr(driver, "EQUAL", 1.0)
+    with pytest.raises(SystemExit, match="the numbers of parameters differ by more than 1 %"):
+        driver.main(words)

@@ -40,6 +40,15 @@ def test_a_table(tickets, capsys):
     assert "multihead train task=classification data=tickets.csv" in text
 
 
+@pytest.mark.parametrize(("rows", "found"), [(1, False), (2, True), (7, True), (200, False)])
+def test_sentences_with_a_word_on_each_line_are_pointed_to_the_example(tmp_path, monkeypatch, capsys, rows, found):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pos.conll").write_text("\n".join("dog\tN\n" * (rows - 1) + "sees\tV\n" for _ in range(4)))
+    assert data.run(["file=pos.conll", "task=translation"]) == 0
+    said = "empty lines part the rows into 4 blocks; if each is a sentence with a word and its tag on each line"
+    assert (said in capsys.readouterr().out) == found
+
+
 def test_a_pipe_gets_no_blanks_at_the_ends_of_lines(tickets, capsys):
     data.run(["file=tickets.csv"])
     lines = capsys.readouterr().out.split("\n")

@@ -44,6 +44,8 @@ class Look:
     """Whether the sample is the whole file."""
     count: int = 0
     """Number of rows; an estimate if the sample is not the whole file."""
+    blocks: int = 1
+    """Number of blocks of lines that empty lines part, in a table without quotes."""
     first_token_is_label: str = ""
     """Pattern of the label, if lines begin with one: ``__label__good I like it``."""
 

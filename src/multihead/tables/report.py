@@ -22,6 +22,8 @@ FEW = 5
 """Classes with fewer rows are called rare."""
 SHORT = 2
 """Texts with fewer characters are called nearly empty."""
+MOST_WORDS = 100
+"""Blocks of more rows on average are no sentences with a word on each line."""
 
 
 @dataclass
@@ -103,6 +105,9 @@ def examine(
     of_classes = next((each.data for each in served if each.data and each.task in classified), None)
     if of_classes is not None:
         _add_classes(found, train, of_classes)
+    if 2 * train.blocks <= len(train.rows) <= MOST_WORDS * train.blocks and train.blocks > 2:
+        what = "if each is a sentence with a word and its tag on each line, begin with docs/examples/plugins/tagging.py"
+        found.findings.append(f"empty lines part the rows into {train.blocks:,} blocks; {what}")
     _add_repeated(found, looks, next((each.data for each in served if each.data and each.data.looks), None))
     return found
 

@@ -221,8 +221,13 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
         raise DataError(name, "has no row below its header", "name a file that holds rows")
     return Look(
         name, form, dialect=found.dialect, header=header, columns=columns, rows=body[:MOST_ROWS],
-        count=round(len(body) / share), skip_lines=skip,
+        count=round(len(body) / share), skip_lines=skip, blocks=1 if found.dialect.quoting else _blocks(lines),
     )  # fmt: skip
+
+
+def _blocks(lines: Sequence[str]) -> int:
+    """The number of blocks of lines that empty lines part."""
+    return sum(bool(line) and not before for before, line in itertools.pairwise(["", *lines]))
 
 
 def _stated_dialect(lines: list[str], name: str, form: str, stated: Mapping[str, Any], whole: bool):

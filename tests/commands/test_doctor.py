@@ -3,14 +3,17 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tagging
 
+from multihead.checking import numerics
 from multihead.checking.outcome import found, ok, skipped
 from multihead.checking.report import verdict
 from multihead.cli import main
 from multihead.commands.doctor import _wrapped, composed
+from multihead.config.model import ModelConfig
 from multihead.config.verbs import DOCTOR_CHECKS
 from multihead.errors import ConfigError
 
@@ -62,6 +65,17 @@ def test_a_loss_that_draws_skips_a_check_which_the_verdict_counts(capsys):
 def test_the_verdict_counts_what_was_skipped():
     assert verdict([ok("a"), skipped("b"), skipped("c")]) == "healthy: 1 check in 0 s, no finding, 2 skipped"
     assert verdict([found("a"), skipped("b")]) == "1 finding: 1 check in 0 s, 1 skipped"
+
+
+def test_a_number_stands_beside_the_baselines(monkeypatch):
+    subject = SimpleNamespace(config=SimpleNamespace(model=ModelConfig()), plain=None)
+    sizes = iter([numerics.Scales({"a.layers.0": 1.0, "a.layers.1": growth}, {}, {}) for growth in (1.5, 2.0)])
+    monkeypatch.setattr(numerics, "_scales", lambda subject: next(sizes))
+    text = numerics.scales(subject, subject).text
+    assert text == "hidden states grow 1.5 times over the depth (baseline 2)"
+    slopes = iter([-0.01, 0.1])
+    monkeypatch.setattr(numerics, "_slope", lambda subject, configs: next(slopes))
+    assert numerics.widths(subject, subject).text == "a step changes hidden states by width^0.0 (baseline 0.1)"
 
 
 @pytest.mark.unhurried

@@ -249,8 +249,8 @@ def widths(subject: Subject, baseline: Subject | None) -> Outcome:
         what = f"They are not finite at a width of {', '.join(str(c.d_model) for c in configs)}."
         return found("not finite after a few steps", Finding(expected, what, f"{COORDINATE_STEPS} steps"))
     theirs = _slope(baseline, _configs(baseline.config.model)) if baseline else None
-    beside = f" (baseline {theirs:.1f})" if theirs is not None else ""
-    text = f"a step changes hidden states by width^{mine:.1f}{beside}"
+    beside = f" (baseline {theirs:z.1f})" if theirs is not None else ""
+    text = f"a step changes hidden states by width^{mine:z.1f}{beside}"
     shown = ", ".join(str(config.d_model) for config in configs)
     if theirs is not None and mine > theirs + STEEP:
         expected = f"With the width ({shown}), a step's change of hidden states grows about as in the baseline."

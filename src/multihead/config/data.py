@@ -77,8 +77,8 @@ class DataConfig:
     root: str = ""
     """Folder of the files, under MULTIHEAD_DATA (default: data/); empty means the files' own paths."""
     columns: list[str] = field(default_factory=list)
-    """Names of the columns in file order. Leave it empty if a header or keys name them. A key inside another one is
-    named by its path, such as translation.en."""
+    """Names of the columns in file order. Leave it empty if a header, keys or a plugin's reader name them. A key inside
+    another one is named by its path, such as translation.en."""
     roles: dict[str, str] = field(default_factory=dict)
     """The column of each role (source, target, text, text_b, label); swap source and target to reverse the direction.
     TASK_ROLE (lm_text, classification_text) sets the column for that task only. A template joins several columns:

@@ -195,5 +195,7 @@ def test_the_latex_table_prints_in_bold_what_a_verdict_singles_out(rms, big, bol
     report = StudyReport("s", "?", "none", "plain", 0.05, 0.8, True, said, [], rows, [], {"lm": "val/x"},
                          {"lm": "max"}, 3, 3, 0.5, 1)  # fmt: skip
     table = latex(report)
+    assert "system & lm (x $\\uparrow$) & parameters" in table
+    assert "lm (x $\\downarrow$)" in latex(replace(report, better={"lm": "min"}))
     assert [name for name in PLACES if f"\n{name} & \\textbf{{" in table] == bold
     assert ("Bold, by the verdicts: a variant better than plain, or plain " in table) == bool(bold)

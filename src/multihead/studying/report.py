@@ -232,13 +232,17 @@ def as_json(report: StudyReport) -> str:
 def latex(report: StudyReport) -> str:
     """Returns a table for LaTeX's package booktabs: the test metric of each system on each task.
 
-    A system is in bold if a verdict singles it out; `_bold` says which.
+    An arrow shows whether more or less is better. A system is in bold if a verdict singles it out; `_bold` says which.
     """
     tasks = list(report.metrics)
     names = list(dict.fromkeys(row.name for row in report.systems))
     cells = {(row.task, row.name): row for row in report.systems}
     bold = {task: _bold(report, task) for task in tasks}
-    heads = [f"{latex_text(task)} ({latex_text(report.metrics[task].replace('val/', ''))})" for task in tasks]
+    arrows = {"max": r"$\uparrow$", "min": r"$\downarrow$"}
+    units = {
+        task: f"{latex_text(report.metrics[task].replace('val/', ''))} {arrows[report.better[task]]}" for task in tasks
+    }
+    heads = [f"{latex_text(task)} ({units[task]})" for task in tasks]
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",

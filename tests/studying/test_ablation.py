@@ -114,6 +114,22 @@ def test_each_comparison_has_its_own_reference_and_a_decided_one_takes_no_more_r
 
 
 def test_before_there_are_results_nothing_is_ranked():
-    found = ablation(plan(), {})
+    found = ablation(plan(), {}, ended=False)
     assert {each.verdict for each in found} == {"no result yet"} and found[0].first_rank is None
     assert statement(found[0], "accuracy", 1) == "a: no result yet"
+
+
+def test_equal_differences_say_nothing_about_chance():
+    """c changes nothing at all, so that its chance is not known; a and b have noise and keep their ranks."""
+    design = plan(tasks=("acc",))
+    drawn = results(design, 0.3, seed=3)
+    for with_c, without in (("all", "without_c"), ("only_c", "no_switch")):
+        drawn |= {Key("acc", with_c, i): drawn["acc", without, i] for i in range(SEEDS)}
+    found = {each.name: each for each in ablation(design, drawn)}
+    c = found["c"]
+    for effect in (c.left_out, c.added, c.interaction):
+        assert (effect.value, effect.low, effect.high, effect.verdict) == (0.0, None, None, "underpowered")
+    assert (c.verdict, c.flagged, c.first_rank, c.last_rank) == ("underpowered", False, None, None)
+    assert found["a"].verdict == "better" and (found["a"].first_rank, found["b"].last_rank) == (1, 3)
+    assert statement(c, "accuracy", 1).startswith("c: the runs cannot say what it does, because all differences are")
+    assert {each.verdict for each in ablation(design, drawn, ended=False)} == {"better", "no result yet"}

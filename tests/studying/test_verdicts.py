@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from multihead.studying.collect import RunRow, StudyReport, SystemRow, unequal
+from multihead.studying.latex import latex
 from multihead.studying.outlook import capability, outline, paid, prospect, purchase
-from multihead.studying.report import counts, latex
+from multihead.studying.report import counts
 from multihead.studying.schedule import Key, Plan
 from multihead.studying.sequential import Design, power
 from multihead.studying.verdicts import Verdict, judge, overall

@@ -65,7 +65,8 @@ def _run(study: Study, folder: Path, settings: StudySettings, typed: Sequence[st
 def _answer(ledger: StudyLedger, study: Study, folder: Path, settings: StudySettings) -> int:
     """Prints the answer and writes its files. Returns 7 if runs failed, else 0."""
     from multihead.studying.collect import collect
-    from multihead.studying.report import as_json, latex, show, write
+    from multihead.studying.latex import latex
+    from multihead.studying.report import as_json, show, write
 
     plan = ledger.plan
     if plan is None:

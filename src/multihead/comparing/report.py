@@ -241,6 +241,8 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": "$<$",
+    ">": "$>$",
+    "|": r"\textbar{}",
 }
 
 

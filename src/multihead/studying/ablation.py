@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from multihead.comparing.verdicts import BETTER, NO_RESULT, UNDECIDED, WORSE
+from multihead.comparing.verdicts import BETTER, NO_RESULT, UNDECIDED, UNDERPOWERED, WORSE
 from multihead.config.study import ONLY, WITHOUT
 from multihead.studying.schedule import Key, Plan, Results
 from multihead.studying.sequential import Design, interval
@@ -40,7 +40,8 @@ class Effect:
     high: float | None
     seeds: int
     verdict: str
-    """Whether the switch is better or worse than its absence, or undecided; without an interval, no result yet."""
+    """Whether the switch is better or worse than its absence, or undecided. Without an interval it is underpowered, or
+    no result yet as long as the study goes on."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,14 @@ def is_ablation(plan: Plan) -> bool:
     return bool(plan.contrasts)
 
 
-def ablation(plan: Plan, results: Results) -> list[Switch]:
-    """Returns the switches over all tasks and on each task, each ranked by the effect of leaving it out."""
+def ablation(plan: Plan, results: Results, *, ended: bool = True) -> list[Switch]:
+    """Returns the switches over all tasks and on each task, each ranked by the effect of leaving it out.
+
+    Args:
+        plan: The study's plan.
+        results: The results so far.
+        ended: Whether the study has ended. If not, an effect without an interval has no result yet.
+    """
     names = [name.removeprefix(WITHOUT) for name in plan.contrasts if name.startswith(WITHOUT)]
     added = any(name.startswith(ONLY) for name in plan.contrasts)
     groups = len(plan.tasks) + (len(plan.tasks) > 1)
@@ -77,7 +84,7 @@ def ablation(plan: Plan, results: Results) -> list[Switch]:
     found, shares = [], dict[str, dict[str, list[dict[int, float]]]]()
     for task in plan.tasks:
         paths = {name: _paths(plan, results, task, name, added) for name in names}
-        found += _ranked([_switch(task, name, paths[name], effects, interactions) for name in names])
+        found += _ranked([_switch(task, name, paths[name], effects, interactions, ended) for name in names])
         scale = _scale(plan, results, task)
         shares[task] = {
             name: [{i: 100 * value / scale for i, value in path.items()} for path in three] if scale else []
@@ -85,7 +92,9 @@ def ablation(plan: Plan, results: Results) -> list[Switch]:
         }
     if len(plan.tasks) > 1 and all(three and all(three) for of_task in shares.values() for three in of_task.values()):
         together = [
-            _switch(ALL_TASKS, name, _mean_paths([shares[task][name] for task in plan.tasks]), effects, interactions)
+            _switch(
+                ALL_TASKS, name, _mean_paths([shares[task][name] for task in plan.tasks]), effects, interactions, ended
+            )
             for name in names
         ]
         return [*_ranked(together), *found]
@@ -123,20 +132,20 @@ def _mean_paths(tasks: Sequence[Sequence[Mapping[int, float]]]) -> list[dict[int
     ]
 
 
-def _switch(task: str, name: str, paths: Sequence[Mapping[int, float]], effects: Design, other: Design) -> Switch:
-    out, *rest = [_effect(path, design) for path, design in zip(paths, (effects, effects, other), strict=False)]
+def _switch(
+    task: str, name: str, paths: Sequence[Mapping[int, float]], effects: Design, other: Design, ended: bool
+) -> Switch:
+    out, *rest = [_effect(path, design, ended) for path, design in zip(paths, (effects, effects, other), strict=False)]
     alone, interaction = rest if rest else (None, None)
     flagged = interaction is not None and interaction.verdict in (BETTER, WORSE)
     return Switch(task, name, out, alone, interaction, out.verdict, flagged)
 
 
-def _effect(path: Mapping[int, float], design: Design) -> Effect:
+def _effect(path: Mapping[int, float], design: Design, ended: bool) -> Effect:
     values = [path[i] for i in sorted(path)]
     mean, ends = (sum(values) / len(values) if values else None), interval(values, design)
-    if len(values) >= design.first and not any(values):
-        ends = 0.0, 0.0  # a switch that changes nothing, such as one of another task
     if ends is None:
-        return Effect(mean, None, None, len(values), NO_RESULT)
+        return Effect(mean, None, None, len(values), UNDERPOWERED if ended else NO_RESULT)
     verdict = BETTER if ends[0] > 0 else WORSE if ends[1] < 0 else UNDECIDED
     return Effect(mean, *ends, len(values), verdict)
 
@@ -175,6 +184,9 @@ def statement(found: Switch, unit: str, digits: int) -> str:
     said = {BETTER: "helps", WORSE: "hurts", UNDECIDED: "has no effect that this budget shows"}
     if found.verdict == NO_RESULT:
         return f"{found.name}: no result yet"
+    if found.verdict == UNDERPOWERED:
+        why = "all differences are equal, or too few seeds have results"
+        return f"{found.name}: the runs cannot say what it does, because {why}"
     text = f"{found.name} {said[found.verdict]}: {effect_text(found.left_out, digits)} {unit} beside the others"
     if found.added is not None:
         text += f", {effect_text(found.added, digits)} alone"

@@ -98,6 +98,8 @@ class StudyReport:
     """What each variant of a ladder is worth on each task; empty for other studies."""
     rungs: dict[str, dict[str, list[Rung]]] = field(default_factory=dict)
     """The sizes of a ladder, by task and system."""
+    compute: str = ""
+    """What the compute of a ladder is: flops or minutes."""
     curves: dict[str, dict[str, list[list[Point]]]] = field(default_factory=dict)
     """Task to system to the validations of each of its runs."""
 
@@ -134,9 +136,10 @@ def collect(ledger: StudyLedger, plan: Plan, question: str, equal: str, power: f
         notes=_notes(plan, state.unaffordable, tuned),
         warnings=[*warnings, *_data_warnings(plan, finished), *unequal(systems, plan.baseline, equal)],
         folds=plan.folds,
-        ablation=ablation(plan, results) if is_ablation(plan) else [],
+        ablation=ablation(plan, results, ended=state.ended) if is_ablation(plan) else [],
         ladder=worths,
         rungs=rungs,
+        compute=ledger.facts.get("ladder", {}).get("compute", ""),
         curves=_curves(plan, finished),
     )
 

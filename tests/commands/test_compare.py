@@ -18,6 +18,7 @@ from scipy import stats
 from multihead.cli import main
 from multihead.commands import compare as command
 from multihead.comparing.compare import compare, compare_tasks
+from multihead.comparing.finished import FinishedRun
 from multihead.comparing.overview import looks_text, overview_rows, render
 from multihead.comparing.report import Pair, Report, System
 from multihead.comparing.scores import describe
@@ -53,12 +54,13 @@ def configuration(folder, words):
     return tree
 
 
-def finished_run(folder, words, result, samples, *, data=None, curve=(3.0, 2.0, 1.0), parameters=1000):
+def finished_run(folder, words, result, samples, *, data=None, rows=None, curve=(3.0, 2.0, 1.0), parameters=1000):
     """Writes a finished run of the configuration that ``words`` make."""
     folder.mkdir(parents=True)
     tree = configuration(folder, words)
     (folder / "config.yaml").write_text(to_yaml(tree))
-    (folder / "environment.json").write_text(json.dumps({"data": data or TRUTH, "seed": tree["seed"]}))
+    environment = {"data": data or TRUTH, "rows": rows or {}, "seed": tree["seed"]}
+    (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "result.json").write_text(json.dumps({**result, "parameters": parameters, "seed": tree["seed"]}))
     rows = [{"split": "val", "step": 1, "index": 0, "source": "s", "reference": "r", "output": "o"}]
     rows += [{"split": "test", "step": 9, "index": i, **sample} for i, sample in enumerate(samples)]
@@ -792,8 +794,11 @@ def folds(runs):
             data = TRUTH | {f"data_{split}": f"{split}{fold}" for split in ("train", "val", "test")}
             words = ["task=classification", "seed=1", *words]
             samples = [{"text": f"{fold} {i}", "label": "x", "predicted": "x"} for i in range(12)]
-            finished_run(runs / f"folds/{name}{fold}", words, result, samples, data=data)
+            finished_run(runs / f"folds/{name}{fold}", words, result, samples, data=data, rows=FOLD_ROWS)
     return runs
+
+
+FOLD_ROWS = {"train": 36, "val": 12, "test": 12}
 
 
 def test_folds_are_one_system_and_are_paired(folds):
@@ -802,13 +807,26 @@ def test_folds_are_one_system_and_are_paired(folds):
     (pair,) = report.pairs
     assert pair.test.method == "corrected resampled t-test over folds" and pair.verdict == "worse"
     gains = np.array([0.02 + 0.005 * fold for fold in range(5)])
-    t = gains.mean() / (gains.std(ddof=1) * math.sqrt(1 / 5 + 1 / 4))
+    t = gains.mean() / (gains.std(ddof=1) * math.sqrt(1 / 5 + 12 / 36))
     assert pair.test.p == pytest.approx(2 * stats.t.sf(t, 4)) and pair.test.difference == pytest.approx(-gains.mean())
     values = report.systems[0].values
-    half = stats.t.isf(0.025, 4) * np.std(values, ddof=1) * math.sqrt(1 / 5 + 1 / 4)
+    half = stats.t.isf(0.025, 4) * np.std(values, ddof=1) * math.sqrt(1 / 5 + 12 / 36)
     assert report.systems[0].spread.high == pytest.approx(np.mean(values) + half)
     text = "5-fold cross-validation over 5 folds; each text is tested once."
     assert report.notes == [text]
+
+
+@pytest.mark.parametrize(
+    ("data", "ratio"),
+    [
+        ({"splits": {"val": 0.25}}, 1 / 3),  # a fifth is tested on; a quarter of the rest is another fifth
+        ({"val": "val.csv", "splits": {"val": 0.25}}, 1 / 4),
+        ({"splits": {"val": 12}}, 1 / 4),  # a number of rows is no share
+    ],
+)
+def test_folds_of_runs_without_numbers_of_rows_take_the_share_of_the_configuration(data, ratio):
+    run = FinishedRun("run", {"task": {"name": "classification"}, "data": {"folds": 5} | data}, {}, {})
+    assert run.fold_ratio == pytest.approx(ratio)
 
 
 def test_folds_without_a_test_say_why(folds):

@@ -12,7 +12,8 @@ import pytest
 from trial import ROOT
 
 from multihead.cli import main
-from multihead.studying import launch, runner
+from multihead.studying import launch, outlook, runner
+from multihead.studying.ledger import StudyLedger
 from multihead.studying.sizes import Size
 from multihead.sweeping import runner as sweep_runner
 
@@ -39,6 +40,8 @@ DEPTH = 4
 
 class Counts:
     """Stands in for `Counter`, which imports torch and prepares the data. rms_norm has 500 parameters more."""
+
+    fold_ratio = 12 / 36
 
     def __init__(self, composition):
         pass
@@ -156,6 +159,19 @@ def test_an_ablation_ranks_its_switches(here, capsys):
     assert (second["name"], second["left_out"]["value"]) == ("wide", 0.0)
     page = (here / "outputs" / "studies" / "s" / "report.html").read_text()
     assert "<h2>Effects of the switches</h2>" in page
+
+
+def test_folds_take_the_rows_of_the_data(here, capsys, monkeypatch):
+    """Before the data are read, the share of the configuration says how many rows are trained on."""
+    monkeypatch.setattr(runner.StudyRunner, "run", lambda self: 0)
+    drafts = []
+    monkeypatch.setattr(outlook, "outline", lambda plan, equal: drafts.append(plan) or "")
+    text = FILE.partition("tasks:")[0] + "tasks: {tickets: [task=classification, data=files]}\nfolds: 5\n"
+    data = "data.train=t.tsv, 'data.columns=[text,label]', 'data.roles={text: text, label: label}'"
+    (here / "s.yaml").write_text(text.replace("steps=20", f"steps=20, {data}, data.splits.val=0.2"))
+    assert main(["study", "file=s.yaml"]) == 0
+    fixed = StudyLedger("s", here / "outputs" / "studies" / "s", create=False).plan
+    assert drafts[0].ratio == pytest.approx(1 / (4 * 0.8)) and fixed.ratio == pytest.approx(12 / 36)
 
 
 def test_depth_comes_before_width(here, capsys, monkeypatch):

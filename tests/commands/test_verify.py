@@ -79,6 +79,14 @@ def test_a_study_holds_until_something_is_changed(tmp_path, monkeypatch, capsys)
     found = checks(capsys, group, "rerun=false", status=2)
     assert found == {"the claim holds": "translation rms: the difference or its interval is another one"}
     report.write_text(whole)
+    edit(report, lambda claim: claim["verdicts"][0].update(detectable=0.01))
+    found = checks(capsys, group, "rerun=false", status=2)
+    assert found == {"the claim holds": "translation rms: the detectable difference is another one"}
+    report.write_text(whole)
+    edit(report, lambda claim: claim.update(power=0.5, ended=1))  # with a power of 0.5, less would be detectable
+    found = checks(capsys, group, "rerun=false", status=2)
+    assert found == {"the claim holds": "the report says power: 0.5, and the study file 0.8"}
+    report.write_text(whole)
     edit(report, lambda claim: claim["overall"][0].update(verdict="worse"))
     found = checks(capsys, group, "rerun=false", status=2)
     assert found == {"the claim holds": "rms over all tasks is better, not worse"}
@@ -111,23 +119,28 @@ def test_the_answers_of_ablations_and_ladders_are_computed_again(monkeypatch):
     plan = test_ablation.plan()
     results = test_ablation.results(plan, 1.0)
     claim = {"ablation": [asdict(each) for each in ablation(plan, results)]}
-    assert other_answers(plan, SimpleNamespace(facts={}), results, {}, claim) == []
+    assert other_answers(plan, SimpleNamespace(facts={}), results, {}, claim, True) == []
+    claim["ablation"][1]["left_out"]["low"] += 0.01
+    assert len(other_answers(plan, SimpleNamespace(facts={}), results, {}, claim, True)) == 1
+    claim["ablation"] = [asdict(each) for each in ablation(plan, results)]
     claim["ablation"][0]["flagged"] = True
-    assert other_answers(plan, SimpleNamespace(facts={}), results, {}, claim) == [
+    assert other_answers(plan, SimpleNamespace(facts={}), results, {}, claim, True) == [
         f"the effect of {claim['ablation'][0]['name']} on all tasks is another one"
     ]
     plan, results, facts = test_ladder.study()
     (own,), _ = climb(plan, results, facts, {}, True)
-    claim = {"ended": True, "ladder": [asdict(own)]}
-    assert other_answers(plan, SimpleNamespace(facts=facts), results, {}, claim) == []
+    claim = {"ladder": [asdict(own)]}
+    assert other_answers(plan, SimpleNamespace(facts=facts), results, {}, claim, True) == []
     claim["ladder"][0]["factor"] += 0.01
-    assert other_answers(plan, SimpleNamespace(facts=facts), results, {}, claim) == ["lm: new is worth another factor"]
+    assert other_answers(plan, SimpleNamespace(facts=facts), results, {}, claim, True) == [
+        "lm: new is worth another factor"
+    ]
     facts["ladder"]["compute"] = "minutes"  # they are those of the runs, whatever the claim says of them
     runs = {key: SimpleNamespace(result={"seconds": 60.0 * 3.0 ** int(key.task[-1])}) for key in results}
     minutes = {key[:2]: 3.0 ** int(key.task[-1]) for key in results}
     (own,), _ = climb(plan, results, facts, minutes, True)
-    claim = {"ended": True, "ladder": [asdict(own)], "systems": []}
-    assert other_answers(plan, SimpleNamespace(facts=facts), results, runs, claim) == []
+    claim = {"ladder": [asdict(own)], "systems": []}
+    assert other_answers(plan, SimpleNamespace(facts=facts), results, runs, claim, True) == []
 
 
 @pytest.fixture

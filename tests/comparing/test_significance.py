@@ -442,48 +442,56 @@ def test_power():
 # ---- folds of a cross-validation
 
 
-def cross_validated(features, label, folds=5):
-    """Accuracies by fold of two rules: a threshold on the first or on the second feature."""
+def cross_validated(features, label, held_out=0, folds=5):
+    """Accuracies by fold of two rules: a threshold on the first or on the second feature.
+
+    The first ``held_out`` rows of the other folds are not trained on, as if they were a validation split.
+    """
     fold_of, scores = np.arange(len(label)) % folds, np.zeros((2, folds))
     for fold in range(folds):
-        train = fold_of != fold
+        train, test = np.flatnonzero(fold_of != fold)[held_out:], fold_of == fold
         for rule in range(2):
             x, y = features[train, rule], label[train]
             threshold = (x[y == 1].mean() + x[y == 0].mean()) / 2
-            scores[rule, fold] = ((features[~train, rule] > threshold) == label[~train]).mean()
+            scores[rule, fold] = ((features[test, rule] > threshold) == label[test]).mean()
     return scores
 
 
 def test_the_corrected_test_by_hand():
     """d = 1, 2, 3 of three folds: mean 2, s = 1, t = 2 / sqrt(1 / 3 + 1 / 2), and 2 degrees of freedom."""
-    test = over_folds([11.0, 13.0, 15.0], [10.0, 11.0, 12.0], 3)
+    test = over_folds([11.0, 13.0, 15.0], [10.0, 11.0, 12.0], 1 / 2)
     t = 2 / math.sqrt(1 / 3 + 1 / 2)
     assert test.p == pytest.approx(2 * stats.t.sf(t, 2)) and test.difference == 2.0
     half = stats.t.isf(0.025, 2) * math.sqrt(1 / 3 + 1 / 2)
     assert (test.low, test.high) == pytest.approx((2 - half, 2 + half))
-    assert over_folds([1.0], [2.0], 5) is None and over_folds([1.0, 1.0], [1.0, 1.0], 5).p == 1.0
+    assert over_folds([1.0], [2.0], 1 / 4) is None and over_folds([1.0, 1.0], [1.0, 1.0], 1 / 4).p == 1.0
 
 
 def test_folds_that_differ_by_the_same_are_no_proof():
     """Equal systems on two folds of 20 texts often differ by the same number of texts, which once was p = 0."""
-    assert over_folds([0.85, 0.90], [0.80, 0.85], 2) is None
+    assert over_folds([0.85, 0.90], [0.80, 0.85], 1.0) is None
     rng, found = np.random.default_rng(6), 0
     for _ in range(1000):
         first, second = rng.binomial(20, 0.8, (2, 2)) / 20
-        test = over_folds(first, second, 2)
+        test = over_folds(first, second, 1.0)
         found += test is not None and test.p < 0.05
     assert found / 1000 < 0.03
 
 
-def test_equal_recipes_differ_in_few_cross_validations():
-    """Four partitions of 400 small sets, whose features are alike: the ordinary t-test is wrong far too often."""
+@pytest.mark.parametrize(("held_out", "ratio"), [(0, 12 / 48), (12, 12 / 36)])
+def test_equal_recipes_differ_in_few_cross_validations(held_out, ratio):
+    """Four partitions of 400 small sets, whose features are alike: the ordinary t-test is wrong far too often.
+
+    A fold has 12 of the 60 rows. With a validation split of 12 rows, 36 are left to train on.
+    """
     corrected = ordinary = 0
     for number in range(400):
         rng = np.random.default_rng((5, number))
         label = rng.integers(0, 2, 60)
         features = label[:, None] * 0.8 + rng.standard_normal((60, 2))
         orders = [rng.permutation(60) for _ in range(4)]
-        first, second = np.concatenate([cross_validated(features[order], label[order]) for order in orders], 1)
-        corrected += over_folds(first, second, 5).p < 0.05
+        scores = [cross_validated(features[order], label[order], held_out) for order in orders]
+        first, second = np.concatenate(scores, 1)
+        corrected += over_folds(first, second, ratio).p < 0.05
         ordinary += stats.ttest_rel(first, second).pvalue < 0.05
     assert corrected / 400 < 0.08 < 0.2 < ordinary / 400

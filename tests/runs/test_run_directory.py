@@ -61,6 +61,9 @@ def test_what_is_in_it(finished):
     assert environment["seed"] == 1
     assert set(environment["data"]) >= {"data_train", "data_val", "data_test"}
     assert all(len(mark) == 64 for name, mark in environment["data"].items() if name.startswith("data_"))
+    assert environment["rows"].keys() == {"train", "val", "test"} and environment["rows"]["test"] == len(
+        [line for line in (run / "samples.jsonl").read_text().splitlines() if json.loads(line)["split"] == "test"]
+    )
     assert environment["versions"]["torch"] == torch.__version__
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     assert {"split", "step", "index", "source", "reference", "output"} <= samples[0].keys()

@@ -94,4 +94,5 @@ def test_a_round_of_a_cross_validation_has_one_fold():
     design = plan(folds=3, every_seed=False)
     assert design.run_words(Key("bleu", "rms", 4)) == ["task=translation", "data.fold=4", "seed=9"]
     assert design.design.ratio == 0.5 and plan().design.ratio == 0.0
+    assert plan(folds=3, every_seed=False, ratio=0.6).design.ratio == 0.6
     assert Plan.from_json(design.to_json()) == design

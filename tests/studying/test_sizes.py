@@ -81,3 +81,11 @@ def test_a_gated_feed_forward_gets_two_thirds_of_the_width():
     assert found == 42 and abs(size.parameters / wanted.parameters - 1) < 0.01
     assert wanted.parameters - counter.count(with_d_ff(base, 63)).parameters == 2 * 32 + 1
     assert 0 < wanted.flops - counter.count(with_d_ff(base, 32)).flops < wanted.flops / 2
+
+
+def test_the_rows_of_a_fold_are_counted(tmp_path):
+    """Of 60 rows, 12 are tested on and 12 are held out for validation."""
+    (tmp_path / "t.tsv").write_text("".join(f"text {number}\t{'ab'[number % 2]}\n" for number in range(60)))
+    words = ["task=classification", "model=tiny", "data=files", f"data.train={tmp_path / 't.tsv'}", "data.folds=5"]
+    columns = ["data.columns=[text,label]", "data.roles={text: text, label: label}", "data.splits.val=12"]
+    assert Counter(compose([*words, *columns, "data.cache=false"])).fold_ratio == pytest.approx(12 / 36)

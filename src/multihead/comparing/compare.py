@@ -191,7 +191,7 @@ def _row(label: str, system: Sequence[FinishedRun], metric: Metric) -> System:
         runs=[run.path for run in system],
         seeds=[run.seed for run in system],
         values=values,
-        spread=spread(values, 1 / (system[0].folds - 1) if system[0].folds else 0.0),
+        spread=spread(values, fold_ratio(system)),
         parameters=round(parameters / len(system)),
     )
 
@@ -265,7 +265,13 @@ def _test_folds(first: Sequence[FinishedRun], second: Sequence[FinishedRun], sco
     """The test over the folds that both systems have. Of several seeds of a fold, the mean counts."""
     both = [by_fold(system, scores) for system in (first, second)]
     common = sorted(both[0].keys() & both[1].keys())
-    return over_folds([both[0][fold] for fold in common], [both[1][fold] for fold in common], first[0].folds)
+    ratio = fold_ratio([run for run in (*first, *second) if run.fold in common])
+    return over_folds([both[0][fold] for fold in common], [both[1][fold] for fold in common], ratio)
+
+
+def fold_ratio(runs: Sequence[FinishedRun]) -> float:
+    """Test rows by training rows, the mean of several folds; 0 without a cross-validation."""
+    return float(np.mean([run.fold_ratio for run in runs])) if runs else 0.0
 
 
 def by_fold(system: Sequence[FinishedRun], scores: Scores) -> dict[int, float]:

@@ -8,11 +8,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from multihead.config.data import expected_fold_ratio
 from multihead.config.keys import leaf_keys
 from multihead.config.task import TASKS
 from multihead.config.words import typed_as
@@ -38,6 +39,8 @@ class FinishedRun:
     """The content of result.json."""
     data: dict[str, str]
     """Fingerprints of the data splits and the tokenizers."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Split to its number of rows; empty for running text, and for runs of earlier versions."""
 
     @classmethod
     def read(cls, path: str) -> FinishedRun:
@@ -53,7 +56,7 @@ class FinishedRun:
             raise ConfigError("runs", f"{path} has no result.json, because {why_unfinished(folder)}", fix)
         environment = read_json(folder / "environment.json", dict)
         config, result = load_yaml(folder / "config.yaml"), read_json(folder / "result.json", dict)
-        return cls(path, config, result, dict(environment.get("data") or {}))
+        return cls(path, config, result, dict(environment.get("data") or {}), dict(environment.get("rows") or {}))
 
     @property
     def task(self) -> str:
@@ -78,6 +81,19 @@ class FinishedRun:
     def fold(self) -> int | None:
         """The fold that is the run's test split; None without a cross-validation."""
         return int(self.settings.get("data.fold") or 0) if self.folds else None
+
+    @property
+    def fold_ratio(self) -> float:
+        """Test rows by training rows of a cross-validation, as in `over_folds`; 0 without one.
+
+        If the run has no numbers of rows, they are those that its configuration expects.
+        """
+        if not self.folds:
+            return 0.0
+        if self.rows.get("test") and self.rows.get("train"):
+            return self.rows["test"] / self.rows["train"]
+        data = self.config["data"]
+        return expected_fold_ratio(self.folds, data.get("val"), data.get("splits") or {})
 
     @cached_property
     def settings(self) -> dict[str, Any]:

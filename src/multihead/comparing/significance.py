@@ -301,18 +301,19 @@ def over_seeds(
     return Test(difference, difference - half, difference + half, p, method)
 
 
-def over_folds(first: Sequence[float], second: Sequence[float], folds: int, level: float = LEVEL) -> Test | None:
+def over_folds(first: Sequence[float], second: Sequence[float], ratio: float, level: float = LEVEL) -> Test | None:
     """Tests the difference of two recipes by the folds of a cross-validation: the corrected resampled t-test.
 
     The folds share training rows, so the differences are correlated, and an ordinary t-test finds differences between
     equal recipes far too often. The variance of the mean is (1 / J + n_test / n_train) s^2 for J folds instead of
     s^2 / J (Nadeau and Bengio 2003, doi:10.1023/A:1024068626366; for repeated cross-validation Bouckaert and Frank
-    2004, doi:10.1007/978-3-540-24775-3_3). With k folds a partition, n_test / n_train is 1 / (k - 1).
+    2004, doi:10.1007/978-3-540-24775-3_3). With k folds a partition, n_test / n_train is 1 / (k - 1) if all rows of the
+    other folds are trained on. It is larger if a validation split is held out of them.
 
     Args:
         first: Scores of one recipe by fold.
         second: Scores of the other recipe on the same folds.
-        folds: The number k of folds of a partition.
+        ratio: n_test / n_train, the rows of a fold by those that were trained on.
         level: Level of the interval.
 
     Returns:
@@ -324,7 +325,7 @@ def over_folds(first: Sequence[float], second: Sequence[float], folds: int, leve
     if count < 2:
         return None
     difference = float(differences.mean())
-    error = float(np.std(differences, ddof=1)) * (1 / count + 1 / (folds - 1)) ** 0.5
+    error = float(np.std(differences, ddof=1)) * (1 / count + ratio) ** 0.5
     if error <= 1e-12:
         return Test(difference, difference, difference, 1.0, method) if abs(difference) < 1e-12 else None
     half = _t_quantile((1 + level) / 2, count - 1) * error

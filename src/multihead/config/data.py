@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -212,6 +213,18 @@ class DataConfig:
             require(table, "data.folds", "0 for the built-in grammar and for running text", self.folds, "data.folds=0")
             what = "null with data.folds, which takes the test split out of train"
             require(self.test is None, "data.test", what, self.test, "data.test=null")
+
+
+def expected_fold_ratio(folds: int, val: Any, splits: Mapping[str, float]) -> float:
+    """Returns about how many rows a fold has for each training row, before the rows are read.
+
+    Args:
+        folds: ``data.folds``.
+        val: ``data.val``; with a file, no validation rows are held out of the other folds.
+        splits: ``data.splits``. If val is a number of rows there, their share is not known and counts as 0.
+    """
+    share = 0.0 if val is not None else splits.get("val", 0.0)
+    return 1 / ((folds - 1) * (1 - (share if share < 1 else 0.0)))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -121,6 +121,15 @@ class Prepared:
         found = {split: [text.fingerprints[split] for text in self.texts.values()] for split in splits}
         return {f"data_{split}": _joint(of_tasks) for split, of_tasks in found.items()} | marks
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """Split to its number of rows, all tasks together. Running text from files has no rows."""
+        found: dict[str, int] = {}
+        for text in self.texts.values():
+            for split, rows in text.corpus.splits.items():
+                found[split] = found.get(split, 0) + len(rows)
+        return found
+
 
 def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary | None = None) -> Prepared:
     """Reads, tokenizes and encodes the splits for every task of the run. A second time the ids come from the cache.

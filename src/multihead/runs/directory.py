@@ -114,7 +114,11 @@ def describe(run_dir: Path, tree: Mapping[str, Any], words: Sequence[str]) -> No
 
 
 def environment(
-    config: Config, fingerprints: Mapping[str, str], plugin: Plugin | None, words: Sequence[str] = ()
+    config: Config,
+    fingerprints: Mapping[str, str],
+    plugin: Plugin | None,
+    words: Sequence[str] = (),
+    rows: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Returns the content of environment.json, which has neither environment variables nor host names.
 
@@ -137,6 +141,7 @@ def environment(
         },
         "threads": torch.get_num_threads(),
         "data": dict(fingerprints),
+        "rows": dict(rows),
         "seed": config.seed,
         "plugin": {"name": plugin.name, "sha256": config.plugin_sha256} if plugin else None,
     }

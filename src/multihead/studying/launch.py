@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from multihead.config.compose import compose
+from multihead.config.data import expected_fold_ratio
 from multihead.config.merge import Composition
 from multihead.config.study import D_FF, LAYERS, RESIZED, Study, known_optimum
 from multihead.config.verbs import StudySettings
@@ -75,6 +76,8 @@ def limit_of(study: Study, settings: StudySettings) -> float:
 def draft(study: Study, compositions: Mapping[Cell, Composition], settings: StudySettings) -> Plan:
     """Returns the plan of a new study without what is measured: the words of its runs, and the time of its tuning."""
     base = compositions[next(iter(study.tasks)), study.baseline].config.seed + bool(study.tune)
+    data = [composition.config.data for composition in compositions.values()]
+    ratios = [expected_fold_ratio(study.folds, each.val, each.splits) for each in data] if study.folds else [0.0]
     tasks = {task: compositions[task, study.baseline].config.task for task in study.tasks}
     return Plan(
         baseline=study.baseline,
@@ -90,6 +93,7 @@ def draft(study: Study, compositions: Mapping[Cell, Composition], settings: Stud
         smallest=study.smallest_effect,
         contrasts=study.contrasts,
         folds=study.folds,
+        ratio=max(ratios),
     )
 
 
@@ -128,7 +132,7 @@ class Launch:
         code = [word for word in self.typed if word.partition("=")[0] in ("plugin", "config_dir")]
         plain = [word for word in self.typed if word not in code]
         words = {cell: [*study.run_words(*cell), *plain] for cell in compositions}  # what follows wins over the typed
-        resized, sizes = self._sizes(compositions)
+        resized, sizes, ratio = self._sizes(compositions)
         for cell, own in resized.items():
             words[cell] += own
         forecasts = self._forecasts(words, code, start, ledger)
@@ -142,6 +146,7 @@ class Launch:
             drafted,
             words={"/".join(cell): [*listed, *code] for cell, listed in words.items()},
             tuning=sum(found.seconds for found in tuned.values()),
+            ratio=ratio,
         )
         facts = {
             "sizes": {"/".join(cell): asdict(size) for cell, size in sizes.items()},
@@ -157,9 +162,9 @@ class Launch:
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _sizes(self, compositions: Mapping[Cell, Composition]) -> tuple[dict[Cell, list[str]], dict[Cell, Size]]:
-        """Returns the words of the variants that are resized, and the size of all."""
-        study, resized, sizes = self.study, dict[Cell, list[str]](), dict[Cell, Size]()
+    def _sizes(self, compositions: Mapping[Cell, Composition]) -> tuple[dict[Cell, list[str]], dict[Cell, Size], float]:
+        """Returns the words of the variants that are resized, the size of all, and the plan's ratio of rows."""
+        study, resized, sizes, ratio = self.study, dict[Cell, list[str]](), dict[Cell, Size](), 0.0
         for task in study.tasks:
             self._say(f"{task}: preparing the data and counting the parameters")
             base = compositions[task, study.baseline]
@@ -169,6 +174,7 @@ class Launch:
                 own = compositions[task, arm]
                 alike = all(own.tree.get(node) == base.tree.get(node) for node in ("data", "tokenizer", "task"))
                 counter = shared if alike else Counter(own)
+                ratio = max(ratio, shared.fold_ratio, counter.fold_ratio) if study.folds else 0.0
                 if study.equal not in RESIZED:
                     sizes[task, arm] = counter.count(own)
                     continue
@@ -183,7 +189,7 @@ class Launch:
                     }
                     said = " and ".join(f"{word} instead of {was[word.partition('=')[0]]}" for word in words)
                     self._say(f"{task} {arm}: {said} for equal {study.equal}")
-        return resized, sizes
+        return resized, sizes, ratio
 
     def _resized(self, own: Composition, wanted: Size, counter: Counter, where: str) -> tuple[list[str], Size]:
         """Returns the words that give a variant the size of the baseline, and its size then."""

@@ -64,6 +64,9 @@ class Plan:
     """For some tasks, the smallest difference that matters, in the unit of the metric."""
     folds: int = 0
     """Folds of a cross-validation, of which each round has one; 0 without one."""
+    ratio: float = 0.0
+    """Test rows by training rows of a fold, the largest of all tasks; 0 without folds. Plans of earlier versions have 0
+    too, and then no validation rows count as held out."""
     contrasts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Name of each comparison to its variant and the reference; empty if all are compared with the baseline."""
 
@@ -83,7 +86,7 @@ class Plan:
     def design(self) -> Design:
         """When the study looks, and how much error it may make."""
         comparisons = len(self.variants) * len(self.tasks)
-        ratio = 1 / (self.folds - 1) if self.folds else 0.0
+        ratio = self.ratio or (1 / (self.folds - 1) if self.folds else 0.0)
         return Design(comparisons, len(self.seeds), self.alpha, self.every_seed, ratio)
 
     @property

@@ -46,6 +46,11 @@ class Counter:
         quiet_lightning()
         self._prepared: Prepared = starting(composition)[0]
 
+    @property
+    def fold_ratio(self) -> float:
+        """Test rows by training rows, for a study with folds."""
+        return self._prepared.rows["test"] / self._prepared.rows["train"]
+
     def count(self, composition: Composition) -> Size:
         """Counts parameters and operations of a run with the task's data.
 

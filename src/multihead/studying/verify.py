@@ -11,7 +11,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from multihead.comparing.claim import compared_again
 from multihead.comparing.finished import FinishedRun, why_unfinished
 from multihead.comparing.systems import differing, recipe
 from multihead.comparing.verdicts import Overall
+from multihead.config.study import Study, read_study
 from multihead.config.words import write
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import ConfigError, MultiheadError
@@ -44,6 +45,11 @@ from multihead.sweeping.trial import LOG, Watch, run_once
 
 MOST_DEVIATIONS = 3.0
 """On another machine or version, a rerun may differ by so many deviations between seeds."""
+
+ROUNDING = 1e-9
+"""Relative difference of numbers that are called the same."""
+SIMULATED = 0.02
+"""The same for numbers from a simulation, whose random numbers another version of NumPy may draw otherwise."""
 
 
 @dataclass(frozen=True)
@@ -173,22 +179,38 @@ def _study_holds(
                 changed.append(f"{runs[key].path} has {results[key]:g}, and the ledger {row.value:g}")
     if changed:
         return Finding(name, False, listed(changed))
-    again = judge(plan, results, float(claim.get("power", 0.8)), ended=bool(claim.get("ended")))
+    study, ended = _study_file(ledger), progress(plan, results, ledger.costs).ended
+    stated = {name: getattr(study, name) for name in ("question", "equal", "alpha", "power")}
+    wrong = [
+        f"the report says {name}: {claim.get(name)}, and the study file {own}"
+        for name, own in stated.items()
+        if claim.get(name) != own
+    ]
+    again = judge(plan, results, study.power, ended=ended)
     said = {(v["task"], v["variant"]): v for v in claim.get("verdicts", [])}
-    wrong = []
     for found in again:
         before = said.get((found.task, found.variant))
         if before and before["verdict"] == found.verdict:
             if not _equal(before, found, ("difference", "low", "high")):
                 wrong.append(f"{found.task} {found.variant}: the difference or its interval is another one")
+            elif not _equal(before, found, ("detectable",), SIMULATED):
+                wrong.append(f"{found.task} {found.variant}: the detectable difference is another one")
         else:
             claimed = before["verdict"] if before else "nothing"
             wrong.append(f"{found.task} {found.variant}: the report says {claimed}, and the runs {found.verdict}")
-    wrong += [*_other_overall(overall(plan, again), claim), *other_answers(plan, ledger, results, runs, claim)]
+    wrong += [*_other_overall(overall(plan, again), claim), *other_answers(plan, ledger, results, runs, claim, ended)]
     if wrong:
         return Finding(name, False, listed(wrong))
     count = len(again)
     return Finding(name, True, f"{count} verdict{'s' * (count != 1)} computed again from {len(runs)} runs: the same")
+
+
+def _study_file(ledger: StudyLedger) -> Study:
+    """The file of a study, as it was when the study began."""
+    with tempfile.TemporaryDirectory(prefix="multihead-verify-") as folder:
+        file = Path(folder, "study.yaml")
+        file.write_text(ledger.launch["file"], encoding="utf-8")
+        return read_study(str(file))
 
 
 def _other_overall(found: Sequence[Overall], claim: Mapping[str, Any]) -> list[str]:
@@ -207,20 +229,21 @@ def other_answers(
     results: Mapping[Key, float | None],
     runs: Mapping[Key, FinishedRun],
     claim: Mapping[str, Any],
+    ended: bool,
 ) -> list[str]:
     """What of an ablation or of a ladder the report says differently."""
     wrong = []
     if is_ablation(plan):
-        said = {(each["task"], each["name"]): (each["verdict"], each["flagged"]) for each in claim.get("ablation", [])}
-        for each in ablation(plan, results):
-            if said.get((each.task, each.name)) != (each.verdict, each.flagged):
+        said = {(each["task"], each["name"]): each for each in claim.get("ablation", [])}
+        for each in ablation(plan, results, ended=ended):
+            if not _same(said.get((each.task, each.name)), asdict(each)):
                 wrong.append(f"the effect of {each.name} on {each.task} is another one")
     if "ladder" in ledger.facts:
         seconds: dict[tuple[str, str], list[float]] = {}
         for key, run in runs.items():
             seconds.setdefault((key.task, key.arm), []).append(float(run.result.get("seconds", 0)))
         minutes = {cell: statistics.fmean(own) / 60 for cell, own in seconds.items()}
-        worths, _ = climb(plan, results, ledger.facts, minutes, bool(claim.get("ended")))
+        worths, _ = climb(plan, results, ledger.facts, minutes, ended)
         said = {(each["task"], each["variant"]): each for each in claim.get("ladder", [])}
         wrong += [
             f"{each.task}: {each.variant} is worth another factor"
@@ -230,12 +253,22 @@ def other_answers(
     return wrong
 
 
-def _equal(said: Mapping[str, Any] | None, found: Verdict | Worth, names: Sequence[str]) -> bool:
-    """Whether a verdict and its numbers are the same, but for rounding."""
+def _equal(
+    said: Mapping[str, Any] | None, found: Verdict | Worth, names: Sequence[str], tolerance: float = ROUNDING
+) -> bool:
+    """Whether a verdict and its numbers are the same, but for a relative difference."""
     if said is None or said["verdict"] != found.verdict:
         return False
-    pairs = [(said[name], getattr(found, name)) for name in names]
-    return all(a is b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in pairs)
+    return all(_same(said[name], getattr(found, name), tolerance) for name in names)
+
+
+def _same(said: Any, found: Any, tolerance: float = ROUNDING) -> bool:
+    """Whether what a claim says is what was found, but for a relative difference of its numbers."""
+    if isinstance(found, dict):
+        return isinstance(said, dict) and all(_same(said.get(key), own, tolerance) for key, own in found.items())
+    if isinstance(found, float) and isinstance(said, int | float):
+        return math.isclose(said, found, rel_tol=tolerance, abs_tol=1e-12)
+    return said == found
 
 
 # ---- a folder of runs

@@ -188,7 +188,7 @@ def _open_run_directory(composition: Composition, assignment: Assignment, prepar
         start_again(run_dir)
     elif (run_dir / "config.yaml").exists():
         raise ConfigError("run_dir", f"{run_dir} is the directory of another run", "choose another directory")
-    known = environment(composition.config, prepared.fingerprints, composition.plugin, assignment.words)
+    known = environment(composition.config, prepared.fingerprints, composition.plugin, assignment.words, prepared.rows)
     create(run_dir, assignment.tree, assignment.words, known, prepared.vocab)
     copy_plugin(run_dir, composition.plugin)
 

@@ -14,7 +14,7 @@ from multihead.comparing.claim import compared_again
 from multihead.studying.ablation import ablation
 from multihead.studying.ladder import climb
 from multihead.studying.schedule import progress
-from multihead.studying.verify import _unfinished, other_answers
+from multihead.studying.verify_study import _unfinished, other_answers
 from multihead.sweeping import runner
 
 STAND_IN = str(ROOT / "tests" / "studying" / "stand_in.py")

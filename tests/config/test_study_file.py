@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from multihead.config.study import check, read_study
+from multihead.config.study import read_study
+from multihead.config.study_check import check
 from multihead.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -6,9 +6,9 @@ import re
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from multihead.config.many_runs import SweepSettings, duration
 from multihead.config.settings import read_words
 from multihead.config.sweep import check, read_sweep
-from multihead.config.verbs import SweepSettings, duration
 from multihead.errors import ConfigError
 from multihead.sweeping.ledger import distribution
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multihead.config.extras import require_package
+from multihead.config.many_runs import StudySettings
 from multihead.config.settings import read_words
-from multihead.config.study import Study, check, read_study
-from multihead.config.verbs import StudySettings
+from multihead.config.study import Study, read_study
+from multihead.config.study_check import check
 from multihead.runs.screen import report_console
 from multihead.sweeping.frozen import frozen_conf, trial_words
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multihead.config.extras import require_package
+from multihead.config.many_runs import SweepSettings
 from multihead.config.settings import read_words
 from multihead.config.sweep import Sweep, check, read_sweep
-from multihead.config.verbs import SweepSettings
 from multihead.errors import ConfigError
 from multihead.runs.screen import report_console
 from multihead.sweeping.frozen import frozen_conf, launch, trial_words

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from multihead.config.extras import require_package
+from multihead.config.many_runs import VerifySettings
 from multihead.config.settings import read_words
-from multihead.config.verbs import VerifySettings
 
 FINDINGS = 2
 """Exit status if a check has found something."""
@@ -25,7 +25,8 @@ def run(words: Sequence[str]) -> int:
     if folder:
         require_package("optuna", "sweep", "a study")
     from multihead.runs.screen import report_console
-    from multihead.studying.verify import verify_runs, verify_study
+    from multihead.studying.verify_runs import verify_runs
+    from multihead.studying.verify_study import verify_study
 
     if folder:
         found = verify_study(folder, settings.name, settings.storage, settings.rerun)

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from multihead.config.compose import compose
 from multihead.config.data import expected_fold_ratio
+from multihead.config.many_runs import StudySettings
 from multihead.config.merge import Composition
-from multihead.config.study import D_FF, LAYERS, RESIZED, Study, known_optimum
-from multihead.config.verbs import StudySettings
+from multihead.config.study import D_FF, LAYERS, RESIZED, Study
+from multihead.config.study_check import known_optimum
 from multihead.errors import MachineError
 from multihead.studying.ledger import StudyLedger, as_sweep
 from multihead.studying.outlook import paid, purchase

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from multihead.config.many_runs import StudySettings
 from multihead.config.merge import Composition
-from multihead.config.verbs import StudySettings
 from multihead.errors import Stopped
 from multihead.studying.ledger import StudyLedger, key_of
 from multihead.studying.schedule import Progress

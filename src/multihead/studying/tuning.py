@@ -13,10 +13,10 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from multihead.config.many_runs import StudySettings, SweepSettings
 from multihead.config.merge import Composition
 from multihead.config.study import Study
 from multihead.config.sweep import COMMAND, GOALS, PROGRAM, check, read_sweep
-from multihead.config.verbs import StudySettings, SweepSettings
 from multihead.errors import ConfigError, MachineError
 from multihead.sweeping.frozen import launch
 from multihead.sweeping.ledger import spent

@@ -15,9 +15,9 @@ from typing import Any
 
 from multihead.config.compose import named, parse
 from multihead.config.folder import conf_dir
+from multihead.config.many_runs import SweepSettings
 from multihead.config.merge import Composition
 from multihead.config.sweep import Sweep
-from multihead.config.verbs import SweepSettings
 from multihead.config.words import write
 from multihead.errors import CheckpointError, MachineError
 from multihead.sweeping.ledger import Ledger

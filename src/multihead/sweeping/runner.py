@@ -15,9 +15,9 @@ from typing import Any
 from rich.console import Console
 
 from multihead.capabilities import cores
+from multihead.config.many_runs import SweepSettings
 from multihead.config.merge import Composition
 from multihead.config.sweep import Sweep
-from multihead.config.verbs import SweepSettings
 from multihead.errors import MachineError, Stopped
 from multihead.runs.screen import report_console
 from multihead.sweeping.ledger import SETTLED, Ledger, Row

@@ -15,6 +15,7 @@ from multihead.cli import main
 from multihead.studying import launch, outlook, runner
 from multihead.studying.ledger import StudyLedger
 from multihead.studying.sizes import Size
+from multihead.studying.tuning import Tuned
 from multihead.sweeping import runner as sweep_runner
 
 pytestmark = pytest.mark.unhurried
@@ -182,6 +183,16 @@ def test_depth_comes_before_width(here, capsys, monkeypatch):
     out = capsys.readouterr().out
     fewer = "model.num_encoder_layers=1 instead of 2 and model.num_decoder_layers=1 instead of 2"
     assert f"translation rms: {fewer} and model.d_ff=54 instead of 64 for equal parameters" in out
+
+
+def test_trials_have_a_seed_that_no_run_has(here, monkeypatch):
+    searched = []
+    found = Tuned(["optim.lr=0.002"], 1.0, 2, 0, 1.0)
+    monkeypatch.setattr(launch, "tune", lambda study, folder, words, *_: searched.append(words[-1]) or found)
+    monkeypatch.setattr(runner.StudyRunner, "run", lambda self: 0)
+    (here / "s.yaml").write_text(TUNED.replace("max_seeds: 5", "seeds: [1, 4, 2]"))
+    assert main(["study", "file=s.yaml"]) == 0
+    assert searched == ["seed=5"] * 4
 
 
 @pytest.mark.slow

@@ -296,9 +296,10 @@ class Launch:
         if not self.study.tune:
             return {}
         found, settings = {}, replace(self.settings, budget="")
+        other = [f"seed={max(self.study.seeds) + 1}"] if self.study.seeds else []  # no run of the study has it
         for cell, listed in words.items():
             folder = self.folder / FOLDER / cell[0] / cell[1]
             self._say(f"tuning {cell[1]} on {cell[0]}: {self.study.tune.trials} trials")
-            found[cell] = tune(self.study, folder, listed, code, settings, self.console)
+            found[cell] = tune(self.study, folder, [*listed, *other], code, settings, self.console)
             self._say(f"tuned {cell[1]} on {cell[0]}: {' '.join(found[cell].words)}")
         return found

@@ -113,8 +113,8 @@ def test_markdown(found):
 def test_latex(found):
     text = render(Comparison({"translation": found}), "latex")
     body = [line for line in text.splitlines() if not line.startswith("%")]
-    bare = re.sub(r"\\[&%$#_{}]|\\textbackslash\{\}|\\textascii\w+\{\}|\$<\$", "", "\n".join(body))
-    assert not re.search(r"[%#~^<$_]", bare)
+    bare = re.sub(r"\\[&%$#_{}]|\\text(backslash|bar|ascii\w+)\{\}|\$[<>]\$", "", "\n".join(body))
+    assert not re.search(r"[%#~^<>|$_]", bare)
     assert bare.count("{") == bare.count("}")
     rows = [line for line in bare.splitlines() if line.endswith("\\\\")]
     assert len(rows) == 3 and all(row.count("&") == 5 for row in rows)

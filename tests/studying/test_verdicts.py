@@ -61,6 +61,14 @@ def test_better_and_worse_follow_the_direction_of_the_metric():
     assert found.statement == "rms: it depends on the task (better on bleu; worse on loss)"
 
 
+def test_a_verdict_whose_interval_contains_zero_says_by_what_it_was_decided():
+    """t = 2.8 lies between the bounds of both steps of Holm's method for 5 degrees of freedom: 3.16 and 2.57."""
+    bleu, loss = judge(plan(), results(2.8 / math.sqrt(6), 3.0), 0.8)
+    assert (bleu.verdict, loss.verdict) == ("better", "worse") and bleu.low is not None and bleu.low < 0
+    assert bleu.statement.endswith("6 seeds); Holm's method decides this, although the interval contains 0")
+    assert "Holm" not in loss.statement
+
+
 def test_what_is_not_distinguishable_names_the_difference_that_would_have_been_seen():
     bleu, _ = judge(plan(), results(0.2, 0.0, scale=2.0), 0.8)
     assert bleu.verdict == "undecided" and bleu.detectable is not None

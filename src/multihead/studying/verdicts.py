@@ -108,7 +108,8 @@ def _statement(plan: Plan, pair: Pair, path: Sequence[float], verdict: str, seen
         sign = 1 if mean > 0 else -1
         ends = sorted((sign * found[0], sign * found[1]))
         gap = f"{abs(mean):.{digits}f} {unit} ({level} {ends[0]:.{digits}f} to {ends[1]:.{digits}f}; {seeds})"
-        return f"{pair.task}: {pair.arm} is {verdict} than {reference} by {gap}"
+        holm = "" if ends[0] > 0 else "; Holm's method decides this, although the interval contains 0"
+        return f"{pair.task}: {pair.arm} is {verdict} than {reference} by {gap}{holm}"
     ends = sorted((flip * found[0], flip * found[1]))
     gap = f"difference {flip * mean:+.{digits}f} {unit}, {level} {ends[0]:.{digits}f} to {ends[1]:.{digits}f}, {seeds}"
     smallest = plan.smallest.get(pair.task)

@@ -50,14 +50,16 @@ class Counts:
     def count(self, composition):
         model = composition.config.model
         layers = model.num_encoder_layers + model.num_decoder_layers - DEPTH
-        return Size(1_000 + 10 * model.d_ff + 200 * layers + (500 if model.norm == "rms_norm" else 0), 1e6)
+        parameters = 1_000 + 10 * model.d_ff + 200 * layers + (500 if model.norm == "rms_norm" else 0)
+        return Size(parameters, 1e4 * model.d_model)
 
 
 def stand_in(*traits):
     """Makes runs stand-ins, also in a process that a test starts."""
     runner.PROGRAM = sweep_runner.PROGRAM = [sys.executable, STAND_IN, *traits]
     launch.Counter = Counts
-    launch.forecast = lambda composition: {"seconds": 60.0, "seconds/training": 50.0, "steps": 20}
+    times = {"seconds": 60.0, "seconds/training": 50.0}
+    launch.forecast = lambda composition: times | {"steps": composition.config.trainer.max_steps}
     launch.import_all = lambda: 0.0
 
 
@@ -278,8 +280,25 @@ def system_rows_of(out):
     ]
 
 
+LADDER = """\
+question: How much compute is RMSNorm worth?
+words: [model=tiny]
+baseline: {layer: [model.norm=layer_norm]}
+variants: {rms: [model.norm=rms_norm]}
+tasks: {lm: [task=lm, task.monitor=val/bits_per_byte, task.monitor_mode=min]}
+ladder:
+  small: [model.d_model=32, trainer.max_steps=10]
+  middle: [model.d_model=64, trainer.max_steps=20]
+  large: [model.d_model=128, trainer.max_steps=40]
+optimum: {lm: 0.8}
+seeds: [1, 2]
+"""
+
+
 @pytest.mark.slow
-def test_killed_twice_it_gives_the_same_answer(here):
+@pytest.mark.parametrize("text", [FILE, ABLATION, LADDER], ids=["variants", "ablation", "ladder"])
+def test_killed_twice_it_gives_the_same_answer(here, text):
+    (here / "s.yaml").write_text(text)
     words = ["file=s.yaml", "workers=2"]
     for runs in (3, 9):
         process = started(*words)
@@ -295,9 +314,10 @@ def test_killed_twice_it_gives_the_same_answer(here):
     os.rename(here / "outputs", here / "killed")
     stand_in("gain=20", "noise=0.5")
     assert main(["study", *words]) == 0
-    for name in ("verdicts", "overall", "ended", "seeds_run", "test_looks"):
+    for name in ("verdicts", "overall", "ablation", "ladder", "rungs", "ended", "seeds_run", "test_looks"):
         assert report(here)[name] == killed[name]
     assert [run["value"] for run in report(here)["runs"]] == [run["value"] for run in killed["runs"]]
+    assert all(0.9 < found["factor"] < 1.8 for found in killed["ladder"])  # 1.3, but for the noise
 
 
 @pytest.mark.parametrize(

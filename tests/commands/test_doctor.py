@@ -9,8 +9,8 @@ import pytest
 import tagging
 
 from multihead.checking import numerics
-from multihead.checking.outcome import found, ok, skipped
-from multihead.checking.report import verdict
+from multihead.checking.outcome import found, note, ok, skipped
+from multihead.checking.report import is_healthy, verdict
 from multihead.cli import main
 from multihead.commands.doctor import _wrapped, composed
 from multihead.config.model import ModelConfig
@@ -54,10 +54,14 @@ def test_a_plugin_of_which_nothing_would_be_checked_is_an_error(tmp_path):
 @pytest.mark.unhurried
 def test_a_loss_that_draws_skips_a_check_which_the_verdict_counts(capsys):
     plugin, checks = f"plugin={PLUGINS / 'simcut.py'}", "checks=[micro_batches]"
-    assert main(["doctor", plugin, checks, *SIZES]) == 0
+    assert main(["doctor", plugin, checks, *SIZES]) == 2
     out = " ".join(capsys.readouterr().out.split())
     assert "task.loss=simcut" in out and "turn its noise off by its option" in out and "options.simcut.cut=0" in out
     assert out.endswith("nothing was checked: 1 skipped")
+    assert main(["doctor", plugin, checks, "format=json", *SIZES]) == 2
+    report = json.loads(capsys.readouterr().out)
+    assert report["healthy"] is None and report["verdict"] == "nothing was checked: 1 skipped"
+    assert "turn its noise off by its option" in report["checks"][0]["text"]
     assert main(["doctor", plugin, checks, "options.simcut.cut=0", *SIZES]) == 0
     assert re.search(r"healthy: 1 check in \d+ s, no finding$", capsys.readouterr().out.strip())
 
@@ -65,6 +69,13 @@ def test_a_loss_that_draws_skips_a_check_which_the_verdict_counts(capsys):
 def test_the_verdict_counts_what_was_skipped():
     assert verdict([ok("a"), skipped("b"), skipped("c")]) == "healthy: 1 check in 0 s, no finding, 2 skipped"
     assert verdict([found("a"), skipped("b")]) == "1 finding: 1 check in 0 s, 1 skipped"
+    assert verdict([skipped("a"), skipped("b")]) == "nothing was checked: 2 skipped"
+
+
+def test_without_any_check_nothing_is_known():
+    assert is_healthy([skipped("a"), skipped("b")]) is None
+    assert is_healthy([skipped("a"), ok("b"), note("c")]) is True
+    assert is_healthy([skipped("a"), ok("b"), found("c")]) is False
 
 
 def test_a_number_stands_beside_the_baselines(monkeypatch):
@@ -83,7 +94,8 @@ def test_the_cost_of_a_plugin(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", f"plugin={EXAMPLE}", "format=json", "checks=[outputs,documents,cost]", *SIZES]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["healthy"] and found["changed"] == {"model.attention": "linear"} and found["task"] == "translation"
+    assert found["healthy"] is True and re.fullmatch(r"healthy: 2 checks in \d+ s, .*, 1 skipped", found["verdict"])
+    assert found["changed"] == {"model.attention": "linear"} and found["task"] == "translation"
     assert [check["status"] for check in found["checks"]] == ["ok", "skipped", "ok"]
     assert any("Parameters: " in line and "(+0.0%)" in line for line in found["checks"][2]["details"])
     assert list(tmp_path.iterdir()) == []  # nothing is left behind

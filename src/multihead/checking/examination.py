@@ -9,7 +9,7 @@ from pathlib import Path
 
 from multihead.checking import agreement, cost, exports, gradients, numerics, parts, state
 from multihead.checking.look import short_path
-from multihead.checking.outcome import FINDING, Finding, Outcome, found, skipped
+from multihead.checking.outcome import Finding, Outcome, found, skipped
 from multihead.checking.subject import Subject
 from multihead.config.verbs import DOCTOR_CHECKS
 from multihead.errors import reason
@@ -96,8 +96,3 @@ def _raised_at(error: BaseException, subject: Subject) -> str:
     own = [frame for frame in frames if Path(frame.filename) in files]
     frame = (own or list(frames))[-1]
     return f"{short_path(frame.filename)}:{frame.lineno}, in {frame.name}"
-
-
-def is_healthy(outcomes: Sequence[Outcome]) -> bool:
-    """Whether no check has a finding."""
-    return all(outcome.status != FINDING for outcome in outcomes)

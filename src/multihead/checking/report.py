@@ -61,7 +61,13 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
     return f"{count[FINDING]} finding{'s' * (count[FINDING] > 1)}: {checked}{left_out}"
 
 
+def is_healthy(outcomes: Sequence[Outcome]) -> bool | None:
+    """Whether no check has a finding; None if every check was skipped, so that nothing is known."""
+    results = {outcome.status for outcome in outcomes} - {SKIPPED}
+    return FINDING not in results if results else None
+
+
 def as_json(outcomes: Sequence[Outcome], about: dict[str, Any]) -> dict[str, Any]:
-    """Everything as plain data."""
-    healthy = all(outcome.status != FINDING for outcome in outcomes)
-    return {**about, "healthy": healthy, "checks": [asdict(outcome) for outcome in outcomes]}
+    """Everything as plain data, with the sentence of `verdict`."""
+    checks = [asdict(outcome) for outcome in outcomes]
+    return {**about, "healthy": is_healthy(outcomes), "verdict": verdict(outcomes), "checks": checks}

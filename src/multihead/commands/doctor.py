@@ -29,8 +29,8 @@ ONLY = "the doctor checks parts of the model, heads, losses, optimizers, schedul
 """What a plugin must bring to be checked."""
 BELOW = " " * len("  expected: ")
 """Where a line of a finding goes on."""
-FINDINGS = 2
-"""Exit status if there are findings."""
+NOT_HEALTHY = 2
+"""Exit status if there are findings, or if nothing was checked."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ def run(words: Sequence[str]) -> int:
     """Runs ``multihead doctor``; see `DoctorSettings`."""
     examination = Examination.of(words)
     settings, about = examination.settings, examination.about
-    from multihead.checking.examination import is_healthy
-    from multihead.checking.report import as_json, paragraphs, table, verdict
+    from multihead.checking.report import as_json, is_healthy, paragraphs, table, verdict
     from multihead.runs.screen import report_console
 
     outcomes = []
@@ -100,7 +99,7 @@ def run(words: Sequence[str]) -> int:
         for line in "\n".join(paragraphs(outcomes)).split("\n"):
             console.print(_wrapped(line, console.width), markup=False, soft_wrap=True)
         console.print(f"\n{verdict(outcomes)}", markup=False)
-    return 0 if is_healthy(outcomes) else FINDINGS
+    return 0 if is_healthy(outcomes) else NOT_HEALTHY
 
 
 def composed(words: Sequence[str]) -> tuple[Composition, list[str]]:
@@ -114,7 +113,7 @@ def composed(words: Sequence[str]) -> tuple[Composition, list[str]]:
     added = [] if keys & {"task", "experiment"} else [DEFAULT]
     composition = compose([*words, *added])
     plugin, config = composition.plugin, composition.config
-    if plugin is None or config.task.name in plugin.tasks or added_choices(config):
+    if plugin is None or config.task.name in plugin.tasks or any(k.startswith(CHECKED) for k in added_choices(config)):
         return composition, added
     offered = {slot: list(getattr(plugin, slot.field)) for slot in SLOTS.values() if slot.key.startswith(CHECKED)}
     offered = {slot: names for slot, names in offered.items() if names}

@@ -379,7 +379,7 @@ class DoctorSettings(Settings):
     causality, padding, batches, the cache, the order of tokens, lengths, gradients, micro-batches and ranks,
     registered tensors, precision, determinism, resume, reload, scales by depth and width, export and cost. A finding
     says what was expected, what was found, the smallest input that shows it, and where to look. Exit status 2 means
-    findings.
+    that there are findings, or that every check was skipped.
     """
 
     OTHER_KEYS: ClassVar[str] = "All other words are as for train. Without task= it is task=translation."

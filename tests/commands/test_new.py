@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import json
 import re
 import shlex
 import subprocess
@@ -20,6 +21,9 @@ from multihead.plugin import Plugin, load_plugin
 
 QUICKLY = ("attention", "loss")
 """Parts whose files are run in every run of the suite."""
+NOT_OF_THE_MODEL = ("metric", "report", "corpus", "reader", "tokenizer", "callback")
+"""Parts that the doctor does not check."""
+SMALL = ["model.d_model=32", "model.num_heads=2", "model.d_ff=64", "model.max_len=64", "tokenizer.vocab_size=300"]
 
 
 @pytest.fixture
@@ -74,6 +78,21 @@ def test_the_file_trains_and_its_test_passes_unedited(block, folder, capsys):
     assert pytest.main([*test[1:], "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]) == 0
     if block not in QUICKLY:
         assert main([*train[1:], "debug=smoke", "trainer.max_steps=2", f"run_dir={folder / 'run'}"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_doctor_finds_nothing_in_the_unedited_file(block, folder, capsys):
+    train, _ = written(capsys, f"block={block}")
+    status = main(["doctor", *train[2:], "format=json", "seconds=0", *SMALL])
+    printed = capsys.readouterr()
+    if block in NOT_OF_THE_MODEL:
+        assert status == 2 and f"plugin: nothing of my_{block}.py would be checked; fix: leave it out" in printed.err
+        return
+    report = json.loads(printed.out)
+    assert {check["name"]: check["findings"] for check in report["checks"] if check["findings"]} == {}
+    assert status == 0 and report["healthy"] is True
+    assert f"my_{block}" in (report["task"], *report["changed"].values())
 
 
 def test_another_name_and_folder(folder, capsys):

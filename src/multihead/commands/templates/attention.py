@@ -26,7 +26,8 @@ class MyAttention(MultiHeadAttention):  # overrides one step of it: mix, keys_an
     def mix(self, query, key, value, scope):
         # query [N, H, T, K], key and value [N, G, S, K]; the result is [N, H, T, K].
         # `scope` says what may be attended to. Store nothing in self: several batches may be decoded at once.
-        return super().mix(query / self.temperature, key, value, scope)
+        temperature = self.temperature.to(query.dtype)  # a parameter stays in float32 if precision is bf16-mixed
+        return super().mix(query / temperature, key, value, scope)
 
 
 PLUGIN = Plugin(attention={"my_attention": MyAttention}, options={"my_attention": Options})

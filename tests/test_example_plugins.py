@@ -153,12 +153,14 @@ def test_gated_attention_by_hand():
 
 @torch.no_grad()
 def test_differential_attention_by_hand():
-    """Equations 1 to 3, head by head; the norm of a head is RMSNorm."""
-    attention = part("attention", "differential", ModelConfig(**SIZE), lambda_init=0.7).double()
+    """Equations 1 to 3 in the third layer, head by head; the norm of a head is RMSNorm."""
+    attention = plugin("differential").attention["differential"](ModelConfig(**SIZE)).double()
+    attention.at_depth(3, 6)
+    start = 0.8 - 0.6 * math.exp(-0.3 * 2)
     attention.head_norm.weight.copy_(torch.rand(4) + 0.5)
     x = torch.randn(2, 5, 8, dtype=torch.double)
     q, k = attention.query_lambda, attention.key_lambda
-    weight = math.exp(q[0] @ k[0]) - math.exp(q[1] @ k[1]) + 0.7
+    weight = math.exp(q[0] @ k[0]) - math.exp(q[1] @ k[1]) + start
     heads, hidden = [], torch.ones(5, 5, dtype=torch.bool).triu(1)
     for h in range(2):
         own = slice(4 * h, 4 * h + 4)
@@ -167,9 +169,18 @@ def test_differential_attention_by_hand():
                 for half in (slice(2), slice(2, 4))]  # fmt: skip
         y = (maps[0] - weight * maps[1]) @ value
         y = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * attention.head_norm.weight
-        heads.append(y * (1 - 0.7))
+        heads.append(y * (1 - start))
     found = attention(x, Scope(torch.double, None, True))
     torch.testing.assert_close(found, attention.output(torch.cat(heads, dim=-1)), atol=1e-6, rtol=1e-6)
+
+
+def test_lambda_of_differential_attention_starts_by_depth():
+    """0.8 - 0.6 exp(-0.3 (l - 1)) for l = 1 and 2, in both stacks and in cross-attention (section 2.1)."""
+    transformer = model("differential")
+    for stack in (transformer.encoder, transformer.decoder):
+        assert [layer.self_attention.start.item() for layer in stack.layers] == pytest.approx([0.2, 0.355509], abs=1e-6)
+    assert transformer.decoder.layers[1].cross_attention.start.item() == pytest.approx(0.355509, abs=1e-6)
+    assert not any("start" in name for name in transformer.state_dict())
 
 
 @torch.no_grad()

@@ -466,6 +466,28 @@ def test_blocks_replace_a_class():
     assert model(ids, None, ids).shape == (1, 3, 8)
 
 
+class Deep(MultiHeadAttention):
+    """An attention that depends on its depth."""
+
+    def at_depth(self, number, total):
+        self.depth = (number, total)
+
+    def initialise(self):
+        assert self.depth  # it is known before the first values are given
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_part_of_a_layer_gets_its_depth(shared):
+    sizes = {"d_model": 8, "num_heads": 2, "d_ff": 8, "max_len": 8, "share_layers": shared}
+    config = ModelConfig(**sizes, num_encoder_layers=3, num_decoder_layers=2)
+    model = Transformer(config, source_vocab_size=5, target_vocab_size=5, blocks=Blocks(attention=Deep))
+    depths = [(1, 3)] * 3 if shared else [(1, 3), (2, 3), (3, 3)]
+    assert [layer.self_attention.depth for layer in model.encoder.layers] == depths
+    depths = [(1, 2)] * 2 if shared else [(1, 2), (2, 2)]
+    for name in ("self_attention", "cross_attention"):
+        assert [getattr(layer, name).depth for layer in model.decoder.layers] == depths
+
+
 def test_blocks_by_what_attends_to_what():
     config = ModelConfig(d_model=8, num_heads=2, d_ff=8, num_encoder_layers=1, num_decoder_layers=1, max_len=8)
     roles = [type(role, (MultiHeadAttention,), {}) for role in ("ToItself", "ToThePast", "ToTheMemory")]

@@ -280,8 +280,9 @@ class Stack(nn.Module):
         """Draws embeddings with variance 1 / d_model, since they are scaled by sqrt(d_model); matrices Xavier-uniform.
 
         With ``depth_scaled``, projections into the residual stream start smaller by 1 / sqrt(2 * layers), as in GPT-2
-        (Radford et al. 2019, section 2.3), so that the variance of the stream does not grow with depth. A module that
-        has the method ``initialise`` has the last word on its own parameters.
+        (Radford et al. 2019, section 2.3), so that the variance of the stream does not grow with depth. A module of a
+        layer that has the method ``at_depth`` gets the number of its layer, from 1, and the number of layers. A module
+        that has the method ``initialise`` has the last word on its own parameters.
         """
         nn.init.normal_(self.embedding.weight, std=config.d_model**-0.5)
         types = () if self.types is None else self.types.parameters()
@@ -294,6 +295,10 @@ class Stack(nn.Module):
                     nn.init.zeros_(module.bias)
                 if config.init == "depth_scaled" and name.endswith((".output", ".down")):
                     module.weight /= math.sqrt(2 * len(self.layers))
+        for number, layer in enumerate(dict.fromkeys(self.layers), 1):  # a shared layer has the number 1
+            for module in layer.modules():
+                if (at_depth := getattr(module, "at_depth", None)) is not None:
+                    at_depth(number, len(self.layers))
         for module in self.modules():
             if (initialise := getattr(module, "initialise", None)) is not None:
                 initialise()
@@ -556,7 +561,9 @@ class Blocks:
     """The classes of a model's parts. A plugin replaces some by its own, which are called with the same arguments.
 
     Linear maps of the layers start Xavier-uniform with biases of 0, the parameters of embeddings and positions normal;
-    a part that wants otherwise defines the method ``initialise``.
+    a part that wants otherwise defines the method ``initialise``. A part of a layer that depends on the depth defines
+    ``at_depth(number, total)``: its stack calls it once, before ``initialise``, with the number of the layer, from 1,
+    and the number of layers.
     """
 
     attention: Callable[..., nn.Module] = MultiHeadAttention

@@ -1,8 +1,10 @@
 """Language modelling: documents that never see each other, exact shares of masked tokens, windows by hand."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from multihead.tasks import build_task
 from multihead.tasks.base import IGNORED, EvaluationData
 from multihead.text.vocabulary import Vocabulary
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["the dog sees a cat", "a cat", "the cat sees the old dog here", "dogs", "she sees it"] * 4
 WORDS = ["model.d_model=32", "model.num_heads=2", "model.d_ff=64", "model.num_encoder_layers=2", "model.dropout=0"]
 
@@ -31,10 +34,10 @@ def no_gradients(request):
 
 def task(*words, max_len=16, kind="word"):
     words = [*WORDS, "model.num_decoder_layers=2", f"model.max_len={max_len}", f"tokenizer.kind={kind}", *words]
-    config = compose(["task=lm", "tokenizer.min_frequency=1", *words]).config
+    composition = compose(["task=lm", "tokenizer.min_frequency=1", *words])
     torch.manual_seed(0)
-    made = build_task(config, Vocabulary({"text": train_tokenizer(config.tokenizer, TEXTS)}))
-    return made.eval()
+    vocab = Vocabulary({"text": train_tokenizer(composition.config.tokenizer, TEXTS)})
+    return build_task(composition.config, vocab, composition.plugin).eval()
 
 
 def streamed(made, block_size, stride=0, texts=TEXTS):
@@ -73,12 +76,16 @@ def test_masked_documents_see_both_sides_of_themselves_alone():
     assert batch["segments"][0, : len(row)].tolist() == segments  # a document's mark belongs to it
 
 
-@pytest.mark.parametrize("position", ["sinusoidal", "rotary", "alibi"])
-@pytest.mark.parametrize("document_mask", ["true", "false"])
-def test_a_masked_model_does_not_see_the_padding_of_the_last_block(position, document_mask):
-    made = task(
-        "task.objective=masked", f"task.document_mask={document_mask}", f"model.position={position}", max_len=64
-    )
+LINEAR = [f"plugin={ROOT / 'docs' / 'examples' / 'linear_attention.py'}", "model.attention=linear"]
+"""An attention that has one mask for all queries."""
+BY_POSITION = [[f"model.position={name}"] for name in ("sinusoidal", "rotary", "alibi")]
+
+
+@pytest.mark.parametrize(
+    ("document_mask", "words"), [*itertools.product(("true", "false"), BY_POSITION), ("false", LINEAR)]
+)
+def test_a_masked_model_does_not_see_the_padding_of_the_last_block(document_mask, words):
+    made = task("task.objective=masked", f"task.document_mask={document_mask}", *words, max_len=64)
     stream = streamed(made, 64)
     start = len(stream) - 40  # 24 places of padding
     batch = made.collate(stream, np.array([start]))

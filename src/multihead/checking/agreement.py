@@ -166,9 +166,9 @@ def _padded_source(subject: Subject, task: Task, real: int, pads: int) -> Iterat
     mask = torch.arange(total)[None] < real
     what = f"an encoder's text of {_tokens(real)} with {pads} of padding on the right"
     yield Pair(what, _run(encode, ids[:, :real]), _run(encode, ids, mask), whole_if(real), upto(total, real))
-    if any(getattr(settings, "objective", "") == "masked" for settings in subject.config.task.members().values()):
+    if any(getattr(settings, "document_mask", False) for settings in subject.config.task.members().values()):
         segments = torch.where(mask, 0, OUTSIDE_SEGMENT)
-        what = f"a masked language model's block of {_tokens(real)} with {pads} of padding on the right"
+        what = f"a block of packed documents, {_tokens(real)} with {pads} of padding on the right"
         yield Pair(what, _run(encode, ids[:, :real]), _run(encode, ids, segments=segments), whole_if(real),
                    upto(total, real))  # fmt: skip
     for side, shown in (("right", mask), ("left", mask.flip(1))):

@@ -147,7 +147,9 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         """Hidden states [B, T, D] of inputs [B, T]."""
         if self.causal:
             return self.model.transformer.decode(inputs, segments=segments)
-        return self.model.transformer.encode(inputs, segments=segments)
+        if segments is None or self.settings.document_mask:
+            return self.model.transformer.encode(inputs, segments=segments)
+        return self.model.transformer.encode(inputs, segments != OUTSIDE_SEGMENT)  # one mask for all queries
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         hidden, labels = self(batch)

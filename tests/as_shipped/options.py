@@ -20,6 +20,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "summaries": ["task=summarization", "task.copy=true"],
         "lm": ["task=lm"],
         "masked": ["task=lm", "task.objective=masked"],
+        "both": ["task=lm", "task.objective=both"],
         "classes": ["task=classification", "task.class_weights=balanced"],
         "several": ["task=multitask"],
     },

@@ -521,6 +521,12 @@ def test_other_objectives_are_refused(runs):
         compare(["l"])
 
 
+def test_a_model_of_both_objectives_has_the_loss_of_a_causal_one(runs):
+    for name, objective in (("a", "causal"), ("b", "both")):
+        language(runs / f"l/{name}", [40.0] * 20, f"task.objective={objective}")
+    assert [system.seeds for system in compare(["l"]).systems] == [[1], [1]]
+
+
 def test_refused_metric(runs):
     what = r"runs/narrow_1 has no test/blue; it has test/bleu, test/loss; fix: metric=test/bleu"
     with pytest.raises(ConfigError, match=what):

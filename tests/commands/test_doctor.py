@@ -128,6 +128,16 @@ def test_a_finding_is_shown_and_is_the_exit_status(capsys):
     assert "decoder.layers.0.self_attention (OffByOne, " in rest and "defects.py:" in rest
 
 
+@pytest.mark.unhurried
+def test_an_attention_that_ignores_which_rows_look_both_ways_is_found(capsys):
+    words = ["task=lm", "task.objective=both", "checks=[causality]", *SIZES]
+    assert main(["doctor", *words]) == 0
+    assert main(["doctor", f"plugin={EXAMPLE}", "model.attention=linear", *words]) == 2
+    assert "a masked row of 2 tokens in a batch with causal and masked rows" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_a_plugin_with_a_task_alone_needs_the_task_and_is_named(tmp_path, capsys):
     _, _, *data = tagging.write_data(tmp_path)
     plugin = f"plugin={EXAMPLE.parent / 'plugins' / 'tagging.py'}"

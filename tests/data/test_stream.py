@@ -44,7 +44,7 @@ def test_evaluation_scores_every_token_once_with_the_context_it_is_promised(leng
 def test_an_epoch_holds_every_token_once_and_its_counts_are_known(length, size, batch):
     one = stream(length, block_size=size)
     plan = BlockPlan(
-        one, batch_tokens=batch, part_tokens=batch, seed=3, targets=lambda t: np.round(0.15 * t).astype(int)
+        one, batch_tokens=batch, part_tokens=batch, seed=3, targets=lambda t, _: np.round(0.15 * t).astype(int)
     )
     for epoch in range(3):
         tokens = []

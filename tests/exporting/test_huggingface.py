@@ -49,6 +49,7 @@ CASES = {
     "LlamaForCausalLM": ["task=lm", *LLAMA],
     "Qwen3ForCausalLM": ["task=lm", *LLAMA, "model.qk_norm=true", "model.tie_embeddings=none"],
     "GPT2LMHeadModel": ["task=lm", *GPT2],
+    "GPT2LMHeadModel, both objectives": ["task=lm", "task.objective=both", *GPT2],
     "GPTNeoXForCausalLM": ["task=lm", "model.position=rotary", "model.activation=gelu", "model.embedding_scale=false",
                            "model.parallel=true", "model.tie_embeddings=none"],
     "GPT2ForSequenceClassification": [*LAST, *GPT2],

@@ -58,6 +58,7 @@ def test_the_head_is_a_model_index_with_the_scores_of_the_test_split():
     [
         (["task=lm"], "text-generation"),
         (["task=lm", "task.objective=masked"], "fill-mask"),
+        (["task=lm", "task.objective=both"], "text-generation"),
         (["task=summarization"], "summarization"),
         (["task=classification"], "text-classification"),
         (["task=regression"], "text-classification"),

@@ -76,6 +76,7 @@ def test_killed_in_mid_epoch(tmp_path, words, step, micro_batch):
     [
         "lm task.random_windows=5",
         "lm task.objective=masked task.document_mask=true",
+        "lm task.objective=both task.masked_blocks=0.5 data.batch_tokens=2048",
         "summarization task.copy=true",
         "classification task.token_dropout=0.2",
         "multitask task.temperature=3 trainer.ema_decay=0.9",

@@ -203,6 +203,8 @@ TASKS = [
     "task=lm task.document_mask=true",
     "task=lm task.objective=masked",
     "task=lm task.objective=masked task.document_mask=true",
+    "task=lm task.objective=both task.masked_blocks=0.5",
+    "task=lm task.objective=both task.masked_blocks=0.5 task.document_mask=true",
     "task=lm task.random_windows=3 task.block_size=16",
     "task=translation",
     "task=translation task.label_smoothing=0",

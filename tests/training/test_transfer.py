@@ -93,6 +93,7 @@ def test_a_word_spelt_like_a_special_entry_is_another_one():
         ("task=translation", "task=lm"),
         ("task=classification", "task=lm"),
         ("task=lm task.objective=masked", "task=classification"),
+        ("task=lm task.objective=both", "task=classification"),
         ("task=multitask", "task=summarization"),
         ("task=translation", "task=multitask"),
     ],

@@ -145,6 +145,22 @@ def _later_tokens(subject: Subject, task: Task) -> Iterator[Pair]:
     what = "1 text of 7 tokens in chunks of 3 and 4 with the cache; token 6 is another one"
     first, second = (_steps(task, x, memory, (3, 4)) for x in (ids, _changed(subject, ids, 5)))
     yield Pair(what, first, second, upto(7, 5), upto(7, 5), joined=True)
+    if any(getattr(settings, "objective", "") == "both" for settings in subject.config.task.members().values()):
+        yield from _both_ways(subject, task)
+
+
+def _both_ways(subject: Subject, task: Task) -> Iterator[Pair]:
+    """A causal row and a masked one, which sees later tokens too, are each as they are alone."""
+    decode = task.model.transformer.decode
+    for length in (2, 3, 8):
+        ids, memory = subject.ids("decoder", 2, length), subject.memory(task, 2)
+        together = _run(decode, ids, memory=memory, bidirectional=torch.tensor([False, True]))
+        for number, kind in enumerate(("causal", "masked")):
+            mine = slice(number, number + 1)
+            own = None if memory is None else memory[mine]
+            alone = _run(decode, ids[mine], memory=own, bidirectional=kind == "masked")
+            what = f"a {kind} row of {length} tokens in a batch with causal and masked rows"
+            yield Pair(what, alone, together, row(1, 0), row(2, number))
 
 
 def whole_if(length: int) -> View:
@@ -266,7 +282,7 @@ def _packed(subject: Subject, task: Task) -> Iterator[Pair]:
             yield Pair(text, alone, together, whole_if(size), places(length, start, end))
 
 
-def _run(function: Callable[..., Tensor], *arguments: Tensor, **options: Tensor | None) -> Callable[[], Tensor]:
+def _run(function: Callable[..., Tensor], *arguments: Tensor, **options: Tensor | bool | None) -> Callable[[], Tensor]:
     return lambda: function(*arguments, **options)
 
 

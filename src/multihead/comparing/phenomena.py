@@ -34,7 +34,7 @@ def require_breakdown(config: Config) -> None:
         what = f"is known for data=grammar only, and this run has data={config.data.name}"
         raise ConfigError("phenomena", what, "phenomena=false")
     for name, settings in config.task.members().items():
-        if name not in ("translation", "classification") and getattr(settings, "objective", "") != "causal":
+        if name not in ("translation", "classification") and not getattr(settings, "continues", False):
             what = f"is known for translation, classification and causal language models, not for {name}"
             raise ConfigError("phenomena", what, "phenomena=false")
 

@@ -23,6 +23,8 @@ NO_MATTER = frozenset({
 """Keys in which the runs of one system may differ."""
 WARNED = {"data_train": "training data", "data_val": "validation data"}
 """Fingerprints that may differ between systems, with a warning."""
+LOSS_OF = {"causal": "causal", "masked": "masked", "both": "causal"}
+"""Objective of a language model to the tokens whose loss is its test/loss."""
 ABSENT = "-"
 NAME_LENGTH = 60
 """A name that lists all differences has at most so many characters; a longer one lists the fewest keys that suffice."""
@@ -225,7 +227,7 @@ def value_text(value: Any) -> str:
 
 
 def require_comparable(runs: Sequence[FinishedRun]) -> None:
-    """Checks that runs have one task, one objective and the same test data.
+    """Checks that runs have one task, a loss of the same meaning and the same test data.
 
     Raises:
         ConfigError: With the names of two that differ, or of one whose test data is not known.
@@ -233,7 +235,7 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
     require_one(runs, "tasks", lambda run: run.task, "compare runs of one task")
     if runs[0].task == "lm":
         fix = "compare runs of one task.objective"
-        require_one(runs, "objectives", lambda run: run.settings.get("task.objective"), fix)
+        require_one(runs, "objectives", lambda run: LOSS_OF.get(str(run.settings.get("task.objective"))), fix)
     for run in runs:
         if not run.test_data:
             fix = "train it again with this version"

@@ -30,7 +30,7 @@ def without_effect(config: Config) -> list[str]:
 
 def _continues(task: TaskConfig) -> bool:
     """Whether the task continues text, so that its outputs can be sampled."""
-    return isinstance(task, LanguageModelingConfig) and task.objective == "causal"
+    return isinstance(task, LanguageModelingConfig) and task.continues
 
 
 def _reason(name: str, decoding: DecodingConfig, tasks: list[TaskConfig]) -> str:

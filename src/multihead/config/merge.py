@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from multihead.config.keys import Key, find, leaf_keys, unknown_key
-from multihead.config.slots import check_choices, check_monitor, check_roles
+from multihead.config.slots import check_choices, check_monitor, check_roles, check_rows
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config
 from multihead.errors import ConfigError, MultiheadError
@@ -93,6 +93,7 @@ def merge(
         config = _as_config(root)
         check_monitor(config.task, plugin)
         check_roles(config)
+        check_rows(config, plugin)
     except ConfigError as refused:
         raise _as(error, refused) from None
     tree = tree_of(config)

@@ -20,6 +20,9 @@ from multihead.errors import ConfigError
 if TYPE_CHECKING:
     from multihead.plugin import Plugin
 
+LOOKING_BACK = ("relative", "learned_relative")
+"""Position schemes that do not tell how far a later token is, if they are those of a decoder."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -111,6 +114,22 @@ def check_roles(config: Config) -> None:
         require_choice("data.roles", of_one_task[0] if of_one_task else role, known)
 
 
+def check_rows(config: Config, plugin: Plugin | None) -> None:
+    """Checks that the parts of a decoder can look both ways, if a task trains one that does so in masked blocks.
+
+    Raises:
+        ConfigError: They look back only.
+    """
+    if not any(getattr(task, "objective", "") == "both" for task in config.task.members().values()):
+        return
+    position, attention = config.model.position, config.model.attention
+    what = "another scheme if task.objective=both, because a decoder's relative biases are for earlier tokens only"
+    require(position not in LOOKING_BACK, "model.position", what, position, "model.position=rotary")
+    looks_back = plugin is not None and attention in plugin.causal_attention
+    what = "another one if task.objective=both, because this one replaces the self-attention of decoders only"
+    require(not looks_back, "model.attention", what, attention, "model.attention=multi_head")
+
+
 def metrics_of(task: TaskConfig, plugin: Plugin | None) -> dict[str, str]:
     """The metrics that ``task.monitor`` can name, each with its better direction; empty if they are not known.
 
@@ -139,6 +158,10 @@ def check_monitor(task: TaskConfig, plugin: Plugin | None) -> None:
     if not (known := metrics_of(task, plugin)):
         return
     require_choice("task.monitor", task.monitor, known)
+    if task.monitor.rpartition("/")[2].startswith("masked_"):
+        both = any(getattr(each, "objective", "") == "both" for each in task.members().values())
+        what = "another metric, because only task.objective=both has a masked loss beside its loss"
+        require(both, "task.monitor", what, task.monitor, "task.monitor=val/loss")
     better = known[task.monitor]
     what, fix = f"{better} if task.monitor={task.monitor}", f"task.monitor_mode={better}"
     require(task.monitor_mode == better, "task.monitor_mode", what, task.monitor_mode, fix)

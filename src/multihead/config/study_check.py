@@ -73,7 +73,7 @@ def known_optimum(composition: Composition) -> str:
     config = composition.config
     if config.data.format != "grammar":
         return ""
-    if config.task.name == "lm" and getattr(config.task, "objective", "") == "causal":
+    if config.task.name == "lm" and getattr(config.task, "continues", False):
         return "bits_per_byte" if config.task.monitor == "val/bits_per_byte" else ""
     return "zero" if config.task.name == "translation" and config.task.monitor == "val/loss" else ""
 

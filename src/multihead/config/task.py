@@ -8,7 +8,7 @@ from typing import ClassVar
 from multihead.config.check import require, require_choice
 
 TOPOLOGIES = ("encoder_decoder", "decoder")
-OBJECTIVES = ("causal", "masked")
+OBJECTIVES = ("causal", "masked", "both")
 OWN = ("default",)
 """Our choices of task.loss and task.head."""
 BLEU_TOKENIZERS = ("auto", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores200", "none")
@@ -63,18 +63,21 @@ class TaskConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LanguageModelingConfig(TaskConfig):
-    """Predicting tokens of running text: the next one (causal), or those that were masked (arXiv:1810.04805)."""
+    """Predicting tokens of running text: the next one (causal), those that were masked (arXiv:1810.04805), or both."""
 
     METRICS: ClassVar[dict[str, str]] = {
         "val/loss": "min",
         "val/perplexity": "min",
         "val/bits_per_byte": "min",
         "val/token_accuracy": "max",
+        "val/masked_loss": "min",
+        "val/masked_token_accuracy": "max",
     }
 
     name: str = "lm"
     objective: str = "causal"
-    """causal (a decoder predicts the next token), or masked (an encoder predicts hidden ones)."""
+    """causal (a decoder predicts the next token), masked (an encoder predicts hidden ones), or both (one decoder learns
+    both; arXiv:2410.24159)."""
     block_size: int = 0
     """Tokens of a packed block; 0 means model.max_len."""
     stride: int = 0
@@ -83,8 +86,11 @@ class LanguageModelingConfig(TaskConfig):
     document_mask: bool = False
     """Whether attention stays within a document; each document then starts at position 0."""
     mask_share: float = 0.15
-    """If objective=masked: the share of a block's positions that are predicted. Of these, 80 % show <mask>, 10 % a
-    random token, and 10 % their own token."""
+    """If objective is masked or both: the share of a masked block's positions that are predicted. Of these, 80 % show
+    <mask>, 10 % a random token, and 10 % their own token."""
+    masked_blocks: float = 0.9375
+    """If objective=both: the share of blocks that are masked; the others are causal. 15 of 16 is the default of the
+    paper's code."""
     random_windows: int = 0
     """Number of random windows whose mean loss is also reported, as nanoGPT does it (loss_random_windows)."""
     prompts: list[str] = field(default_factory=list)
@@ -96,6 +102,7 @@ class LanguageModelingConfig(TaskConfig):
         for name in ("block_size", "stride", "random_windows"):
             require(getattr(self, name) >= 0, f"task.{name}", "at least 0", getattr(self, name))
         require(0 < self.mask_share < 1, "task.mask_share", "in (0, 1)", self.mask_share)
+        require(0 <= self.masked_blocks <= 1, "task.masked_blocks", "in [0, 1]", self.masked_blocks)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -103,7 +110,12 @@ class LanguageModelingConfig(TaskConfig):
 
     @property
     def stacks(self) -> tuple[str, ...]:
-        return ("decoder",) if self.objective == "causal" else ("encoder",)
+        return ("decoder",) if self.continues else ("encoder",)
+
+    @property
+    def continues(self) -> bool:
+        """Whether the model predicts next tokens, so that it can continue a text."""
+        return self.objective != "masked"
 
 
 @dataclass(kw_only=True, slots=True)

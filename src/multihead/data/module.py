@@ -23,7 +23,8 @@ from multihead.data.stream import BlockPlan, Stream
 from multihead.errors import ConfigError
 
 Collate = Callable[..., dict[str, Any]]
-"""The function of a task that builds a batch from (encoded, indices, epoch=0). Without indices the batch is empty."""
+"""The function of a task that builds a batch from (encoded, indices, epoch); in evaluation, it gets no epoch. Without
+indices the batch is empty."""
 
 
 @dataclass
@@ -34,8 +35,9 @@ class TaskData:
     """Split to its encoded rows, or to its running text in blocks."""
     lengths: Callable[[Encoded], tuple[np.ndarray, np.ndarray]]
     """Returns the real target tokens [N] and the padded widths [N, C] of every example. Blocks do not need it."""
-    targets: Callable[[Any], Any]
-    """Returns the terms of the loss of each example [N]; for running text, of blocks with so many tokens."""
+    targets: Callable[..., Any]
+    """Returns the terms of the loss of each example [N]. For running text, its arguments are the tokens of blocks and
+    their positions."""
     collate: Collate
 
     def plan(self, config: DataConfig, seed: int) -> Plan:
@@ -212,7 +214,8 @@ class MicroBatchDataset(Dataset):
         name, indices, extra = part
         source = self.sources[name]
         encoded = source.splits[self.split]
-        batch = source.collate(encoded, indices, extra.get("epoch", 0))
+        epoch = [extra["epoch"]] if "epoch" in extra else []
+        batch = source.collate(encoded, indices, *epoch)
         return {**batch, "index": torch.from_numpy(encoded.index(indices)), "task": name, **extra}
 
 

@@ -146,7 +146,8 @@ class BlockPlan:
         batch_tokens: Largest number of tokens of a step.
         part_tokens: Largest number of tokens of a micro-batch.
         seed: Seed of the order of every epoch.
-        targets: Function from the tokens of blocks, int [N], to their terms of the loss.
+        targets: Function from the tokens of blocks and their positions, each int [N], to their terms of the loss. If
+            whole blocks differ in it, each kind is spread evenly over the steps of an epoch.
 
     Raises:
         ConfigError: One block exceeds a limit.
@@ -159,7 +160,7 @@ class BlockPlan:
         batch_tokens: int,
         part_tokens: int,
         seed: int,
-        targets: Callable[[np.ndarray], np.ndarray] = lambda tokens: tokens,
+        targets: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda tokens, starts: tokens,
     ):
         self.length, self.block_size, self.seed, self.targets = len(stream), stream.block_size, seed, targets
         for key, limit in (("data.batch_tokens", batch_tokens), ("data.part_tokens", part_tokens)):
@@ -186,6 +187,8 @@ class BlockPlan:
             shift = int(rng.integers(self._least_shift, self.block_size))
             order = np.arange(self.num_blocks, dtype=np.int32)
             rng.shuffle(order)  # in place, since a second copy of a large corpus would cost memory
+            starts = order.astype(np.int64) * self.block_size - shift
+            order = spread(order, self.targets(np.full(len(order), self.block_size), starts))
             self._last = (epoch, order)
             self._shift = shift
         return _BlockSteps(self, *self._last, self._shift)
@@ -222,7 +225,21 @@ class _BlockSteps(Sequence):
         starts = chosen * plan.block_size - self.shift
         tokens = np.minimum(starts + plan.block_size, plan.length) - np.maximum(starts, 0)
         tokens = np.maximum(tokens, 0)
-        return Step((starts,), int(tokens.sum()), int(plan.targets(tokens).sum()))
+        return Step((starts,), int(tokens.sum()), int(plan.targets(tokens, starts).sum()))
+
+
+def spread(order: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Returns the elements of ``order`` with those of each kind at equal distances; a kind keeps its own order.
+
+    Args:
+        order: The elements [N].
+        kinds: The kind of each element [N].
+    """
+    places = np.zeros(len(order))
+    for kind in np.unique(kinds) if (kinds != kinds[0]).any() else ():
+        own = kinds == kind
+        places[own] = (np.arange(own.sum()) + 0.5) / own.sum()
+    return order[np.argsort(places, kind="stable")] if places.any() else order
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -147,6 +147,7 @@ class Transformer(nn.Module):
         memory_mask: Tensor | None = None,
         cache: Cache | None = None,
         segments: Tensor | None = None,
+        bidirectional: Tensor | bool = False,
     ) -> Tensor:
         """Hidden states [B, T, D] of target ids [B, T]; each position sees itself and the positions before it.
 
@@ -159,11 +160,14 @@ class Transformer(nn.Module):
             cache: A cache that `new_cache` returned; it grows by T.
             segments: [B, T], numbers of the documents that are packed in a row. Attention stays within a document,
                 and its positions start at 0. It cannot be used with a cache.
+            bidirectional: [B], the rows in which each position also sees the positions after it; True stands for all
+                rows. It cannot be used with a cache.
 
         Raises:
             ValueError: This model has no decoder.
         """
-        return self.stack("decoder")(target, target_mask, positions, memory, memory_mask, cache, segments)
+        rows = {} if bidirectional is False else {"bidirectional": bidirectional}  # a plugin's stack may not take it
+        return self.stack("decoder")(target, target_mask, positions, memory, memory_mask, cache, segments, **rows)
 
     def new_cache(self, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Cache:
         """An empty cache for `decode`. It takes the memory [N, S, D], which is then not given to `decode`."""
@@ -213,6 +217,7 @@ class Stack(nn.Module):
         cache: Cache | None = None,
         segments: Tensor | None = None,
         types: Tensor | None = None,
+        bidirectional: Tensor | bool = False,
     ) -> Tensor:
         """Hidden states [B, T, D] of ids [B, T]; arguments as in `Transformer.decode`."""
         if cache is not None:
@@ -230,7 +235,7 @@ class Stack(nn.Module):
         if self.types is not None:  # without types, everything is of the first text
             x = x + (self.types.weight[0] if types is None else self.types(types))
         x = self.widen(self.dropout(self.embedding_norm(x)))  # [B, T, D]
-        scope = self._scope(x, mask, positions, past, segments)
+        scope = self._scope(x, mask, positions, past, segments, bidirectional)
         shown = None if memory_mask is None else memory_mask[:, None, None, :]  # [N, 1, 1, S]
         return self.norm(self.run_layers(x, scope, memory, Scope(scope.dtype, shown), cache))
 
@@ -254,7 +259,13 @@ class Stack(nn.Module):
         return x
 
     def _scope(
-        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, past: int, segments: Tensor | None = None
+        self,
+        x: Tensor,
+        key_mask: Tensor | None,
+        positions: Tensor | None,
+        past: int,
+        segments: Tensor | None = None,
+        bidirectional: Tensor | bool = False,
     ) -> Scope:
         """What each of the T new positions may attend to among S = ``past`` + T; without a mask if none is needed."""
         length, total = x.size(1), past + x.size(1)
@@ -264,14 +275,18 @@ class Stack(nn.Module):
         if segments is not None:
             same = segments[:, None, :, None] == segments[:, None, None, :]  # [B, 1, T, T]
             mask = same if mask is None else mask & same
-        causal = bool(self.causal and length > 1)
-        if causal and (past or mask is not None or self.positions.changes_scores):
+        mixed = isinstance(bidirectional, Tensor)
+        causal = bool(self.causal and length > 1 and bidirectional is not True)
+        if causal and (past or mask is not None or self.positions.changes_scores or mixed):
             causal = False
             before = torch.ones(1, 1, length, total, dtype=torch.bool, device=x.device).tril(past)  # [1, 1, T, S]
+            itself = before.triu(past)
+            if mixed:
+                before = before | bidirectional[:, None, None, None]  # [B, 1, T, S]
             if mask is None:
                 mask = before
             else:  # a padded query sees itself, so that its row of the softmax is not empty
-                mask = (before & mask) | (before & before.triu(past))  # [B, 1, T, S]
+                mask = (before & mask) | itself  # [B, 1, T, S]
         mask = self.positions.add_to_scores(mask, length, total, dtype)
         return Scope(dtype, mask, causal, self.positions.rotation(x, positions, past, dtype))
 

@@ -192,6 +192,7 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
     def collate(self, encoded: Any, indices: Any, epoch: int = 0) -> dict[str, Any]:
         """The examples ``indices`` as one padded batch. Without indices, it is a well-formed batch without targets.
 
+        In training, ``epoch`` is the number of the epoch; in evaluation, it has its default.
         It runs on the host. It also finds whatever a training step must know of the values: which positions are real
         (`labelled`), lengths, counts. A step that asks an accelerator for a value (``int``, ``bool``, ``tolist``, an
         index by a mask) waits for all work queued there.

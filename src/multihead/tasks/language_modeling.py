@@ -1,4 +1,4 @@
-"""Language modelling on packed blocks: predicting the next token (causal), or tokens that were hidden (masked).
+"""Language modelling on packed blocks: predicting the next token (causal), hidden tokens (masked), or both.
 
 Shapes: B blocks, T block size, N predicted positions, D d_model.
 """
@@ -33,6 +33,7 @@ from multihead.tasks.base import (
     labelled,
     rank_and_size,
 )
+from multihead.tasks.masking import hide, masked_blocks, num_hidden
 from multihead.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     The label of a position is the stream's token there. If the model is causal, its input is the token before; so the
     input of a document's first position is the ``<eos>`` of the document before. With ``task.document_mask``,
     documents in a block do not see each other.
+
+    With ``task.objective=both``, a block is causal or masked (GPT-BERT, Charpentier and Samuel 2024, arXiv:2410.24159).
+    A masked block has the inputs and labels of a causal one, but some inputs are hidden, its positions see both sides,
+    and only the labels of hidden tokens count. So a hidden token is predicted at the position before it.
     """
 
     def __init__(
@@ -65,19 +70,22 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         evaluation: EvaluationData | None = None,
     ):
         super().__init__(config, settings, model, vocab, evaluation)
-        self.causal = settings.objective == "causal"
+        self.causal, self.both = settings.continues, settings.objective == "both"
         self.tokenizer = self.tokenizers["text"]
+        if self.both and not self.tokenizer.has_mask:
+            what = "both needs a token that hides others, and the published tokenizer has none"
+            raise ConfigError("task.objective", what, "task.objective=causal or init_tokenizer=new")
 
     @functools.cached_property
     def means(self) -> dict[str, WeightedMean]:
         """Means over the split that is evaluated. Prediction does without them."""
-        return self.new_means("loss", "token_accuracy", "windows")
+        return self.new_means("loss", "token_accuracy", "masked_loss", "masked_token_accuracy", "windows")
 
     @classmethod
     def new_head(
         cls, config: Config, settings: LanguageModelingConfig, transformer: Transformer, vocab: Vocabulary
     ) -> VocabularyHead:
-        stack = transformer.stack("decoder" if settings.objective == "causal" else "encoder")
+        stack = transformer.stack("decoder" if settings.continues else "encoder")
         transform = new_output_transform(config.model, transformer.blocks)
         width = config.model.width_of_embeddings if config.model.output_transform else config.model.d_model
         tied = config.model.tie_embeddings in ("target_output", "all") and width == config.model.width_of_embeddings
@@ -90,63 +98,79 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     def limits(self) -> dict[str, int]:
         return {}
 
-    def targets(self, tokens: np.ndarray) -> np.ndarray:
-        """Number of predicted positions of blocks with these numbers of tokens: all, or the rounded share."""
-        return tokens if self.causal else np.round(self.settings.mask_share * tokens).astype(np.int64)
+    def targets(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
+        """Number of predicted positions of blocks: all of their tokens, or the rounded share if they are masked.
 
-    def collate(self, encoded: RunningText, indices: np.ndarray, epoch: int = 0) -> dict[str, Any]:
-        if len(indices) == 0:  # one row without targets: its loss is 0 and its gradient exists
+        Args:
+            tokens: Number of tokens of each block [N].
+            starts: Position of each block in the stream [N]; needed if some blocks are masked and others are not.
+        """
+        hidden = num_hidden(tokens, self.settings.mask_share)
+        if starts is not None and self.both:
+            return np.where(self.masked_of(starts), hidden, tokens)
+        return tokens if self.causal else hidden
+
+    def masked_of(self, starts: np.ndarray) -> np.ndarray:
+        """Which of the blocks at these positions of a stream are masked, bool [N]."""
+        if not self.both:
+            return np.full(len(starts), not self.causal)
+        size = self.settings.block_size or self.config.model.max_len
+        return masked_blocks(starts, size, self.settings.masked_blocks, self.config.seed)
+
+    def collate(self, encoded: RunningText, indices: np.ndarray, epoch: int | None = None) -> dict[str, Any]:
+        """As in `Task`. If the objective is both, a batch of evaluation has every block twice.
+
+        The entries ``masked_inputs``, ``masked_labels`` and so on are the blocks as masked ones.
+        """
+        if self.both and epoch is None:
+            every = np.ones(len(indices), dtype=bool)
+            masked = self._batch(encoded, indices, every, 0)
+            return self._batch(encoded, indices, ~every, 0) | {f"masked_{name}": x for name, x in masked.items()}
+        return self._batch(encoded, indices, self.masked_of(indices), epoch or 0)
+
+    def _batch(self, encoded: RunningText, starts: np.ndarray, masked: np.ndarray, epoch: int) -> dict[str, Any]:
+        """The blocks at these positions; those that are True in ``masked`` [B] are masked."""
+        if len(starts) == 0:  # one row without targets: its loss is 0 and its gradient exists
             row = torch.full((1, 1), self.tokenizer.eos_id)
             labels = torch.full((1, 1), IGNORED)
             return {"inputs": row, "labels": labels, "segments": torch.zeros_like(row), "places": labelled(labels)}
-        inputs, labels = encoded.windows(indices)
+        inputs, labels = encoded.windows(starts)
         inside = labels >= 0
         segments = None
-        if not self.causal and not inside.all():  # padding is a segment of its own, to which no token attends
-            segments = torch.from_numpy(np.where(inside, 0, OUTSIDE_SEGMENT))
+        if masked.any() and not inside.all():  # padding is a segment of its own, to which no token attends
+            segments = torch.from_numpy(np.where(inside | ~masked[:, None], 0, OUTSIDE_SEGMENT))
         if self.settings.document_mask:
             source = inputs if self.causal else labels  # a document starts at the <eos> before it, or after it
             ends = source == self.tokenizer.eos_id
             if not self.causal:
                 ends = np.concatenate([np.zeros_like(ends[:, :1]), ends[:, :-1]], axis=1)
             segments = torch.from_numpy(np.where(inside, ends.cumsum(axis=1), OUTSIDE_SEGMENT))
-        if not self.causal:
-            inputs, labels = self._masked(labels, inside, indices, epoch)
+        inputs = inputs if self.causal else labels.copy()
+        marks, share = self.tokenizer, self.settings.mask_share
+        plain = range(marks.first_plain, marks.vocab_size)
+        for row in np.flatnonzero(masked):  # what is hidden depends on (seed, epoch, block) alone
+            rng = np.random.default_rng([self.config.seed, epoch, int(starts[row]) + (1 << 20), 0x3A5C])
+            shift = int(self.causal)
+            hide(inputs[row], labels[row], rng, share=share, mask_id=marks.mask_id, plain=plain, shift=shift)
         inputs = np.where(inside, inputs, self.tokenizer.pad_id)
         labels = torch.from_numpy(np.where(labels < 0, IGNORED, labels))
         batch = {"inputs": torch.from_numpy(inputs), "labels": labels, "segments": segments}  # [B, T]
+        if self.both:
+            rows = torch.from_numpy(masked)
+            batch["bidirectional"] = rows if masked.any() and not masked.all() else bool(masked.all())
         return batch | {"places": labelled(labels)}
-
-    def _masked(
-        self, ids: np.ndarray, inside: np.ndarray, starts: np.ndarray, epoch: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs with hidden tokens, and their labels. What is hidden depends on (seed, epoch, block) alone."""
-        inputs, labels = ids.copy(), np.full_like(ids, IGNORED)
-        first = self.tokenizer.first_plain
-        for row, start in enumerate(starts.tolist()):
-            rng = np.random.default_rng([self.config.seed, epoch, start + (1 << 20), 0x3A5C])
-            places = np.flatnonzero(inside[row])
-            count = int(self.targets(np.array(len(places))))
-            places = rng.permutation(places)[:count]
-            labels[row, places] = ids[row, places]
-            kind = rng.random(count)
-            inputs[row, places[kind < 0.8]] = self.tokenizer.mask_id
-            randomised = places[(kind >= 0.8) & (kind < 0.9)]
-            if self.tokenizer.vocab_size > first:
-                inputs[row, randomised] = rng.integers(first, self.tokenizer.vocab_size, size=len(randomised))
-        return inputs, labels
 
     # ---- from batches to losses
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Hidden states [N, D] and labels [N] of the predicted positions."""
-        hidden = self.hidden(batch["inputs"], batch["segments"])  # [B, T, D]
+        hidden = self.hidden(batch["inputs"], batch["segments"], batch.get("bidirectional", False))  # [B, T, D]
         return at_places(hidden, batch["places"]), at_places(batch["labels"], batch["places"])
 
-    def hidden(self, inputs: Tensor, segments: Tensor | None = None) -> Tensor:
-        """Hidden states [B, T, D] of inputs [B, T]."""
+    def hidden(self, inputs: Tensor, segments: Tensor | None = None, bidirectional: Tensor | bool = False) -> Tensor:
+        """Hidden states [B, T, D] of inputs [B, T]; rows of a decoder see both sides if ``bidirectional`` says so."""
         if self.causal:
-            return self.model.transformer.decode(inputs, segments=segments)
+            return self.model.transformer.decode(inputs, segments=segments, bidirectional=bidirectional)
         if segments is None or self.settings.document_mask:
             return self.model.transformer.encode(inputs, segments=segments)
         return self.model.transformer.encode(inputs, segments != OUTSIDE_SEGMENT)  # one mask for all queries
@@ -162,20 +186,37 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     # ---- validation and test
 
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
-        labels = batch["labels"]
+        hidden, labels, real = self._scored(batch)  # [N, D], [N], [B, T]
+        nats = self._measured(hidden, labels)
+        if self.added_metrics:
+            for states, some in zip(hidden.split(METRIC_ROWS), labels.split(METRIC_ROWS), strict=True):
+                self.measure(self.model.head(states).float(), some)
+        if split == "test" and self.causal and len(batch["index"]):
+            self._collect(batch, real, nats)
+        if self.both:
+            self._measured(*self._scored(batch, "masked_")[:2], "masked_")
+
+    def _scored(self, batch: dict[str, Any], form: str = "") -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states [N, D] and labels [N] of what a batch scores, and where that is, bool [B, T].
+
+        Args:
+            batch: A batch of evaluation.
+            form: ``masked_`` for the entries of masked blocks if the objective is both.
+        """
+        labels = batch[f"{form}labels"]
         if "scored_from" in batch:
             place = torch.arange(labels.size(1), device=labels.device)
             labels = labels.masked_fill(place < batch["scored_from"][:, None], IGNORED)
         real = labels != IGNORED
-        hidden = self.hidden(batch["inputs"], batch["segments"])[real]  # [N, D]
-        nats, hits = self.model.head.evaluate(hidden, labels[real])
-        self.means["loss"].update(nats.double().sum(), nats.numel())
-        self.means["token_accuracy"].update(hits.sum(), hits.numel())
-        if self.added_metrics:
-            for states, some in zip(hidden.split(METRIC_ROWS), labels[real].split(METRIC_ROWS), strict=True):
-                self.measure(self.model.head(states).float(), some)
-        if split == "test" and self.causal and len(batch["index"]):
-            self._collect(batch, real, nats)
+        hidden = self.hidden(batch[f"{form}inputs"], batch[f"{form}segments"], batch.get(f"{form}bidirectional", False))
+        return hidden[real], labels[real], real
+
+    def _measured(self, hidden: Tensor, labels: Tensor, form: str = "") -> Tensor:
+        """The nats [N] of labels, which are added to the means of loss and accuracy."""
+        nats, hits = self.model.head.evaluate(hidden, labels)
+        self.means[f"{form}loss"].update(nats.double().sum(), nats.numel())
+        self.means[f"{form}token_accuracy"].update(hits.sum(), hits.numel())
+        return nats
 
     def _collect(self, batch: dict[str, Any], real: Tensor, nats: Tensor) -> None:
         """Notes the nats of every scored position, by its place in the stream."""
@@ -191,7 +232,8 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             stream = self.evaluation.streams[split]
             bits = {"bits_per_byte": loss * len(stream) / math.log(2) / stream.num_bytes}
             metrics |= self.comparable(split, "text", bits)
-        metrics["token_accuracy"] = float(self.means["token_accuracy"].compute())
+        names = ("token_accuracy", "masked_loss", "masked_token_accuracy") if self.both else ("token_accuracy",)
+        metrics |= {name: float(self.means[name].compute()) for name in names}
         if self.settings.random_windows:
             metrics["loss_random_windows"] = self._random_windows(split)
         for metric in self.means.values():
@@ -206,8 +248,9 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         starts = stream.random_starts(self.settings.random_windows, self.config.seed)
         many = max(1, self.config.data.eval_tokens // stream.block_size)
         for first in range(rank * many, len(starts), many * world):
-            batch = self.collate(stream, starts[first : first + many])
-            batch = {name: None if x is None else x.to(self.device) for name, x in batch.items()}
+            chosen = starts[first : first + many]
+            batch = self._batch(stream, chosen, np.full(len(chosen), not self.causal), 0)
+            batch = {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in batch.items()}
             hidden, labels = self(batch)
             nats, _ = self.model.head.evaluate(hidden, labels)
             self.means["windows"].update(nats.double().sum(), labels.numel())

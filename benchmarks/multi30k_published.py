@@ -49,7 +49,7 @@ MEASURES = {
 def tokenised(lines: Sequence[str], language: str) -> list[str]:
     """Returns each line lower-cased and tokenised by Moses, with single blanks between the tokens."""
     moses = MosesTokenizer(language)
-    return [moses.tokenize(line.strip().lower(), return_str=True) for line in lines]
+    return [" ".join(moses.tokenize(line.strip().lower())) for line in lines]
 
 
 def scores(outputs: Sequence[str], references: Sequence[str], language: str) -> dict[str, dict[str, Any]]:

@@ -51,11 +51,22 @@ REFUSED = [
     (DataConfig, {"format": "folders", "train": ["a", "b"]}, "data.train: must be one file, got ['a', 'b']"),
     (TokenizerConfig, {"vocab_size": 4}, "tokenizer.vocab_size: must be at least 8, got 4"),
     (TokenizerConfig, {"min_frequency": 0}, "tokenizer.min_frequency: must be at least 1, got 0"),
+    (TokenizerConfig, {"dropout": 1.0}, "tokenizer.dropout: must be in [0, 1), got 1.0"),
+    (TokenizerConfig, {"dropout_copies": 0}, "tokenizer.dropout_copies: must be at least 1, got 0"),
+    (
+        TokenizerConfig,
+        {"dropout": 0.1, "kind": "char"},
+        "tokenizer.dropout: must be 0 unless tokenizer.kind=bpe, because the other kinds have no merges, got 0.1; "
+        "fix: tokenizer.kind=bpe",
+    ),
     (TaskConfig, {"monitor_mode": "mean"}, "task.monitor_mode: must be one of min, max, got 'mean'"),
     (TaskConfig, {"monitor": "loss"}, "task.monitor: must be a validation metric (val/...), got 'loss'"),
     (TranslationConfig, {"monitor_mode": "best"}, "task.monitor_mode: must be one of min, max, got 'best'"),
     (TranslationConfig, {"topology": "encoder"}, "task.topology: must be one of encoder_decoder, decoder"),
     (TranslationConfig, {"label_smoothing": 1.0}, "task.label_smoothing: must be in [0, 1), got 1.0"),
+    (TranslationConfig, {"simcut_alpha": -1.0}, "task.simcut_alpha: must be at least 0 and finite, got -1.0"),
+    (TranslationConfig, {"simcut_alpha": INF}, "task.simcut_alpha: must be at least 0 and finite, got inf"),
+    (TranslationConfig, {"simcut_cut": 1.0}, "task.simcut_cut: must be in [0, 1), got 1.0"),
     (TranslationConfig, {"num_samples": -1}, "task.num_samples: must be at least 0, got -1"),
     (
         TranslationConfig,

@@ -52,6 +52,8 @@ def test_an_option_of_the_loss_that_is_replaced_is_said(focal):
     assert weights.startswith("task.class_weights=balanced has no effect") and "class_weights=none in every" in weights
     assert gamma.startswith("task.focal_gamma=2.0 has no effect")
     assert said(*words[:2], "task.class_weights=balanced")[1:] == []  # the task's own loss reads it
+    (_, cut) = said("task=translation", *words[1:], "task.simcut_alpha=3")
+    assert cut.startswith("task.simcut_alpha=3.0 has no effect")
     (of_one,) = said("task=multitask", f"plugin={focal}", "task.translation.loss=focal")
     assert of_one.startswith("task.translation.label_smoothing=0.1 has no effect: task.translation.loss=focal replaces")
 

@@ -2,7 +2,8 @@
 
 A second pass reads the batch with some embeddings of both sides set to zero, and its distributions must agree with
 those of the first pass: cross-entropy plus alpha times the Kullback-Leibler divergence, with gradients through both
-passes (Gao et al. 2022, arXiv:2206.02368, section 3). A step takes twice the time.
+passes (Gao et al. 2022, arXiv:2206.02368, section 3). A step takes twice the time. Every task can use this file;
+translation and summarization also have the loss built in.
 """
 
 import contextlib

@@ -23,7 +23,7 @@ MAY_CHANGE = (
     *("precision", "compile", "trainer.*", "decoding.*", "optim.*"),
     *("init_from", "init_tokenizer"),  # these had their effect when the run began
     *("model.*dropout", "task.*dropout", "task.*label_smoothing", "task.*class_weights", "task.*focal_gamma"),
-    *("task.*monitor*", "task.*num_samples", "task.*prompts", "task.*stride", "task.*random_windows"),
+    *("task.*simcut_*", "task.*monitor*", "task.*num_samples", "task.*prompts", "task.*stride", "task.*random_windows"),
     *("data.eval_tokens", "data.root", "data.train", "data.val", "data.test", "data.url*"),  # content has fingerprints
     *(
         "data.encoding",

@@ -256,6 +256,12 @@ class TokenizerConfig:
     """Lower-case the text before everything else; the outputs are then lower-case too."""
     min_frequency: int = 2
     """Minimum number of occurrences for a merge (bpe) or a word (word) to get an entry."""
+    dropout: float = 0.0
+    """BPE-dropout (arXiv:1910.13267): probability, such as 0.1, that a possible merge is left out while a training text
+    is cut into subwords. It needs tokenizer.kind=bpe, and a task that reads rows. 0 cuts a text in one way only."""
+    dropout_copies: int = 10
+    """If tokenizer.dropout is set: number of ways in which each training text is cut. An epoch passes over all of
+    them."""
     source: SideTokenizerConfig = field(default_factory=SideTokenizerConfig)
     """What is different for the source. If source and target differ, each has its own vocabulary."""
     target: SideTokenizerConfig = field(default_factory=SideTokenizerConfig)
@@ -267,6 +273,11 @@ class TokenizerConfig:
                 require(value == 0 or value >= least, f"tokenizer.{name}.{key}", f"0, or at least {least}", value)
         require(self.vocab_size >= 8, "tokenizer.vocab_size", "at least 8", self.vocab_size)
         require(self.min_frequency >= 1, "tokenizer.min_frequency", "at least 1", self.min_frequency)
+        require(0 <= self.dropout < 1, "tokenizer.dropout", "in [0, 1)", self.dropout)
+        require(self.dropout_copies >= 1, "tokenizer.dropout_copies", "at least 1", self.dropout_copies)
+        kinds = {self.kind, self.source.kind or self.kind, self.target.kind or self.kind}
+        only = "0 unless tokenizer.kind=bpe, because the other kinds have no merges"
+        require(not self.dropout or kinds == {"bpe"}, "tokenizer.dropout", only, self.dropout, "tokenizer.kind=bpe")
 
     def of(self, role: str) -> TokenizerConfig:
         """The settings of the tokenizer of a role, with those of its side."""

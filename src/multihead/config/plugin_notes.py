@@ -10,7 +10,7 @@ from multihead.config.slots import SLOTS, added_choices
 from multihead.config.training import Config
 from multihead.plugin import Plugin, load_plugins
 
-WITHOUT = {"label_smoothing": 0, "class_weights": "none", "focal_gamma": 0}
+WITHOUT = {"label_smoothing": 0, "class_weights": "none", "focal_gamma": 0, "simcut_alpha": 0}
 """Options of a task's own loss, each with the value that turns it off."""
 
 

@@ -124,6 +124,7 @@ class TranslationConfig(TaskConfig):
 
     METRICS: ClassVar[dict[str, str]] = {
         "val/bleu": "max",
+        "val/bleu_lowercase": "max",
         "val/chrf": "max",
         "val/cer": "min",
         "val/edit_similarity": "max",
@@ -142,6 +143,11 @@ class TranslationConfig(TaskConfig):
     sequence."""
     label_smoothing: float = 0.1
     """Share of the target distribution spread over the vocabulary (section 5.4 of the paper)."""
+    simcut_alpha: float = 0.0
+    """Weight of SimCut (arXiv:2206.02368), such as 3; 0 turns it off. A second pass of each training step reads the
+    batch without some tokens, and its distributions must agree with those of the first. A step takes twice as long."""
+    simcut_cut: float = 0.05
+    """If task.simcut_alpha is set: probability that the second pass does not see a token of source or target."""
     bleu_tokenize: str = "auto"
     """sacreBLEU's tokenizer for BLEU: 13a, intl, char, zh, ja-mecab, ko-mecab, flores200, none; or auto, by the script
     of the training targets: 13a, zh, ja-mecab, ko-mecab, or char for other scripts without blanks between words."""
@@ -159,6 +165,9 @@ class TranslationConfig(TaskConfig):
         require_choice("task.topology", self.topology, TOPOLOGIES)
         require_choice("task.bleu_tokenize", self.bleu_tokenize, BLEU_TOKENIZERS)
         require(0 <= self.label_smoothing < 1, "task.label_smoothing", "in [0, 1)", self.label_smoothing)
+        finite = 0 <= self.simcut_alpha < float("inf")
+        require(finite, "task.simcut_alpha", "at least 0 and finite", self.simcut_alpha)
+        require(0 <= self.simcut_cut < 1, "task.simcut_cut", "in [0, 1)", self.simcut_cut)
         require(self.max_source_len >= 0, "task.max_source_len", "at least 0", self.max_source_len)
         alone = self.topology == "decoder"
         require(not (self.copy and alone), "task.copy", "false if task.topology=decoder", self.copy)

@@ -411,6 +411,9 @@ class Config:
             self.model.tie_embeddings,
         )
         self._check_sides()
+        rows = "lm" not in self.task.members()
+        what = "0 with task=lm, whose running text is cut into subwords once"
+        require(rows or not self.tokenizer.dropout, "tokenizer.dropout", what, self.tokenizer.dropout)
         what = "0 if init_from is not set: adapters need weights beside which they learn"
         require(not self.lora.r or bool(self.init_from), "lora.r", what, self.lora.r, "init_from=hf:FOLDER")
         require(

@@ -105,6 +105,21 @@ class Encoded:
         """Returns what `with_numbers` took, for these examples: float32 [B]."""
         return torch.from_numpy(self._flat[role][self._starts[role][indices]])
 
+    def recut(self, count: int, arrays: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Encoded:
+        """Returns all examples ``count`` times, one time after the other, with other ids for some roles.
+
+        Args:
+            count: Number of times.
+            arrays: Role to the ids of all texts in one array, and the places where each begins, with the end behind
+                them.
+        """
+        flat = self._flat | {role: ids for role, (ids, _) in arrays.items()}
+        starts = {role: np.tile(start, count) for role, start in self._starts.items()}
+        starts |= {role: offsets[:-1] for role, (_, offsets) in arrays.items()}
+        lengths = {role: np.tile(length, count) for role, length in self._lengths.items()}
+        lengths |= {role: np.diff(offsets) for role, (_, offsets) in arrays.items()}
+        return Encoded(flat, starts, lengths, np.tile(self.rows, count))
+
     def cut(self, limits: Mapping[str, int]) -> Encoded:
         """Returns the same examples, cut to at most so many ids for each role. The ids are not copied."""
         lengths = {

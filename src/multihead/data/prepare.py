@@ -27,6 +27,7 @@ from multihead.config.task import (
 )
 from multihead.config.training import Config
 from multihead.data.added import readers_of, trainer_of
+from multihead.data.bpe_dropout import recut
 from multihead.data.corpus import Corpus, Rows, load_corpus
 from multihead.data.encode import Encoded, cached_tokenizer, encode_corpus
 from multihead.data.labels import class_names, encode_labels, read_labels, read_numbers, subset
@@ -170,6 +171,18 @@ def prepare(composition: Composition, splits: Sequence[str], vocab: Vocabulary |
     unknown = {name: unknown_shares(ids, vocab.tokenizers) for name, ids in encoded.items()}
     notes += [note for shares in unknown.values() for note in unknown_notes(shares, vocab.tokenizers)]
     return Prepared(texts, vocab, encoded, notes, unknown)
+
+
+def recut_train(config: Config, prepared: Prepared) -> None:
+    """Cuts the texts of the train split into subwords in several ways, if ``tokenizer.dropout`` asks for it."""
+    own = config.tokenizer
+    for name, text in prepared.texts.items() if own.dropout else ():
+        encoded = prepared.encoded[name]
+        ids, columns = encoded["train"], text.corpus.splits["train"].columns
+        assert isinstance(ids, Encoded), "tokenizer.dropout is refused for running text"
+        options = {"dropout": own.dropout, "copies": own.dropout_copies, "seed": config.seed}
+        encoded["train"] = recut(ids, columns, prepared.vocab.tokenizers, **options)
+        prepared.notes.append(f"train: BPE-dropout cuts each of {len(ids):,} rows in {own.dropout_copies} ways")
 
 
 def _scale(text: TaskText) -> Scale:

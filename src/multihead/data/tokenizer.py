@@ -103,6 +103,11 @@ class Tokenizer:
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def pieces(self, text: str) -> list[str]:
+        """Returns the words of a text, each with the blank before it, in the letters of the vocabulary."""
+        text = self._backend.normalizer.normalize_str(text.encode("utf-8", "replace").decode("utf-8"))
+        return [piece for piece, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
+
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids of all texts in one array, and the number of ids of each text.
 

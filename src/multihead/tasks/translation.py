@@ -25,6 +25,7 @@ from multihead.model.beam_search import WORKERS, Hypothesis, generate, next_log_
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.transformer import Transformer, new_output_transform
 from multihead.tasks.base import IGNORED, EvaluationData, Model, Task, at_places, by_length, labelled
+from multihead.tasks.simcut import simcut
 from multihead.text.inputs import is_blank
 from multihead.text.targets import TargetText, usable_tokenizer
 from multihead.text.vocabulary import Vocabulary
@@ -158,8 +159,11 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         return (*positions, at_places(shares, places), at_places(ids, places))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        loss = self.model.head.loss(*self(batch), label_smoothing=self.settings.label_smoothing)
-        return self.step_loss(loss, batch)
+        settings, smoothing = self.settings, self.settings.label_smoothing
+        if settings.simcut_alpha and self.training:
+            options = {"alpha": settings.simcut_alpha, "cut": settings.simcut_cut, "label_smoothing": smoothing}
+            return self.step_loss(simcut(self, batch, **options), batch)
+        return self.step_loss(self.model.head.loss(*self(batch), label_smoothing=smoothing), batch)
 
     def logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         (hidden, labels, *copied), head = self(batch), self.model.head

@@ -14,7 +14,7 @@ from multihead.config.published import is_published
 from multihead.config.roles import roles_of
 from multihead.config.training import Config
 from multihead.data.encode import Encoded, apply_overlong
-from multihead.data.prepare import Prepared, prepare
+from multihead.data.prepare import Prepared, prepare, recut_train
 from multihead.data.stream import Stream
 from multihead.ranks import world_size
 from multihead.runs.directory import run_directory, starting_vocab
@@ -159,7 +159,9 @@ def starting(composition: Composition, resumed: Path | None = None) -> tuple[Pre
     """
     config = composition.config
     source = _source(config) if config.init_from and resumed is None else None
-    return prepare(composition, SPLITS, _vocab(config, resumed)), source
+    prepared = prepare(composition, SPLITS, _vocab(config, resumed))
+    recut_train(config, prepared)
+    return prepared, source
 
 
 def build_trainer(

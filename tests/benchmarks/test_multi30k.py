@@ -1,6 +1,8 @@
 """The published measure of Multi30k, and the ladder of levers."""
 
 import gzip
+import json
+from pathlib import Path
 
 import pytest
 import sacrebleu
@@ -52,3 +54,81 @@ def test_the_scores_are_sacrebleus():
     lowercase = sacrebleu.corpus_bleu(outputs, [PLAIN], lowercase=True).score
     assert found["13a_lowercase"]["bleu"] == pytest.approx(lowercase)
     assert len({round(each["bleu"], 6) for each in found.values()}) == 3
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Replaces processes: a training leaves a result, a score grows with the penalty. Returns the commands."""
+    import multi30k_levers as driver
+
+    commands = []
+
+    def command(settings, program, *words):
+        commands.append([program, *words])
+        named = dict(word.split("=", 1) for word in words)
+        if program == "train.py":
+            run = Path(named["run_dir"])
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "config.yaml").write_text("")
+            steps = int(named["trainer.max_steps"])
+            if named.get("task.simcut_alpha") == "7":
+                raise SystemExit("killed")
+            result = {"steps": steps, "tokens": 100 * steps, "seconds": 6.0, "tokens_per_second": 50, "parameters": 9}
+            (run / "result.json").write_text(json.dumps(result | {"test/bleu": 99.0}))
+        else:
+            assert named["split"] == "val"
+            bleu = 10 * float(named["decoding.length_penalty"]) + ("simcut" in named["run"])
+            score = {measure: {"bleu": bleu} for measure in ("published", "13a", "13a_lowercase")}
+            Path(named["out"]).write_text(json.dumps(score | {"split": "val"}))
+
+    monkeypatch.setattr(driver, "command", command)
+    return driver, commands
+
+
+def test_the_ladder_chooses_on_validation_and_is_not_climbed_twice(trained, tmp_path, capsys):
+    driver, commands = trained
+    words = [f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out.json'}", "penalties=0.5,1.5", "workers=1"]
+    driver.main([*words, "levers=plain,simcut", "minutes=2"])
+    probe, full = (dict(word.split("=", 1) for word in command[1:]) for command in commands[:2])
+    assert probe["trainer.max_steps"] == "40" and full["trainer.max_steps"] == "60"  # two seconds a step
+    assert len(commands) == 2 * (2 + 2)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["simcut"]["length_penalty"] == 1.5 and found["simcut"]["val"]["published"]["bleu"] == 16
+    assert (found["plain"]["tokens"], found["plain"]["minutes"]) == (6000, 0.1) and "99" not in json.dumps(found)
+    rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows == ["| lever", "| ---", "| simcut", "| plain"]
+    driver.main([*words, "levers=plain,simcut", "minutes=2"])
+    assert len(commands) == 8
+    driver.main([*words, "levers=plain", "minutes=3"])
+    assert len(commands) == 8 + 1 + 2  # the probe is known
+
+
+def test_an_interrupted_lever_is_resumed_and_two_stages_share_the_steps(trained, tmp_path):
+    driver, commands = trained
+    words = [f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out.json'}", "steps=20", "workers=1", "penalties=1.0"]
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="killed"):
+            driver.main([*words, "levers=simcut", "task.simcut_alpha=7"])
+    assert "resume=auto" not in commands[0] and "resume=auto" in commands[1]
+    assert [word for word in commands[0] if word.startswith("task.simcut_alpha")] == ["task.simcut_alpha=7"]
+    del commands[:]
+    driver.main([*words, "levers=both_directions"])
+    first, second = (dict(word.split("=", 1) for word in command[1:]) for command in commands[:2])
+    assert first["task"] == "multitask" and second["init_from"] == first["run_dir"]
+    assert first["trainer.max_steps"] == second["trainer.max_steps"] == "10"
+    assert json.loads((tmp_path / "out.json").read_text())["both_directions"]["tokens"] == 2000
+    with pytest.raises(SystemExit, match="levers=gru: there are plain, simcut"):
+        driver.main(["levers=gru"])
+    with pytest.raises(SystemExit, match="distilled needs a teacher: teacher=RUN"):
+        driver.main(["levers=distilled"])
+
+
+def test_every_lever_can_be_typed():
+    from multi30k_levers import LEVERS, filled, length_of
+
+    from multihead.config.compose import compose
+
+    for lever in LEVERS.values():
+        for stage in filter(None, (lever.before, lever.words)):
+            own = [word.replace("{distilled}", "a.de") for word in filled(stage, 400)]
+            compose(["experiment=multi30k_en_de", *own, *length_of(400)])

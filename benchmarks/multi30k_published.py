@@ -83,19 +83,18 @@ def require_equal(references: Sequence[str], theirs: Path, language: str) -> Non
     print(f"all {len(lines):,} references ({sum(len(line.split()) for line in lines):,} tokens) equal {theirs}")
 
 
-def measured(run: Run, split: str, reference: str = "none", **decoding: Any) -> dict[str, Any]:
+def measured(run: Run, split: str, reference: str) -> dict[str, Any]:
     """Returns the scores of a run on a split, with what they were measured on.
 
     Args:
         run: A loaded run of translation.
         split: val or test.
         reference: A file that our tokenised references must equal; none compares nothing.
-        decoding: Values for fields of `DecodingConfig`.
     """
     sources, references, language = texts_of(run, split)
     if reference != "none":
         require_equal(references, Path(reference), language)
-    outputs = [found[0]["text"] for found in run.predict(sources, "translation", **decoding)]
+    outputs = [found[0]["text"] for found in run.predict(sources, "translation")]
     return {"split": split, "sentences": len(outputs), **scores(outputs, references, language)}
 
 

@@ -35,7 +35,8 @@ from multihead.config.published import read
 from multihead.config.training import DecodingConfig
 from multihead.model.beam_search import generate
 from multihead.model.heads import VocabularyHead
-from multihead.model.transformer import Transformer, new_output_transform
+from multihead.model.output import new_output_transform
+from multihead.model.transformer import Transformer
 from multihead.pretrained.source import read_published, translated
 
 VOCABULARY = 40

@@ -11,7 +11,7 @@ from multihead.config.model import ModelConfig
 from multihead.config.published import read
 from multihead.data.sentencepiece import read_pieces
 from multihead.model.heads import PooledClassifier, VocabularyHead
-from multihead.model.transformer import OutputTransform
+from multihead.model.output import OutputTransform
 from multihead.pretrained.source import body_of
 from multihead.pretrained.target import published_state
 

@@ -10,16 +10,15 @@ from torch.testing import assert_close
 from multihead.config.model import ModelConfig
 from multihead.errors import ConfigError
 from multihead.model.heads import VocabularyHead
+from multihead.model.output import OutputTransform, new_output_transform
 from multihead.model.positions import relative_buckets, rope_stretch, rotary_angles, rotate, sinusoids
 from multihead.model.transformer import (
     Blocks,
     FeedForward,
     Layer,
-    OutputTransform,
     Scope,
     Transformer,
     new_norm,
-    new_output_transform,
 )
 
 SMALL = {"d_model": 16, "num_heads": 2, "d_ff": 32, "num_encoder_layers": 2, "num_decoder_layers": 2, "dropout": 0.0}

@@ -26,8 +26,9 @@ from multihead.config.model import ModelConfig
 from multihead.model.cache import Cache, KeyValueCache, LayerCache
 from multihead.model.heads import PooledClassifier, VocabularyHead
 from multihead.model.ngrams import NGramClasses
+from multihead.model.output import new_output_transform
 from multihead.model.positions import Positions, new_positions
-from multihead.model.transformer import Transformer, new_output_transform
+from multihead.model.transformer import Transformer
 
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 """The name of the cache among the outputs; it depends on the version of ``transformers``."""

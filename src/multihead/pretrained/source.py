@@ -15,7 +15,8 @@ from multihead.config.published import Described, locate, read
 from multihead.data.published import PublishedTokenizer
 from multihead.data.sentencepiece import marian_tokenizer, pegasus_tokenizer, read_pieces, t5_tokenizer
 from multihead.errors import CheckpointError
-from multihead.model.transformer import OutputTransform, Transformer
+from multihead.model.output import OutputTransform
+from multihead.model.transformer import Transformer
 from multihead.pretrained.folder import AGAIN, MOST_BYTES, Weights, as_stored, opened, read_json
 from multihead.pretrained.names import Names, Stored, names_of, stored
 

@@ -20,8 +20,9 @@ from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError, side_output
 from multihead.model.beam_search import Hypothesis, generate, next_log_probs
 from multihead.model.heads import VocabularyHead
+from multihead.model.output import new_output_transform
 from multihead.model.sampling import OnToken, cut_at_stop, sample, settled
-from multihead.model.transformer import Transformer, new_output_transform
+from multihead.model.transformer import Transformer
 from multihead.tasks.base import (
     IGNORED,
     EvaluationData,

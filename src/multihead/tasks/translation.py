@@ -23,7 +23,8 @@ from multihead.errors import ConfigError
 from multihead.metrics.edit_distance import EDITS
 from multihead.model.beam_search import WORKERS, Hypothesis, generate, next_log_probs, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
-from multihead.model.transformer import Transformer, new_output_transform
+from multihead.model.output import new_output_transform
+from multihead.model.transformer import Transformer
 from multihead.tasks.base import IGNORED, EvaluationData, Model, Task, at_places, by_length, labelled
 from multihead.tasks.simcut import simcut
 from multihead.text.inputs import is_blank

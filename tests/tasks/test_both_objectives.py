@@ -219,6 +219,7 @@ def test_evaluation_scores_every_token_as_a_causal_model_and_hidden_tokens_besid
         (["model.position=relative"], r"model\.position: must be another scheme if task\.objective=both"),
         (["model.position=learned_relative"], r"model\.position: must be another scheme if task\.objective=both"),
         (["task.objective=causal", "task.monitor=val/masked_loss"], r"task\.monitor: must be another metric, because"),
+        (["task.objective=masked", "task.monitor=val/bits_per_byte"], r"masked scores hidden tokens only"),
     ],
 )
 def test_what_cannot_be_both_is_refused(words, what):

@@ -162,6 +162,11 @@ def check_monitor(task: TaskConfig, plugin: Plugin | None) -> None:
         both = any(getattr(each, "objective", "") == "both" for each in task.members().values())
         what = "another metric, because only task.objective=both has a masked loss beside its loss"
         require(both, "task.monitor", what, task.monitor, "task.monitor=val/loss")
+    for name, each in task.members().items():
+        whole = f"val/{name}/bits_per_byte" if len(task.members()) > 1 else "val/bits_per_byte"
+        scored = getattr(each, "objective", "") != "masked" or task.monitor != whole
+        what = "another metric, because task.objective=masked scores hidden tokens only and has no bits_per_byte"
+        require(scored, "task.monitor", what, task.monitor, "task.monitor=val/loss")
     better = known[task.monitor]
     what, fix = f"{better} if task.monitor={task.monitor}", f"task.monitor_mode={better}"
     require(task.monitor_mode == better, "task.monitor_mode", what, task.monitor_mode, fix)

@@ -253,7 +253,7 @@ def test_dyt_by_hand():
 def test_soft_capped_logits_by_hand():
     transformer = model("dyt", decoder_alone=True).float()
     vocab = SimpleNamespace(tokenizers={"text": SimpleNamespace(vocab_size=10)})
-    settings = SimpleNamespace(name="lm", objective="causal")
+    settings = SimpleNamespace(name="lm", continues=True)
     config = SimpleNamespace(model=ModelConfig(**SIZE, output_bias=True))
     head = part("heads", "soft_cap", config, settings, transformer, vocab, cap=2.0)
     assert head.weight is transformer.decoder.embedding.weight
@@ -391,7 +391,7 @@ def test_tagging_by_hand():
 
 
 def test_sentences_with_a_word_on_each_line(tmp_path):
-    read, file = plugin("tagging").readers["conll"], tmp_path / "tagged.conll"
+    read, file = load_plugin(str(FOLDER.parent / "conll.py")).readers["conll"], tmp_path / "tagged.conll"
     file.write_text("\nthe\tD\ndog\tN\n\n\nU.N. NNP I-NP I-ORG\nsaw VBD I-VP O\n")  # no empty line at the end
     expected = {"words": ["the dog", "U.N. saw"], "tags": ["D N", "I-ORG O"]}
     assert read(file, ["words", "tags"], DataConfig()) == expected

@@ -11,7 +11,8 @@ def test_every_example_plugin_is_a_model_of_the_matrix():
     from doctor_matrix import example, plugins
 
     tried = {file for part in (example, plugins) for _, _, file, _ in part()}
-    assert tried == {*EXAMPLES.glob("*.py"), *EXAMPLES.glob("plugins/*.py")}
+    reader = EXAMPLES / "conll.py"  # it is no part of a model
+    assert tried == {*EXAMPLES.glob("*.py"), *EXAMPLES.glob("plugins/*.py")} - {reader}
 
 
 def test_an_alarm_and_a_defect_that_is_not_found_are_not_right(monkeypatch, capsys):

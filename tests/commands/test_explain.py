@@ -38,7 +38,7 @@ def test_a_mapping_and_its_entry(capsys):
 
 def test_a_node(capsys):
     lines = told(capsys, "key=tokenizer task=translation tokenizer.kind=char").splitlines()
-    assert len(lines) == 13 and lines[0].startswith("tokenizer.kind = char ")
+    assert len(lines) == 15 and lines[0].startswith("tokenizer.kind = char ")
     assert "bpe (arXiv:1508.07909)" in lines[0]
 
 

@@ -1,18 +1,13 @@
 """Tagging: multihead train task=tagging plugin=docs/examples/plugins/tagging.py data=tagged.tsv tokenizer.kind=word \
     tokenizer.joint=false model.tie_embeddings=none 'data.roles={text: words, target: tags}'
 
-Each word gets a tag (Collobert et al. 2011, arXiv:1103.0398, section 3). The first line of tagged.tsv is its header,
-words TAB tags. A row has words, with blanks between, and as many tags. Other files need other words in place of the
-last ones. For a file with a word and its tag on each line, and an empty line between sentences:
-data=tagged.conll data.format=conll 'data.roles={text: words, target: tags}'. For CoNLL-U: data=tagged.conllu
-'data.roles={text: form, target: upos}'. A text for predict has blanks between its words, and punctuation marks are
-words. With tokenizer.kind=word, all words that the vocabulary lacks are the same token, <unk>.
+Each word gets a tag (Collobert et al. 2011, arXiv:1103.0398, section 3). The header is words TAB tags; a row has words
+with blanks between them, and as many tags. docs/examples/conll.py reads files with a word on each line.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from multihead.config.task import TaskConfig
 from multihead.errors import DataError
@@ -33,14 +28,14 @@ class TaggingConfig(TaskConfig):
 class Tagging(Task):
     @classmethod
     def new_head(cls, config, settings, transformer, vocab):
-        return nn.Linear(config.model.d_model, vocab.tokenizers["target"].vocab_size)
+        return torch.nn.Linear(config.model.d_model, vocab.tokenizers["target"].vocab_size)
 
     def lengths(self, encoded):
         words, tags = encoded.lengths("text"), encoded.lengths("target")
         for i in (words != tags).nonzero()[0]:
             row = " ".join(self.tokenizers["text"].vocab[word] for word in encoded.ids("text", int(i)))
-            what = f"a row has words={words[i]}, tags={tags[i]}: {row}"
-            raise DataError("data", what, "give each word one tag; tokenizer.kind=word keeps words whole")
+            fix = "give each word one tag; tokenizer.kind=word keeps words whole"
+            raise DataError("data", f"a row has words={words[i]}, tags={tags[i]}: {row}", fix)
         return tags, words[:, None]
 
     def collate(self, encoded, indices, epoch=0):
@@ -62,18 +57,4 @@ class Tagging(Task):
         return [[{"text": "" if is_blank(text) else own}] for text, own in zip(texts, tags, strict=True)]
 
 
-def conll(path, columns, config):
-    """The first and the last cell of each line, a sentence a row (Tjong Kim Sang and De Meulder 2003, cs/0306050)."""
-    words, tags, row = [], [], []
-    for line in [*path.read_text(encoding=config.encoding).split("\n"), ""]:
-        if line.strip():
-            word, *_, tag = line.rstrip().split("\t" if "\t" in line else None)
-            row.append((word, tag))
-        elif row:
-            words.append(" ".join(word for word, _ in row))
-            tags.append(" ".join(tag for _, tag in row))
-            row = []
-    return {"words": words, "tags": tags}
-
-
-PLUGIN = Plugin(tasks={"tagging": (TaggingConfig, lambda: Tagging)}, readers={"conll": conll})
+PLUGIN = Plugin(tasks={"tagging": (TaggingConfig, lambda: Tagging)})

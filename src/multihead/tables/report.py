@@ -106,7 +106,7 @@ def examine(
     if of_classes is not None:
         _add_classes(found, train, of_classes)
     if 2 * train.blocks <= len(train.rows) <= MOST_WORDS * train.blocks and train.blocks > 2:
-        what = "if each is a sentence with a word and its tag on each line, begin with docs/examples/plugins/tagging.py"
+        what = "if each is a sentence with a word and its tag on each line, begin with docs/examples/conll.py"
         found.findings.append(f"empty lines part the rows into {train.blocks:,} blocks; {what}")
     _add_repeated(found, looks, next((each.data for each in served if each.data and each.data.looks), None))
     return found

@@ -3,7 +3,7 @@
     python benchmarks/picture_of_output.py width=80 folder=. out=FILE.svg -- COMMAND ...
 
     python benchmarks/picture_of_output.py width=100 out=docs/run.svg -- \
-        python train.py task=classification logger=none run_dir=outputs/pic
+        python train.py task=translation run_dir=outputs/first
 
 The command runs in a pseudo-terminal, so that it prints what a person sees at its end. The second command drew the
 picture in the README. The other pictures in `docs/` come from `python benchmarks/picture_of_output.py width=80

@@ -6,13 +6,12 @@ passes (Gao et al. 2022, arXiv:2206.02368, section 3). A step takes twice the ti
 translation and summarization also have the loss built in.
 """
 
-import contextlib
 from dataclasses import dataclass
 
-import torch
 from torch.nn import functional as F
 
 from multihead.plugin import Plugin
+from multihead.tasks.simcut import cut_tokens
 
 
 @dataclass(kw_only=True)
@@ -21,22 +20,6 @@ class SimCutOptions:
     """Weight of the divergence."""
     cut: float = 0.05
     """Probability that the embedding of a token is set to zero."""
-
-
-@contextlib.contextmanager
-def cut_tokens(transformer, probability):
-    """Sets the embeddings [B, T, D] of randomly chosen tokens to zero, in each stack."""
-
-    def zero(module, ids, embedded):
-        return embedded * (torch.rand(embedded.shape[:-1], device=embedded.device) >= probability).unsqueeze(-1)
-
-    stacks = [stack for stack in (transformer.encoder, transformer.decoder) if stack is not None]
-    hooks = [stack.embedding.register_forward_hook(zero) for stack in stacks]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def simcut(task, batch, options):

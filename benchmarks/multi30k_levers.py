@@ -1,10 +1,12 @@
 """Trains Multi30k en-de with one lever at a time, for equal minutes or steps, and prints a ladder by validation BLEU.
 
     MULTIHEAD_DATA=... python benchmarks/multi30k_levers.py [levers=plain,simcut,...] [minutes=20] [steps=0] [workers=2]
-        [threads=1] [seed=1] [penalties=0.6,1.0,1.4] [teacher=RUN] [runs=outputs/levers] [out=FILE] [KEY=VALUE ...]
+        [threads=1] [seed=1] [penalties=0.6,1.0,1.4] [teacher=RUN,...] [runs=outputs/levers] [out=FILE]
+        [KEY=VALUE ...]
 
 - A lever is ``experiment=multi30k_en_de`` with its words in ``LEVERS``, with KEY=VALUE added to all. ``levers=all`` are
-  all of them; ``distilled`` needs ``teacher``, a run that translates the training sources.
+  all of them; ``distilled`` needs ``teacher``, a run that translates the training sources, or several that do so
+  together.
 - ``minutes`` are those of training steps. A probe of ``PROBE`` steps finds out how many steps they are, and the
   learning rate has this horizon. ``steps`` says so itself, and then there is no probe. Two stages have half each.
 - ``workers`` levers train beside each other, with ``threads`` threads each.
@@ -125,9 +127,10 @@ def filled(words: Sequence[str], steps: int) -> list[str]:
 def distilled(settings: dict[str, Any]) -> str:
     """Returns the file with the teacher's translations of the training sources, which it writes if it is missing."""
     if not settings["teacher"]:
-        raise SystemExit("distilled needs a teacher: teacher=RUN")
-    teacher = Path(settings["teacher"]).resolve()
-    file = teacher / "multi30k_train.de"
+        raise SystemExit("distilled needs a teacher: teacher=RUN, or several: teacher=A,B")
+    teacher, *others = (Path(run).resolve() for run in settings["teacher"].split(","))
+    mark = hashlib.sha256(" ".join(map(str, others)).encode()).hexdigest()[:8] if others else ""
+    file = teacher / f"multi30k_train{mark}.de"
     if not file.is_file():
         import multihead
         from multihead.config.compose import compose
@@ -135,7 +138,8 @@ def distilled(settings: dict[str, Any]) -> str:
 
         data = compose(["experiment=multi30k_en_de"]).config.data
         sources = load_corpus(data, ["source", "target"], splits=["train"]).splits["train"].columns["source"]
-        outputs = [found[0]["text"].strip() or "." for found in multihead.load(str(teacher)).predict(sources)]
+        found = multihead.load(teacher, ensemble=others).predict(sources)
+        outputs = [best["text"].strip() or "." for best, *_ in found]
         replace_synced(file, "".join(f"{output}\n" for output in outputs).encode())
     return str(file)
 

@@ -41,7 +41,7 @@ def predict(monkeypatch, capsys):
     """Status, lines of standard output, and standard error of ``multihead predict`` for an input in bytes."""
 
     def predict(content, *words, task="translation"):
-        made = lambda path, *words: run_of(task, *words)  # noqa: E731
+        made = lambda path, *words, **_: run_of(task, *words)  # noqa: E731
         monkeypatch.setattr("multihead.runs.run.load", made)
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content), isatty=lambda: False))
         capsys.readouterr()

@@ -24,7 +24,7 @@ def predict(monkeypatch, capsys):
     """Status and standard error of ``multihead predict`` with a run of a task."""
 
     def predict(task, *words):
-        monkeypatch.setattr("multihead.runs.run.load", lambda path, *words: run_of(task, *words))
+        monkeypatch.setattr("multihead.runs.run.load", lambda path, *words, **_: run_of(task, *words))
         status = main(["predict", "run=RUN", *map(str, words)])
         return status, capsys.readouterr().err
 

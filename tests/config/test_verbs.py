@@ -30,7 +30,8 @@ def test_settings_are_taken_out_of_the_words():
 
 def test_paths_are_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert read_words(PredictSettings, ["run=~/x"])[0].run == "/home/me/x"
+    settings, _ = read_words(PredictSettings, ["run=~/x", "ensemble=[~/y,$HOME/z]"])
+    assert (settings.run, settings.ensemble) == ("/home/me/x", ["/home/me/y", "/home/me/z"])
     assert read_words(CompareSettings, ["runs=~/x,$HOME/y"])[0].runs == ["/home/me/x", "/home/me/y"]
 
 

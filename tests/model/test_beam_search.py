@@ -290,6 +290,47 @@ def test_candidates_are_of_the_vocabulary_where_fewer_exist_than_are_asked_for()
     assert found.tokens.max() == 200 and not found.parents.any()
 
 
+# ---- ensembles
+
+
+def test_an_ensemble_searches_by_the_mean_of_the_probabilities():
+    """Exhaustive search over all targets; the second model has another size, and its head copies."""
+    letters, limit = (3, 4), 4
+    model, head = tiny(5, seed=0, sharpness=4.0)
+    other, _ = tiny(5, seed=1, d_model=32, num_decoder_layers=1)
+    torch.manual_seed(2)
+    copier = CopyHead(32, 5)
+    source = torch.tensor([[3, 4, 3]])
+    every = []
+    for length in range(limit + 1):
+        for ids in itertools.product(letters, repeat=length):
+            full = [BOS, *ids] if length == limit else [BOS, *ids, EOS]
+            with torch.no_grad():
+                first = head(model(source, None, torch.tensor([full])))[0].softmax(-1)
+                copied = copier.source(source, other.encode(source), None)
+                second = copier(other(source, None, torch.tensor([full])), copied)[0].exp()
+            mean = ((first + second) / 2).log()
+            total = sum(mean[i, token].item() for i, token in enumerate(full[1:]))
+            every.append((total / (len(full) - 1), list(ids)))
+    every.sort(key=lambda e: -e[0])
+    config = DecodingConfig(num_beams=32, num_return_sequences=31)
+    found = search(model, head, config, source, None, limit, forbidden=[BOS], others=[(other, copier)])
+    same(found[0], every)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_ensemble_of_a_model_and_itself_is_the_model(beams):
+    """The sentences end at different steps, so the others' caches and sources must follow."""
+    model, head, _ = copying()
+    source, mask = sources([6, 3, 5, 1])
+    config, limits = DecodingConfig(num_beams=beams, num_return_sequences=beams), torch.tensor([8, 7, 3, 6])
+    alone = search(model, head, config, source, mask, limits)
+    for found, expected in zip(
+        search(model, head, config, source, mask, limits, others=[(model, head)] * 2), alone, strict=True
+    ):
+        same(found, [(each.score, each.ids) for each in expected])
+
+
 # ---- copying
 
 

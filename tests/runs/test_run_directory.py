@@ -146,6 +146,27 @@ def test_every_line_is_answered_in_order(finished, monkeypatch, capsys):
     assert predict(monkeypatch, capsys, run, b"") == ""
 
 
+def test_several_runs_answer_and_are_evaluated_together(finished, tmp_path, monkeypatch, capsys):
+    run, result = finished
+    other = shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("evaluate_*"))
+    task = multihead.load(run).task
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter.add_(parameter.std() * torch.randn(parameter.shape, generator=generator) * 0.3)
+    save_weights(task.model, other / "model" / "model.safetensors")
+    text = b"Paul sees the dog.\nThe cat sleeps.\n"
+    alone = [predict(monkeypatch, capsys, each, text, "format=jsonl") for each in (run, other)]
+    together = predict(monkeypatch, capsys, run, text, "format=jsonl", f"ensemble=[{other}]")
+    assert together not in alone
+    assert predict(monkeypatch, capsys, other, text, "format=jsonl", f"ensemble={run}") == together
+    assert predict(monkeypatch, capsys, run, text, "format=jsonl", f"ensemble=[{run},{run}]") == alone[0]
+    assert main(["evaluate", f"run={other}", f"ensemble={run}"]) == 0
+    (found,) = [json.loads(path.read_text()) for path in other.glob("evaluate_test_*.json")]
+    assert found["test/loss"] != result["test/loss"]
+    assert str(run) in found["overrides"]
+
+
 def test_json_lines_with_n_best(finished, monkeypatch, capsys):
     run, _ = finished
     words = ["format=jsonl", "decoding.num_beams=4", "decoding.num_return_sequences=3"]
@@ -177,7 +198,7 @@ def test_scores_are_those_of_the_search(finished):
 
 def test_explain_and_diff_answer(finished, tmp_path, capsys):
     run, _ = finished
-    other = shutil.copytree(run, tmp_path / "other")
+    other = shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("evaluate_*"))
     (other / "config.yaml").write_text((run / "config.yaml").read_text().replace("d_ff: 64", "d_ff: 65"))
     assert main(["explain", f"run={run}", "key=model.d_ff"]) == 0
     assert "64" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from trial import ROOT
 from multihead.config.compose import compose
 from multihead.data.encode import encode_corpus
 from multihead.data.tokenizer import train_tokenizer
+from multihead.errors import ConfigError
 from multihead.model.beam_search import Hypothesis
 from multihead.plugin import load_plugin
 from multihead.tasks import build_task
@@ -62,6 +63,68 @@ def test_the_loss_is_torchs_with_label_smoothing(topology, smoothing):
         expected = sum(float(loss(*logits_one_by_one(made, row))) for row in (0, 2, 3))
     assert float(found["sum"]) == pytest.approx(expected, rel=1e-5)
     assert float(found["loss"]) == pytest.approx(expected * 3 / 40, rel=1e-5)
+
+
+# ---- ensembles
+
+
+def ensemble(*words, others=(["model.d_model=48"], ["model.num_encoder_layers=2"])):
+    """A task joined with others of the same vocabulary, and the others by themselves."""
+    made = task(*words)
+    others = [task(*words, *more) for more in others]
+    for other in others:
+        other.model.requires_grad_(False)
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    made.join(others)
+    return made, others
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@torch.no_grad()
+def test_an_ensemble_evaluates_and_scores_the_mean_of_the_probabilities(topology):
+    made, others = ensemble(f"task.topology={topology}")
+    rows, nats, hits, labels = [0, 2, 3], [], [], []
+    for row in rows:
+        each = [logits_one_by_one(one, row) for one in (made, *others)]
+        mean = torch.stack([logits.softmax(-1) for logits, _ in each]).mean(0).log()
+        nats.append(nn.functional.nll_loss(mean, each[0][1], reduction="none"))
+        hits.append(mean.argmax(-1) == each[0][1])
+        labels.append(each[0][1])
+    found_nats, found_hits, found_labels = made._teacher_forced(batch_of(made, rows))
+    torch.testing.assert_close(found_nats, torch.cat(nats), rtol=1e-5, atol=1e-5)
+    assert found_hits.equal(torch.cat(hits)) and found_labels.equal(torch.cat(labels))
+    found = made.score([SOURCES[row] for row in rows], [TARGETS[row] for row in rows])
+    assert found == pytest.approx([-float(each.sum()) for each in nats], rel=1e-5)
+
+
+@torch.no_grad()
+def test_an_ensemble_translates_as_its_score_says():
+    """The search reports log p of what it found, and another pass over the whole target finds the same."""
+    made, others = ensemble("decoding.max_new_tokens=6")
+    alone = [others[0].predict(SOURCES, made.config.decoding), task().predict(SOURCES, made.config.decoding)]
+    for source, (found,) in zip(SOURCES, made.predict(SOURCES, made.config.decoding), strict=True):
+        ids = made.tokenizers["target"].encode_batch([found["text"]])[0]
+        if len(ids) < 6:  # else the length limit ended it, without the end mark
+            assert made.score([source], [found["text"]]) == pytest.approx([found["log_prob"]], abs=1e-4)
+    assert made.predict(SOURCES, made.config.decoding) not in alone
+
+
+def test_members_of_an_ensemble_must_fit():
+    made = task()
+    with pytest.raises(ConfigError, match="tokenizers of the source differ"):
+        made.join([task(texts=TARGETS)])
+    with pytest.raises(ConfigError, match=r"smallest model\.max_len"):
+        made.join([task("model.max_len=32")])
+    with pytest.raises(ConfigError, match="tokenizers of the source differ"):
+        made.join([task("task.topology=decoder")])
+    config = compose(["task=lm", *SMALL]).config
+    other = build_task(config, Vocabulary({"text": made.tokenizers["source"]}))
+    with pytest.raises(ConfigError, match="got one of task=lm"):
+        made.join([other])
+    with pytest.raises(ConfigError, match="this run has task=lm"):
+        other.join([made])
+    assert not made.others
 
 
 @pytest.mark.parametrize("words", [[], ["task.topology=decoder"], ["task.copy=true", "model.dropout=0.1"]])

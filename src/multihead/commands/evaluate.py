@@ -49,7 +49,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
         words: Settings and overrides as on the command line.
     """
     from multihead.runs.directory import run_directory, write_result
-    from multihead.runs.run import load_calibration, load_weights, say_without_effect
+    from multihead.runs.run import join_ensemble, load_calibration, load_weights, say_without_effect
     from multihead.runs.tables import plain_table
     from multihead.tasks import build_task
     from multihead.tasks.evaluation import TYPES
@@ -71,6 +71,7 @@ def evaluate(run: str, words: Sequence[str] = ()) -> dict[str, Any]:
     prepared = _prepare(composition, path, words)
     say_without_effect(config)
     task = build_task(config, prepared.vocab, composition.plugin, evaluation_data(prepared))
+    join_ensemble(task, settings.ensemble, overrides)
     task.to(dtype=TYPES.get(config.precision))  # float32 would round the weights of 64-true
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)

@@ -42,7 +42,7 @@ def run(words: Sequence[str]) -> int:
     from multihead.tasks.language_modeling import LanguageModelingTask
 
     open_log(None, Console(stderr=True))  # standard output holds answers only
-    loaded = load(settings.run, *words)
+    loaded = load(settings.run, *words, ensemble=settings.ensemble)
     task, decoding = loaded.task.member(settings.part), loaded.config.decoding
     if places is not None:
         roles = inputs_of(places, task.settings, loaded.config.data, stated)

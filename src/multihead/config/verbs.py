@@ -78,6 +78,8 @@ class EvaluateSettings(Settings):
 
     run: list[str] = setting([], takes="RUN", example=A_RUN)
     """The run's directory. Several, as run=[A,B], give one table."""
+    ensemble: list[str] = setting([], takes="RUN")
+    """More runs of translation or summarization, which translate together with run=, as for predict."""
     calibrate: bool | None = setting(None)
     """true fits a temperature for the probabilities of a classifier; false removes it."""
     threshold: str = setting(takes="CRITERION")
@@ -147,6 +149,9 @@ class PredictSettings(Settings):
 
     run: str = setting(takes="RUN", example=A_RUN)
     """The run's directory."""
+    ensemble: list[str] = setting([], takes="RUN")
+    """More runs of translation or summarization, as ensemble=[B,C]. Their probabilities and those of run= are averaged
+    at each token. All must have one vocabulary, as runs that differ in the seed or the size of the model have."""
     part: str = setting(takes="TASK")
     """The task that answers, if the run has several."""
     format: str = setting("text", choices=("text", "jsonl"))

@@ -35,7 +35,7 @@ CALL = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag|int|float|str|b
 PATHS = (
     *("run_dir", "resume", "init_from", "plugin", "config_dir"),
     *("data", "data.root", "data.train", "data.val", "data.test"),
-    *("run", "runs", "group", "a", "b", "dir", "file", "out", "save", "record"),  # settings of the commands
+    *("run", "ensemble", "runs", "group", "a", "b", "dir", "file", "out", "save", "record"),  # settings of the commands
     "hydra.sweep.dir",
 )
 """Keys that take a path or a list of paths."""

@@ -67,11 +67,13 @@ def generate(
     forbidden: Sequence[int] = (),
     continues_text: bool = False,
     stop: Callable[[], bool] | None = None,
+    others: Sequence[tuple[Transformer, nn.Module]] = (),
 ) -> list[list[Hypothesis]]:
     """Continues each prefix by the best hypotheses that beam search finds; one beam is greedy search.
 
     The source's keys and values are computed once, and all beams of that source share them. The target's keys and
-    values are reordered by index. An input that is finished leaves the batch.
+    values are reordered by index. An input that is finished leaves the batch. Several models
+    that search together are an ensemble (Sutskever et al. 2014, arXiv:1409.3215).
 
     Args:
         transformer: A model with a decoder, in evaluation mode.
@@ -88,6 +90,7 @@ def generate(
         forbidden: Other ids that are never emitted.
         continues_text: Whether ``no_repeat_ngram_size`` counts the prefix too, as for a text that is continued.
         stop: Asked before each step. True ends the search with what is finished so far.
+        others: More models with their heads, of the same vocabulary. p is then the mean of all models (`mean_of`).
 
     Returns:
         For each input its hypotheses, best first. There are ``config.num_return_sequences`` if so many exist.
@@ -100,33 +103,68 @@ def generate(
     )
     chosen = (limits > 0).nonzero()[:, 0]
     if len(chosen):
-        rest = [None if x is None else x[chosen] for x in (prefix_mask, source, source_mask)]
-        beams, hidden, cache = _started(transformer, head, chosen, limits[chosen], prefix[chosen], *rest)
+        inputs = [None if x is None else x[chosen] for x in (prefix, prefix_mask, source, source_mask)]
+        models = [Searched.start(*model, *inputs) for model in ((transformer, head), *others)]
+        beams = Beams.start(chosen, limits[chosen])
         while stop is None or not stop():
-            log_probs = _log_probs(head, hidden, beams.copied)  # [N * K, V]
-            beams = _advance(beams, log_probs, constraints, finished, cache)
+            log_probs = mean_of([model.log_probs() for model in models])  # [N * K, V]
+            beams = _advance(beams, log_probs, constraints, finished, models)
             if not len(beams.inputs):
                 break
-            hidden = transformer.decode(beams.ids[:, :, -1].view(-1, 1), cache=cache)[:, -1]  # [N * K, D]
+            for model in models:
+                model.read(beams.ids[:, :, -1].view(-1, 1))
     return [hypotheses.best or [Hypothesis([], 0.0, 0.0)] for hypotheses in finished]
 
 
-def _started(
-    transformer: Transformer,
-    head: nn.Module,
-    inputs: Tensor,
-    limits: Tensor,
-    prefix: Tensor,
-    prefix_mask: Tensor | None,
-    source: Tensor | None,
-    source_mask: Tensor | None,
-) -> tuple[Beams, Tensor, Cache]:
-    """One beam for each input, the hidden states [N, D] after its prefix, and the cache of the prefix."""
-    prefix_mask, source_mask = _if_padded(prefix_mask), _if_padded(source_mask)
-    memory = None if source is None else transformer.encode(source, source_mask)
-    cache = transformer.new_cache(memory, source_mask)
-    hidden = transformer.decode(prefix, target_mask=prefix_mask, cache=cache)[:, -1]
-    return Beams.start(inputs, limits, _copied(head, source, memory, source_mask)), hidden, cache
+def mean_of(log_probs: Sequence[Tensor]) -> Tensor:
+    """The logarithm of the mean of several models' probabilities, from log p [..., V] of each."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    return torch.stack(list(log_probs)).logsumexp(0) - math.log(len(log_probs))
+
+
+@dataclass
+class Searched:
+    """A model that the search asks, and what it keeps between two steps."""
+
+    transformer: Transformer
+    head: nn.Module
+    cache: Cache
+    hidden: Tensor
+    """The hidden states [N * K, D] of the last token of each beam."""
+    copied: CopySource | None
+    """What the head may copy from the N sources, if it copies."""
+
+    @classmethod
+    def start(
+        cls,
+        transformer: Transformer,
+        head: nn.Module,
+        prefix: Tensor,
+        prefix_mask: Tensor | None,
+        source: Tensor | None,
+        source_mask: Tensor | None,
+    ) -> Searched:
+        """The model after the prefixes [N, P] of N inputs; the sources are computed once."""
+        prefix_mask, source_mask = _if_padded(prefix_mask), _if_padded(source_mask)
+        memory = None if source is None else transformer.encode(source, source_mask)
+        cache = transformer.new_cache(memory, source_mask)
+        hidden = transformer.decode(prefix, target_mask=prefix_mask, cache=cache)[:, -1]
+        return cls(transformer, head, cache, hidden, _copied(head, source, memory, source_mask))
+
+    def log_probs(self) -> Tensor:
+        """log p [N * K, V] of the next token of each beam."""
+        return _log_probs(self.head, self.hidden, self.copied)
+
+    def select(self, rows: Tensor, inputs: Tensor | None) -> None:
+        """Keeps these beams, in this order, and these inputs; None keeps all inputs."""
+        self.cache.select(rows, inputs)
+        if self.copied is not None and inputs is not None:
+            self.copied = self.copied.select(inputs)
+
+    def read(self, tokens: Tensor) -> None:
+        """Reads one more token [N * K, 1] of each beam."""
+        self.hidden = self.transformer.decode(tokens, cache=self.cache)[:, -1]
 
 
 @torch.no_grad()
@@ -196,14 +234,12 @@ class Beams:
     """[N, K] log-probabilities of the tokens so far, descending; -inf if there is no such beam."""
     ids: Tensor
     """[N, K, L] tokens so far."""
-    copied: CopySource | None = None
-    """What the head may copy from the N sources, if it copies."""
 
     @classmethod
-    def start(cls, inputs: Tensor, limits: Tensor, copied: CopySource | None = None) -> Beams:
+    def start(cls, inputs: Tensor, limits: Tensor) -> Beams:
         """One empty beam for each input; the first step fills the others."""
         log_probs = torch.zeros(len(inputs), 1, device=inputs.device)
-        return cls(inputs, limits, log_probs, inputs.new_empty(len(inputs), 1, 0), copied)
+        return cls(inputs, limits, log_probs, inputs.new_empty(len(inputs), 1, 0))
 
 
 class Finished:
@@ -313,9 +349,9 @@ class Candidates:
 
 
 def _advance(
-    beams: Beams, log_probs: Tensor, constraints: Constraints, finished: list[Finished], cache: Cache
+    beams: Beams, log_probs: Tensor, constraints: Constraints, finished: list[Finished], models: Sequence[Searched]
 ) -> Beams:
-    """One step of the search: returns the next beams of the inputs that are not finished; the cache follows them."""
+    """One step of the search: returns the next beams of the inputs that are not finished; the models follow them."""
     width, step = constraints.config.num_beams, beams.ids.size(2) + 1
     constraints.apply(log_probs, beams)
     candidates = Candidates.of(beams, log_probs, 2 * width)  # at most half of them add the end mark
@@ -339,10 +375,10 @@ def _advance(
     running, parents, tokens = running[kept], parents[kept], tokens[kept]
     rows = (kept[:, None] * beams.ids.size(1) + parents).flatten()  # [N * K]
     if not torch.equal(rows, torch.arange(log_probs.size(0), device=rows.device)):
-        cache.select(rows, kept if len(kept) < len(done) else None)
+        for model in models:
+            model.select(rows, kept if len(kept) < len(done) else None)
     ids = torch.cat((beams.ids[kept[:, None], parents], tokens[..., None]), dim=-1)  # [N, K, L + 1]
-    copied = beams.copied if beams.copied is None or len(kept) == len(done) else beams.copied.select(kept)
-    return Beams(beams.inputs[kept], beams.limits[kept], running, ids, copied)
+    return Beams(beams.inputs[kept], beams.limits[kept], running, ids)
 
 
 def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[Finished], width: int) -> None:

@@ -297,15 +297,17 @@ def say_without_effect(config: Config) -> None:
         log.warning("%s", text)
 
 
-def load(run: str | os.PathLike[str], *words: str) -> Run:
+def load(run: str | os.PathLike[str], *words: str, ensemble: Sequence[str | os.PathLike[str]] = ()) -> Run:
     """Loads a finished run for prediction.
 
     Args:
         run: The run's directory.
         words: Overrides as on the command line, such as ``decoding.num_beams=5`` or ``plugin=variant.py``.
+        ensemble: More runs of translation or summarization with the same vocabulary. Their probabilities and those of
+            ``run`` are averaged at each token. ``embed``, ``attention`` and ``model`` are of ``run`` alone.
 
     Raises:
-        ConfigError: If there is no such run.
+        ConfigError: If there is no such run, or if the runs cannot answer together.
         CheckpointError: If its model is missing or damaged, or if it needs a plugin that ``words`` do not name.
     """
     from multihead.model.kernels import keep_freed_memory
@@ -319,8 +321,25 @@ def load(run: str | os.PathLike[str], *words: str) -> Run:
     task = build_task(composition.config, load_vocab(path), composition.plugin)
     load_weights(task, path / "model" / "model.safetensors")
     load_calibration(task, path)
+    join_ensemble(task, ensemble, words)
     task.eval()
     return Run(path, composition.config, task)
+
+
+def join_ensemble(task: Task, runs: Sequence[str | os.PathLike[str]], words: Sequence[str]) -> None:
+    """Lets a task answer together with the models of other runs.
+
+    Args:
+        task: The task.
+        runs: The directories of the others, none if it answers alone.
+        words: The command line, whose plugin the others may need too.
+
+    Raises:
+        ConfigError: If the runs cannot answer together.
+    """
+    if runs:
+        plugin = [word for word in words if word.startswith("plugin=")]
+        task.join([load(run, *plugin).task for run in runs])
 
 
 def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> None:

@@ -21,6 +21,7 @@ from multihead.config.check import require_choice
 from multihead.config.slots import from_plugin
 from multihead.config.task import TaskConfig
 from multihead.config.training import Config, DecodingConfig
+from multihead.errors import ConfigError
 from multihead.model.transformer import Blocks, Transformer
 from multihead.text.vocabulary import Vocabulary
 
@@ -270,6 +271,15 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
     def flaw(self, text: str) -> tuple[str, str] | None:
         """Why ``text`` cannot be an input of `predict`, and what to do about it; None if it can."""
         return None
+
+    def join(self, others: Sequence[Task]) -> None:
+        """From here on answers with the mean of its probabilities and those of other runs' tasks, as an ensemble.
+
+        Raises:
+            ConfigError: This task has no ensembles, or the others have another vocabulary.
+        """
+        what = f"is for runs of translation or summarization; this run has task={self.settings.name}"
+        raise ConfigError("ensemble", what, "leave ensemble out")
 
     def too_long(self, texts: Sequence[str]) -> list[bool]:
         """Whether each input of `predict` is longer than the model reads, so that it is cut."""

@@ -11,17 +11,18 @@ import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import ConfigError
 from multihead.metrics.edit_distance import EDITS
-from multihead.model.beam_search import WORKERS, Hypothesis, generate, next_log_probs, side_by_side
+from multihead.model.beam_search import WORKERS, Hypothesis, generate, mean_of, next_log_probs, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
 from multihead.model.output import new_output_transform
 from multihead.model.transformer import Transformer
@@ -61,6 +62,29 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         source = self.tokenizers["source"]
         self.source_start, self.source_end = tuple(source.source_start), tuple(source.source_end)
         self.target_text = vocab.targets.get(settings.name, TargetText())
+        self.others = nn.ModuleList()  # the other models of an ensemble
+
+    @property
+    def models(self) -> list[Model[VocabularyHead]]:
+        """The model, and the other models of the ensemble if there is one."""
+        return [self.model, *cast("list[Model[VocabularyHead]]", list(self.others))]
+
+    def join(self, others: Sequence[Task]) -> None:
+        marks = (self.decoder_only, self.start, self.source_start, self.source_end, self.eos, self.sep)
+        for other in others:
+            if not isinstance(other, TranslationTask):
+                what = f"takes runs of translation or summarization, got one of task={other.settings.name}"
+                raise ConfigError("ensemble", what, "leave that run out")
+            theirs = other.decoder_only, other.start, other.source_start, other.source_end, other.eos, other.sep
+            for role, tokenizer in self.tokenizers.items():
+                if theirs != marks or tokenizer.fingerprint != other.tokenizers[role].fingerprint:
+                    what = f"takes runs that have one vocabulary, but the tokenizers of the {role} differ"
+                    raise ConfigError("ensemble", what, "train the others with the same data and tokenizer.*")
+            limits, shorter = self.limits(), other.limits()
+            if any(shorter[role] < limit for role, limit in limits.items()):
+                what = f"has a run that reads {shorter} tokens, and run= reads {limits}"
+                raise ConfigError("ensemble", what, "name the run with the smallest model.max_len as run=")
+            self.others.append(other.model)
 
     @classmethod
     def new_head(
@@ -142,13 +166,14 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
 
     # ---- from batches to losses
 
-    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    def forward(self, batch: Mapping[str, Any], model: Model[VocabularyHead] | None = None) -> tuple[Tensor, ...]:
         """The arguments of the head's loss: hidden states [N, D] and labels [N] of the real target positions.
 
         A `CopyHead` also takes the shares [N, 1 + S] and the ids [N, S] of their source.
         """
         source, mask = batch.get("source"), batch.get("source_mask")
-        transformer, head = self.model.transformer, self.model.head
+        model = model or self.model
+        transformer, head = model.transformer, model.head
         memory = None if source is None else transformer.encode(source, mask)
         hidden = transformer.decode(batch["target"], memory=memory, memory_mask=mask)  # [B, T, D]
         places = batch["places"]
@@ -166,8 +191,11 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             return self.step_loss(simcut(self, batch, **options), batch)
         return self.step_loss(self.model.head.loss(*self(batch), label_smoothing=smoothing), batch)
 
-    def logits_and_labels(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        (hidden, labels, *copied), head = self(batch), self.model.head
+    def logits_and_labels(
+        self, batch: dict[str, Any], model: Model[VocabularyHead] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        model = model or self.model
+        (hidden, labels, *copied), head = self(batch, model), model.head
         if copied and isinstance(head, CopyHead):
             return head.log_probs(hidden, *copied), labels
         return head(hidden).float(), labels
@@ -177,9 +205,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
     def evaluate_batch(self, batch: dict[str, Any], split: str) -> None:
         limit = self.config.trainer.limit_val_examples if split == "val" else 0
         decoding = replace(self.config.decoding, do_sample=False, num_return_sequences=1)
-        positions = self(batch)
-        labels = positions[1]
-        each, hits = self.model.head.evaluate(*positions)
+        each, hits, labels = self._teacher_forced(batch)
         nats = each.double().sum()
         self.means["loss"].update(nats, labels.numel())
         self.means["token_accuracy"].update(hits.sum(), hits.numel())
@@ -200,6 +226,15 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         for i, source, reference, output in zip(index, sources, references, outputs, strict=True):
             if split == "test" or i < self.settings.num_samples:
                 self.samples.append({"index": i, "source": source, "reference": reference, "output": output})
+
+    def _teacher_forced(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Cross-entropy [N] in nats, whether the most probable token is the label's [N], and the labels [N]."""
+        if not self.others:
+            positions = self(batch)
+            return *self.model.head.evaluate(*positions), positions[1]
+        found = [self.logits_and_labels(batch, model) for model in self.models]
+        log_probs, labels = mean_of([logits.log_softmax(-1) for logits, _ in found]), found[0][1]
+        return F.nll_loss(log_probs, labels, reduction="none"), log_probs.argmax(-1) == labels, labels
 
     def in_form(self, text: str) -> str:
         """A reference in the Unicode form that ``data.normalize`` gives to outputs."""
@@ -358,6 +393,7 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             forced=[forced] * len(rows) if forced else None,
             forbidden=(self.bos, self.sep),
             stop=stop,
+            others=[(model.transformer, model.head) for model in self.models[1:]],
         )
 
     def _marked(self, source_ids: Sequence[int]) -> list[int]:
@@ -404,4 +440,5 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
             source, first = torch.tensor([self._marked(source_ids)], device=self.device), len(self.start) - 1
             row = [*self.start, *target_ids, self.eos]
         target = torch.tensor([row], device=self.device)
-        return next_log_probs(self.model.transformer, self.model.head, target=target, source=source)[0, first:]
+        found = [next_log_probs(m.transformer, m.head, target=target, source=source) for m in self.models]
+        return mean_of(found)[0, first:]

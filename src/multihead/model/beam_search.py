@@ -103,8 +103,8 @@ def generate(
     )
     chosen = (limits > 0).nonzero()[:, 0]
     if len(chosen):
-        inputs = [None if x is None else x[chosen] for x in (prefix, prefix_mask, source, source_mask)]
-        models = [Searched.start(*model, *inputs) for model in ((transformer, head), *others)]
+        rest = [None if x is None else x[chosen] for x in (prefix_mask, source, source_mask)]
+        models = [Searched.start(*model, prefix[chosen], *rest) for model in ((transformer, head), *others)]
         beams = Beams.start(chosen, limits[chosen])
         while stop is None or not stop():
             log_probs = mean_of([model.log_probs() for model in models])  # [N * K, V]

@@ -373,6 +373,27 @@ def test_the_documented_door(tmp_path):
     assert len(script.read_text().splitlines()) < 20
 
 
+@pytest.mark.parametrize("missing", ["multihead", "hydra"])
+def test_a_python_without_the_packages_is_named(tmp_path, missing):
+    """Such as the system's Python, if the environment of the set-up is not activated."""
+    script = str(conf_dir().parent / "train.py")
+    without = f"import runpy, sys; sys.modules['hydra'] = None; runpy.run_path({script!r}, run_name='__main__')"
+    door = ["-c", without] if missing == "hydra" else ["-I", "-S", script]  # which sees no installed package
+    done = subprocess.run(
+        [sys.executable, *door, "task=translation"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    package = "package hydra" if missing == "hydra" else missing
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr.startswith(f"error[machine] {sys.executable}: has no {package}; activate the environment")
+    assert done.stderr.endswith(f'fix: {sys.executable} -m pip install -e ".[dev]" -c constraints.txt\n')
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_working_directory_that_was_deleted(tmp_path, monkeypatch, capfd):
     """Before torch is imported, whose libraries end the process there."""
     gone = tmp_path / "gone"

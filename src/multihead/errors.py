@@ -171,6 +171,7 @@ OUR_BUG = "a bug in Multihead"
 """How a message says that the user cannot fix the error."""
 PLUGIN_FILES: set[str] = set()
 """The files of the plugins that this process has loaded; an error that comes from one of them is not our bug."""
+PACKAGE_NAME = __name__.partition(".")[0]
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -210,6 +211,12 @@ def report(error: BaseException) -> int:
     where, said = _where_traceback(error, text), f"{type(error).__name__}: {error}"
     if place := _place_in_plugin(getattr(error, "traceback", "") or text):
         write_line(f"error[plugin] in your plugin {place}: {said}; {where}")
+    elif isinstance(error, ModuleNotFoundError) and not (error.name or PACKAGE_NAME).startswith(PACKAGE_NAME):
+        missing = str(error.name).partition(".")[0]
+        what = f"has no package {missing}; activate the environment of the set-up, or install it here"
+        found = MachineError(sys.executable, what, f'{sys.executable} -m pip install -e ".[dev]" -c constraints.txt')
+        write_line(str(found))
+        return found.status
     else:
         write_line(f"error[internal] {said}; {OUR_BUG}; {where}")
     return 1

@@ -161,6 +161,8 @@ def test_several_runs_answer_and_are_evaluated_together(finished, tmp_path, monk
     assert together not in alone
     assert predict(monkeypatch, capsys, other, text, "format=jsonl", f"ensemble={run}") == together
     assert predict(monkeypatch, capsys, run, text, "format=jsonl", f"ensemble=[{run},{run}]") == alone[0]
+    assert main(["predict", f"run={run}", "ensemble=nowhere"]) == 2
+    assert "error[config] ensemble: no such directory: nowhere" in capsys.readouterr().err
     assert main(["evaluate", f"run={other}", f"ensemble={run}"]) == 0
     (found,) = [json.loads(path.read_text()) for path in other.glob("evaluate_test_*.json")]
     assert found["test/loss"] != result["test/loss"]

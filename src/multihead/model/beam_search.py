@@ -72,8 +72,7 @@ def generate(
     """Continues each prefix by the best hypotheses that beam search finds; one beam is greedy search.
 
     The source's keys and values are computed once, and all beams of that source share them. The target's keys and
-    values are reordered by index. An input that is finished leaves the batch. Several models
-    that search together are an ensemble (Sutskever et al. 2014, arXiv:1409.3215).
+    values are reordered by index. An input that is finished leaves the batch.
 
     Args:
         transformer: A model with a decoder, in evaluation mode.
@@ -109,15 +108,21 @@ def generate(
         while stop is None or not stop():
             log_probs = mean_of([model.log_probs() for model in models])  # [N * K, V]
             beams = _advance(beams, log_probs, constraints, finished, models)
-            if not len(beams.inputs):
+            if not _read(models, beams):
                 break
-            for model in models:
-                model.read(beams.ids[:, :, -1].view(-1, 1))
     return [hypotheses.best or [Hypothesis([], 0.0, 0.0)] for hypotheses in finished]
 
 
+def _read(models: Sequence[Searched], beams: Beams) -> bool:
+    """Each model reads the last token of each beam. Returns whether there is a beam left."""
+    for model in models if len(beams.inputs) else ():
+        model.read(beams.ids[:, :, -1].view(-1, 1))
+    return len(beams.inputs) > 0
+
+
 def mean_of(log_probs: Sequence[Tensor]) -> Tensor:
-    """The logarithm of the mean of several models' probabilities, from log p [..., V] of each."""
+    """The logarithm of the mean of several models' probabilities, from log p [..., V] of each: an ensemble (Sutskever
+    et al. 2014, arXiv:1409.3215)."""
     if len(log_probs) == 1:
         return log_probs[0]
     return torch.stack(list(log_probs)).logsumexp(0) - math.log(len(log_probs))

@@ -339,7 +339,7 @@ def join_ensemble(task: Task, runs: Sequence[str | os.PathLike[str]], words: Seq
     """
     if runs:
         plugin = [word for word in words if word.startswith("plugin=")]
-        task.join([load(run, *plugin).task for run in runs])
+        task.join([load(run_directory(str(run), "ensemble"), *plugin).task for run in runs])
 
 
 def load_weights(task: Task, path: Path, fix: str = "copy the run again") -> None:

@@ -163,22 +163,28 @@ def test_one_beam_is_greedy(position, encoder):
     assert ended  # some were ended by their end mark
 
 
+@torch.no_grad()
+def all_targets(log_probs, limit, length_penalty=1.0):
+    """Scores and ids of all targets of two letters, best first; ``log_probs`` maps a target [1, T] to log p [T, V]."""
+    every = []
+    for length in range(limit + 1):
+        for ids in itertools.product((3, 4), repeat=length):
+            full = [BOS, *ids] if length == limit else [BOS, *ids, EOS]
+            found = log_probs(torch.tensor([full]))
+            total = sum(found[i, token].item() for i, token in enumerate(full[1:]))
+            every.append((total / (len(full) - 1) ** length_penalty, list(ids)))
+    return sorted(every, key=lambda e: -e[0])
+
+
 @pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 0.6, 1.0, 1.5])
 @pytest.mark.unhurried
 def test_beam_search_with_beams_enough_is_exhaustive_search(length_penalty):
-    letters, limit = (3, 4), 4
+    limit = 4
     for seed, sharpness in itertools.product(range(2), (1.0, 4.0)):
         model, head = tiny(5, seed=seed, sharpness=sharpness)
         source = torch.tensor([[3, 4, 3]])
-        every = []
-        for length in range(limit + 1):
-            for ids in itertools.product(letters, repeat=length):
-                full = [BOS, *ids] if length == limit else [BOS, *ids, EOS]
-                with torch.no_grad():
-                    log_probs = head(model(source, None, torch.tensor([full])))[0].log_softmax(-1)
-                total = sum(log_probs[i, token].item() for i, token in enumerate(full[1:]))
-                every.append((total / (len(full) - 1) ** length_penalty, list(ids)))
-        every.sort(key=lambda e: -e[0])
+        log_probs = lambda target: head(model(source, None, target))[0].log_softmax(-1)  # noqa: B023, E731
+        every = all_targets(log_probs, limit, length_penalty)
         assert len(every) == 31
         for count in (1, 5, 31):
             config = DecodingConfig(num_beams=32, num_return_sequences=count, length_penalty=length_penalty)
@@ -295,27 +301,20 @@ def test_candidates_are_of_the_vocabulary_where_fewer_exist_than_are_asked_for()
 
 def test_an_ensemble_searches_by_the_mean_of_the_probabilities():
     """Exhaustive search over all targets; the second model has another size, and its head copies."""
-    letters, limit = (3, 4), 4
     model, head = tiny(5, seed=0, sharpness=4.0)
     other, _ = tiny(5, seed=1, d_model=32, num_decoder_layers=1)
     torch.manual_seed(2)
     copier = CopyHead(32, 5)
     source = torch.tensor([[3, 4, 3]])
-    every = []
-    for length in range(limit + 1):
-        for ids in itertools.product(letters, repeat=length):
-            full = [BOS, *ids] if length == limit else [BOS, *ids, EOS]
-            with torch.no_grad():
-                first = head(model(source, None, torch.tensor([full])))[0].softmax(-1)
-                copied = copier.source(source, other.encode(source), None)
-                second = copier(other(source, None, torch.tensor([full])), copied)[0].exp()
-            mean = ((first + second) / 2).log()
-            total = sum(mean[i, token].item() for i, token in enumerate(full[1:]))
-            every.append((total / (len(full) - 1), list(ids)))
-    every.sort(key=lambda e: -e[0])
+
+    def log_probs(target):
+        first = head(model(source, None, target))[0].softmax(-1)
+        second = copier(other(source, None, target), copier.source(source, other.encode(source), None))[0].exp()
+        return ((first + second) / 2).log()
+
     config = DecodingConfig(num_beams=32, num_return_sequences=31)
-    found = search(model, head, config, source, None, limit, forbidden=[BOS], others=[(other, copier)])
-    same(found[0], every)
+    found = search(model, head, config, source, None, 4, forbidden=[BOS], others=[(other, copier)])
+    same(found[0], all_targets(log_probs, 4))
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -81,6 +81,16 @@ def test_scores_of_0_and_of_100():
     assert evaluation(metrics={"mcc": 0.0, "exact_match": 0.0, "rouge2": 0.0}) == []
 
 
+def test_outputs_in_lower_case_are_scored_by_another_metric():
+    metrics = {"bleu": 7.948, "bleu_lowercase": 40.234}
+    (note,) = evaluation(metrics=metrics)
+    assert note.startswith(
+        "all outputs are in lower case, and the references are not: test/bleu_lowercase 40.23 is the"
+    )
+    assert evaluation(metrics=metrics, outputs=["A dog", *[f"text {i}" for i in range(199)]]) == []
+    assert evaluation(metrics=metrics | {"bleu": 40.234}) == evaluation(metrics=metrics, outputs=()) == []
+
+
 def test_outputs_that_repeat():
     outputs = ["the same"] * 120 + [f"other {i}" for i in range(80)]
     (note,) = evaluation(outputs=outputs)

@@ -70,20 +70,21 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         return [self.model, *cast("list[Model[VocabularyHead]]", list(self.others))]
 
     def join(self, others: Sequence[Task]) -> None:
-        marks = (self.decoder_only, self.start, self.source_start, self.source_end, self.eos, self.sep)
         for other in others:
             if not isinstance(other, TranslationTask):
                 what = f"takes runs of translation or summarization, got one of task={other.settings.name}"
                 raise ConfigError("ensemble", what, "leave that run out")
-            theirs = other.decoder_only, other.start, other.source_start, other.source_end, other.eos, other.sep
-            for role, tokenizer in self.tokenizers.items():
-                if theirs != marks or tokenizer.fingerprint != other.tokenizers[role].fingerprint:
+            if other.settings.topology != self.settings.topology:
+                what = f"has a run with task.topology={other.settings.topology}, but run= has {self.settings.topology}"
+                raise ConfigError("ensemble", what, "leave that run out")
+            theirs = other.limits()
+            for role, limit in self.limits().items():
+                if self.tokenizers[role].fingerprint != other.tokenizers[role].fingerprint:
                     what = f"takes runs that have one vocabulary, but the tokenizers of the {role} differ"
                     raise ConfigError("ensemble", what, "train the others with the same data and tokenizer.*")
-            limits, shorter = self.limits(), other.limits()
-            if any(shorter[role] < limit for role, limit in limits.items()):
-                what = f"has a run that reads {shorter} tokens, and run= reads {limits}"
-                raise ConfigError("ensemble", what, "name the run with the smallest model.max_len as run=")
+                if theirs[role] < limit:
+                    what = f"has a run that reads {theirs[role]} tokens of the {role}, but run= reads {limit}"
+                    raise ConfigError("ensemble", what, "name the run that reads fewest tokens as run=")
             self.others.append(other.model)
 
     @classmethod

@@ -139,6 +139,7 @@ def of_evaluation(found: Evaluation) -> list[str]:
                 "or tokenizer.kind=bpe, may help"
             )
     notes += _extremes(found)
+    notes += _lower_case(found)
     notes += _repeated(found)
     if found.interval is not None:
         name, low, high = found.interval
@@ -166,6 +167,16 @@ def _extremes(found: Evaluation) -> list[str]:
             f"{' and '.join(perfect)}: perfect; make sure that the training data do not contain these examples"
         )
     return notes
+
+
+def _lower_case(found: Evaluation) -> list[str]:
+    bleu, lower = (found.metrics.get(name, 0.0) for name in ("bleu", "bleu_lowercase"))
+    if bleu >= lower or not found.outputs or any(output != output.lower() for output in found.outputs):
+        return []
+    return [
+        f"all outputs are in lower case, and the references are not: {found.split}/bleu_lowercase {lower:.4g} is the "
+        f"score to read; {found.split}/bleu {bleu:.4g} counts each capital letter as an error"
+    ]
 
 
 def _repeated(found: Evaluation) -> list[str]:

@@ -1,16 +1,17 @@
 """Measures where a Transformer, an LSTM and a CNN translate best: over sizes of data, steps, tokens and minutes.
 
     MULTIHEAD_DATA=... python benchmarks/map_of_architectures.py [data=tatoeba_10k,tatoeba_30k,tatoeba_138k,multi30k]
-        [architectures=transformer,lstm,conv] [trials=8] [seeds=3] [tokens=6000000] [points=12] [rounds=3]
+        [architectures=transformer,lstm,conv] [trials=8] [kept=2] [seeds=3] [tokens=6000000] [points=12] [rounds=3]
         [runs=DIR] [out=FILE] [KEY=VALUE ...]
 
 The blocks are those of `recurrent_and_convolutional.py`. The networks have equal parameters within 1 %, or the command
 ends with an error.
 
-- **Tuning.** Each network tries the same ``trials`` settings (see `setting`) with seed 1, each for ``tokens`` target
-  tokens. The rate is constant after a warm-up and the weights are averaged. So every point of a curve is a result that
-  needed no horizon: the best validation BLEU so far.
-- **Three axes.** A budget is what every trial of every network reached: so many steps, tokens or minutes. For each
+- **Tuning.** Each network tries the same ``trials`` settings (see `setting`) with seed 1, each for a quarter of
+  ``tokens`` target tokens. The ``kept`` best of each network on each axis go on to all of them. The rate is constant
+  after a warm-up and the weights are averaged. So every point of a curve is a result that needed no horizon: the best
+  validation BLEU so far.
+- **Three axes.** A budget is what every trial that went on has reached: so many steps, tokens or minutes. For each
   axis, a network's setting is its best one at that budget, so batches may differ between the axes. It is trained with
   ``seeds`` further seeds, which did not choose it.
 - **Minutes** are tokens divided by a pace. The pace is the median of ``rounds`` rounds, in which all networks work in
@@ -18,7 +19,8 @@ ends with an error.
 
 KEY=VALUE goes to every run. Finished runs and paces are kept in ``runs``, and an interrupted run goes on from its
 checkpoint, so the same command continues. ``out`` gets the results of each data set, and a picture stands beside it.
-The defaults are 132 to 204 runs. At 5,000 target tokens a second, each would take 20 minutes (computed, not measured).
+With the defaults, 96 runs end after a quarter or go on, and 36 to 108 are those of the seeds. At 5,000 target tokens
+a second, a whole one would take 20 minutes (computed, not measured).
 """
 
 import itertools
@@ -47,6 +49,7 @@ OWN = {
     "data": "tatoeba_10k,tatoeba_30k,tatoeba_138k,multi30k",
     "architectures": "transformer,lstm,conv",
     "trials": 8,
+    "kept": 2,
     "seeds": 3,
     "tokens": 6_000_000,
     "points": 12,
@@ -72,6 +75,8 @@ SHARED = [
 ]
 """The words of all runs: the sizes of ``experiment=multi30k_en_de``, and a schedule without a horizon."""
 AXES = ("steps", "tokens", "minutes")
+QUARTER = 4
+"""The trials are first compared after this part of their tokens."""
 EQUAL = 1.01
 """Largest ratio of the numbers of parameters."""
 
@@ -98,12 +103,18 @@ def words_of(name: str, architecture: str, number: int, settings: Mapping[str, A
     return list({word.partition("=")[0]: word for word in words}.values())
 
 
-def run(words: Sequence[str], folder: Path, seed: int) -> dict[str, Any]:
-    """Trains one seed, or goes on with it, and returns what result.json holds."""
-    place = folder / f"seed_{seed}"
-    if not (place / "result.json").is_file():
-        multihead.train([*words, f"seed={seed}", f"run_dir={place}", "resume=auto"])
-    return json.loads((place / "result.json").read_text())
+def steps_of(words: Sequence[str]) -> int:
+    """Returns the number of steps of a whole run."""
+    return int(dict(word.split("=", 1) for word in words)["trainer.max_steps"])
+
+
+def run(words: Sequence[str], folder: Path, seed: int, part: int = 1) -> dict[str, Any]:
+    """Trains one seed for a part of its steps, or goes on with it, and returns what result.json holds."""
+    file, steps = folder / f"seed_{seed}" / "result.json", steps_of(words) // part
+    if not file.is_file() or json.loads(file.read_text())["steps"] < steps:
+        own = [word for word in words if not word.startswith("trainer.max_steps=")]
+        multihead.train([*own, f"trainer.max_steps={steps}", f"seed={seed}", f"run_dir={file.parent}", "resume=auto"])
+    return json.loads(file.read_text())
 
 
 def curve(run_dir: Path, pace: float) -> Curve:
@@ -147,6 +158,52 @@ def kind_of(architecture: str, words: Sequence[str]) -> str:
     return " ".join([architecture, *(word for word in words if word.partition("=")[0] in keys)])
 
 
+def tune(
+    words: Mapping[tuple[str, int], list[str]],
+    folders: Mapping[tuple[str, int], Path],
+    pace: Mapping[tuple[str, int], float],
+    kept: int,
+) -> tuple[dict[tuple[str, int], Curve], dict[tuple[str, int], Curve], dict[str, int]]:
+    """Trains the trials of all networks with seed 1.
+
+    Returns:
+        The curves of all trials, up to a quarter of their steps.
+        The curves of the trials that went on, up to the end.
+        The number of parameters of each network.
+    """
+    quarters, sizes = {}, {}
+    for pair in words:
+        sizes[pair[0]] = run(words[pair], folders[pair], 1, QUARTER)["parameters"]
+        points = curve(folders[pair] / "seed_1", pace[pair])
+        quarters[pair] = [point for point in points if point["steps"] <= steps_of(words[pair]) // QUARTER]
+    if max(sizes.values()) > EQUAL * min(sizes.values()):
+        sys.exit(f"the numbers of parameters differ by more than 1 %: {sizes}")
+    whole = {}
+    for network, orders in ranking(quarters, budgets_of(quarters)).items():
+        for number in sorted({number for order in orders.values() for number in order[:kept]}):
+            pair = network, number
+            run(words[pair], folders[pair], 1)
+            whole[pair] = curve(folders[pair] / "seed_1", pace[pair])
+    return quarters, whole, sizes
+
+
+def budgets_of(curves: Mapping[tuple[str, int], Curve]) -> dict[str, float]:
+    """Returns for each axis how far every curve goes."""
+    return {axis: min(points[-1][axis] for points in curves.values()) for axis in AXES}
+
+
+def ranking(curves: Mapping[tuple[str, int], Curve], budgets: Mapping[str, float]) -> dict[str, dict[str, list[int]]]:
+    """Returns the numbers of each network's trials by axis, with the best one at the budget first."""
+    orders: dict[str, dict[str, list[int]]] = {}
+    for network in dict.fromkeys(network for network, _ in curves):
+        numbers = [number for one, number in curves if one == network]
+        orders[network] = {
+            axis: sorted(numbers, key=lambda n: at(curves[network, n], axis, budgets[axis]), reverse=True)
+            for axis in AXES
+        }
+    return orders
+
+
 def measure(name: str, settings: Mapping[str, Any], more: Sequence[str]) -> dict[str, Any]:
     """Tunes and trains the networks on one data set."""
     networks, folder = settings["architectures"].split(","), Path(settings["runs"], name)
@@ -155,16 +212,11 @@ def measure(name: str, settings: Mapping[str, Any], more: Sequence[str]) -> dict
     folders = {pair: folder_of(folder, pair[0], words[pair]) for pair in pairs}
     speeds = paces(words, folder / "paces.json", settings["rounds"])
     pace = {pair: statistics.median(speeds[kind_of(pair[0], words[pair])]) for pair in pairs}
-    results = {pair: run(words[pair], folders[pair], 1) for pair in pairs}
-    sizes = {network: results[network, 0]["parameters"] for network in networks}
-    if max(sizes.values()) > EQUAL * min(sizes.values()):
-        sys.exit(f"{name}: the numbers of parameters differ by more than 1 %: {sizes}")
-    curves = {pair: curve(folders[pair] / "seed_1", pace[pair]) for pair in pairs}
-    budgets = {axis: min(points[-1][axis] for points in curves.values()) for axis in AXES}
+    quarters, whole, sizes = tune(words, folders, pace, settings["kept"])
+    budgets = budgets_of(whole)
     systems: dict[str, Any] = {}
-    for network in networks:
-        numbers = range(settings["trials"])
-        best = {axis: max(numbers, key=lambda n: at(curves[network, n], axis, budgets[axis])) for axis in AXES}
+    for network, orders in ranking(whole, budgets).items():
+        best = {axis: order[0] for axis, order in orders.items()}
         trained = {number: [] for number in dict.fromkeys(best.values())}
         for number, seeds in trained.items():
             for seed in range(2, settings["seeds"] + 2):
@@ -173,15 +225,18 @@ def measure(name: str, settings: Mapping[str, Any], more: Sequence[str]) -> dict
                 seeds.append({"seed": seed, "test/bleu": result["test/bleu"], "curve": points})
         systems[network] = {
             "parameters": sizes[network],
-            "trials": [{"words": setting(n), "curve": curves[network, n], "chosen": chosen(best, n)} for n in numbers],
+            "trials": [
+                {"words": setting(n), "curve": (quarters | whole)[network, n], "chosen": chosen(best, n)}
+                for n in range(settings["trials"])
+            ],
             "seeds": {axis: trained[best[axis]] for axis in AXES},
         }
     about = json.loads((folders[pairs[0]] / "seed_1" / "environment.json").read_text())
     kept = {key: about[key] for key in ("versions", "git_commit", "data")}
     machine = about["hardware"] | {"threads": about["threads"]}
-    asked = {key: settings[key] for key in ("trials", "seeds", "tokens", "points", "rounds")} | {"words": list(more)}
+    asked = {key: settings[key] for key in ("trials", "kept", "seeds", "tokens", "points", "rounds")}
     return {
-        "settings": asked,
+        "settings": asked | {"words": list(more)},
         "budgets": budgets,
         "tokens_per_second": speeds,
         "systems": systems,

@@ -34,6 +34,18 @@ def test_all_networks_try_the_same_settings_and_read_as_many_tokens():
     assert driver.words_of("multi30k", "lstm", 0, settings, ["model.dropout=0.5"]).count("model.dropout=0.5") == 1
 
 
+def test_the_trials_of_a_network_are_ordered_at_a_budget_on_each_axis():
+    import map_of_architectures as driver
+
+    fast = [{"steps": s, "tokens": 10 * s, "minutes": s / 10, "bleu": b} for s, b in ((0, 0.0), (40, 8.0))]
+    curves = {("lstm", 0): POINTS, ("lstm", 1): fast, ("conv", 0): POINTS}
+    budgets = driver.budgets_of(curves)
+    assert budgets == {"steps": 30, "tokens": 300, "minutes": 4.0}
+    found = driver.ranking(curves, budgets)
+    assert found["conv"] == {"steps": [0], "tokens": [0], "minutes": [0]}
+    assert found["lstm"] == {"steps": [0, 1], "tokens": [0, 1], "minutes": [1, 0]}  # 10 of 6, and 6 of 8
+
+
 @pytest.mark.slow
 def test_a_tiny_map(tmp_path, monkeypatch, capsys):
     import map_of_architectures as driver
@@ -42,22 +54,32 @@ def test_a_tiny_map(tmp_path, monkeypatch, capsys):
     out = tmp_path / "map.json"
     small = ["data.grammar.train_size=300", "data.grammar.val_size=20", "data.grammar.test_size=20", "model.d_model=64"]
     small += ["model.num_heads=2", "model.d_ff=128", "trainer.ema_decay=0", "accelerator=cpu", "precision=32-true"]
-    words = ["data=grammar", "architectures=transformer,conv", "trials=2", "seeds=2", "tokens=8192", "points=2"]
+    words = [
+        "data=grammar",
+        "architectures=transformer,conv",
+        "trials=4",
+        "kept=1",
+        "seeds=2",
+        "tokens=32768",
+        "points=4",
+    ]
     words += ["rounds=1", f"runs={tmp_path / 'runs'}", f"out={out}", *small]
     driver.main(words)
     found = json.loads(out.read_text())["grammar"]
-    assert found["budgets"]["steps"] == 2  # of the larger batch; the other one has 8
     assert found["budgets"]["minutes"] == pytest.approx(found["budgets"]["tokens"] / 6000)
     sizes = [system["parameters"] for system in found["systems"].values()]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
     for name, system in found["systems"].items():
+        ends = [trial["curve"][-1]["steps"] for trial in system["trials"]]
+        whole = [trial for trial, end in zip(system["trials"], ends, strict=True) if end in (8, 32)]
+        assert set(ends) - {8, 32} <= {2, 8} and 1 <= len(whole) <= len(driver.AXES)  # the others have a quarter
         for axis, budget in found["budgets"].items():
-            reached = [driver.at(trial["curve"], axis, budget) for trial in system["trials"]]
+            reached = [driver.at(trial["curve"], axis, budget) for trial in whole]
             (best,) = [trial for trial in system["trials"] if axis in trial["chosen"]]
             assert driver.at(best["curve"], axis, budget) == max(reached)
             assert [seed["seed"] for seed in system["seeds"][axis]] == [2, 3]  # not the seed that chose
         folders = [path for path in (tmp_path / "runs" / "grammar").iterdir() if path.name.startswith(name)]
-        assert len(folders) == 2
+        assert len(folders) == 4
     text = capsys.readouterr().out
     seeds = found["systems"]["conv"]["seeds"]["tokens"]
     mean = statistics.fmean(driver.at(seed["curve"], "tokens", found["budgets"]["tokens"]) for seed in seeds)

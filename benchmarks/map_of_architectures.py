@@ -17,8 +17,8 @@ ends with an error.
 - **Minutes** are tokens divided by a pace. The pace is the median of ``rounds`` rounds, in which all networks work in
   turn. So long trainings may run beside other work, but these rounds need an idle machine.
 
-KEY=VALUE goes to every run. Finished runs and paces are kept in ``runs``, and an interrupted run goes on from its
-checkpoint, so the same command continues. ``out`` gets the results of each data set, and a picture stands beside it.
+KEY=VALUE goes to every run, in place of what a trial would have. Finished runs and paces are kept in ``runs``, and an
+interrupted run goes on from its checkpoint, so the same command continues. ``out`` gets the results of each data set, and a picture stands beside it.
 With the defaults, 96 runs end after a quarter or go on, and 36 to 108 are those of the seeds. At 5,000 target tokens
 a second, a whole one would take 20 minutes (computed, not measured).
 """
@@ -95,12 +95,12 @@ def setting(number: int) -> list[str]:
 
 def words_of(name: str, architecture: str, number: int, settings: Mapping[str, Any], more: Sequence[str]) -> list[str]:
     """Returns the words of a trial of a network on a data set. The last word of a key wins."""
-    own = setting(number)
-    steps = settings["tokens"] // int(own[0].partition("=")[2])
+    words = [*SHARED, *DATA[name], *ARCHITECTURES[architecture], *setting(number), *more]
+    by_key = {word.partition("=")[0]: word for word in words}
+    steps = settings["tokens"] // int(by_key["data.batch_tokens"].partition("=")[2])
     every = max(1, steps // settings["points"])
-    rhythm = [f"trainer.{key}={every}" for key in ("val_every_n_steps", "checkpoint_every_n_steps")]
-    words = [*SHARED, *DATA[name], *ARCHITECTURES[architecture], *own, f"trainer.max_steps={steps}", *rhythm, *more]
-    return list({word.partition("=")[0]: word for word in words}.values())
+    rhythm = {f"trainer.{key}": every for key in ("val_every_n_steps", "checkpoint_every_n_steps")}
+    return [*by_key.values(), *(f"{key}={value}" for key, value in {"trainer.max_steps": steps, **rhythm}.items())]
 
 
 def steps_of(words: Sequence[str]) -> int:
@@ -226,7 +226,11 @@ def measure(name: str, settings: Mapping[str, Any], more: Sequence[str]) -> dict
         systems[network] = {
             "parameters": sizes[network],
             "trials": [
-                {"words": setting(n), "curve": (quarters | whole)[network, n], "chosen": chosen(best, n)}
+                {
+                    "words": sorted({*setting(n)} & {*words[network, n]}),
+                    "curve": (quarters | whole)[network, n],
+                    "chosen": chosen(best, n),
+                }
                 for n in range(settings["trials"])
             ],
             "seeds": {axis: trained[best[axis]] for axis in AXES},

@@ -18,9 +18,11 @@ ends with an error.
   turn. So long trainings may run beside other work, but these rounds need an idle machine.
 
 KEY=VALUE goes to every run, in place of what a trial would have. Finished runs and paces are kept in ``runs``, and an
-interrupted run goes on from its checkpoint, so the same command continues. ``out`` gets the results of each data set, and a picture stands beside it.
-With the defaults, 96 runs end after a quarter or go on, and 36 to 108 are those of the seeds. At 5,000 target tokens
-a second, a whole one would take 20 minutes (computed, not measured).
+interrupted run goes on from its checkpoint, so the same command continues. ``out`` gets the results of each data set,
+and a picture stands beside it.
+
+With the defaults, 96 runs end after a quarter or go on, and 36 to 108 are those of the seeds. At 5,000 target tokens a
+second, a whole one would take 20 minutes (computed, not measured).
 """
 
 import itertools

@@ -133,7 +133,9 @@ class GatedConvolution(nn.Module):
     ) -> Tensor:
         """Maps [B, T, D] to [B, T, D]. The cache holds the inputs."""
         past = 0 if cache is None else cache.length
-        pieces = pieces_of(x, scope.mask, past, self.causal)
+        if past == 0 and scope.mask is not None:
+            x = x.masked_fill(padding_of(x, scope.mask)[..., None], 0.0)
+        pieces = pieces_of(x, scope.mask, past, self.causal, zeros_separate=True)
         if pieces is not None:
             y = self._gated(F.pad(pad_sequence(pieces, batch_first=True), (0, 0, self.before, self.after)))  # [P, L, W]
             y = torch.cat([row[: len(piece)] for row, piece in zip(y, pieces, strict=True)]).view(*x.shape[:2], -1)
@@ -175,17 +177,26 @@ class NoFeedForward(nn.Module):
         return x * 0.0
 
 
-def pieces_of(x: Tensor, mask: Tensor | None, past: int, causal: bool) -> list[Tensor] | None:
+def padding_of(x: Tensor, mask: Tensor) -> Tensor:
+    """Returns which positions of ``x`` [B, T, D] are padding, [B, T]: those that do not even see themselves."""
+    return ~mask[:, 0].expand(x.size(0), x.size(1), -1).diagonal(0, 1, 2)
+
+
+def pieces_of(
+    x: Tensor, mask: Tensor | None, past: int, causal: bool, zeros_separate: bool = False
+) -> list[Tensor] | None:
     """Returns the texts [T', D] that share the rows of ``x`` [B, T, D], in order, or None if each row is one text.
 
     A text ends at a position that does not see the one before it, or in both directions if the two do not see each
-    other. So padding is a text of its own, and packed documents are texts.
+    other. So packed documents are texts, and padding is one too. Padding that cannot reach the text beside it stays
+    with it.
 
     Args:
         x: New positions.
         mask: What they may see of the past and themselves, [B or 1, 1, T or 1, past + T]. None hides nothing.
         past: Number of positions in the cache. The next ones are real and belong to the row's last text.
         causal: Whether the future is hidden anyway.
+        zeros_separate: Whether padding is zeros, and zeros tell a text nothing.
     """
     batch, length = x.shape[:2]
     if mask is None or length == 1:
@@ -194,6 +205,11 @@ def pieces_of(x: Tensor, mask: Tensor | None, past: int, causal: bool) -> list[T
     linked = sees.diagonal(-1, 1, 2)  # [B, T - 1]: whether t + 1 sees t
     if not causal:
         linked = linked & sees.diagonal(1, 1, 2)
+    if past == 0:
+        padding = padding_of(x, mask)
+        linked = linked | (padding[:, 1:] & (padding[:, :-1] | causal))
+        if zeros_separate:
+            linked = linked | padding[:, 1:] | padding[:, :-1]
     if bool(linked.all()):
         return None
     assert past == 0, "padding or another document after what is cached"

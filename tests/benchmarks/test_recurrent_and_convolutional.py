@@ -106,6 +106,32 @@ def test_padding_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_padding_on_the_right_changes_no_target(kind):
+    model = new_transformer(kind, encoder=False)
+    ids = torch.randint(VOCABULARY, (3, 6))
+    mask = torch.arange(6) < torch.tensor([[2], [6], [5]])
+    together = model.decode(ids, target_mask=mask)
+    for row, length in enumerate([2, 6, 5]):
+        torch.testing.assert_close(together[row, :length], model.decode(ids[row : row + 1, :length])[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_with_padding_is_at_most_two_texts(kind, monkeypatch):
+    """A text for every padded position would make training three times as slow."""
+    import recurrent_and_convolutional as networks
+
+    counts, cut = [], networks.pieces_of
+    monkeypatch.setattr(networks, "pieces_of", lambda *args, **more: counts.append(cut(*args, **more)) or counts[-1])
+    x, real = torch.randn(5, 30, 16).double(), torch.arange(30) < torch.tensor([[3], [30], [9], [1], [20]])
+    for causal in (False, True):
+        mask = real[:, None, None] & (torch.ones(30, 30).tril().bool() if causal else True)
+        block = {"lstm": networks.Lstm, "conv": networks.GatedConvolution}[kind]
+        options = PLUGIN.options[kind]()
+        block(ModelConfig(**MODEL), options, causal=causal).double()(x, Scope(x.dtype, mask))
+    assert [None if pieces is None else len(pieces) for pieces in counts] == [9 if kind == "lstm" else None, None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stack", ["encode", "decode"])
 def test_packed_documents_do_not_see_each_other(kind, stack):
     run = getattr(new_transformer(kind), stack)

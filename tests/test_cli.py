@@ -373,6 +373,14 @@ def test_the_documented_door(tmp_path):
     assert len(script.read_text().splitlines()) < 20
 
 
+def test_a_package_that_only_an_option_needs_is_installed_alone(capsys):
+    """The command of the set-up would not bring it."""
+    assert errors.report(ModuleNotFoundError("No module named 'triton.language'", name="triton.language")) == 5
+    needed = "has no package triton, which an option of this command needs"
+    expected = f"error[machine] {sys.executable}: {needed}; fix: {sys.executable} -m pip install triton\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize("missing", ["multihead", "hydra"])
 def test_a_python_without_the_packages_is_named(tmp_path, missing):
     """Such as the system's Python, if the environment of the set-up is not activated."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.metadata
 import logging
 import os
 import re
@@ -213,13 +214,25 @@ def report(error: BaseException) -> int:
         write_line(f"error[plugin] in your plugin {place}: {said}; {where}")
     elif isinstance(error, ModuleNotFoundError) and not (error.name or PACKAGE_NAME).startswith(PACKAGE_NAME):
         missing = str(error.name).partition(".")[0]
-        what = f"has no package {missing}; activate the environment of the set-up, or install it here"
-        found = MachineError(sys.executable, what, f'{sys.executable} -m pip install -e ".[dev]" -c constraints.txt')
+        what, words = f"has no package {missing}, which an option of this command needs", missing
+        if _comes_with_set_up(missing):
+            what = f"has no package {missing}; activate the environment of the set-up, or install it here"
+            words = '-e ".[dev]" -c constraints.txt'
+        found = MachineError(sys.executable, what, f"{sys.executable} -m pip install {words}")
         write_line(str(found))
         return found.status
     else:
         write_line(f"error[internal] {said}; {OUR_BUG}; {where}")
     return 1
+
+
+def _comes_with_set_up(name: str) -> bool:
+    """Whether the set-up installs what brings the module ``name``, such as hydra-core for hydra."""
+    try:
+        needs = importlib.metadata.requires(PACKAGE_NAME) or []
+    except importlib.metadata.PackageNotFoundError:  # nothing was set up in this Python
+        return True
+    return any(need.startswith(name) for need in needs if "extra ==" not in need or "extra == 'dev'" in need)
 
 
 def _place_in_plugin(text: str) -> str:

@@ -92,3 +92,32 @@ def test_a_tiny_map(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(driver, "EQUAL", 1.0)
     with pytest.raises(SystemExit, match="the numbers of parameters differ by more than 1 %"):
         driver.main(words)
+
+
+@pytest.mark.slow
+def test_networks_by_one_recipe(tmp_path, monkeypatch, capsys):
+    import networks_by_one_recipe as driver
+
+    monkeypatch.setattr(driver, "forecast", lambda composition: {"tokens_per_second": 100.0})
+    out = tmp_path / "recipe.json"
+    small = ["data=grammar", "data.grammar.train_size=300", "data.grammar.val_size=20", "data.grammar.test_size=20"]
+    small += ["model.d_model=64", "model.num_heads=2", "model.d_ff=128", "trainer.max_steps=4", "optim.warmup_steps=1"]
+    small += ["trainer.val_every_n_steps=2", "trainer.checkpoint_every_n_steps=2", "trainer.ema_decay=0"]
+    words = [f"runs={tmp_path / 'runs'}", f"out={out}", "rounds=2", *small, "accelerator=cpu", "precision=32-true"]
+    driver.main(words)
+    found = json.loads(out.read_text())["systems"]
+    assert list(found) == ["transformer", "lstm", "conv"]
+    for name, system in found.items():
+        (folder,) = [path for path in (tmp_path / "runs" / "multi30k_en_de").iterdir() if path.name.startswith(name)]
+        result = json.loads((folder / "seed_1" / "result.json").read_text())
+        (seed,) = system["seeds"]
+        assert [point["steps"] for point in seed["curve"]] == [0, 2, 4]
+        assert seed["curve"][-1]["minutes"] == pytest.approx(result["tokens"] / 6000)
+        assert seed["test/bleu"] == result["test/bleu"] and system["tokens_per_second"] == [100.0, 100.0]
+        assert f"| {name} | {result['parameters']:,} | 100 | " in out.with_suffix(".md").read_text()
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    with pytest.raises(SystemExit, match="architectures=gru: there are transformer, lstm"):
+        driver.main(["architectures=gru"])
+    monkeypatch.setattr(driver, "EQUAL", 1.0)
+    with pytest.raises(SystemExit, match="the numbers of parameters differ by more than 1 %"):
+        driver.main(words)

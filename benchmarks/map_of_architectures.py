@@ -268,7 +268,8 @@ def table(found: Mapping[str, Any]) -> str:
                 one = spread([at(seed["curve"], axis, budget) for seed in seeds]) if seeds else None
                 interval = f" ({one.low:.1f} to {one.high:.1f})" if one is not None and one.low is not None else ""
                 cells.append(f"{one.mean:.1f}{interval}" if one is not None else "-")
-            lines.append(f"| {data} | {budget:,.4g} {axis} | {' | '.join(cells)} |")
+            amount = f"{budget:,.0f}" if budget >= 100 else f"{budget:.2f}"
+            lines.append(f"| {data} | {amount} {axis} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -284,7 +285,8 @@ def draw(found: Mapping[str, Any], picture: Path) -> None:
                 values = list(zip(*lines, strict=True))
                 place.plot(budgets, [statistics.fmean(each) for each in values], label=network)
                 place.fill_between(budgets, [min(each) for each in values], [max(each) for each in values], alpha=0.2)
-            place.set(xlabel=axis, ylabel="validation BLEU", title=data)
+            place.set(xlabel=axis, ylabel="best validation BLEU so far", title=data)
+            place.locator_params(axis="x", nbins=5)
             place.grid(alpha=0.3)
     places[0][0].legend(frameon=False)
     figure.savefig(picture, dpi=120)

@@ -171,10 +171,10 @@ for task, found in measured.items():
 #   run says nothing here: one LSTM took three times as long as another.
 # - **Three seeds.** So the intervals are wide, and a fourth seed may lie outside of the three.
 #
-# What happens if the three train longer? On Multi30k we gave all of them the recipe of our Transformer, 2,100 steps, with
-# one seed each ([results](../results.md#one-recipe-to-its-end-on-multi30k)). After 600 steps the CNN and the LSTM were
-# ahead. At the end the Transformer had 38.7 BLEU on the test split, the LSTM 38.5 and the CNN 37.2. So the lead of the
-# first minutes was gone.
+# What happens if the three train longer? On Multi30k we gave all of them the recipe of our Transformer, 2,100 steps,
+# with one seed each ([results](../results.md#one-recipe-to-its-end-on-multi30k)). After 600 steps the CNN and the LSTM
+# were ahead. At the end the Transformer had 38.7 BLEU on the test split, the LSTM 38.5 and the CNN 37.2. So the lead of
+# the first minutes was gone.
 #
 # So the table above is one small region of a map. The sentence that we may write is: *with 1.9 M parameters and 400
 # steps of 1,024 tokens on the built-in grammar, our LSTM translates better than our Transformer.* The sentence "LSTMs

@@ -135,7 +135,7 @@ class GatedConvolution(nn.Module):
         past = 0 if cache is None else cache.length
         if past == 0 and scope.mask is not None:
             x = x.masked_fill(padding_of(x, scope.mask)[..., None], 0.0)
-        pieces = pieces_of(x, scope.mask, past, self.causal, zeros_separate=True)
+        pieces = pieces_of(x, scope.mask, past, self.causal, padding_is_zero=True)
         if pieces is not None:
             y = self._gated(F.pad(pad_sequence(pieces, batch_first=True), (0, 0, self.before, self.after)))  # [P, L, W]
             y = torch.cat([row[: len(piece)] for row, piece in zip(y, pieces, strict=True)]).view(*x.shape[:2], -1)
@@ -183,7 +183,7 @@ def padding_of(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def pieces_of(
-    x: Tensor, mask: Tensor | None, past: int, causal: bool, zeros_separate: bool = False
+    x: Tensor, mask: Tensor | None, past: int, causal: bool, padding_is_zero: bool = False
 ) -> list[Tensor] | None:
     """Returns the texts [T', D] that share the rows of ``x`` [B, T, D], in order, or None if each row is one text.
 
@@ -196,7 +196,7 @@ def pieces_of(
         mask: What they may see of the past and themselves, [B or 1, 1, T or 1, past + T]. None hides nothing.
         past: Number of positions in the cache. The next ones are real and belong to the row's last text.
         causal: Whether the future is hidden anyway.
-        zeros_separate: Whether padding is zeros, and zeros tell a text nothing.
+        padding_is_zero: Whether ``x`` is zero in padding, so that padding at the ends of a row tells its text nothing.
     """
     batch, length = x.shape[:2]
     if mask is None or length == 1:
@@ -208,8 +208,9 @@ def pieces_of(
     if past == 0:
         padding = padding_of(x, mask)
         linked = linked | (padding[:, 1:] & (padding[:, :-1] | causal))
-        if zeros_separate:
-            linked = linked | padding[:, 1:] | padding[:, :-1]
+        if padding_is_zero:
+            leading = (~padding).cumsum(1) == 0  # nothing but padding until here
+            linked = linked | padding[:, 1:] | leading[:, :-1]
     if bool(linked.all()):
         return None
     assert past == 0, "padding or another document after what is cached"

@@ -116,6 +116,17 @@ def test_padding_on_the_right_changes_no_target(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_padding_between_two_texts_separates_them(kind, causal):
+    block, x = new_block(kind, causal), torch.randn(1, 7, 16).double()
+    text = torch.tensor([0, 0, 0, -1, 1, 1, -1])  # -1 is padding
+    sees = (text[:, None] == text) & (text >= 0) & (torch.ones(7, 7).tril().bool() if causal else True)
+    y = block(x, Scope(x.dtype, sees[None, None]))
+    for start, end in [(0, 3), (4, 6)]:
+        torch.testing.assert_close(y[:, start:end], block(x[:, start:end], Scope(x.dtype, None, causal)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_row_with_padding_is_at_most_two_texts(kind, monkeypatch):
     """A text for every padded position would make training three times as slow."""
     import recurrent_and_convolutional as networks

@@ -379,6 +379,8 @@ def test_a_package_that_only_an_option_needs_is_installed_alone(capsys):
     needed = "has no package triton, which an option of this command needs"
     expected = f"error[machine] {sys.executable}: {needed}; fix: {sys.executable} -m pip install triton\n"
     assert capsys.readouterr().err == expected
+    assert errors.report(ModuleNotFoundError("No module named 'yaml'", name="yaml")) == 5
+    assert capsys.readouterr().err.endswith('-m pip install -e ".[dev]" -c constraints.txt\n')
 
 
 @pytest.mark.parametrize("missing", ["multihead", "hydra"])

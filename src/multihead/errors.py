@@ -232,7 +232,8 @@ def _comes_with_set_up(name: str) -> bool:
         needs = importlib.metadata.requires(PACKAGE_NAME) or []
     except importlib.metadata.PackageNotFoundError:  # nothing was set up in this Python
         return True
-    return any(need.startswith(name) for need in needs if "extra ==" not in need or "extra == 'dev'" in need)
+    needs = [need for need in needs if "extra ==" not in need or "extra == 'dev'" in need]
+    return name == "yaml" or any(need.startswith(name) for need in needs)  # omegaconf brings yaml
 
 
 def _place_in_plugin(text: str) -> str:

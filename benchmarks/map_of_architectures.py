@@ -42,7 +42,7 @@ from rounds import split_words
 from transformers_against_others import ARCHITECTURES, folder_of
 
 import multihead
-from multihead.comparing.significance import spread
+from multihead.comparing.significance import over_seeds, spread
 from multihead.config.compose import compose
 from multihead.runs.files import read_metrics
 from multihead.studying.sizes import forecast
@@ -76,6 +76,7 @@ SHARED = [
     "logger=none",
 ]
 """The words of all runs: the sizes of ``experiment=multi30k_en_de``, and a schedule without a horizon."""
+LABELS = {"transformer": "Transformer", "lstm": "LSTM", "conv": "CNN"}
 AXES = ("steps", "tokens", "minutes")
 QUARTER = 4
 """The trials are first compared after this part of their tokens."""
@@ -138,12 +139,11 @@ def at(points: Curve, axis: str, budget: float) -> float:
     return points[-1]["bleu"]
 
 
-def paces(trials: Mapping[tuple[str, int], list[str]], file: Path, rounds: int) -> dict[str, list[float]]:
-    """Returns the target tokens a second of each kind of step in each round; the kinds work in turn.
+def paces(kinds: Mapping[str, list[str]], file: Path, rounds: int) -> dict[str, list[float]]:
+    """Returns the target tokens a second of each kind of step, given by the words of a run, in each round.
 
-    Trials of a network that have the same batches and optimizer are of one kind.
+    The kinds work in turn.
     """
-    kinds = {kind_of(architecture, words): words for (architecture, _), words in trials.items()}
     known: dict[str, list[float]] = json.loads(file.read_text()) if file.is_file() else {}
     for number in range(rounds):
         for kind, words in kinds.items():
@@ -154,13 +154,27 @@ def paces(trials: Mapping[tuple[str, int], list[str]], file: Path, rounds: int) 
     return {kind: known[kind] for kind in kinds}
 
 
+def require_equal(sizes: Mapping[str, int], name: str) -> None:
+    """Ends the command if the networks' numbers of parameters differ."""
+    if max(sizes.values()) > EQUAL * min(sizes.values()):
+        sys.exit(f"{name}: the numbers of parameters differ by more than 1 %: {dict(sizes)}")
+
+
+def circumstances(run_dir: Path) -> dict[str, Any]:
+    """Returns the machine, the versions, the commit and the data of a run."""
+    about = json.loads((run_dir / "environment.json").read_text())
+    kept = {key: about[key] for key in ("versions", "git_commit", "data")}
+    return {"hardware": about["hardware"] | {"threads": about["threads"]}, **kept}
+
+
 def kind_of(architecture: str, words: Sequence[str]) -> str:
-    """Names what decides the time of a step."""
+    """Names what decides the time of a step: a network with the same batches and optimizer has one kind."""
     keys = ("data.batch_tokens", "optim")
     return " ".join([architecture, *(word for word in words if word.partition("=")[0] in keys)])
 
 
 def tune(
+    name: str,
     words: Mapping[tuple[str, int], list[str]],
     folders: Mapping[tuple[str, int], Path],
     pace: Mapping[tuple[str, int], float],
@@ -178,8 +192,7 @@ def tune(
         sizes[pair[0]] = run(words[pair], folders[pair], 1, QUARTER)["parameters"]
         points = curve(folders[pair] / "seed_1", pace[pair])
         quarters[pair] = [point for point in points if point["steps"] <= steps_of(words[pair]) // QUARTER]
-    if max(sizes.values()) > EQUAL * min(sizes.values()):
-        sys.exit(f"the numbers of parameters differ by more than 1 %: {sizes}")
+    require_equal(sizes, name)
     whole = {}
     for network, orders in ranking(quarters, budgets_of(quarters)).items():
         for number in sorted({number for order in orders.values() for number in order[:kept]}):
@@ -212,9 +225,10 @@ def measure(name: str, settings: Mapping[str, Any], more: Sequence[str]) -> dict
     pairs = [(network, number) for number in range(settings["trials"]) for network in networks]
     words = {pair: words_of(name, *pair, settings, more) for pair in pairs}
     folders = {pair: folder_of(folder, pair[0], words[pair]) for pair in pairs}
-    speeds = paces(words, folder / "paces.json", settings["rounds"])
+    kinds = {kind_of(pair[0], words[pair]): words[pair] for pair in pairs}
+    speeds = paces(kinds, folder / "paces.json", settings["rounds"])
     pace = {pair: statistics.median(speeds[kind_of(pair[0], words[pair])]) for pair in pairs}
-    quarters, whole, sizes = tune(words, folders, pace, settings["kept"])
+    quarters, whole, sizes = tune(name, words, folders, pace, settings["kept"])
     budgets = budgets_of(whole)
     systems: dict[str, Any] = {}
     for network, orders in ranking(whole, budgets).items():
@@ -237,17 +251,13 @@ def measure(name: str, settings: Mapping[str, Any], more: Sequence[str]) -> dict
             ],
             "seeds": {axis: trained[best[axis]] for axis in AXES},
         }
-    about = json.loads((folders[pairs[0]] / "seed_1" / "environment.json").read_text())
-    kept = {key: about[key] for key in ("versions", "git_commit", "data")}
-    machine = about["hardware"] | {"threads": about["threads"]}
     asked = {key: settings[key] for key in ("trials", "kept", "seeds", "tokens", "points", "rounds")}
     return {
         "settings": asked | {"words": list(more)},
         "budgets": budgets,
         "tokens_per_second": speeds,
         "systems": systems,
-        "hardware": machine,
-        **kept,
+        **circumstances(folders[pairs[0]] / "seed_1"),
     }
 
 
@@ -257,7 +267,8 @@ def chosen(best: Mapping[str, int], number: int) -> list[str]:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Returns a Markdown table: BLEU of each network at the budgets, with the 95 % interval of the mean over seeds."""
+    """Returns a Markdown table: BLEU of each network at the budgets, with the 95 % interval of the mean over seeds, and
+    then their `differences`."""
     names = list(dict.fromkeys(network for result in found.values() for network in result["systems"]))
     lines = [f"| data | budget | {' | '.join(names)} |", f"| --- | --- |{' --- |' * len(names)}"]
     for data, result in found.items():
@@ -270,7 +281,24 @@ def table(found: Mapping[str, Any]) -> str:
                 cells.append(f"{one.mean:.1f}{interval}" if one is not None else "-")
             amount = f"{budget:,.0f}" if budget >= 100 else f"{budget:.2f}"
             lines.append(f"| {data} | {amount} {axis} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *differences(found)]) + "\n"
+
+
+def differences(found: Mapping[str, Any]) -> list[str]:
+    """Returns a Markdown table: the difference of each two networks at the budgets, with its 95 % interval (Welch)."""
+    lines = ["| data | budget | networks | difference |", "| --- | --- | --- | --- |"]
+    for data, result in found.items():
+        for axis, budget in result["budgets"].items():
+            scores = {
+                network: [at(seed["curve"], axis, budget) for seed in system["seeds"][axis]]
+                for network, system in result["systems"].items()
+            }
+            for first, second in itertools.combinations(scores, 2):
+                test = over_seeds(scores[second], scores[first]) if len(scores[first] + scores[second]) > 2 else None
+                if test is not None:
+                    cell = f"{test.difference:+.1f} ({test.low:+.1f} to {test.high:+.1f})"
+                    lines.append(f"| {data} | {axis} | {second} - {first} | {cell} |")
+    return lines
 
 
 def draw(found: Mapping[str, Any], picture: Path) -> None:
@@ -283,7 +311,7 @@ def draw(found: Mapping[str, Any], picture: Path) -> None:
             for network, system in result["systems"].items():
                 lines = [[at(seed["curve"], axis, budget) for budget in budgets] for seed in system["seeds"][axis]]
                 values = list(zip(*lines, strict=True))
-                place.plot(budgets, [statistics.fmean(each) for each in values], label=network)
+                place.plot(budgets, [statistics.fmean(each) for each in values], label=LABELS.get(network, network))
                 place.fill_between(budgets, [min(each) for each in values], [max(each) for each in values], alpha=0.2)
             place.set(xlabel=axis, ylabel="best validation BLEU so far", title=data)
             place.locator_params(axis="x", nbins=5)

@@ -26,14 +26,12 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from map_of_architectures import AXES, EQUAL, curve
+from map_of_architectures import AXES, LABELS, circumstances, curve, paces, require_equal
 from matplotlib import pyplot as plt
 from rounds import split_words
 from transformers_against_others import ARCHITECTURES, folder_of
 
 import multihead
-from multihead.config.compose import compose
-from multihead.studying.sizes import forecast
 
 OWN = {
     "recipe": "multi30k_en_de",
@@ -45,17 +43,6 @@ OWN = {
 }
 BLOCKS = ARCHITECTURES | {"transformer": []}  # as the recipe has it
 SCORES = ("test/bleu", "test/bleu_lowercase")
-
-
-def paces(words: Mapping[str, list[str]], file: Path, rounds: int) -> dict[str, list[float]]:
-    """Returns the target tokens a second of each network in each round; the networks work in turn."""
-    known: dict[str, list[float]] = json.loads(file.read_text()) if file.is_file() else {}
-    for number in range(rounds):
-        for network, own in words.items():
-            if len(known.setdefault(network, [])) <= number:
-                known[network].append(float(forecast(compose(own))["tokens_per_second"]))
-                file.write_text(json.dumps(known, indent=1) + "\n")
-    return {network: known[network] for network in words}
 
 
 def measure(settings: Mapping[str, Any], more: Sequence[str]) -> dict[str, Any]:
@@ -72,8 +59,7 @@ def measure(settings: Mapping[str, Any], more: Sequence[str]) -> dict[str, Any]:
                 multihead.train([*words[network], f"seed={seed}", f"run_dir={place}", "resume=auto"])
             results[network].append(json.loads((place / "result.json").read_text()))
     sizes = {network: found[0]["parameters"] for network, found in results.items()}
-    if max(sizes.values()) > EQUAL * min(sizes.values()):
-        sys.exit(f"the numbers of parameters differ by more than 1 %: {sizes}")
+    require_equal(sizes, settings["recipe"])
     speeds = paces(words, folder / "paces.json", settings["rounds"])
     systems = {}
     for network, found in results.items():
@@ -84,9 +70,7 @@ def measure(settings: Mapping[str, Any], more: Sequence[str]) -> dict[str, Any]:
             for seed, result in enumerate(found, start=1)
         ]
         systems[network] = {"parameters": sizes[network], "tokens_per_second": speeds[network], "seeds": seeds}
-    about = json.loads((places[networks[0]] / "seed_1" / "environment.json").read_text())
-    kept = {key: about[key] for key in ("versions", "git_commit", "data")}
-    return {"words": shared, "systems": systems, "hardware": about["hardware"], **kept}
+    return {"words": shared, "systems": systems, **circumstances(places[networks[0]] / "seed_1")}
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -110,7 +94,7 @@ def draw(found: Mapping[str, Any], picture: Path) -> None:
         for number, (network, system) in enumerate(found["systems"].items()):
             for seed in system["seeds"]:
                 points = seed["curve"]
-                label = network if seed["seed"] == 1 else None
+                label = LABELS.get(network, network) if seed["seed"] == 1 else None
                 place.plot([p[axis] for p in points], [p["bleu"] for p in points], f"C{number}.-", label=label)
         place.set(xlabel=axis)
         place.grid(alpha=0.3)

@@ -5,7 +5,11 @@ import os
 import statistics
 
 import pytest
+from scipy import stats
 
+SMALL = ["data=grammar", "data.grammar.train_size=300", "data.grammar.val_size=20", "data.grammar.test_size=20"]
+SMALL += ["model.d_model=64", "model.num_heads=2", "model.d_ff=128", "trainer.ema_decay=0", "accelerator=cpu"]
+SMALL += ["precision=32-true"]
 POINTS = [{"steps": s, "tokens": 10 * s, "minutes": s / 4, "bleu": b} for s, b in ((0, 0.0), (10, 4.0), (30, 10.0))]
 
 
@@ -46,33 +50,42 @@ def test_the_trials_of_a_network_are_ordered_at_a_budget_on_each_axis():
     assert found["lstm"] == {"steps": [0, 1], "tokens": [0, 1], "minutes": [1, 0]}  # 10 of 6, and 6 of 8
 
 
+def test_differences_of_networks_have_welchs_interval():
+    import map_of_architectures as driver
+
+    bleu = {"transformer": [16.37, 18.05, 17.96], "lstm": [23.59, 22.66, 21.62], "conv": [21.0]}
+    systems = {
+        network: {"seeds": {"steps": [{"curve": [{"steps": 0, "bleu": 0.0}, {"steps": 4, "bleu": b}]} for b in values]}}
+        for network, values in bleu.items()
+    }
+    lines = driver.differences({"tatoeba_10k": {"budgets": {"steps": 4}, "systems": systems}})
+    welch = stats.ttest_ind(bleu["lstm"], bleu["transformer"], equal_var=False)
+    low, high = welch.confidence_interval()
+    difference = statistics.fmean(bleu["lstm"]) - statistics.fmean(bleu["transformer"])
+    expected = f"{difference:+.1f} ({low:+.1f} to {high:+.1f})"
+    assert lines[2] == f"| tatoeba_10k | steps | lstm - transformer | {expected} |"
+    assert len(lines) == 5
+
+
 @pytest.mark.slow
 def test_a_tiny_map(tmp_path, monkeypatch, capsys):
     import map_of_architectures as driver
 
     monkeypatch.setattr(driver, "forecast", lambda composition: {"tokens_per_second": 100.0})
     out = tmp_path / "map.json"
-    small = ["data.grammar.train_size=300", "data.grammar.val_size=20", "data.grammar.test_size=20", "model.d_model=64"]
-    small += ["model.num_heads=2", "model.d_ff=128", "trainer.ema_decay=0", "accelerator=cpu", "precision=32-true"]
-    words = [
-        "data=grammar",
-        "architectures=transformer,conv",
-        "trials=4",
-        "kept=1",
-        "seeds=2",
-        "tokens=32768",
-        "points=4",
-    ]
-    words += ["rounds=1", f"runs={tmp_path / 'runs'}", f"out={out}", *small]
+    words = [*SMALL, "architectures=transformer,conv", "trials=4", "kept=1", "seeds=2", "tokens=32768", "points=4"]
+    words += ["rounds=1", f"runs={tmp_path / 'runs'}", f"out={out}"]
     driver.main(words)
     found = json.loads(out.read_text())["grammar"]
     assert found["budgets"]["minutes"] == pytest.approx(found["budgets"]["tokens"] / 6000)
     sizes = [system["parameters"] for system in found["systems"].values()]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    reached_ends = set()
     for name, system in found["systems"].items():
         ends = [trial["curve"][-1]["steps"] for trial in system["trials"]]
         whole = [trial for trial, end in zip(system["trials"], ends, strict=True) if end in (8, 32)]
         assert set(ends) - {8, 32} <= {2, 8} and 1 <= len(whole) <= len(driver.AXES)  # the others have a quarter
+        reached_ends |= set(ends) & {8, 32}
         for axis, budget in found["budgets"].items():
             reached = [driver.at(trial["curve"], axis, budget) for trial in whole]
             (best,) = [trial for trial in system["trials"] if axis in trial["chosen"]]
@@ -80,10 +93,12 @@ def test_a_tiny_map(tmp_path, monkeypatch, capsys):
             assert [seed["seed"] for seed in system["seeds"][axis]] == [2, 3]  # not the seed that chose
         folders = [path for path in (tmp_path / "runs" / "grammar").iterdir() if path.name.startswith(name)]
         assert len(folders) == 4
+    assert found["budgets"]["steps"] == min(reached_ends)
     text = capsys.readouterr().out
     seeds = found["systems"]["conv"]["seeds"]["tokens"]
     mean = statistics.fmean(driver.at(seed["curve"], "tokens", found["budgets"]["tokens"]) for seed in seeds)
-    assert f"{mean:.1f} (" in text and out.with_suffix(".png").stat().st_size > 10_000
+    assert f"{mean:.1f} (" in text and "| grammar | tokens | conv - transformer | " in text
+    assert out.with_suffix(".png").stat().st_size > 10_000
     before = {path: os.stat(path).st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
     driver.main(words)
     assert {path: os.stat(path).st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")} == before
@@ -96,14 +111,20 @@ def test_a_tiny_map(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_networks_by_one_recipe(tmp_path, monkeypatch, capsys):
+    import map_of_architectures as map_driver
     import networks_by_one_recipe as driver
 
-    monkeypatch.setattr(driver, "forecast", lambda composition: {"tokens_per_second": 100.0})
+    monkeypatch.setattr(map_driver, "forecast", lambda composition: {"tokens_per_second": 100.0})
     out = tmp_path / "recipe.json"
-    small = ["data=grammar", "data.grammar.train_size=300", "data.grammar.val_size=20", "data.grammar.test_size=20"]
-    small += ["model.d_model=64", "model.num_heads=2", "model.d_ff=128", "trainer.max_steps=4", "optim.warmup_steps=1"]
-    small += ["trainer.val_every_n_steps=2", "trainer.checkpoint_every_n_steps=2", "trainer.ema_decay=0"]
-    words = [f"runs={tmp_path / 'runs'}", f"out={out}", "rounds=2", *small, "accelerator=cpu", "precision=32-true"]
+    steps = ["trainer.max_steps=4", "optim.warmup_steps=1", "trainer.val_every_n_steps=2"]
+    words = [
+        *SMALL,
+        *steps,
+        "trainer.checkpoint_every_n_steps=2",
+        f"runs={tmp_path / 'runs'}",
+        f"out={out}",
+        "rounds=2",
+    ]
     driver.main(words)
     found = json.loads(out.read_text())["systems"]
     assert list(found) == ["transformer", "lstm", "conv"]
@@ -118,6 +139,6 @@ def test_networks_by_one_recipe(tmp_path, monkeypatch, capsys):
     assert out.with_suffix(".png").stat().st_size > 10_000
     with pytest.raises(SystemExit, match="architectures=gru: there are transformer, lstm"):
         driver.main(["architectures=gru"])
-    monkeypatch.setattr(driver, "EQUAL", 1.0)
+    monkeypatch.setattr(map_driver, "EQUAL", 1.0)
     with pytest.raises(SystemExit, match="the numbers of parameters differ by more than 1 %"):
         driver.main(words)

@@ -250,3 +250,12 @@ def test_a_meaning_needs_no_task(capsys):
         explain.run(["key=tokenizer"])
     with pytest.raises(ConfigError, match=r"did you mean model.norm"):
         explain.run(["key=model.nrom"])
+
+
+def test_a_file_whose_very_form_is_unclear_is_explained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("hdr.csv").write_text("alpha beta,gamma delta\n" + "one two,three four\n" * 6)
+    assert data.run(["file=hdr.csv"]) == 0
+    text = capsys.readouterr().out
+    assert "is its first row ('alpha beta', 'gamma delta') the names of the columns?" in text
+    assert "multihead train task=translation data=hdr.csv data.header=true" in text

@@ -131,6 +131,8 @@ def test_what_is_written_is_read_back(monkeypatch):
 
 def test_runs_of_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    many = [f"outputs/a_run_with_a_long_name_{number:04}" for number in range(200)]  # no file has so long a name
+    assert paths_of("run", f"[{','.join(many)}]") == entries_of("runs", f"[{','.join(many)}]") == many
     assert paths_of("run", "[a b,c]") == ["a b", "c"] and paths_of("run", "a,b") == ["a,b"]
     assert entries_of("runs", "[a,b]") == entries_of("runs", "a,b") == ["a", "b"]
     (tmp_path / "[a,b]").mkdir()

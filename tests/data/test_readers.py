@@ -13,6 +13,7 @@ import zipfile
 
 import pytest
 
+from multihead.config.compose import compose
 from multihead.config.data import DataConfig
 from multihead.data import lines
 from multihead.data.corpus import load_corpus
@@ -250,7 +251,14 @@ def test_compressed_files(tmp_path, ending):
 
 
 def test_a_folder_for_each_class(tmp_path):
-    for name, text in (("pos/1.txt", "good\nfilm"), ("pos/2.txt", ""), ("neg/1.txt", "bad"), ("unsup/1.txt", "none")):
+    for name, text in (
+        ("pos/1.txt", "good\nfilm"),
+        ("pos/2.txt", ""),
+        ("neg/1.txt", "bad"),
+        ("unsup/1.txt", "none"),
+        (".ipynb_checkpoints/1.txt", "a copy"),
+        ("pos/.1.txt", "a copy"),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     one = DataConfig(format="folders", columns=["text", "label"], train=str(tmp_path), splits={})
@@ -638,3 +646,27 @@ def test_the_rest_of_a_line_is_refused_where_fields_are_quoted(tmp_path):
         pairs(made)
     made.quoting = False
     assert pairs(made)[0] == [("a", "b,c")]
+
+
+def test_a_carriage_return_within_a_large_quoted_file_is_a_character(tmp_path):
+    """Only in a file of more than 1 MiB does the standard library read the sample."""
+    text = "a word, " * 40
+    lines = [f'"{text}{number}","label {number % 2}"' for number in range(6000)]
+    lines[7] = "one\rtwo,label 1"
+    (tmp_path / "big.csv").write_text("text,label\n" + "\n".join(lines) + "\n", newline="")
+    config = compose(["task=classification", f"data={tmp_path / 'big.csv'}"]).config.data
+    assert (config.format, config.columns) == ("csv", ["text", "label"])
+    config.splits = {}
+    assert load_corpus(config, ["text"], splits=["train"]).splits["train"].columns["text"][7] == "one\rtwo"
+
+
+def test_a_mistyped_split_is_mended_by_its_own_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.csv", "val.csv"):
+        (tmp_path / name).write_text("text,label\n" + "a,x\nb,y\n" * 9)
+    (tmp_path / "valdir").mkdir()
+    words = ["task=classification", "data=train.csv"]
+    with pytest.raises(DataError, match=r"vall\.csv: no such file in .*; fix: data\.val=val\.csv$"):
+        compose([*words, "data.val=vall.csv"])
+    with pytest.raises(DataError, match=r"valdir: is a folder, not a file; fix: data\.val=FILE$"):
+        compose([*words, "data.val=valdir"])

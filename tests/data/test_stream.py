@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from multihead.config.compose import compose
 from multihead.config.data import DataConfig, TokenizerConfig
 from multihead.data.mixture import Mixture
 from multihead.data.plan import BatchPlan
@@ -178,3 +179,22 @@ def test_an_empty_file_among_many_is_left_out_and_counted(tmp_path):
     assert files.notes == [f"train: left out 1 empty files, the first is {tmp_path}/b.md"]
     (tmp_path / "a.txt").write_text("text\n")
     assert list(files.lines("train")) == ["text\n"]  # the .txt files alone count if there are any
+
+
+def test_hidden_files_and_folders_are_no_text(tmp_path):
+    for name in ("a.txt", "b/c.txt", ".ipynb_checkpoints/a.txt", "b/.c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{name}\n")
+    files = TextFiles(DataConfig(format="text", document="file", train=str(tmp_path), splits={}))
+    assert list(files.lines("train")) == ["a.txt\n", "", "b/c.txt\n"]
+    assert compose(["task=lm", f"data={tmp_path}"]).config.data.train == [f"{tmp_path}/a.txt", f"{tmp_path}/b/c.txt"]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    notes, tokenizer = [], train_tokenizer(TokenizerConfig(kind="char"), ["ab"])
+    options = {"document": "row", "mark": "x", "count_documents": False}
+    made = encode_stream(lambda: ["ab"], tokenizer, cache=tmp_path / "file", note=notes.append, **options)
+    assert len(made) == 3 and len(notes) == 1 and "cannot be written (Not a directory); nothing is cached" in notes[0]
+    kept = encode_stream(lambda: ["ab"], tokenizer, cache=tmp_path / "cache", **options)
+    assert kept.read(0, 3).tolist() == made.read(0, 3).tolist()

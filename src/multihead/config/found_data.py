@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 import sys
@@ -39,7 +40,7 @@ def named_paths(word: Word, others: Iterable[str]) -> list[str]:
         return []
     known = {file.stem for file in (conf_dir() / "data").glob("*.yaml")} | {*others}
     paths = paths_of("data", typed)
-    if len(paths) == 1 and (paths[0] in known or not (re.search(r"[./*?~\\]", paths[0]) or Path(paths[0]).exists())):
+    if len(paths) == 1 and (paths[0] in known or not (re.search(r"[./*?~\\]", paths[0]) or os.path.exists(paths[0]))):
         return []
     return paths
 
@@ -72,7 +73,7 @@ def found_layer(
     multi_label = bool(stated.get("task.multi_label"))
     needs = needs_of(task, multi_label, stated.get("task.parts") or parts)
     of_data = tuple(sorted((name, repr(value)) for name, value in stated.items() if name.startswith("data.")))
-    marks = tuple(Path(path).stat().st_mtime_ns if Path(path).exists() else 0 for path in paths)
+    marks = tuple(Path(path).stat().st_mtime_ns if os.path.exists(path) else 0 for path in paths)
     try:
         found = _found(tuple(paths), marks, needs, of_data, _Stated(_nested(stated)))
     except Unclear as unclear:

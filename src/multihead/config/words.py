@@ -18,7 +18,6 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -380,13 +379,13 @@ def path_of(name: str, typed: str) -> str:
 def paths_of(name: str, typed: str) -> list[str]:
     """Returns one path, or the paths of ``[A,B]``; a path that exists as it was typed is one."""
     one = path_of(name, typed)
-    listed = None if Path(one).exists() else _listed(typed)
+    listed = None if os.path.exists(one) else _listed(typed)
     return [one] if listed is None else [path_of(name, item) for item in listed]
 
 
 def entries_of(name: str, typed: str) -> list[str]:
     """Returns the texts or paths of ``[A,B]`` or ``A,B``; a path that exists as it was typed is one."""
-    if name in PATHS and (Path(one := path_of(name, typed)).exists() or QUOTED.fullmatch(typed)):
+    if name in PATHS and (os.path.exists(one := path_of(name, typed)) or QUOTED.fullmatch(typed)):
         return [one]
     listed = _listed(typed)
     found = [item for item in _apart(typed) or [typed] if item] if listed is None else listed

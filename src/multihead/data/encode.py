@@ -257,7 +257,7 @@ def cached_tokenizer(
             pass
         note(f"{path} is damaged; the tokenizer is trained again")
     tokenizer = train(config, texts, normalize)
-    if _writable(path.parent, note):
+    if writable(path.parent, note):
         tokenizer.save(path)
         path.with_suffix(SUM).write_text(tokenizer.fingerprint)
     return tokenizer
@@ -299,13 +299,13 @@ def encode_corpus(
             note(f"{folder} is damaged; the rows are encoded again")
             shutil.rmtree(folder, ignore_errors=True)
     arrays = {role: _encode(columns[role], tokenizers[role]) for role in roles}
-    if not _writable(folder.parent, note):
+    if not writable(folder.parent, note):
         return _joined_arrays(arrays)
     _write(folder, arrays)
     return _read(folder, roles)
 
 
-def _writable(folder: Path, note: Note) -> bool:
+def writable(folder: Path, note: Note) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -188,6 +188,11 @@ class Lines:
         return self.bad(number, what, "break the line up, or data.on_bad_line=skip")
 
 
+def is_hidden(path: Path) -> bool:
+    """Returns whether a path below a folder is not to be read: a name in it begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
+
+
 def open_lines(config: DataConfig, name: str) -> Lines:
     """Returns the lines of a file of the data set."""
     return Lines(find(config, name), name, config.on_bad_line == "skip", config.encoding)

@@ -29,7 +29,7 @@ from multihead.config.training import Config
 from multihead.data.added import readers_of, trainer_of
 from multihead.data.bpe_dropout import recut
 from multihead.data.corpus import Corpus, Rows, load_corpus
-from multihead.data.encode import Encoded, cached_tokenizer, encode_corpus
+from multihead.data.encode import Encoded, Note, cached_tokenizer, encode_corpus
 from multihead.data.labels import class_names, encode_labels, read_labels, read_numbers, subset
 from multihead.data.lines import find
 from multihead.data.stream import Stream, TextFiles, encode_stream, fingerprint
@@ -340,7 +340,7 @@ def _encode(config: Config, text: TaskText, vocab: Vocabulary, notes: list[str])
     """Returns the ids of every split of one task."""
     cache = cache_root() if config.data.cache else None
     if isinstance(text.settings, LanguageModelingConfig):
-        return {split: _stream(config, text.settings, text, split, vocab, cache) for split in text.lines}
+        return {split: _stream(config, text.settings, text, split, vocab, cache, notes.append) for split in text.lines}
     encoded: dict[str, Encoded | Stream] = {}
     for split, rows in text.corpus.splits.items():
         columns = {role: column for role, column in rows.columns.items() if role != "label"}
@@ -357,7 +357,13 @@ def _encode(config: Config, text: TaskText, vocab: Vocabulary, notes: list[str])
 
 
 def _stream(
-    config: Config, settings: LanguageModelingConfig, text: TaskText, split: str, vocab: Vocabulary, cache: Path | None
+    config: Config,
+    settings: LanguageModelingConfig,
+    text: TaskText,
+    split: str,
+    vocab: Vocabulary,
+    cache: Path | None,
+    note: Note,
 ) -> Stream:
     stream = encode_stream(
         text.lines[split],
@@ -366,6 +372,7 @@ def _stream(
         mark=text.fingerprints[split],
         cache=cache,
         count_documents=split != "train",
+        note=note,
     )
     block_size = settings.block_size or config.model.max_len
     return stream.blocked(block_size, min(settings.stride, block_size))

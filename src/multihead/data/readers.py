@@ -19,7 +19,7 @@ import numpy as np
 
 from multihead.config.check import require
 from multihead.config.data import DataConfig
-from multihead.data.lines import SKIP, Lines, find, folder_of, open_lines
+from multihead.data.lines import SKIP, Lines, find, folder_of, is_hidden, open_lines
 from multihead.data.regular import Columns, Shape, read_regular
 from multihead.errors import ConfigError, DataError, Findings, together
 from multihead.tables import opening, units
@@ -408,7 +408,7 @@ def read_folders(config: DataConfig, folder: str, columns: Sequence[str]) -> Tab
     found: dict[str, list[str]] = {"text": [], "label": []}
     names, notes, empty = [], [], []
     for each in sorted(path.glob("*/*")):
-        if each.parent.name in UNLABELLED or each.name.startswith(".") or not each.is_file():
+        if each.parent.name in UNLABELLED or is_hidden(each.relative_to(path)) or not each.is_file():
             continue
         name = str(Path(folder) / each.relative_to(path))
         if each.stat().st_size == 0:

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from multihead.config.data import DataConfig
-from multihead.data.encode import sha256
-from multihead.data.lines import find, folder_of, open_lines
+from multihead.data.encode import Note, sha256, writable
+from multihead.data.lines import find, folder_of, is_hidden, open_lines
 from multihead.data.plan import Step
 from multihead.data.tokenizer import Tokenizer
 from multihead.errors import ConfigError, DataError
@@ -278,7 +278,7 @@ class TextFiles:
             if not folder.is_dir():
                 names.append(name)
                 continue
-            paths = [path for path in folder.rglob("*") if path.is_file()]
+            paths = [path for path in folder.rglob("*") if path.is_file() and not is_hidden(path.relative_to(folder))]
             texts = [path for path in paths if path.name.endswith((".txt", ".txt.gz"))]
             texts = texts or [path for path in paths if path.suffix in TEXTS]
             if not texts:
@@ -380,6 +380,7 @@ def encode_stream(
     mark: str,
     cache: Path | None,
     count_documents: bool,
+    note: Note = lambda text: None,
 ) -> Stream:
     """Encodes running text. The ids come from the cache if the same text was encoded before.
 
@@ -390,11 +391,15 @@ def encode_stream(
         mark: Fingerprint of the text.
         cache: Folder of the cache. None takes a folder that is deleted at the end of the process.
         count_documents: Whether to keep the number of bytes of each document, for scores by document.
+        note: Takes a sentence if the cache cannot be written.
     """
     parent = cache / "streams" if cache is not None else Path(_scratch().name)
     key = hashlib.sha256(f"{mark} {tokenizer.fingerprint} {document} {count_documents}".encode()).hexdigest()[:32]
     folder = parent / key
     if _damaged(folder, count_documents):
+        if cache is not None and not writable(parent, note):
+            parent = Path(_scratch().name)
+            folder = parent / key
         parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(dir=parent, prefix=f"{key}.part"))
         try:

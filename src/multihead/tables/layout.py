@@ -74,16 +74,18 @@ def find_data(paths: Sequence[str], needs: Needs, stated: Mapping[str, Any]) -> 
     for split in ("val", "test"):
         if named := stated.get(split):
             given = [named] if isinstance(named, str) else named
-            files[split] = [file for path in given for file in _expanded(path)]
+            files[split] = [file for path in given for file in _expanded(path, f"data.{split}")]
     if len(files["train"]) == 2 and _are_parallel(files["train"], needs):
         return _parallel(files, stated)
     return _of_splits(files, needs, stated)
 
 
-def _expanded(path: str) -> list[str]:
-    """The files of a pattern, or the file itself."""
+def _expanded(path: str, key: str = "data") -> list[str]:
+    """The files of a pattern, or the file itself. The key is the one that names it."""
     if Path(path).is_file():
         return [path]
+    if Path(path).is_dir():
+        raise DataError(path, "is a folder, not a file", f"{key}=FILE")
     if glob.has_magic(path):
         found = sorted(each for each in glob.glob(path, recursive=True) if Path(each).is_file())
         if not found:
@@ -94,7 +96,7 @@ def _expanded(path: str) -> list[str]:
     parent = Path(path).parent
     names = sorted(each.name for each in parent.iterdir()) if parent.is_dir() else []
     near = difflib.get_close_matches(Path(path).name, names, n=1, cutoff=0.6)
-    fix = shlex.quote(f"data={parent / near[0] if str(parent) != '.' else near[0]}") if near else ""
+    fix = shlex.quote(f"{key}={parent / near[0] if str(parent) != '.' else near[0]}") if near else ""
     there = f"in {parent.absolute()}" if parent.is_dir() else f"and no folder {parent}"
     raise DataError(path, f"no such file {there}", fix or "give the path of a file or a folder that exists")
 
@@ -151,8 +153,11 @@ def _of_folder(folder: str, needs: Needs, stated: Mapping[str, Any]) -> Data:
 
 def _texts_below(folder: Path) -> list[str]:
     """The files of running text in a folder and its subfolders, folder by folder. `os.walk` is faster than a glob."""
-    found = [os.path.join(where, name) for where, _, names in os.walk(folder) for name in names]
-    return sorted((name for name in found if _ending(name) in TEXTS), key=lambda name: name.split(os.sep))
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(where, name) for name in names if not name.startswith(".") and _ending(name) in TEXTS]
+    return sorted(found, key=lambda name: name.split(os.sep))
 
 
 def _files_in(folder: Path) -> list[str]:
@@ -197,7 +202,8 @@ def _classes(folders: Mapping[str, str], needs: Needs, stated: Mapping[str, Any]
         if extra := sorted({*found} - {*classes}):
             what = f"has classes that train does not have: {', '.join(extra)}"
             raise DataError(folders[split], what, "rename these folders")
-    count = sum(len(list(Path(folders["train"], name).iterdir())) for name in classes)
+    texts = [each for name in classes for each in Path(folders["train"], name).iterdir()]
+    count = sum(not each.name.startswith(".") for each in texts)
     keys: dict[str, Any] = {
         "name": data_name(folders["train"] if len(folders) == 1 else str(Path(folders["train"]).parent)),
         "format": "folders",

@@ -144,13 +144,14 @@ def lines_in(chunks: Iterable[str], name: str) -> Iterator[str]:
         yield rest.removesuffix("\r")
 
 
-def find_encoding(head: bytes, whole: bool, name: str) -> str:
+def find_encoding(head: bytes, whole: bool, name: str, skip: bool = False) -> str:
     """Returns the encoding of a text by its first bytes.
 
     Args:
         head: The first bytes.
         whole: Whether these are all bytes of the file, so that no character may be cut at the end.
         name: The name of the file in messages.
+        skip: Whether lines that are damaged UTF-8 are left out by whoever reads the file.
 
     Raises:
         DataError: The file is not text, or is damaged UTF-8.
@@ -162,6 +163,8 @@ def find_encoding(head: bytes, whole: bool, name: str) -> str:
     if wide := wide_encoding(head):
         return wide
     if 0 < head.count(0) <= 0.01 * len(head) and _decodes(head.replace(b"\0", b""), "utf-8", False):
+        if skip:
+            return "utf-8"
         line = head.count(b"\n", 0, head.index(0)) + 1
         fix = f"tr -d '\\000' < {shlex.quote(name)} > FIXED, or fix the line"
         raise DataError(f"{name}:{line}", "holds a NUL byte", fix)
@@ -171,7 +174,10 @@ def find_encoding(head: bytes, whole: bool, name: str) -> str:
         codecs.getincrementaldecoder("utf-8")().decode(head, final=whole)
         return "utf-8"
     except UnicodeDecodeError as error:
-        _require_not_damaged(head, error, name)
+        if damage := _damage(head, error, name):
+            if skip:
+                return "utf-8"
+            raise damage from None
     some = head[: 1 << 20]
     high = sum(byte >= 0xC0 for byte in some)
     letters = sum(chr(byte).isalpha() for byte in some if byte < 0x80)
@@ -211,13 +217,13 @@ def _decodes(head: bytes, encoding: str, whole: bool) -> bool:
     return not any(unicodedata.category(char) in ("Co", "Cn") for char in set(text))
 
 
-def _require_not_damaged(head: bytes, error: UnicodeDecodeError, name: str) -> None:
-    """Refuses a file that is UTF-8 but for a few bytes: another encoding would read all the rest wrongly."""
+def _damage(head: bytes, error: UnicodeDecodeError, name: str) -> DataError | None:
+    """The error of a file that is UTF-8 but for a few bytes: another encoding would read all the rest wrongly."""
     text = head.decode("utf-8", "replace")
     wrong = text.count("\ufffd") - head.count("\ufffd".encode())
     right = sum(ord(char) > 0x7F for char in text) - text.count("\ufffd")
     if right <= 2 * wrong:
-        return
+        return None
     line = head.count(b"\n", 0, error.start) + 1
     what = f"byte 0x{head[error.start]:02X} is not UTF-8, although the rest of the file is"
-    raise DataError(f"{name}:{line}", what, "fix the line, or data.on_bad_line=skip")
+    return DataError(f"{name}:{line}", what, "fix the line, or data.on_bad_line=skip")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections import Counter
@@ -96,10 +97,10 @@ def examine(
     if not looks and len(errors) == len(tasks):
         raise errors[0]
     train = looks.get("train")
-    if train is None:  # no task is clear, but the file can be shown
-        train = (
-            look(Path(paths[0]), paths[0], stated) if Path(paths[0]).is_file() else Look(paths[0], "text", columns=[])
-        )
+    if train is None:  # no task is clear, but the file can be shown, unless even its form is not clear
+        train = Look(paths[0], "text", columns=[])
+        with contextlib.suppress(Unclear):
+            train = look(Path(paths[0]), paths[0], stated) if Path(paths[0]).is_file() else train
     found = Report(train, [_column(train, name) for name in train.columns], served)
     classified = {needs.task for needs in tasks if "label" in needs.roles and not needs.numeric}
     of_classes = next((each.data for each in served if each.data and each.task in classified), None)

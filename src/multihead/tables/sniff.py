@@ -76,8 +76,9 @@ def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
         except Damaged as error:
             what = f"damaged {kind_of(path)} data ({error})"
             raise DataError(name, what, "copy or download the file again") from error
-    encoding = str(stated.get("encoding") or "") or find_encoding(head + more, whole, name)
-    text = _decoded(head + more, encoding, whole, name)
+    skip = stated.get("on_bad_line") == "skip"
+    encoding = str(stated.get("encoding") or "") or find_encoding(head + more, whole, name, skip)
+    text = _decoded(head + more, encoding, whole, name, skip)
     size = path.stat().st_size
     found = _look_at_text(text, name, form, stated, whole)
     found.encoding, found.whole = ("utf-8" if encoding == "utf-16" else encoding), whole
@@ -116,6 +117,9 @@ def _read(file: IO[bytes], most: int) -> bytes:
     return b"".join(chunks)
 
 
+UTF8 = ("utf-8", "utf-8-sig")
+"""Encodings of which a reader can leave out the lines that are damaged."""
+
 MARKUP = (
     (rb"\s*(<\?xml|<mteval|<doc\b)", "XML"),
     (rb"\s*(<!doctype html|<html)", "HTML"),
@@ -140,9 +144,10 @@ def _require_text(head: bytes, name: str) -> None:
             raise DataError(name, f"is {kind}, which Multihead does not read", "convert it to CSV or JSON lines")
 
 
-def _decoded(content: bytes, encoding: str, whole: bool, name: str) -> str:
+def _decoded(content: bytes, encoding: str, whole: bool, name: str, skip: bool) -> str:
+    """The text of a file. If bad lines are left out, those that are not UTF-8 have marks of replacement here."""
     try:
-        decoder = codecs.getincrementaldecoder(encoding)()
+        decoder = codecs.getincrementaldecoder(encoding)("replace" if skip and encoding in UTF8 else "strict")
     except LookupError as error:
         raise DataError("data.encoding", f"no such encoding: {encoding}", "data.encoding=cp1252") from error
     try:
@@ -214,7 +219,7 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
     require_no_blank_before_marks(rows[:1000], found.dialect.separator, name)
     if header is None:
         header = not stated.get("columns") and _has_header(rows, name)
-    columns = list(stated.get("columns") or []) or _names(rows[0] if header else [], found.width, name)
+    columns = list(stated.get("columns") or []) or _names(rows[0] if header else [], found.width, name, skip + 1)
     form = "tsv" if found.dialect.separator == "\t" and not found.dialect.quoting else "csv"
     body = rows[1:] if header else rows
     if not body:
@@ -268,7 +273,10 @@ def _rows_of(lines: Sequence[str], dialect: Dialect, most: int) -> tuple[list[li
         return [line.split(dialect.separator) for line in some if line.strip()], len(some) / len(lines)
     csv.field_size_limit(1 << 27)
     reader = csv.reader((line + "\n" for line in lines), delimiter=dialect.separator, strict=False)
-    rows = list(itertools.islice((row for row in reader if row), most))
+    try:
+        rows = list(itertools.islice((row for row in reader if row), most))
+    except csv.Error:  # a carriage return within a line, which is a character like others here
+        return [row for _, row in dialect.parse(lines)][:most], 1.0
     return rows, reader.line_num / len(lines)
 
 
@@ -318,14 +326,14 @@ def _look_at_lines(lines: list[str], name: str) -> Look:
     return found
 
 
-def _names(header: Sequence[str], width: int, name: str) -> list[str]:
+def _names(header: Sequence[str], width: int, name: str, line: int) -> list[str]:
     """The names of the columns; a nameless column, such as the index that pandas writes, is named by its place."""
     names = [cell.strip() or f"column{place}" for place, cell in enumerate(header, start=1)]
     names = names or [f"column{place}" for place in range(1, width + 1)]
     twice = [each for each, count in Counter(names).items() if count > 1]
     if twice:
-        fix = f"'data.columns=[{','.join(f'column{place}' for place in range(1, width + 1))}]'"
-        raise DataError(f"{name}:1", f"the header names the column {twice[0]!r} twice", fix)
+        fix = f"'data.columns=[{','.join(f'column{place}' for place in range(1, width + 1))}]' data.header=true"
+        raise DataError(f"{name}:{line}", f"the header names the column {twice[0]!r} twice", fix)
     return names
 
 

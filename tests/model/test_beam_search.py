@@ -15,6 +15,7 @@ from torch import nn
 
 from multihead.config.model import POSITIONS, ModelConfig
 from multihead.config.training import DecodingConfig
+from multihead.errors import NumericsError
 from multihead.model import beam_search
 from multihead.model.beam_search import Beams, Candidates, Hypothesis, generate, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
@@ -480,6 +481,22 @@ def test_where_nothing_may_follow_the_beams_end_as_they_are():
     assert sorted(h.ids for h in hypotheses) == [[3, 4], [4, 3]]
     (hypotheses,) = search(model, head, config, *sources([4]), limit=12, forbidden=range(VOCAB))
     assert hypotheses == [Hypothesis([], 0.0, 0.0)]
+
+
+def test_log_probabilities_that_are_not_finite_are_refused():
+    model, head = tiny()
+    for value, beams in itertools.product((math.nan, math.inf), (1, 3)):
+        head.end[4] = value
+        with pytest.raises(NumericsError, match=r"input 0: the model's logits are not finite after 0 tokens; fix: .*"):
+            search(model, head, DecodingConfig(num_beams=beams), *sources([4]), limit=12)
+
+
+def test_the_end_mark_of_a_text_that_is_continued_does_not_forbid_the_end():
+    model, head = tiny(encoder=False, end=50.0)
+    config = DecodingConfig(num_beams=2, no_repeat_ngram_size=1)
+    options = {"eos_id": EOS, "pad_id": PAD, "max_new_tokens": 6, "continues_text": True}
+    ((found, *_),) = generate(model, head, config, prefix=torch.tensor([[EOS, 3]]), **options)
+    assert found.ids == []
 
 
 def test_no_input_has_no_output():

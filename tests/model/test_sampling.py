@@ -570,6 +570,10 @@ def spell(ids):
     return "".join(PIECES[i] for i in ids)
 
 
+def spelt(row, ids):
+    return spell(ids)
+
+
 @pytest.mark.parametrize(
     ("script", "stops", "ids", "text"),
     [
@@ -586,7 +590,7 @@ def spell(ids):
 def test_a_stop_string_ends_a_sample(script, stops, ids, text):
     model, _ = tiny()
     config = DecodingConfig(stop_strings=stops)
-    ((found,),) = run(model, ScriptHead(*script), config, [[BOS, 3]], limit=4, decode=spell)
+    ((found,),) = run(model, ScriptHead(*script), config, [[BOS, 3]], limit=4, decode=spelt)
     assert found.ids == ids
     assert cut_at_stop(spell(found.ids), stops) == text
     assert found.log_prob == pytest.approx(0, abs=1e-6)
@@ -597,7 +601,7 @@ def test_only_the_sample_that_meets_a_stop_string_stops():
     prompts = texts(2, 5, 3)
     config = replace(DRAWN, num_return_sequences=4)
     free = ids_of(run(model, head, config, prompts, limit=15))
-    stopped = ids_of(run(model, head, replace(config, stop_strings=["abc", "ca"]), prompts, limit=15, decode=spell))
+    stopped = ids_of(run(model, head, replace(config, stop_strings=["abc", "ca"]), prompts, limit=15, decode=spelt))
     for ids, cut in zip(itertools.chain(*free), itertools.chain(*stopped), strict=True):
         holds = [n for n in range(16) if "abc" in spell(ids[:n]) or "ca" in spell(ids[:n])]
         assert cut == ids[: min(holds, default=15)]
@@ -677,3 +681,11 @@ def test_the_cache_stays_as_wide_as_the_window():
     attention.forward = forward
     run(model, head, DRAWN, texts(1, 3, 6), limit=100, max_len=8)
     assert max(widths) <= 8
+
+
+def test_the_end_mark_of_a_prompt_does_not_forbid_the_end():
+    """A prompt may begin with the end mark, which then is an n-gram of size 1 that has occurred."""
+    model, _ = tiny()
+    script = ScriptHead(4, EOS, 3, 3)
+    ((found,),) = run(model, script, DecodingConfig(no_repeat_ngram_size=1), [[EOS, 3]], limit=4)
+    assert found.ids == [4]

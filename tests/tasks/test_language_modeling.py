@@ -248,3 +248,15 @@ def test_a_run_of_each_objective_predicts_from_its_directory(tmp_path):
     assert len(run.score(["The dog."])) == 1
     result = multihead.train([*words, f"run_dir={tmp_path / 'b'}", "task.objective=masked"])
     assert result["test/perplexity"] == pytest.approx(math.exp(result["test/loss"]))
+
+
+def test_a_stop_string_with_a_blank_is_seen_at_the_first_word(monkeypatch):
+    made = task(max_len=64)
+    ids = made.tokenizer.encode_batch(["sees a cat a cat a"])[0]
+    steps = iter(ids)
+    logits = lambda hidden: 50.0 * F.one_hot(torch.tensor([next(steps)]), made.tokenizer.vocab_size)  # noqa: E731
+    monkeypatch.setattr(made.model.head, "forward", logits)
+    made.config.decoding.max_new_tokens = 6
+    made.config.decoding.stop_strings = [" sees"]
+    (found,) = made.predict(["the dog"], made.config.decoding)
+    assert found[0]["text"] == "" and next(steps) == ids[1]  # one token was generated

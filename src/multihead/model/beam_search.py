@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multihead.config.training import DecodingConfig
+from multihead.errors import NumericsError
 from multihead.model.cache import Cache
 from multihead.model.heads import CopyHead, CopySource
 from multihead.model.transformer import Transformer
@@ -314,7 +315,9 @@ class Constraints:
         ngrams = ids.unfold(1, size, 1)  # [N * K, L - size + 1, size]
         tail = ids[:, None, ids.size(1) - size + 1 :]  # [N * K, 1, size - 1]
         row, place = (ngrams[..., :-1] == tail).all(-1).nonzero(as_tuple=True)
+        end = log_probs[:, self.eos_id].clone()  # the prefix may hold one, but no text has to go on for ever
         log_probs[row, ngrams[row, place, -1]] = -math.inf
+        log_probs[:, self.eos_id] = end
 
 
 @dataclass
@@ -360,6 +363,7 @@ def _advance(
     width, step = constraints.config.num_beams, beams.ids.size(2) + 1
     constraints.apply(log_probs, beams)
     candidates = Candidates.of(beams, log_probs, 2 * width)  # at most half of them add the end mark
+    _require_finite(beams, candidates)
     ended = candidates.tokens == constraints.eos_id  # [N, C]
     _finish(beams, candidates, ended, finished, width)
 
@@ -384,6 +388,18 @@ def _advance(
             model.select(rows, kept if len(kept) < len(done) else None)
     ids = torch.cat((beams.ids[kept[:, None], parents], tokens[..., None]), dim=-1)  # [N, K, L + 1]
     return Beams(beams.inputs[kept], beams.limits[kept], running, ids)
+
+
+def _require_finite(beams: Beams, candidates: Candidates) -> None:
+    """Refuses log-probabilities that are not numbers, which stand before all others.
+
+    Raises:
+        NumericsError: There are some.
+    """
+    for i, log_prob in zip(beams.inputs.tolist(), candidates.log_probs[:, 0].tolist(), strict=True):
+        if math.isnan(log_prob):
+            what = f"the model's logits are not finite after {beams.ids.size(2)} tokens"
+            raise NumericsError(f"input {i}", what, "take a checkpoint from before the training diverged")
 
 
 def _finish(beams: Beams, candidates: Candidates, ended: Tensor, finished: list[Finished], width: int) -> None:

@@ -46,7 +46,7 @@ def sample(
     max_new_tokens: int | Tensor,
     max_len: int,
     forbidden: Sequence[int] = (),
-    decode: Callable[[list[int]], str] | None = None,
+    decode: Callable[[int, list[int]], str] | None = None,
     on_token: OnToken | None = None,
     numbers: Sequence[int] | None = None,
     forced: Sequence[Sequence[int]] | None = None,
@@ -66,7 +66,7 @@ def sample(
         max_new_tokens: The limit on the length, end mark included: one for all, or one for each input [B].
         max_len: Number of tokens that the model sees at once, at least 2. A longer text slides: see `Context`.
         forbidden: Other ids that are never emitted.
-        decode: Turns generated ids into text; stop strings need it.
+        decode: Takes the number of an input and the ids after it, and returns their text; stop strings need it.
         on_token: Called for each new token, the end mark too.
         numbers: Number of each input, for its random numbers; default 0, 1, ... B - 1.
         forced: For each input the ids that its output starts with. They count in log_prob and length. Each takes a
@@ -234,7 +234,9 @@ class Filters:
         """
         config = self.config
         logits = penalize_repetition(logits, ids, real, config.repetition_penalty)
+        end = logits[:, self.eos_id]  # the prompt may hold one, but no text has to go on for ever
         logits = block_repeated_ngrams(logits, ids, real, config.no_repeat_ngram_size)
+        logits[:, self.eos_id] = end
         never = {*self.forbidden} - {self.eos_id} | ({self.eos_id} if step < config.min_new_tokens else set())
         logits = forbid(logits, sorted(never))
         if config.do_sample:
@@ -381,7 +383,7 @@ def _run(
     context: Context,
     running: list[Sample],
     filters: Filters,
-    decode: Callable[[list[int]], str] | None,
+    decode: Callable[[int, list[int]], str] | None,
     on_token: OnToken | None,
 ) -> None:
     """Adds tokens to the samples until all have ended; a sample that has ended leaves the batch."""
@@ -399,7 +401,7 @@ def _run(
             if on_token is not None and token != -1:
                 one.done = bool(on_token(one.row, one.index, token, allowed[place])) or one.done
             if grew and stops and decode is not None:
-                text = decode(one.ids)
+                text = decode(one.row, one.ids)
                 one.done = one.done or any(stop in text for stop in stops)
         kept = [i for i, one in enumerate(running) if not one.done]
         if not kept:

@@ -421,7 +421,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             max_new_tokens=decoding.max_new_tokens or NEW_TOKENS,
             max_len=self.config.model.max_len,
             forbidden=(marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id),
-            decode=self._decode,
+            decode=lambda row, ids: self.new_text(prompts[row], ids),
             on_token=on_token,
             numbers=numbers,
             forced=[forced] * len(prompts),

@@ -1,8 +1,10 @@
 """Translation: loss and score by hand, what is counted in an evaluation, and the limit on the length of outputs."""
 
+import math
 import unicodedata
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -165,6 +167,12 @@ def test_score_is_of_the_target_and_its_end_mark_alone(topology):
         assert made.score([SOURCES[row]], [TARGETS[row]])[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_target_that_is_too_long_has_no_score():
+    made = task("model.max_len=5")
+    with pytest.raises(ConfigError, match=r"target: has 6 tokens, but the model writes at most 4"):
+        made.score(SOURCES[2:3], TARGETS[2:3])
+
+
 def outputs_of(monkeypatch, made, found):
     """Makes the search find these (text, whether it was cut) for the sources in order."""
     monkeypatch.setattr(
@@ -226,6 +234,24 @@ def test_bits_per_byte_are_left_out_where_tokens_are_unknown(monkeypatch):
     metrics = evaluated(made)
     assert metrics["unknown_tokens"] == 0.125 and "bits_per_byte" not in metrics
     assert "bits_per_byte" in evaluated(made, split="val")
+
+
+def test_bits_per_byte_are_of_targets_that_were_scored_as_a_whole(monkeypatch):
+    made = task("model.max_len=5")  # the third target is cut
+    encoded = encode_corpus({"source": SOURCES, "target": TARGETS}, made.tokenizers).cut(made.limits())
+    made.evaluation = EvaluationData({"test": {"source": SOURCES, "target": TARGETS}})
+
+    def bits(*rows):
+        outputs_of(monkeypatch, made, [("", False)] * len(rows))
+        batch = made.collate(encoded, np.array(rows)) | {"index": torch.tensor(rows)}
+        with torch.no_grad():
+            made.evaluate_batch(batch, "test")
+        return made.finish_evaluation("test").get("bits_per_byte")
+
+    assert bits(2) is None
+    assert bits(0, 1, 2, 3) == pytest.approx(bits(0, 1, 3))
+    (log_prob,) = made.score(SOURCES[:1], TARGETS[:1])
+    assert bits(0) == pytest.approx(-log_prob / math.log(2) / (len(TARGETS[0]) + 1), rel=1e-5)
 
 
 def test_ter_where_it_is_asked_for(monkeypatch):

@@ -63,7 +63,8 @@ class PublishedTokenizer(Tokenizer):
                 raise ValueError("must have an eos_token or a sep_token, which ends a text")
             setattr(self, f"{role}_id", found)
         self.special_ids = tuple(sorted(set(ids.values())))
-        self.has_mask, self.has_unknown = "mask_token" in ids, "unk_token" in ids
+        self.has_mask = "mask_token" in ids
+        self.has_unknown = "unk_token" in ids and self.unk_id != self.eos_id  # GPT-2 has one entry for both
         self.first_plain = 0
         self._read_template(ids)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from multihead.config.task import TranslationConfig
 from multihead.config.training import Config, DecodingConfig
-from multihead.errors import ConfigError
+from multihead.errors import ConfigError, NumericsError
 from multihead.metrics.edit_distance import EDITS
 from multihead.model.beam_search import WORKERS, Hypothesis, generate, mean_of, next_log_probs, side_by_side
 from multihead.model.heads import CopyHead, VocabularyHead
@@ -211,11 +211,18 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         self.means["loss"].update(nats, labels.numel())
         self.means["token_accuracy"].update(hits.sum(), hits.numel())
         texts, rows = self.evaluation.texts[split], list[int](batch["index"].tolist())
-        num_bytes = sum(len(texts["target"][i].encode()) + 1 for i in rows)  # the end mark stands for the end of line
-        self.means["bits"].update(nats / math.log(2), num_bytes)
+        counts = (batch["labels"] != IGNORED).sum(1)[: len(rows)]  # of each row, with the end mark
+        whole = counts <= self.limits()["target"]  # the others may be cut, and their texts have more bytes than these
+        of_whole = each[whole.repeat_interleave(counts)].double().sum()
+        kept = [texts["target"][i] for i, is_whole in zip(rows, whole.tolist(), strict=True) if is_whole]
+        num_bytes = sum(len(text.encode()) + 1 for text in kept)  # the end mark stands for the end of line
+        self.means["bits"].update(of_whole / math.log(2), num_bytes)
         index = [i for i in rows if not limit or i < limit]
         sources = [texts["source"][i] for i in index]
-        best = [hypotheses[0] for hypotheses in self.translate(sources, decoding)]
+        try:
+            best = [hypotheses[0] for hypotheses in self.translate(sources, decoding)]
+        except NumericsError:  # a model that has diverged: its loss says so, and the run's policy decides what follows
+            best = [("", Hypothesis([], math.nan, math.nan)) for _ in sources]
         outputs = [text for text, _ in best]
         references = [self.in_form(texts["target"][i]) for i in index]
         for name, metric in self.scores.items():
@@ -244,10 +251,11 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
         found = {name: float(mean.compute()) for name, mean in self.means.items()}
+        whole = not math.isnan(found["bits"])  # whether any target was scored as a whole
         metrics = {
             "loss": found["loss"],
             "perplexity": math.exp(min(found["loss"], 700.0)),
-            **self.comparable(split, "target", {"bits_per_byte": found["bits"]}),
+            **self.comparable(split, "target", {"bits_per_byte": found["bits"]} if whole else {}),
             **{name: found[name] for name in ("token_accuracy", "exact_match", "cut_outputs")},
         }
         for name, metric in self.scores.items():
@@ -413,7 +421,11 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
 
     @torch.inference_mode()
     def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """log p(target | source) of each pair in nats, with the end mark."""
+        """log p(target | source) of each pair in nats, with the end mark. A source that is too long is cut.
+
+        Raises:
+            ConfigError: A target is longer than the model writes.
+        """
         limits = self.limits()
         pairs = zip(
             self.tokenizers["source"].encode_batch(list(sources)),
@@ -422,8 +434,10 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         )
         results = []
         for source_ids, target_ids in pairs:
-            source_ids, target_ids = source_ids[: limits["source"]], target_ids[: limits["target"]]
-            log_probs = self.next_log_probs(source_ids, target_ids)
+            if len(target_ids) > limits["target"]:
+                what = f"has {len(target_ids):,} tokens, but the model writes at most {limits['target']:,}"
+                raise ConfigError("target", what, "give shorter targets")
+            log_probs = self.next_log_probs(source_ids[: limits["source"]], target_ids)
             each = log_probs.gather(1, torch.tensor([*target_ids, self.eos], device=log_probs.device)[:, None])
             results.append(float(each.sum()))
         return results

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from commands.test_predict import run_of
+from tasks.test_regression import task as regression
 
 from multihead.cli import main
 from multihead.config.verbs import PredictSettings
@@ -158,3 +159,12 @@ def test_parquet_needs_a_package(tmp_path, monkeypatch):
     monkeypatch.setattr(answers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'a .parquet file needs pyarrow; fix: pip install "multihead\[parquet\]"'):
         answers.places_of(PredictSettings(run="RUN", file=str(file), out=str(tmp_path / "b.parquet")), {})
+
+
+def test_a_blank_text_has_no_number(tmp_path, capsys):
+    """The columns of the answers are the same in each row, whatever comes first."""
+    made = regression()
+    for texts in (["word1", "", "word2"], ["", "word1"]):
+        rows = list(answers.answers(made, made.predict(texts, made.config.decoding)))
+        assert [list(row) for row in rows] == [[answers.PREDICTION]] * len(texts)
+        assert [row[answers.PREDICTION] is None for row in rows] == [not text for text in texts]

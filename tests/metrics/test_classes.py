@@ -52,6 +52,20 @@ def test_of_one_class_each_they_are_scikit_learns():
     assert 0.4 < metrics["macro_f1"] < 0.9
 
 
+def test_of_one_class_that_examples_may_have_they_are_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    logits, labels = (x[:, :1] for x in label_sets())
+    probabilities = logits.sigmoid()
+    predicted = (probabilities >= 0.5).long()
+    metrics = label_set_metrics(probabilities, predicted, labels, NAMES[:1])
+    y, p = labels[:, 0].numpy(), predicted[:, 0].numpy()
+    f1 = sklearn.f1_score(y, p)
+    expected = dict.fromkeys(("macro_f1", "micro_f1", "f1/ham"), f1)
+    expected |= {"accuracy": sklearn.accuracy_score(y, p), "mcc": sklearn.matthews_corrcoef(y, p)}
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert 0 < f1 < 1
+
+
 def test_of_several_classes_they_are_scikit_learns():
     sklearn = pytest.importorskip("sklearn.metrics")
     logits, labels = label_sets()

@@ -81,15 +81,14 @@ def label_set_metrics(
     """
     from torchmetrics.functional import classification as functional
 
-    count = len(names)
     if len(labels) == 0:
         return {}
-    f1 = functional.multilabel_f1_score(predicted, labels, count, average="none")
+    f1 = torch.stack([functional.binary_f1_score(predicted[:, i], labels[:, i]) for i in range(len(names))])
     each, truth = probabilities.flatten(), labels.flatten()
     metrics = {
-        "accuracy": functional.multilabel_exact_match(predicted, labels, count),
-        "macro_f1": functional.multilabel_f1_score(predicted, labels, count, average="macro"),
-        "micro_f1": functional.multilabel_f1_score(predicted, labels, count, average="micro"),
+        "accuracy": (predicted == labels).all(1).double().mean(),
+        "macro_f1": f1.mean(),
+        "micro_f1": functional.binary_f1_score(predicted.flatten(), truth),
         "mcc": _mcc(predicted.flatten(), truth, 2),
         "ece": functional.binary_calibration_error(each, truth, n_bins=CALIBRATION_BINS),
         **_mean_auroc(probabilities, labels),

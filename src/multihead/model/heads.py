@@ -435,5 +435,9 @@ class Regressor(PooledClassifier):
         self.mean, self.deviation = mean, deviation
 
     def joined(self, opinions: Sequence[Tensor]) -> Tensor:
-        """The numbers [B, 1] in the original units, from what `opinions` returned."""
-        return opinions[0] * self.deviation + self.mean
+        """The numbers [B, 1] in the original units and float64, from what `opinions` returned.
+
+        In float32, numbers far from zero, such as dates, would be rounded to steps that are larger than their
+        differences.
+        """
+        return opinions[0].double() * self.deviation + self.mean

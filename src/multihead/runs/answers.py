@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from multihead.config.data import DataConfig, column_of
-from multihead.config.task import TaskConfig
+from multihead.config.task import RegressionConfig, TaskConfig
 from multihead.errors import ConfigError, DataError, MachineError
 from multihead.tables.found import Look
 from multihead.tables.opening import Unclear
@@ -177,7 +177,8 @@ def answers(task: Task, found: Iterable[Sequence[Mapping[str, Any]]]) -> Iterato
             continue
         label, tab, _ = task.line(outputs).partition("\t")
         probability = outputs[0].get(PROBABILITY) if outputs else None
-        yield {PREDICTION: label or None, **({PROBABILITY: probability} if tab or not outputs else {})}
+        numeric = isinstance(task.settings, RegressionConfig)
+        yield {PREDICTION: label or None, **({PROBABILITY: probability} if tab or not (outputs or numeric) else {})}
 
 
 def write(places: Places, rows: Iterable[Mapping[str, Any]], count: int) -> None:

@@ -231,7 +231,7 @@ def save_vocab(folder: Path, vocab: Vocabulary) -> dict[str, str]:
     for role, tokenizer in vocab.tokenizers.items():
         files[role] = "tokenizer.json" if tokenizer is main else f"tokenizer_{role}.json"
         tokenizer.save(folder / files[role])
-    (folder / "labels.json").write_text(json.dumps(vocab.labels, ensure_ascii=False) + "\n")
+    (folder / "labels.json").write_text(json.dumps(vocab.labels, ensure_ascii=False) + "\n", encoding="utf-8")
     if vocab.targets:
         described = {name: text.as_dict() for name, text in vocab.targets.items()}
         (folder / TARGETS).write_text(json.dumps(described) + "\n")

@@ -196,9 +196,9 @@ class PooledTask(Task[PooledT, Model[PooledClassifier]], Generic[PooledT]):
     @torch.inference_mode()
     def logits(self, texts: Sequence[str], others: Sequence[str] | None = None) -> Tensor:
         """Outputs [N, O] of texts or of pairs; texts that are longer than the model reads are cut."""
-        result = torch.zeros(len(texts), self.model.head.output.out_features)
+        result = torch.zeros(len(texts), self.model.head.output.out_features, dtype=torch.float64)
         for chosen, batch in self._batches(texts, others):
-            result[chosen] = self(batch)[0].cpu()
+            result[chosen] = self(batch)[0].double().cpu()
         return result
 
     def _batches(

@@ -5,6 +5,7 @@ Shapes: N examples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ class RegressionTask(PooledTask[RegressionConfig]):
         self.outputs.update(found[:, 0], wished)
         self.measure(found[:, 0].double(), wished)
         wanted = [place for place, row in enumerate(rows) if split == "test" or row < self.settings.num_samples]
-        answers = [{"label": labels[i], "predicted": _plain(found[i, 0])} for i in wanted]
+        answers = [{"label": labels[i], "predicted": float(self._digits(found[i, 0], 9))} for i in wanted]
         self.add_samples([rows[i] for i in wanted], answers, split)
 
     def finish_evaluation(self, split: str) -> dict[str, float]:
@@ -88,12 +89,13 @@ class RegressionTask(PooledTask[RegressionConfig]):
 
     def answers(self, texts: Sequence[str], others: Sequence[str] | None = None) -> list[list[dict[str, Any]]]:
         """For each text its number."""
-        return [[{"number": _plain(number)}] for number in self.logits(texts, others)[:, 0]]
+        return [[{"number": float(self._digits(number, 9))}] for number in self.logits(texts, others)[:, 0]]
 
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
-        return f"{outputs[0]['number']:.6g}" if outputs else ""
+        return self._digits(outputs[0]["number"], 6) if outputs else ""
 
-
-def _plain(number: Tensor) -> float:
-    """Returns a number with the digits that float32 has."""
-    return float(f"{float(number):.9g}")
+    def _digits(self, number: Tensor | float, count: int) -> str:
+        """A number with so many digits; more if it is large beside the deviation of the labels, as dates are."""
+        ratio = abs(float(number)) / self.scale.deviation
+        more = max(0, math.floor(math.log10(ratio)) - 2) if 0 < ratio < math.inf else 0
+        return f"{float(number):.{count + more}g}"

@@ -218,19 +218,17 @@ def test_threads_are_limited_unless_the_user_says_how_many(monkeypatch, variable
 MACHINES = {
     "cpu": {"cpu": 1},
     "two GPUs": {"cuda": 2, "cpu": 1},
-    "Apple": {"mps": 1, "cpu": 1},
     "TPU": {"tpu": 1, "cpu": 1},
 }
 MEANT = {
     "cpu": {"auto": "cpu", "cpu": "cpu"},
     "two GPUs": {"auto": "cuda", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda"},
-    "Apple": {"auto": "mps", "cpu": "cpu", "gpu": "mps", "mps": "mps"},
     "TPU": {"auto": "tpu", "cpu": "cpu", "tpu": "tpu"},
 }
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu", "cuda", "mps", "tpu"])
+@pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu", "cuda", "tpu"])
 def test_every_accelerator_is_found_or_refused_in_one_line(monkeypatch, machine, accelerator):
     monkeypatch.setattr(capabilities, "device_counts", lambda: MACHINES[machine])
     if (meant := MEANT[machine].get(accelerator)) is not None:
@@ -241,13 +239,17 @@ def test_every_accelerator_is_found_or_refused_in_one_line(monkeypatch, machine,
         capabilities.device_of(accelerator)
 
 
+def test_an_apple_gpu_is_refused_because_it_has_no_float64(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert capabilities.device_of("auto") == "cpu"
+    with pytest.raises(ConfigError, match=r"an Apple GPU has no float64, .*; fix: accelerator=cpu"):
+        capabilities.device_of("mps")
+
+
 @pytest.mark.unhurried  # Lightning is imported
 def test_the_devices_that_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(capabilities.platform, "processor", lambda: "arm")
-    assert capabilities.device_counts() == {"cuda": 3, "mps": 1, "cpu": 1}
-    monkeypatch.setattr(capabilities.platform, "processor", lambda: "i386")
+    assert capabilities.device_counts() == {"cuda": 3, "cpu": 1}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert capabilities.device_counts() == {"cpu": 1}
     found = types.SimpleNamespace(is_available=lambda: True)

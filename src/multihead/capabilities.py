@@ -32,7 +32,10 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def device_counts() -> dict[str, int]:
-    """The number of devices of each kind that a run can use, by Lightning's names, the best kind first."""
+    """The number of devices of each kind that a run can use, by Lightning's names, the best kind first.
+
+    An Apple GPU (mps) is none of them: it has no float64, which metrics, beam search and sampling need.
+    """
     import torch
 
     found = {}
@@ -42,22 +45,22 @@ def device_counts() -> dict[str, int]:
         found |= {"tpu": 1} if XLAAccelerator.is_available() else {}
     if cuda := torch.cuda.device_count():
         found["cuda"] = cuda
-    if torch.backends.mps.is_available() and platform.processor() in ("arm", "arm64"):  # Lightning's own condition
-        found["mps"] = 1
     return found | {"cpu": 1}
 
 
 def device_of(accelerator: str) -> str:
-    """The kind of device that ``accelerator=`` means on this machine: tpu, cuda, mps or cpu.
+    """The kind of device that ``accelerator=`` means on this machine: tpu, cuda or cpu.
 
     Raises:
         ConfigError: If this machine has none.
     """
+    if accelerator == "mps":
+        what = "an Apple GPU has no float64, which metrics and beam search need; the processor is used instead of it"
+        raise ConfigError("accelerator", what, "accelerator=cpu")
     found = device_counts()
-    kinds = {"auto": tuple(found), "gpu": ("cuda", "mps")}.get(accelerator, (accelerator,))
-    for kind in kinds:
-        if kind in found:
-            return kind
+    kind = {"auto": next(iter(found)), "gpu": "cuda"}.get(accelerator, accelerator)
+    if kind in found:
+        return kind
     listed = ", ".join(found)
     raise ConfigError("accelerator", f"no {accelerator} on this machine, which has: {listed}", "accelerator=auto")
 

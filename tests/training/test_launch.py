@@ -160,19 +160,17 @@ DEVICES = ("1", "2", "5", "auto", "0,1", "0,", "1,", "0,0", "0,5")
 RANKS = {
     "cpu": (1, 2, 5, 1, "list", "list", "list", "list", "list"),
     "cuda": (1, 2, "got 5", 2, 2, 1, 1, "twice", "no cuda device 5"),
-    "mps": (1, "got 2", "got 5", 1, "no mps device 1", 1, "no mps device 1", "twice", "no mps device 5"),
     "tpu": (1, "got 2", "got 5", 1, "no tpu device 1", 1, "no tpu device 1", "twice", "no tpu device 5"),
 }
 MEANT = {
     "cpu": {"auto": "cpu", "cpu": "cpu"},
     "cuda": {"auto": "cuda", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda"},
-    "mps": {"auto": "mps", "cpu": "cpu", "gpu": "mps", "mps": "mps"},
     "tpu": {"auto": "tpu", "cpu": "cpu", "tpu": "tpu"},
 }
 
 
 @pytest.mark.parametrize("machine", MEANT)
-@pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu", "cuda", "mps", "tpu"])
+@pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu", "cuda", "tpu"])
 @pytest.mark.parametrize("devices", DEVICES)
 def test_every_accelerator_with_every_form_of_devices(monkeypatch, machine, accelerator, devices):
     """A number of ranks, or one line that says what there is; the fix that it names works."""

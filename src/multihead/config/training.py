@@ -287,7 +287,7 @@ class Config:
     lora: LoraConfig = field(default_factory=LoraConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     accelerator: str = "auto"
-    """Lightning's accelerator: auto, cpu, gpu, cuda, mps, tpu."""
+    """Lightning's accelerator: auto, cpu, gpu, cuda, tpu. An Apple GPU (mps) is refused: it has no float64."""
     devices: str = "1"
     """Number of devices per node, 'auto', or a list of GPUs such as '0,1'. On a CPU it is the number of processes."""
     strategy: str = "auto"

@@ -207,3 +207,17 @@ def test_a_longer_horizon_goes_on_and_is_written_down(run):
     assert result["steps"] == 12
     assert "max_steps: 12" in (run / "config.yaml").read_text()
     assert json.loads((run / "checkpoints" / "latest.json").read_text())["step"] == 12
+
+
+@pytest.mark.parametrize(
+    "ending", ["trainer.early_stopping_patience=1", "trainer.max_time=00:00:00:00"], ids=["early", "time"]
+)
+def test_a_run_whose_training_had_ended_before_its_last_step_goes_on_with_its_test(tmp_path, ending):
+    words = ["trainer.max_steps=9", "trainer.val_every_n_steps=1", "optim=adamw", "optim.lr=1e-30", ending]
+    whole = train(tmp_path, *words)
+    assert whole["steps"] < 9
+    before = weights(tmp_path)
+    (tmp_path / "result.json").unlink()  # as after a kill in the test
+    again = train(tmp_path, *words, "resume=auto")
+    assert lasting(again) == lasting(whole)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())

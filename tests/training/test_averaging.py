@@ -172,3 +172,15 @@ def test_a_checkpoint_without_an_average_starts_it_anew():
     assert average.num_averaged == 3
     average.on_load_checkpoint(trainer_at(0), module, {"state_dict": module.state_dict()})
     assert average.num_averaged == 0
+
+
+def test_a_run_that_goes_on_to_more_steps_forgets_the_average_of_its_former_last_ones():
+    module, average = Tied(), LastAverage(2, 1)
+    walked(average, module, 3)
+    checkpoint = {"state_dict": module.state_dict(), "global_step": 3}
+    average.on_save_checkpoint(trainer_at(3), module, checkpoint)
+    for first_step, kept in ((2, 2), (3, 2), (4, 0)):
+        again, new = LastAverage(first_step, 1), Tied()
+        again.on_fit_start(trainer_at(0), new)
+        again.on_load_checkpoint(trainer_at(3), new, copy.deepcopy(checkpoint))
+        assert again.num_averaged == kept

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from steps_alone import TOKENS, validating
 from multihead.errors import MachineError, NumericsError, Stopped
 from multihead.runs.checkpoint import FolderCheckpointIO, Start
 from multihead.training import saving as module_of_saving
+from multihead.training import validation as module_of_validation
 from multihead.training.streams import Streams
 
 
@@ -204,6 +206,17 @@ def test_a_run_ends_after_as_many_bad_validations_in_a_row_as_it_may_have(run, p
         assert one.trainer.should_stop == (last is not None and step >= last)
     ended = [fields["step"] for name, fields in one.events if name == "early_stop"]
     assert ended == ([] if last is None else [last])
+
+
+def test_another_metric_of_a_resume_is_compared_with_its_own_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(module_of_validation, "damage", lambda path: "")
+    best = {"step": 4, "monitor": "val/loss", "value": 2.0, "metrics": {"val/loss": 2.0, "val/bleu": 30.0}}
+    own = {"best": best, "bad_validations": 3, "monitored": [(2, 3.0), (4, 2.0)]}
+    for monitor, value, bad in (("val/loss", 2.0, 3), ("val/bleu", 30.0, 0), ("val/chrf", math.nan, 0)):
+        task = SimpleNamespace(monitor=monitor, monitor_mode="max")
+        found = module_of_validation.Validation(task, print, SimpleNamespace(own=own), tmp_path)
+        assert (found.best["monitor"], found.num_bad, len(found.monitored)) == (monitor, bad, 2 * (bad > 0))
+        assert found.best["step"] == 4 and str(found.best["value"]) == str(value)
 
 
 @pytest.mark.parametrize(("values", "told"), [([1.0, 1.0, 1.0, 1.0], 1), ([1.0, 1.0, 2.0, 2.0], 0)])

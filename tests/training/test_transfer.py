@@ -18,6 +18,7 @@ from multihead.text.vocabulary import Vocabulary
 from multihead.training.transfer import (
     SAME,
     Source,
+    _pattern,
     as_rows,
     copy_weights,
     read_source,
@@ -55,6 +56,13 @@ def numbers(copied):
 
 def count(module):
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_a_pattern_names_a_parameter_and_its_kind():
+    names = ("transformer.decoder.layers.0.self_attention.query.weight", "transformer.decoder.embedding.weight")
+    names += ("head.weight", "head.query.weight", "heads.lm.weight")
+    patterns = ["*.self_attention.*", "*.embedding.*", "head.*", "head.query.*", "heads.lm.*"]
+    assert [_pattern(name) for name in names] == patterns
 
 
 def test_rows_of_embeddings_are_matched_by_token():

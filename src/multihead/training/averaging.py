@@ -171,6 +171,12 @@ class LastAverage(Averaging):
         super().__init__(get_swa_multi_avg_fn())
         self.first_step, self.every = first_step, every
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: TaskModule, checkpoint: dict[str, Any]) -> None:
+        """As above. If the run now has more steps, the average of its former last ones is forgotten."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        if checkpoint["global_step"] < self.first_step:
+            self.num_averaged = 0
+
     def samples_step(self, step: int) -> bool:
         return step >= self.first_step and step % self.every == 0
 

@@ -90,6 +90,7 @@ class Steps(TaskCallback):
         self.signals.take_back()
         lightning_private.leave_validation_to_us(trainer)
         self.telemetry.start(trainer)
+        resumed = self._start is not None
         if self._start:
             self._resume(trainer, pl_module.task, self._start)
         else:
@@ -101,6 +102,9 @@ class Steps(TaskCallback):
             self.validation.run(trainer, pl_module.task)
             self.stopping.stop_early(trainer, self.validation)
             self.saving.save(trainer, self.validation.best)
+        elif resumed:  # the training may have ended already, and been interrupted in its test
+            self.stopping.is_last(trainer, self.counters.seconds)
+            self.stopping.stop_early(trainer, self.validation)
         self._mark_boundary()
         self.counters.begin_step()
 

@@ -155,6 +155,8 @@ def copy_weights(model: Model, vocab: Vocabulary, source: Source) -> list[Copied
 def _pattern(name: str) -> str:
     """A pattern that names a parameter and those of its kind in other layers."""
     words = name.split(".")
+    if words[0] != "transformer":
+        return f"{name.rpartition('.')[0]}.*"
     return f"*.{words[4]}.*" if words[2] == "layers" else f"*.{words[2]}.*"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ class Validation:
         self.best = _still_best(own.get("best", {}), folder)
         self.num_bad: int = own.get("bad_validations", 0)
         self.monitored: list[tuple[int, float]] = [(step, value) for step, value in own.get("monitored", ())]
+        if self.best and self.best["monitor"] != self._monitor:  # the words of the resume name another metric
+            value = self.best["metrics"].get(self._monitor, math.nan)
+            self.best |= {"monitor": self._monitor, "value": value}
+            self.num_bad, self.monitored = 0, []
         self.pending: bool = own.get("pending_validation", False)
 
     def require_best(self) -> None:

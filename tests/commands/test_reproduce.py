@@ -14,6 +14,7 @@ from multihead.config.compose import compose
 from multihead.config.record import read_record
 from multihead.errors import ConfigError
 from multihead.studying import records, reproduce
+from multihead.studying.reproduce import _compared
 
 SHIPPED = sorted((ROOT / "benchmarks" / "records").glob("*.yaml"))
 TASK = "task=classification"
@@ -282,3 +283,9 @@ def test_an_unreadable_record(tmp_path):
     (tmp_path / "a.yaml").write_text("[1]")
     with pytest.raises(ConfigError, match="must be a mapping"):
         read_record(str(tmp_path / "a.yaml"))
+
+
+def test_a_metric_that_is_undefined_in_both_runs_is_the_same():
+    nan = float("nan")
+    found = _compared({"test/x": nan, "val/x": nan}, {"test/x": nan, "val/x": 1.0}, "val/x", 0.1)
+    assert [metric.verdict for metric in found] == ["same", "differs"]

@@ -12,6 +12,7 @@ from trial import FORKS, ROOT
 
 from multihead.config.sweep import read_sweep
 from multihead.errors import CheckpointError
+from multihead.sweeping import optuna_private
 from multihead.sweeping.ledger import Ledger
 from multihead.sweeping.owner import alive, start_of, this_process
 
@@ -142,3 +143,27 @@ def test_a_sweep_of_the_same_name_and_another_launch_is_refused(tmp_path):
     opened(tmp_path / "s").freeze({"words": ["a=1"], "seeds": 1})
     with pytest.raises(CheckpointError, match=r"words must be \['a=1'\], as when .*, got \['a=2'\]"):
         opened(tmp_path / "s").freeze({"words": ["a=2"], "seeds": 1})
+
+
+def test_a_pruned_trial_whose_metric_was_undefined_can_be_read_again(tmp_path):
+    ledger = opened(tmp_path / "s")
+    claim = ledger.claim(2)
+    ledger.report(claim.number, 10, float("nan"))
+    assert ledger.settle(claim.number, "pruned")
+    (row,) = opened(tmp_path / "s").rows()
+    assert (row.state, row.value) == ("pruned", None)
+    assert ledger.claim(2) is not None
+
+
+def test_a_sign_of_life_waits_for_a_database_that_is_away(tmp_path, monkeypatch):
+    ledger = opened(tmp_path / "s")
+    claim, frozen, failed = ledger.claim(2), optuna_private.frozen, []
+
+    def once(study, number):
+        if not failed:
+            failed.append(number)
+            raise optuna.exceptions.StorageInternalError("the server is away")
+        return frozen(study, number)
+
+    monkeypatch.setattr(optuna_private, "frozen", once)
+    assert ledger.beat(claim, 1.0) and failed == [claim.number]

@@ -111,3 +111,19 @@ def test_a_curve_is_read_while_it_grows(tmp_path):
         file.write("25\n")
         file.flush()
         assert curve.news() == [(4, 1.25)]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (-9, "killed by SIGKILL"),
+        (-40, "killed by signal 40"),
+        (143, "ended by SIGTERM"),
+        (168, "ended by signal 40"),
+        (255, "its last line"),
+    ],
+)
+def test_every_exit_status_has_a_reason(tmp_path, status, reason):
+    log = tmp_path / "console.log"
+    log.write_text("a line\nits last line\n")
+    assert trial._reason(status, log) == reason

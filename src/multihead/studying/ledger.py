@@ -16,7 +16,7 @@ from multihead.comparing.of_study import RUNS
 from multihead.config.study import Study
 from multihead.config.sweep import Sweep
 from multihead.studying.schedule import Costs, Key, Plan, Progress, progress
-from multihead.sweeping.ledger import SETTLED, Claim, Ledger, Row, import_optuna, spent
+from multihead.sweeping.ledger import SETTLED, Claim, Ledger, Row, import_optuna, patiently, spent
 from multihead.sweeping.owner import this_process
 
 
@@ -92,6 +92,7 @@ class StudyLedger(Ledger):
         """Returns the seconds of all runs of one seed: those of the first round, or else the forecast; 0 if unknown."""
         return sum((self.costs or self.facts.get("forecast", {})).values())
 
+    @patiently
     def claim(self, trials: int, seconds: float = 0.0) -> Claim | None:
         """Claims a run of the round that goes on. None if nothing is left, or if all of its runs are claimed.
 

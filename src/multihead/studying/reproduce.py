@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def _compared(then: Mapping[str, float], now: Mapping[str, float], monitor: str,
         first, second = then.get(name), now.get(name)
         if first is None or second is None:
             verdict = "missing"
-        elif first == second:
+        elif first == second or (math.isnan(first) and math.isnan(second)):
             verdict = "same"
         else:
             verdict = "within" if abs(second - first) <= tolerance * abs(first) else "differs"

@@ -19,7 +19,7 @@ from multihead.config.study import Study
 from multihead.config.sweep import COMMAND, GOALS, PROGRAM, check, read_sweep
 from multihead.errors import ConfigError, MachineError
 from multihead.sweeping.frozen import launch
-from multihead.sweeping.ledger import spent
+from multihead.sweeping.ledger import SETTLED, spent
 from multihead.sweeping.report import best_row
 from multihead.sweeping.runner import Runner
 
@@ -97,10 +97,17 @@ def tune(
     ledger = launch(sweep, folder, typed, wanted, first, options)
     Runner(sweep, folder, wanted, ledger, first, console).run(sweep.run_cap, 0.0, list(typed))
     rows = ledger.rows()
+    ended, planned = sum(row.state in SETTLED for row in rows), sweep.run_cap
+    if sweep.method == "grid":
+        planned = min(planned, sweep.grid_size())
+    if ended < planned:
+        what = f"its workers ended after {ended} of {planned} trials"
+        raise MachineError(f"tuning {name}", what, "look at the messages above; the same command goes on")
     best = best_row(rows, sweep.goal)
     if best is None or best.value is None:
         reason = next((row.record.get("reason", "") for row in rows if row.state == "failed"), "no trial ended")
         raise MachineError(f"tuning {name}", f"all of its trials failed; the first: {reason}", f"see {folder}/trials")
-    chosen = [f"{key}={value}" for key, value in best.values.items()]
+    varied = best.values
+    chosen = [f"{p.name}={p.values[0] if p.constant else varied[p.name]}" for p in sweep.parameters]
     failed = sum(row.state == "failed" for row in rows)
     return Tuned(chosen, best.value, len(rows), failed, sum(spent(row) for row in rows))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import math
 import time
 import warnings
 import zlib
@@ -60,7 +61,7 @@ class Row:
     """Values of the metric of the first seed, by optimizer step."""
 
 
-def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
+def patiently(method: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps a method so that it waits for a database that does not answer. The trials go on meanwhile."""
 
     @functools.wraps(method)
@@ -205,7 +206,7 @@ class Ledger:
         """Returns what `freeze` recorded."""
         return self.study.user_attrs.get("launch", {})
 
-    @_patiently
+    @patiently
     def rows(self) -> list[Row]:
         """Returns all trials, in the order of their numbers."""
         return [self._row(trial) for trial in self.study.get_trials(deepcopy=False)]
@@ -218,7 +219,7 @@ class Ledger:
         value = trial.value if state == "complete" else None
         return Row(trial.number, state, value, dict(trial.params), record, dict(trial.intermediate_values))
 
-    @_patiently
+    @patiently
     def claim(self, trials: int, seconds: float = 0.0) -> Claim | None:
         """Claims a trial for this process: one whose owner is gone, or else a new one. None if nothing is left.
 
@@ -260,12 +261,13 @@ class Ledger:
     def _distributions(self) -> dict[str, Any]:
         return {parameter.name: distribution(parameter) for parameter in self.sweep.swept}
 
-    @_patiently
+    @patiently
     def note(self, number: int, **record: Any) -> None:
         """Records values for a trial."""
         for key, value in record.items():
             optuna_private.set_attribute(self.study, number, key, value)
 
+    @patiently
     def beat(self, claim: Claim, elapsed: float) -> bool:
         """Records that a trial's owner is alive. Returns False if another process has taken the trial."""
         if not self._mine(claim.number):
@@ -281,7 +283,7 @@ class Ledger:
         """Gives back an unfinished trial, so that another process can claim it."""
         self.note(claim.number, owner=None)
 
-    @_patiently
+    @patiently
     def report(self, number: int, step: int, value: float) -> bool:
         """Records the metric at a step, and returns whether the trial should end early."""
         trial = optuna_private.going_on(self.study, number)
@@ -289,7 +291,7 @@ class Ledger:
             trial.report(value, step)
         return trial.should_prune()
 
-    @_patiently
+    @patiently
     def settle(self, number: int, state: str, value: float | None = None, **record: Any) -> bool:
         """Ends a trial of this process as complete with its value, as pruned, or as failed. A second call does nothing.
 
@@ -308,7 +310,7 @@ class Ledger:
             curve = optuna_private.frozen(self.study, number).intermediate_values
             if state == "pruned" and curve:
                 value = curve[max(curve)]
-            values = None if value is None else [value]
+            values = None if value is None or math.isnan(value) else [value]  # a stored nan could not be read again
             return optuna_private.end(self.study, number, kind, values)
 
 

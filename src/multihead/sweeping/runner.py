@@ -22,7 +22,7 @@ from multihead.errors import MachineError, Stopped
 from multihead.runs.screen import report_console
 from multihead.sweeping.ledger import SETTLED, Ledger, Row
 from multihead.sweeping.report import REPORT, best_row, line_of, show, write_report
-from multihead.sweeping.trial import GRACE_SECONDS
+from multihead.sweeping.trial import GRACE_SECONDS, signal_name
 from multihead.sweeping.worker import ENDING, STORAGE
 from multihead.training.signals import handling
 
@@ -174,7 +174,7 @@ def follow(
             if process.poll() is None or process.returncode >= 0:
                 continue
             quick = quick + 1 if time.monotonic() - began < QUICK_SECONDS else 0
-            name = signal.Signals(-process.returncode).name
+            name = signal_name(-process.returncode)
             if quick >= MAX_QUICK_DEATHS:
                 raise MachineError("workers", f"they are killed by {name} as soon as they start")
             say(f"worker {index} was killed by {name}; a new one goes on")

@@ -178,12 +178,17 @@ def _finished(run_dir: Path, metric: str) -> Outcome:
     return Outcome("complete", float(value))
 
 
+def signal_name(number: int) -> str:
+    """Returns ``SIGKILL`` for 9; some real-time signals have no name."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
 def _reason(status: int, log: Path) -> str:
     """Returns why a run failed, in one line: its last message."""
     if status < 0:
-        return f"killed by {signal.Signals(-status).name}"
-    if status > 128:
-        return f"ended by {signal.Signals(status - 128).name}"
+        return f"killed by {signal_name(-status)}"
+    if status - 128 in signal.valid_signals():
+        return f"ended by {signal_name(status - 128)}"
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode(errors="replace").split("\n") if line.strip()]

@@ -12,6 +12,7 @@ from tiny import drawn, new_task, reference
 
 from multihead.errors import ConfigError
 from multihead.exporting import huggingface, remote
+from multihead.exporting.huggingface import _generation
 from multihead.exporting.verify import verify
 from multihead.metrics.calibration import Calibration
 
@@ -123,7 +124,7 @@ def same_logits(name, task, rows, prefix, theirs):
             masked = "masked" in name
             wanted = head(transformer.encode(ids) if masked else transformer.decode(ids))[0]
             found = found[slice(len(row)) if masked else slice(len(found) - len(row), None)]
-        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5, msg=name)
+        torch.testing.assert_close(found, wanted.float(), atol=2e-5, rtol=2e-5, msg=name)
 
 
 def same_tokens(name, task, beams, theirs):
@@ -177,3 +178,30 @@ def test_a_plugins_part_is_refused():
 def test_what_no_auto_class_can_load(words, message):
     with pytest.raises(ConfigError, match=message):
         remote.check(new_task(*words))
+
+
+@pytest.mark.unhurried
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("task", ["translation", "lm"])
+def test_generate_keeps_the_options_of_the_run(tmp_path, monkeypatch, task, beams):
+    """A model that would end at once writes as many tokens as the run's options ask for."""
+    monkeypatch.setattr(remote, "card", lambda *_: "")
+    words = ["decoding.min_new_tokens=4", "decoding.max_new_tokens=7", "decoding.no_repeat_ngram_size=2"]
+    made = new_task(f"task={task}", *words, f"decoding.num_beams={beams}", "model.output_bias=true", "data.name=x")
+    ours = reference(made)
+    with torch.no_grad():
+        made.model.head.bias[ours.eos] = 50.0
+    remote.write(made, tmp_path, tmp_path)
+    theirs = remote.load(tmp_path)
+    for example in drawn(made, 3):
+        prefix = ours.source(example) if task == "translation" else ours.prefix(example)
+        row = theirs.generate(torch.tensor([list(prefix)]))[0].tolist()
+        row = row[len(ours.start) :] if task == "translation" else row[len(prefix) :]
+        assert row[: row.index(ours.eos)] == list(ours.outputs([example])[0]) and row.index(ours.eos) == 4
+
+
+def test_what_is_drawn_is_drawn_by_generate_too():
+    words = ["decoding.do_sample=true", "decoding.temperature=0.7", "decoding.top_k=5", "decoding.top_p=0.9"]
+    found = _generation(new_task("task=lm", *words, "decoding.repetition_penalty=1.3"))
+    assert found["do_sample"] and (found["temperature"], found["top_k"], found["top_p"]) == (0.7, 5, 0.9)
+    assert found["repetition_penalty"] == 1.3 and "temperature" not in _generation(new_task("task=lm"))

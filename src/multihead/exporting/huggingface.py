@@ -237,20 +237,26 @@ def write_tokenizer(task: Task, folder: Path) -> None:
 def _generation(task: Task) -> dict[str, Any]:
     """How ``transformers`` generates as the run does: the search, and the tokens that are never emitted."""
     marks, decoding, length = _marks(task), task.config.decoding, NEW_TOKENS
-    never, search = {marks.pad_id, marks.bos_id, marks.sep_id}, {}
+    never = {marks.pad_id, marks.bos_id, marks.sep_id}
+    names = ["num_beams", "length_penalty", "no_repeat_ngram_size"]
+    names += ["min_new_tokens"] if decoding.min_new_tokens else []
+    own: dict[str, Any]
     if isinstance(task, TranslationTask):
-        length = task.config.model.max_len - len(task.start)
-        search = {"num_beams": decoding.num_beams, "length_penalty": decoding.length_penalty, **_starts(task)}
-        search |= {"early_stopping": "never"} if decoding.num_beams > 1 else {}
-        search |= {"no_repeat_ngram_size": decoding.no_repeat_ngram_size}
+        length, own = task.config.model.max_len - len(task.start), _starts(task)
     else:
         never |= {marks.unk_id, marks.mask_id}
+        own = {"do_sample": True} if decoding.do_sample else {}
+        names += ["repetition_penalty"]
+        names += ["temperature", "top_k", "top_p", "min_p"] if decoding.do_sample else []  # else they bring a warning
+    if decoding.num_beams > 1:
+        own["early_stopping"] = "never"
     return {
         "bos_token_id": marks.bos_id,
         "eos_token_id": marks.eos_id,
         "pad_token_id": marks.pad_id,
         "max_new_tokens": decoding.max_new_tokens or length,
-        **search,
+        **{name: getattr(decoding, name) for name in names},
+        **own,
         **({"suppress_tokens": sorted(never - {marks.eos_id})} if never - {marks.eos_id} else {}),
     }
 
@@ -281,6 +287,9 @@ model = {auto}.from_pretrained("."{trust})
         notes.append(f"Its logits are divided by the calibration's temperature, {temperature:.4g}.")
     if "multihead_thresholds" in content:
         notes.append("The thresholds of classes stand in `config.json` (`multihead_thresholds`); apply them yourself.")
+    if lost := [name for name in ("forced_prefix", "stop_strings") if getattr(task.config.decoding, name)]:
+        named = " and ".join(f"`decoding.{name}`" for name in lost)
+        notes.append(f"`generate` does not know {named} of the run, which `generation_config.json` cannot hold.")
     parameters = sum(p.numel() for p in task.model.parameters())
     about = (
         f"A {content['architectures'][0]} of {parameters:,} parameters, trained by Multihead on the data set "

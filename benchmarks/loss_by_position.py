@@ -72,9 +72,10 @@ def loss_at(run: Run, ids: Tensor, context: int) -> Tensor:
         context: Length of a window.
     """
     windows = ids.unfold(0, context + 1, EVERY)  # [N, context + 1]
+    task: Any = run.task
     sums = torch.zeros(context, dtype=torch.float64)
     for some in windows.split(max(1, TOKENS_AT_ONCE // context)):
-        hidden, labels = run.task.hidden(some[:, :-1]), some[:, 1:]
+        hidden, labels = task.hidden(some[:, :-1]), some[:, 1:]
         nats, _ = run.model.head.evaluate(hidden.flatten(0, 1), labels.flatten())
         sums += nats.double().view(labels.shape).sum(0)
     return sums / len(windows)
@@ -101,7 +102,7 @@ def measure(settings: Mapping[str, Any], more: Sequence[str]) -> dict[str, Any]:
                 multihead.train([*each, f"seed={seed}", f"run_dir={place}", "resume=auto"])
             result = json.loads((place / "result.json").read_text())
             run = multihead.load(place, *(word for word in each if word.startswith("plugin=")))
-            stream = prepare(compose(each), ("val",), run.task.vocab).encoded["lm"]["val"]
+            stream: Any = prepare(compose(each), ("val",), run.task.vocab).encoded["lm"]["val"]
             losses = loss_at(run, torch.from_numpy(stream.read(0, len(stream))).long(), context)
             sizes.add(result["parameters"])
             seeds.append({"seed": seed, "val/loss": result["val/loss"], "by_position": losses.tolist()})

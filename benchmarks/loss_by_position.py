@@ -31,7 +31,7 @@ import matplotlib
 import torch
 
 matplotlib.use("Agg")
-from map_of_architectures import LABELS, circumstances, paces, require_equal
+from map_of_architectures import LABELS, circumstances, paces, require_equal, trained
 from matplotlib import pyplot as plt
 from rounds import split_words
 from torch import Tensor
@@ -95,19 +95,16 @@ def measure(settings: Mapping[str, Any], more: Sequence[str]) -> dict[str, Any]:
     places = {pair: folder_of(folder, f"{pair[0]}_{pair[1]}", each) for pair, each in words.items()}
     systems: dict[str, dict[str, Any]] = {network: {} for network in networks}
     for (network, context), each in words.items():
-        seeds, sizes = [], set()
+        seeds, result = [], {}
         for seed in range(1, settings["seeds"] + 1):
             place = places[network, context] / f"seed_{seed}"
-            if not (place / "result.json").is_file():
-                multihead.train([*each, f"seed={seed}", f"run_dir={place}", "resume=auto"])
-            result = json.loads((place / "result.json").read_text())
+            result = trained(each, place, seed)
             run = multihead.load(place, *(word for word in each if word.startswith("plugin=")))
             stream: Any = prepare(compose(each), ("val",), run.task.vocab).encoded["lm"]["val"]
             losses = loss_at(run, torch.from_numpy(stream.read(0, len(stream))).long(), context)
-            sizes.add(result["parameters"])
             seeds.append({"seed": seed, "val/loss": result["val/loss"], "by_position": losses.tolist()})
-        found = {"parameters": sizes.pop(), "tokens": result["tokens"], "steps": result["steps"], "seeds": seeds}
-        systems[network][str(context)] = found
+        size = {name: result[name] for name in ("parameters", "tokens", "steps")}
+        systems[network][str(context)] = {**size, "seeds": seeds}
     for context in map(str, contexts):
         require_equal({name: of_network[context]["parameters"] for name, of_network in systems.items()}, context)
     speeds = paces({f"{n} {c}": each for (n, c), each in words.items()}, folder / "paces.json", settings["rounds"])

@@ -120,6 +120,13 @@ def run(words: Sequence[str], folder: Path, seed: int, part: int = 1) -> dict[st
     return json.loads(file.read_text())
 
 
+def trained(words: Sequence[str], place: Path, seed: int) -> dict[str, Any]:
+    """Trains one seed by a recipe to its end, unless that was done, and returns what result.json holds."""
+    if not (place / "result.json").is_file():
+        multihead.train([*words, f"seed={seed}", f"run_dir={place}", "resume=auto"])
+    return json.loads((place / "result.json").read_text())
+
+
 def curve(run_dir: Path, pace: float) -> Curve:
     """Returns the curve of a run whose pace is ``pace`` target tokens a second."""
     points, best = [dict.fromkeys((*AXES, "bleu"), 0.0)], 0.0

@@ -26,12 +26,10 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from map_of_architectures import AXES, LABELS, circumstances, curve, paces, require_equal
+from map_of_architectures import AXES, LABELS, circumstances, curve, paces, require_equal, trained
 from matplotlib import pyplot as plt
 from rounds import split_words
 from transformers_against_others import ARCHITECTURES, folder_of
-
-import multihead
 
 OWN = {
     "recipe": "multi30k_en_de",
@@ -54,10 +52,7 @@ def measure(settings: Mapping[str, Any], more: Sequence[str]) -> dict[str, Any]:
     results: dict[str, list[dict[str, Any]]] = {network: [] for network in networks}
     for network in networks:
         for seed in range(1, settings["seeds"] + 1):
-            place = places[network] / f"seed_{seed}"
-            if not (place / "result.json").is_file():
-                multihead.train([*words[network], f"seed={seed}", f"run_dir={place}", "resume=auto"])
-            results[network].append(json.loads((place / "result.json").read_text()))
+            results[network].append(trained(words[network], places[network] / f"seed_{seed}", seed))
     sizes = {network: found[0]["parameters"] for network, found in results.items()}
     require_equal(sizes, settings["recipe"])
     speeds = paces(words, folder / "paces.json", settings["rounds"])

@@ -55,7 +55,7 @@ def device_of(accelerator: str) -> str:
         ConfigError: If this machine has none.
     """
     if accelerator == "mps":
-        what = "an Apple GPU has no float64, which metrics and beam search need; the processor is used instead of it"
+        what = "an Apple GPU has no float64, which metrics and beam search need"
         raise ConfigError("accelerator", what, "accelerator=cpu")
     found = device_counts()
     kind = {"auto": next(iter(found)), "gpu": "cuda"}.get(accelerator, accelerator)

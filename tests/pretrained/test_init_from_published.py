@@ -217,6 +217,11 @@ def test_marks_stand_where_the_template_puts_them(tmp_path):
     assert (llama.eos_id, llama.pad_id, llama.has_mask) == (2, 2, False)
     gpt2 = tokenizers_of(f"hf:{published_folders.write(tmp_path / 'gpt2', published_folders.GPT2)}")["text"]
     assert (gpt2.start, gpt2.end, gpt2.opening, gpt2.eos_id) == ((), (), (), 0)
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):  # one mark for both, so that no end is unknown
+        if (path := tmp_path / "gpt2" / file).is_file():
+            path.write_text(path.read_text().replace('"<unk>"', '"<eos>"'))
+    joint = tokenizers_of(f"hf:{tmp_path / 'gpt2'}")["text"]
+    assert (joint.unk_id, joint.eos_id, joint.has_unknown, gpt2.has_unknown) == (0, 0, False, True)
 
 
 def test_a_published_tokenizer_is_kept_as_it_is(tmp_path):

@@ -306,6 +306,7 @@ def encode_corpus(
 
 
 def writable(folder: Path, note: Note) -> bool:
+    """Returns whether a folder of the cache can be written. It is made if it is missing, and a note says why not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

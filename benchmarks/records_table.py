@@ -100,14 +100,15 @@ def table(records: Sequence[Record]) -> list[str]:
 
 def section(record: Record) -> list[str]:
     """Returns what a record is: its commands, its seeds, and where its values come from."""
-    train = textwrap.wrap(f"python train.py {shlex.join(record.command)}", COLUMNS - 2, break_long_words=False,
+    train = textwrap.wrap(f"python train.py {shlex.join(record.words)}", COLUMNS - 2, break_long_words=False,
                           break_on_hyphens=False, subsequent_indent="  ")  # fmt: skip
     values = [f"{shown(record.metric, v)} (seed {seed})" for seed, v in record.seeds.items() if v is not None]
     kept = [f"Values of `{record.metric}`: {', '.join(values) or 'only mean and deviation were kept'}"]
     kept += [f"Source: {record.source}", f"Log: {record.log or 'not kept'}"]
-    all_seeds = " seeds=all" if len(record.seeds) > 1 else ""
+    check = [f"record={record.name}", *([f"plugin={record.plugin}"] if record.plugin else [])]
+    check += ["seeds=all"] if len(record.seeds) > 1 else []
     lines = [f"### {record.name}", "", *textwrap.wrap(record.what, COLUMNS), ""]
-    lines += ["```text", " \\\n".join(train), f"multihead reproduce record={record.name}{all_seeds}", "```", ""]
+    lines += ["```text", " \\\n".join(train), f"multihead reproduce {shlex.join(check)}", "```", ""]
     return [*lines, *textwrap.wrap(f"{'. '.join(kept)}.", COLUMNS, break_long_words=False, break_on_hyphens=False), ""]
 
 

@@ -159,7 +159,7 @@ class GatedConvolution(nn.Module):
         return F.pad(context, (0, 0, self.before - context.size(1), 0))
 
 
-class CrossAttention(MultiHeadAttention):
+class OrdinaryAttention(MultiHeadAttention):
     """Multi-head attention, whatever the options of the blocks beside it are."""
 
     def __init__(self, config: ModelConfig, options: LstmOptions | ConvOptions):
@@ -240,13 +240,15 @@ def count(modules: list[nn.Module]) -> int:
 PLUGIN = Plugin(
     attention={
         "lstm": functools.partial(Lstm, causal=False),
+        "lstm_decoder": OrdinaryAttention,
         "conv": functools.partial(GatedConvolution, causal=False),
     },
     causal_attention={
         "lstm": functools.partial(Lstm, causal=True),
+        "lstm_decoder": functools.partial(Lstm, causal=True),
         "conv": functools.partial(GatedConvolution, causal=True),
     },
-    cross_attention={"lstm": CrossAttention, "conv": CrossAttention},
+    cross_attention=dict.fromkeys(("lstm", "lstm_decoder", "conv"), OrdinaryAttention),
     feed_forward={"none": NoFeedForward},
-    options={"lstm": LstmOptions, "conv": ConvOptions},
+    options={"lstm": LstmOptions, "lstm_decoder": LstmOptions, "conv": ConvOptions},
 )

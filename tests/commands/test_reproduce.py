@@ -241,6 +241,25 @@ def test_a_wrong_record_is_one_line(tmp_path, capsys, changes, message):
     assert message in error and error.count("\n") == 1
 
 
+def test_a_record_with_a_plugin_trains_with_it_only_if_the_user_names_it(trains, tmp_path, capsys):
+    file = ROOT / "benchmarks" / "recurrent_and_convolutional.py"
+    needs = {"plugin": "benchmarks/recurrent_and_convolutional.py", "command": [TASK, "model.attention=conv"]}
+    record = written(tmp_path, **needs)
+    for words, message in (
+        ([], "no file may name code to run; fix: plugin=benchmarks/recurrent_and_convolutional.py"),
+        ([f"plugin={ROOT / 'docs' / 'examples' / 'conll.py'}"], "recurrent_and_convolutional.py, and not with "),
+    ):
+        assert main(["reproduce", record, *words]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error[config] plugin: ") and message in error and error.count("\n") == 1
+    assert not trains.seen
+    assert main(["reproduce", record, f"plugin={file}"]) in (0, 2)  # the copied run has another value
+    assert trains.seen[0].config.model.attention == "conv" and trains.seen[0].config.plugin == str(file)
+    capsys.readouterr()
+    assert main(["reproduce", written(tmp_path), f"plugin={file}"]) == 2
+    assert "has no plugin; fix: leave plugin out" in capsys.readouterr().err
+
+
 def test_a_metric_that_a_run_does_not_have(trains, tmp_path, capsys):
     assert main(["reproduce", written(tmp_path, metric="test/bleu")]) == 2
     assert "result.json has no test/bleu; it has " in capsys.readouterr().err
@@ -267,7 +286,8 @@ def test_wrong_words(capsys, words, message):
 @pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
 def test_a_shipped_record_composes_and_names_where_its_value_stands(file):
     record = read_record(file.stem)
-    config = compose(record.command).config
+    plugin = [f"plugin={ROOT / record.plugin}"] if record.plugin else []
+    config = compose([*record.command, *plugin]).config
     assert (config.task.name, config.data.name) == (record.task, record.data)
     one = records.judged(record, [records.SeedAgain(1, None, record.value, 1.0, "")], {})
     assert one.reproduced and one.allowed < 0.1 * record.value

@@ -38,7 +38,7 @@ def run(words: Sequence[str]) -> int:
     as_json = settings.format == "json"
     with _folder(settings.out) as folder:
         if record is not None:
-            checked = check_record(record, folder, settings.seeds == "all", _say(as_json))
+            checked = check_record(record, folder, settings.seeds == "all", _say(as_json), settings.plugin)
             reproduced, content, lines = checked.reproduced, _record_content(checked), _record_lines(checked)
         else:
             found = reproduce_run(settings.run, folder / "run", settings.share(), settings.plugin, _say(as_json))

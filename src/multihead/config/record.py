@@ -77,6 +77,8 @@ class Record:
     """Where the log of the runs is, if it was kept."""
     data_source: str = ""
     """Where the data come from; empty if they are built in."""
+    plugin: str = ""
+    """The plugin, as a path in the clone. It says what to type; nothing is loaded because of it."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """Checksums of the splits, as in environment.json, if they were kept."""
 
@@ -99,10 +101,33 @@ class Record:
             if word.key in NOT_IN_A_COMMAND or word.is_hydra:
                 raise ConfigError(self.at("command"), f"{word.key} {what}", f"leave {word.typed} out")
 
+    def check_plugin(self, given: str) -> None:
+        """Checks that the plugin which the user named is that of the record.
+
+        Args:
+            given: The value of ``plugin=``; empty if none is named.
+
+        Raises:
+            ConfigError: The record needs none, or another one.
+        """
+        if given and not self.plugin:
+            raise ConfigError("plugin", f"{self.path} has no plugin", "leave plugin out")
+        if self.plugin and not given:
+            what = f"is missing: {self.path} was trained with one, and no file may name code to run"
+            raise ConfigError("plugin", what, f"plugin={self.plugin}")
+        if Path(given).name != Path(self.plugin).name:
+            what = f"{self.path} was trained with {self.plugin}, and not with {given}"
+            raise ConfigError("plugin", what, f"plugin={self.plugin}")
+
     @property
     def name(self) -> str:
         """What ``record=`` takes for a record in the folder of the clone."""
         return Path(self.path).stem
+
+    @property
+    def words(self) -> list[str]:
+        """What a user types after ``python train.py`` in a clone."""
+        return [*self.command, *([f"plugin={self.plugin}"] if self.plugin else [])]
 
     def at(self, key: str) -> str:
         """The place of a key, for messages."""
@@ -213,7 +238,7 @@ class ReproduceSettings(Settings):
     out: str = setting(takes="FOLDER")
     """Keeps the new runs in this folder. By default they are deleted."""
     plugin: str = setting(takes="FILE.py")
-    """The plugin of the run; its copy is in RUN/plugin."""
+    """The plugin of the run, whose copy is in RUN/plugin, or of the record."""
     format: str = setting("table", choices=("table", "json"))
     """json prints everything as JSON."""
 

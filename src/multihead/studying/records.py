@@ -58,7 +58,9 @@ class RecordChecked:
         return near and self.deviation <= self.allowed_deviation
 
 
-def check_record(record: Record, folder: Path, every_seed: bool, say: Callable[[str], None]) -> RecordChecked:
+def check_record(
+    record: Record, folder: Path, every_seed: bool, say: Callable[[str], None], plugin: str = ""
+) -> RecordChecked:
     """Runs the command of a record with its first seed or with all, and compares mean and spread with the record's.
 
     Args:
@@ -66,17 +68,20 @@ def check_record(record: Record, folder: Path, every_seed: bool, say: Callable[[
         folder: The folder of the new runs.
         every_seed: Whether all seeds are trained.
         say: Called with a line about what happens.
+        plugin: The file of the record's plugin, as the user named it.
 
     Raises:
-        ConfigError: If the command and the record do not fit each other, or if the machine is of another class.
+        ConfigError: If the command and the record do not fit each other, if the machine is of another class, or if the
+            plugin is not the record's.
         DataError: If the data are missing or others than those of the record.
     """
+    record.check_plugin(plugin)
     seeds = list(record.seeds.items())[: None if every_seed else 1]
     found: list[SeedAgain] = []
     differs: Changes = {}
     for seed, value in seeds:
         place = folder / f"seed_{seed}"
-        composition = composed(record, seed, place)
+        composition = composed(record, seed, place, plugin)
         if not found:
             for line in notes(record, environment(composition.config, {}, None)):
                 say(line)
@@ -111,7 +116,7 @@ def judged(record: Record, seeds: list[SeedAgain], differs: Changes) -> RecordCh
     return RecordChecked(record, seeds, statistics.fmean(values), allowed, deviation, wide, differs)
 
 
-def composed(record: Record, seed: int, place: Path) -> Composition:
+def composed(record: Record, seed: int, place: Path, plugin: str = "") -> Composition:
     """Composes the command of a record for the accelerator of its class.
 
     Raises:
@@ -121,9 +126,9 @@ def composed(record: Record, seed: int, place: Path) -> Composition:
     has_gpu = "cuda" in capabilities.device_counts()
     if accelerator == "gpu" and not has_gpu:
         what = f'the record is of the class "{record.machine}", and torch finds no GPU on this machine'
-        by_hand = shlex.join(["python", "train.py", *record.command, f"seed={seed}"])
+        by_hand = shlex.join(["python", "train.py", *record.words, f"seed={seed}"])
         raise ConfigError("record", what, f"check it on a machine with a GPU, or train here without a check: {by_hand}")
-    own = [f"seed={seed}", write("run_dir", str(place)), "logger=none", f"accelerator={accelerator}"]
+    own = [*([write("plugin", plugin)] if plugin else []), f"seed={seed}", write("run_dir", str(place)), "logger=none", f"accelerator={accelerator}"]
     composition = compose([*record.command, *own, *(["devices=1"] if accelerator == "gpu" else [])])
     named = (composition.config.task.name, composition.config.data.name)
     if named != (record.task, record.data):

@@ -298,10 +298,12 @@ def test_a_run_from_before_a_key_existed(runs):
 
 def test_which_way_a_metric_is_better():
     settings = {"task.monitor": "val/distance", "task.monitor_mode": "min"}
-    own = SimpleNamespace(task="tagging", settings=settings)  # a plugin's task
-    known = SimpleNamespace(task="translation", settings={"task.monitor": "val/bleu", "task.monitor_mode": "max"})
+    own = SimpleNamespace(task="tagging", settings=settings, lower_is_better=())  # a plugin's task
+    usual = {"task.monitor": "val/bleu", "task.monitor_mode": "max"}
+    known = SimpleNamespace(task="translation", settings=usual, lower_is_better=("brier",))
     ways = [(own, "distance", "min"), (own, "loss", "min"), (own, "other", "max")]
     ways += [(known, "bleu", "max"), (known, "perplexity", "min"), (known, "ter", "min"), (known, "rouge9", "max")]
+    ways += [(known, "brier", "min"), (own, "brier", "max"), (known, "unknown_tokens", "min")]
     for run, name, better in ways:
         assert describe(run, f"test/{name}").better == better
 
@@ -531,6 +533,14 @@ def test_refused_metric(runs):
     what = r"runs/narrow_1 has no test/blue; it has test/bleu, test/loss; fix: metric=test/bleu"
     with pytest.raises(ConfigError, match=what):
         compare(["runs"], metric="test/blue")
+    what = r"parameters is no metric of a split, so that nobody is better by it; fix: metric=test/bleu"
+    with pytest.raises(ConfigError, match=what):
+        compare(["runs"], metric="parameters")
+
+
+def test_a_smallest_difference_of_an_unknown_task_is_refused(runs):
+    with pytest.raises(ConfigError, match="smallest: must be one of translation, got 'translaton'"):
+        compare(["runs"], smallest={"translaton": 0.5})
 
 
 def test_damaged_files(runs):
@@ -833,6 +843,24 @@ def test_folds_are_one_system_and_are_paired(folds):
 def test_folds_of_runs_without_numbers_of_rows_take_the_share_of_the_configuration(data, ratio):
     run = FinishedRun("run", {"task": {"name": "classification"}, "data": {"folds": 5} | data}, {}, {})
     assert run.fold_ratio == pytest.approx(ratio)
+
+
+def test_seeds_of_one_fold_count_as_their_mean_in_the_table_too(folds):
+    usual = compare(["folds"]).systems
+    for fold in range(5):
+        for name, lr in (("a", "0.1"), ("b", "0.2")):
+            run = folds / f"folds/{name}{fold}"
+            value = json.loads((run / "result.json").read_text())["test/accuracy"]
+            for seed, change in ((2, -0.001), (3, 0.001)):
+                words = [f"optim.lr={lr}", "data.folds=5", f"data.fold={fold}", f"seed={seed}"]
+                data = json.loads((run / "environment.json").read_text())["data"]
+                result = {"test/accuracy": value + change}
+                samples = [{"text": f"{fold} {i}", "label": "x", "predicted": "x"} for i in range(12)]
+                more = {"data": data, "rows": FOLD_ROWS}
+                finished_run(folds / f"folds/{name}{fold}_{seed}", words, result, samples, **more)
+    for now, then in zip(compare(["folds"]).systems, usual, strict=True):
+        assert len(now.values) == 15
+        assert (now.spread.low, now.spread.high) == pytest.approx((then.spread.low, then.spread.high))
 
 
 def test_folds_without_a_test_say_why(folds):

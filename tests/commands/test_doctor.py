@@ -166,6 +166,22 @@ def test_without_a_plugin_our_own_model_is_checked(capsys):
 
 
 @pytest.mark.unhurried
+def test_a_model_for_short_texts_is_checked_with_longer_ones(capsys):
+    assert main(["doctor", "task=lm", *SIZES, "model.max_len=4", "checks=[causality,precision,batch]"]) == 0
+    assert "model.max_len=32 instead of 4, for the lengths of the checks" in capsys.readouterr().out
+
+
+@pytest.mark.unhurried
+def test_adapters_and_a_frozen_backbone_raise_no_alarm(runs, tmp_path, capsys):
+    run = runs.copy(tmp_path / "run", "task=classification")
+    assert main(["doctor", "task=classification", *SIZES, f"init_from={run}", "lora.r=2", "checks=[order,widths]"]) == 0
+    capsys.readouterr()
+    words = ["task=classification", *SIZES, "optim.freeze=[transformer.*]", "checks=[causality,order,widths]"]
+    assert main(["doctor", *words]) == 0
+    assert "no step changes what is checked" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.unhurried
 def test_large_models_lose_layers(capsys):
     assert main(["doctor", "task=classification", "model=base", "model.d_model=1024", "checks=[order]"]) == 0
     assert "model.num_encoder_layers=2 instead of 6" in capsys.readouterr().out

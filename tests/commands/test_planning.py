@@ -63,6 +63,13 @@ def test_a_plan_is_made_and_nothing_is_left(tmp_path, monkeypatch, capsys, task)
     assert plan["disk/checkpoint"] == pytest.approx(size, rel=0.25)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_run_of_a_step_or_two_has_a_plan(tmp_path, monkeypatch, steps):
+    monkeypatch.chdir(tmp_path)
+    plan = multihead.train(["task=lm", "debug=smoke", f"trainer.max_steps={steps}", "plan=true"])
+    assert plan["steps"] == steps and plan["seconds/training"] > 0 and plan["tokens_per_second"] > 0
+
+
 @pytest.mark.parametrize(
     ("ends", "error", "said"),
     [

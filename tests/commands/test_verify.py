@@ -191,6 +191,18 @@ def test_a_comparison_is_computed_again_with_its_own_words(runs, capsys, word):
     assert found["the claim holds"] == f"{count} verdicts of claim.json computed again: the same"
 
 
+@pytest.mark.parametrize("baseline", ["model.d_model=64", "model.d_model=96"])
+def test_two_systems_on_two_data_sets_with_a_baseline_are_the_same_again(runs, capsys, baseline):
+    for seed in (1, 2):
+        for width, share in ((64, 0.30), (96, 0.10)):
+            words = (f"model.d_model={width}", "data=multi30k")
+            data = {f"data_{split}": f"other {split}" for split in ("train", "val", "test")}
+            translation(runs / f"runs/multi/{width}_{seed}", share, *words, seed=seed, noise=width, data=data)
+    assert main(["compare", "group=runs", f"baseline={baseline}", "out=claim.json"]) == 0
+    found = checks(capsys, "group=runs", "claim=claim.json", "rerun=false", status=0)
+    assert found["the claim holds"] == "2 verdicts of claim.json computed again: the same"
+
+
 @pytest.mark.unhurried
 def test_tasks_may_have_other_seeds_and_their_answer_is_checked(runs, capsys):
     """Two data sets of one task, the second with more seeds than the first."""

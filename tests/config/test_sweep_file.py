@@ -65,6 +65,12 @@ BROKEN = {
     "a value twice": ("[2, 4]", "[2, 2]", 14, "occurs twice"),
     "a key twice": ("  model.dropout:", "  task:", 1, "line 11: the key 'task' occurs twice"),
     "a name with a slash": ("run_cap: 4", "name: a/b", 3, "letters, digits"),
+    "decimal numbers for a whole one": (
+        "    values: [2, 4]",
+        "    {distribution: uniform, min: 1, max: 4}",
+        13,
+        "model.num_heads: must be a whole number, got 1.0",
+    ),
     "no trials": ("run_cap: 4", "run_cap: 0", 3, "whole number of at least 1"),
 }
 
@@ -130,6 +136,7 @@ def test_hyperband_by_max_iter_begins_where_wandb_begins(write):
         ("{min: 0.0, max: 0.5}", FloatDistribution(0, 0.5)),
         ("{distribution: uniform, min: 0, max: 1}", FloatDistribution(0, 1)),
         ("{distribution: q_uniform, min: 0.0, max: 1.0, q: 0.25}", FloatDistribution(0, 1, step=0.25)),
+        ("{distribution: q_uniform, min: 1, max: 4}", IntDistribution(1, 4)),
         ("{distribution: q_uniform, min: 64, max: 256, q: 64}", IntDistribution(64, 256, step=64)),
         ("{distribution: log_uniform_values, min: 1.0e-4, max: 0.1}", FloatDistribution(1e-4, 0.1, log=True)),
         ("{distribution: log_uniform, min: -2.0, max: 0.0}", FloatDistribution(math.exp(-2), 1, log=True)),

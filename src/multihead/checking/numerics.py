@@ -243,12 +243,18 @@ def widths(subject: Subject, baseline: Subject | None) -> Outcome:
     configs = _configs(subject.config.model)
     if len(configs) < len(WIDTHS):
         return skipped("the sizes of this model cannot be scaled evenly")
-    mine = _slope(subject, configs)
+    changes = [_change(subject, config) for config in configs]
+    if not any(changes):
+        return skipped("no step changes what is checked, so nothing below the last layer is trained")
+    mine = _slope(configs, changes)
     if not math.isfinite(mine):
         expected = f"{COORDINATE_STEPS} steps leave hidden states finite at every width."
         what = f"They are not finite at a width of {', '.join(str(c.d_model) for c in configs)}."
         return found("not finite after a few steps", Finding(expected, what, f"{COORDINATE_STEPS} steps"))
-    theirs = _slope(baseline, _configs(baseline.config.model)) if baseline else None
+    theirs = None
+    if baseline:
+        normal = _configs(baseline.config.model)
+        theirs = _slope(normal, [_change(baseline, config) for config in normal])
     beside = f" (baseline {theirs:z.1f})" if theirs is not None else ""
     text = f"a step changes hidden states by width^{mine:z.1f}{beside}"
     shown = ", ".join(str(config.d_model) for config in configs)
@@ -279,12 +285,11 @@ def _configs(model: ModelConfig) -> list[ModelConfig]:
     return found
 
 
-def _slope(subject: Subject, configs: list[ModelConfig]) -> float:
+def _slope(configs: list[ModelConfig], changes: list[float]) -> float:
     """The exponent of the width in the change of the last layer's output after a few steps."""
-    points = [(math.log(config.d_model), _change(subject, config)) for config in configs]
-    if not all(math.isfinite(change) and change > 0 for _, change in points):
+    if not all(math.isfinite(change) and change > 0 for change in changes):
         return math.inf
-    xs, ys = [x for x, _ in points], [math.log(y) for _, y in points]
+    xs, ys = [math.log(config.d_model) for config in configs], [math.log(change) for change in changes]
     x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
     top = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
     return top / sum((x - x_mean) ** 2 for x in xs)

@@ -41,6 +41,8 @@ STEP_TOKENS = 400
 """Target tokens of a step."""
 BLOCK = 48
 """Most tokens of a block of running text."""
+LONGEST = 32
+"""Tokens that a model must take so that all checks fit."""
 MOST_WEIGHTS = 8_000_000
 """If the layers of a stack have more parameters, only `FEW_LAYERS` of them are checked."""
 FEW_LAYERS = 2
@@ -78,7 +80,10 @@ class Subject:
             seed: Seed of the initialisation; by default that of the configuration.
             model: Sizes instead of those of the configuration.
         """
-        config = self.config if model is None else dataclasses.replace(self.config, model=model)
+        config = self.config
+        if model is not None:
+            config = copy.copy(config)  # not `replace`, which would miss init_from beside the adapters of lora.r
+            config.model = model
         config = without_dropout(config) if quiet else config
         seed_all(config.seed if seed is None else seed)
         task = build_task(config, self.prepared.vocab, self.plugin)
@@ -275,6 +280,9 @@ def subjects(composition: Composition) -> tuple[Subject, Subject | None, list[st
     config.data.batch_tokens = config.data.part_tokens = STEP_TOKENS
     config.data.cache, config.data.num_workers, config.data.overlong = False, 0, "cut"
     notes += _shallower(config.model)
+    if config.model.max_len < LONGEST:
+        notes.append(f"model.max_len={LONGEST} instead of {config.model.max_len}, for the lengths of the checks")
+        config.model.max_len = LONGEST
     prepared = prepare(dataclasses.replace(composition, config=config, notes=[]), ("train",))
     for splits in prepared.encoded.values():
         for split, encoded in splits.items():

@@ -35,4 +35,4 @@ def compared_again(reports: Mapping[str, Any]) -> Comparison:
 def _baseline(report: Mapping[str, Any]) -> str:
     """The system with which all others were compared; "" if all pairs were."""
     count, pairs = len(report["systems"]), report["pairs"]
-    return pairs[0]["second"] if 0 < len(pairs) < count * (count - 1) // 2 else ""
+    return pairs[0]["second"] if len(pairs) == 1 or 0 < len(pairs) < count * (count - 1) // 2 else ""

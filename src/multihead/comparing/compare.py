@@ -42,6 +42,7 @@ from multihead.comparing.verdicts import (
     detectable,
     over_tasks,
 )
+from multihead.config.check import require_choice
 from multihead.errors import ConfigError
 
 ALPHA = 0.05
@@ -91,6 +92,8 @@ def compare_tasks(
     reader = Reader()
     found = find_systems(runs, group, names, reader)
     base = _baseline(found, baseline) if baseline else ""
+    for task in {*(smallest or {})} - {""}:
+        require_choice("smallest", task, found)
     asked = {task: _own_metric(systems, metric) for task, (systems, _) in found.items()}
     if metric and not any(asked.values()):
         asked = dict.fromkeys(found, metric)  # choose_metric says what there is
@@ -144,7 +147,7 @@ def _report(task: _Task, corrected: Iterator[float], count: int, smallest: float
         smallest: The smallest difference that matters, if the user has said it.
     """
     metric, systems, labels = task.metric, task.systems, task.labels
-    rows = [_row(label, system, metric) for label, system in zip(labels, systems, strict=True)]
+    rows = [_row(label, system, metric, task.scores) for label, system in zip(labels, systems, strict=True)]
     return Report(
         task=metric.task,
         metric=metric.key,
@@ -183,7 +186,8 @@ def _own_metric(systems: Systems, metric: str) -> str:
     return metric if metric in result or f"test/{metric}" in result else ""
 
 
-def _row(label: str, system: Sequence[FinishedRun], metric: Metric) -> System:
+def _row(label: str, system: Sequence[FinishedRun], metric: Metric, scores: Scores) -> System:
+    """The row of a system. Of several seeds of a fold, the mean counts, as in the tests."""
     values = [float(run.result[metric.key]) for run in system]
     parameters = sum(int(run.result.get("parameters", 0)) for run in system)
     return System(
@@ -191,7 +195,7 @@ def _row(label: str, system: Sequence[FinishedRun], metric: Metric) -> System:
         runs=[run.path for run in system],
         seeds=[run.seed for run in system],
         values=values,
-        spread=spread(values, fold_ratio(system)),
+        spread=spread(list(by_fold(system, scores).values()) if system[0].folds else values, fold_ratio(system)),
         parameters=round(parameters / len(system)),
     )
 

@@ -41,6 +41,8 @@ class FinishedRun:
     """Fingerprints of the data splits and the tokenizers."""
     rows: dict[str, int] = field(default_factory=dict)
     """Split to its number of rows; empty for running text, and for runs of earlier versions."""
+    lower_is_better: tuple[str, ...] = ()
+    """The plugin's metrics that fall while a model gets better."""
 
     @classmethod
     def read(cls, path: str) -> FinishedRun:
@@ -56,7 +58,8 @@ class FinishedRun:
             raise ConfigError("runs", f"{path} has no result.json, because {why_unfinished(folder)}", fix)
         environment = read_json(folder / "environment.json", dict)
         config, result = load_yaml(folder / "config.yaml"), read_json(folder / "result.json", dict)
-        return cls(path, config, result, dict(environment.get("data") or {}), dict(environment.get("rows") or {}))
+        data, rows = dict(environment.get("data") or {}), dict(environment.get("rows") or {})
+        return cls(path, config, result, data, rows, tuple(environment.get("lower_is_better") or ()))
 
     @property
     def task(self) -> str:

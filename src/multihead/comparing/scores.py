@@ -21,7 +21,10 @@ from multihead.errors import ConfigError
 
 MIN_EXAMPLES = 10
 """Fewer test examples (or documents) are not resampled."""
-LOWER_IS_BETTER = ("ter", "loss", "perplexity", "bits_per_byte", "ece", "loss_random_windows", "mse", "mae", "cer")
+LOWER_IS_BETTER = ("ter", "loss", "perplexity", "bits_per_byte", "ece", "loss_random_windows", "mse", "mae", "cer",
+                   "masked_loss", "unknown_tokens", "cut_outputs")  # fmt: skip
+SPLITS = ("test/", "val/", "train/")
+"""How the keys of metrics begin in result.json. The other keys have no better direction."""
 PER_TOKEN = ("loss", "perplexity", "token_accuracy", "loss_random_windows")
 """Metrics that can be compared only between runs with the same tokenizer. Those of `PER_EXAMPLE` always can."""
 PER_EXAMPLE = ("classification", "regression")
@@ -105,6 +108,9 @@ def choose_metric(runs: Sequence[FinishedRun], asked: str) -> tuple[Metric, list
     key = asked or first.monitor.replace("val/", "test/", 1)
     if asked and asked not in first.result and f"test/{asked}" in first.result:
         key = f"test/{asked}"
+    if key in first.result and not key.startswith(SPLITS):
+        what = f"{key} is no metric of a split, so that nobody is better by it"
+        raise ConfigError("metric", what, f"metric={first.monitor.replace('val/', 'test/', 1)}")
     metric = describe(first, key)
     if metric.name in PER_TOKEN and metric.task not in PER_EXAMPLE and not _same_tokenizers(runs):
         bits = key[: len(key) - len(metric.name)] + "bits_per_byte"
@@ -138,7 +144,8 @@ def describe(run: FinishedRun, key: str) -> Metric:
     better = known.get(f"val/{rest}")
     if better is None and name == str(run.settings.get("task.monitor")).partition("/")[2]:
         better = str(run.settings.get("task.monitor_mode"))
-    return Metric(key, task, member, rest, better or ("min" if rest in LOWER_IS_BETTER else "max"))
+    falls = rest in LOWER_IS_BETTER or rest in run.lower_is_better
+    return Metric(key, task, member, rest, better or ("min" if falls else "max"))
 
 
 def _same_tokenizers(runs: Sequence[FinishedRun]) -> bool:
@@ -160,6 +167,8 @@ def read_scores(runs: Sequence[FinishedRun], metric: Metric) -> tuple[Scores, li
     """
     scores = Scores({run.path: float(run.result[metric.key]) for run in runs})
     untested = "chance in the choice of examples is not looked at."
+    tokenizer = partial(_bleu_tokenizer, metric)
+    require_one(runs, "tokenizers of BLEU", tokenizer, "metric=test/chrf")
     if runs[0].folds:
         return scores, []  # each fold has examples of its own
     if not metric.key.startswith("test/"):
@@ -181,8 +190,6 @@ def read_scores(runs: Sequence[FinishedRun], metric: Metric) -> tuple[Scores, li
     if len(samples[0]) < MIN_EXAMPLES:
         few = f"only {len(samples[0])} test examples (documents): chance in their choice is not looked at."
         return scores, [few]
-    tokenizer = partial(_bleu_tokenizer, metric)
-    require_one(runs, "tokenizers of BLEU", tokenizer, "metric=test/chrf")
     scores.kind = statistics_of(metric.name, samples, tokenizer(runs[0]))
     if scores.kind is None:
         return scores, [without]

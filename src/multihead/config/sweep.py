@@ -322,7 +322,7 @@ def _range(sweep: Sweep, path: Path_, kind: str, spec: Mapping[str, Any], line: 
         _check_value(sweep, (*path, key), name, value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigError(sweep.at(*path, key), f"{name}.{key}: must be a finite number; got {value!r}")
-    low, high, step = spec["min"], spec["max"], spec.get("q", 1.0 if kind == "q_uniform" else 0)
+    low, high, step = spec["min"], spec["max"], spec.get("q", 1 if kind == "q_uniform" else 0)
     if not low < high:
         raise ConfigError(sweep.at(*path), f"{name}: min must be below max; got {low} and {high}")
     if kind == "log_uniform":  # W&B's log_uniform gives the ends as natural logarithms
@@ -334,6 +334,8 @@ def _range(sweep: Sweep, path: Path_, kind: str, spec: Mapping[str, Any], line: 
     integer = all(isinstance(value, int) for value in (low, high, step))
     if integer and kind == "uniform":
         integer = False
+    if not integer:
+        low, high = float(low), float(high)  # a trial gets 2.0 or 2.7, which a key of whole numbers does not take
     return Parameter(name=name, low=low, high=high, integer=integer, log=log, step=step, line=line)
 
 

@@ -128,6 +128,7 @@ def environment(
 
     commit, dirty = git_state()
     cuda = torch.cuda.is_available()
+    falling = sorted(name for name, metric in plugin.metrics.items() if metric.better == "min") if plugin else []
     return {
         "command": shlex.join(["python", "train.py", *words]),
         "versions": {"python": platform.python_version(), "multihead": __version__}
@@ -144,6 +145,7 @@ def environment(
         "rows": dict(rows),
         "seed": config.seed,
         "plugin": {"name": plugin.name, "sha256": config.plugin_sha256} if plugin else None,
+        **({"lower_is_better": falling} if falling else {}),
     }
 
 

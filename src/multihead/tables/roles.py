@@ -76,14 +76,21 @@ class Found:
 def column_word(role: str, column: str) -> str:
     """Returns the word that gives a role to a column, as it is typed."""
     plain = re.fullmatch(r"[\w./ -]+", column) is not None
-    return shlex.quote(f"data.roles.{role}=" + (column if plain else f'"{column}"'))
+    return shlex.quote(f"data.roles.{role}=" + (column if plain else _quoted(column)))
+
+
+def _quoted(text: str) -> str:
+    escaped = re.sub(r'(["\\])', r"\\\1", text)
+    return f'"{escaped}"'
 
 
 def roles_word(roles: Mapping[str, str]) -> str:
     """Returns the one word that gives columns to roles, as it is typed: ``'data.roles={text: a, target: b}'``."""
     if len(roles) == 1:
         return column_word(*next(iter(roles.items())))
-    shown = {role: column if re.fullmatch(r"\w[\w.-]*", column) else f'"{column}"' for role, column in roles.items()}
+    shown = {
+        role: column if re.fullmatch(r"\w[\w.-]*", column) else _quoted(column) for role, column in roles.items()
+    }
     return shlex.quote(f"data.roles={{{', '.join(f'{role}: {column}' for role, column in shown.items())}}}")
 
 

@@ -6,6 +6,7 @@ import codecs
 import csv
 import itertools
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def look(path: Path, name: str, stated: Mapping[str, Any]) -> Look:
             form = form or _format_of_units(head)
             if form == "sgm":
                 what = "is SGML of WMT, which is read from files that end in .sgm"
-                raise DataError(name, what, f"mv {name} {name}.sgm")
+                raise DataError(name, what, shlex.join(["mv", name, f"{name}.sgm"]))
             if form in UNITS:
                 return look_at_units(form, path, name, str(stated.get("encoding") or "utf-8"))
             _require_text(head, name)
@@ -160,7 +161,7 @@ def _decoded(content: bytes, encoding: str, whole: bool, name: str, skip: bool) 
 
 def _look_at_text(text: str, name: str, form: str, stated: Mapping[str, Any], whole: bool) -> Look:
     if "\n" not in text and text.count("\r") > 1:
-        raise DataError(name, "ends its lines with CR only, as on old Macs", f"tr '\\r' '\\n' < {name} > FIXED")
+        raise DataError(name, "ends its lines with CR only, as on old Macs", f"tr '\\r' '\\n' < {shlex.quote(name)} > FIXED")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     if whole and lines and not lines[-1]:
         lines.pop()
@@ -206,6 +207,8 @@ def _look_at_table(lines: list[str], name: str, form: str, stated: Mapping[str, 
         return _look_at_lines(lines, name)
     if not found.dialect.quoting and stated.get("quoting") is None and any('"' in line for line in lines[head:]):
         found = find_dialect(lines, whole, name, [found.dialect.separator]) or found  # marks stand only further down
+    if not stated.get("columns") and stated.get("header") is not False and not stated.get("last_takes_rest"):
+        _require_no_title(found, name)
     if found.others and stated.get("on_bad_line") != "skip" and not stated.get("last_takes_rest"):
         raise _ragged(name, found.others, found.width)
     rows, share = [row for _, row in found.rows], 1.0
@@ -271,6 +274,8 @@ def _rows_of(lines: Sequence[str], dialect: Dialect, most: int) -> tuple[list[li
     if not dialect.quoting:
         some = lines[:most]
         return [line.split(dialect.separator) for line in some if line.strip()], len(some) / len(lines)
+    if len(dialect.separator) > 1:  # the standard library takes one character
+        return [row for _, row in dialect.parse(lines)][:most], 1.0
     csv.field_size_limit(1 << 27)
     reader = csv.reader((line + "\n" for line in lines), delimiter=dialect.separator, strict=False)
     try:
@@ -301,6 +306,15 @@ def _require_regular(lines: Sequence[str], rows: Sequence[list[str]], found: Can
 def _ends_in_quotes(rows: Sequence[list[str]], lines: Sequence[str]) -> bool:
     """Whether the last cell takes many lines, as it does if its quotation mark is not closed."""
     return bool(rows) and rows[-1][-1].count("\n") > 1 and len(lines) > 1
+
+
+def _require_no_title(found: Candidate, name: str) -> None:
+    """Refuses a file that begins with lines of one cell, such as a title: the first of them would be the header."""
+    first = min((number for number, row in found.rows if len(row) == found.width), default=0)
+    titles = [number for number, row in found.rows if number < first and len(row) == 1 and row[0].strip()]
+    if titles and all(number < first for number, _ in found.others):
+        what = f"stands above a table of {found.width} columns, and would be read as its header"
+        raise DataError(f"{name}:{titles[0]}", what, f"data.skip_lines={first - 1}")
 
 
 def _ragged(name: str, others: Sequence[tuple[int, list[str]]], width: int) -> DataError:

@@ -198,10 +198,10 @@ def _short(config: Any, prepared: Prepared) -> Any:
     """Returns the configuration of the measured steps: one device, and one validation at the end with few texts."""
     short = copy.deepcopy(config)
     short.devices, short.num_nodes, short.strategy, short.logger = "1", 1, "auto", "none"
-    steps = min(STEPS, config.trainer.max_steps)
+    steps = max(2, min(STEPS, config.trainer.max_steps))  # the time of a step is that between two ends
     short.trainer.max_steps = short.trainer.val_every_n_steps = short.trainer.checkpoint_every_n_steps = steps
     short.trainer.limit_val_examples = min(DECODED, config.trainer.limit_val_examples or DECODED)
-    short.trainer.early_stopping_patience, short.trainer.max_time = 0, ""
+    short.trainer.early_stopping_patience, short.trainer.max_time, short.trainer.average_last_steps = 0, "", 0
     short.decoding.max_new_tokens = _usual_length(prepared)
     short.decoding.min_new_tokens = short.decoding.max_new_tokens  # an untrained model does not know when to stop
     return short
@@ -270,7 +270,7 @@ class _Clock:
 
     def step(self) -> float:
         """Returns the mean seconds of a step, without the first steps."""
-        counted = self.ends[min(WARM_UP, len(self.ends) // 2) :]
+        counted = self.ends[min(WARM_UP, (len(self.ends) - 1) // 2) :]
         return (counted[-1] - counted[0]) / max(1, len(counted) - 1)
 
     def seconds(self, first: str, last: str) -> float:

@@ -146,6 +146,14 @@ def test_two_ranks_learn_as_one_and_hold_half(tmp_path, plugin, monkeypatch):
     assert plan["memory/weights gathered for validation"] == pytest.approx(2 * plan["memory/weights"], abs=2)
 
 
+def test_shared_layers_are_sharded_once(tmp_path, forked_ranks):
+    """PyTorch refuses to shard a layer that is sharded already."""
+    words = [*SAME, "model.share_layers=true", "trainer.max_steps=3", "trainer.accumulate_grad_batches=1"]
+    train(tmp_path / "two", *words, *FSDP)
+    train(tmp_path / "one", *words, "accelerator=cpu")
+    close(tmp_path / "two", tmp_path / "one")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["lm", "classification", "summarization", "multitask"])
 def test_every_task_learns_as_one_process_does(tmp_path, task):

@@ -9,7 +9,7 @@ import torch
 from multihead.config.changes import same_run
 from multihead.config.compose import compose, to_yaml
 from multihead.config.yaml_file import load_yaml
-from multihead.errors import CheckpointError
+from multihead.errors import CheckpointError, ConfigError
 from multihead.runs.checkpoint import FolderCheckpointIO
 from multihead.runs.resume import KEYS, aim, finished_result, open_checkpoint, set_aside_result, start_again
 
@@ -131,6 +131,17 @@ def test_run_dir_names_the_run(tmp_path, monkeypatch):
     assert aim(compose([*WORDS, here, "resume=auto", "trainer.max_steps=11"])).how == "on"
     with pytest.raises(CheckpointError, match="no unfinished run of this configuration"):
         aim(compose([*WORDS, f"run_dir={tmp_path / 'other'}", "resume=must"]))
+
+
+def test_a_run_goes_on_in_its_own_directory_only(tmp_path):
+    run = run_of(tmp_path / "run")
+    before = {file: file.read_bytes() for file in run.iterdir()}
+    what = r"run_dir: is .*new, but resume=.*run goes on in .*run itself; fix: run_dir=.*run$"
+    with pytest.raises(ConfigError, match=what):
+        aim(compose([f"resume={run}", f"run_dir={tmp_path / 'new'}"]))
+    assert {file: file.read_bytes() for file in run.iterdir()} == before
+    found = aim(compose([f"resume={run}", f"run_dir={tmp_path / 'x' / '..' / 'run'}"]))
+    assert (found.run_dir, found.how) == (run, "on")
 
 
 def test_a_finished_run_is_found_by_what_the_device_decided_for_it(tmp_path):

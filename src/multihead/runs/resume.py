@@ -14,7 +14,7 @@ from multihead.config.changes import changes, decided, same_run
 from multihead.config.compose import Composition, compose_from_run, load_yaml
 from multihead.config.training import SEARCHES
 from multihead.config.words import typed_as
-from multihead.errors import CheckpointError, MultiheadError
+from multihead.errors import CheckpointError, ConfigError, MultiheadError
 from multihead.runs.directory import VOCABULARY, new_run_dir, run_directory
 from multihead.runs.files import read_metrics
 from multihead.runs.lock import in_use
@@ -53,7 +53,7 @@ def aim(composition: Composition) -> Aim:
     """Works out from ``resume=``, ``run_dir=`` and the files on the disk which run the command means.
 
     Raises:
-        ConfigError: If ``run_dir`` is not empty, or if ``resume=RUN`` is not a run directory.
+        ConfigError: If ``run_dir`` is not empty, if ``resume=RUN`` is not a run directory, or if both are typed and differ.
         CheckpointError: If there is no checkpoint for ``resume=must``.
     """
     wish = composition.config.resume
@@ -61,6 +61,7 @@ def aim(composition: Composition) -> Aim:
         return Aim(composition, new_run_dir(composition.config), "new")
     if wish not in SEARCHES:
         path = run_directory(wish, "resume")
+        _check_typed_run_dir(composition, path)
         words = [word for word in composition.words if not word.lstrip("+").startswith("resume=")]
         composed = compose_from_run(load_yaml(path / "config.yaml"), words)
         typed = load_yaml(path / "overrides.yaml") if (path / "overrides.yaml").is_file() else []
@@ -86,6 +87,19 @@ def aim(composition: Composition) -> Aim:
         what, fix = "has no checkpoint", "resume=auto starts the run again"
         raise CheckpointError(str(path / "checkpoints"), what, fix)
     return Aim(composition, path, "again")
+
+
+def _check_typed_run_dir(composition: Composition, path: Path) -> None:
+    """Refuses ``run_dir=OTHER`` beside ``resume=RUN``, because a run goes on in its own directory.
+
+    Raises:
+        ConfigError: If ``run_dir`` is typed and is not the directory of the run.
+    """
+    typed = any(word.lstrip("+").startswith("run_dir=") for word in composition.words)
+    other = composition.config.run_dir
+    if typed and Path(other).resolve() != path.resolve():
+        what = f"is {other}, but resume={path} goes on in {path} itself"
+        raise ConfigError("run_dir", what, typed_as("run_dir", str(path)))
 
 
 def _search(composition: Composition) -> Path | None:

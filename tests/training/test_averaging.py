@@ -163,7 +163,18 @@ def test_an_average_that_is_still_the_beginning_is_said(tmp_path):
     words = ["task=translation", "debug=smoke", "trainer.ema_decay=0.999"]
     multihead.train([*words, f"run_dir={tmp_path / 'run'}"])
     log = (tmp_path / "run" / "train.log").read_text()
-    assert "trainer.ema_decay=0.999: 99 % of the average is still the weights of step 1; fix: trainer.ema_" in log
+    assert "trainer.ema_decay=0.999: 99 % of the average is still the weights of the first averaged step; fix: " in log
+
+
+def test_the_share_of_the_beginning_is_that_of_the_averaged_steps():
+    """A resume may begin to average late: steps before it are not in the average."""
+    module, average = Tied(), MovingAverage(0.99)
+    average.on_fit_start(trainer_at(0), module)
+    for step in range(901, 1001):
+        average.on_train_batch_end(trainer_at(step), module, None, None, 0)
+    text = "trainer.ema_decay=0.99: 37 % of the average is still the weights of the first averaged step; fix: "
+    text += "trainer.ema_decay=0.95 "
+    assert average.doubt().startswith(text)
 
 
 def test_a_checkpoint_without_an_average_starts_it_anew():
@@ -179,8 +190,11 @@ def test_a_run_that_goes_on_to_more_steps_forgets_the_average_of_its_former_last
     walked(average, module, 3)
     checkpoint = {"state_dict": module.state_dict(), "global_step": 3}
     average.on_save_checkpoint(trainer_at(3), module, checkpoint)
-    for first_step, kept in ((2, 2), (3, 2), (4, 0)):
-        again, new = LastAverage(first_step, 1), Tied()
+    own, older = average.state_dict(), {"latest_update_step": 3}  # an older checkpoint does not name its steps
+    cases = [(2, 1, own, 2), (3, 1, own, 0), (4, 1, own, 0), (2, 2, own, 0), (2, 1, older, 2), (4, 1, older, 0)]
+    for first_step, every, state, kept in cases:
+        again, new = LastAverage(first_step, every), Tied()
         again.on_fit_start(trainer_at(0), new)
         again.on_load_checkpoint(trainer_at(3), new, copy.deepcopy(checkpoint))
+        again.load_state_dict(state)
         assert again.num_averaged == kept

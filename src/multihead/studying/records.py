@@ -128,7 +128,13 @@ def composed(record: Record, seed: int, place: Path, plugin: str = "") -> Compos
         what = f'the record is of the class "{record.machine}", and torch finds no GPU on this machine'
         by_hand = shlex.join(["python", "train.py", *record.words, f"seed={seed}"])
         raise ConfigError("record", what, f"check it on a machine with a GPU, or train here without a check: {by_hand}")
-    own = [*([write("plugin", plugin)] if plugin else []), f"seed={seed}", write("run_dir", str(place)), "logger=none", f"accelerator={accelerator}"]
+    own = [
+        *([write("plugin", plugin)] if plugin else []),
+        f"seed={seed}",
+        write("run_dir", str(place)),
+        "logger=none",
+        f"accelerator={accelerator}",
+    ]
     composition = compose([*record.command, *own, *(["devices=1"] if accelerator == "gpu" else [])])
     named = (composition.config.task.name, composition.config.data.name)
     if named != (record.task, record.data):

@@ -88,9 +88,7 @@ def roles_word(roles: Mapping[str, str]) -> str:
     """Returns the one word that gives columns to roles, as it is typed: ``'data.roles={text: a, target: b}'``."""
     if len(roles) == 1:
         return column_word(*next(iter(roles.items())))
-    shown = {
-        role: column if re.fullmatch(r"\w[\w.-]*", column) else _quoted(column) for role, column in roles.items()
-    }
+    shown = {role: column if re.fullmatch(r"\w[\w.-]*", column) else _quoted(column) for role, column in roles.items()}
     return shlex.quote(f"data.roles={{{', '.join(f'{role}: {column}' for role, column in shown.items())}}}")
 
 

@@ -161,7 +161,9 @@ def _decoded(content: bytes, encoding: str, whole: bool, name: str, skip: bool) 
 
 def _look_at_text(text: str, name: str, form: str, stated: Mapping[str, Any], whole: bool) -> Look:
     if "\n" not in text and text.count("\r") > 1:
-        raise DataError(name, "ends its lines with CR only, as on old Macs", f"tr '\\r' '\\n' < {shlex.quote(name)} > FIXED")
+        raise DataError(
+            name, "ends its lines with CR only, as on old Macs", f"tr '\\r' '\\n' < {shlex.quote(name)} > FIXED"
+        )
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     if whole and lines and not lines[-1]:
         lines.pop()

@@ -105,11 +105,11 @@ class Averaging(L.Callback):
         if not self.num_averaged:
             text = "no weights were averaged: the run ended at step %d, before the first step that counts"
             log.warning(text, trainer.global_step)
-        if self.num_averaged and (doubt := self.doubt(trainer.global_step)):
+        if self.num_averaged and (doubt := self.doubt()):
             log.warning("%s", doubt)
 
-    def doubt(self, steps: int) -> str:
-        """A warning if the average of a run of so many steps is hardly an average; else empty."""
+    def doubt(self) -> str:
+        """A warning if the average of the steps that were sampled is hardly an average; else empty."""
         return ""
 
     # ---- checkpoints
@@ -151,11 +151,13 @@ class MovingAverage(Averaging):
         super().__init__(get_ema_multi_avg_fn(decay))
         self.decay = decay
 
-    def doubt(self, steps: int) -> str:
+    def doubt(self) -> str:
+        steps = self.num_averaged
         share = self.decay ** (steps - 1)
         if steps < 2 or share < MOST_OF_FIRST:
             return ""
-        text = f"trainer.ema_decay={self.decay}: {share:.0%} of the average is still the weights of step 1"
+        first = "the weights of the first averaged step"
+        text = f"trainer.ema_decay={self.decay}: {share:.0%} of the average is still {first}"
         return f"{text.replace('%', ' %')}; fix: trainer.ema_decay={1 - 5 / max(steps, 10):.4g} or more steps"
 
 
@@ -175,6 +177,17 @@ class LastAverage(Averaging):
         """As above. If the run now has more steps, the average of its former last ones is forgotten."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if checkpoint["global_step"] < self.first_step:
+            self.num_averaged = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return super().state_dict() | {"first_step": self.first_step, "every": self.every}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Forgets an average that has other steps than this one; an older checkpoint does not name its steps."""
+        super().load_state_dict(state_dict)
+        if state_dict.get("first_step", self.first_step) != self.first_step:
+            self.num_averaged = 0
+        if state_dict.get("every", self.every) != self.every:
             self.num_averaged = 0
 
     def samples_step(self, step: int) -> bool:

@@ -169,6 +169,15 @@ def test_a_signal_during_the_test_leaves_at_once(run):
 # ---- validation
 
 
+def test_a_step_after_which_a_callback_ends_the_run_is_the_last(run):
+    one = validating(run, [3.0], log_every_n_steps=50)
+    one.step()
+    one.trainer.should_stop = True
+    one.step()
+    assert [fields["step"] for name, fields in one.events if name == "validated"] == one.saved == [2]
+    assert one.steps.validation.best["step"] == 2 and one.rows[0][0] == 2
+
+
 def test_a_validation_leaves_everything_as_it_was(run):
     one = validating(run, [3.0], val_every_n_steps=1)
     torch.manual_seed(0)

@@ -6,6 +6,7 @@ from steps_alone import learning, saved_state
 
 from multihead.errors import CheckpointError
 from multihead.runs.checkpoint import Start, random_state
+from multihead.training import validation as module_of_validation
 from multihead.training.restore import loss_of_rank
 from multihead.training.streams import Streams
 
@@ -55,9 +56,9 @@ def test_a_batch_of_another_step_is_a_defect(run):
     one.steps.on_train_batch_start(one.trainer, one.module, {"epoch": 0, "step_in_epoch": 1}, 0)
 
 
-def going_on(run, state, width=3):
+def going_on(run, state, width=3, **config):
     """A `Run` that has started from this state, with another learning rate and decay."""
-    one = run(start=Start(name="step_3", state=state))
+    one = run(start=Start(name="step_3", state=state), **config)
     own = learning(one, width=width, lr=2.0, weight_decay=0.25)
     one.trainer.global_step = 3
     one.steps.on_train_start(one.trainer, one.module)
@@ -111,6 +112,27 @@ def test_a_pending_validation_comes_first_and_its_step_is_saved_again(run):
     first = run()
     second, *_ = going_on(run, saved_state(first, *learning(first), pending_validation=True))
     assert second.validations == second.saved == [3]
+
+
+@pytest.mark.parametrize(
+    ("config", "own", "validated"),
+    [
+        ({"max_time": "00:00:00:00"}, {}, [3]),  # a run that was stopped before its first validation
+        ({"max_time": "00:00:00:00"}, {"best": {"step": 2}, "monitored": [[2, 1.0]]}, [3]),
+        ({"max_time": "00:00:00:00"}, {"best": {"step": 3}, "monitored": [[3, 1.0]]}, []),
+        ({"max_time": "00:00:00:00"}, {"monitored": [[3, 1.0]]}, [3]),  # the best checkpoint is damaged
+        ({"max_steps": 3}, {"best": {"step": 2}, "monitored": [[2, 1.0]]}, [3]),
+        ({"early_stopping_patience": 2}, {"best": {"step": 1}, "monitored": [[3, 1.0]]}, []),
+        ({}, {"best": {"step": 2}, "monitored": [[2, 1.0]]}, []),
+    ],
+)
+def test_the_last_step_is_validated_if_none_is_left_to_train(run, monkeypatch, config, own, validated):
+    monkeypatch.setattr(module_of_validation, "damage", lambda path: "")
+    first = run()
+    own = {"monitored": [], "bad_validations": 2} | {**own, "best": {**own.get("best", {}), "monitor": "val/loss"}}
+    own["best"] = own["best"] if "step" in own["best"] else {}
+    second, *_ = going_on(run, saved_state(first, *learning(first), **own), **config)
+    assert second.validations == second.saved == validated
 
 
 # ---- ranks

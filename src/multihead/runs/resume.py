@@ -53,7 +53,8 @@ def aim(composition: Composition) -> Aim:
     """Works out from ``resume=``, ``run_dir=`` and the files on the disk which run the command means.
 
     Raises:
-        ConfigError: If ``run_dir`` is not empty, if ``resume=RUN`` is not a run directory, or if both are typed and differ.
+        ConfigError: If ``run_dir`` is not empty or is not the directory of ``resume=RUN``, or if RUN is not a run
+            directory.
         CheckpointError: If there is no checkpoint for ``resume=must``.
     """
     wish = composition.config.resume

@@ -98,13 +98,11 @@ class Steps(TaskCallback):
         if trainer.is_global_zero:
             self.saving.probe(trainer)
         self.events("started", step=trainer.global_step, tokens=pl_module.task.tokens_seen)
+        self._go_on_after_training(trainer, resumed)
         if self.validation.pending:
             self.validation.run(trainer, pl_module.task)
             self.stopping.stop_early(trainer, self.validation)
             self.saving.save(trainer, self.validation.best)
-        elif resumed:  # the training may have ended already, and been interrupted in its test
-            self.stopping.is_last(trainer, self.counters.seconds)
-            self.stopping.stop_early(trainer, self.validation)
         self._mark_boundary()
         self.counters.begin_step()
 
@@ -120,12 +118,21 @@ class Steps(TaskCallback):
         loss = loss_of_rank(own["ranks"], rank, trainer.world_size)
         self.counters.take_loss(None if loss is None else loss.to(task.device))
         self.streams.resume(own["ranks"], rank, own["step"])
-        if own["step"] >= self.config.max_steps:
-            self.validation.require_best()
         self._start = None
         if trainer.is_global_zero:
             self._on_resumed()
         self.events("resumed", step=own["step"], checkpoint=start.name, epoch=self.counters.epoch)
+
+    def _go_on_after_training(self, trainer: L.Trainer, resumed: bool) -> None:
+        """Makes a validation due if no step is left to train and the last one has none.
+
+        The training may have ended already, and been interrupted in its test; or a callback has ended it.
+        """
+        last = resumed and self.stopping.is_last(trainer, self.counters.seconds)
+        if resumed and not self.validation.pending:
+            self.stopping.stop_early(trainer, self.validation)
+        if last or trainer.should_stop:
+            self.validation.require(trainer.global_step)
 
     # ---- within a step
 
@@ -166,7 +173,7 @@ class Steps(TaskCallback):
         self.telemetry.end_step(trainer, tokens)
         task.count_tokens(tokens)
         leaves = self.signals.reached_any_rank(trainer)
-        last = self.stopping.is_last(trainer, self.counters.seconds)
+        last = self.stopping.is_last(trainer, self.counters.seconds) or trainer.should_stop
         if step % config.log_every_n_steps == 0 or last:
             self._log(trainer, pl_module)
         self._mark_boundary()

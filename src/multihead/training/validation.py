@@ -48,9 +48,10 @@ class Validation:
             self.num_bad, self.monitored = 0, []
         self.pending: bool = own.get("pending_validation", False)
 
-    def require_best(self) -> None:
-        """Makes a validation due if there is no best checkpoint that can still be read."""
-        self.pending |= not self.best
+    def require(self, step: int) -> None:
+        """Makes a validation due if this step has none, or if there is no best checkpoint that can still be read."""
+        validated = bool(self.monitored) and self.monitored[-1][0] >= step
+        self.pending |= not self.best or not validated
 
     def run(self, trainer: L.Trainer, task: Task) -> bool:
         """Validates, and leaves the random streams as they were; returns whether this is the best validation so far."""

@@ -7,6 +7,7 @@ from steps_alone import learning, saved_state
 from multihead.errors import CheckpointError
 from multihead.runs.checkpoint import Start, random_state
 from multihead.training import validation as module_of_validation
+from multihead.training.averaging import MovingAverage
 from multihead.training.restore import loss_of_rank
 from multihead.training.streams import Streams
 
@@ -99,6 +100,27 @@ def test_a_precision_without_a_saved_state_is_left_alone(run):
     del state["Scaler"]
     second, *_ = going_on(run, state)
     assert not hasattr(second.trainer.precision_plugin, "state")
+
+
+def test_a_callback_without_a_state_of_its_own_reads_the_checkpoint(run):
+    """It may have written into the checkpoint by `on_save_checkpoint`."""
+    first = run()
+    state = saved_state(first, *learning(first)) | {"callbacks": {}, "mine": 7}
+    second, *_ = going_on(run, state)
+    assert second.other.told[2]["mine"] == 7 and not hasattr(second.other, "kept")
+
+
+def test_an_average_does_not_read_one_of_another_kind(run):
+    first = run()
+    state = saved_state(first, *learning(first))
+    state |= {"averaging_state": {"n_averaged": torch.tensor(3)}, "current_model_state": state["state_dict"]}
+    one = run(start=Start(name="step_3", state=state))
+    learning(one)
+    average = MovingAverage(0.5)
+    one.trainer.callbacks.append(average)
+    one.trainer.global_step = 3
+    one.steps.on_train_start(one.trainer, one.module)
+    assert average.num_averaged == 0
 
 
 def test_a_checkpoint_of_another_shape_is_refused(run):

@@ -19,6 +19,7 @@ from multihead.errors import CheckpointError
 from multihead.runs.checkpoint import Start
 from multihead.tasks.base import Task
 from multihead.training import lightning_private
+from multihead.training.averaging import Averaging
 from multihead.training.sharding import scattered_state
 
 
@@ -62,9 +63,11 @@ def load_weights(trainer: L.Trainer, task: Task, state: Mapping[str, Any]) -> No
         for group, values in zip(optimizer.param_groups, configured, strict=True):
             group.update(values)
     for callback in lightning_private.callbacks_of(trainer):
-        if callback.state_key in state["callbacks"]:
+        own = state["callbacks"].get(callback.state_key)
+        if own is not None or not isinstance(callback, Averaging):  # not the average of another kind
             callback.on_load_checkpoint(trainer, trainer.lightning_module, dict(state))
-            callback.load_state_dict(state["callbacks"][callback.state_key])
+        if own is not None:
+            callback.load_state_dict(own)
 
 
 def _load_schedule(schedule: LambdaLR, saved: dict[str, Any]) -> None:

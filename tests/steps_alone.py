@@ -40,6 +40,8 @@ class Task(torch.nn.Module):
 class Run:
     """A `Steps` with a trainer and a task beside it, which count; ``step`` does one optimizer step."""
 
+    norm = 1.0  # of the gradient of a step
+
     def __init__(self, folder, clock, start=None, **config):
         self.events, self.rows, self.saved, self.validations = [], [], [], []
         self.clock = clock
@@ -92,7 +94,7 @@ class Run:
     def step(self, loss=1.0, seconds=2.0):
         """One step of 100 target tokens, whose loss is a mean over them."""
         self.clock.now += seconds
-        self.steps.telemetry.on_gradient(self.trainer, torch.ones(()), self.config.trainer.log_every_n_steps)
+        self.steps.telemetry.on_gradient(self.trainer, torch.tensor(self.norm), self.config.trainer.log_every_n_steps)
         self.trainer.global_step += 1
         batch = {"tokens_of_step": TOKENS, "targets_of_step": TOKENS}
         self.steps.on_train_batch_end(self.trainer, self.module, {"sum": torch.tensor(loss * TOKENS)}, batch, 0)

@@ -68,6 +68,28 @@ def test_a_loss_that_is_not_finite_is_neither_validated_nor_saved(run, what):
     assert not one.validations and not one.saved
 
 
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+@pytest.mark.parametrize("what", ["val_every_n_steps", "checkpoint_every_n_steps"])
+def test_a_gradient_that_is_not_finite_is_neither_validated_nor_saved(run, what, norm):
+    """On a GPU the update does not wait for the norm, and the loss of the step is that of the weights before it."""
+    one = run(log_every_n_steps=1, **{what: 2})
+    one.trainer.precision_plugin = SimpleNamespace(scaler=None)
+    one.step()
+    one.norm = norm
+    with pytest.raises(NumericsError, match=f"step 2: the norm of the gradient is {norm}; fix: lower optim.lr or "):
+        one.step()
+    assert not one.validations and not one.saved
+
+
+@pytest.mark.parametrize("why", ["skipped", "scaled"])
+def test_a_gradient_that_was_not_used_may_have_any_norm(run, why):
+    one = run(checkpoint_every_n_steps=1)
+    one.trainer.precision_plugin = SimpleNamespace(scaler=object() if why == "scaled" else None)
+    one.norm, one.steps.not_finite._skips_step = math.nan, why == "skipped"
+    one.step()
+    assert one.saved == [1]
+
+
 def test_a_skipped_step_leaves_no_trace_in_the_loss(run):
     one = run(log_every_n_steps=4)
     for loss in (1.0, math.nan, 3.0, math.nan):
@@ -215,6 +237,14 @@ def test_a_run_ends_after_as_many_bad_validations_in_a_row_as_it_may_have(run, p
         assert one.trainer.should_stop == (last is not None and step >= last)
     ended = [fields["step"] for name, fields in one.events if name == "early_stop"]
     assert ended == ([] if last is None else [last])
+
+
+def test_early_stopping_logs_the_last_steps(run):
+    one = validating(run, [3.0, 4.0], val_every_n_steps=3, early_stopping_patience=1, log_every_n_steps=4)
+    for loss in (1.0, 1.0, 1.0, 1.0, 2.0, 4.0):
+        one.step(loss)
+    assert one.trainer.should_stop and [(step, row["train/loss"]) for step, row in one.rows] == [(4, 1.0), (6, 3.0)]
+    assert one.steps.counters.loss_sum is None and one.saved[-1] == 6
 
 
 def test_another_metric_of_a_resume_is_compared_with_its_own_best(tmp_path, monkeypatch):

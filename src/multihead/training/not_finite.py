@@ -77,7 +77,7 @@ class NotFinite:
             NumericsError: If the run has to end.
         """
         if self._config.on_nan == "stop" and norm.device.type != "cpu":
-            return  # the host would wait for the device at every step; `check_loss` finds it later
+            return  # the host would wait for the device at every step; `check_gradient` and `check_loss` find it later
         if bool(torch.isfinite(norm)):
             self.counts["in_a_row"] = 0
             return
@@ -113,6 +113,25 @@ class NotFinite:
             fix = "lower optim.lr or raise optim.warmup_steps, then resume"
             raise NumericsError(f"step {trainer.global_step}", what, fix)
         return loss
+
+    def check_gradient(self, trainer: L.Trainer, norm: Tensor | None, skipped: bool) -> None:
+        """Checks the gradient of a step whose weights are about to be validated or saved.
+
+        The loss of the step does not show it, because it is that of the weights before the update.
+
+        Args:
+            trainer: The trainer.
+            norm: The norm of the step's gradient, the same on every rank; None if it is not known.
+            skipped: Whether the step did not use it.
+
+        Raises:
+            NumericsError: If it is not finite; so such weights never reach a checkpoint.
+        """
+        if norm is None or skipped or bool(torch.isfinite(norm)):
+            return
+        if getattr(trainer.precision_plugin, "scaler", None) is None:  # a scaler leaves such a step out by itself
+            fix = "lower optim.lr or raise optim.warmup_steps, then resume"
+            raise NumericsError(f"step {trainer.global_step}", f"the norm of the gradient is {float(norm)}", fix)
 
     def _rewind(self, trainer: L.Trainer, task: Task) -> None:
         """Loads weights, moments and averages of the newest checkpoint; the data go on after this step."""

@@ -169,23 +169,29 @@ class Steps(TaskCallback):
         a plugin's and the averages (`multihead.training.build`).
         """
         step, config, task = trainer.global_step, self.config, pl_module.task
-        self.counters.end_step(tokens, targets, skipped=self.not_finite.end_step())
+        skipped = self.not_finite.end_step()
+        self.counters.end_step(tokens, targets, skipped)
         self.telemetry.end_step(trainer, tokens)
         task.count_tokens(tokens)
         leaves = self.signals.reached_any_rank(trainer)
         last = self.stopping.is_last(trainer, self.counters.seconds) or trainer.should_stop
-        if step % config.log_every_n_steps == 0 or last:
+        logs = step % config.log_every_n_steps == 0 or last
+        if logs:
             self._log(trainer, pl_module)
         self._mark_boundary()
         validates = step % config.val_every_n_steps == 0 or last
         saves = step % config.checkpoint_every_n_steps == 0 or last
         if validates or saves or leaves:
             self.not_finite.check_loss(trainer, task)
+            self.not_finite.check_gradient(trainer, self.telemetry.gradient_norm, skipped)
         self.validation.pending = validates
         if validates and not leaves:
             saves |= self.validation.run(trainer, task)
             leaves = self.signals.reached_any_rank(trainer)
         self.stopping.stop_early(trainer, self.validation)
+        if trainer.should_stop and not logs:  # so this was the last step
+            self._log(trainer, pl_module)
+            self._mark_boundary()
         if saves or leaves or trainer.should_stop:
             self.saving.save(trainer, self.validation.best)
         if leaves:

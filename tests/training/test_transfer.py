@@ -8,10 +8,12 @@ from trial import train as train_translation
 
 import multihead
 from multihead.config.compose import compose
+from multihead.config.lora import LoraConfig
 from multihead.config.model import ModelConfig
 from multihead.config.training import OptimConfig
 from multihead.data.tokenizer import train_tokenizer
 from multihead.errors import CheckpointError, ConfigError
+from multihead.model.lora import adapt
 from multihead.model.optim import build_optimizer, freeze, layer_rates, lr_factor
 from multihead.tasks import build_task
 from multihead.text.vocabulary import Vocabulary
@@ -272,6 +274,22 @@ def test_frozen_parameters_stay():
         freeze(named.items(), ["head.x"])
     with pytest.raises(ConfigError, match=r"optim\.freeze: all parameters are frozen"):
         freeze(named.items(), ["*"])
+    tied = task("task=lm")  # the head's weight is the embedding, under another name
+    with pytest.raises(ConfigError, match=r"optim\.freeze: all parameters are frozen"):
+        freeze(tied.model.named_parameters(remove_duplicate=False), ["transformer.*"])
+
+
+def test_what_no_run_trains_need_not_be_in_the_source_of_adapters():
+    source = source_of(task("task=classification", labels=["a", "b"]))
+    made = task("task=classification", "task.ngram_buckets=100", labels=["a", "b"])
+    adapt(made.model, LoraConfig(r=2))
+    assert not made.model.get_parameter("head.ngrams.ratio").requires_grad  # log-count ratios
+    assert sum(row.copied for row in copy_weights(made.model, made.vocab, source)) > 0
+    del source.state["transformer.encoder.layers.1.feed_forward.up.weight"]
+    with pytest.raises(
+        ConfigError, match=r"RUN does not have all of transformer\.encoder\.layers\.1\.feed_forward\.up"
+    ):
+        copy_weights(made.model, made.vocab, source)
 
 
 def test_what_must_agree_is_a_field_of_the_model():

@@ -68,9 +68,8 @@ def adapt(model: nn.Module, config: LoraConfig) -> None:
     """
     if not config.r:
         return
-    for name, module in model.named_modules():
-        if name == "transformer" or isinstance(module, VocabularyHead):
-            module.requires_grad_(False)
+    for module in _left_out(model):
+        module.requires_grad_(False)
     linear = {
         f"transformer.{name}": module
         for name, module in model.get_submodule("transformer").named_modules()
@@ -83,6 +82,19 @@ def adapt(model: nn.Module, config: LoraConfig) -> None:
     named = dict(model.named_parameters(remove_duplicate=False))
     for name in matching(named, config.also_train, "lora.also_train", "parameter"):
         named[name].requires_grad_(True)
+
+
+def _left_out(model: nn.Module) -> list[nn.Module]:
+    return [m for name, m in model.named_modules() if name == "transformer" or isinstance(m, VocabularyHead)]
+
+
+def untrained(model: nn.Module) -> set[int]:
+    """The identities of the parameters that `adapt` took out of training; empty if the model has no adapters.
+
+    A parameter that learns in no run, such as the ratios of a naive Bayes, is not among them.
+    """
+    parts = _left_out(model) if is_adapted(model) else []
+    return {id(p) for part in parts for p in part.parameters() if not p.requires_grad}
 
 
 def is_adapted(model: nn.Module) -> bool:

@@ -115,14 +115,14 @@ def freeze(named_parameters: Iterable[tuple[str, nn.Parameter]], patterns: Seque
         patterns: ``optim.freeze``; ``*`` stands for any characters.
 
     Raises:
-        ConfigError: If a pattern matches no parameter, or if all parameters are frozen.
+        ConfigError: If a pattern matches no parameter, or if no parameter is left to train.
     """
     named = dict(named_parameters)
     frozen = matching(named, patterns, "optim.freeze", "parameter")
-    if len(frozen) == len(named):
-        raise ConfigError("optim.freeze", "all parameters are frozen", "freeze fewer parameters")
     for name in frozen:
         named[name].requires_grad_(False)
+    if frozen and not any(parameter.requires_grad for parameter in named.values()):  # a shared one has several names
+        raise ConfigError("optim.freeze", "all parameters are frozen", "'optim.freeze=[]'")
     return frozen
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from multihead.config.model import ModelConfig
 from multihead.errors import CheckpointError, ConfigError
-from multihead.model.lora import ADAPTERS, is_adapted
+from multihead.model.lora import ADAPTERS, untrained
 from multihead.pretrained.source import read_published
 from multihead.runs.directory import describe_model, load_vocab
 from multihead.text.vocabulary import Vocabulary
@@ -134,6 +134,7 @@ def copy_weights(model: Model, vocab: Vocabulary, source: Source) -> list[Copied
     check_same(model.transformer.config, source)
     parts: dict[str, Copied] = {}
     lacking: list[str] = []
+    left_out = untrained(model)
     for name, parameter in model.named_parameters():  # a shared one comes once
         part = _part(name)
         row = parts.setdefault(part, Copied(part))
@@ -141,12 +142,12 @@ def copy_weights(model: Model, vocab: Vocabulary, source: Source) -> list[Copied
         fresh = row.fresh
         with torch.no_grad():
             why = _copy(name, parameter, counterpart, source, vocab, row)
-        lacking += [name] if row.fresh > fresh and not parameter.requires_grad else []
+        lacking += [name] if row.fresh > fresh and id(parameter) in left_out else []
         if from_other and counterpart is not None:
             why = f"from the {from_other}" + (f"; {why}" if why else "")
         if why and why not in row.why:
             row.why = f"{row.why}; {why}" if row.why else why
-    if lacking and is_adapted(model):
+    if lacking:
         what = f"{source.path} does not have all of {lacking[0]}, which lora.r leaves untrained"
         raise ConfigError("lora.also_train", what, f"'lora.also_train=[{_pattern(lacking[0])}]'")
     return list(parts.values())

@@ -163,4 +163,13 @@ def test_what_cannot_be_profiled_is_refused(tmp_path):
         multihead.train([*words, "compile=true"])
     with pytest.raises(ConfigError, match=r"trainer\.profile_steps: must be at most 24 if trainer\.max_steps=51"):
         multihead.train([*words, "trainer.profile_steps=25"])
+    for early in ("trainer.max_time=00:00:01:00", "trainer.early_stopping_patience=1"):
+        key = early.partition("=")[0]
+        what = (
+            rf"trainer\.profile_steps: must be 0 if {key} may end the run before its last steps, got 20; fix: {key}=0?$"
+        )
+        with pytest.raises(ConfigError, match=what) as error:
+            multihead.train([*words, early])
+        compose([word for word in words if "run_dir" not in word] + [early, *error.value.fix.split()])
+    assert compose(["task=lm", "experiment=finetune_lm", "debug=profile"]).config.trainer.profile_steps
     assert not (tmp_path / "run").exists()

@@ -169,6 +169,11 @@ class TrainerConfig:
         most = (self.max_steps - 2) // 2  # a warm-up step, and the last one, which validates
         what = f"at most {most} if trainer.max_steps={self.max_steps}"
         require(self.profile_steps <= most or not self.profile_steps, "trainer.profile_steps", what, self.profile_steps)
+        early = ["trainer.max_time="] if self.max_time else []
+        early += ["trainer.early_stopping_patience=0"] if self.early_stopping_patience else []
+        what = f"0 if {' and '.join(word.partition('=')[0] for word in early)} may end the run before its last steps"
+        allowed = not self.profile_steps or not early
+        require(allowed, "trainer.profile_steps", what, self.profile_steps, " ".join(early))
         require_choice("trainer.on_nan", self.on_nan, ON_NAN)
         require(0 <= self.ema_decay < 1, "trainer.ema_decay", "in [0, 1)", self.ema_decay)
         require(

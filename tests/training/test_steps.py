@@ -24,6 +24,19 @@ def test_seconds_are_those_of_all_parts_of_a_run(run, clock):
     resumed = run(start=Start(name="step_3", state={"multihead": own}))
     clock.now += 5
     assert resumed.steps.counters.seconds == 35.0
+    assert resumed.steps.counters.tokens_per_second == 0.0  # an older checkpoint does not have its tokens
+
+
+def test_speed_is_that_of_all_parts_of_a_run(run):
+    one = run()
+    one.step(seconds=2.0)
+    own = {"step": 1, "not_finite": one.steps.not_finite.counts} | one.steps.counters.state()
+    resumed = run(start=Start(name="step_1", state={"multihead": own}))
+    assert resumed.steps.counters.tokens_per_second == TOKENS / 2.0  # also if no step is left
+    resumed.step(seconds=6.0)
+    assert resumed.steps.counters.tokens_per_second == 2 * TOKENS / 8.0
+    assert resumed.rows[0][1]["system/tokens_per_second"] == TOKENS / 6.0
+    assert resumed.steps.counters.state()["trained_tokens"] == 2 * TOKENS
 
 
 def test_speed_leaves_validation_out(run):

@@ -55,8 +55,12 @@ def test_the_first_or_the_last_checkpoint_won():
 
 
 def test_an_average_without_a_sample():
-    (note,) = training(unsampled_average="trainer.average_last_steps=10")
-    assert note.startswith("trainer.average_last_steps=10 averaged nothing")
+    words = ["max_steps=100", "average_last_steps=35", "average_every_n_steps=10"]
+    config = compose(["task=lm", *(f"trainer.{word}" for word in words)]).config
+    validation = SimpleNamespace(monitored=[(60, 1.0)], best={"step": 60})
+    assert of_training(Training.of(config, validation, 70)) == []
+    (note,) = of_training(Training.of(config, validation, 69))
+    assert note.endswith("by trainer.average_last_steps=35: the run ended at step 69, the average begins at step 70")
 
 
 def test_outputs_that_were_cut_and_unknown_tokens():

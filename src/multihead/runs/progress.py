@@ -36,7 +36,7 @@ class Progress(L.Callback):
 
     In a terminal or notebook this is a bar, with a line beside it for each validation. Elsewhere, and in
     ``train.log``, there is a line for each log interval and each validation. Metrics are read only when they are
-    shown. The time left includes validations and saves at their share so far; tokens per second leave them out.
+    shown. The time left includes validations and saves at their share so far; tokens per second leave validations out.
     """
 
     def __init__(self, config: Config):

@@ -46,6 +46,9 @@ class Counters:
         self.targets: int = start.own["targets"] if start else 0
         self.trained_seconds, self.trained_tokens = 0.0, 0
         self._loss_at_boundary: Tensor | None = None
+        self._trained_before: tuple[int, float] = (0, 0.0)
+        if start:  # an older checkpoint does not have them
+            self._trained_before = start.own.get("trained_tokens", 0), start.own.get("trained_seconds", 0.0)
         self._seconds_before: float = start.own["seconds"] if start else 0.0
         self._began = time.monotonic() if began is None else began
         self._step_began = self._began
@@ -68,8 +71,14 @@ class Counters:
 
     @property
     def tokens_per_second(self) -> float:
-        """Real target tokens per second of training in this process, without validation and saving."""
-        return self.trained_tokens / self.trained_seconds if self.trained_seconds else 0.0
+        """Real target tokens per second of training in all processes of the run, without validation and saving."""
+        tokens, seconds = self._trained
+        return tokens / seconds if seconds else 0.0
+
+    @property
+    def _trained(self) -> tuple[int, float]:
+        tokens, seconds = self._trained_before
+        return tokens + self.trained_tokens, seconds + self.trained_seconds
 
     def add_micro_batch(self, loss_sum: Tensor, of: int) -> bool:
         """Counts a micro-batch; returns whether it is the last one of a step that has ``of`` of them."""
@@ -127,4 +136,6 @@ class Counters:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of the counters that all ranks share."""
-        return {"position": list(self.position), "seconds": self.seconds, "targets": self.targets}
+        tokens, seconds = self._trained
+        own = {"position": list(self.position), "seconds": self.seconds, "targets": self.targets}
+        return own | {"trained_tokens": tokens, "trained_seconds": seconds}

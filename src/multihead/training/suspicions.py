@@ -47,22 +47,25 @@ class Training:
     whole: bool = True
     """Whether the run reached trainer.max_steps."""
     unsampled_average: str = ""
-    """The setting of an average of weights that took no sample; empty if there is no such average."""
+    """The setting of an average of weights that took no sample, and why; empty if there is no such average."""
 
     @classmethod
     def of(cls, config: Config, validation: Validation, last_step: int) -> Training:
         """Collects the facts of a run that ended after ``last_step``."""
         trainer = config.trainer
-        first = trainer.max_steps - trainer.average_last_steps + 1
-        samples = last_step // trainer.average_every_n_steps - (first - 1) // trainer.average_every_n_steps
-        empty = trainer.average_last_steps and samples <= 0
+        every = trainer.average_every_n_steps
+        first = -(-(trainer.max_steps - trainer.average_last_steps + 1) // every) * every
+        empty = trainer.average_last_steps and last_step < first
+        setting = f"trainer.average_last_steps={trainer.average_last_steps}"
         return cls(
             monitor=config.task.monitor,
             mode=config.task.monitor_mode,
             validations=validation.monitored,
             best_step=validation.best["step"],
             whole=last_step >= trainer.max_steps,
-            unsampled_average=f"trainer.average_last_steps={trainer.average_last_steps}" if empty else "",
+            unsampled_average=f"{setting}: the run ended at step {last_step}, the average begins at step {first}"
+            if empty
+            else "",
         )
 
 
@@ -101,10 +104,7 @@ def of_training(run: Training) -> list[str]:
     elif len(values) >= 3:
         notes += _first_or_last(run, values)
     if run.unsampled_average:
-        notes.append(
-            f"{run.unsampled_average} averaged nothing, because none of those steps is a multiple of "
-            "trainer.average_every_n_steps: choose a smaller trainer.average_every_n_steps"
-        )
+        notes.append(f"no weights were averaged by {run.unsampled_average}")
     return notes
 
 

@@ -138,10 +138,16 @@ class PeerError(MultiheadError):
 
 
 class Stopped(BaseException):
-    """A signal ended the run after its state was saved; ``status`` is 128 plus the signal's number."""
+    """A signal ended the run after its state was saved; ``status`` is 128 plus the signal's number.
 
-    def __init__(self, signum: int, message: str = ""):
-        self.status = 128 + signum
+    Args:
+        signum: The signal's number.
+        message: What is shown.
+        together: Whether all ranks stop at the same place, so that none has to be ended by another.
+    """
+
+    def __init__(self, signum: int, message: str = "", together: bool = False):
+        self.status, self.together = 128 + signum, together
         super().__init__(message)
 
 

@@ -18,6 +18,7 @@ from multihead.cli import main
 from multihead.config.training import Config
 from multihead.errors import ConfigError
 from multihead.training import launch
+from multihead.training import watchdog as module_of_watchdog
 from multihead.training.assignment import RANK_PROGRAM
 from multihead.training.watchdog import Watchdog, processes, read_beats
 
@@ -104,6 +105,27 @@ def test_a_signal_is_passed_on_once(tmp_path, job):
     with Watchdog(tmp_path, 2, 0, tmp_path) as watchdog:
         watchdog.pass_on(signal.SIGUSR1)
         assert [rank.wait(10) for rank in ranks] == [-signal.SIGUSR1] * 2
+
+
+def test_a_signal_is_passed_on_as_often_as_it_comes(tmp_path, monkeypatch):
+    """A rank that has begun saves at the first one and ends at the second. One that has not begun ends at once."""
+    sent = []
+    monkeypatch.setattr(module_of_watchdog, "_send", lambda pid, signum: sent.append((pid, signum)))
+    monkeypatch.setattr(module_of_watchdog, "processes", lambda folder: [11, 12])
+    (tmp_path / "beat_0").write_bytes((11).to_bytes(8, "little") + (5).to_bytes(8, "little"))
+    watchdog = Watchdog(tmp_path, 2, 0, tmp_path)
+    watchdog.pass_on(signal.SIGINT)
+    watchdog._signal(read_beats(tmp_path))
+    assert sent == [(11, signal.SIGINT), (12, signal.SIGTERM)]
+    sent.clear()
+    both = {0: (11, 5), 1: (12, 1)}  # it had just begun
+    watchdog._signal(both)
+    watchdog._signal(both)
+    assert sent == [(12, signal.SIGINT)]
+    watchdog.pass_on(signal.SIGINT)
+    watchdog._signal(both)
+    watchdog._signal(both)
+    assert sent == [(12, signal.SIGINT), (11, signal.SIGINT), (12, signal.SIGINT)]
 
 
 def test_ranks_are_found_by_their_command_line(tmp_path):

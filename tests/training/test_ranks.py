@@ -13,11 +13,13 @@ from trial import ROOT, SMOKE, events, process, rows, train, weights
 
 import multihead
 from multihead.runs.checkpoint import random_state
+from multihead.training.launch import SHUTDOWN_SECONDS
 from multihead.training.streams import Streams
 
 TWO = ["hardware=ddp", "devices=2", "accelerator=cpu"]
 PLUGIN = '''
 import os
+import time
 import lightning as L
 import torch
 from safetensors.torch import save_file
@@ -29,6 +31,15 @@ class Gradients(L.Callback):
         if trainer.global_step == 0 and trainer.is_global_zero:
             gradients = {name: p.grad.contiguous() for name, p in module.task.model.named_parameters()}
             save_file(gradients, os.environ["GRADIENTS"])
+
+class Slow(L.Callback):
+    """Takes long for its third step."""
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 2 and (seconds := os.environ.get("SLOW")):
+            open(f"{os.environ['GRADIENTS']}.slow.{trainer.global_rank}", "w").close()
+            end = time.monotonic() + float(seconds)
+            while time.monotonic() < end:
+                time.sleep(0.1)
 
 class Failing(L.Callback):
     """Fails on one rank."""
@@ -53,7 +64,7 @@ class Streams(L.Callback):
             held = {name: p.detach().contiguous().clone() for name, p in module.task.model.named_parameters()}
             save_file(held | {"drawn": self.drawn}, f"{os.environ['GRADIENTS']}.{trainer.global_rank}")
 
-PLUGIN = Plugin(callbacks={"gradients": Gradients, "failing": Failing, "streams": Streams})
+PLUGIN = Plugin(callbacks={"gradients": Gradients, "failing": Failing, "slow": Slow, "streams": Streams})
 '''
 
 
@@ -168,6 +179,42 @@ def test_a_signal_to_the_parent_ends_every_rank(tmp_path, signum):
     if signum != signal.SIGKILL:
         assert events(tmp_path / "run")[-2]["event"] == "stopped"
         assert len(errors.splitlines()) == 1, errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_ranks_save_a_step_that_takes_longer_than_the_launcher_waits(tmp_path, plugin, signum):
+    words = [*SMOKE, *TWO, plugin, f"run_dir={tmp_path / 'run'}", "trainer.val_every_n_steps=100"]
+    words += ["trainer.checkpoint_every_n_steps=100", "trainer.max_steps=100"]
+    environment = {"SLOW": str(SHUTDOWN_SECONDS + 4), "GRADIENTS": str(tmp_path / "g"), "TMPDIR": str(tmp_path)}
+    running = process(str(ROOT / "train.py"), *words, **environment)
+    while len(list(tmp_path.glob("g.slow.*"))) < 2:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    os.kill(running.pid, signum)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 128 + signum, errors
+    assert (
+        errors.startswith(f"stopped by {signal.Signals(signum).name}, saved step 3") and len(errors.splitlines()) == 1
+    )
+    assert (tmp_path / "run" / "checkpoints" / "latest.json").is_file()
+    assert [event["event"] for event in events(tmp_path / "run")][-3:] == ["saved", "stopped", "left"]
+
+
+@pytest.mark.slow
+def test_a_second_signal_does_not_wait_for_the_step(tmp_path, plugin):
+    words = [*SMOKE, *TWO, plugin, f"run_dir={tmp_path / 'run'}", "trainer.max_steps=100"]
+    environment = {"SLOW": "60", "GRADIENTS": str(tmp_path / "g"), "TMPDIR": str(tmp_path)}
+    running = process(str(ROOT / "train.py"), *words, **environment)
+    while len(list(tmp_path.glob("g.slow.*"))) < 2:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    for _ in range(2):
+        os.kill(running.pid, signal.SIGTERM)
+        time.sleep(0.5)
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 143 and errors.startswith("stopped by SIGTERM; resume="), errors
+    assert left_over(tmp_path) == []
 
 
 @pytest.mark.slow

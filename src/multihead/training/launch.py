@@ -22,15 +22,19 @@ from multihead.config.words import typed_as
 from multihead.errors import ConfigError, PeerError, Stopped
 from multihead.ranks import by_others, by_srun, by_torchrun, local_size, world_size
 from multihead.training.assignment import RANK_PROGRAM, Assignment, Failure
-from multihead.training.signals import handling
+from multihead.training.signals import SIGNALS, handling
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins import ClusterEnvironment
+    from torch.distributed.launcher.api import LaunchConfig
 
 SHUTDOWN_SECONDS = 8
 """Time that the ranks have to leave once one of them has failed."""
-LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Signals whose handlers PyTorch's launcher replaces and does not put back. It passes them on to the ranks."""
+LAUNCHER_SIGNAL = signal.SIGQUIT
+"""The signal whose handler PyTorch's launcher replaces and does not put back. It ends the ranks without saving.
+
+By default the launcher does so for the signals that end a run. Its ranks then have `SHUTDOWN_SECONDS` for their step.
+"""
 
 
 def cluster_environment() -> ClusterEnvironment:
@@ -154,10 +158,9 @@ def launch(ranks: int, assignment: Assignment) -> None:
         RankError: If a rank failed by a defect.
         Stopped: If a signal ended them.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
     from multihead.training.watchdog import Watchdog
 
@@ -168,31 +171,44 @@ def launch(ranks: int, assignment: Assignment) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="multihead-", ignore_cleanup_errors=True) as folder,
         Watchdog(Path(folder), ranks, patience, run_dir) as watchdog,
-        handling(dict.fromkeys(LAUNCHER_SIGNALS) | {signal.SIGUSR1: watchdog.pass_on}),
+        handling({LAUNCHER_SIGNAL: None, **dict.fromkeys(SIGNALS, watchdog.pass_on)}),
     ):
         file = Path(folder) / "job.json"
         assignment.write(file)
-        settings = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            run_id=Path(folder).name,
-            nproc_per_node=ranks,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,
-            monitor_interval=0.2,
-            shutdown_timeout=SHUTDOWN_SECONDS,
-            logs_specs=DefaultLogsSpecs(log_dir=folder, redirects=Std.ALL if assignment.quiet else Std.NONE),
-        )
         try:
-            elastic_launch(settings, sys.executable)("-m", RANK_PROGRAM, str(file))
+            elastic_launch(_settings(Path(folder), ranks, assignment.quiet), sys.executable)(
+                "-m", RANK_PROGRAM, str(file)
+            )
         except ChildFailedError as error:
             exits = {rank: failure.exitcode for rank, failure in error.failures.items()}
             if watchdog.verdict:
                 raise PeerError(*watchdog.verdict, _resume(assignment.run_dir)) from None
-            raise _first_error(Path(folder), exits, assignment.run_dir) from None
+            raise _first_error(Path(folder), exits, assignment.run_dir, watchdog.signum) from None
         except SignalException as error:
             raise _first_error(Path(folder), {}, assignment.run_dir, error.sigval) from None
+        stopped = next((failure for failure in Failure.read_all(Path(folder)) if failure.kind == "Stopped"), None)
+        if stopped is not None:
+            raise stopped.error()
+
+
+def _settings(folder: Path, ranks: int, quiet: bool) -> LaunchConfig:
+    """How PyTorch's launcher starts and ends the ranks."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.launcher.api import LaunchConfig
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        run_id=folder.name,
+        nproc_per_node=ranks,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        signals_to_handle=LAUNCHER_SIGNAL.name,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder), redirects=Std.ALL if quiet else Std.NONE),
+    )
 
 
 def _first_error(folder: Path, exits: dict[int, int], run_dir: str, signum: int = 0) -> BaseException:
@@ -207,7 +223,7 @@ def _first_error(folder: Path, exits: dict[int, int], run_dir: str, signum: int 
     resume = _resume(run_dir)
     own = [failure for failure in Failure.read_all(folder) if not failure.by_peer]
     first = min(own, key=lambda failure: failure.seconds, default=None)
-    if signum and (first is None or first.kind != "Stopped"):
+    if signum and (first is None or not first.kind):  # what ranks meet that end in the middle of something
         return Stopped(signum, f"stopped by {signal.Signals(signum).name}; {resume}")
     if first is None:
         rank = min(exits, key=lambda rank: (exits[rank] == -signal.SIGTERM, exits[rank]))  # SIGTERM ends the others

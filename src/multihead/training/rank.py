@@ -18,7 +18,11 @@ atexit.register(gc.freeze)  # as in `multihead.cli`: without it, leaving takes s
 
 
 def main(file: Path) -> int:
-    """Reads the assignment and trains; an error goes to a file, from which the parent reports it."""
+    """Reads the assignment and trains; an error goes to a file, from which the parent reports it.
+
+    If a signal stops all ranks together, the status is 0: each has to end what it does, and after another status the
+    launcher would end the others.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: the rank does not outlive a killed parent
     assignment = Assignment.read(file)
@@ -35,10 +39,12 @@ def main(file: Path) -> int:
         with leaving_on_signals():
             run_rank(assignment, guard_rank(file.parent, rank))
             return 0
-    except (Exception, Stopped) as caught:
-        failure = Failure.of(as_user_error(caught), rank)
+    except (Exception, Stopped, KeyboardInterrupt) as caught:
+        early = isinstance(caught, KeyboardInterrupt)
+        error = Stopped(signal.SIGINT, "stopped by SIGINT before the first step") if early else as_user_error(caught)
+        failure = Failure.of(error, rank)
         failure.write(file.parent)
-        return failure.status
+        return 0 if isinstance(error, Stopped) and error.together else failure.status
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ class Steps(TaskCallback):
         again = f"saved step {step}; go on with {typed_as('resume', str(self.run_dir))}"
         end = "while the plan was measured; it leaves nothing behind"
         message = f"stopped by {name} {end}" if self._is_temporary else f"stopped by {name}, {again}"
-        raise Stopped(self.signals.agreed, message)
+        raise Stopped(self.signals.agreed, message, together=True)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: TaskModule, checkpoint: dict[str, Any]) -> None:
         loss = self.counters.loss_sum

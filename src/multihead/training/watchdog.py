@@ -15,6 +15,7 @@ import signal
 import struct
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,9 @@ class Watchdog:
         self.verdict: tuple[str, str] | None = None
         """Which rank hung, and how; None as long as none did."""
         self.signum = 0
-        self._signalled: set[int] = set()
+        """The signal that is passed on; 0 as long as there is none."""
+        self._received = 0
+        self._sent: Counter[int] = Counter()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -117,22 +120,32 @@ class Watchdog:
         self._thread.join()
 
     def pass_on(self, signum: int, frame: Any = None) -> None:
-        """Handles a signal: every rank gets it as soon as it can act on it."""
+        """Handles a signal: every rank gets it as often as it comes."""
         self.signum = signum
+        self._received += 1
 
     def _watch(self) -> None:
         last, since = {}, time.monotonic()
         while not self._over.wait(0.2):
             beats = read_beats(self.folder)
-            for rank, (pid, _) in beats.items():
-                if self.signum and rank not in self._signalled:
-                    self._signalled.add(rank)
-                    _send(pid, self.signum)
+            if self.signum:
+                self._signal(beats)
             patience = self.seconds if len(beats) == self.ranks else max(self.seconds, START_SECONDS)
             if beats != last:
                 last, since = beats, time.monotonic()
             elif self.seconds and time.monotonic() - since > patience:
                 return self._end(beats, patience)
+
+    def _signal(self, beats: dict[int, tuple[int, int]]) -> None:
+        """Sends the signal to each rank that lacks it. A rank that has not begun has nothing to save and is ended."""
+        for rank, (pid, _) in beats.items():
+            if self._sent[rank] < self._received:
+                self._sent[rank] += 1
+                _send(pid, self.signum)
+        if len(beats) < self.ranks:
+            begun = {pid for pid, _ in read_beats(self.folder).values()}
+            for pid in set(processes(self.folder)) - begun:
+                _send(pid, signal.SIGTERM)
 
     def _end(self, beats: dict[int, tuple[int, int]], seconds: int) -> None:
         """Finds the rank that hangs, keeps the stacks, and ends all ranks."""

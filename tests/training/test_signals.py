@@ -6,9 +6,11 @@ import threading
 
 import pytest
 
+from multihead.errors import Stopped
 from multihead.training import signals
 from multihead.training.agreement import Agreement
-from multihead.training.signals import SIGNALS, Signals, handling
+from multihead.training.rank import reason_of
+from multihead.training.signals import SIGNALS, Signals, handling, leaving_on_signals
 
 
 @pytest.fixture
@@ -64,6 +66,25 @@ def test_handlers_of_before_come_back_whatever_was_set_inside(handlers):
             signal.signal(signum, signal.SIG_DFL)
         raise ZeroDivisionError
     assert {signum: signal.getsignal(signum) for signum in SIGNALS} == before
+
+
+def test_a_rank_that_fails_as_the_launcher_ends_it_fails_for_its_own_reason(handlers):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    lost = RuntimeError("gloo: connection closed by peer")
+    for error, signum, expected in (
+        (lost, signal.SIGTERM, lost),
+        (None, signal.SIGTERM, 143),
+        (None, signal.SIGINT, 130),
+    ):
+        with pytest.raises((Stopped, KeyboardInterrupt)) as caught, leaving_on_signals():
+            try:
+                if error:
+                    raise error
+            finally:
+                signal.raise_signal(signum)
+        reason = reason_of(caught.value)
+        assert reason is expected or (isinstance(reason, Stopped) and reason.status == expected)
 
 
 def test_only_the_main_thread_may_take_signals(handlers):

@@ -40,11 +40,19 @@ def main(file: Path) -> int:
             run_rank(assignment, guard_rank(file.parent, rank))
             return 0
     except (Exception, Stopped, KeyboardInterrupt) as caught:
-        early = isinstance(caught, KeyboardInterrupt)
-        error = Stopped(signal.SIGINT, "stopped by SIGINT before the first step") if early else as_user_error(caught)
+        error = as_user_error(reason_of(caught))
         failure = Failure.of(error, rank)
         failure.write(file.parent)
         return 0 if isinstance(error, Stopped) and error.together else failure.status
+
+
+def reason_of(caught: BaseException) -> BaseException:
+    """The reason why a rank ends. If another rank has failed, this one often fails too, and then gets a signal."""
+    together = isinstance(caught, Stopped) and caught.together
+    if isinstance(caught, Stopped | KeyboardInterrupt) and isinstance(caught.__context__, Exception) and not together:
+        return caught.__context__
+    early = isinstance(caught, KeyboardInterrupt)
+    return Stopped(signal.SIGINT, "stopped by SIGINT before the first step") if early else caught
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ DOG = "The dog sleeps."
         ("score", {"inputs": DOG, "targets": [DOG]}, 422, "targets: give one target for each input"),
         ("score", {"inputs": DOG, "targets": DOG, "run": "lm"}, 422, "targets: a language model scores texts alone"),
         ("score", {"inputs": DOG * 200, "run": "lm"}, 422, "score: a text has .* but the model reads at most"),
+        ("score", {"inputs": DOG, "targets": DOG * 200}, 422, "target: has .* tokens, but the model writes at most"),
         ("attention", {"input": [DOG]}, 422, "input: Input should be a valid string"),
         ("classify", {"inputs": "a " * 300, "occlusion": True}, 422, "occlusion: a text has 300 words"),
         ("none", {}, 404, "Not Found"),

@@ -212,10 +212,9 @@ def score(task: TranslationTask | LanguageModelingTask, items: Sequence[Item]) -
             first, *ids = task.document(item.content)
             log_probs, tokenizer = task.next_log_probs([first, *ids]), task.tokenizer
         else:
-            limits, tokenizer = task.limits(), task.tokenizers["target"]
             source, target = item.content
-            source = task.tokenizers["source"].encode_batch([source])[0][: limits["source"]]
-            ids = [*tokenizer.encode_batch([target])[0][: limits["target"]], task.eos]
+            source = task.tokenizers["source"].encode_batch([source])[0][: task.limits()["source"]]
+            ids, tokenizer = [*task.target_ids(target), task.eos], task.tokenizers["target"]
             log_probs = task.next_log_probs(source, ids[:-1])
         total = float(log_probs.gather(1, torch.tensor(ids, device=log_probs.device)[:, None]).sum())
         tokens = [token(tokenizer, i, row) for i, row in zip(ids, log_probs, strict=True)]

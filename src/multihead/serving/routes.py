@@ -178,6 +178,7 @@ async def score(body: schemas.Score, service: Asked) -> Any:
         if len(targets) != len(texts) or isinstance(body.inputs, str) is not isinstance(body.targets, str):
             raise ConfigError("targets", "give one target for each input, both as lists or both as texts")
         for text, target in zip(texts, targets, strict=True):
+            task.target_ids(target)  # refuses a target that is too long
             job.add((text, target), len(text) + len(target))
     return {"run": run.name, "outputs": await service.ask(run, "score", job)}
 

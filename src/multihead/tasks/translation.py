@@ -426,21 +426,26 @@ class TranslationTask(Task[TranslationConfig, Model[VocabularyHead]]):
         Raises:
             ConfigError: A target is longer than the model writes.
         """
-        limits = self.limits()
-        pairs = zip(
-            self.tokenizers["source"].encode_batch(list(sources)),
-            self.tokenizers["target"].encode_batch(list(targets)),
-            strict=True,
-        )
+        limit = self.limits()["source"]
         results = []
-        for source_ids, target_ids in pairs:
-            if len(target_ids) > limits["target"]:
-                what = f"has {len(target_ids):,} tokens, but the model writes at most {limits['target']:,}"
-                raise ConfigError("target", what, "give shorter targets")
-            log_probs = self.next_log_probs(source_ids[: limits["source"]], target_ids)
+        for source_ids, target in zip(self.tokenizers["source"].encode_batch(list(sources)), targets, strict=True):
+            target_ids = self.target_ids(target)
+            log_probs = self.next_log_probs(source_ids[:limit], target_ids)
             each = log_probs.gather(1, torch.tensor([*target_ids, self.eos], device=log_probs.device)[:, None])
             results.append(float(each.sum()))
         return results
+
+    def target_ids(self, target: str) -> list[int]:
+        """Ids of a target that is scored, without marks.
+
+        Raises:
+            ConfigError: The target is longer than the model writes.
+        """
+        ids, limit = self.tokenizers["target"].encode_batch([target])[0], self.limits()["target"]
+        if len(ids) > limit:
+            what = f"has {len(ids):,} tokens, but the model writes at most {limit:,}"
+            raise ConfigError("target", what, "give shorter targets")
+        return ids
 
     @torch.inference_mode()
     def next_log_probs(self, source_ids: Sequence[int], target_ids: Sequence[int]) -> Tensor:

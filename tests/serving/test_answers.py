@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from multihead.serving.answers import classify
+from multihead.serving.served import ServedRun
 
 TEXTS = ["The dog sleeps.", "", "A woman buys the book that the old man has read.", "Dogs"]
 
@@ -118,6 +119,16 @@ def test_scores_are_those_of_the_run(client, served):
     (output,) = ask(client, "score", run="lm", inputs="The woman")["outputs"]
     assert output["log_probability"] == pytest.approx(served["lm"].run.score("The woman"), abs=1e-5)
     assert len(output["tokens"]) == len(served["lm"].run.task.document("The woman")) - 1
+
+
+def test_a_run_of_several_tasks_scores_texts_alone_and_targets(client, runs):
+    path = runs.finished("task=multitask", "task.parts=[lm,translation]")
+    several = ServedRun.load("several", str(path), [])
+    client.service.runs = {"several": several}
+    (alone,) = ask(client, "score", inputs="The woman")["outputs"]
+    assert alone["log_probability"] == pytest.approx(several.run.score("The woman"), abs=1e-5)
+    (given,) = ask(client, "score", inputs="The dog sleeps.", targets="Der Hund")["outputs"]
+    assert given["log_probability"] == pytest.approx(several.run.score("The dog sleeps.", "Der Hund"), abs=1e-5)
 
 
 def test_attention_and_embeddings_are_those_of_the_run(client, served):

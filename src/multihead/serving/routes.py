@@ -165,8 +165,9 @@ async def regress(body: schemas.Texts, service: Asked) -> Any:
 @router.post("/v1/score", response_model=schemas.ScoreAnswer, summary="The log probability of texts")
 async def score(body: schemas.Score, service: Asked) -> Any:
     """In nats, with the end mark."""
-    run, task, texts = service.asked("score", body.run, body.inputs)
-    job = service.job(run, "score", "", lambda items: answers.score(task, items))
+    run, _, texts = service.asked("score", body.run, body.inputs)
+    task: Any = run.scorer(has_targets=body.targets is not None)
+    job = service.job(run, "score", task.settings.name, lambda items: answers.score(task, items))
     if isinstance(task, LanguageModelingTask):
         if body.targets is not None:
             raise ConfigError("targets", "a language model scores texts alone; leave targets out")

@@ -45,6 +45,16 @@ class ServedRun:
         run = load(path, *words)
         return cls(name, run, tasks_by_verb(run))
 
+    def scorer(self, has_targets: bool) -> Task:
+        """The task that scores targets given their sources, or texts alone; if there is none, the other one.
+
+        Args:
+            has_targets: Whether a request gives targets.
+        """
+        arguments = 2 if has_targets else 1
+        fitting = [task for name, task in answering(self.run) if VERBS.get(name, {}).get("score") == arguments]
+        return fitting[0] if fitting else self.tasks["score"]
+
     def decoding(self, **given: Any) -> DecodingConfig:
         """The run's options of decoding with those that a request gives.
 
@@ -97,12 +107,19 @@ def _lines(text: str) -> Iterator[dict[str, Any]]:
                 yield sample
 
 
+def answering(run: Run) -> list[tuple[str, Task]]:
+    """The tasks of a run with their names, without a masked language model, which continues and scores no text."""
+    members = run.task.members().items()
+    return [(name, task) for name, task in members if not isinstance(task, LanguageModelingTask) or task.causal]
+
+
 def tasks_by_verb(run: Run) -> dict[str, Task]:
-    """Verb to the task that answers it; ``embed`` and ``attention`` are answered by the first task of the run."""
+    """Verb to the task that answers it; ``embed`` and ``attention`` are answered by the first task of the run.
+
+    If a run has several tasks that score, `ServedRun.scorer` chooses between them.
+    """
     found: dict[str, Task] = {}
-    for name, task in run.task.members().items():
-        if isinstance(task, LanguageModelingTask) and not task.causal:
-            continue
+    for name, task in answering(run):
         for verb in VERBS.get(name, {}):
             found.setdefault(verb, task)
     first = next(iter(run.task.members().values()))

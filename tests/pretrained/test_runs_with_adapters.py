@@ -239,6 +239,11 @@ def test_peft_trains_as_we_do(tmp_path):
         (["lora.also_train=[*norm*]"], "lora.also_train: to=lora writes adapters and heads, but the run trained more"),
         (["task.pooling=mean"], "task.pooling=mean: prevents the export: BERT has first; fix: to=onnx"),
         (["task=translation"], "task=translation: has other stacks than hf:.*, so that no model of peft"),
+        (["task=multitask"], "task=multitask: has several tasks, but a model of peft has one head; fix: to=onnx or"),
+        (
+            ["model.num_encoder_layers=1"],
+            "model.num_encoder_layers=1: prevents the export: peft adds adapters to the whole of hf:.*, which has 2",
+        ),
     ],
 )
 def test_what_prevents_an_export_of_adapters(words, message, finished):

@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from multihead.config.published import PREFIX, Described, is_published, locate, read
-from multihead.config.task import PooledConfig
+from multihead.config.task import MultitaskConfig, PooledConfig
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting.huggingface import (
+    OTHERS,
     Runtime,
     obstacles_of_classes,
     require_bias,
@@ -52,9 +53,13 @@ def base_of(task: Task) -> Described:
     """The published model whose adapters the run has.
 
     Raises:
-        ConfigError: It has none, or adapters and a head cannot say what was trained.
+        ConfigError: It has none, or adapters and a head cannot say what was trained, or the run has only some of its
+            layers.
     """
     start, settings = task.config.init_from, task.config.task
+    if isinstance(settings, MultitaskConfig):
+        what = "has several tasks, but a model of peft has one head"
+        raise ConfigError(f"task={settings.name}", what, OTHERS)
     if not task.config.lora.r:
         raise ConfigError("to=lora", "the run has no adapters, because it was trained without lora.r", WHOLE)
     if not is_published(start):
@@ -65,7 +70,11 @@ def base_of(task: Task) -> Described:
     base = read(locate(start, whole=False))
     if settings.stacks != base.family.stacks:
         what = f"has other stacks than {start}, so that no model of peft has its adapters"
-        raise ConfigError(f"task={settings.name}", what, "to=onnx or torch_export")
+        raise ConfigError(f"task={settings.name}", what, OTHERS)
+    for key in (f"num_{stack}_layers" for stack in settings.stacks):
+        if (ours := getattr(task.config.model, key)) != base.most[key]:
+            what = f"prevents the export: peft adds adapters to the whole of {start}, which has {base.most[key]}"
+            raise ConfigError(f"model.{key}={ours}", what, WHOLE)
     require_bias(settings)
     if isinstance(settings, PooledConfig) and (named := obstacles_of_classes(settings, base.model_type)):
         key, ours, theirs = named[0]

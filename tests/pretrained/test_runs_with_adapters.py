@@ -14,6 +14,7 @@ import multihead
 from multihead import cli
 from multihead.config.compose import compose
 from multihead.errors import ConfigError
+from multihead.exporting import lora
 from multihead.exporting.lora import WEIGHTS
 from multihead.model.lora import LoraLinear
 from multihead.pretrained.source import read_published
@@ -150,6 +151,25 @@ def test_peft_loads_a_classifier(finished):
         assert (plain(input_ids=ids).logits - ours).abs().max() > 1e-2
     assert json.loads((out / "adapter_config.json").read_text())["r"] == 2
     assert (out / WEIGHTS).stat().st_size < (folder / "model.safetensors").stat().st_size / 2
+
+
+@pytest.mark.parametrize(
+    "named, name, revision", [("me/bert@v1.0", "me/bert", "v1.0"), ("me/bert", "me/bert", None), ("FOLDER", "", None)]
+)
+def test_a_revision_of_the_hub_stands_apart(named, name, revision, finished, tmp_path, monkeypatch):
+    folder, _, run, _ = finished
+    named = named.replace("FOLDER", str(folder))
+    task = multihead.load(str(run)).task
+    monkeypatch.setattr("multihead.exporting.lora.locate", lambda init_from, whole=True: folder)
+    task.config.init_from = f"hf:{named}"
+    lora.write(task, tmp_path, run)
+    content, page = json.loads((tmp_path / "adapter_config.json").read_text()), (tmp_path / "README.md").read_text()
+    assert (content["base_model_name_or_path"], content["revision"]) == (name or str(folder), revision)
+    called = f", revision={revision!r}" if revision else ""
+    assert f"from_pretrained({name or str(folder)!r}{called}, num_labels=2" in page
+    assert f"Adapters for {name or folder}{f' at revision {revision}' if revision else ''}, trained" in page
+    peft = pytest.importorskip("peft")
+    assert peft.PeftConfig.from_pretrained(str(tmp_path)).revision == revision
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -90,6 +90,16 @@ def is_published(init_from: object) -> bool:
     return isinstance(init_from, str) and init_from.startswith(PREFIX)
 
 
+def hub_name(init_from: str) -> tuple[str, str]:
+    """Name and revision of the published model that ``init_from`` names; the revision is empty if none is named.
+
+    A folder has its path as its name.
+    """
+    named = init_from.removeprefix(PREFIX)
+    on_hub = None if Path(named).expanduser().is_dir() else ON_THE_HUB.fullmatch(named)
+    return (on_hub["name"], on_hub["revision"] or "") if on_hub else (named, "")
+
+
 def locate(init_from: str, *, whole: bool = True) -> Path:
     """The folder that ``init_from`` names; from the hub's cache, or downloaded into it, if it is no folder here.
 

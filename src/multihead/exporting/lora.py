@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from multihead.config.published import PREFIX, Described, is_published, locate, read
+from multihead.config.published import Described, hub_name, is_published, locate, read
 from multihead.config.task import MultitaskConfig, PooledConfig
 from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting.huggingface import (
@@ -133,7 +133,7 @@ def _joined(base: Described, learned: Mapping[str, Tensor]) -> tuple[dict[str, T
 
 def _config(task: Task, base: Described, ranks: Mapping[str, int], whole: Sequence[str]) -> dict[str, Any]:
     """The content of ``adapter_config.json``."""
-    lora = task.config.lora
+    lora, (name, revision) = task.config.lora, hub_name(task.config.init_from)
     other = {name: rank for name, rank in ranks.items() if rank != lora.r}
     kinds = {
         "classification": "SEQ_CLS",
@@ -144,7 +144,8 @@ def _config(task: Task, base: Described, ranks: Mapping[str, int], whole: Sequen
     return {
         "peft_type": "LORA",
         "task_type": kinds[task.settings.name],
-        "base_model_name_or_path": task.config.init_from.removeprefix(PREFIX),
+        "base_model_name_or_path": name,
+        "revision": revision or None,
         "inference_mode": True,
         "r": lora.r,
         "lora_alpha": lora.alpha,
@@ -166,8 +167,9 @@ def _card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
     labels = dict(enumerate(task.vocab.labels))
     arguments = f", num_labels={len(labels)}, id2label={labels}" if labels else ""
     arguments = ", num_labels=1" if task.settings.name == "regression" else arguments
-    base = content["base_model_name_or_path"]
-    about = f"""Adapters for {base}, trained by Multihead on the data set `{task.config.data.name}`. The file holds
+    base, revision = content["base_model_name_or_path"], content["revision"]
+    arguments = (f", revision={revision!r}" if revision else "") + arguments
+    about = f"""Adapters for {base}{f" at revision {revision}" if revision else ""}, trained by Multihead on the data set `{task.config.data.name}`. The file holds
 low-rank adapters and the head; the other weights are those of the published model."""
     use = f"""```python
 from peft import PeftModel

@@ -1,6 +1,7 @@
 """An ONNX export of a classifier is whole: its own script gives the labels and probabilities of ``predict``."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,43 @@ def test_the_script_gives_what_predict_gives(tmp_path, runs):
         label, probability = line.split("\t")
         assert label == outputs[0]["label"]
         assert float(probability) == pytest.approx(outputs[0]["probability"], abs=2e-4)
+
+
+def ask(folder, content):
+    script = [sys.executable, str(folder / "predict.py")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}  # what the script reads and writes is UTF-8 all the same
+    return subprocess.run(script, input=content, capture_output=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def several_labels(tmp_path_factory):
+    """A folder with the script of a classifier with several labels, and the task."""
+    folder = tmp_path_factory.mktemp("several")
+    task = new_task("task=classification", "task.multi_label=true", "data.label_separator=' | '")
+    task.vocab.labels[2] = task.labels[2] = "größer"
+    task.calibration = Calibration(temperature=5.0, thresholds={name: Threshold(0.2, "f1") for name in task.labels})
+    programs.write(reference(task), folder, "onnx")
+    programs.write_tokenizers(task, folder, {"text": "tokenizer.json"})
+    programs.write_script(task, folder)
+    return folder, task
+
+
+def test_several_labels_are_written_as_predict_writes_them(several_labels):
+    folder, task = several_labels
+    texts = ["the man rides", "", "a big red house", "Straße", "on a bike"]
+    done = ask(folder, b"\xef\xbb\xbf" + "\r\n".join(texts).encode())
+    wanted = [task.line(outputs) for outputs in task.predict(texts, task.config.decoding)]
+    assert done.stdout.decode().splitlines() == wanted
+    assert any(" | " in line and "größer" in line for line in wanted)
+    assert any(line.split("\t")[0].split(" | ") != sorted(line.split("\t")[0].split(" | "), key=task.labels.index)
+               for line in wanted if line)  # fmt: skip
+
+
+def test_a_line_that_is_not_utf_8_ends_the_script_behind_the_lines_before_it(several_labels):
+    done = ask(several_labels[0], b"the man\nStra\xdfe\nthe man\n")
+    assert done.returncode == 1 and done.stdout.count(b"\n") == 1
+    fix = "iconv -f WINDOWS-1252 -t UTF-8 < texts.txt > utf8.txt"
+    assert done.stderr.decode().strip() == f"line 2: byte 0xDF is not UTF-8; fix: {fix}"
 
 
 def test_a_published_tokenizer_neither_pads_nor_cuts_there(tmp_path):

@@ -398,6 +398,7 @@ def write_script(task: Task, folder: Path) -> None:
     if isinstance(task, ClassificationTask):
         thresholds = {name: each.value for name, each in task.calibration.thresholds.items()}
         known |= {"labels": task.labels, "multi_label": task.multi_label, "thresholds": thresholds}
+        known["label_separator"] = task.config.data.label_separator
     (folder / "predict.json").write_text(json.dumps(known, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name("standalone.py"), folder / "predict.py")
 

@@ -1,4 +1,4 @@
-"""Classifies or rates lines of text by the program beside this file: python predict.py < texts.txt
+"""Classifies or rates lines of UTF-8 text by the program beside this file: python predict.py < texts.txt
 
 It needs onnxruntime, tokenizers and numpy, and nothing else. predict.json holds what Multihead decided after training.
 """
@@ -57,10 +57,10 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def decide(row: np.ndarray) -> list[str]:
-    """The classes of a text, by its probabilities [C] and the thresholds."""
+    """The classes of a text, by its probabilities [C] and the thresholds; several have falling probabilities."""
     labels, limits = SETTINGS["labels"], SETTINGS["thresholds"]
     if SETTINGS["multi_label"]:
-        return [label for label, p in zip(labels, row, strict=True) if p >= limits.get(label, 0.5)]
+        return [labels[i] for i in np.argsort(-row, kind="stable") if row[i] >= limits.get(labels[i], 0.5)]
     reached = {label: p / limits[label] for label, p in zip(labels, row, strict=True) if label in limits}
     if reached and max(reached.values()) >= 1:
         return [max(reached, key=reached.__getitem__)]
@@ -73,9 +73,26 @@ def is_blank(text: str) -> bool:
     return all(char.isspace() or unicodedata.category(char) in ("Cc", "Cf") for char in text)
 
 
-def answers(lines: Sequence[str]) -> list[str]:
-    """A line for each line: the class with its probability, or the number; empty if the line is blank."""
-    texts = [line.rstrip("\n") for line in lines]
+def decoded(lines: Sequence[bytes], before: int) -> tuple[list[str], str]:
+    """The texts of lines up to the first that is not UTF-8, and a sentence about that one, or an empty text.
+
+    Args:
+        lines: The lines with their ends.
+        before: Number of lines before them.
+    """
+    texts: list[str] = []
+    for number, line in enumerate(lines, start=before + 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # a file may start with a byte-order mark
+        except UnicodeDecodeError as error:
+            what = f"byte 0x{error.object[error.start]:02X} is not UTF-8"
+            return texts, f"line {number}: {what}; fix: iconv -f WINDOWS-1252 -t UTF-8 < texts.txt > utf8.txt"
+        texts.append(text.removesuffix("\n").removesuffix("\r"))
+    return texts, ""
+
+
+def answers(texts: Sequence[str]) -> list[str]:
+    """A line for each text: the class with its probability, or the number; empty if the text is blank."""
     shown = [i for i, text in enumerate(texts) if not is_blank(text)]
     found = [""] * len(texts)
     raw = outputs([texts[i] for i in shown])
@@ -85,12 +102,22 @@ def answers(lines: Sequence[str]) -> list[str]:
         return found
     for i, row in zip(shown, probabilities(raw) if shown else raw, strict=True):
         chosen = decide(row)
-        numbers = ",".join(f"{row[SETTINGS['labels'].index(label)]:.4f}" for label in chosen)
-        found[i] = f"{','.join(chosen)}\t{numbers}"
+        numbers = [f"{row[SETTINGS['labels'].index(label)]:.4f}" for label in chosen]
+        found[i] = "\t".join(SETTINGS["label_separator"].join(part) for part in (chosen, numbers))
     return found
 
 
+def main() -> None:
+    """Answers standard input line by line. It ends at a line that is not UTF-8."""
+    size, done = 1 if sys.stdin.isatty() else LINES_AT_ONCE, 0
+    while lines := list(itertools.islice(sys.stdin.buffer, size)):
+        texts, flaw = decoded(lines, done)
+        sys.stdout.buffer.write("".join(f"{line}\n" for line in answers(texts)).encode("utf-8"))
+        sys.stdout.buffer.flush()
+        if flaw:
+            sys.exit(flaw)
+        done += len(lines)
+
+
 if __name__ == "__main__":
-    while lines := list(itertools.islice(sys.stdin, 1 if sys.stdin.isatty() else LINES_AT_ONCE)):
-        sys.stdout.write("".join(f"{line}\n" for line in answers(lines)))
-        sys.stdout.flush()
+    main()

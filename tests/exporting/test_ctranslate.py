@@ -79,6 +79,8 @@ def test_a_model_that_differs_is_refused(tmp_path):
         ([*TRANSLATION, "task.copy=true"], r"task.copy=true: CTranslate2 cannot copy tokens of the source"),
         (["task=classification"], r"task=classification: CTranslate2 has no classification head"),
         ([*TRANSLATION, "decoding.forced_prefix=der"], r"decoding.forced_prefix: .* leaves a forced prefix out"),
+        ([*LM, "decoding.repetition_penalty=1.3"], r"decoding.repetition_penalty=1.3: .*; fix: decoding.repetition_"),
+        ([*LM, "decoding.stop_strings=[red]"], r"decoding.stop_strings: .*; fix: 'decoding.stop_strings=\[\]'"),
     ],
 )
 def test_what_it_has_no_words_for(words, message):
@@ -118,3 +120,17 @@ def test_the_snippet_of_the_readme_cuts_a_long_source_as_predict_does(words, tmp
     exec(snippet, {})
     ((expected,),) = task.predict([text], task.config.decoding)
     assert capsys.readouterr().out.split() == expected["text"].split()
+
+
+@pytest.mark.parametrize("words", [TRANSLATION, DECODER, LM], ids=ids)
+def test_the_snippet_of_the_readme_writes_as_many_tokens_as_the_run(words, tmp_path, monkeypatch, capsys):
+    task = new_task(*words, "decoding.max_new_tokens=3", "decoding.min_new_tokens=3")
+    ctranslate.check(task, task.config.decoding)
+    ctranslate.write(task, tmp_path, "float32")
+    files = save_vocab(tmp_path, task.vocab)
+    page = readme(Reference(task, task.config.decoding, shared_out=True), files, {"patience=1": 1.0})
+    monkeypatch.chdir(tmp_path)
+    exec(page.partition("```python\n")[2].partition("```")[0].replace("A text.", "the man rides"), {})
+    ((expected,),) = task.predict(["the man rides"], task.config.decoding)
+    said = capsys.readouterr().out.split()
+    assert said == expected["text"].split() and len(said) == 3

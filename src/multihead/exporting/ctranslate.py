@@ -107,9 +107,23 @@ def check(task: Task, decoding: DecodingConfig) -> None:
     for key, stack in (stacks | {"num_decoder_layers": transformer.decoder}).items():
         if stack is not None and not len(stack.layers):
             raise ConfigError(f"model.{key}=0", "CTranslate2 needs a layer in each stack", OTHERS)
+    _check_decoding(task, decoding)
+
+
+def _check_decoding(task: Task, decoding: DecodingConfig) -> None:
+    """Checks that CTranslate2 decodes as the run does; raises as `check` does."""
     if decoding.forced_prefix:
         what = "CTranslate2 leaves a forced prefix out of the score, so outputs cannot be compared with the run's"
         raise ConfigError("decoding.forced_prefix", what, "decoding.forced_prefix=")
+    if task.settings.name != "lm":  # the others know neither of what follows
+        return
+    if decoding.repetition_penalty != 1.0 and decoding.num_beams == 1:  # beam search knows no penalty
+        what = "is not exported to CTranslate2, so that its outputs would not be those of the run"
+        fix = "decoding.repetition_penalty=1"
+        raise ConfigError(f"decoding.repetition_penalty={decoding.repetition_penalty:g}", what, fix)
+    if decoding.stop_strings:
+        what = "CTranslate2 ends an output at tokens, and a stop string may be any part of tokens"
+        raise ConfigError("decoding.stop_strings", what, "'decoding.stop_strings=[]'")
 
 
 def write(task: Task, folder: Path, quantization: str) -> None:

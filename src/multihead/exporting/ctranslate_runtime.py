@@ -159,7 +159,9 @@ def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, f
         prompt = '["<bos>", *{}, "<sep>"]'
     source_file, target_file = _vocabulary_files(reference)
     longest, max_len = "64", reference.task.config.model.max_len
-    if isinstance(reference.task, TranslationTask):
+    if decoding.max_new_tokens:
+        longest = str(decoding.max_new_tokens)
+    elif isinstance(reference.task, TranslationTask):
         text = reference.task.target_text
         longest = f"int({text.slope:g} * len(ids)) + {text.extra}"
     marks = 1 if reference.name == "lm" or not prefixed else 2

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import new_task, reference
+from tiny import ids, new_task, reference
 from tokenizers import Tokenizer as Backend
 
 import multihead
 from multihead.cli import main
 from multihead.exporting import programs
+from multihead.exporting.verify import Example
 from multihead.metrics.calibration import Calibration, Threshold
 from multihead.pretrained.source import tokenizers_of
 
@@ -92,7 +93,10 @@ def test_a_published_tokenizer_neither_pads_nor_cuts_there(tmp_path):
     assert Backend.from_file(str(tmp_path / "out.json")).encode("the dog sees a cat").ids == [1, 5, 6, 8, 9, 7, 2]
 
 
-@pytest.mark.parametrize("words", [["task=classification"], ["task=lm"], ["task=translation"]], ids=lambda w: w[0])
+DECODER = ["task=translation", "task.topology=decoder"]
+
+
+@pytest.mark.parametrize("words", [["task=classification"], ["task=lm"], ["task=translation"], DECODER], ids=ids)
 def test_the_readme_runs(words, tmp_path):
     task = new_task(*words, "model.num_encoder_layers=1", "model.num_decoder_layers=1")
     ours = reference(task)
@@ -105,12 +109,16 @@ def test_the_readme_runs(words, tmp_path):
     found: dict = {}
     exec(code, found)
     marks = task.tokenizers[role]
-    ids = found["ids"]
+    row = found["ids"]
     plain = marks.encode_batch(["A text."])[0]
     if words == ["task=classification"]:
-        assert ids == [*marks.start, *plain, *marks.end]
-        torch.testing.assert_close(found["output"], task.model.head(task.model.transformer.encode(torch.tensor([ids]))))
+        assert row == [*marks.start, *plain, *marks.end]
+        torch.testing.assert_close(found["output"], task.model.head(task.model.transformer.encode(torch.tensor([row]))))
     elif words == ["task=lm"]:
-        assert ids == [*marks.opening, *plain]
+        assert row == [*marks.opening, *plain]
+    elif words == DECODER:
+        assert row == ours.prefix(Example(plain, []))
+        torch.testing.assert_close(found["output"][0, -1], ours.logits(Example(plain, []))[0])
+        assert "A row is `<bos> source <sep>`" in text
     else:
-        assert ids == [*plain, marks.eos_id]
+        assert row == [*plain, marks.eos_id]

@@ -387,6 +387,8 @@ def write_tokenizers(task: Task, folder: Path, files: Mapping[str, str]) -> None
         behind = marks.end if pooled else ()
         if role == "source":
             before, behind = marks.source_start, marks.source_end
+            if task.settings.stacks == ("decoder",):  # a row of both starts with the source
+                before, behind = (marks.bos_id,), (marks.sep_id,)
         (folder / file).write_text(marks.tokenizers_json(before, behind), encoding="utf-8")
 
 
@@ -443,11 +445,13 @@ import onnxruntime
 {read}
 program = onnxruntime.InferenceSession("{first}.onnx")
 output = program.run(None, {{{", ".join(arrays)}}})[0]"""
-    start = {True: "`<bos> source <sep>`", False: "`<bos>`"}[reference.prefixed]
+    whole = "A source ends with `<eos>`; decoding starts from `<bos>`."
+    if reference.prefixed:
+        whole = "A row is `<bos> source <sep>`, as the tokenizer of the source writes it, and then the target so far."
     rows = {
         **dict.fromkeys(SINGLE_ROWS, "A row is `<bos> text <eos>`, or `<bos> text <sep> text_b <eos>`."),
         "lm": "A row starts with `<eos>`." if reference.searches else "A row is running text with `<mask>` in it.",
-    }.get(reference.name, f"A source ends with `<eos>`, unless it is a prompt; decoding starts from {start}.")
+    }.get(reference.name, whole)
     tokenizers = ", ".join(f"{role}: `{name}`" for role, name in files.items())
     return f"""# {reference.name} as {"ONNX" if to == "onnx" else "torch.export"} programs
 

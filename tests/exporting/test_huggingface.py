@@ -214,3 +214,19 @@ def test_a_language_model_goes_in_learns_and_comes_out(config, tmp_path, monkeyp
         made = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.size(1) :]
         ours = run.generate(prompt, max_new_tokens=8)
         assert tokenizer.decode(made, skip_special_tokens=True).strip() == ours.strip()
+
+
+@pytest.mark.unhurried
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("words", [[], ["decoding.max_new_tokens=30"], ["decoding.max_new_tokens=5"]], ids=str)
+def test_generate_stays_within_the_positions_of_the_model(words, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    task = new_task("task=lm", *GPT2, *words)  # it has a table of 40 positions
+    huggingface.write(task, tmp_path, tmp_path / "no_run")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    new = 5 if words[-1:] == ["decoding.max_new_tokens=5"] else 20
+    prompt = torch.full((1, 40 - new), 7)
+    row = model.generate(prompt, attention_mask=torch.ones_like(prompt), eos_token_id=-1)
+    assert row.shape == (1, 40)
+    page = " ".join((tmp_path / "README.md").read_text().split())
+    assert f"up to {new} new tokens, so cut a prompt to its last {40 - new} tokens" in page

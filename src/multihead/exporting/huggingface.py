@@ -236,15 +236,16 @@ def write_tokenizer(task: Task, folder: Path) -> None:
 
 def _generation(task: Task) -> dict[str, Any]:
     """How ``transformers`` generates as the run does: the search, and the tokens that are never emitted."""
-    marks, decoding, length = _marks(task), task.config.decoding, NEW_TOKENS
+    marks, decoding = _marks(task), task.config.decoding
     never = {marks.pad_id, marks.bos_id, marks.sep_id}
     names = ["num_beams", "length_penalty", "no_repeat_ngram_size"]
     names += ["min_new_tokens"] if decoding.min_new_tokens else []
     own: dict[str, Any]
     if isinstance(task, TranslationTask):
-        length, own = task.config.model.max_len - len(task.start), _starts(task)
+        length, own = decoding.max_new_tokens or task.config.model.max_len - len(task.start), _starts(task)
     else:
         never |= {marks.unk_id, marks.mask_id}
+        length = min(decoding.max_new_tokens or NEW_TOKENS, max(1, task.config.model.max_len // 2))  # a prompt has room
         own = {"do_sample": True} if decoding.do_sample else {}
         names += ["repetition_penalty"]
         names += ["temperature", "top_k", "top_p", "min_p"] if decoding.do_sample else []  # else they bring a warning
@@ -254,7 +255,7 @@ def _generation(task: Task) -> dict[str, Any]:
         "bos_token_id": marks.bos_id,
         "eos_token_id": marks.eos_id,
         "pad_token_id": marks.pad_id,
-        "max_new_tokens": decoding.max_new_tokens or length,
+        "max_new_tokens": length,
         **{name: getattr(decoding, name) for name in names},
         **own,
         **({"suppress_tokens": sorted(never - {marks.eos_id})} if never - {marks.eos_id} else {}),
@@ -290,6 +291,13 @@ model = {auto}.from_pretrained("."{trust})
     if lost := [name for name in ("forced_prefix", "stop_strings") if getattr(task.config.decoding, name)]:
         named = " and ".join(f"`decoding.{name}`" for name in lost)
         notes.append(f"`generate` does not know {named} of the run, which `generation_config.json` cannot hold.")
+    if auto == "AutoModelForCausalLM":
+        most, new = task.config.model.max_len, _generation(task)["max_new_tokens"]
+        notes.append(
+            f"A prompt and its continuation have at most {most:,} tokens, because `generate` does not slide a window over "
+            f"the text as `multihead predict` does. `generation_config.json` asks for up to {new:,} new tokens, so cut "
+            f"a prompt to its last {most - new:,} tokens."
+        )
     parameters = sum(p.numel() for p in task.model.parameters())
     about = (
         f"A {content['architectures'][0]} of {parameters:,} parameters, trained by Multihead on the data set "

@@ -1,6 +1,7 @@
 """Where examples come from, and that a folder is put in place whole or not at all."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tiny import new_task
@@ -56,6 +57,18 @@ def test_a_folder_appears_whole(tmp_path):
             (folder / "verification.json").write_text(text)
     assert (out / "verification.json").read_text() == "second"
     assert [file.name for file in out.parent.iterdir()] == ["onnx"]
+
+
+def test_the_folder_in_which_the_user_is(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for text in ("first", "second"):
+        with places.put_in_place(Path(".")) as folder:
+            (folder / "verification.json").write_text(text)
+            (folder / text).mkdir()
+        assert sorted(file.name for file in Path(".").iterdir()) == [text, "verification.json"]
+        assert Path("verification.json").read_text() == text
+    assert [file.name for file in tmp_path.iterdir()] == ["here"]
 
 
 def test_nothing_remains_of_a_failure_and_the_former_export_stays(tmp_path):

@@ -122,6 +122,13 @@ def test_the_token_is_needed_where_runs_are_read(new_client):
         assert client.get(path).status_code == 200
 
 
+def test_a_token_may_have_any_letters(new_client):
+    for token in ("sécret", "voilà", "密码"):
+        client = new_client(Rules(max_body=1000, token=token))
+        assert client.get("/v1/runs", headers={"authorization": f"Bearer {token}".encode()}).status_code == 200
+        assert client.get("/v1/runs", headers={"authorization": f"Bearer {token}x".encode()}).status_code == 401
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "[::1]:8000"])
 def test_this_machine_has_several_names(client, host):
     assert client.get("/v1/runs", headers={"host": host}).status_code == 200

@@ -167,6 +167,8 @@ def test_others_need_a_token_and_an_address_must_be_free(monkeypatch):
         rules_of(ServeSettings(run=["A"], host="0.0.0.0"))
     monkeypatch.setenv(TOKEN, "secret")
     assert rules_of(ServeSettings(run=["A"], host="0.0.0.0")).hosts is None
+    monkeypatch.setenv(TOKEN, " secret\n")
+    assert rules_of(ServeSettings(run=["A"])).token == "secret"
     assert "models.example" in (rules_of(ServeSettings(run=["A"], hosts=["models.example"])).hosts or ())
     with bind(ServeSettings(run=["A"], port=0)) as bound:
         bound.listen()
@@ -175,6 +177,8 @@ def test_others_need_a_token_and_an_address_must_be_free(monkeypatch):
             bind(ServeSettings(run=["A"], port=port))
     with pytest.raises(ConfigError, match=r"host: no such address: nowhere\.invalid"):
         bind(ServeSettings(run=["A"], host="nowhere.invalid"))
+    with pytest.raises(ConfigError, match=r"host: no such address: 0\.0\.\.0\.0; fix: host=127\.0\.0\.1"):
+        bind(ServeSettings(run=["A"], host="0.0..0.0"))
     with pytest.raises(ConfigError, match=r"host: 192\.0\.2\.1 is not an address of this machine"):
         bind(ServeSettings(run=["A"], host="192.0.2.1"))
 

@@ -108,12 +108,19 @@ def put_in_place(out: Path) -> Iterator[Path]:
         ConfigError: ``out`` exists and is not an earlier export.
         MachineError: ``out`` cannot be written.
     """
+    out = Path(os.path.abspath(out))  # out=. has a name only then
     if out.exists() and not (out / "verification.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError("out", f"{out} exists already and is not an earlier export", "out=ANOTHER")
     beside, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     try:
         beside.mkdir(parents=True)
         yield beside
+        if out.exists() and out.samefile(os.curdir):  # a shell stands in it, so that the folder itself stays
+            old.mkdir()
+            for source, target in ((out, old), (beside, out)):
+                for file in list(source.iterdir()):
+                    os.rename(file, target / file.name)
+            return
         if out.exists():
             os.rename(out, old)
         os.rename(beside, out)

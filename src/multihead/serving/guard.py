@@ -142,7 +142,8 @@ class Guard:
             raise Refusal(403, "Pages of other addresses may not use this server.")
         if rules.token and scope["path"].startswith(PROTECTED):
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = hmac.compare_digest(given.strip().encode("utf-8"), rules.token.encode("utf-8"))
+            raw = given.strip(" \t").encode("latin-1")  # the bytes of the header; clients send UTF-8
+            right = hmac.compare_digest(raw, rules.token.encode("utf-8", "surrogateescape"))
             if scheme.lower() != "bearer" or not right:
                 detail = "Send the header 'Authorization: Bearer TOKEN' with the token of this server."
                 raise Refusal(401, detail, (("www-authenticate", "Bearer"),))

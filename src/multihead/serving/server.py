@@ -123,7 +123,7 @@ def bind(settings: ServeSettings) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
         return bound
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the second one comes from a name with two dots in a row
         raise ConfigError("host", f"no such address: {settings.host}", "host=127.0.0.1") from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
@@ -140,7 +140,7 @@ def rules_of(settings: ServeSettings) -> Rules:
     Raises:
         ConfigError: Others could reach the server without a token.
     """
-    token = os.environ.get(TOKEN, "")
+    token = os.environ.get(TOKEN, "").strip()
     if not settings.is_local() and not token:
         what = f"{settings.host} can be reached from other machines, so that clients need a token"
         raise ConfigError("host", what, f"export {TOKEN}=SECRET, or host=127.0.0.1")

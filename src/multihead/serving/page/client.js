@@ -64,7 +64,8 @@ class Live {
   }
 
   async #fetch(address, options) {
-    const token = sessionStorage.getItem("token");
+    const typed = sessionStorage.getItem("token") ?? "";
+    const token = String.fromCharCode(...new TextEncoder().encode(typed)); // a header holds bytes
     const headers = { ...options.headers, ...(token && { Authorization: `Bearer ${token}` }) };
     const answer = await reached(fetch(address, { ...options, headers }));
     if (!answer.ok) throw new Refused(answer.status, await reason(answer));

@@ -36,11 +36,11 @@ def ids(words):
     return ",".join(word.removeprefix("model.") for word in words) or "default"
 
 
-def new_task(*words, seed=0):
-    """A task of tiny size with random weights, sharpened so that its choices are clear."""
+def new_task(*words, seed=0, kind="word"):
+    """A task of tiny size with random weights, sharpened so that its choices are clear; ``kind`` is the tokenizer's."""
     composition = compose([*words[:1], *SIZES, *words[1:]])
     config = composition.config
-    tokenizer = train_tokenizer(TokenizerConfig(kind="word", min_frequency=1), [" ".join(WORDS)])
+    tokenizer = train_tokenizer(TokenizerConfig(kind=kind, min_frequency=1, vocab_size=300), [" ".join(WORDS)])
     roles = {"translation": ("source", "target"), "summarization": ("source", "target"),
              "multitask": ("source", "target", "text")}.get(config.task.name, ("text",))  # fmt: skip
     torch.manual_seed(seed)

@@ -107,7 +107,7 @@ def test_of_a_prompt_that_is_too_long_the_end_is_continued():
         (outputs,) = made.predict([long], settings)
         assert outputs[0]["text"].strip()
         prompt = made.prompt(long, 1 if beams == 1 else 6)
-        assert len(prompt) == kept and long.endswith(made._decode(prompt))
+        assert len(prompt) == kept and long.endswith(made.decode(prompt))
 
 
 def test_exactly_the_rounded_share_is_masked_by_seed_epoch_and_block():

@@ -193,12 +193,15 @@ class Tokenizer:
             unknown += sum(1 for i in sequence if i == self.unk_id)
         return unknown / max(1, total)
 
-    def tokenizers_json(self, before: Sequence[int] = (), behind: Sequence[int] = ()) -> str:
+    def tokenizers_json(
+        self, before: Sequence[int] = (), behind: Sequence[int] = (), *, by_line: bool = False
+    ) -> str:
         """The tokenizer in the format of the ``tokenizers`` library, where special entries keep their escape.
 
         Args:
             before: Marks that it puts before a text.
             behind: Marks that it puts behind a text, or behind the second of a pair; between the two stands ``<sep>``.
+            by_line: Whether it gives the ids of the lines, each encoded by itself, instead of those of the whole text.
         """
         backend, names = Backend.from_str(self._backend.to_str()), _keys(SPECIALS)
         backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
@@ -209,7 +212,12 @@ class Tokenizer:
             special_tokens=list(zip(names, range(NUM_SPECIALS), strict=True)),
         )
         if self.kind in SUBWORD:
-            backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+            steps: list[decoders.Decoder] = [decoders.ByteLevel(), decoders.Strip(" ", 1, 0)]
+            if by_line:  # each line begins with a blank, as a text does
+                blanks = normalizers.Replace(Regex(r"\n(?!\z)"), "\n ")
+                backend.normalizer = normalizers.Sequence([backend.normalizer, blanks])
+                steps.append(decoders.Replace("\n ", "\n"))
+            backend.decoder = decoders.Sequence(steps)
         elif self.kind == "char":
             backend.decoder = decoders.Fuse()
         return backend.to_str()

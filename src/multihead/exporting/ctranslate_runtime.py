@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multihead.data.tokenizer import SUBWORD
 from multihead.errors import CheckpointError
 from multihead.exporting.ctranslate import import_ctranslate2, vocabulary
 from multihead.exporting.verify import Example, Reference
+from multihead.tasks.language_modeling import LanguageModelingTask
 from multihead.tasks.translation import TranslationTask
 
 EXHAUSTIVE_PATIENCE = 1000.0
@@ -169,6 +171,11 @@ def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, f
     longest = f"min({longest}, {room})"
     cut = f"[:{reference.task.limits()['source']}]" if role == "source" else ""
     field = "sequences" if prefixed else "hypotheses"
+    encoded, joined = f'.encode_batch(["A text."])[0]{cut}', ""
+    if isinstance(reference.task, LanguageModelingTask) and reference.task.by_line:
+        lines = r'"A text.".replace("\n", "\n\0").split("\0")'
+        encoded = f".encode_batch({lines})\nids = [i for line in ids for i in line]  # each line by itself"
+        joined = r'.replace("\n ", "\n")' if reference.task.tokenizer.kind in SUBWORD else ""
     return f"""# {reference.name} for CTranslate2
 
 ```python
@@ -177,12 +184,12 @@ from multihead.data.tokenizer import Tokenizer  # imports no torch
 
 model = ctranslate2.{kind}(".")
 source_names, target_names = json.load(open("{source_file}")), json.load(open("{target_file}"))
-ids = Tokenizer.load("{files[role]}").encode_batch(["A text."])[0]{cut}
+ids = Tokenizer.load("{files[role]}"){encoded}
 tokens = [source_names[i] for i in ids]
 found = model.{call}([{prompt.format("tokens")}], {bound}={longest}, {", ".join(options)})
 index = {{name: i for i, name in enumerate(target_names)}}
 target = Tokenizer.load("{files["target" if role == "source" else role]}")
-print(target.decode_batch([[index[name] for name in found[0].{field}[0]]])[0])
+print(target.decode_batch([[index[name] for name in found[0].{field}[0]]])[0]{joined})
 ```
 
 The outputs were compared with those of `multihead predict` (`verification.json` says on how many inputs). This share

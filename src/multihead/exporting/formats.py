@@ -9,7 +9,7 @@ from multihead.config.task import OWN, SINGLE_TASKS
 from multihead.config.verbs import ExportSettings
 from multihead.errors import ConfigError
 from multihead.exporting import accuracy, ctranslate, ctranslate_runtime, huggingface, lora, places, programs, remote
-from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify
+from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify, verify_tokenizer
 from multihead.runs.directory import save_vocab
 from multihead.runs.run import Run
 
@@ -66,6 +66,7 @@ def export(run: Run, settings: ExportSettings) -> tuple[Path, Verification]:
         if settings.to in ("huggingface", "lora"):
             layout = lora if settings.to == "lora" else remote if settings.remote_code else huggingface
             layout.write(task, folder, run.path)
+            verify_tokenizer(task, folder / "tokenizer.json")
             wanted = reference.outputs(examples)
             verification = verify(layout.read_back(folder, reference), reference, examples, wanted, exact=True)
         else:
@@ -109,6 +110,7 @@ def _programs(
         programs.quantize(folder)
     files = save_vocab(folder, reference.task.vocab)
     programs.write_tokenizers(reference.task, folder, files)
+    verify_tokenizer(reference.task, folder / next(iter(files.values())))
     if settings.to == "onnx" and reference.pooled:
         programs.write_script(reference.task, folder)
     wanted = reference.outputs(examples, greedy=True)

@@ -38,7 +38,7 @@ from multihead.runs.files import read_json
 from multihead.tasks import build_task
 from multihead.tasks.base import Task
 from multihead.tasks.classification import ClassificationTask
-from multihead.tasks.language_modeling import NEW_TOKENS
+from multihead.tasks.language_modeling import NEW_TOKENS, LanguageModelingTask
 from multihead.tasks.regression import RegressionTask
 from multihead.tasks.translation import TranslationTask
 
@@ -218,7 +218,8 @@ def write_tokenizer(task: Task, folder: Path) -> None:
     elif isinstance(settings, TranslationConfig):
         written = marks.tokenizers_json(marks.source_start, marks.source_end)
     else:
-        written = marks.tokenizers_json(marks.opening if settings.stacks == ("decoder",) else ())
+        before = marks.opening if settings.stacks == ("decoder",) else ()
+        written = marks.tokenizers_json(before, by_line=isinstance(task, LanguageModelingTask) and task.by_line)
     (folder / "tokenizer.json").write_text(written, encoding="utf-8")
     inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if task.config.model.segment_types > 1 else [])
     said = {

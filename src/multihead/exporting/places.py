@@ -15,6 +15,7 @@ from multihead.errors import ConfigError, MachineError
 from multihead.exporting.verify import Example
 from multihead.runs.files import whole_lines
 from multihead.tasks.base import Task
+from multihead.tasks.language_modeling import LanguageModelingTask
 from multihead.tasks.pooled import PooledTask
 
 DRAWN_LENGTHS = (4, 12)
@@ -48,17 +49,15 @@ def examples(task: Task, run_dir: Path, count: int) -> list[Example]:
 
 def read(task: Task, row: dict[str, Any]) -> Example | None:
     """A sample as ids, cut to the length that the model reads; None if it has no input."""
-    name, max_len, tokenizers = task.settings.name, task.config.model.max_len, task.tokenizers
+    max_len, tokenizers = task.config.model.max_len, task.tokenizers
     if isinstance(task, PooledTask):
         return _whole_row(task, [row[role] for role in ("text", "text_b") if role in row])
     source, target = row.get("source"), row.get("reference") or row.get("output")
     if not source or not target:
         return None
-    if name == "lm":
-        ids = tokenizers["text"].encode_batch([source, source + target])
-        opening = tokenizers["text"].opening
-        prompt = [*opening, *ids[0]][: max(1, max_len // 2)]
-        return Example(prompt, ids[1][len(prompt) - len(opening) : max_len - 1])
+    if isinstance(task, LanguageModelingTask):
+        prompt, whole = task.encode(source)[: max(1, max_len // 2)], task.encode(source + target)
+        return Example(prompt, whole[len(prompt) : max_len])
     limits = task.limits()
     source_ids = tokenizers["source"].encode_batch([source])[0][: limits["source"]]
     target_ids = tokenizers["target"].encode_batch([target])[0][: limits["target"]]

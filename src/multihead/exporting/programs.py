@@ -27,6 +27,7 @@ from multihead.model.heads import CopyHead
 from multihead.model.transformer import Transformer
 from multihead.tasks.base import Task
 from multihead.tasks.classification import ClassificationTask
+from multihead.tasks.language_modeling import LanguageModelingTask
 from multihead.tasks.pooled import PooledTask
 
 SUFFIXES = {"torch_export": ".pt2", "onnx": ".onnx"}
@@ -389,7 +390,8 @@ def write_tokenizers(task: Task, folder: Path, files: Mapping[str, str]) -> None
             before, behind = marks.source_start, marks.source_end
             if task.settings.stacks == ("decoder",):  # a row of both starts with the source
                 before, behind = (marks.bos_id,), (marks.sep_id,)
-        (folder / file).write_text(marks.tokenizers_json(before, behind), encoding="utf-8")
+        by_line = isinstance(task, LanguageModelingTask) and task.by_line
+        (folder / file).write_text(marks.tokenizers_json(before, behind, by_line=by_line), encoding="utf-8")
 
 
 def write_script(task: Task, folder: Path) -> None:

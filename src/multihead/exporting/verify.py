@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from multihead import __version__
 from multihead.config.task import ClassificationConfig, RegressionConfig
 from multihead.config.training import DecodingConfig
+from multihead.data.tokenizer import SUBWORD
 from multihead.errors import CheckpointError
 from multihead.model.beam_search import generate
 from multihead.model.heads import CopyHead
 from multihead.tasks.base import Task
 from multihead.tasks.classification import ClassificationTask
-from multihead.tasks.language_modeling import NEW_TOKENS
+from multihead.tasks.language_modeling import NEW_TOKENS, LanguageModelingTask
 from multihead.tasks.pooled import PooledTask
 from multihead.tasks.translation import TranslationTask
 
@@ -32,6 +34,8 @@ TOLERANCE = 1e-3
 """Largest difference that is accepted in float32, relative to the largest magnitude of the numbers compared."""
 EQUAL_SHARE = 0.99
 """Smallest share of equal outputs that is accepted in float32."""
+LINES = "A first line.\nIts second\n\n  the last 12\n"
+"""The text by which tokenizers are compared."""
 BATCH = 32
 """Inputs whose outputs are searched for together."""
 
@@ -313,6 +317,28 @@ def verify(
         versions={**runtime.versions(), "torch": torch.__version__, "multihead": __version__},
         seconds=round(seconds, 3),
     )
+
+
+def verify_tokenizer(task: Task, path: Path) -> None:
+    """Checks that a written tokenizer reads and writes a text of several lines as the run's language model does.
+
+    Other tasks read single lines, and a published tokenizer is written as it was.
+
+    Args:
+        task: The task.
+        path: The file, in the format of the ``tokenizers`` library.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    if not isinstance(task, LanguageModelingTask) or task.tokenizer.kind not in (*SUBWORD, "byte"):
+        return
+    written, ids = Tokenizer.from_file(str(path)), task.encode(LINES)
+    found = written.encode(LINES, add_special_tokens=task.causal).ids
+    wanted = ids if task.causal else ids[len(task.tokenizer.opening) :]
+    if found != wanted or written.decode(found) != task.decode(ids):
+        what = f"the exported tokenizer reads {LINES!r} as {found}, but the run reads it as {wanted}"
+        raise CheckpointError("export", what, "another to=FORMAT")
 
 
 def equal_share(a: Sequence[list[int]], b: Sequence[list[int]]) -> float:

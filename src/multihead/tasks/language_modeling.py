@@ -17,6 +17,7 @@ from torch import Tensor
 
 from multihead.config.task import LanguageModelingConfig
 from multihead.config.training import Config, DecodingConfig
+from multihead.data.tokenizer import SUBWORD
 from multihead.errors import ConfigError, side_output
 from multihead.model.beam_search import Hypothesis, generate, next_log_probs
 from multihead.model.heads import VocabularyHead
@@ -271,7 +272,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         """The beginnings of the first documents of the split."""
         stream = self.evaluation.streams[split]
         starts = stream.document_starts()[: self.settings.num_samples]
-        texts = [self._decode(stream.read(start, start + 50).tolist()) for start in starts.tolist()]
+        texts = [self.decode(stream.read(start, start + 50).tolist()) for start in starts.tolist()]
         prompts = [" ".join(text.split(" ")[:PROMPT_WORDS]) for text in texts]
         return [prompt for prompt in prompts if prompt.strip()]
 
@@ -321,11 +322,11 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         return results
 
     def too_long(self, texts: Sequence[str]) -> list[bool]:
-        return [len(self._encode(text)) >= self.config.model.max_len for text in texts]
+        return [len(self.encode(text)) >= self.config.model.max_len for text in texts]
 
     def prompt(self, text: str, room: int = 1) -> list[int]:
         """Ids of a prompt. If a continuation would not fit, the beginning is cut to leave ``room``."""
-        ids, max_len = self._encode(text), self.config.model.max_len
+        ids, max_len = self.encode(text), self.config.model.max_len
         return ids if len(ids) < max_len else ids[-(max_len - min(room, max_len // 2)) :]
 
     @torch.inference_mode()
@@ -374,20 +375,24 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             what = "a masked language model fills gaps; it cannot continue a text"
             raise ConfigError("task.objective", what, "use a run with task.objective=causal")
 
-    def _encode(self, text: str) -> list[int]:
+    @property
+    def by_line(self) -> bool:
+        """Whether each line of a text is encoded by itself, because newlines are text."""
+        return self.config.data.document == "file"
+
+    def encode(self, text: str) -> list[int]:
         """Ids of a prompt after what a document starts from; lines are encoded as in training."""
         lines = [text]
-        if self.config.data.document == "file":
+        if self.by_line:
             lines = [line + "\n" for line in text.split("\n")]
             lines[-1] = lines[-1].removesuffix("\n")
         ids = [i for each in self.tokenizer.encode_batch(lines) for i in each]
         return [*self.tokenizer.opening, *ids] or [self.tokenizer.eos_id]
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without the blank that a tokenizer puts before each line's first word."""
         text = self.tokenizer.decode_batch([ids])[0]
-        by_line = self.config.data.document == "file" and self.tokenizer.kind in ("bpe", "unigram")
-        return text.replace("\n ", "\n") if by_line else text
+        return text.replace("\n ", "\n") if self.by_line and self.tokenizer.kind in SUBWORD else text
 
     @torch.inference_mode()
     def sample(
@@ -463,7 +468,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
 
     def new_text(self, prompt: list[int], ids: list[int]) -> str:
         """The text that the ids add to the prompt's text."""
-        return self._decode([*prompt, *ids])[len(self._decode(prompt)) :]
+        return self.decode([*prompt, *ids])[len(self.decode(prompt)) :]
 
     def line(self, outputs: Sequence[Mapping[str, Any]]) -> str:
         return "\t".join(str(output["text"]).replace("\n", "\\n") for output in outputs)
@@ -497,7 +502,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         Raises:
             ConfigError: The text is longer than ``model.max_len``.
         """
-        ids = [*self._encode(text), self.tokenizer.eos_id]
+        ids = [*self.encode(text), self.tokenizer.eos_id]
         ids = ids if self.tokenizer.opening else [self.tokenizer.eos_id, *ids]  # the first token is predicted too
         if len(ids) > self.config.model.max_len + 1:
             what = f"a text has {len(ids) - 1:,} tokens, but the model reads at most {self.config.model.max_len:,}"

@@ -14,9 +14,11 @@ from tokenizers import Tokenizer as Backend
 import multihead
 from multihead.cli import main
 from multihead.exporting import programs
+from multihead.exporting.formats import own_vocab
 from multihead.exporting.verify import Example
 from multihead.metrics.calibration import Calibration, Threshold
 from multihead.pretrained.source import tokenizers_of
+from multihead.runs.directory import save_vocab
 
 sys.path.append(str(Path(__file__).parents[1] / "pretrained"))
 import published_folders
@@ -91,6 +93,21 @@ def test_a_published_tokenizer_neither_pads_nor_cuts_there(tmp_path):
     tokenizer = tokenizers_of(f"hf:{tmp_path / 'bert'}")["text"]
     (tmp_path / "out.json").write_text(tokenizer.tokenizers_json())
     assert Backend.from_file(str(tmp_path / "out.json")).encode("the dog sees a cat").ids == [1, 5, 6, 8, 9, 7, 2]
+
+
+@pytest.mark.parametrize("part", ["lm", "translation", "classification"])
+def test_the_tokenizer_of_one_task_of_several_has_its_own_marks(part, tmp_path):
+    task = new_task("task=multitask").members()[part]  # all tasks share one tokenizer
+    files = save_vocab(tmp_path, own_vocab(task))
+    programs.write_tokenizers(task, tmp_path, files)
+    marks = task.tokenizers["text"]
+    (plain,) = marks.encode_batch(["the man"])
+    wanted = {
+        "lm": [*marks.opening, *plain],
+        "translation": [*plain, *marks.source_end],
+        "classification": [*marks.start, *plain, *marks.end],
+    }
+    assert Backend.from_file(str(tmp_path / next(iter(files.values())))).encode("the man").ids == wanted[part]
 
 
 DECODER = ["task=translation", "task.topology=decoder"]

@@ -12,6 +12,8 @@ from multihead.exporting import accuracy, ctranslate, ctranslate_runtime, huggin
 from multihead.exporting.verify import Example, Reference, Verification, equal_share, verify, verify_tokenizer
 from multihead.runs.directory import save_vocab
 from multihead.runs.run import Run
+from multihead.tasks.base import Task
+from multihead.text.vocabulary import Vocabulary
 
 TRACED = ("onnx", "torch_export")
 """Formats that hold any model, because they record what it computes."""
@@ -76,6 +78,13 @@ def export(run: Run, settings: ExportSettings) -> tuple[Path, Verification]:
     return out, verification
 
 
+def own_vocab(task: Task) -> Vocabulary:
+    """The vocabulary with the tokenizers of the task's own roles. The other tasks of the run read other marks."""
+    roles = (*task.settings.roles, *task.settings.optional_roles)
+    own = {role: tokenizer for role, tokenizer in task.vocab.tokenizers.items() if role in roles}
+    return replace(task.vocab, tokenizers=own)
+
+
 def _ctranslate2(
     folder: Path, reference: Reference, examples: list[Example], settings: ExportSettings, _: Path
 ) -> Verification:
@@ -86,7 +95,7 @@ def _ctranslate2(
     task, quantization = reference.task, settings.quantization or "float32"
     ctranslate.check(task, reference.decoding)
     ctranslate.write(task, folder, quantization)
-    files = save_vocab(folder, task.vocab)
+    files = save_vocab(folder, own_vocab(task))
     plain = replace(reference.decoding, no_repeat_ngram_size=0, min_new_tokens=0)
     ours = Reference(task, plain, shared_out=True)
     runtime = ctranslate_runtime.Runtime(folder, ours)
@@ -108,7 +117,7 @@ def _programs(
     exact = settings.quantization != "int8"
     if not exact:
         programs.quantize(folder)
-    files = save_vocab(folder, reference.task.vocab)
+    files = save_vocab(folder, own_vocab(reference.task))
     programs.write_tokenizers(reference.task, folder, files)
     verify_tokenizer(reference.task, folder / next(iter(files.values())))
     if settings.to == "onnx" and reference.pooled:

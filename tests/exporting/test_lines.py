@@ -12,7 +12,17 @@ from multihead.exporting.ctranslate_runtime import readme
 from multihead.exporting.verify import Reference, verify_tokenizer
 from multihead.runs.directory import save_vocab
 
-TEXTS = ["the man", "the man\nrides a bike", "", "\n", "\n\n", "a\n", " a\n b", "\nred\n\n  house\r\n is\n\n", "é\n\u0301x"]
+TEXTS = [
+    "the man",
+    "the man\nrides a bike",
+    "",
+    "\n",
+    "\n\n",
+    "a\n",
+    " a\n b",
+    "\nred\n\n  house\r\n is\n\n",
+    "é\n\u0301x",
+]
 GPT2 = ["model.position=learned", "model.activation=gelu_tanh", "model.embedding_scale=false"]
 
 

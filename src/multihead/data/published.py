@@ -99,9 +99,7 @@ class PublishedTokenizer(Tokenizer):
         """An entry as a person reads it."""
         return self.vocab[token_id] if 0 <= token_id < len(self.vocab) else str(token_id)
 
-    def tokenizers_json(
-        self, before: Sequence[int] = (), behind: Sequence[int] = (), *, by_line: bool = False
-    ) -> str:
+    def tokenizers_json(self, before: Sequence[int] = (), behind: Sequence[int] = (), *, by_line: bool = False) -> str:
         """The published file with its own marks and its own lines, without truncation and padding to its lengths."""
         return json.dumps(self.backend | {"truncation": None, "padding": None}, ensure_ascii=False)
 

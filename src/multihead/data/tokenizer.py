@@ -193,9 +193,7 @@ class Tokenizer:
             unknown += sum(1 for i in sequence if i == self.unk_id)
         return unknown / max(1, total)
 
-    def tokenizers_json(
-        self, before: Sequence[int] = (), behind: Sequence[int] = (), *, by_line: bool = False
-    ) -> str:
+    def tokenizers_json(self, before: Sequence[int] = (), behind: Sequence[int] = (), *, by_line: bool = False) -> str:
         """The tokenizer in the format of the ``tokenizers`` library, where special entries keep their escape.
 
         Args:

@@ -17,6 +17,7 @@ from multihead.data.tokenizer import SUBWORD
 from multihead.errors import CheckpointError
 from multihead.exporting.ctranslate import import_ctranslate2, vocabulary
 from multihead.exporting.verify import Example, Reference
+from multihead.tasks.base import Task
 from multihead.tasks.language_modeling import LanguageModelingTask
 from multihead.tasks.translation import TranslationTask
 
@@ -160,22 +161,8 @@ def readme(reference: Reference, files: Mapping[str, str], equal: Mapping[str, f
     elif prefixed:
         prompt = '["<bos>", *{}, "<sep>"]'
     source_file, target_file = _vocabulary_files(reference)
-    longest, max_len = "64", reference.task.config.model.max_len
-    if decoding.max_new_tokens:
-        longest = str(decoding.max_new_tokens)
-    elif isinstance(reference.task, TranslationTask):
-        text = reference.task.target_text
-        longest = f"int({text.slope:g} * len(ids)) + {text.extra}"
-    marks = 1 if reference.name == "lm" or not prefixed else 2
-    room = f"{max_len - marks} - len(ids)" if prefixed else f"{max_len - marks}"
-    longest = f"min({longest}, {room})"
-    cut = f"[:{reference.task.limits()['source']}]" if role == "source" else ""
     field = "sequences" if prefixed else "hypotheses"
-    encoded, joined = f'.encode_batch(["A text."])[0]{cut}', ""
-    if isinstance(reference.task, LanguageModelingTask) and reference.task.by_line:
-        lines = r'"A text.".replace("\n", "\n\0").split("\0")'
-        encoded = f".encode_batch({lines})\nids = [i for line in ids for i in line]  # each line by itself"
-        joined = r'.replace("\n ", "\n")' if reference.task.tokenizer.kind in SUBWORD else ""
+    encoded, joined = _encoding(reference.task, role)
     return f"""# {reference.name} for CTranslate2
 
 ```python
@@ -186,7 +173,7 @@ model = ctranslate2.{kind}(".")
 source_names, target_names = json.load(open("{source_file}")), json.load(open("{target_file}"))
 ids = Tokenizer.load("{files[role]}"){encoded}
 tokens = [source_names[i] for i in ids]
-found = model.{call}([{prompt.format("tokens")}], {bound}={longest}, {", ".join(options)})
+found = model.{call}([{prompt.format("tokens")}], {bound}={_longest(reference)}, {", ".join(options)})
 index = {{name: i for i, name in enumerate(target_names)}}
 target = Tokenizer.load("{files["target" if role == "source" else role]}")
 print(target.decode_batch([[index[name] for name in found[0].{field}[0]]])[0]{joined})
@@ -199,6 +186,27 @@ With `return_end_token`, the end mark counts in the length by which scores are d
 are finished. Multihead stops when no hypothesis can get better, so a large patience finds the same outputs. A patience
 of 1 is faster.
 """
+
+
+def _longest(reference: Reference) -> str:
+    """Python that computes how many tokens an output has at most, from the ids of the input."""
+    task, limit, max_len = reference.task, "64", reference.task.config.model.max_len
+    if reference.decoding.max_new_tokens:
+        limit = str(reference.decoding.max_new_tokens)
+    elif isinstance(task, TranslationTask):
+        limit = f"int({task.target_text.slope:g} * len(ids)) + {task.target_text.extra}"
+    marks = 1 if reference.name == "lm" or not reference.prefixed else 2
+    return f"min({limit}, {max_len - marks}{' - len(ids)' if reference.prefixed else ''})"
+
+
+def _encoding(task: Task, role: str) -> tuple[str, str]:
+    """Python behind a tokenizer that encodes a text as the run does, and Python behind a decoded text."""
+    if not isinstance(task, LanguageModelingTask) or not task.by_line:
+        cut = f"[:{task.limits()['source']}]" if role == "source" else ""
+        return f'.encode_batch(["A text."])[0]{cut}', ""
+    lines = r'"A text.".replace("\n", "\n\0").split("\0")'
+    joined = r'.replace("\n ", "\n")' if task.tokenizer.kind in SUBWORD else ""
+    return f".encode_batch({lines})\nids = [i for line in ids for i in line]  # each line by itself", joined
 
 
 def _vocabulary_files(reference: Reference) -> tuple[str, str]:

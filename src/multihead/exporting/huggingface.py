@@ -295,9 +295,9 @@ model = {auto}.from_pretrained("."{trust})
     if auto == "AutoModelForCausalLM":
         most, new = task.config.model.max_len, _generation(task)["max_new_tokens"]
         notes.append(
-            f"A prompt and its continuation have at most {most:,} tokens, because `generate` does not slide a window over "
-            f"the text as `multihead predict` does. `generation_config.json` asks for up to {new:,} new tokens, so cut "
-            f"a prompt to its last {most - new:,} tokens."
+            f"A prompt and its continuation have at most {most:,} tokens, because `generate` does not slide a window "
+            f"over the text as `multihead predict` does. `generation_config.json` asks for up to {new:,} new tokens, "
+            f"so cut a prompt to its last {most - new:,} tokens."
         )
     parameters = sum(p.numel() for p in task.model.parameters())
     about = (

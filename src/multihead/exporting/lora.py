@@ -169,7 +169,8 @@ def _card(task: Task, run_dir: Path, content: Mapping[str, Any]) -> str:
     arguments = ", num_labels=1" if task.settings.name == "regression" else arguments
     base, revision = content["base_model_name_or_path"], content["revision"]
     arguments = (f", revision={revision!r}" if revision else "") + arguments
-    about = f"""Adapters for {base}{f" at revision {revision}" if revision else ""}, trained by Multihead on the data set `{task.config.data.name}`. The file holds
+    at = f" at revision {revision}" if revision else ""
+    about = f"""Adapters for {base}{at}, trained by Multihead on the data set `{task.config.data.name}`. The file holds
 low-rank adapters and the head; the other weights are those of the published model."""
     use = f"""```python
 from peft import PeftModel

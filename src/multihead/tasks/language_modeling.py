@@ -17,7 +17,6 @@ from torch import Tensor
 
 from multihead.config.task import LanguageModelingConfig
 from multihead.config.training import Config, DecodingConfig
-from multihead.data.tokenizer import SUBWORD
 from multihead.errors import ConfigError, side_output
 from multihead.model.beam_search import Hypothesis, generate, next_log_probs
 from multihead.model.heads import VocabularyHead
@@ -392,7 +391,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without the blank that a tokenizer puts before each line's first word."""
         text = self.tokenizer.decode_batch([ids])[0]
-        return text.replace("\n ", "\n") if self.by_line and self.tokenizer.kind in SUBWORD else text
+        return text.replace("\n ", "\n") if self.by_line and self.tokenizer.kind in ("bpe", "unigram") else text
 
     @torch.inference_mode()
     def sample(

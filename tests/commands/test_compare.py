@@ -852,7 +852,8 @@ def test_seeds_of_one_fold_count_as_their_mean_in_the_table_too(folds):
             run = folds / f"folds/{name}{fold}"
             value = json.loads((run / "result.json").read_text())["test/accuracy"]
             for seed, change in ((2, -0.001), (3, 0.001)):
-                words = [f"optim.lr={lr}", "data.folds=5", f"data.fold={fold}", f"seed={seed}"]
+                words = ["task=classification", f"optim.lr={lr}", "data.folds=5", f"data.fold={fold}"]
+                words.append(f"seed={seed}")
                 data = json.loads((run / "environment.json").read_text())["data"]
                 result = {"test/accuracy": value + change}
                 samples = [{"text": f"{fold} {i}", "label": "x", "predicted": "x"} for i in range(12)]

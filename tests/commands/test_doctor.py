@@ -85,7 +85,8 @@ def test_a_number_stands_beside_the_baselines(monkeypatch):
     text = numerics.scales(subject, subject).text
     assert text == "hidden states grow 1.5 times over the depth (baseline 2)"
     slopes = iter([-0.01, 0.1])
-    monkeypatch.setattr(numerics, "_slope", lambda subject, configs: next(slopes))
+    monkeypatch.setattr(numerics, "_change", lambda subject, config: 1.0)
+    monkeypatch.setattr(numerics, "_slope", lambda configs, changes: next(slopes))
     assert numerics.widths(subject, subject).text == "a step changes hidden states by width^0.0 (baseline 0.1)"
 
 

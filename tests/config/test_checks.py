@@ -31,6 +31,11 @@ REFUSED = [
     (ModelConfig, {"d_model": 100, "num_heads": 3}, "model.num_heads: must be a divisor of model.d_model=100, got 3"),
     (ModelConfig, {"num_kv_heads": 3}, "model.num_kv_heads: must be a divisor of model.num_heads=8, got 3"),
     (ModelConfig, {"d_model": 24, "position": "rotary"}, "model.position: must be other than rotary if the rotated"),
+    (
+        ModelConfig,
+        {"d_model": 32, "num_heads": 2, "position": "rotary", "rotary_share": 0.05},
+        "model.rotary_share: must be at least 0.125, which is two dimensions of a head of 16, got 0.05",
+    ),
     (ModelConfig, {"d_model": 15, "num_heads": 5}, "model.d_model: must be even if model.position=sinusoidal"),
     (GrammarConfig, {"train_size": 0}, "data.grammar.train_size: must be at least 1, got 0"),
     (GrammarConfig, {"val_size": 0}, "data.grammar.val_size: must be at least 1, got 0"),
@@ -136,6 +141,11 @@ REFUSED = [
             "model": ModelConfig(tie_embeddings="none"),
         },
         "tokenizer.joint: must be true if task.topology=decoder or if several tasks share the run, got False",
+    ),
+    (
+        Config,
+        {"task": TranslationConfig(copy=True), "model": ModelConfig(output_scale=True)},
+        "model.output_scale: must be false if task.copy=true, whose head has none, got True",
     ),
     (
         Config,

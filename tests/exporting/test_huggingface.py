@@ -121,7 +121,7 @@ def test_loaded_by_transformers(name, tmp_path):
             r"model.tie_embeddings=target_output: prevents the export: the nearest published family, Marian, has all",
         ),
         (
-            ["task=translation", *MARIAN, "task.copy=true"],
+            ["task=translation", *MARIAN, "model.output_bias=false", "task.copy=true"],
             r"task.copy=true: no published family copies tokens of the source",
         ),
         (
@@ -138,6 +138,13 @@ def test_loaded_by_transformers(name, tmp_path):
 def test_what_prevents_an_export_is_named(words, message):
     with pytest.raises(ConfigError, match=message):
         huggingface.family_of(new_task(*words).members().popitem()[1] if "multi" in words[0] else new_task(*words))
+
+
+def test_sizes_that_one_family_cannot_have_do_not_hide_the_family_that_fits():
+    """A head of 9 dimensions cannot be rotated, so LLaMA's description is no model; GPT-2 has learned positions."""
+    words = ["model.d_model=36", "model.num_heads=4", "model.position=learned", "model.activation=gelu_tanh"]
+    words += ["model.embedding_scale=false", "model.tie_embeddings=target_output"]
+    assert huggingface.family_of(new_task("task=lm", *words)) == "gpt2"
 
 
 @pytest.mark.unhurried

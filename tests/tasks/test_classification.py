@@ -321,6 +321,15 @@ def test_a_pair_is_one_line_with_a_tab():
         made.predict([lines[0], "bad"], None)
 
 
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_the_second_text_of_a_pair_has_the_second_type(stack):
+    made = task(f"task.stack={stack}", "task.pooling=last", "model.segment_types=2", pairs=True)
+    before = made.logits(TEXTS, OTHERS)
+    with torch.no_grad():
+        getattr(made.model.transformer, stack).types.weight[1, :8] += 1.0  # not the same in all, which a norm takes out
+    assert (made.logits(TEXTS, OTHERS) - before).abs().min() > 0
+
+
 # A whole run
 
 

@@ -110,6 +110,27 @@ def test_of_a_prompt_that_is_too_long_the_end_is_continued():
         assert len(prompt) == kept and long.endswith(made.decode(prompt))
 
 
+def test_of_a_prompt_that_leaves_no_room_for_beams_the_end_is_read():
+    """Each prompt is followed by as many new tokens as are asked for, up to half of what the model reads."""
+    made = task()
+    for length in range(1, 20):
+        prompt = "the dog sees " * 10
+        text = " ".join(prompt.split()[:length])
+        words = replace(made.config.decoding, num_beams=2, max_new_tokens=6, min_new_tokens=6)
+        (found,) = made.predict([text], words)
+        assert len(found[0]["text"].split()) == 6, length
+
+
+def test_a_model_that_was_trained_on_short_blocks_sees_no_more():
+    made = task("task.block_size=8", max_len=16)
+    assert made.window == 8 and len(made.prompt("the dog " * 10)) == 7
+    assert made.too_long(["the dog " * 4, "the dog sees"]) == [True, False]
+    made.config.init_from = "hf:gpt2"  # weights that may know longer texts
+    assert made.window == 16
+    with pytest.raises(ConfigError, match=r"task.block_size: must be at most model.max_len=16, got 17"):
+        task("task.block_size=17", max_len=16)
+
+
 def test_exactly_the_rounded_share_is_masked_by_seed_epoch_and_block():
     made = task("task.objective=masked", "task.mask_share=0.2", max_len=16)
     stream = streamed(made, 16)

@@ -1,6 +1,7 @@
 """One body with many heads: shares of the steps, one task as the case n = 1, run directories, ranks."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -98,6 +99,19 @@ def test_one_part_trains_as_the_task_alone(tmp_path):
                             "data.overlong=cut", "tokenizer.lowercase=true", "tokenizer.vocab_size=8000"])  # fmt: skip
     assert same["test/classification/loss"] == pytest.approx(alone["test/loss"], rel=1e-6)
     assert same["train/loss"] == pytest.approx(alone["train/loss"], rel=1e-6)
+
+
+def test_one_task_may_have_pairs_beside_single_texts_of_another(tmp_path):
+    rows = [f"text {i}\tother {i}\t{'ab'[i % 2]}\t{i / 60}" for i in range(60)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(["a\tb\tl\ts", *rows]))
+    words = ["task=multitask", "task.parts=[classification,regression]", "debug=smoke", f"run_dir={tmp_path / 'run'}"]
+    words += ["data=files", f"data.train={tmp_path / 'pairs.tsv'}", "data.header=true", "data.columns=[]"]
+    roles = "text: a, classification_text_b: b, classification_label: l, regression_label: s"
+    result = multihead.train([*words, f"data.roles={{{roles}}}", "data.splits={val: 10, test: 10}"])
+    assert math.isfinite(result["test/classification/loss"]) and math.isfinite(result["test/regression/loss"])
+    run = multihead.load(tmp_path / "run")
+    parts = run.task.members()
+    assert parts["classification"].pairs and not parts["regression"].pairs
 
 
 @pytest.mark.parametrize(

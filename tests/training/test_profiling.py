@@ -54,6 +54,7 @@ def built(*words):
         ["task=translation", "task.topology=decoder", "model.num_kv_heads=1", "model.activation=swiglu"],
         ["task=summarization", "task.copy=true"],
         ["task=lm", "model.max_len=64"],
+        ["task=lm", "model.max_len=64", "model.head_size=24"],
         ["task=lm", "task.objective=masked", "model.max_len=64"],
         ["task=classification"],
         ["task=multitask", "data.part_tokens=256"],

@@ -209,6 +209,33 @@ def test_other_sizes_are_refused(change, message):
         copy_weights(made.model, made.vocab, source)
 
 
+@pytest.mark.parametrize("name", ["output_scale", "output_transform", "output_bias"])
+def test_two_heads_over_the_vocabulary_must_agree_and_others_need_not(name):
+    source = source_of(task("task=lm", f"model.{name}=true"))
+    source.model[name] = True
+    with pytest.raises(ConfigError, match=rf"RUN has model\.{name}=True, this run has False; fix: model.{name}=True"):
+        made = task("task=lm")
+        copy_weights(made.model, made.vocab, source)
+    made = task("task=classification", "task.stack=decoder", labels=["a", "b"])
+    copy_weights(made.model, made.vocab, source)
+    made = task("task=lm", f"model.{name}=true")
+    assert numbers(copy_weights(made.model, made.vocab, source))["decoder layers"][1:] == (0, 0)
+
+
+@pytest.mark.parametrize("position", ["relative", "learned_relative"])
+def test_biases_for_distances_do_not_go_over_to_the_other_stack(position):
+    """Half of an encoder's biases are for later keys; a decoder has all of them for earlier ones."""
+    source = source_of(task("task=lm", f"model.position={position}"))
+    source.model["position"] = position
+    made = task("task=classification", f"model.position={position}", labels=["a", "b"])
+    name = "weight" if position == "relative" else "biases.weight"
+    biases = made.model.get_parameter(f"transformer.encoder.positions.{name}")
+    before = biases.detach().clone()
+    (row,) = (row for row in copy_weights(made.model, made.vocab, source) if row.part == "encoder positions")
+    assert torch.equal(biases, before) and "its rows are for other distances" in row.why
+    assert row.fresh == before.numel()
+
+
 def test_a_run_starts_from_another_and_outlives_it(tmp_path):
     train_translation(tmp_path / "first")
     words = ["task=lm", "debug=smoke", f"init_from={tmp_path / 'first'}", "init_tokenizer=same"]

@@ -187,6 +187,12 @@ class ModelConfig:
             self.num_kv_heads,
         )
         require(
+            self.position != "rotary" or self.rotary_dim > 0,
+            "model.rotary_share",
+            f"at least {2 / self.head_dim:.3g}, which is two dimensions of a head of {self.head_dim}",
+            self.rotary_share,
+        )
+        require(
             self.position != "rotary" or self.rotary_dim % 2 == 0,
             "model.position",
             f"other than rotary if the rotated dimensions of a head are odd ({self.rotary_dim})",

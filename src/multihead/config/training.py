@@ -356,6 +356,13 @@ class Config:
         )
         self._check_pairs()
 
+    def _check_sizes(self) -> None:
+        """Checks that the blocks of running text fit the model."""
+        for name, task in self.task.members().items():
+            block, most = getattr(task, "block_size", 0), self.model.max_len
+            key = "task.block_size" if len(self.task.members()) == 1 else f"task.{name}.block_size"
+            require(block <= most, key, f"at most model.max_len={most}", block, f"model.max_len={block}")
+
     def _check_sides(self) -> None:
         """Checks what needs one vocabulary for source and target, if their tokenizers differ."""
         if not self.tokenizer.sides_differ:
@@ -389,25 +396,30 @@ class Config:
                 if column is not None:
                     columns[role] = column
 
+    def _check_roles(self) -> None:
+        """Checks that the data have a column for each role of each task."""
+        if self.data.format == "grammar" or not self.data.roles:
+            return
+        for name, task in self.task.members().items():
+            missing = [role for role in task.roles if column_of(self.data.roles, name, role) is None]
+            if missing:
+                from multihead.config.datasets import datasets_with  # reads files
+
+                others = datasets_with(name, task.roles)
+                choose = f"choose another data set ({', '.join(others)})" if others else "choose another data set"
+                own = isinstance(self.data.train, str) and self.data.name == "files"
+                found = f"data={self.data.train} finds its columns by itself; or set data.roles" if own else ""
+                if self.data.format not in FORMATS:  # only the plugin's reader knows its columns
+                    found = roles_word({role: f"{role.upper()}_COLUMN" for role in task.roles})
+                raise ConfigError(
+                    f"data={self.data.name}",
+                    f"has no {' and no '.join(missing)} for task={name}; it has {', '.join(self.data.roles)}",
+                    found or f"{choose}, or set data.roles",
+                )
+
     def _check_pairs(self) -> None:
         """Checks combinations of values of different nodes."""
-        if self.data.format != "grammar" and self.data.roles:
-            for name, task in self.task.members().items():
-                missing = [role for role in task.roles if column_of(self.data.roles, name, role) is None]
-                if missing:
-                    from multihead.config.datasets import datasets_with  # reads files
-
-                    others = datasets_with(name, task.roles)
-                    choose = f"choose another data set ({', '.join(others)})" if others else "choose another data set"
-                    own = isinstance(self.data.train, str) and self.data.name == "files"
-                    found = f"data={self.data.train} finds its columns by itself; or set data.roles" if own else ""
-                    if self.data.format not in FORMATS:  # only the plugin's reader knows its columns
-                        found = roles_word({role: f"{role.upper()}_COLUMN" for role in task.roles})
-                    raise ConfigError(
-                        f"data={self.data.name}",
-                        f"has no {' and no '.join(missing)} for task={name}; it has {', '.join(self.data.roles)}",
-                        found or f"{choose}, or set data.roles",
-                    )
+        self._check_roles()
         self._check_shared_columns()
         require(
             self.tokenizer.joint or self.model.tie_embeddings not in ("source_target", "all"),
@@ -444,6 +456,10 @@ class Config:
             "true if task.topology=decoder or if several tasks share the run",
             self.tokenizer.joint,
         )
+        self._check_sizes()
         copies = any(getattr(task, "copy", False) for task in self.task.members().values())
+        for name in ("output_transform", "output_bias", "output_scale"):
+            value = getattr(self.model, name)
+            require(not (copies and value), f"model.{name}", "false if task.copy=true, whose head has none", value)
         what = "true if task.copy=true: a copied token must be in the target's vocabulary"
         require(self.tokenizer.joint or not copies, "tokenizer.joint", what, self.tokenizer.joint)

@@ -25,7 +25,7 @@ from multihead.config.published import Described, described
 from multihead.config.task import ClassificationConfig, PooledConfig, RegressionConfig, TaskConfig, TranslationConfig
 from multihead.data.sentencepiece import ESCAPE
 from multihead.data.tokenizer import Tokenizer
-from multihead.errors import ConfigError
+from multihead.errors import CheckpointError, ConfigError
 from multihead.exporting.verify import Example, Reference, temperature_of
 from multihead.model.heads import CopyHead, PooledClassifier, Regressor, VocabularyHead
 from multihead.pretrained.folder import opened
@@ -67,10 +67,15 @@ def family_of(task: Task) -> str:
         foreign |= marks.pad_id not in family.needs.get("pad_token_id", (marks.pad_id,))  # it counts positions from it
         if not family.classes or family.stacks != settings.stacks or foreign:  # AutoTokenizer takes Qwen2's own
             continue
-        named = obstacles(model_type, model, marks.vocab_size, with_vocabulary=not pooled)
+        try:
+            named = obstacles(model_type, model, marks.vocab_size, with_vocabulary=not pooled)
+        except CheckpointError:  # a model of these sizes cannot be of this family
+            continue
         found[model_type] = [(f"model.{name}", ours, theirs) for name, ours, theirs in named]
         if pooled:
             found[model_type] += obstacles_of_classes(settings, model_type)
+    if not found:
+        raise ConfigError("model", "prevents the export: no published family has such sizes", OWN_CODE)
     nearest = min(found, key=lambda model_type: len(found[model_type]))
     if found[nearest]:
         (key, ours, theirs), *others = found[nearest]

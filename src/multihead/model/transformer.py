@@ -148,6 +148,7 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         segments: Tensor | None = None,
         bidirectional: Tensor | bool = False,
+        types: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] of target ids [B, T]; each position sees itself and the positions before it.
 
@@ -162,12 +163,14 @@ class Transformer(nn.Module):
                 and its positions start at 0. It cannot be used with a cache.
             bidirectional: [B], the rows in which each position also sees the positions after it; True stands for all
                 rows. It cannot be used with a cache.
+            types: [B, T], as in `encode`.
 
         Raises:
             ValueError: This model has no decoder.
         """
-        rows = {} if bidirectional is False else {"bidirectional": bidirectional}  # a plugin's stack may not take it
-        return self.stack("decoder")(target, target_mask, positions, memory, memory_mask, cache, segments, **rows)
+        more: dict[str, Any] = {} if bidirectional is False else {"bidirectional": bidirectional}
+        more |= {} if types is None else {"types": types}  # a plugin's stack may take neither
+        return self.stack("decoder")(target, target_mask, positions, memory, memory_mask, cache, segments, **more)
 
     def new_cache(self, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Cache:
         """An empty cache for `decode`. It takes the memory [N, S, D], which is then not given to `decode`."""

@@ -301,9 +301,10 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         """Continuations of prompts, drawn or searched for, each with ``text``, ``score`` and ``log_prob``.
 
         Args:
-            texts: Prompts. An empty prompt starts a document. Of a prompt of ``model.max_len`` tokens or more, only
-                the end is read.
-            decoding: Options. In beam search, prompt and continuation share ``model.max_len`` tokens.
+            texts: Prompts. An empty prompt starts a document. Of a prompt of `window` tokens or more, only the end is
+                read.
+            decoding: Options. In beam search, prompt and continuation share `window` tokens, so less of the prompt may
+                be read.
             first: Number of the first prompt.
 
         Raises:
@@ -313,7 +314,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         if decoding.num_beams > 1:
             return self._search(texts, decoding)
         results: list[list[dict[str, Any]]] = []
-        size = max(1, self.config.data.eval_tokens // self.config.model.max_len)
+        size = max(1, self.config.data.eval_tokens // self.window)
         for start in range(0, len(texts), size):
             prompts = [self.prompt(text) for text in texts[start : start + size]]
             numbers = range(first + start, first + start + len(prompts))
@@ -321,12 +322,21 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
         return results
 
     def too_long(self, texts: Sequence[str]) -> list[bool]:
-        return [len(self.encode(text)) >= self.config.model.max_len for text in texts]
+        return [len(self.encode(text)) >= self.window for text in texts]
+
+    @property
+    def window(self) -> int:
+        """Number of tokens that the model sees at once: ``model.max_len``, or those of the blocks it was trained on.
+
+        Weights that came from elsewhere may know longer texts than ``task.block_size``.
+        """
+        block = self.settings.block_size
+        return max(2, block) if block and not self.config.init_from else self.config.model.max_len
 
     def prompt(self, text: str, room: int = 1) -> list[int]:
-        """Ids of a prompt. If a continuation would not fit, the beginning is cut to leave ``room``."""
-        ids, max_len = self.encode(text), self.config.model.max_len
-        return ids if len(ids) < max_len else ids[-(max_len - min(room, max_len // 2)) :]
+        """Ids of a prompt. If a continuation would not fit, the beginning is cut to leave ``room``, or half of all."""
+        ids, kept = self.encode(text), self.window - min(room, self.window // 2)
+        return ids if len(ids) <= kept else ids[-kept:]
 
     @torch.inference_mode()
     def read(self, text: str, target: str = "") -> None:
@@ -423,7 +433,7 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
             eos_id=marks.eos_id,
             pad_id=marks.pad_id,
             max_new_tokens=decoding.max_new_tokens or NEW_TOKENS,
-            max_len=self.config.model.max_len,
+            max_len=self.window,
             forbidden=(marks.bos_id, marks.sep_id, marks.unk_id, marks.mask_id),
             decode=lambda row, ids: self.new_text(prompts[row], ids),
             on_token=on_token,
@@ -433,11 +443,11 @@ class LanguageModelingTask(Task[LanguageModelingConfig, Model[VocabularyHead]]):
 
     def _search(self, texts: Sequence[str], decoding: DecodingConfig) -> list[list[dict[str, Any]]]:
         """Continuations found by beam search, one prompt at a time."""
-        marks, max_len = self.tokenizer, self.config.model.max_len
+        marks = self.tokenizer
         results = []
         for text in texts:
             prompt = self.prompt(text, decoding.max_new_tokens or NEW_TOKENS)
-            room = max_len + 1 - len(prompt)
+            room = self.window + 1 - len(prompt)
             found = generate(
                 self.model.transformer,
                 self.model.head,

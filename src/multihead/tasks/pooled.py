@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multihead.config.roles import roles_of
 from multihead.config.task import PooledConfig
 from multihead.config.training import Config, DecodingConfig
 from multihead.errors import DataError
@@ -44,9 +45,12 @@ class PooledTask(Task[PooledT, Model[PooledClassifier]], Generic[PooledT]):
         super().__init__(config, settings, model, vocab, evaluation)
         marks = self.tokenizers["text"]
         self.pad, self.start, self.between, self.end = marks.pad_id, marks.start, marks.between, marks.end
-        self.typed = config.model.segment_types > 1 and "text_b" in self.tokenizers and marks.second_type > 0
-        """Whether the model is shown which of two texts a token belongs to."""
         self.pairs = "text_b" in self.tokenizers
+        """Whether an example has two texts. Beside single texts here, another task of the run may have pairs."""
+        if len(config.task.members()) > 1:
+            self.pairs &= "text_b" in roles_of(config.data, settings)
+        self.typed = config.model.segment_types > 1 and self.pairs and marks.second_type > 0
+        """Whether the model is shown which of two texts a token belongs to."""
 
     @functools.cached_property
     def outputs(self) -> Outputs:
@@ -122,7 +126,7 @@ class PooledTask(Task[PooledT, Model[PooledClassifier]], Generic[PooledT]):
         text = self._dropped(batch["text"])
         if self.settings.stack == "encoder":
             return self.model.transformer.encode(text, batch["mask"], types=batch.get("types"))
-        return self.model.transformer.decode(text)  # causality hides the padding, which is on the right
+        return self.model.transformer.decode(text, types=batch.get("types"))  # padding is on the right, so it is unseen
 
     def _dropped(self, text: Tensor) -> Tensor:
         """Ids [B, T]; in training, ``task.token_dropout`` of them are ``<mask>``."""

@@ -207,7 +207,7 @@ def _note_linear(kind: str, found: list[Product]) -> Any:
 def _note_attention(kind: str, found: list[Product]) -> Any:
     def note(module: MultiHeadAttention, inputs: tuple[Any, ...]) -> None:
         x, memory = inputs[0], inputs[2] if len(inputs) > 2 else None
-        heads, keys = x.size(-1) // module.head_dim, (x if memory is None else memory).size(1)
+        heads, keys = module.width // module.head_dim, (x if memory is None else memory).size(1)
         count, length = x.size(0) * heads, x.size(1)
         found.append(Product(kind, count, length, module.head_dim, keys))
         found.append(Product(kind, count, length, keys, module.head_dim))

@@ -36,6 +36,8 @@ SAME = ("d_model", "num_heads", "num_kv_heads", "d_ff", "activation", "norm", "n
         "share_layers", "rope_scaling", "rope_factor", "rope_original_len", "sinusoid_order", "relative_buckets",
         "relative_max_distance", "attention_scale")  # fmt: skip
 """Keys of ``model.*`` in which two models must agree so that the weights of one fit the other."""
+OF_THE_VOCABULARY = ("output_scale", "output_transform", "output_bias")
+"""Keys of ``model.*`` in which they must agree too if both have a head over the vocabulary."""
 MOST_TENSORS = 20_000
 """Most tensors of a model that is read: a file of a few MB can name millions of empty ones."""
 ROLES = ("pad_id", "bos_id", "eos_id", "unk_id", "sep_id", "mask_id")
@@ -131,7 +133,8 @@ def copy_weights(model: Model, vocab: Vocabulary, source: Source) -> list[Copied
             leave untrained is not all in the source.
         CheckpointError: If a weight has another shape than its description says.
     """
-    check_same(model.transformer.config, source)
+    both = any(map(_of_vocabulary, model.state_dict())) and any(map(_of_vocabulary, source.state))
+    check_same(model.transformer.config, source, (*SAME, *(OF_THE_VOCABULARY if both else ())))
     parts: dict[str, Copied] = {}
     lacking: list[str] = []
     left_out = untrained(model)
@@ -161,13 +164,13 @@ def _pattern(name: str) -> str:
     return f"*.{words[4]}.*" if words[2] == "layers" else f"*.{words[2]}.*"
 
 
-def check_same(config: ModelConfig, source: Source) -> None:
-    """Checks that the layers of the source have the same size and kind.
+def check_same(config: ModelConfig, source: Source, names: Sequence[str] = SAME) -> None:
+    """Checks that the layers of the source have the same size and kind, or what ``names`` are about.
 
     Raises:
         ConfigError: If they have not.
     """
-    for name in SAME:
+    for name in names:
         default = ModelConfig.__dataclass_fields__[name].default  # of a run that is older than the option
         theirs, ours = source.model.get(name, default), getattr(config, name)
         if name == "num_kv_heads":
@@ -219,6 +222,10 @@ def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source,
             what = f"{counterpart} must have the shape {fitting}, got {tuple(theirs.shape)}"
             raise CheckpointError(f"{source.path}/model/model.safetensors", what, "copy the run again")
         return _copy_rows(parameter, theirs, _tokenizer(name, vocab), entries, row)
+    biases = "positions.weight" if source.model.get("position") == "relative" else "positions.biases.weight"
+    if name.endswith(biases) and name != counterpart:
+        row.fresh += size
+        return "its rows are for other distances"
     if name.endswith("positions.weight"):
         rows = min(len(parameter), len(theirs))
         parameter[:rows] = theirs[:rows]
@@ -245,6 +252,10 @@ def _copy(name: str, parameter: Tensor, counterpart: str | None, source: Source,
     parameter.copy_(theirs)
     row.copied += size
     return ""
+
+
+def _of_vocabulary(name: str) -> bool:
+    return name == "head.weight" or _is_vocabulary_head(name)
 
 
 def _is_vocabulary_head(name: str) -> bool:

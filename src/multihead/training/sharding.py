@@ -77,7 +77,7 @@ class Sharded(ModelParallelStrategy):
 def shard(task: Task, mesh: DeviceMesh) -> None:
     """Leaves each rank of ``mesh`` its part of every parameter; before, all ranks hold equal parameters."""
     for stack in (task.model.transformer.encoder, task.model.transformer.decoder):
-        for layer in dict.fromkeys(stack.layers if stack is not None else ()):  # a shared one stands there several times
+        for layer in dict.fromkeys(stack.layers if stack is not None else ()):  # a shared one stands there often
             fully_shard(layer, mesh=mesh)
     fully_shard(task, mesh=mesh)
     register_fsdp_forward_method(task, "training_step")

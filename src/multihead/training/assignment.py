@@ -108,7 +108,7 @@ class Failure:
     def error(self) -> BaseException:
         """The same error in the process that started the rank."""
         if self.kind == "Stopped":
-            return Stopped(self.status - 128, *self.message)
+            return Stopped(self.status - 128, self.message[0])
         if self.kind:
             return getattr(errors, self.kind)(*self.message)
         return RankError(f"rank {self.rank}: {self.message[0]}", self.traceback)

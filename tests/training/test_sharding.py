@@ -167,6 +167,15 @@ def test_every_task_learns_as_one_process_does(tmp_path, task):
 
 
 @pytest.mark.slow
+def test_a_plugins_loss_learns_as_one_process_does(tmp_path):
+    words = ["task=classification", "debug=smoke", *SAME, "task.head_dropout=0", "task.loss=r_drop"]
+    words.append(f"plugin={ROOT / 'docs' / 'examples' / 'plugins' / 'r_drop.py'}")
+    multihead.train([*words, *FSDP, f"run_dir={tmp_path / 'two'}"])
+    multihead.train([*words, f"run_dir={tmp_path / 'one'}"])
+    close(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "tolerance"),
     [

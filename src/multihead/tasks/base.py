@@ -359,6 +359,10 @@ class Task(nn.Module, Generic[SettingsT, ModelT]):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(config.optim, max_steps, step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def step_by(self, loss: Callable[[Task, Any], Tensor], member: Task, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """As `training_step`, with a plugin's loss for the task of the batch."""
+        return member.step_loss(loss(member, batch), batch)
+
     def step_loss(self, loss_sum: Tensor, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """The loss of a micro-batch: ``loss`` to differentiate, and the plain ``sum`` for the record.
 

@@ -60,9 +60,9 @@ class TaskModule(L.LightningModule):
         loss = from_plugin(self.task.config, self.plugin, "losses", member.settings)
         with added_losses() as added:
             if loss is None:
-                step = member.training_step(batch, batch_idx)
+                step = self.task.training_step(batch, batch_idx)
             else:
-                step = member.step_loss(loss(member, batch), batch)
+                step = self.task.step_by(loss, member, batch)
         return step | {"loss": step["loss"] + torch.stack(added).sum()} if added else step
 
     def configure_optimizers(self) -> Any:

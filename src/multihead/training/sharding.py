@@ -80,7 +80,8 @@ def shard(task: Task, mesh: DeviceMesh) -> None:
         for layer in dict.fromkeys(stack.layers if stack is not None else ()):  # a shared one stands there often
             fully_shard(layer, mesh=mesh)
     fully_shard(task, mesh=mesh)
-    register_fsdp_forward_method(task, "training_step")
+    for method in ("training_step", "step_by"):  # those of the whole task, which gather its weights
+        register_fsdp_forward_method(task, method)
     torch_private.make_root_of_fsdp(task)
 
 

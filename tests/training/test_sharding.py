@@ -167,8 +167,9 @@ def test_every_task_learns_as_one_process_does(tmp_path, task):
 
 
 @pytest.mark.slow
-def test_a_plugins_loss_learns_as_one_process_does(tmp_path):
-    words = ["task=classification", "debug=smoke", *SAME, "task.head_dropout=0", "task.loss=r_drop"]
+def test_one_of_several_tasks_learns_by_a_plugins_loss_as_in_one_process(tmp_path):
+    words = ["task=multitask", "debug=smoke", *SAME, "task.classification.head_dropout=0"]
+    words.append("task.classification.loss=r_drop")
     words.append(f"plugin={ROOT / 'docs' / 'examples' / 'plugins' / 'r_drop.py'}")
     multihead.train([*words, *FSDP, f"run_dir={tmp_path / 'two'}"])
     multihead.train([*words, f"run_dir={tmp_path / 'one'}"])

@@ -112,4 +112,4 @@ def test_two_ranks_to_one_and_back(tmp_path):
     refused = exactness.start([*words, "trainer.accumulate_grad_batches=1", "trainer.max_steps=20"], ledger)
     _, errors = refused.communicate(timeout=60)
     assert refused.returncode == 2
-    assert errors.startswith("error[config] trainer.accumulate_grad_batches: must be at least 4 if data.batch_tokens")
+    assert errors.startswith("error[config] trainer.accumulate_grad_batches: must be at least 4, which ")

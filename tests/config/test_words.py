@@ -11,6 +11,7 @@ from multihead.config.keys import find, leaf_keys
 from multihead.config.task import TASKS
 from multihead.config.words import ESCAPED, PATHS, entries_of, leaves, path_of, paths_of, split, typed_as, write
 from multihead.errors import ConfigError
+from multihead.tables.roles import column_word, roles_word
 
 KEYS = leaf_keys(TASKS.values())
 
@@ -125,6 +126,9 @@ def test_what_is_written_is_read_back(monkeypatch):
             name = "data.roles.source"
         assert value(write(name, content)) == content, (name, content, write(name, content))
     for content in texts:
+        assert value(*shlex.split(column_word("source", content))) == content
+        (word,) = shlex.split(roles_word({"source": content, "target": "x"}))
+        assert leaves(split(word), KEYS) == {"data.roles.source": content, "data.roles.target": "x"}
         (word,) = shlex.split(typed_as("run", content))
         assert paths_of("run", word.removeprefix("run=")) == [content]
 

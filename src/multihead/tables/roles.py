@@ -80,7 +80,8 @@ def column_word(role: str, column: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    escaped = re.sub(r'(["\\])', r"\\\1", text)
+    """A text in quotation marks; of backslashes, only those before a mark are doubled."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), text)
     return f'"{escaped}"'
 
 

@@ -28,6 +28,8 @@ from multihead.config.keys import GROUPS
 from multihead.config.settings import read_words
 from multihead.config.verbs import CompareSettings
 from multihead.errors import CheckpointError, ConfigError, DataError
+from multihead.plugin import AddedMetric, Plugin
+from multihead.runs.directory import environment
 
 WORDS = [f"w{i}" for i in range(30)]
 TRUTH = {"data_train": "t1", "data_val": "v1", "data_test": "s1", "tokenizer_target": "k1"}
@@ -536,6 +538,18 @@ def test_refused_metric(runs):
     what = r"parameters is no metric of a split, so that nobody is better by it; fix: metric=test/bleu"
     with pytest.raises(ConfigError, match=what):
         compare(["runs"], metric="parameters")
+
+
+def test_a_run_directory_says_which_metrics_of_a_plugin_fall(runs):
+    plugin = Plugin(metrics={"brier": AddedMetric(new=list, tasks=("translation",), better="min")}, name="mine.py")
+    said = environment(compose(["task=translation"]).config, {}, plugin)
+    for place in runs.glob("runs/*_[123]"):
+        result, known = (json.loads((place / name).read_text()) for name in ("result.json", "environment.json"))
+        brier = result["seed"] / 1000 + (0.3 if "narrow" in place.name else 0.1)
+        (place / "result.json").write_text(json.dumps(result | {"test/brier": brier}))
+        (place / "environment.json").write_text(json.dumps(known | {"lower_is_better": said["lower_is_better"]}))
+    report = compare(["runs"], metric="test/brier")
+    assert report.better == "min" and report.pairs[0].verdict == "worse"  # of the narrow one
 
 
 def test_a_smallest_difference_of_an_unknown_task_is_refused(runs):

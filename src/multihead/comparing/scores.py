@@ -22,7 +22,7 @@ from multihead.errors import ConfigError
 MIN_EXAMPLES = 10
 """Fewer test examples (or documents) are not resampled."""
 LOWER_IS_BETTER = ("ter", "loss", "perplexity", "bits_per_byte", "ece", "loss_random_windows", "mse", "mae", "cer",
-                   "masked_loss", "unknown_tokens", "cut_outputs")  # fmt: skip
+                   "unknown_tokens", "cut_outputs")  # fmt: skip
 SPLITS = ("test/", "val/", "train/")
 """How the keys of metrics begin in result.json. The other keys have no better direction."""
 PER_TOKEN = ("loss", "perplexity", "token_accuracy", "loss_random_windows")

@@ -535,7 +535,7 @@ def test_refused_metric(runs):
     what = r"runs/narrow_1 has no test/blue; it has test/bleu, test/loss; fix: metric=test/bleu"
     with pytest.raises(ConfigError, match=what):
         compare(["runs"], metric="test/blue")
-    what = r"parameters is no metric of a split, so that nobody is better by it; fix: metric=test/bleu"
+    what = r"parameters is no metric of a split, so it does not say which system is better; fix: metric=test/bleu"
     with pytest.raises(ConfigError, match=what):
         compare(["runs"], metric="parameters")
 

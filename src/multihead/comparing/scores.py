@@ -109,7 +109,7 @@ def choose_metric(runs: Sequence[FinishedRun], asked: str) -> tuple[Metric, list
     if asked and asked not in first.result and f"test/{asked}" in first.result:
         key = f"test/{asked}"
     if key in first.result and not key.startswith(SPLITS):
-        what = f"{key} is no metric of a split, so that nobody is better by it"
+        what = f"{key} is no metric of a split, so it does not say which system is better"
         raise ConfigError("metric", what, f"metric={first.monitor.replace('val/', 'test/', 1)}")
     metric = describe(first, key)
     if metric.name in PER_TOKEN and metric.task not in PER_EXAMPLE and not _same_tokenizers(runs):

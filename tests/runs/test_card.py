@@ -83,6 +83,13 @@ def test_the_body_has_recipe_data_command_and_limits():
     assert "It began from" not in text
 
 
+def test_the_bar_in_the_name_of_a_class_starts_no_cell():
+    text = card.run_card(facts("task=classification", result=RESULT | {"test/f1/yes|no": 0.25}))
+    assert "\n| test/f1/yes\\|no | 0.25 |\n" in text
+    scores = {each.metric_name: each.metric_value for each in read(text).eval_results}
+    assert scores["test/f1/yes|no"] == 0.25
+
+
 def test_a_run_that_is_not_finished_has_a_card_without_scores():
     text = card.run_card(facts("task=lm", result={}, known={}))
     assert "model-index" not in text

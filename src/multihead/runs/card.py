@@ -147,7 +147,8 @@ def _scores(facts: Facts) -> str:
     if not facts.scores:
         return "The run is not finished, so there are none."
     signatures = [f"`{value}`" for name, value in facts.result.items() if name.endswith("signature")]
-    rows = [f"| {name} | {value:.6g} |" for name, value in facts.scores.items()]
+    names = [name.replace("|", "\\|") for name in facts.scores]  # a class may have any name
+    rows = [f"| {name} | {value:.6g} |" for name, value in zip(names, facts.scores.values(), strict=True)]
     quoted = ["", f"Signatures: {', '.join(signatures)}."] if signatures else []
     return "\n".join(["| metric | value |", "| --- | --- |", *rows, *quoted])
 

@@ -52,6 +52,25 @@ def test_continuations_are_those_of_predict(client, served, given, options):
     assert [done[i] for i in range(3)] == [outputs[0]["text"] for outputs in expected]
 
 
+@pytest.mark.parametrize("given", [{}, {"seed": 1}, {"temperature": 0}])
+def test_fewer_tokens_than_the_smallest_number_of_the_run_can_be_asked_for(client, runs, given):
+    path = str(runs.finished("task=lm"))
+    client.service.runs = {"long": ServedRun.load("long", path, ["decoding.min_new_tokens=5"])}
+    end = client.service.runs["long"].run.task.tokenizer.eos_id
+    for count in (1, 3, 7):
+        (output,) = ask(client, "generate", inputs="The woman", max_new_tokens=count, details=True, **given)["outputs"]
+        assert len(output["tokens"]) >= min(count, 5)
+        for token in output["tokens"][:5]:  # the end mark stays impossible before the fifth token
+            assert end not in [candidate["id"] for candidate in token["next"]]
+
+
+def test_fewer_tokens_than_the_smallest_number_can_be_translated(client, runs):
+    path = str(runs.finished("task=translation"))
+    client.service.runs = {"long": ServedRun.load("long", path, ["decoding.min_new_tokens=5"])}
+    (output,) = ask(client, "translate", inputs="The dog sleeps.", max_new_tokens=2, details=True)["outputs"]
+    assert len(output["tokens"]) == 2
+
+
 def test_a_stream_tells_each_token_and_its_text(client):
     body = {"inputs": ["The woman", "Dogs"], "max_new_tokens": 6, "seed": 1}
     told = events(client, **body)

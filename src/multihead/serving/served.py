@@ -58,10 +58,15 @@ class ServedRun:
     def decoding(self, **given: Any) -> DecodingConfig:
         """The run's options of decoding with those that a request gives.
 
+        A ``max_new_tokens`` below the run's own ``min_new_tokens`` lowers it too.
+
         Raises:
             ConfigError: They are not valid together.
         """
-        return replace(self.run.config.decoding, **{key: value for key, value in given.items() if value is not None})
+        own, given = self.run.config.decoding, {key: value for key, value in given.items() if value is not None}
+        if "max_new_tokens" in given:
+            given["min_new_tokens"] = min(own.min_new_tokens, given["max_new_tokens"])
+        return replace(own, **given)
 
     def describe(self) -> dict[str, Any]:
         """What ``/v1/runs`` says of the run; no directory and no text of the training data is in it."""

@@ -71,6 +71,32 @@ def test_fewer_tokens_than_the_smallest_number_can_be_translated(client, runs):
     assert len(output["tokens"]) == 2
 
 
+@pytest.mark.parametrize(
+    "option", ["top_k=2", "min_p=0.5", "repetition_penalty=3", "no_repeat_ngram_size=1", "min_new_tokens=5"]
+)
+def test_a_plain_request_gets_the_distribution_of_the_model(client, runs, option):
+    path = str(runs.finished("task=lm"))
+    client.service.runs = {"own": ServedRun.load("own", path, [])}
+    text = "The woman that the woman sees"
+    prefix = client.service.runs["own"].run.task.encode("The woman that the")[1:]
+    body = {"inputs": text, "prefix": prefix, "max_new_tokens": len(prefix) + 1, "temperature": 1.0, "details": True}
+    (own,) = ask(client, "generate", **body)["outputs"]
+    client.service.runs = {"own": ServedRun.load("own", path, [f"decoding.{option}"])}
+    (plain,) = ask(client, "generate", plain=True, **body)["outputs"]
+    assert [token["next"] for token in plain["tokens"]] == [token["next"] for token in own["tokens"]]
+    (chosen,) = ask(client, "generate", **body)["outputs"]
+    assert chosen["tokens"] != own["tokens"]
+
+
+def test_a_run_says_whether_its_options_change_the_distribution(served, runs):
+    assert not served["lm"].describe()["filtered"]
+    path = str(runs.finished("task=lm"))
+    assert ServedRun.load("own", path, ["decoding.min_p=0.1"]).describe()["filtered"]
+    assert not ServedRun.load("own", path, ["decoding.temperature=0.5", "decoding.do_sample=true"]).describe()[
+        "filtered"
+    ]
+
+
 def test_a_stream_tells_each_token_and_its_text(client):
     body = {"inputs": ["The woman", "Dogs"], "max_new_tokens": 6, "seed": 1}
     told = events(client, **body)

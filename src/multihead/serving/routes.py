@@ -131,9 +131,10 @@ def sampling(run: ServedRun, body: schemas.Generate) -> DecodingConfig:
     given = {name: getattr(body, name) for name in ("temperature", "top_k", "top_p", "seed", "max_new_tokens")}
     drawn = any(given[name] is not None for name in ("temperature", "top_k", "top_p", "seed"))
     if body.temperature == 0:
-        return run.decoding(do_sample=False, num_beams=1, num_return_sequences=1, max_new_tokens=body.max_new_tokens)
+        greedy = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+        return run.decoding(body.plain, **greedy, max_new_tokens=body.max_new_tokens)
     one = {"num_return_sequences": 1} if body.stream or run.run.config.decoding.num_beams > 1 else {}
-    return run.decoding(num_beams=1, **({"do_sample": True} if drawn else {}), **one, **given)
+    return run.decoding(body.plain, num_beams=1, **({"do_sample": True} if drawn else {}), **one, **given)
 
 
 # ---- verbs that read

@@ -49,7 +49,7 @@ class Generate(Question):
     """Prompts to continue.
 
     With temperature, top_k, top_p or seed, tokens are drawn; temperature=0 takes the most probable token. Without any
-    of them, the run's configuration decides.
+    of them, the run's configuration decides. With plain=true, the run's options of decoding do not count.
     """
 
     inputs: Inputs
@@ -58,6 +58,9 @@ class Generate(Question):
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     seed: Annotated[int | None, Field(ge=0, le=2**63 - 1)] = None
     max_new_tokens: NewTokens = None
+    plain: Annotated[
+        bool, Field(description="Whether the run's own options are left out, so that only those of the request count.")
+    ] = False
     prefix: Prefix = None
     details: Details = False
     stream: Annotated[bool, Field(description="Whether tokens are sent as they come, as server-sent events.")] = False
@@ -86,7 +89,7 @@ class Score(Question):
 
 
 class Attention(Question):
-    """A text whose attention is shown. A translator or summarizer reads ``target``, by default its own output."""
+    """A text whose attention is shown. A translator or summarizer reads ``target``; if it is empty, its own output."""
 
     input: Text
     target: Text | None = None
@@ -214,6 +217,9 @@ class RunDescription(BaseModel):
     attention: list[str]
     max_len: int
     parameters: int
+    filtered: Annotated[
+        bool, Field(description="Whether options of the run other than temperature and top_p change probabilities.")
+    ]
     examples: list[str]
 
 

@@ -20,6 +20,8 @@ EXAMPLES = 8
 """Number of the run's own inputs that the page offers."""
 EXAMPLE_CHARACTERS = 300
 """An example is at most this long."""
+FILTERS = ("no_repeat_ngram_size", "min_new_tokens", "top_k", "min_p", "repetition_penalty")
+"""Options of decoding, apart from temperature and top_p, that change the distribution of the next token."""
 KINDS = {"encoder": ("encoder", "self"), "decoder": ("decoder", "self"), "cross": ("decoder", "cross")}
 """Public name of each kind of attention: the stack that has it, and whose keys it looks at."""
 
@@ -55,15 +57,20 @@ class ServedRun:
         fitting = [task for name, task in answering(self.run) if VERBS.get(name, {}).get("score") == arguments]
         return fitting[0] if fitting else self.tasks["score"]
 
-    def decoding(self, **given: Any) -> DecodingConfig:
+    def decoding(self, plain: bool = False, **given: Any) -> DecodingConfig:
         """The run's options of decoding with those that a request gives.
 
         A ``max_new_tokens`` below the run's own ``min_new_tokens`` lowers it too.
 
+        Args:
+            plain: Whether the run's own options are left out.
+            given: Options of the request; None where it gives none.
+
         Raises:
             ConfigError: They are not valid together.
         """
-        own, given = self.run.config.decoding, {key: value for key, value in given.items() if value is not None}
+        own = DecodingConfig() if plain else self.run.config.decoding
+        given = {key: value for key, value in given.items() if value is not None}
         if "max_new_tokens" in given:
             given["min_new_tokens"] = min(own.min_new_tokens, given["max_new_tokens"])
         return replace(own, **given)
@@ -88,6 +95,7 @@ class ServedRun:
             ],
             "max_len": config.model.max_len,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "filtered": any(getattr(config.decoding, name) != getattr(DecodingConfig(), name) for name in FILTERS),
             "examples": self.examples(),
         }
 

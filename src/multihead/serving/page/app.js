@@ -102,7 +102,8 @@ function build() {
   const answers = chosen.map(() => "");
   const made = chosen.map((run, i) =>
     panelOf(run, (answer) => {
-      answers[i] = answer;
+      if (!answer && !answers[i]) return;
+      answers[i] = answer; // "" while there is none of the text: answers to different texts are not compared
       if (made.length === 2) made.forEach((panel, j) => panel.compareWith(answers[1 - j]));
     }),
   );

@@ -56,10 +56,7 @@ export class Attention {
 
   /** Asks for the maps of a text and, of a model that writes one text for another, of its output. */
   async update(text, target, signal) {
-    if (!text.trim()) {
-      this.element.hidden = true;
-      return;
-    }
+    if (!text.trim()) return this.hide();
     const body = { input: text, run: this.run.name };
     if (target) body.target = target;
     try {
@@ -84,6 +81,10 @@ export class Attention {
         : el("p", { class: "hint" }, KINDS[kinds[0]].label),
     );
     this.#show();
+  }
+
+  hide() {
+    this.element.hidden = true;
   }
 
   #fail(message) {

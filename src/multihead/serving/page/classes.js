@@ -4,7 +4,7 @@
 
 import { Attention } from "./attention.js";
 import { latest } from "./client.js";
-import { bar, block, el, percent, visible } from "./dom.js";
+import { bar, block, cutAt, el, lines, percent, visible } from "./dom.js";
 
 const NOTHING = { label: null, probabilities: {}, words: [] };
 
@@ -20,7 +20,7 @@ export class ClassesPanel {
     this.attention = new Attention(run, client);
     this.#ask = latest(
       (signal) => this.#classify(signal),
-      (error) => this.error.replaceChildren(visible(error.message)),
+      (error) => this.#fail(error),
     );
     this.parts = [
       block("Classes", this.classes, this.error),
@@ -39,23 +39,30 @@ export class ClassesPanel {
   compareWith() {}
 
   async #classify(signal) {
-    this.error.replaceChildren();
     const body = { inputs: this.#text, run: this.run.name, occlusion: true };
-    const { outputs } = this.#text.trim() ? await this.#withWords(body, signal) : { outputs: [NOTHING] };
-    this.#show(outputs[0]);
+    const [output, why] = this.#text.trim() ? await this.#withWords(body, signal) : [NOTHING, ""];
+    const which = this.#text.includes("\t") ? "A text" : "The text"; // of a pair, each is cut by itself
+    this.error.replaceChildren(...lines(why, output.truncated && cutAt("end", which)));
+    this.#show(output);
     await this.attention.update(this.#text, "", signal);
   }
 
-  /** Asks without the words if the text has too many of them. */
+  /** The output, and why it has no words: the question is repeated without them if the text has too many. */
   async #withWords(body, signal) {
     try {
-      return await this.client.ask("classify", body, signal);
+      return [(await this.client.ask("classify", body, signal)).outputs[0], ""];
     } catch (error) {
       if (error.status !== 422) throw error;
-      const answer = await this.client.ask("classify", { ...body, occlusion: false }, signal);
-      this.error.replaceChildren(visible(error.message));
-      return answer;
+      const { outputs } = await this.client.ask("classify", { ...body, occlusion: false }, signal);
+      return [outputs[0], error.message];
     }
+  }
+
+  /** Nothing stays that belongs to another text. */
+  #fail(error) {
+    this.#show(NOTHING);
+    this.attention.hide();
+    this.error.replaceChildren(visible(error.message));
   }
 
   #show({ label, labels, probabilities, words }) {

@@ -32,6 +32,16 @@ export function block(title, ...children) {
   return el("section", { class: "block" }, el("h3", { class: "eyebrow" }, title), ...children);
 }
 
+/** What is not empty of some texts, each on a line of its own. */
+export function lines(...texts) {
+  return texts.filter(Boolean).flatMap((text, i) => [i ? el("br") : "", visible(text)]);
+}
+
+/** What the page says of an input whose end or beginning was cut. */
+export function cutAt(end, which = "The text") {
+  return `${which} is longer than the model reads, so its ${end} was cut.`;
+}
+
 /** A control with its label. */
 export function labelled(text, control) {
   return el("label", { class: "control" }, el("span", {}, text), control);

@@ -5,7 +5,7 @@
 import { Attention } from "./attention.js";
 import { latest } from "./client.js";
 import { differing } from "./difference.js";
-import { bar, block, el, labelled, visible } from "./dom.js";
+import { bar, block, cutAt, el, labelled, lines, visible } from "./dom.js";
 import { TokenStrip } from "./tokens.js";
 
 const BEAMS = [1, 2, 4, 8];
@@ -18,7 +18,7 @@ export class TranslationPanel {
   #beams = 4;
   #answer = "";
 
-  /** `onanswer` is called with each new output. */
+  /** `onanswer` is called with each new output, and with "" while there is none of the text. */
   constructor(run, client, verb, onanswer) {
     Object.assign(this, { run, client, verb, onanswer });
     this.output = el("p", { class: "output", dir: "auto", "aria-live": "polite" });
@@ -66,6 +66,7 @@ export class TranslationPanel {
   update(text) {
     this.#text = text;
     this.#prefix = [];
+    this.onanswer("");
     this.#ask();
   }
 
@@ -104,12 +105,13 @@ export class TranslationPanel {
     const { outputs } = this.#text.trim() ? await this.client.ask(this.verb, body, signal) : { outputs: [NOTHING] };
     const output = outputs[0];
     this.#show(output);
+    if (!output.text) return this.attention.hide(); // without a target, the server takes another output
     await this.attention.update(this.#text, output.text, signal);
   }
 
   #show({ text, candidates, tokens, truncated }) {
     this.output.removeAttribute("aria-busy");
-    this.error.replaceChildren(truncated ? "The text is longer than the model reads, so its end was cut." : "");
+    this.error.replaceChildren(...lines(truncated && cutAt("end")));
     this.#answer = text;
     this.output.replaceChildren(visible(text));
     this.release.hidden = this.#prefix.length === 0;
@@ -132,7 +134,8 @@ export class TranslationPanel {
   }
 
   #fail(error) {
-    this.output.removeAttribute("aria-busy");
+    this.#show(NOTHING);
+    this.attention.hide();
     this.error.replaceChildren(visible(error.message));
   }
 }

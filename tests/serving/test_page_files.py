@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from multihead.serving.schemas import MOST_NEW_TOKENS
 from multihead.serving.static_page import FOLDER, write_static
 
 FILES = sorted(FOLDER.iterdir())
@@ -76,6 +77,11 @@ def test_a_script_is_short_and_its_lines_too(file):
     assert len(lines) <= 300
     assert [line for line in lines if len(line) > 120] == []
     assert lines[0] == "/**"  # it opens with what it is
+
+
+def test_the_page_asks_for_no_more_tokens_than_the_server_writes():
+    (most,) = re.findall(r"MOST_TOKENS = (\d+);", (FOLDER / "continuation.js").read_text())
+    assert int(most) == MOST_NEW_TOKENS
 
 
 def test_every_control_of_the_page_has_a_name():

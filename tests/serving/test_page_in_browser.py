@@ -100,6 +100,24 @@ def visit(chromium, address):
     assert (foreign, faults) == ([], [])
 
 
+BUSY = "Too many inputs wait for the model; try again later."
+SLOW = """(pause) => {
+  const real = window.fetch;
+  window.fetch = async (address, options) => {
+    const answer = await real(address, options);
+    if (!options.body?.includes('"stream":true')) return answer;
+    const events = (await answer.text()).split("\\n\\n").filter(Boolean);
+    const pull = async (stream) => {
+      await new Promise((resolve) => setTimeout(resolve, pause));
+      if (events.length) stream.enqueue(new TextEncoder().encode(events.shift() + "\\n\\n"));
+      else stream.close();
+    };
+    return new Response(new ReadableStream({ pull }));
+  };
+}"""
+"""Lets the events of a stream reach the page one by one, with a pause in milliseconds before each."""
+
+
 def ask(address, verb, **body):
     request = urllib.request.Request(
         f"{address}v1/{verb}", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -228,20 +246,153 @@ def test_a_new_text_begins_at_its_first_token(visit):
 def test_why_writing_failed_stays_on_the_page(visit):
     page = visit(run="stories")
     expect(page.locator(".map")).to_be_visible()
-    busy, error = "Too many inputs wait for the model; try again later.", page.locator(".error").first
+    error = page.locator(".error").first
 
     def refuse(route):
         if route.request.post_data_json.get("stream"):
-            route.fulfill(status=503, json={"detail": busy})
+            route.fulfill(status=503, json={"detail": BUSY})
         else:
             route.continue_()
 
     page.route("**/v1/generate", refuse)
     page.get_by_role("button", name="Write", exact=True).click()
-    expect(error).to_have_text(busy)
+    expect(error).to_have_text(BUSY)
     page.wait_for_timeout(1000)
-    expect(error).to_have_text(busy)
+    expect(error).to_have_text(BUSY)
     page.get_by_role("button", name="Start again").click()
+    expect(error).to_have_text("")
+
+
+def test_while_the_model_writes_a_candidate_goes_to_the_place_that_it_was_shown_for(visit):
+    page = visit(run="stories")
+    expect(page.locator(".candidate").first).to_be_visible()
+    page.evaluate(SLOW, 400)
+    written, candidates = page.locator(".written .token"), page.locator(".candidate")
+    page.get_by_role("button", name="Write", exact=True).click()
+    expect(candidates).to_have_count(0)  # those of a place that has its token now
+    expect(written.nth(1)).to_be_visible()
+    page.get_by_label("Temperature").fill("0.5")
+    expect(written.nth(3)).to_be_visible()
+    expect(candidates).to_have_count(0)
+    written.nth(1).click()
+    expect(page.locator(".candidate.chosen")).to_have_count(1)
+    choice = page.locator(".candidate:not(.chosen)").first
+    word = choice.locator(".piece").inner_text()
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    choice.click()
+    expect(written).to_have_count(2)
+    expect(page.locator(".written .token.forced .piece")).to_have_text(word)
+
+
+def test_after_a_stop_the_candidates_are_those_of_the_next_token(visit):
+    page = visit(run="stories")
+    expect(page.locator(".candidate").first).to_be_visible()
+    page.evaluate(SLOW, 400)
+    written = page.locator(".written .token")
+    page.get_by_role("button", name="Write", exact=True).click()
+    expect(written.nth(2)).to_be_visible()
+    with page.expect_request("**/v1/generate") as asked:
+        page.get_by_role("button", name="Stop").click()
+    count = written.count()
+    assert asked.value.post_data_json["max_new_tokens"] == count + 1
+    expect(page.locator(".candidate").first).to_be_visible()
+    page.locator(".candidate").first.click()
+    expect(written).to_have_count(count + 1)
+
+
+def test_nobody_asks_for_more_tokens_than_the_server_writes(visit):
+    page, asked = visit(run="stories"), []
+    next_tokens = [{"id": 7, "text": "a", "probability": 0.5}]
+    token = {**next_tokens[0], "next": next_tokens}
+
+    def answer(route):
+        body = route.request.post_data_json
+        asked.append(body["max_new_tokens"])
+        if body.get("stream"):  # the first time 500 tokens, so that few are missing
+            count = 500 if len(body.get("prefix", [])) == 0 else body["max_new_tokens"]
+            events = [{"index": 0, "token": token, "text": "a"}] * count
+            route.fulfill(body="".join(f"data: {json.dumps(event)}\n\n" for event in events))
+        else:
+            output = {"text": "", "candidates": [], "tokens": [token] * body["max_new_tokens"], "truncated": False}
+            route.fulfill(json={"run": "stories", "outputs": [output]})
+
+    page.route("**/v1/generate", answer)
+    page.route("**/v1/attention", lambda route: route.fulfill(json={}))
+    write, one = page.get_by_role("button", name="Write", exact=True), page.get_by_role("button", name="One token")
+    page.locator("#text").fill("The woman")
+    for count in (500, 512):
+        write.click()
+        expect(page.locator(".written .token")).to_have_count(count)
+        expect(write).to_be_visible()
+    expect(page.get_by_text("A continuation has at most 512 tokens.")).to_be_visible()
+    expect(write).to_be_disabled()
+    expect(one).to_be_disabled()
+    expect(page.locator(".error").first).to_have_text("")
+    assert max(asked) == 512
+
+
+def test_a_run_with_options_of_its_own_shows_the_distribution_of_the_model(visit, address, run_directories):
+    options = ["decoding.top_k=2", "decoding.min_new_tokens=5"]
+    process, url = started([f"run={run_directories[2]}", "names=stories", *options])
+    try:
+        page = visit(url)
+        body = {"inputs": page.locator("#text").input_value(), "run": "stories", "max_new_tokens": 1, "details": True}
+        (right,) = ask(address, "generate", **body, temperature=1.0)["outputs"][0]["tokens"]
+        shares = page.locator(".candidate .share")
+        expect(shares).to_have_count(len(right["next"]))
+        expect(page.get_by_text("→ after temperature, top-p and the run's other options")).to_be_visible()
+        for share, candidate in zip(shares.all_inner_texts(), right["next"], strict=True):
+            assert re.sub("[<>% ]", "", share.split("→")[0]) == str(max(1, round(candidate["probability"] * 100)))
+        assert len([share for share in shares.all_inner_texts() if "never" in share]) >= len(right["next"]) - 2
+        expect(page.locator(".error").first).to_have_text("")
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_an_empty_output_has_no_attention(visit):
+    page = visit(run="baseline")
+    expect(page.locator(".map")).to_be_visible()
+    end = {"id": 2, "text": "<eos>", "probability": 0.5, "next": []}
+    output = {"text": "", "candidates": [{"text": "", "score": -1.0}], "tokens": [end], "truncated": False}
+    page.route("**/v1/translate", lambda route: route.fulfill(json={"run": "baseline", "outputs": [output]}))
+    page.locator(".strip .token").first.click()
+    page.locator(".tokens .candidate:not(.chosen)").first.click()
+    expect(page.locator(".strip .token")).to_have_count(1)
+    page.wait_for_timeout(600)
+    expect(page.locator(".map")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("run", "verb"), [("baseline", "translate"), ("stories", "generate"), ("opinions", "classify")]
+)
+def test_nothing_of_an_older_text_stays_after_an_error(visit, run, verb):
+    page = visit(run=run)
+    shown = page.locator(".candidate, .candidates-list li, .strip .token, .classes li, .words .word")
+    expect(page.locator(".map")).to_be_visible()
+    expect(shown.first).to_be_visible()
+    page.route(f"**/v1/{verb}", lambda route: route.fulfill(status=503, json={"detail": BUSY}))
+    page.locator("#text").fill("The dog sleeps.")
+    expect(page.locator(".error").first).to_have_text(BUSY)
+    expect(shown).to_have_count(0)
+    expect(page.locator(".map")).to_be_hidden()
+    if run == "baseline":
+        expect(page.locator(".output")).to_have_text("")
+    page.unroute(f"**/v1/{verb}")
+    page.locator("#text").fill("The woman sleeps.")
+    expect(page.locator(".map")).to_be_visible()
+    expect(page.locator(".error").first).to_have_text("")
+
+
+@pytest.mark.parametrize(("run", "end"), [("baseline", "end"), ("stories", "beginning"), ("opinions", "end")])
+def test_a_text_that_was_cut_is_announced(visit, run, end):
+    page = visit(run=run)
+    page.locator("#text").fill("The film was bad. " * 150)
+    error = page.locator(".error").first
+    expect(error).to_contain_text(f"The text is longer than the model reads, so its {end} was cut.")
+    if run == "opinions":  # the other sentence stays
+        expect(error).to_contain_text("a text has 600 words, and at most 200 can be left out in turn")
+    page.locator("#text").fill("The film was bad.")
     expect(error).to_have_text("")
 
 
@@ -297,6 +448,31 @@ def test_two_runs_stand_side_by_side(visit, address):
     outputs = [set(text.split()) for text in page.locator(".output").all_inner_texts()]
     marked = {word for text in page.locator("mark").all_inner_texts() for word in text.split()}
     assert outputs[0] ^ outputs[1] <= marked
+
+
+def test_answers_to_different_texts_are_not_compared(visit):
+    page = visit(run="baseline")
+    outputs = {"Old.": ("eins zwei", "eins drei"), "New.": ("eins vier", None), "Last.": ("eins", "eins zwei")}
+
+    def answer(route):
+        body = route.request.post_data_json
+        text = outputs.get(body["inputs"], ("", ""))[body["run"] == "variant"]
+        output = {"text": text, "candidates": [{"text": text, "score": -1.0}], "tokens": [], "truncated": False}
+        if text is None:
+            route.fulfill(status=503, json={"detail": BUSY})
+        else:
+            route.fulfill(json={"run": body["run"], "outputs": [output]})
+
+    page.route("**/v1/translate", answer)
+    page.get_by_label("beside").select_option("variant")
+    page.locator("#text").fill("Old.")
+    expect(page.locator("mark")).to_have_text(["zwei", "drei"])
+    page.locator("#text").fill("New.")
+    expect(page.locator(".output")).to_have_text(["eins vier", ""])
+    expect(page.locator(".panel").nth(1).locator(".error").first).to_have_text(BUSY)
+    expect(page.locator("mark")).to_have_count(0)
+    page.locator("#text").fill("Last.")
+    expect(page.locator("mark")).to_have_text(["zwei"])
 
 
 def test_the_page_works_by_keyboard(visit):

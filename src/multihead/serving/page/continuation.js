@@ -4,10 +4,11 @@
 
 import { Attention } from "./attention.js";
 import { latest } from "./client.js";
-import { block, el, labelled, piece, roving, visible } from "./dom.js";
-import { distribution, tokenButton } from "./tokens.js";
+import { block, cutAt, el, labelled, lines, piece, roving, visible } from "./dom.js";
+import { distribution, merged, tokenButton } from "./tokens.js";
 
 const TOKENS_AT_ONCE = 24;
+const MOST_TOKENS = 512; // of a continuation; the server answers no request for more
 const PLAIN = { temperature: 1, top_p: 1 };
 
 export class ContinuationPanel {
@@ -15,6 +16,7 @@ export class ContinuationPanel {
   #tokens = [];
   #ended = false; // whether the last token is the end mark, after which nothing may come
   #selected = -1; // a place among the tokens; -1 is the next token, which is not written yet
+  #shownPlace = 0; // the place to which the candidates on the page belong
   #writing = null;
   #settings = { temperature: 1, top_p: 1, seed: 1 };
 
@@ -30,10 +32,10 @@ export class ContinuationPanel {
     this.attention = new Attention(run, client);
     this.#next = latest(
       (signal, failed) => this.#askNext(signal, failed),
-      (error) => this.#fail(error),
+      (error) => this.#failNext(error),
     );
     this.#attend = latest(
-      async (signal) => this.attention.update(this.#text + (await this.#written(signal)), "", signal),
+      async (signal, none) => this.attention.update(none ? "" : this.#text + (await this.#written(signal)), "", signal),
       (error) => this.#fail(error),
     );
     this.parts = [
@@ -62,7 +64,7 @@ export class ContinuationPanel {
 
   #buttons() {
     const button = (text, onclick, kind = "") => el("button", { type: "button", class: kind, onclick }, text);
-    this.write = button("Write", () => (this.#writing ? this.#stop() : this.#write()), "main");
+    this.write = button("Write", () => (this.#writing ? this.#halt() : this.#write()), "main");
     this.one = button("One token", () => this.#one());
     const seed = el("input", {
       type: "number",
@@ -144,10 +146,16 @@ export class ContinuationPanel {
     this.strip.removeAttribute("aria-busy");
   }
 
+  #halt() {
+    this.#stop();
+    this.#next();
+  }
+
   /** Writes on until the end mark, the limit or a click. */
   #write() {
     this.write.replaceChildren("Stop");
     this.strip.setAttribute("aria-busy", "true");
+    this.#showNone("While the model writes, select one of its tokens to see its candidates.");
     return this.#add(TOKENS_AT_ONCE, async (body, signal) => {
       for await (const token of this.client.stream("generate", body, signal)) {
         signal.throwIfAborted();
@@ -172,7 +180,7 @@ export class ContinuationPanel {
     this.#selected = -1;
     let failed = "";
     try {
-      await work(this.#body(this.#ids(), this.#tokens.length + count), own.signal);
+      await work(this.#body(this.#ids(), this.#count(count)), own.signal);
     } catch (error) {
       failed = error.message;
     }
@@ -181,12 +189,16 @@ export class ContinuationPanel {
     this.#next(failed);
   }
 
+  /** The number of tokens after `more`, at most the limit of the server. */
+  #count(more) {
+    return Math.min(this.#tokens.length + more, MOST_TOKENS);
+  }
+
   /** Puts a candidate at the place whose distribution is shown; what stood there and behind it is gone. */
   #force(candidate) {
     this.#stop();
-    const end = this.#place();
     this.#selected = -1;
-    this.#showTokens([...this.#tokens.slice(0, end), { ...candidate, forced: true }]);
+    this.#showTokens([...this.#tokens.slice(0, this.#shownPlace), { ...candidate, forced: true }]);
     this.#next();
   }
 
@@ -210,45 +222,62 @@ export class ContinuationPanel {
     this.#next();
   }
 
-  /** The place whose distribution is shown: the selected token's, or that of the next one. */
-  #place() {
-    return this.#selected < 0 ? this.#tokens.length : this.#selected;
+  /** Whether the next token is one that the model is about to write; nobody can choose it now. */
+  #running() {
+    return this.#writing !== null && this.#selected < 0;
   }
 
-  /** Shows the distribution of the place, and what has `failed` before. */
+  /**
+   * Shows the distribution of the selected token's place, or of the next one, and what has `failed` before.
+   * The model's own distribution is asked for if temperature, top-p or other options of the run change it.
+   */
   async #askNext(signal, failed = "") {
-    const place = this.#place();
-    this.error.replaceChildren(visible(failed));
-    if (!this.#text.trim() && !place) {
-      this.#showNext([]);
+    if (this.#running()) return;
+    const place = this.#selected < 0 ? this.#tokens.length : this.#selected;
+    if ((!this.#text.trim() && !place) || place === MOST_TOKENS) {
+      this.error.replaceChildren(...lines(failed));
+      this.#showNext([], place);
       return this.#attend();
     }
     const changed = Object.keys(PLAIN).some((key) => this.#settings[key] !== PLAIN[key]);
-    const asked = [{}, ...(changed ? [PLAIN] : [])].map((settings) =>
+    const own = this.run.filtered ? [{ ...PLAIN, plain: true }] : changed ? [PLAIN] : [];
+    const asked = [{}, ...own].map((settings) =>
       this.client.ask("generate", { ...this.#body(this.#ids(place), place + 1), ...settings }, signal),
     );
-    const [drawn, plain] = (await Promise.all(asked)).map(({ outputs: [output] }) => output.tokens[place]?.next ?? []);
-    this.#showNext(merged(plain ?? drawn, drawn));
+    const outputs = (await Promise.all(asked)).map((answer) => answer.outputs[0]);
+    if (this.#running()) return;
+    this.error.replaceChildren(...lines(failed, outputs[0].truncated && cutAt("beginning")));
+    const [drawn, plain] = outputs.map((output) => output.tokens[place]?.next ?? []);
+    this.#showNext(drawn.length ? merged(plain ?? drawn, drawn) : [], place);
     this.#attend();
   }
 
-  #showNext(next) {
+  #showNone(why) {
+    this.title.replaceChildren(why);
+    this.candidates.replaceChildren();
+  }
+
+  #showNext(next, place) {
+    this.#shownPlace = place;
     const chosen = this.#tokens[this.#selected];
     if (!chosen) this.#ended = this.#tokens.length > 0 && next.length === 0;
     const which = chosen ? ["In place of “", el("bdi", { class: "piece" }, piece(chosen.text).text), "”"] : ["Next"];
-    const about = [...which, ": the model's probability → after temperature and top-p. Choose one to write it."];
-    this.title.replaceChildren(...(next.length ? about : [this.#ended ? "The text has ended." : ""]));
+    const options = this.run.filtered ? "temperature, top-p and the run's other options" : "temperature and top-p";
+    const about = [...which, `: the model's probability → after ${options}. Choose one to write it.`];
+    const full = `A continuation has at most ${MOST_TOKENS} tokens.`;
+    const why = place === MOST_TOKENS ? full : this.#ended ? "The text has ended." : "";
+    this.title.replaceChildren(...(next.length ? about : [why]));
     const focused = this.candidates.contains(document.activeElement);
     const choose = (id) => this.#force(next.find((candidate) => candidate.id === id) ?? chosen);
     this.candidates.replaceChildren(distribution(next, chosen, choose, (id) => this.#canForce(id)));
     if (focused) this.candidates.querySelector("button")?.focus();
-    this.write.disabled = this.#ended || !this.#known(this.#ids(), this.#tokens.length + TOKENS_AT_ONCE);
-    this.one.disabled = this.#ended || !this.#known(this.#ids(), this.#tokens.length + 1);
+    this.write.disabled = !this.#writing && (this.#ended || !this.#known(this.#ids(), this.#count(TOKENS_AT_ONCE)));
+    this.one.disabled = this.#ended || !this.#known(this.#ids(), this.#count(1));
     [...this.strip.children].forEach((button, i) => (button.disabled = !this.#known(this.#ids(i), i + 1)));
   }
 
   #canForce(id) {
-    const prefix = [...this.#ids(this.#place()), id];
+    const prefix = [...this.#ids(this.#shownPlace), id];
     return this.#known(prefix, prefix.length + 1);
   }
 
@@ -257,17 +286,15 @@ export class ContinuationPanel {
     return this.client.knows("generate", this.#body(prefix, tokens));
   }
 
+  /** No candidates stay that belong to another text or another place. */
+  #failNext(error) {
+    this.#showNone("");
+    this.#fail(error);
+    this.#attend(true); // and no answer comes late
+  }
+
   #fail(error) {
     this.error.replaceChildren(visible(error.message));
+    this.attention.hide();
   }
-}
-
-/**
- * The model's own candidates, each with its probability after temperature and top-p as `drawn`. A candidate that is not
- * among those that may be drawn has 0, if these are all.
- */
-function merged(plain, drawn) {
-  const after = new Map(drawn.map(({ id, probability }) => [id, probability]));
-  const rest = drawn.length < plain.length ? 0 : undefined;
-  return plain.map((candidate) => ({ ...candidate, drawn: after.get(candidate.id) ?? rest }));
 }

@@ -92,7 +92,7 @@ export function tokenButton(token, selected, forced, onclick) {
 }
 
 /**
- * Candidates with bars. A candidate with `drawn` has a second bar: its probability after temperature, top-k and top-p.
+ * Candidates with bars. A candidate with `drawn` has a second bar: its probability after all options.
  *
  * Args: candidates `[{id, text, probability, drawn?}]`; the token that was chosen, which comes last if it is not among
  * them; what happens when one is clicked; whether the candidate of an id can be clicked, which only the page with
@@ -106,6 +106,16 @@ export function distribution(candidates, chosen, onchoose, possible) {
     return el("li", {}, button);
   });
   return el("ol", { class: "distribution" }, ...buttons);
+}
+
+/**
+ * The model's own candidates, each with its probability after all options as `drawn`. A candidate that is not among
+ * those that may be drawn has 0, if these are all.
+ */
+export function merged(plain, drawn) {
+  const after = new Map(drawn.map(({ id, probability }) => [id, probability]));
+  const rest = drawn.length < plain.length ? 0 : undefined;
+  return plain.map((candidate) => ({ ...candidate, drawn: after.get(candidate.id) ?? rest }));
 }
 
 function candidateButton({ text, probability, drawn }, chosen, onclick) {

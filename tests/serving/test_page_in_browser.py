@@ -213,8 +213,9 @@ def test_attention_of_any_layer_and_head_as_lines_and_as_a_map(visit, address):
 
 def test_a_language_model_writes_token_by_token(visit):
     page = visit(run="stories")
-    expect(page.locator(".candidate").first).to_be_visible()
-    page.get_by_role("button", name="One token").click()
+    expect(page.locator(".map")).to_be_visible()
+    with page.expect_request("**/v1/attention"):  # which follows the candidates of the next token
+        page.get_by_role("button", name="One token").click()
     expect(page.locator(".written .token")).to_have_count(1)
     choice = page.locator(".candidate").nth(1)
     word = choice.locator(".piece").inner_text()
@@ -453,13 +454,14 @@ def test_two_runs_stand_side_by_side(visit, address):
 def test_answers_to_different_texts_are_not_compared(visit):
     page = visit(run="baseline")
     outputs = {"Old.": ("eins zwei", "eins drei"), "New.": ("eins vier", None), "Last.": ("eins", "eins zwei")}
+    held = []
 
     def answer(route):
         body = route.request.post_data_json
         text = outputs.get(body["inputs"], ("", ""))[body["run"] == "variant"]
         output = {"text": text, "candidates": [{"text": text, "score": -1.0}], "tokens": [], "truncated": False}
         if text is None:
-            route.fulfill(status=503, json={"detail": BUSY})
+            held.append(route)
         else:
             route.fulfill(json={"run": body["run"], "outputs": [output]})
 
@@ -468,6 +470,9 @@ def test_answers_to_different_texts_are_not_compared(visit):
     page.locator("#text").fill("Old.")
     expect(page.locator("mark")).to_have_text(["zwei", "drei"])
     page.locator("#text").fill("New.")
+    expect(page.locator(".output")).to_have_text(["eins vier", "eins drei"])  # the answer to the older text is there
+    expect(page.locator("mark")).to_have_count(0)
+    held[0].fulfill(status=503, json={"detail": BUSY})
     expect(page.locator(".output")).to_have_text(["eins vier", ""])
     expect(page.locator(".panel").nth(1).locator(".error").first).to_have_text(BUSY)
     expect(page.locator("mark")).to_have_count(0)
@@ -495,11 +500,12 @@ def test_the_page_works_by_keyboard(visit):
 
 def test_the_keyboard_writes_one_candidate_after_the_other(visit):
     page = visit(run="stories")
+    expect(page.locator(".map")).to_be_visible()
     page.locator(".candidate").first.focus()
     for count in (1, 2):
-        page.keyboard.press("Enter")
+        with page.expect_request("**/v1/attention"):  # which follows the candidates of the next token
+            page.keyboard.press("Enter")
         expect(page.locator(".written .token")).to_have_count(count)
-        page.wait_for_timeout(1000)
         assert page.evaluate("document.activeElement.matches('.candidate')")
 
 

@@ -104,7 +104,8 @@ function build() {
     panelOf(run, (answer) => {
       if (!answer && !answers[i]) return;
       answers[i] = answer; // "" while there is none of the text: answers to different texts are not compared
-      if (made.length === 2) made.forEach((panel, j) => panel.compareWith(answers[1 - j]));
+      if (made.length !== 2) return;
+      made.forEach((panel, j) => panel.compareWith(answers.every(Boolean) ? answers[1 - j] : ""));
     }),
   );
   panels = made; // those before may still get an answer, and compare it among themselves

@@ -70,6 +70,13 @@ def test_a_run_of_a_step_or_two_has_a_plan(tmp_path, monkeypatch, steps):
     assert plan["steps"] == steps and plan["seconds/training"] > 0 and plan["tokens_per_second"] > 0
 
 
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_the_measured_steps_are_no_run_whose_average_is_judged(caplog, steps):
+    """A plan of a recipe with a slow average once advised a lower decay, because it had taken 16 steps itself."""
+    multihead.train([*SMOKE, "trainer.ema_decay=0.995", f"trainer.max_steps={steps}", "plan=true"])
+    assert "average" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("ends", "error", "said"),
     [

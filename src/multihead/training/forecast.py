@@ -202,6 +202,7 @@ def _short(config: Any, prepared: Prepared) -> Any:
     short.trainer.max_steps = short.trainer.val_every_n_steps = short.trainer.checkpoint_every_n_steps = steps
     short.trainer.limit_val_examples = min(DECODED, config.trainer.limit_val_examples or DECODED)
     short.trainer.early_stopping_patience, short.trainer.max_time, short.trainer.average_last_steps = 0, "", 0
+    short.trainer.ema_decay = min(0.1, config.trainer.ema_decay)  # as long a step; a few steps would average nothing
     short.decoding.max_new_tokens = _usual_length(prepared)
     short.decoding.min_new_tokens = short.decoding.max_new_tokens  # an untrained model does not know when to stop
     return short

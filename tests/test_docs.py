@@ -1,6 +1,7 @@
 """The documents name files, functions and commands that exist."""
 
 import ast
+import inspect
 import itertools
 import os
 import re
@@ -14,15 +15,19 @@ import stand_in_data
 from test_imports import room
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+import multihead
 from multihead.cli import main
 from multihead.config.compose import compose
 from multihead.config.multirun import compose_sweep
+from multihead.config.task import SINGLE_TASKS
+from multihead.runs.run import Run
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [path.name for path in DOCUMENTS]
 PAGES = [*DOCUMENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").rglob("*.md"))]
 PAGE_IDS = [path.name for path in PAGES]
+PROGRAMS = [*sorted((ROOT / "docs").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
 PATH = ROOT / "docs" / "path_of_a_sentence.md"
 
 
@@ -174,3 +179,42 @@ def test_training_commands_compose(document, folder):
             continue
         run = compose_sweep if "-m" in words else compose
         run([w for w in words if "=" in w])
+
+
+def test_every_metric_that_can_be_monitored_is_explained():
+    """The page of all metrics once had none of a regression's."""
+    explained = set(backticked((ROOT / "docs" / "metrics.md").read_text()))
+    known = {name.partition("/")[2] for config in SINGLE_TASKS.values() for name in config.METRICS}
+    assert known - {"loss"} <= explained and "val/loss" in explained
+
+
+def calls(code: str) -> list[ast.Call]:
+    """Calls of `multihead.NAME` and `run.NAME` in code, or none if it does not parse."""
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except SyntaxError:
+        return []
+    functions = [(node, node.func) for node in nodes if isinstance(node, ast.Call)]
+    owned = [(call, f) for call, f in functions if isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name)]
+    return [call for call, f in owned if f.value.id in ("multihead", "run")]
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *PROGRAMS], ids=lambda path: path.name)
+def test_calls_in_python_have_the_arguments_of_the_functions(document):
+    """`multihead.load` once had no ``ensemble``, which a page and a benchmark gave it."""
+    text = document.read_text()
+    is_page = document.suffix == ".md"
+    pieces = [*backticked(text), *(block for language, block in fenced(text) if language == "python")]
+    for call in itertools.chain.from_iterable(map(calls, pieces if is_page else [text])):
+        owner = multihead if call.func.value.id == "multihead" else Run
+        if not hasattr(owner, call.func.attr) and not is_page:
+            continue  # a program may call something else `run`
+        signature = inspect.signature(getattr(owner, call.func.attr))
+        own = [None] if owner is Run else []
+        starred = any(isinstance(each, ast.Starred) for each in call.args) or any(k.arg is None for k in call.keywords)
+        bind = signature.bind_partial if starred else signature.bind
+        given = [each for each in call.args if not isinstance(each, ast.Starred)]
+        try:
+            bind(*own, *given, **{keyword.arg: None for keyword in call.keywords if keyword.arg})
+        except TypeError as error:
+            pytest.fail(f"{ast.unparse(call)}: {error}")

@@ -310,8 +310,8 @@ assert gigabytes(7e9, 1, sharded=False) == 112
 assert gigabytes(7e9, 8, sharded=True) == 14
 
 # %% [markdown]
-# In this library it is `hardware=fsdp`. Its losses are those of `ddp` to rounding. [Devices](../cluster.md) says what
-# was tried and what was not.
+# In this library it is `hardware=fsdp`. Its losses are those of `ddp` to rounding. [Several devices, several
+# machines](../cluster.md#what-was-tried) says what was tried and what was not.
 #
 # ## Resume
 #

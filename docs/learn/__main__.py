@@ -12,7 +12,7 @@ chapters = sorted(Path(__file__).parent.glob("[0-9]*.py"))
 lines = []
 for chapter in chapters:
     print(f"\n{'=' * 20} {chapter.name}")
-    began, blocks = time.perf_counter(), chapter.read_text(encoding="utf-8").count("\n# %%")
+    began, blocks = time.perf_counter(), f"\n{chapter.read_text(encoding='utf-8')}".count("\n# %%")
     runpy.run_path(str(chapter))
     figures = len(plt.get_fignums())
     plt.close("all")

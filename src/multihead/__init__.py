@@ -22,12 +22,12 @@ __version__ = "0.1.0"
 __all__ = ["doctor", "evaluate", "load", "train"]
 
 
-def load(run: Any, *words: str) -> Run:
-    """Loads a finished run for prediction; see `multihead.runs.run.load`."""
+def load(run: Any, *words: str, ensemble: Sequence[Any] = ()) -> Run:
+    """Loads a finished run for prediction, alone or together with more runs; see `multihead.runs.run.load`."""
     from multihead.runs.run import load as load_run
 
     with _user_errors():
-        return load_run(run, *words)
+        return load_run(run, *words, ensemble=ensemble)
 
 
 def train(words: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:

@@ -161,6 +161,9 @@ def test_several_runs_answer_and_are_evaluated_together(finished, tmp_path, monk
     assert together not in alone
     assert predict(monkeypatch, capsys, other, text, "format=jsonl", f"ensemble={run}") == together
     assert predict(monkeypatch, capsys, run, text, "format=jsonl", f"ensemble=[{run},{run}]") == alone[0]
+    loaded = multihead.load(run, ensemble=[other])
+    found = [best["text"] for best, *_ in loaded.predict(text.decode().splitlines())]
+    assert found == [json.loads(line)["outputs"][0]["text"] for line in together.splitlines()]
     assert main(["predict", f"run={run}", "ensemble=nowhere"]) == 2
     assert "error[config] ensemble: no such directory: nowhere" in capsys.readouterr().err
     assert main(["evaluate", f"run={other}", f"ensemble={run}"]) == 0

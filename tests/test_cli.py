@@ -212,7 +212,25 @@ def test_what_is_typed_is_what_the_run_gets(command, line, values):
         ("model=null", "model: must name one of conf/model/, got null"),
         ("model=[tiny,small]", "model: must name one of conf/model/"),
         ("--config-dir=~/no_such_folder", "config_dir: no such folder: "),
-        ("--cfg all", "--cfg: must be job or hydra, got all; fix: --cfg job"),
+        ("--cfg all", "--cfg: must be one of job, hydra, got 'all'"),
+        ("-c job2", "-c: must be one of job, hydra, got 'job2'; fix: -c=job"),
+        ("--info foo", "--info: must be one of all, config, defaults, defaults-tree, plugins, searchpath, got 'foo'"),
+        ("--hydra-help", "--hydra-help: no such flag; settings are key=value, flags are -m,"),
+        (
+            "model=tiny.yaml",
+            "model=tiny.yaml: no such model; there are base, big, small, tiny, tiny_swiglu; fix: model=t",
+        ),
+        ("model=../model/tiny", "model=../model/tiny: no such model; there are base,"),
+        ("data.train=a.de", "data.train: would not be read: data=grammar makes its own text; fix: data=a.de"),
+        ("data.test=a.de", "data.test: would not be read: data=grammar makes its own text; fix: data=TRAINING"),
+        (
+            "data=a,b",
+            "data: several values (a,b) need -m, one run for each; fix: add -m, which train has, or 'data=[a,b]'",
+        ),
+        (
+            "optim.betas=1,2",
+            "optim.betas: several values (1,2) need -m, one run for each; fix: add -m, which train has, or ",
+        ),
         ("--cfg job --package modle", "--package: the configuration has no node modle"),
     ],
 )

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multihead.config.check import require_choice
 from multihead.config.folder import PRIMARY, conf_dir
 from multihead.config.keys import GROUPS, nearest_name
 from multihead.errors import ConfigError, MachineError, Stopped, guarded, write_line
@@ -48,7 +49,12 @@ VERBS = (
 HELP_WORDS = ("--help", "-h", "help")
 VALUE_FLAGS = {"--config-dir": "--config-dir", "-cd": "--config-dir", "--cfg": "--cfg", "-c": "--cfg",
                "--package": "--package", "-p": "--package", "--info": "--info", "-i": "--info"}  # fmt: skip
-PLAIN_FLAGS = {"-m": "--multirun", "--multirun": "--multirun", "--resolve": "--resolve", "--hydra-help": "--hydra-help"}
+PLAIN_FLAGS = {"-m": "--multirun", "--multirun": "--multirun", "--resolve": "--resolve"}
+TOPICS = {
+    "--cfg": ("job", "hydra"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+"""The values of the flags that show something instead of training."""
 SUBMITIT_DIR = "outputs/submitit"
 
 atexit.register(gc.freeze)  # else the interpreter searches all objects for garbage, two thirds of the time to exit
@@ -61,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: The words after the program's name; None takes them from the command line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and argv[:1] != ["predict"]:  # its outputs must not be changed
+        sys.stdout.reconfigure(errors="backslashreplace")
     return guarded(lambda: _dispatch(argv))
 
 
@@ -135,6 +143,8 @@ class _Line:
                 if not value:
                     raise ConfigError(name, "needs a value", f"{name} VALUE")
                 line.flags[VALUE_FLAGS[name]] = value
+                if VALUE_FLAGS[name] in TOPICS:
+                    require_choice(name, value, TOPICS[VALUE_FLAGS[name]])
             else:
                 allowed = "-m, --config-dir DIR, --cfg job, --info TOPIC, --package NODE, --help, -sc install=bash"
                 raise ConfigError(name, f"no such flag; settings are key=value, flags are {allowed}")
@@ -182,7 +192,7 @@ def _train(argv: list[str]) -> int:
         compositions = compose_trials(several, words)
     else:
         compositions = [compose(words)]
-    if "--cfg" in line.flags or "--info" in line.flags or "--hydra-help" in line.flags:
+    if "--cfg" in line.flags or "--info" in line.flags:
         return _show(line, compositions[0], hydra)
     statuses: list[int] = []
     launcher = next((word.partition("=")[2] for word in words if word.startswith("hydra/launcher=")), "basic")
@@ -226,8 +236,6 @@ def _show(line: _Line, composition: Composition, hydra: list[str]) -> int:
             tree = tree[part]
         sys.stdout.write(to_yaml(tree) if isinstance(tree, dict | list) else f"{tree}\n")
         return 0
-    if line.flags.get("--cfg") == "all":
-        raise ConfigError("--cfg", "must be job or hydra, got all", "--cfg job")
     words = [word for word in composition.words if word.partition("=")[0] in GROUPS]
     words = ["data=files" if named_paths(split(word), []) else word for word in words]  # Hydra knows no paths
     choices = [word for word in words if not word.lower().endswith("=null")]  # Hydra's default is null

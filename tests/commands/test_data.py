@@ -120,6 +120,18 @@ def test_saved_and_chosen(tickets, capsys):
         data.run(["file=tickets.csv", "task=translation", "save=x.yaml"])
 
 
+def test_commands_for_unusual_names_can_be_pasted(tickets, capsys):
+    rows = Path("tickets.csv").read_text()
+    Path("a,b.csv").write_text(rows)
+    data.run(["file=a,b.csv", "task=classification", "data.roles.text=subject", "save=my conf/data/a.yaml"])
+    out = capsys.readouterr().out
+    (train,) = re.findall("multihead train (.*)", out)
+    assert compose(shlex.split(train)).config.data.train.endswith("a,b.csv")
+    assert "to choose it: 'config_dir=my conf' data=a" in out
+    with pytest.raises(ConfigError, match=r"save: the name of a data set has .*, got a b; fix: 'save=my conf/data/a_b"):
+        data.run(["file=nowhere.csv", "save=my conf/data/a b.yaml"])
+
+
 def test_what_cannot_be_read(tickets):
     with pytest.raises(ConfigError, match=r"file: is missing; fix: file=tickets.csv"):
         data.run([])

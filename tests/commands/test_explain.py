@@ -1,9 +1,16 @@
 """``explain``: value, who set it, what that overrode, what it means."""
 
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 
 from multihead.commands import explain
 from multihead.config.compose import compose, to_yaml
+from multihead.config.keys import leaf_keys
+from multihead.config.task import TASKS
 from multihead.errors import ConfigError
 
 
@@ -53,12 +60,27 @@ def test_a_key_of_a_run(capsys, tmp_path):
         ("task=translation", "key: is missing"),
         ("key=model.d_modle task=translation", "d_modle: no such key; did you mean model.d_model"),
         ("key=seed task=translation sed=1", "sed: no such key; did you mean seed"),
+        ("key=seed sed=1", "sed: no such key; did you mean seed"),
+        ("key=seed model=smal", "model=smal: no such model; .*; fix: model=small"),
+        ("key=experiment task=translation", "experiment: a group: its choice sets keys, and is no value itself"),
         ("key=seed run=nowhere", "run: nowhere is not the directory of a run"),
     ],
 )
 def test_refused(line, message):
     with pytest.raises(ConfigError, match=message):
         explain.run(line.split())
+
+
+def test_the_types_are_words():
+    for key in leaf_keys(TASKS.values()).values():
+        assert re.search(r"typing|[\[|]", key.requirement) is None, key
+
+
+def test_a_terminal_that_cannot_show_a_character_shows_its_code(tmp_path):
+    words = ["multihead", "explain", "key=run_dir", "task=lm", "run_dir=ä"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", *words], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and r"run_dir = \xe4" in done.stdout
 
 
 def test_an_option_that_a_plugins_loss_does_not_read(capsys, tmp_path):

@@ -112,6 +112,16 @@ def test_a_new_task_names_the_example_with_a_label_for_each_token(folder, capsys
     assert main(["new", "block=norm"]) == 0 and "label" not in capsys.readouterr().out
 
 
+def test_commands_can_be_pasted(folder, capsys):
+    for block in ("norm", "reader"):
+        train, test = written(capsys, f"block={block}", f"file=my own/a_{block}.py")
+        assert test == ["pytest", f"my own/test_a_{block}.py"]
+        assert f"plugin=my own/a_{block}.py" in train
+    assert "data.train=my own/a_reader.txt" in train and compose(train[2:]).config.data.train == "my own/a_reader.txt"
+    assert main(["new", "block=norm", "file=my own/a_norm.py"]) == 2
+    assert "fix: 'file=my own/a_norm_2.py'" in capsys.readouterr().err
+
+
 def test_nothing_is_overwritten(folder, capsys):
     for existing in ("my_norm.py", "test_my_norm.py"):
         (folder / existing).write_text("mine")

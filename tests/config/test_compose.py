@@ -215,7 +215,10 @@ REFUSED = [
     ("task=translation hydra.run.dir=elsewhere", r"hydra\.run\.dir: cannot be set"),
     ("task=translation seed=${oc.env:HOME}", r"seed: interpolation is not allowed"),
     ("task=translation run_dir=x/${now:%Y}", r"run_dir: interpolation is not allowed"),
-    ("task=translation seed=1,2", r"seed: several values \(1,2\) need -m, one run for each; fix: add -m"),
+    (
+        "task=translation seed=1,2",
+        r"seed: several values \(1,2\) need -m, one run for each; fix: add -m, which train has$",
+    ),
     ("task=translation seed=range(3)", r"seed: several values"),
     ("translation", r"translation: not of the form key=value; fix: task=translation"),
     ("task=translation wat", r"wat: not of the form key=value"),

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from multihead.config.check import require_choice
 from multihead.config.compose import named, parse
-from multihead.config.data import FORMATS
+from multihead.config.data import FORMATS, NAME, NAME_WORDS
 from multihead.config.files import load_named_plugin, task_classes
 from multihead.config.found_data import needs_of, stated_keys, with_choice
 from multihead.config.keys import find, leaf_keys
 from multihead.config.settings import read_words
 from multihead.config.task import TASKS
 from multihead.config.verbs import DataSettings
-from multihead.config.words import split
+from multihead.config.words import pasted, split, typed_as, write
 from multihead.errors import ConfigError
 from multihead.runs.files import replace_synced
 from multihead.tables.report import Report, as_json, examine, kept_keys
@@ -29,6 +30,8 @@ MOST_CLASSES = 10
 def run(words: Sequence[str]) -> int:
     """Runs ``multihead data``; see `DataSettings`."""
     settings, others = read_words(DataSettings, words)
+    if settings.save:
+        _check_save(Path(settings.save))
     plugin = load_named_plugin(named(parse(others), "plugin"))
     classes = task_classes(plugin)
     known = [*SINGLE, *(name for name in classes if name not in TASKS)]
@@ -42,7 +45,8 @@ def run(words: Sequence[str]) -> int:
         _require_known(form, plugin.readers if plugin else ())
 
     def command(task: str, choice: str) -> str:
-        path = settings.file[0] if len(settings.file) == 1 else f"[{','.join(settings.file)}]"
+        paths = [write("data", file).removeprefix("data=") for file in settings.file]
+        path = paths[0] if len(paths) == 1 else f"[{','.join(paths)}]"
         own = leaf_keys([classes[task]])
         kept = [word for word in others if not word.startswith("task.") or find(split(word).key, own)]
         return with_choice([f"task={task}", f"data={path}", *kept], choice, keys)
@@ -104,16 +108,32 @@ def _words(words: tuple[int, int]) -> str:
     return f"{words[0]}" if words[0] == words[1] else f"{words[0]} to {words[1]}"
 
 
+def _check_save(path: Path) -> None:
+    """Checks, before the files are read, that a file can be written whose name can be chosen.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if path.suffix != ".yaml":
+        raise ConfigError(
+            "save", f"must name a .yaml file, got {path}", typed_as("save", str(path.with_suffix(".yaml")))
+        )
+    if not re.fullmatch(NAME, path.stem):
+        plain = path.with_name(re.sub(r"[^\w.-]|^[.]", "_", path.name))
+        raise ConfigError(
+            "save", f"the name of a data set has {NAME_WORDS}, got {path.stem}", typed_as("save", str(plain))
+        )
+
+
 def _save(report: Report, settings: DataSettings) -> None:
     """Writes the keys as a file of the group ``data``, and says how it is chosen."""
     from multihead.config.compose import to_yaml
 
     path = Path(settings.save)
-    if path.suffix != ".yaml":
-        raise ConfigError("save", f"must name a .yaml file, got {settings.save}", f"save={path.with_suffix('.yaml')}")
     keys = {**kept_keys(report, settings.task), "name": path.stem}
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_synced(path, f"# {report.look.name}, as `multihead data` has read it.\n{to_yaml(keys)}".encode())
     folder = path.parent.parent if path.parent.name == "data" else None
-    choice = f"config_dir={folder} data={path.stem}" if folder is not None else "put it into a folder named data"
+    chosen = pasted(write("config_dir", str(folder)), write("data", path.stem))
+    choice = chosen if folder is not None else "put it into a folder named data"
     sys.stdout.write(f"\nsaved: {path}; to choose it: {choice}\n")

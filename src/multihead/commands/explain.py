@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from multihead.config.compose import Composition, compose, compose_from_run, named, parse, read_config
+from multihead.config.compose import Composition, check_words, compose, compose_from_run, named, parse, read_config
 from multihead.config.files import load_named_plugin, task_classes
 from multihead.config.keys import Key, documentation, find, leaf_keys, unknown_key
 from multihead.config.plugin_notes import notes_on
@@ -35,6 +35,7 @@ def _without_task(name: str, words: Sequence[str]) -> str:
     Raises:
         ConfigError: There is no such key.
     """
+    check_words(words)
     plugin = load_named_plugin(named(parse(words), "plugin"))
     tasks = task_classes(plugin)
     keys = leaf_keys(tasks.values(), plugin.options if plugin else None)

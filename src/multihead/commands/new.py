@@ -15,7 +15,7 @@ from multihead.config.settings import read_words
 from multihead.config.slots import SLOTS
 from multihead.config.task import TASKS
 from multihead.config.verbs import BLOCKS, NewSettings
-from multihead.config.words import write
+from multihead.config.words import pasted, typed_as
 from multihead.errors import ConfigError, MachineError
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -32,16 +32,25 @@ def run(words: Sequence[str]) -> int:
     templates |= {file.with_suffix(".txt"): sample} if sample.is_file() else {}
     for path in templates:
         if path.exists():
-            other = write("file", str(file.with_name(f"{file.stem}_2.py")))
+            other = typed_as("file", str(file.with_name(f"{file.stem}_2.py")))
             raise ConfigError("file", f"{path} exists, and new overwrites nothing", other)
-    chosen = BLOCKS[settings.block].replace("NAME", file.stem).replace("FILE", str(file.with_suffix("")))
-    command = f"multihead train {write('plugin', str(file))} {chosen}"
+    words = BLOCKS[settings.block].replace("NAME", file.stem).split()
+    chosen = " ".join(_filled_word(word, str(file.with_suffix(""))) for word in words)
+    command = f"multihead train {typed_as('plugin', str(file))} {chosen}"
     for path, template in templates.items():
         _write(path, filled(template, settings.block, file.stem, command))
-    sys.stdout.write(f"wrote {', '.join(map(str, templates))}\n\ntrain:\n  {command}\ntest:\n  pytest {test}\n")
+    sys.stdout.write(
+        f"wrote {', '.join(map(str, templates))}\n\ntrain:\n  {command}\ntest:\n  {pasted('pytest', str(test))}\n"
+    )
     if settings.block == "task":
         sys.stdout.write(f"\nIf each token gets a label, begin with {FOR_EACH_TOKEN} of the repository.\n")
     return 0
+
+
+def _filled_word(word: str, path: str) -> str:
+    """A word of the command that trains, quoted for the shell, with the path in place of FILE."""
+    name, _, value = word.partition("=")
+    return typed_as(name, value.replace("FILE", path)) if "FILE" in value else word
 
 
 def filled(template: Path, block: str, name: str, command: str) -> str:

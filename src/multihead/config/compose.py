@@ -41,7 +41,19 @@ from multihead.config.merge import Composition, Layer, merge, to_yaml, tree_of
 from multihead.config.published import check_typed, describe, is_published, pooling_of
 from multihead.config.task import TaskConfig
 from multihead.config.training import SEARCHES
-from multihead.config.words import PATHS, Word, leaves, names_within, several_values, split, text, typed_as
+from multihead.config.words import FILES as FILES_OF_SPLITS
+from multihead.config.words import (
+    LISTS_OF_TEXT,
+    PATHS,
+    Word,
+    is_text,
+    leaves,
+    names_within,
+    several_values,
+    split,
+    text,
+    typed_as,
+)
 from multihead.config.yaml_file import load_yaml
 from multihead.errors import CheckpointError, ConfigError
 from multihead.plugin import Plugin
@@ -77,6 +89,7 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files
     layers, notes = with_files(paths, task_class, values, keys, words, layers, plugin.readers if plugin else ())
     typed = _word_layers(values, keys)
     composition = merge(task_class, plugin, _with_published(task_class, layers, typed, choices), typed, words)
+    _check_files_are_read(values, composition)
     composition.notes += notes
     return composition
 
@@ -132,8 +145,24 @@ def compose_from_run(
     keys = _keys(plugin)
     layers, notes = with_files(paths, task_class, values, keys, words, layers, plugin.readers if plugin else ())
     composition = merge(task_class, plugin, layers, _word_layers(values, keys), words)
+    _check_files_are_read(values, composition)
     composition.notes += notes
     return composition
+
+
+def check_words(words: Iterable[str]) -> None:
+    """Checks that the keys and choices of ``words`` exist, for whatever task.
+
+    Raises:
+        ConfigError: One of them does not.
+    """
+    overrides = parse(words)
+    plugin = load_named_plugin(named(overrides, "plugin"))
+    overrides, _ = _take_paths(overrides, plugin)
+    choices, _ = _sort_words(overrides, plugin)
+    files = _files(overrides, None, plugin)
+    for choice in choices:
+        files.check_choice(*choice.split("=", 1))
 
 
 def _files(overrides: list[Word], config_dir: str | None, plugin: Plugin | None) -> Files:
@@ -225,7 +254,7 @@ def _sort_words(overrides: list[Word], plugin: Plugin | None) -> tuple[list[str]
         if word.is_hydra:
             _check_hydra_word(word)
             continue
-        _check_safe(word)
+        _check_safe(word, keys)
         if word.key in GROUPS:
             choices = [choice for choice in choices if not choice.startswith(f"{word.key}=")]  # the last one counts
             choices.append(_choice(word))
@@ -241,11 +270,18 @@ def _check_hydra_word(word: Word) -> None:
         raise ConfigError(name, "cannot be set: Multihead writes the run directory, not Hydra", "run_dir=DIR")
 
 
-def _check_safe(word: Word) -> None:
+def _together(name: str, value: str, key: Key | None) -> str:
+    """What several values may have been meant as: one text, a list, or nothing."""
+    if name in ("data", *FILES_OF_SPLITS) or (key is not None and (key.is_list or key.type in LISTS_OF_TEXT)):
+        return "list"
+    return "text" if key is not None and is_text(key, key.is_mapping and name != key.name) else ""
+
+
+def _check_safe(word: Word, keys: Mapping[str, Key]) -> None:
     """Raises `ConfigError` for a sweep outside -m, for instantiation, interpolation and relocation."""
     name, value = word.key, word.value or ""
     if word.is_sweep:
-        raise several_values(name, value, of_text=not re.match(r"-?[\d.]|range|interval", value))
+        raise several_values(name, value, _together(name, value, find(name, keys)))
     if any(names_code(key) for key in (name, *names_within(name, value))):
         raise ConfigError(name, "not allowed: configuration is data and names no code", "plugin=FILE.py adds code")
     if "${" in value or "${" in name:
@@ -295,6 +331,18 @@ def _check_key(word: Word, keys: Mapping[str, Key]) -> None:
             raise unknown_key(leaf, keys, value=word.value)
         if contains(value, looks_secret):
             raise ConfigError(name, SECRET, SECRET_FIX)
+
+
+def _check_files_are_read(values: list[Word], composition: Composition) -> None:
+    """Raises `ConfigError` if a word names files of a split, but the text is that of the built-in grammar."""
+    if composition.config.data.format != "grammar":
+        return
+    for name in (word.key for word in values if word.key in FILES_OF_SPLITS):
+        files = getattr(composition.config.data, name.removeprefix("data."))
+        if files is not None:
+            named_file = files if isinstance(files, str) else files[0] if files else "FILE"
+            own = typed_as("data", named_file) if name == "data.train" else f"data=TRAINING_FILE {name}=FILE"
+            raise ConfigError(name, f"would not be read: data={composition.config.data.name} makes its own text", own)
 
 
 def _word_layers(values: list[Word], keys: Mapping[str, Key]) -> list[Layer]:

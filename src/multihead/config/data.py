@@ -15,6 +15,8 @@ NORMALIZATIONS = ("none", "nfc", "nfkc")
 SPLITS = ("train", "val", "test")
 ROLES = ("source", "target", "text", "text_b", "label")
 DOCUMENTS = ("row", "file")
+NAME, NAME_WORDS = r"[\w-][\w.-]{0,99}", "letters, digits, '.', '_' and '-', at most 100"
+"""What the name of a data set may be, because it names a folder: a pattern, and the same in words."""
 TOKENIZERS = ("bpe", "unigram", "word", "char", "byte")
 
 
@@ -166,8 +168,7 @@ class DataConfig:
     """Keep trained tokenizers and encoded rows on disk (under MULTIHEAD_CACHE, default ~/.cache/multihead)."""
 
     def __post_init__(self) -> None:
-        plain = re.fullmatch(r"[\w-][\w.-]{0,99}", self.name) is not None  # it names a folder
-        require(plain, "data.name", "letters, digits, '.', '_' and '-', at most 100", self.name)
+        require(re.fullmatch(NAME, self.name) is not None, "data.name", NAME_WORDS, self.name)
         require_choice("data.normalize", self.normalize, NORMALIZATIONS)
         require_choice("data.overlong", self.overlong, ("drop", "cut", "error"))
         require_choice("data.on_bad_line", self.on_bad_line, ("error", "skip"))

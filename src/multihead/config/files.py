@@ -130,13 +130,30 @@ class Files:
         """The choices of a group, including the user's."""
         return self.repository.get_group_options(group)
 
+    def check_choice(self, group: str, option: str) -> None:
+        """Checks that a group has a choice.
+
+        Raises:
+            ConfigError: It does not.
+        """
+        options = self.options(group)
+        if (option == "null" and group in OPTIONAL_GROUPS) or option in options:
+            return
+        plain = option.removesuffix(".yaml")
+        below = plain == option and ".." not in option and not option.startswith("/")
+        if below and self.repository.config_exists(f"{group}/{option}"):  # in a folder within the group
+            return
+        near = plain if plain in options else nearest_name(option, options)
+        have = f"there are {', '.join(options)}" if options else "there are none"
+        raise ConfigError(f"{group}={option}", f"no such {group}; {have}", f"{group}={near}" if near else "")
+
     def _load(self, choices: list[str]) -> tuple[type[TaskConfig], list[Layer]]:
         pairs = [choice.split("=", 1) for choice in choices]
         words = [f"~{group}" if name == "null" else f'{group}="{name}"' for group, name in pairs]  # takes any name
         try:
             overrides = OverridesParser.create().parse_overrides([*words, *self.hydra_overrides])
             for group, name in pairs:
-                _check_choice(self.repository, group, name)
+                self.check_choice(group, name)
             found = hydra_private.found(self.repository, PRIMARY, overrides)
         except HydraException as error:
             raise _defaults_error(error, self.options("task")) from error
@@ -176,18 +193,6 @@ class Files:
         for part in reversed(package):
             tree = {part: tree}
         return file_layer(source, tree)
-
-
-def _check_choice(repository: Repository, group: str, option: str) -> None:
-    """Raises `ConfigError` unless ``option`` can be chosen of ``group``."""
-    options = repository.get_group_options(group)
-    if (option == "null" and group in OPTIONAL_GROUPS) or option in options:
-        return
-    if repository.config_exists(f"{group}/{option}"):
-        return
-    near = nearest_name(option, options)
-    have = f"there are {', '.join(options)}" if options else "there are none"
-    raise ConfigError(f"{group}={option}", f"no such {group}; {have}", f"{group}={near}" if near else "")
 
 
 def _check_not_hidden(repository: Repository, file: Found) -> None:

@@ -38,6 +38,8 @@ TYPE_WORDS = {
     list[float]: "a list of numbers",
     dict[str, str]: "a mapping of texts",
     dict[str, float]: "a mapping to numbers",
+    bool | None: "true, false or null",
+    Any: "a text or a list of texts",
 }
 
 
@@ -148,6 +150,8 @@ def unknown_key(name: str, keys: Mapping[str, Key], source: str = "", value: str
     prefixed = [key for key in keys if key.startswith(f"{name}.")]
     if prefixed:
         return ConfigError(where, "a node, not a value", f"set one of its keys, for example {prefixed[0]}")
+    if name in GROUPS:
+        return ConfigError(where, "a group: its choice sets keys, and is no value itself", "name a key that it sets")
     near = nearest_key(name, keys)
     return ConfigError(where, f"no such key{f'; did you mean {near}?' if near else ''}")
 

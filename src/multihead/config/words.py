@@ -256,7 +256,7 @@ def _check_plain(typed: str, name: str) -> None:
     """Raises `ConfigError` for an unquoted text that Hydra's grammar reads as anything but a text."""
     call, several = CALL.fullmatch(typed), "," in typed and len(_apart(typed) or ["", ""]) > 1
     if several or (call and call[1] in SWEEPS):
-        raise several_values(name, typed)
+        raise several_values(name, typed, "text")
     wrapped = typed[:1] in ("[", "{") and typed[-1:] == CLOSING[typed[0]]
     if wrapped or call:
         what = "a list" if typed[0] == "[" else "a mapping" if wrapped else "a function of Hydra's grammar"
@@ -265,9 +265,19 @@ def _check_plain(typed: str, name: str) -> None:
         raise ConfigError(name, f"must be text, got {what}: {typed}", fix)
 
 
-def several_values(name: str, typed: str, of_text: bool = True) -> ConfigError:
-    """Returns the error for a sweep outside a multirun."""
-    fix = "add -m" + (f", or for one text {as_text(name, typed)}" if of_text else f", or {name}=[{typed}] for a list")
+def several_values(name: str, typed: str, one: str = "") -> ConfigError:
+    """Returns the error for a sweep outside a multirun.
+
+    Args:
+        name: The key.
+        typed: The values as they were typed.
+        one: What they may be together: text, list, or nothing.
+    """
+    ways = {
+        "text": f", or for one text {as_text(name, typed)}",
+        "list": f", or {pasted(f'{name}=[{typed}]')} for a list",
+    }
+    fix = f"add -m, which train has{ways.get(one, '')}"
     return ConfigError(name, f"several values ({typed}) need -m, one run for each", fix)
 
 
@@ -341,7 +351,7 @@ def _plain(typed: str, key: Key | None, name: str) -> Any:
     try:
         override = OverridesParser.create().parse_override(f"value={typed}")
         if override.is_sweep_override():
-            raise several_values(name, typed, of_text=False)
+            raise several_values(name, typed, "list" if key is None or key.is_list or key.type in LISTS_OF_TEXT else "")
         return override.value()
     except HydraException as error:
         if key is None:

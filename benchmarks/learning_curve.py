@@ -1,4 +1,4 @@
-"""Draws learning curves: ``python benchmarks/learning_curve.py docs/curve.png RUN [RUN ...]``."""
+"""Draws learning curves: ``python benchmarks/learning_curve.py docs/curve.png RUN [RUN ...] [metric=val/bleu]``."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from matplotlib import pyplot as plt
 
 from multihead.runs.files import read_metrics
 
+AXES = {"tokens": ("target tokens (millions)", 1e6), "seconds": ("minutes, with validations", 60.0)}
+"""What a curve may run along, each a column of metrics.csv: its label, and the unit in that column's units."""
 
-def series(run: str, name: str) -> tuple[list[float], list[float]]:
-    """Returns millions of target tokens seen, and the metric, for each row that has the metric."""
+
+def series(run: str, name: str, along: str = "tokens") -> tuple[list[float], list[float]]:
+    """Returns places on an axis of `AXES`, and the metric there, for each row that has the metric."""
     rows = [row for row in read_metrics(Path(run, "metrics.csv")) if row.get(name)]
-    return [float(row["tokens"]) / 1e6 for row in rows], [float(row[name]) for row in rows]
+    return [float(row[along]) / AXES[along][1] for row in rows], [float(row[name]) for row in rows]
 
 
-def draw(picture: str, runs: list[str]) -> None:
-    """Draws training and validation loss beside validation BLEU, with one colour for each run."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
+def draw(picture: str, runs: list[str], metric: str) -> None:
+    """Draws training and validation loss beside a metric by tokens and by minutes, with one colour for each run."""
+    figure, (left, *right) = plt.subplots(1, 3, figsize=(13, 3.8), constrained_layout=True)
     for number, run in enumerate(runs):
         colour, label = f"C{number}", Path(run).name
         left.plot(*series(run, "train/loss"), color=colour, alpha=0.4, label=f"{label}: train (label-smoothed)")
         left.plot(*series(run, "val/loss"), color=colour, marker="o", label=f"{label}: validation")
-        right.plot(*series(run, "val/bleu"), color=colour, marker="o", label=label)
-    left.set(xlabel="target tokens (millions)", ylabel="nats per token", ylim=(1, 6))
-    right.set(xlabel="target tokens (millions)", ylabel="validation BLEU")
-    for axes in (left, right):
+        for axes, along in zip(right, AXES, strict=True):
+            axes.plot(*series(run, metric, along), color=colour, marker="o", label=label)
+    left.set(xlabel=AXES["tokens"][0], ylabel="nats per token", ylim=(1, 6))
+    for axes, along in zip(right, AXES, strict=True):
+        axes.set(xlabel=AXES[along][0], ylabel=metric)
+    for axes in (left, *right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(picture, dpi=120)
@@ -37,6 +42,8 @@ def draw(picture: str, runs: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit("usage: python benchmarks/learning_curve.py PICTURE RUN [RUN ...]")
-    draw(sys.argv[1], sys.argv[2:])
+    named = [word for word in sys.argv[1:] if word.startswith("metric=")]
+    paths = [word for word in sys.argv[1:] if word not in named]
+    if len(paths) < 2:
+        raise SystemExit(__doc__)
+    draw(paths[0], paths[1:], named[-1].removeprefix("metric=") if named else "val/bleu")

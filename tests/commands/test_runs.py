@@ -63,7 +63,7 @@ def four(made):
     made("a", ["task=lm", "optim.lr=0.001"], 3.0, ["finished"], {"parameters": 100, "steps": 9, "seconds": 3.0})
     made("b", ["task=lm", "optim.lr=0.002"], 2.5, ["failed"])
     made("c", ["task=translation", "model=small"], 30.0, ["finished"], {"parameters": 500, "steps": 8, "seconds": 99.0})
-    return made("d", ["task=translation"], 35.0, ["stopped"])
+    return made("d", ["task=translation"], 35.0, ["stopped", "left"])
 
 
 def test_state_best_and_clock(four, capsys):

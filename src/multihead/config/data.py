@@ -160,7 +160,7 @@ class DataConfig:
     """Maximum number of target tokens in one micro-batch. It also decides which texts share a step. To split the same
     steps into more parts, set trainer.accumulate_grad_batches."""
     eval_tokens: int = 4096
-    """Maximum number of target tokens in one batch of evaluation."""
+    """Maximum number of positions in one batch of evaluation: rows times the longest row, padding included."""
     num_workers: int = 0
     """Number of processes that collate batches. 0 collates them in the training process, which is fast enough because
     the data is in memory."""

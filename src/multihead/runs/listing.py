@@ -132,7 +132,7 @@ def _state(folder: Path, result: Mapping[str, Any], events: Sequence[Mapping[str
     if result:
         return "finished"
     last = events[-1]["event"] if events else ""
-    return "failed" if last in ("failed", "left") or (folder / "crash.txt").exists() else "stopped"
+    return "failed" if last == "failed" or (folder / "crash.txt").exists() else "stopped"
 
 
 def state_of(folder: Path) -> str:
@@ -147,7 +147,7 @@ def state_of(folder: Path) -> str:
 def failure(folder: Path) -> str:
     """The error with which a run failed; empty if it has not failed, or if it could not write the error down."""
     events = list(_events(folder / "events.jsonl"))
-    return str(events[-1].get("reason", "")) if events and events[-1]["event"] in ("failed", "left") else ""
+    return str(events[-1].get("reason", "")) if events and events[-1]["event"] == "failed" else ""
 
 
 def _matches(tree: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -69,6 +69,17 @@ LEVERS = {
     "lower_4k": Lever([*LOWER, "tokenizer.vocab_size=4000"]),
     "lower_8k": Lever([*LOWER, "tokenizer.vocab_size=8000", "model.d_model=160"]),
     "lower_10k": Lever([*LOWER, "tokenizer.vocab_size=10000", "model.d_model=160", "model.d_ff=320"]),
+    "narrow": Lever(
+        [
+            *LOWER,
+            "tokenizer.vocab_size=10000",
+            "model.d_model=128",
+            "model.d_ff=256",
+            "model.dropout=0.3",
+            "model.num_encoder_layers=4",
+            "model.num_decoder_layers=4",
+        ]
+    ),
     "deep_encoder": Lever(["model.d_model=160", "model.num_encoder_layers=5", "model.num_decoder_layers=1"]),
     "all_of_validation": Lever(["trainer.limit_val_examples=0"]),
     "average": Lever(

@@ -139,9 +139,10 @@ def _refused(line: str, full: str, text: str, use: Callable[[str], Any], name: s
 
 def composed(compose: Callable[[list[str]], Composition], task: str, name: str) -> Callable[[str], Any]:
     """Returns the value that a word gives a key in a whole configuration."""
+    chosen = [f"task={task}", *(["data=tatoeba"] if name in FILES else [])]  # the grammar reads no files
 
     def use(word: str) -> Any:
-        node: Any = compose([f"task={task}", word]).config
+        node: Any = compose([*chosen, word]).config
         for part in name.split("."):
             node = getattr(node, part)
         return node[word.partition("=")[0].removeprefix(f"{name}.")] if isinstance(node, dict) else node

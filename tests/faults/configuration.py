@@ -320,7 +320,7 @@ def path_tricks(bench):
     "42b",
     "a configuration folder that is missing, empty, or hides one of ours",
     "status 2; a file of the same name cannot replace ours unseen",
-    'patch("multihead.config.files._check_choice", lambda repository, group, option: None)',
+    'patch("multihead.config.files.Files.check_choice", lambda files, group, option: None)',
 )
 def config_folder(bench):
     bench.main("train", "--config-dir", str(bench.folder / "none"), "task=lm").expect(2, "none")

@@ -46,11 +46,11 @@ from multihead.config.words import (
     LISTS_OF_TEXT,
     PATHS,
     Word,
-    is_text,
     leaves,
     names_within,
     several_values,
     split,
+    takes_text,
     text,
     typed_as,
 )
@@ -272,9 +272,9 @@ def _check_hydra_word(word: Word) -> None:
 
 def _together(name: str, value: str, key: Key | None) -> str:
     """What several values may have been meant as: one text, a list, or nothing."""
-    if name in ("data", *FILES_OF_SPLITS) or (key is not None and (key.is_list or key.type in LISTS_OF_TEXT)):
+    if name == "data" or (key is not None and (key.is_list or key.type in LISTS_OF_TEXT)):
         return "list"
-    return "text" if key is not None and is_text(key, key.is_mapping and name != key.name) else ""
+    return "text" if takes_text(key, name) else ""
 
 
 def _check_safe(word: Word, keys: Mapping[str, Key]) -> None:

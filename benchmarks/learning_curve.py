@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from rounds import split_words
 
 from multihead.runs.files import read_metrics
 
@@ -42,8 +43,7 @@ def draw(picture: str, runs: list[str], metric: str) -> None:
 
 
 if __name__ == "__main__":
-    named = [word for word in sys.argv[1:] if word.startswith("metric=")]
-    paths = [word for word in sys.argv[1:] if word not in named]
+    settings, paths = split_words(sys.argv[1:], {"metric": "val/bleu"})
     if len(paths) < 2:
         raise SystemExit(__doc__)
-    draw(paths[0], paths[1:], named[-1].removeprefix("metric=") if named else "val/bleu")
+    draw(paths[0], paths[1:], settings["metric"])

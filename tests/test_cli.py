@@ -212,7 +212,7 @@ def test_what_is_typed_is_what_the_run_gets(command, line, values):
         ("model=null", "model: must name one of conf/model/, got null"),
         ("model=[tiny,small]", "model: must name one of conf/model/"),
         ("--config-dir=~/no_such_folder", "config_dir: no such folder: "),
-        ("--cfg all", "--cfg: must be one of job, hydra, got 'all'"),
+        ("--cfg all", "--cfg: must be one of job, hydra, got 'all'; fix: --cfg job"),
         ("-c job2", "-c: must be one of job, hydra, got 'job2'; fix: -c=job"),
         ("--info foo", "--info: must be one of all, config, defaults, defaults-tree, plugins, searchpath, got 'foo'"),
         ("--hydra-help", "--hydra-help: no such flag; settings are key=value, flags are -m,"),

@@ -144,7 +144,8 @@ class _Line:
                     raise ConfigError(name, "needs a value", f"{name} VALUE")
                 line.flags[VALUE_FLAGS[name]] = value
                 if VALUE_FLAGS[name] in TOPICS:
-                    require_choice(name, value, TOPICS[VALUE_FLAGS[name]])
+                    topics = TOPICS[VALUE_FLAGS[name]]
+                    require_choice(name, value, topics, otherwise=f"{name} {topics[0]}")
             else:
                 allowed = "-m, --config-dir DIR, --cfg job, --info TOPIC, --package NODE, --help, -sc install=bash"
                 raise ConfigError(name, f"no such flag; settings are key=value, flags are {allowed}")

@@ -130,6 +130,8 @@ def test_commands_for_unusual_names_can_be_pasted(tickets, capsys):
     assert "to choose it: 'config_dir=my conf' data=a" in out
     with pytest.raises(ConfigError, match=r"save: the name of a data set has .*, got a b; fix: 'save=my conf/data/a_b"):
         data.run(["file=nowhere.csv", "save=my conf/data/a b.yaml"])
+    with pytest.raises(ConfigError, match=f"fix: save=data/{'a' * 100}.yaml$"):
+        data.run(["file=nowhere.csv", f"save=data/{'a' * 101}.yaml"])
 
 
 def test_what_cannot_be_read(tickets):

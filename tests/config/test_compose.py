@@ -12,7 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from multihead.config.compose import compose, compose_from_run, load_yaml, to_yaml
+from multihead.config.compose import compose, compose_from_run, load_yaml, to_yaml, tree_of
 from multihead.config.folder import conf_dir
 from multihead.config.keys import GROUPS, find, leaf_keys
 from multihead.config.merge import Layer, merge
@@ -537,3 +537,15 @@ def test_what_was_found_at_a_path_composes_again_from_the_run(tmp_path, monkeypa
     first = compose(["task=classification", "data=."])
     (tmp_path / "train.csv").unlink()  # a run is not composed by looking again
     assert compose_from_run(first.tree, []).tree == first.tree
+
+
+def test_files_that_the_built_in_grammar_would_not_read_are_refused(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndata: {train: my.csv}\n")
+    with pytest.raises(ConfigError, match=r"data.train: would not be read: .*; fix: data=my.csv"):
+        compose(["task=lm", "experiment=mine", f"config_dir={tmp_path}"])
+    old = tree_of(compose(["task=lm"]).config)
+    old["data"]["train"] = "my.csv"  # as an earlier version has written it
+    assert compose_from_run(old, []).config.data.train == "my.csv"
+    with pytest.raises(ConfigError, match=r"data.test: would not be read: .*; fix: data=TRAINING_FILE data.test=b.csv"):
+        compose_from_run(old, ["data.test=b.csv"])

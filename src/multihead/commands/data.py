@@ -119,7 +119,7 @@ def _check_save(path: Path) -> None:
             "save", f"must name a .yaml file, got {path}", typed_as("save", str(path.with_suffix(".yaml")))
         )
     if not re.fullmatch(NAME, path.stem):
-        plain = path.with_name(re.sub(r"[^\w.-]|^[.]", "_", path.name))
+        plain = path.with_name(re.sub(r"[^\w.-]|^[.]", "_", path.stem)[:100] + path.suffix)
         raise ConfigError(
             "save", f"the name of a data set has {NAME_WORDS}, got {path.stem}", typed_as("save", str(plain))
         )
@@ -134,6 +134,7 @@ def _save(report: Report, settings: DataSettings) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_synced(path, f"# {report.look.name}, as `multihead data` has read it.\n{to_yaml(keys)}".encode())
     folder = path.parent.parent if path.parent.name == "data" else None
-    chosen = pasted(write("config_dir", str(folder)), write("data", path.stem))
-    choice = chosen if folder is not None else "put it into a folder named data"
+    choice = "put it into a folder named data"
+    if folder is not None:
+        choice = pasted(write("config_dir", str(folder)), write("data", path.stem))
     sys.stdout.write(f"\nsaved: {path}; to choose it: {choice}\n")

@@ -43,13 +43,13 @@ from multihead.config.task import TaskConfig
 from multihead.config.training import SEARCHES
 from multihead.config.words import FILES as FILES_OF_SPLITS
 from multihead.config.words import (
-    LISTS_OF_TEXT,
     PATHS,
     Word,
     leaves,
     names_within,
     several_values,
     split,
+    takes_list,
     takes_text,
     text,
     typed_as,
@@ -89,7 +89,7 @@ def compose(words: Iterable[str], *, config_dir: str | None = None, files: Files
     layers, notes = with_files(paths, task_class, values, keys, words, layers, plugin.readers if plugin else ())
     typed = _word_layers(values, keys)
     composition = merge(task_class, plugin, _with_published(task_class, layers, typed, choices), typed, words)
-    _check_files_are_read(values, composition)
+    _check_files_are_read(FILES_OF_SPLITS, composition)
     composition.notes += notes
     return composition
 
@@ -145,7 +145,7 @@ def compose_from_run(
     keys = _keys(plugin)
     layers, notes = with_files(paths, task_class, values, keys, words, layers, plugin.readers if plugin else ())
     composition = merge(task_class, plugin, layers, _word_layers(values, keys), words)
-    _check_files_are_read(values, composition)
+    _check_files_are_read([word.key for word in values], composition)  # an old run may name files that it never read
     composition.notes += notes
     return composition
 
@@ -270,9 +270,9 @@ def _check_hydra_word(word: Word) -> None:
         raise ConfigError(name, "cannot be set: Multihead writes the run directory, not Hydra", "run_dir=DIR")
 
 
-def _together(name: str, value: str, key: Key | None) -> str:
-    """What several values may have been meant as: one text, a list, or nothing."""
-    if name == "data" or (key is not None and (key.is_list or key.type in LISTS_OF_TEXT)):
+def _together(name: str, key: Key | None) -> str:
+    """What several values of a key may have been meant as: one text, a list, or nothing."""
+    if name == "data" or takes_list(key):
         return "list"
     return "text" if takes_text(key, name) else ""
 
@@ -281,7 +281,7 @@ def _check_safe(word: Word, keys: Mapping[str, Key]) -> None:
     """Raises `ConfigError` for a sweep outside -m, for instantiation, interpolation and relocation."""
     name, value = word.key, word.value or ""
     if word.is_sweep:
-        raise several_values(name, value, _together(name, value, find(name, keys)))
+        raise several_values(name, value, _together(name, find(name, keys)))
     if any(names_code(key) for key in (name, *names_within(name, value))):
         raise ConfigError(name, "not allowed: configuration is data and names no code", "plugin=FILE.py adds code")
     if "${" in value or "${" in name:
@@ -333,16 +333,13 @@ def _check_key(word: Word, keys: Mapping[str, Key]) -> None:
             raise ConfigError(name, SECRET, SECRET_FIX)
 
 
-def _check_files_are_read(values: list[Word], composition: Composition) -> None:
-    """Raises `ConfigError` if a word names files of a split, but the text is that of the built-in grammar."""
-    if composition.config.data.format != "grammar":
-        return
-    for name in (word.key for word in values if word.key in FILES_OF_SPLITS):
-        files = getattr(composition.config.data, name.removeprefix("data."))
-        if files is not None:
-            named_file = files if isinstance(files, str) else files[0] if files else "FILE"
-            own = typed_as("data", named_file) if name == "data.train" else f"data=TRAINING_FILE {name}=FILE"
-            raise ConfigError(name, f"would not be read: data={composition.config.data.name} makes its own text", own)
+def _check_files_are_read(names: Iterable[str], composition: Composition) -> None:
+    """Raises `ConfigError` if one of these keys names a file, but the text is that of the built-in grammar."""
+    data = composition.config.data
+    for name in names:
+        if data.format == "grammar" and name in FILES_OF_SPLITS and (file := getattr(data, name.removeprefix("data."))):
+            fix = typed_as("data", file) if name == "data.train" else f"data=TRAINING_FILE {typed_as(name, file)}"
+            raise ConfigError(name, f"would not be read: data={data.name} makes its own text", fix)
 
 
 def _word_layers(values: list[Word], keys: Mapping[str, Key]) -> list[Layer]:

@@ -153,6 +153,11 @@ def is_text(key: Key | None, entry: bool = False) -> bool:
     return key is not None and (key.type in TEXT_TYPES or (entry and key.type == dict[str, str]))
 
 
+def takes_list(key: Key | None) -> bool:
+    """Whether a key takes several values, as a list."""
+    return key is not None and (key.is_list or key.type in LISTS_OF_TEXT)
+
+
 def takes_text(key: Key | None, name: str) -> bool:
     """Whether the value of ``name`` is one text or a list of texts."""
     entry = key is not None and name != key.name
@@ -351,7 +356,7 @@ def _plain(typed: str, key: Key | None, name: str) -> Any:
     try:
         override = OverridesParser.create().parse_override(f"value={typed}")
         if override.is_sweep_override():
-            raise several_values(name, typed, "list" if key is None or key.is_list or key.type in LISTS_OF_TEXT else "")
+            raise several_values(name, typed, "list" if key is None or takes_list(key) else "")
         return override.value()
     except HydraException as error:
         if key is None:
